@@ -1,0 +1,154 @@
+"""Every error Lineside raises on purpose.
+
+LinesideError
+├── UsageError              exit code 2: what was asked for does not make sense
+│   ├── SettingsError
+│   ├── AddressError
+│   ├── StreamNameError
+│   ├── RunNotFound
+│   └── MissingExtra
+├── WireError               bytes that are not what the protocol says
+│   ├── CorruptRecord
+│   └── BadMessage
+├── BusError                exit code 1: the bus cannot do it now
+│   ├── BrokerUnreachable
+│   ├── AddressInUse
+│   ├── ReaderDenied
+│   └── JournalError
+│       └── JournalFull
+└── StoreError              exit code 1
+    └── StoreTooNew
+
+Each message is one sentence or two with the value that was bad, what was expected and what to do,
+so a command line prints ``str(error)`` and nothing more.
+"""
+
+from __future__ import annotations
+
+
+class LinesideError(Exception):
+    """Base of all; ``exit_code`` is what a command ends with."""
+
+    exit_code = 1
+
+
+class UsageError(LinesideError):
+    """What was asked for does not make sense; nothing was done."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name}={str(value)!r} cannot be used: {expected}")
+        self.name = name
+        self.value = value
+
+
+class AddressError(UsageError):
+    """A broker address that does not parse or is not allowed."""
+
+    def __init__(self, address: str, expected: str) -> None:
+        super().__init__(f"broker address {address!r} cannot be used: {expected}")
+        self.address = address
+
+
+class StreamNameError(UsageError):
+    """A stream name that is not ``run/producer/attempt``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is not a stream: expected run/producer/attempt, "
+            "each 1 to 128 of A-Z a-z 0-9 . _ - and not beginning with . or -"
+        )
+        self.name = name
+
+
+class RunNotFound(UsageError):
+    """No run of that id or name is in the store."""
+
+    def __init__(self, run: str, known: tuple[str, ...] = ()) -> None:
+        hint = f"; the newest are {', '.join(known)}" if known else ""
+        super().__init__(f"no run {run!r} in the store{hint}; `lineside runs` lists them")
+        self.run = run
+
+
+class MissingExtra(UsageError):
+    """A part of Lineside was asked for whose packages are not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the package {package}, which is not installed: "
+            f"pip install 'lineside[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class WireError(LinesideError):
+    """Bytes that are not what the protocol says."""
+
+
+class CorruptRecord(WireError):
+    """A record whose length or checksum is wrong, at ``position`` bytes into its log."""
+
+    def __init__(self, position: int, why: str) -> None:
+        super().__init__(f"corrupt record at byte {position}: {why}")
+        self.position = position
+        self.why = why
+
+
+class BadMessage(WireError):
+    """A bus message that is malformed; the peer is told and the message dropped."""
+
+
+class BusError(LinesideError):
+    """The bus cannot do it now."""
+
+
+class BrokerUnreachable(BusError):
+    """No answer from a broker within the time given."""
+
+    def __init__(self, address: str, seconds: float) -> None:
+        super().__init__(
+            f"no broker answered at {address} within {seconds:g} s: "
+            "start one with `lineside up`, or set LINESIDE_BROKER to where it listens"
+        )
+        self.address = address
+
+
+class AddressInUse(BusError):
+    """Somebody already listens there."""
+
+    def __init__(self, what: str, address: str, hint: str) -> None:
+        super().__init__(f"{what} {address} is already in use: {hint}")
+        self.address = address
+
+
+class ReaderDenied(BusError):
+    """The broker refused a subscription, or a newer reader took over its name."""
+
+
+class JournalError(BusError):
+    """The journal cannot be read or written."""
+
+
+class JournalFull(JournalError):
+    """The disk under the journal is full; nothing was committed."""
+
+
+class StoreError(LinesideError):
+    """The run history cannot be read or written."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer Lineside."""
+
+    def __init__(self, url: str, found: str, known: str) -> None:
+        super().__init__(
+            f"the store {url} has schema revision {found}, newer than this Lineside knows "
+            f"({known}): upgrade Lineside, or point LINESIDE_STORE at another store"
+        )
+        self.url = url

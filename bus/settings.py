@@ -1,0 +1,105 @@
+"""What the environment says, read once into one frozen object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lineside.bus.errors import SettingsError
+from lineside.bus.events import is_run_id
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and what a run is called; each field has one environment variable.
+
+    ``home`` LINESIDE_HOME; ``broker`` LINESIDE_BROKER, a ZeroMQ address; ``spool`` LINESIDE_SPOOL;
+    ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
+    LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED.
+    """
+
+    home: Path
+    broker: str
+    spool: Path
+    store: str
+    run_id: str | None = None
+    run_name: str | None = None
+    project: str | None = None
+    disabled: bool = False
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings from ``env`` (default ``os.environ``); creates nothing.
+
+        Raises:
+            SettingsError: a value that cannot be used.
+        """
+        env = os.environ if env is None else env
+        home = _folder(env, "LINESIDE_HOME") or _default_home(env)
+        run_id = env.get("LINESIDE_RUN_ID") or None
+        if run_id is not None and not is_run_id(run_id):
+            raise SettingsError(
+                "LINESIDE_RUN_ID",
+                run_id,
+                "expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . or -",
+            )
+        return cls(
+            home=home,
+            broker=env.get("LINESIDE_BROKER") or f"ipc://{home}/bus.sock",
+            spool=_folder(env, "LINESIDE_SPOOL") or home / "spool",
+            store=env.get("LINESIDE_STORE") or f"sqlite:///{home}/store.db",
+            run_id=run_id,
+            run_name=env.get("LINESIDE_RUN_NAME") or None,
+            project=env.get("LINESIDE_PROJECT") or None,
+            disabled=_flag(env, "LINESIDE_DISABLED"),
+        )
+
+    @property
+    def journal(self) -> Path:
+        """The broker's journal."""
+        return self.home / "journal.db"
+
+
+def private_folder(path: Path) -> Path:
+    """``path``, made with mode 0700 if it was missing.
+
+    Raises:
+        SettingsError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            "folder", path, f"it cannot be made ({error.strerror}); set LINESIDE_HOME elsewhere"
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise SettingsError("folder", path, "it is not writable; set LINESIDE_HOME elsewhere")
+    return path
+
+
+def _default_home(env: Mapping[str, str]) -> Path:
+    state = env.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "lineside"
+
+
+def _folder(env: Mapping[str, str], name: str) -> Path | None:
+    value = env.get(name)
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        raise SettingsError(name, value, "expected an absolute path")
+    return path
+
+
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name, "").strip().lower()
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise SettingsError(name, value, "expected 1 or 0")

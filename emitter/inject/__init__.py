@@ -1,0 +1,1 @@
+"""Prepended to PYTHONPATH by `lineside run`: puts the callback into every Trainer."""

@@ -1,0 +1,1 @@
+"""Run history: schema, migrations, writes and reads."""

@@ -1,0 +1,1 @@
+"""Independent processes that react to events."""
