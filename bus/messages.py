@@ -79,8 +79,8 @@ class Ack:
     ``key`` is a stream, or for the answer to a Sub the reader's name, and ``next`` then the offset
     after which delivery begins. ``head`` is the journal's newest offset. ``status`` is ok, full
     (disk; try again later), hole (records before the ones sent are missing; send from ``next``) or
-    denied, and ``text`` then says why. In the answer to a Sub that is ok, ``text`` is the journal's id:
-    offsets of one journal mean nothing in another.
+    denied, and ``text`` then says why. In the answer to a Sub that is ok, ``text`` is the journal's
+    id: offsets of one journal mean nothing in another.
     """
 
     VERB: ClassVar[bytes] = b"ACK"
