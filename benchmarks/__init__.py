@@ -1,0 +1,1 @@
+"""Measures, as ratios side by side in one run. `python -m benchmarks` prints the table."""
