@@ -1,0 +1,227 @@
+"""The broker: take what producers send, commit it, confirm it, deliver it. One thread, one loop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from dataclasses import dataclass, field
+
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.errors import BadMessage, JournalFull
+from lineside.bus.events import Stream
+from lineside.bus.intake import Intake
+from lineside.bus.journal import SqliteJournal
+from lineside.bus.messages import (
+    DENIED,
+    FULL,
+    OK,
+    Ack,
+    Cur,
+    Frames,
+    GapMessage,
+    Hi,
+    Put,
+    Sub,
+    Who,
+    decode,
+)
+from lineside.bus.service import Service
+from lineside.bus.settings import Settings, private_folder
+from lineside.bus.subscriptions import Sent, Subscriptions
+
+log = logging.getLogger("lineside")
+
+_DRAIN_MESSAGES = 2048
+_DRAIN_SECONDS = 0.002
+_DRAIN_BYTES = 16 << 20
+_IDLE_MS = 250
+_SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, and told so by Who
+
+
+@dataclass(slots=True)
+class _Peer:
+    heard: float
+    streams: set[Stream] = field(default_factory=set)
+
+
+class Broker(Service):
+    """Keeps every event in the journal of ``settings.home`` and serves ``settings.broker``.
+
+    Entries older than ``keep_days`` or beyond ``keep_bytes`` are deleted once every durable reader
+    is past them.
+    """
+
+    name = "broker"
+
+    def __init__(
+        self, settings: Settings, *, keep_days: float = 7.0, keep_bytes: int = 10 << 30
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._keep_days = keep_days
+        self._keep_bytes = keep_bytes
+        self._claim: sockets.Claim | None = None
+        self._context: sockets.Context | None = None
+        self._peers: dict[bytes, _Peer] = {}
+        # What is to be said once the turn is committed, once for each peer and stream.
+        self._confirm: dict[tuple[bytes, Stream], str] = {}
+        self._unknown: set[tuple[bytes, str]] = set()
+        self._report: set[bytes] = set()
+        self._lag = False
+        self._full = False
+        self._swept = 0.0
+        self.refused = 0
+
+    def startup(self) -> None:
+        """Claim the address, open the journal, listen; in this order, so that nobody is let in
+        before the journal can be written."""
+        private_folder(self._settings.home)
+        self._claim = sockets.Claim(self._settings.broker)
+        self._journal = SqliteJournal(self._settings.journal)
+        self._context = zmq.Context()
+        self._socket = sockets.router(self._context, self._claim)
+        self._intake = Intake(self._journal)
+        self._readers = Subscriptions(self._journal, self._send)
+        log.info("broker: listening at %s, journal at %d", self._claim.address, self._journal.head)
+
+    def turn(self) -> None:
+        """Drain, commit, confirm, deliver."""
+        if self._socket.poll(0 if self._lag else _IDLE_MS):
+            self._drain()
+        self._commit()
+        self._lag = self._readers.push()
+        self._sweep()
+
+    def shutdown(self) -> None:
+        """Close the socket, then the journal, then let the address go."""
+        if self._context is not None:
+            self._context.destroy(linger=0)
+        if hasattr(self, "_journal"):
+            self._journal.close()
+        if self._claim is not None:
+            self._claim.release()
+
+    def _drain(self) -> None:
+        now = time.monotonic()
+        until = now + _DRAIN_SECONDS
+        for _ in range(_DRAIN_MESSAGES):
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take(identity, frames, now)
+            if self._intake.size > _DRAIN_BYTES or time.monotonic() > until:
+                return
+
+    def _take(self, identity: bytes, frames: Frames, now: float) -> None:
+        try:
+            peer = self._peers.get(identity)
+            if peer is None:
+                peer = self._peers[identity] = _Peer(now)
+            peer.heard = now
+            self._handle(identity, peer, frames)
+        except BadMessage as error:
+            self._refuse(identity, str(error))
+        except Exception:
+            log.exception("broker: a message could not be handled")
+            self._refuse(identity, "the broker failed on this message")
+
+    def _handle(self, identity: bytes, peer: _Peer, frames: Frames) -> None:
+        message = decode(frames)
+        if isinstance(message, (Put, GapMessage)):
+            stream = message.stream
+            if stream is None or stream not in peer.streams:
+                self._unknown.add((identity, str(stream or "")))
+            elif isinstance(message, GapMessage):
+                self._confirm[identity, stream] = self._intake.gap(stream, message)
+            else:
+                self._put(identity, message)
+        elif isinstance(message, Hi):
+            peer.streams.add(message.stream)
+            self._confirm[identity, message.stream] = OK
+        elif isinstance(message, Cur):
+            if identity in self._readers:
+                self._readers.advance(identity, message)
+                self._report.add(identity)
+            else:
+                self._unknown.add((identity, ""))
+        elif isinstance(message, Sub):
+            position, displaced = self._readers.subscribe(identity, message)
+            journal = self._journal
+            answer = Ack(message.name, position, OK, journal.head, journal.id)
+            self._send([identity, *answer.encode()])
+            if displaced is not None and displaced != identity:
+                why = f"another reader named {message.name!r} took over"
+                self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
+        else:
+            raise BadMessage(f"{frames[0].decode()} is not for a broker")
+
+    def _put(self, identity: bytes, message: Put) -> None:
+        try:
+            self._confirm[identity, message.stream] = self._intake.put(message)
+        except BadMessage as error:
+            self._refuse(identity, str(error), message.stream)
+
+    def _refuse(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
+        self.refused += 1
+        log.warning("broker: refused a message: %s", why)
+        next_seq = self._journal.next_seq(stream) if stream else 0
+        ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
+        self._send([identity, *ack.encode()])
+
+    def _commit(self) -> None:
+        cursors = self._readers.moved
+        failed = ""
+        if self._intake or cursors:
+            try:
+                self._readers.remember(self._intake.commit(cursors))
+                cursors.clear()
+            except JournalFull as error:
+                failed = str(error)
+        if bool(failed) != self._full:
+            self._full = bool(failed)
+            log.warning("broker: %s", failed or "the journal can be written again")
+        self._answer(failed)
+
+    def _answer(self, failed: str) -> None:
+        head = self._journal.head
+        for (identity, stream), status in self._confirm.items():
+            next_seq = self._journal.next_seq(stream)
+            ack = Ack(str(stream), next_seq, FULL if failed else status, head, failed)
+            self._send([identity, *ack.encode()])
+        for identity, name in self._unknown:
+            self._send([identity, *Who(name).encode()])
+        for identity in self._report:
+            name, cursor = self._readers.place(identity)
+            self._send([identity, *Ack(name, cursor, OK, head).encode()])
+        self._confirm.clear()
+        self._unknown.clear()
+        self._report.clear()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now < self._swept + 1.0:
+            return
+        self._swept = now
+        silent = [i for i, peer in self._peers.items() if now - peer.heard > _SILENT_SECONDS]
+        for identity in silent:
+            self._forget(identity)
+
+    def _forget(self, identity: bytes) -> None:
+        self._peers.pop(identity, None)
+        self._readers.drop(identity)
+
+    def _send(self, frames: Frames) -> Sent:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.BUSY
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self._forget(frames[0])
+            return Sent.GONE
+        return Sent.YES

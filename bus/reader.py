@@ -1,0 +1,278 @@
+"""The reading client: batches in order, each once, and a word about everything that is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.errors import BadMessage, BrokerUnreachable, ReaderDenied
+from lineside.bus.events import Event, Gap, Stream
+from lineside.bus.messages import (
+    CURSOR,
+    DENIED,
+    LIVE,
+    OFFSET,
+    START,
+    Ack,
+    Cur,
+    Evt,
+    Frames,
+    GapMessage,
+    Message,
+    Sub,
+    Who,
+    decode,
+)
+from lineside.bus.wire import bodies, decode_event
+
+CUR_SECONDS = 1.0
+"""How often a reader says how far it is."""
+SILENCE_SECONDS = 5.0
+"""How long a Sub or Cur may stay unanswered before the reader connects anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one stream, in order; ``offset`` is what to commit once they are processed.
+
+    ``gaps`` are seqs that cannot be had, before or among ``events``. With ``stream`` None there are
+    no events, and the gaps are journal offsets that were skipped.
+    """
+
+    offset: int
+    stream: Stream | None
+    events: tuple[Event, ...]
+    gaps: tuple[Gap, ...]
+
+
+class Reader:
+    """Reads the bus; reconnects and resubscribes by itself. Belongs to one thread.
+
+    ``start`` says where: ``cursor`` (where the durable ``name`` last committed, the start the first
+    time), ``start``, ``live`` (from now on; skipped forward when lagging), ``offset`` (after
+    ``offset``). Without a name, ``cursor`` means ``start`` and nothing is kept. ``streams`` are
+    patterns ``run[/producer[/attempt]]`` with ``*`` for any one part; empty is everything.
+    ``journal`` is the id of the journal that ``offset`` belongs to: if another one answers, reading
+    starts again from the start.
+
+    Raises:
+        AddressError: the address cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str = "",
+        start: str = CURSOR,
+        offset: int = 0,
+        streams: Sequence[str] = (),
+        credit: int = 64,
+        journal: str | None = None,
+    ) -> None:
+        self.address = address
+        self.name = name
+        self.head = 0
+        self.journal = journal
+        self._start = START if start == CURSOR and not name else start
+        self._offset = offset
+        self._streams = tuple(streams)
+        self._credit = credit
+        self._taken = 0  # messages received and not yet given back as credit
+        self._committed = 0
+        self._delivered = 0  # the newest offset handed out
+        self._next: dict[Stream, int] = {}
+        self._denied = ""
+        self._context: sockets.Context = zmq.Context()
+        try:
+            self._connect()
+        except BaseException:
+            self._context.term()
+            raise
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a broker has answered the subscription on this connection."""
+        return self._subscribed
+
+    def wait_connected(self, timeout: float) -> None:
+        """Return once a broker has answered.
+
+        Raises:
+            BrokerUnreachable: none did within ``timeout`` seconds.
+            ReaderDenied: it refused.
+        """
+        until = time.monotonic() + timeout
+        while not self._subscribed:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise BrokerUnreachable(self.address, timeout)
+            self._turn(left)
+
+    def poll(self, timeout: float) -> Batch | None:
+        """The next batch; None if there was none within ``timeout`` seconds.
+
+        Raises:
+            ReaderDenied: the broker refused the subscription, or a newer reader took the name.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            left = until - time.monotonic()
+            heard = self._turn(max(left, 0.0))
+            if isinstance(heard, Batch) or (left <= 0 and not heard):
+                return heard or None
+
+    def commit(self, offset: int) -> None:
+        """Everything up to ``offset`` is processed: a durable reader will not get it again."""
+        self._committed = max(self._committed, offset)
+        self._say_cur()
+
+    def close(self) -> None:
+        """Disconnect; a broker that is there gets what was committed."""
+        self._socket.close(linger=500)
+        self._context.term()
+
+    def _connect(self) -> None:
+        self._socket = sockets.dealer(self._context, self.address)
+        self._asked_at: float | None = None  # the oldest Sub or Cur that has no answer
+        self._cur_at = 0.0
+        self._must_subscribe = True
+        self._subscribed = False
+        self._asked_at = time.monotonic()
+
+    def _turn(self, timeout: float) -> Batch | bool:
+        """One message: its batch, or whether there was one at all."""
+        if self._denied:
+            raise ReaderDenied(self._denied)
+        now = time.monotonic()
+        if self._must_subscribe or (not self._subscribed and now - self._cur_at >= CUR_SECONDS):
+            self._subscribe()
+        elif now - self._cur_at >= CUR_SECONDS or self._taken * 2 >= self._credit:
+            self._say_cur()
+        wait = min(timeout, CUR_SECONDS / 2)
+        wanted = zmq.POLLIN | (zmq.POLLOUT if self._must_subscribe else 0)
+        ready = self._socket.poll(int(wait * 1000), wanted)
+        if not ready & zmq.POLLIN:
+            asked = self._asked_at
+            if asked is not None and time.monotonic() - asked > SILENCE_SECONDS:
+                self._socket.close()
+                self._connect()
+            return False
+        frames = self._socket.recv_multipart()
+        self._asked_at = None
+        try:
+            return self._take(decode(frames)) or True
+        except BadMessage:
+            return True
+
+    def _take(self, message: Message) -> Batch | None:
+        if isinstance(message, Ack):
+            self._on_ack(message)
+        elif isinstance(message, Who):
+            self._must_subscribe = True
+        elif isinstance(message, Evt) and self._subscribed:
+            self._taken += 1
+            return self._on_events(message)
+        elif isinstance(message, GapMessage) and self._subscribed:
+            self._taken += 1
+            return self._on_gap(message)
+        return None
+
+    def _on_ack(self, ack: Ack) -> None:
+        if ack.status == DENIED:
+            self._denied = ack.text
+            raise ReaderDenied(ack.text)
+        self.head = max(ack.head, 0)
+        if not ack.text:
+            return
+        if self.journal is not None and self.journal != ack.text:
+            # Offsets of another journal mean nothing in this one.
+            self.journal, self.head = ack.text, ack.head
+            self._start = LIVE if self._start == LIVE else START
+            self._offset = self._committed = self._delivered = 0
+            self._must_subscribe, self._subscribed = True, False
+            return
+        self.journal = ack.text
+        self._subscribed = True
+        self._taken = 0
+        self._start = LIVE if self._start == LIVE else OFFSET
+        self._offset = ack.next
+
+    def _on_events(self, message: Evt) -> Batch | None:
+        stream, end = message.stream, message.first_seq + message.count
+        expected = self._next.get(stream, message.first_seq)
+        gaps, events = [], []
+        for body in bodies(message.blob):
+            try:
+                event = decode_event(body)
+            except ValueError:
+                continue
+            if not expected <= event.seq < end:
+                continue
+            if event.seq > expected:
+                gaps.append(Gap(stream, expected, event.seq))
+            events.append(event)
+            expected = event.seq + 1
+        if expected < end:
+            gaps.append(Gap(stream, expected, end))
+        return self._batch(message.offset, stream, end, events, gaps)
+
+    def _on_gap(self, message: GapMessage) -> Batch | None:
+        stream = message.stream
+        if stream is None:
+            if message.offset <= self._delivered:
+                return None
+            self._offset = self._delivered = message.offset
+            return Batch(message.offset, None, (), (Gap(None, message.first, message.end),))
+        first = max(self._next.get(stream, message.first), message.first)
+        gaps = [Gap(stream, first, message.end)] if first < message.end else []
+        return self._batch(message.offset, stream, message.end, [], gaps)
+
+    def _batch(
+        self, offset: int, stream: Stream, end: int, events: list[Event], gaps: list[Gap]
+    ) -> Batch | None:
+        self._offset = offset
+        self.head = max(self.head, offset)
+        self._next[stream] = max(self._next.get(stream, 0), end)
+        behind = self._committed < self._delivered
+        self._delivered = max(self._delivered, offset)
+        if not events and not gaps:
+            # Had before; nobody will commit it, so it must not hold the cursor back.
+            self._committed = self._committed if behind else self._delivered
+            return None
+        return Batch(offset, stream, tuple(events), tuple(gaps))
+
+    def _subscribe(self) -> None:
+        sub = Sub(self.name, self._start, self._offset, self._streams, self._credit)
+        if self._tell(sub.encode()):
+            self._must_subscribe, self._subscribed = False, False
+            self._cur_at = time.monotonic()
+
+    def _say_cur(self) -> None:
+        if self._subscribed and self._tell(Cur(self._committed, self._taken).encode()):
+            self._taken = 0
+            self._cur_at = time.monotonic()
+
+    def _tell(self, frames: Frames) -> bool:
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            self._asked_at = self._asked_at or time.monotonic()
+            return True
+        return False

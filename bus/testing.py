@@ -1,0 +1,282 @@
+"""For tests of whatever speaks to the bus, yours and ours: a real broker, its faults, and its log.
+
+with BrokerProcess(tmp_path) as broker:
+    ...
+    events = read_all(broker.address, until=lambda events: len(events) == 10)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from lineside.bus.errors import BrokerUnreachable, BusError
+from lineside.bus.events import Event
+from lineside.bus.messages import LIVE, START
+from lineside.bus.patterns import Patterns
+from lineside.bus.reader import Reader
+from lineside.bus.service import SUPERVISOR_PID
+
+READY_SECONDS = 30.0
+
+
+class BrokerProcess:
+    """A broker of its own process, started as a user's would be, its journal in ``home``.
+
+    Started on entering the context, ready once it answers a subscription; ended on leaving. It ends
+    by itself if the test process goes. What it logs is in ``home/broker.log``. ``options`` are
+    those of the command ``lineside broker``.
+
+    Raises:
+        BrokerUnreachable: it did not answer within ``READY_SECONDS``.
+        BusError: it ended at once; the message holds what it said.
+    """
+
+    def __init__(self, home: Path, *options: str) -> None:
+        self.home = home
+        self.address = f"ipc://{home}/bus.sock"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> BrokerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 when it is not running."""
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        """Start it, again if it was stopped or killed, and wait until it answers."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "LINESIDE_HOME": str(self.home),
+            "LINESIDE_BROKER": self.address,
+            SUPERVISOR_PID: str(os.getpid()),
+        }
+        with (self.home / "broker.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lineside.cli", "broker", *self._options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            self._wait_ready(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it as a user would, with SIGTERM; SIGKILL if that does nothing for 10 s."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it is there, and does nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + READY_SECONDS
+        with Reader(self.address, start=LIVE) as reader:
+            while time.monotonic() < until:
+                if process.poll() is not None:
+                    said = (self.home / "broker.log").read_text(errors="replace")[-2000:]
+                    raise BusError(f"the broker ended with exit code {process.returncode}: {said}")
+                with contextlib.suppress(BrokerUnreachable):
+                    reader.wait_connected(0.1)
+                    return
+        raise BrokerUnreachable(self.address, READY_SECONDS)
+
+
+def read_all(
+    address: str,
+    streams: Sequence[str] = (),
+    *,
+    until: Callable[[list[Event]], bool] | None = None,
+    timeout: float = 10.0,
+) -> list[Event]:
+    """Every event of the journal from its start, until ``until`` says that it is enough.
+
+    ``streams`` are patterns ``run[/producer[/attempt]]``. Without ``until`` reading ends at what
+    was the journal's newest entry when the broker answered.
+
+    Raises:
+        BrokerUnreachable: no broker answered within ``timeout`` seconds.
+        TimeoutError: it was not enough within ``timeout`` seconds; it says how many there were.
+    """
+    events: list[Event] = []
+    deadline = time.monotonic() + timeout
+    wanted = Patterns(streams)
+    with Reader(address, start=START) as reader:
+        reader.wait_connected(timeout)
+        last, head = 0, reader.head
+        while not (until(events) if until else last >= head):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{len(events)} events within {timeout:g} s, and not enough")
+            batch = reader.poll(min(left, 0.2))
+            if batch is not None:
+                last = batch.offset
+                if batch.stream and batch.stream in wanted:
+                    events += batch.events
+    return events
+
+
+class Link:
+    """A Unix socket in front of another that can be cut and mended: a network for tests.
+
+    Clients connect to ``address``; it forwards to ``target`` (both ``ipc://``). ``cut`` closes
+    every connection and refuses new ones; ``swallow`` keeps them open and loses every byte, as a
+    network does that drops packets; ``mend`` undoes both. Ends with its context.
+    """
+
+    def __init__(self, path: Path, target: str) -> None:
+        self.address = f"ipc://{path}"
+        self._path = path
+        self._target = target.removeprefix("ipc://")
+        self._lock = threading.Lock()
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._swallowed: set[socket.socket] = set()
+        self._swallowing = False
+        self._listener: socket.socket | None = None
+        self._wake, self._woken = socket.socketpair()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+
+    def __enter__(self) -> Link:
+        self.mend()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cut()
+        self._ended = True
+        self._wake.send(b"x")
+        self._thread.join()
+        self._wake.close()
+        self._woken.close()
+
+    def cut(self) -> None:
+        """Close every connection and refuse new ones."""
+        with self._lock:
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
+                self._path.unlink()
+            for end in list(self._pairs):
+                self._drop(end)
+        self._wake.send(b"x")
+
+    def swallow(self) -> None:
+        """Keep what is connected, accept what connects, and lose every byte both ways."""
+        with self._lock:
+            self._swallowing = True
+            self._swallowed.update(self._pairs)
+
+    def mend(self) -> None:
+        """Forward again. A connection that lost bytes stays dead, as one over a network would."""
+        with self._lock:
+            self._swallowing = False
+            if self._listener is None:
+                self._listener = socket.socket(socket.AF_UNIX)
+                self._listener.bind(str(self._path))
+                self._listener.listen()
+        self._wake.send(b"x")
+
+    def _run(self) -> None:
+        while not self._ended:
+            with self._lock:
+                ends = [self._woken, *self._pairs]
+                if self._listener is not None:
+                    ends.append(self._listener)
+            with contextlib.suppress(OSError, ValueError):
+                # A cut from another thread closes sockets under this call; the next round is right.
+                for ready in select.select(ends, [], [], 1.0)[0]:
+                    self._on_ready(ready)
+
+    def _on_ready(self, ready: socket.socket) -> None:
+        if ready is self._woken:
+            ready.recv(4096)
+            return
+        with self._lock:
+            if ready is self._listener:
+                self._accept(ready)
+            elif ready in self._pairs:
+                self._forward(ready)
+
+    def _accept(self, listener: socket.socket) -> None:
+        near, _ = listener.accept()
+        far = socket.socket(socket.AF_UNIX)
+        try:
+            far.connect(self._target)
+        except OSError:
+            near.close()
+            far.close()
+            return
+        self._pairs[near], self._pairs[far] = far, near
+        if self._swallowing:
+            self._swallowed |= {near, far}
+
+    def _forward(self, source: socket.socket) -> None:
+        try:
+            data = source.recv(1 << 16)
+            if data and source not in self._swallowed:
+                self._pairs[source].sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(source)
+
+    def _drop(self, end: socket.socket) -> None:
+        other = self._pairs.pop(end, None)
+        if other is not None:
+            self._pairs.pop(other, None)
+            self._swallowed -= {end, other}
+            other.close()
+        end.close()
