@@ -17,7 +17,8 @@ LinesideError
 │   └── JournalError
 │       └── JournalFull
 └── StoreError              exit code 1
-    └── StoreTooNew
+    ├── StoreTooNew
+    └── StoreUnavailable
 
 Each message is one sentence or two with the value that was bad, what was expected and what to do,
 so a command line prints ``str(error)`` and nothing more.
@@ -151,4 +152,12 @@ class StoreTooNew(StoreError):
             f"the store {url} has schema revision {found}, newer than this Lineside knows "
             f"({known}): upgrade Lineside, or point LINESIDE_STORE at another store"
         )
+        self.url = url
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be had now; nothing was written, and trying again may help."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"the store {url} cannot be had now: {why}")
         self.url = url

@@ -1,0 +1,212 @@
+"""Opening a store, and its two kinds of transaction: one that writes, many that read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lineside.bus.errors import MissingExtra, SettingsError, StoreError, StoreUnavailable
+from lineside.bus.filesystem import network_filesystem
+from lineside.bus.settings import private_folder
+
+try:
+    from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
+    from sqlalchemy import exc as sql
+except ImportError as missing:
+    raise MissingExtra("the run history", "sqlalchemy", "server") from missing
+
+from lineside.store import migrate
+from lineside.store.schema import head
+
+log = logging.getLogger("lineside")
+
+BUSY_SECONDS = 5.0
+"""How long one statement waits for another process's lock before it says so."""
+PATIENCE_SECONDS = 60.0
+"""How long a rare writer (rename, delete) goes on asking for the lock."""
+_WRITES = "lineside_writes"
+_AWAY = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError)
+_EXPECTED = "expected an SQLAlchemy URL of SQLite or PostgreSQL, such as sqlite:////path/store.db"
+
+
+def open_store(url: str, *, create: bool = False) -> Engine:
+    """The store at ``url``, ready for ``History`` and ``Writer``.
+
+    With ``create`` a missing store is made and an older one is brought up to date; without, it must
+    be there and current. SQLite on a network file system is warned of in the log.
+
+    Raises:
+        SettingsError: a URL that does not parse, or of neither SQLite nor PostgreSQL, or a folder
+            that cannot be written.
+        MissingExtra: a package for this kind of store is not installed.
+        StoreError: it is missing, of another make, or damaged.
+        StoreTooNew: it was written by a newer Lineside.
+        StoreUnavailable: it is locked, its disk is full, or its server does not answer.
+    """
+    parsed = _parse(url)
+    if parsed.drivername == "sqlite":
+        with translated(parsed):
+            _prepare_file(parsed, create)
+    engine = _engine(parsed)
+    try:
+        if create:
+            with translated(engine.url), _begin_writing(engine, PATIENCE_SECONDS) as connection:
+                migrate.upgrade(connection, shown(parsed))
+                connection.commit()
+        else:
+            with reading(engine) as connection:
+                migrate.check(connection, shown(parsed))
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees the store as of one moment, and hinders no writer."""
+    with translated(engine.url), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine, patience: float = PATIENCE_SECONDS) -> Iterator[tuple[Connection, int]]:
+    """A transaction that writes, alone among all processes, and the revision it will make.
+
+    Committed at the end of the block; rolled back if the block raises.
+
+    Raises:
+        StoreUnavailable: others kept it locked for ``patience`` seconds, the disk is full, or the
+            server is away. Nothing was written, and trying again may help.
+        StoreError: the database refused what was written.
+    """
+    with translated(engine.url), _begin_writing(engine, patience) as connection:
+        if engine.dialect.name == "postgresql":
+            milliseconds = max(1000, int(patience * 1000))
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        found: int = connection.execute(select(head.c.revision).with_for_update()).scalar_one()
+        connection.execute(update(head).values(revision=found + 1))
+        yield connection, found + 1
+        connection.commit()
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """SQLAlchemy's errors leave as ours."""
+    try:
+        yield
+    except _AWAY as error:
+        raise StoreUnavailable(shown(url), _cause(error)) from error
+    except sql.SQLAlchemyError as error:
+        raise StoreError(f"the store {shown(url)} cannot be used: {_cause(error)}") from error
+
+
+def shown(url: URL) -> str:
+    """``url`` as it may be shown: without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def _cause(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (sql.ArgumentError, ValueError) as error:
+        raise SettingsError("LINESIDE_STORE", text, _EXPECTED) from error
+    backend = url.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite" or not url.database or url.database == ":memory:":
+        raise SettingsError("LINESIDE_STORE", shown(url), _EXPECTED)
+    return url.set(drivername="sqlite")
+
+
+def _prepare_file(url: URL, create: bool) -> None:
+    """See to it that the SQLite file is there; a new one can give freed pages back to the disk."""
+    path = Path(url.database or "")
+    if not create:
+        if not path.is_file():
+            raise StoreError(
+                f"there is no store at {path}: start one with `lineside up`, "
+                "or set LINESIDE_STORE to where it is"
+            )
+    elif not path.exists() or not path.stat().st_size:
+        private_folder(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as fresh:
+            # Both only take before the first table is made.
+            fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            fresh.execute("PRAGMA journal_mode = WAL")
+    kind = network_filesystem(path)
+    if kind:
+        log.warning(
+            "the store %s is on a network file system (%s), where SQLite's locks and shared memory "
+            "are not reliable: set LINESIDE_STORE to a local path or to PostgreSQL",
+            path,
+            kind,
+        )
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername == "sqlite":
+        engine = create_engine(
+            url, pool_size=4, max_overflow=60, connect_args={"timeout": BUSY_SECONDS}
+        )
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+        return engine
+    try:
+        return create_engine(
+            url, pool_pre_ping=True, max_overflow=60, connect_args={"connect_timeout": 5}
+        )
+    except ImportError as missing:
+        raise MissingExtra("a store in PostgreSQL", "psycopg", "postgres") from missing
+
+
+def _on_connect(raw: sqlite3.Connection, _record: object) -> None:
+    raw.isolation_level = None  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
+    for pragma in (
+        "foreign_keys = ON",
+        "synchronous = NORMAL",  # what power loss takes is read again: the offset goes with it
+        "temp_store = MEMORY",
+        "cache_size = -32000",  # KiB
+        "mmap_size = 268435456",
+        "journal_size_limit = 67108864",
+    ):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+def _on_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _begin_writing(engine: Engine, patience: float) -> Iterator[Connection]:
+    until = time.monotonic() + patience
+    while True:
+        connection = engine.connect().execution_options(**{_WRITES: True})
+        try:
+            connection.begin()
+            break
+        except sql.OperationalError as error:
+            connection.close()
+            if "locked" not in str(error.orig) or time.monotonic() > until:
+                raise
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,105 @@
+"""The run list: what it is filtered and sorted by, and where the next page begins."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+
+from lineside.bus.errors import UsageError
+from lineside.store.schema import runs
+
+SILENCE_SECONDS = 15.0
+"""A running run not heard of for this long is shown as disconnected."""
+DEFAULT_PROJECT = "default"
+
+name_of = func.coalesce(runs.c.name, runs.c.id)
+project_of = func.coalesce(runs.c.project, DEFAULT_PROJECT)
+
+listed = runs.c.started_at.is_not(None)
+"""Whether a row is a run at all: an attempt began, and nobody deleted it."""
+
+
+def status_at(now: float) -> ColumnElement[str]:
+    """A run's status as of ``now``, seconds since the epoch."""
+    silent = and_(runs.c.status == "running", runs.c.heard_at < now - SILENCE_SECONDS)
+    return case((silent, "disconnected"), else_=runs.c.status)
+
+
+def list_query(
+    now: float,
+    *,
+    status: str | None,
+    project: str | None,
+    search: str | None,
+    sort: str,
+    limit: int,
+    cursor: str | None,
+) -> Select[Any]:
+    """The rows of one page and one more, with ``status_now`` and the ``sort_value`` of each.
+
+    Raises:
+        UsageError: a sort key or a cursor that does not exist.
+    """
+    descending = sort.startswith("-")
+    by = _sort_key(sort.lstrip("-"), now)
+    query = select(runs, by.label("sort_value"), status_at(now).label("status_now")).where(listed)
+    if status is not None:
+        query = query.where(status_at(now) == status)
+    if project is not None:
+        query = query.where(project_of == project)
+    if search:
+        query = query.where(
+            or_(
+                *(
+                    column.icontains(search, autoescape=True)
+                    for column in (runs.c.id, name_of, project_of, runs.c.note, runs.c.tags)
+                )
+            )
+        )
+    if cursor is not None:
+        value, after = _read_cursor(cursor, sort)
+        past = by < value if descending else by > value
+        past_id = runs.c.id < after if descending else runs.c.id > after
+        query = query.where(or_(past, and_(by == value, past_id)))
+    order = (by.desc(), runs.c.id.desc()) if descending else (by, runs.c.id)
+    return query.order_by(*order).limit(limit + 1)
+
+
+def make_cursor(sort: str, value: Any, run_id: str) -> str:
+    """Opaque text that says after which run the next page begins."""
+    return base64.urlsafe_b64encode(json.dumps([sort, value, run_id]).encode()).decode()
+
+
+def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
+    try:
+        made_for, value, run_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except ValueError:
+        made_for, value, run_id = None, None, None
+    well_typed = isinstance(value, (str, int, float)) and isinstance(run_id, str)
+    if made_for != sort or not well_typed:
+        raise UsageError(
+            f"cursor {cursor!r} cannot be used: expected the `next` of a list sorted by {sort}"
+        )
+    return value, run_id
+
+
+def _sort_key(name: str, now: float) -> ColumnElement[Any]:
+    # No NULLs: neither database sorts them like the other, and no cursor could point past one.
+    keys: dict[str, ColumnElement[Any]] = {
+        "started_at": func.coalesce(runs.c.started_at, 0.0),
+        "ended_at": func.coalesce(runs.c.ended_at, 0.0),
+        "updated_at": func.coalesce(runs.c.heard_at, 0.0),
+        "name": func.lower(name_of),
+        "project": func.lower(project_of),
+        "status": status_at(now),
+        "step": func.coalesce(runs.c.step, -1),
+    }
+    if name not in keys:
+        raise UsageError(
+            f"runs cannot be sorted by {name!r}: expected {', '.join(keys)}, "
+            "with a - before it for the reverse"
+        )
+    return keys[name]

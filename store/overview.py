@@ -1,0 +1,149 @@
+"""Runs put together from their rows: a whole page of them in a handful of queries."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from lineside.store.listing import DEFAULT_PROJECT, SILENCE_SECONDS
+from lineside.store.records import Attempt, LossAccount, Run, StreamAccount
+from lineside.store.schema import attempts, event_counts, series, streams
+from lineside.store.values import from_json, join, moment
+
+RANK_0 = "rank0"
+
+
+def at(seconds: float) -> datetime:
+    """Seconds since the epoch as a UTC datetime."""
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def ordered_attempts(connection: Connection, keys: Sequence[int]) -> list[Any]:
+    """The attempts of these runs, each run's in order of their start."""
+    return list(
+        connection.execute(
+            select(attempts)
+            .where(attempts.c.run_key.in_(keys))
+            .order_by(attempts.c.run_key, attempts.c.started_at, attempts.c.attempt)
+        )
+    )
+
+
+def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Run]:
+    """The runs of these rows (of ``runs`` with ``status_now``), in the same order."""
+    keys = [row.key for row in rows]
+    tries: dict[int, list[Any]] = defaultdict(list)
+    for attempt in ordered_attempts(connection, keys):
+        tries[attempt.run_key].append(attempt)
+    newest = {key: found[-1].attempt for key, found in tries.items()}
+
+    row: Any
+    totals: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    leading: dict[int, int] = {}
+    for row in connection.execute(
+        select(
+            streams.c.id,
+            streams.c.run_key,
+            streams.c.producer,
+            streams.c.attempt,
+            streams.c.emitted,
+            streams.c.recorded,
+            streams.c.missing,
+        ).where(streams.c.run_key.in_(keys), streams.c.ignored.is_(False))
+    ):
+        total = totals[row.run_key]
+        total[0] += row.emitted
+        total[1] += row.recorded
+        total[2] += row.missing
+        if row.producer == RANK_0 and row.attempt == newest.get(row.run_key):
+            leading[row.id] = row.run_key
+
+    counts: dict[int, dict[str, int]] = defaultdict(dict)
+    for key, kind, n in connection.execute(
+        select(streams.c.run_key, event_counts.c.kind, func.sum(event_counts.c.n))
+        .join(streams, streams.c.id == event_counts.c.stream_id)
+        .where(streams.c.run_key.in_(keys), streams.c.ignored.is_(False))
+        .group_by(streams.c.run_key, event_counts.c.kind)
+        .order_by(event_counts.c.kind)
+    ):
+        counts[key][kind] = int(n)
+
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in connection.execute(
+        select(series.c.stream_id, series.c.name, series.c.last, series.c.last_flag)
+        .where(series.c.stream_id.in_(list(leading)), series.c.kind == "metric")
+        .order_by(series.c.name)
+    ):
+        metrics[leading[row.stream_id]][row.name] = join(row.last, row.last_flag)
+
+    return [
+        Run(
+            id=row.id,
+            name=row.name or row.id,
+            project=row.project or DEFAULT_PROJECT,
+            status=row.status_now,
+            reason=row.reason,
+            attempts=tuple(_attempt(a, n, now) for n, a in enumerate(tries[row.key], 1)),
+            step=row.step,
+            max_steps=row.max_steps,
+            epoch=row.epoch,
+            started_at=at(row.started_at),
+            ended_at=moment(row.ended_at),
+            updated_at=at(row.heard_at),
+            event_counts=counts[row.key],
+            loss_account=_loss(*totals[row.key]),
+            metrics=metrics[row.key],
+            note=row.note,
+            tags=tuple(from_json(row.tags) or ()),
+        )
+        for row in rows
+    ]
+
+
+def stream_account(row: Any) -> StreamAccount:
+    """The account of one row of ``streams``."""
+    loss = _loss(row.emitted, row.recorded, row.missing)
+    return StreamAccount(
+        producer=row.producer,
+        attempt=row.attempt,
+        emitted=loss.emitted,
+        recorded=loss.recorded,
+        gaps=loss.gaps,
+        lag=loss.lag,
+        unreadable=row.unreadable,
+        dropped=row.dropped,
+        hook_errors=row.hook_errors,
+        encode_failures=row.encode_failures,
+        hook_ns=row.hook_ns,
+        hooks=row.hooks,
+        rss=row.rss,
+        phase=row.phase,
+        step=row.step,
+        last_seen=at(row.heard_at),
+    )
+
+
+def _attempt(row: Any, number: int, now: float) -> Attempt:
+    silent = row.status == "running" and row.heard_at < now - SILENCE_SECONDS
+    return Attempt(
+        attempt=row.attempt,
+        number=number,
+        status="disconnected" if silent else row.status,
+        reason=row.reason,
+        started_at=at(row.started_at),
+        ended_at=moment(row.ended_at),
+        updated_at=at(row.heard_at),
+        step=row.step,
+        max_steps=row.max_steps,
+        epoch=row.epoch,
+        resumed_attempt=row.resumed_attempt,
+        resumed_step=row.resumed_step,
+    )
+
+
+def _loss(emitted: int, recorded: int, missing: int) -> LossAccount:
+    return LossAccount(emitted, recorded, missing, emitted - recorded - missing)

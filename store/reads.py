@@ -1,0 +1,364 @@
+"""The run history as it is read: by the dashboard, the command line and whoever comes later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, and_, literal, or_, select
+
+from lineside.bus.errors import RunNotFound, UsageError
+from lineside.store import charts, listing
+from lineside.store.database import reading
+from lineside.store.overview import assemble, at, ordered_attempts, stream_account
+from lineside.store.records import (
+    Changes,
+    Checkpoint,
+    EventRow,
+    Hole,
+    Page,
+    Points,
+    Run,
+    Series,
+    StreamAccount,
+    Timing,
+)
+from lineside.store.schema import checkpoints, events, gaps, head, runs, series, streams
+from lineside.store.values import from_json, join
+
+LATEST = "latest"
+MAX_LIMIT = 1000
+"""Runs or events one page may have."""
+
+
+class History:
+    """Reads of one store, each of one moment in time. Any thread may use it.
+
+    ``attempt`` is everywhere the newest one if it is None. Every method that takes a run's id
+    raises RunNotFound if there is no such run, and UsageError for an argument that makes no sense.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        project: str | None = None,
+        search: str | None = None,
+        sort: str = "-started_at",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Run]:
+        """Runs filtered and sorted, ``limit`` (1 to 1,000) at a time.
+
+        ``search`` is looked for in id, name, project, note and tags, whatever the case. ``sort`` is
+        one of started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it
+        reverses.
+        """
+        now = time.time()
+        limit = min(max(1, limit), MAX_LIMIT)
+        query = listing.list_query(
+            now,
+            status=status,
+            project=project,
+            search=search,
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
+        )
+        with reading(self._engine) as connection:
+            found = connection.execute(query).all()
+            page = found[:limit]
+            items = assemble(connection, page, now)
+        after = None
+        if len(found) > len(page):
+            after = listing.make_cursor(sort, page[-1].sort_value, page[-1].id)
+        return Page(tuple(items), after)
+
+    def run(self, run_id: str) -> Run:
+        """One run."""
+        now = time.time()
+        with reading(self._engine) as connection:
+            return assemble(connection, [self._row(connection, run_id, now)], now)[0]
+
+    def find(self, text: str) -> Run:
+        """The run a person means: its id, the beginning of one, its name, or ``latest``.
+
+        Raises:
+            RunNotFound: nothing fits.
+            UsageError: several runs do.
+        """
+        now = time.time()
+        with reading(self._engine) as connection:
+            fits = or_(
+                literal(text == LATEST),
+                runs.c.id == text,
+                runs.c.name == text,
+                runs.c.id.startswith(text, autoescape=True),
+            )
+            found = connection.execute(
+                select(runs, listing.status_at(now).label("status_now"))
+                .where(listing.listed, fits)
+                .order_by((runs.c.id == text).desc(), runs.c.started_at.desc())
+                .limit(4)
+            ).all()
+            if not found or not text:
+                raise RunNotFound(text, self._newest(connection))
+            if text == LATEST or found[0].id == text or len(found) == 1:
+                return assemble(connection, found[:1], now)[0]
+        raise UsageError(
+            f"{text!r} fits several runs ({', '.join(row.id for row in found)}): "
+            "give more of the id"
+        )
+
+    def streams(self, run_id: str) -> list[StreamAccount]:
+        """What came of each producer's stream, in order of attempt and producer."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            rows = connection.execute(
+                select(streams)
+                .where(streams.c.run_key == key, streams.c.ignored.is_(False))
+                .order_by(streams.c.attempt, streams.c.producer)
+            ).all()
+        return [stream_account(row) for row in rows]
+
+    def gaps(self, run_id: str) -> list[Hole]:
+        """The holes in the run's streams, in the order they were found."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            rows = connection.execute(
+                select(gaps, streams.c.producer, streams.c.attempt)
+                .join(streams, streams.c.id == gaps.c.stream_id)
+                .where(streams.c.run_key == key)
+                .order_by(gaps.c.time, gaps.c.stream_id, gaps.c.first)
+            ).all()
+        return [Hole(r.producer, r.attempt, r.first, r.end, at(r.time)) for r in rows]
+
+    def configuration(self, run_id: str, attempt: str | None = None) -> dict[str, Any]:
+        """What ``run_start`` said: arguments, model, versions, process; empty if it never came."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            attempt = self._attempt(connection, key, run_id, attempt)
+            data = connection.execute(
+                select(events.c.data)
+                .join(streams, streams.c.id == events.c.stream_id)
+                .where(events.c.run_key == key, events.c.kind == "run_start")
+                .where(streams.c.attempt == attempt)
+                .order_by(streams.c.producer, events.c.n)
+                .limit(1)
+            ).scalar()
+        return from_json(data) or {}
+
+    def metrics(
+        self, run_id: str, attempt: str | None = None, *, producer: str = "rank0"
+    ) -> list[Series]:
+        """The metrics of one attempt, by name."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            attempt = self._attempt(connection, key, run_id, attempt)
+            rows = connection.execute(
+                _series(key, attempt, producer, "metric").order_by(series.c.name)
+            ).all()
+        return [
+            Series(
+                name=row.name,
+                attempt=row.attempt,
+                producer=row.producer,
+                count=row.n,
+                last=join(row.last, row.last_flag),
+                last_step=row.last_step,
+                last_time=at(row.last_time),
+                min=row.min,
+                max=row.max,
+            )
+            for row in rows
+        ]
+
+    def points(
+        self,
+        run_id: str,
+        name: str,
+        *,
+        points: int | None = 1000,
+        x: str = "step",
+        attempt: str | None = None,
+        producer: str = "rank0",
+    ) -> Points:
+        """One metric's curve as about ``points`` points; every one if it is None.
+
+        Made short, it keeps each block's first, last, lowest and highest point and, while they are
+        at most ``points``, every one that is not finite. A metric nobody logged has no points.
+        """
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            attempt = self._attempt(connection, key, run_id, attempt)
+            return self._curve(connection, key, attempt, producer, "metric", name, points, x)
+
+    def timing(
+        self,
+        run_id: str,
+        *,
+        points: int | None = 1000,
+        x: str = "step",
+        attempt: str | None = None,
+        producer: str = "rank0",
+    ) -> Timing:
+        """Seconds of compute and of waiting, by step, made short like ``points``."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            attempt = self._attempt(connection, key, run_id, attempt)
+            compute, wait = (
+                self._curve(connection, key, attempt, producer, "timing", name, points, x)
+                for name in ("compute", "wait")
+            )
+        return Timing(compute, wait)
+
+    def events(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        kinds: Sequence[str] | None = None,
+        limit: int = 200,
+    ) -> Page[EventRow]:
+        """Recorded events in order of recording; ``next`` is what to give as ``after``.
+
+        Step-level kinds and heartbeats have no rows: they are in ``event_counts`` and ``timing``.
+        """
+        limit = min(max(1, limit), MAX_LIMIT)
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            found: list[Any] = []
+            # A kind at a time, each by its index: of a million logs none is read for nothing.
+            for kind in [None] if kinds is None else sorted(set(kinds)):
+                query = (
+                    select(events, streams.c.producer, streams.c.attempt)
+                    .join(streams, streams.c.id == events.c.stream_id)
+                    .where(events.c.run_key == key, events.c.n > after)
+                    .order_by(events.c.n)
+                    .limit(limit + 1)
+                )
+                if kind is not None:
+                    query = query.where(events.c.kind == kind)
+                found.extend(connection.execute(query))
+        found.sort(key=lambda row: int(row.n))
+        items = tuple(_event_row(row) for row in found[:limit])
+        return Page(items, str(items[-1].n) if len(found) > limit else None)
+
+    def checkpoints(self, run_id: str) -> list[Checkpoint]:
+        """Checkpoints in the order they were saved, over all attempts."""
+        with reading(self._engine) as connection:
+            row = self._row(connection, run_id)
+            found = connection.execute(
+                select(checkpoints, streams.c.attempt)
+                .join(streams, streams.c.id == checkpoints.c.stream_id)
+                .where(checkpoints.c.run_key == row.key)
+                .order_by(checkpoints.c.n)
+            ).all()
+        return [
+            Checkpoint(
+                attempt=c.attempt,
+                step=c.step,
+                epoch=c.epoch,
+                time=at(c.time),
+                path=c.path,
+                best=c.path == row.best_checkpoint,
+            )
+            for c in found
+        ]
+
+    def changes(self, after: int) -> Changes:
+        """What changed since revision ``after``; give the answer's ``revision`` the next time."""
+        with reading(self._engine) as connection:
+            revision: int = connection.execute(select(head.c.revision)).scalar_one()
+            if revision == after:
+                return Changes(revision, ())
+            rows = connection.execute(
+                select(runs.c.id).where(runs.c.revision > after).order_by(runs.c.revision)
+            ).all()
+        return Changes(revision, tuple(row.id for row in rows))
+
+    def _row(self, connection: Connection, run_id: str, now: float = 0.0) -> Any:
+        row = connection.execute(
+            select(runs, listing.status_at(now).label("status_now")).where(
+                listing.listed, runs.c.id == run_id
+            )
+        ).first()
+        if row is None:
+            raise RunNotFound(run_id, self._newest(connection))
+        return row
+
+    def _newest(self, connection: Connection) -> tuple[str, ...]:
+        rows = connection.execute(
+            select(runs.c.id).where(listing.listed).order_by(runs.c.started_at.desc()).limit(3)
+        )
+        return tuple(row.id for row in rows)
+
+    def _attempt(
+        self, connection: Connection, key: int, run_id: str, attempt: str | None
+    ) -> str | None:
+        known = [row.attempt for row in ordered_attempts(connection, [key])]
+        if attempt is None:
+            return known[-1] if known else None
+        if attempt not in known:
+            raise UsageError(
+                f"run {run_id} has no attempt {attempt!r}: expected one of {', '.join(known)}"
+            )
+        return attempt
+
+    def _curve(
+        self,
+        connection: Connection,
+        key: int,
+        attempt: str | None,
+        producer: str,
+        kind: str,
+        name: str,
+        wanted: int | None,
+        x: str,
+    ) -> Points:
+        if x not in ("step", "time"):
+            raise UsageError(f"x={x!r} cannot be drawn: expected step or time")
+        if wanted is not None and wanted < 1:
+            raise UsageError(f"points={wanted}: expected 1 or more")
+        query = _series(key, attempt, producer, kind).where(series.c.name == name)
+        row = connection.execute(query).first()
+        if row is None:
+            return charts.as_columns([], name, attempt, 0, x)
+        return charts.read_points(
+            connection, row.id, row.n, name=name, attempt=attempt, wanted=wanted, x=x
+        )
+
+
+def _series(key: int, attempt: str | None, producer: str, kind: str) -> Any:
+    return (
+        select(series, streams.c.producer, streams.c.attempt)
+        .join(streams, streams.c.id == series.c.stream_id)
+        .where(
+            and_(
+                streams.c.run_key == key,
+                streams.c.attempt == attempt,
+                streams.c.producer == producer,
+                series.c.kind == kind,
+            )
+        )
+    )
+
+
+def _event_row(row: Any) -> EventRow:
+    return EventRow(
+        n=row.n,
+        producer=row.producer,
+        attempt=row.attempt,
+        seq=row.seq,
+        kind=row.kind,
+        step=row.step,
+        epoch=row.epoch,
+        time=at(row.time),
+        control=row.control,
+        data=from_json(row.data),
+        problem=row.problem,
+    )

@@ -1,0 +1,220 @@
+"""What reads answer: frozen records. Times are UTC datetimes unless a field says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from lineside.store.values import FLAGS, join
+
+T = TypeVar("T")
+
+RUN_STATUSES = ("running", "disconnected", "finished", "failed", "killed", "lost")
+"""What a run can be. An attempt can also be ``superseded``: another one was started in its place
+before it had ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items, and the ``cursor`` that asks for those after them; None if there are no more."""
+
+    items: tuple[T, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossAccount:
+    """``emitted == recorded + gaps + lag``: each event is kept, known to be missing, or on its way.
+
+    ``emitted`` is the newest word on how many events the producers made.
+    """
+
+    emitted: int = 0
+    recorded: int = 0
+    gaps: int = 0
+    lag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process start of a run. ``number`` counts from 1 in order of start.
+
+    ``reason`` is a sentence for a status that needs one. ``step`` is the highest step seen,
+    ``epoch`` the newest. ``resumed_step`` is the step of the checkpoint it went on from.
+    """
+
+    attempt: str
+    number: int
+    status: str
+    reason: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    updated_at: datetime
+    step: int | None
+    max_steps: int | None
+    epoch: float | None
+    resumed_attempt: str | None
+    resumed_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training as a person thinks of it. Status, step and epoch are its newest attempt's.
+
+    ``started_at`` is the first attempt's start, ``updated_at`` when the store last heard of the
+    run. ``event_counts`` maps every kind to how many events are recorded, over all producers and
+    attempts, exact. ``metrics`` has the last value of each of rank 0's metrics in the newest
+    attempt; values may be NaN or infinite.
+    """
+
+    id: str
+    name: str
+    project: str
+    status: str
+    reason: str | None
+    attempts: tuple[Attempt, ...]
+    step: int | None
+    max_steps: int | None
+    epoch: float | None
+    started_at: datetime
+    ended_at: datetime | None
+    updated_at: datetime
+    event_counts: dict[str, int]
+    loss_account: LossAccount
+    metrics: dict[str, float]
+    note: str | None
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccount:
+    """One producer's stream: its own loss account and what its emitter said of itself.
+
+    ``dropped``: events a full spool or disk refused (they are among ``gaps`` once known).
+    ``unreadable``: recorded events that were not what their kind promises. ``hook_ns`` are
+    nanoseconds spent in ``hooks`` hooks. ``rss`` is bytes. None where it was never said.
+    """
+
+    producer: str
+    attempt: str
+    emitted: int
+    recorded: int
+    gaps: int
+    lag: int
+    unreadable: int
+    dropped: int | None
+    hook_errors: int | None
+    encode_failures: int | None
+    hook_ns: int | None
+    hooks: int | None
+    rss: int | None
+    phase: str | None
+    step: int | None
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A metric of one attempt. ``last`` may be NaN or infinite; ``min`` and ``max`` are of the
+    finite values and None if there are none."""
+
+    name: str
+    attempt: str
+    producer: str
+    count: int
+    last: float
+    last_step: int
+    last_time: datetime
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A curve as columns of equal length, in the order recorded.
+
+    ``x`` is ``step`` or ``time`` (seconds since the epoch), as asked for. ``y`` is None where the
+    value is not finite, and ``flag`` there says ``nan``, ``inf`` or ``-inf``. ``total`` counts the
+    points recorded; if ``downsampled``, those here are the telling ones among them.
+    """
+
+    name: str
+    attempt: str | None
+    x: list[float]
+    y: list[float | None]
+    step: list[int]
+    time: list[float]
+    epoch: list[float | None]
+    flag: list[str | None]
+    total: int
+    downsampled: bool
+
+    @property
+    def values(self) -> list[float]:
+        """``y`` with its NaNs and infinities."""
+        return [join(y, FLAGS.index(flag)) for y, flag in zip(self.y, self.flag, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds by step: ``compute`` from step_begin to step_end, ``wait`` from there to the next
+    step_begin (data, and evaluation or saving where they come between)."""
+
+    compute: Points
+    wait: Points
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One recorded event. ``n`` numbers a run's events in order of recording: ask ``after`` it.
+
+    ``problem`` is a sentence if the event was not what its kind promises; ``data`` then holds what
+    could be kept of it.
+    """
+
+    n: int
+    producer: str
+    attempt: str
+    seq: int
+    kind: str
+    step: int
+    epoch: float | None
+    time: datetime
+    control: int
+    data: dict[str, Any] | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Seqs ``first`` (included) to ``end`` (excluded) of a stream that never came."""
+
+    producer: str
+    attempt: str
+    first: int
+    end: int
+    found_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as it was announced when it was saved; it may be gone from disk since.
+
+    ``path`` is on the training machine. ``best`` says that it is the best model now known.
+    """
+
+    attempt: str
+    step: int
+    epoch: float | None
+    time: datetime
+    path: str
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The newest ``revision``, and the runs that changed (or were deleted) since the one given."""
+
+    revision: int
+    run_ids: tuple[str, ...]

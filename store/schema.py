@@ -1,0 +1,265 @@
+"""The run history's tables, in SQLAlchemy Core. Migrations make them; a test proves both agree.
+
+Times are seconds since the epoch (UTC) as doubles. Text that holds JSON is ASCII, so that NUL and
+lone surrogates, which PostgreSQL refuses in text, stand escaped. A float that is not finite is a
+NULL value beside a flag (``store.values``), because SQLite has no NaN. The three tables that grow
+without end have no foreign keys: a check for each row would cost more than the row.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+NAME_LENGTH = 255
+"""Characters a metric's name or an event's kind may have to be indexed."""
+
+# SQLite numbers rows by itself only for a column declared INTEGER.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+head = Table(
+    "head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+)
+"""One row. Every writing transaction locks it and adds one to ``revision``."""
+
+positions = Table(
+    "positions",
+    metadata,
+    Column("journal", String(NAME_LENGTH), primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
+)
+"""How far each broker journal is recorded; written in the transaction of the rows themselves."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("id", String(128), nullable=False, unique=True),
+    Column("name", Text),
+    Column("project", Text),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text),
+    Column("step", BigInteger),
+    Column("max_steps", BigInteger),
+    Column("epoch", Double),
+    # NULL until an attempt began, and again once the run is deleted: such a run is not listed.
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("heard_at", Double, nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+    Column("events", BigInteger, nullable=False),
+    Column("note", Text),
+    Column("tags", Text),
+    Column("best_checkpoint", Text),
+    Column("deleted_at", Double),
+    Column("purging", Boolean, nullable=False),
+)
+"""What the run list shows, kept up to date by the recorder: the newest attempt's standing.
+
+``heard_at`` is the recorder's clock, ``events`` the number of rows in ``events``. A deleted run
+keeps its row and its streams, so that what still arrives of them is known and left out.
+"""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("run_key", ForeignKey("runs.key"), nullable=False),
+    Column("attempt", String(128), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text),
+    Column("step", BigInteger),
+    Column("max_steps", BigInteger),
+    Column("epoch", Double),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("heard_at", Double, nullable=False),
+    Column("resumed_attempt", Text),
+    Column("resumed_step", BigInteger),
+    UniqueConstraint("run_key", "attempt"),
+)
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("run_key", ForeignKey("runs.key"), nullable=False),
+    Column("producer", String(128), nullable=False),
+    Column("attempt", String(128), nullable=False),
+    Column("ignored", Boolean, nullable=False),
+    # The account: next_seq = recorded + missing, always.
+    Column("next_seq", BigInteger, nullable=False),
+    Column("recorded", BigInteger, nullable=False),
+    Column("missing", BigInteger, nullable=False),
+    Column("unreadable", BigInteger, nullable=False),
+    Column("emitted", BigInteger, nullable=False),
+    # The emitter's own counters and what the last heartbeat said.
+    Column("dropped", BigInteger),
+    Column("hook_errors", BigInteger),
+    Column("encode_failures", BigInteger),
+    Column("hook_ns", BigInteger),
+    Column("hooks", BigInteger),
+    Column("rss", BigInteger),
+    Column("phase", Text),
+    Column("step", BigInteger),
+    Column("heard_at", Double, nullable=False),
+    # How its process stands: what store.status judges by.
+    Column("began", Boolean, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("how", Text),
+    Column("error", Text),
+    Column("lost", Boolean, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("exit_code", BigInteger),
+    Column("signal", Text),
+    # The step under way.
+    Column("step_began_ns", BigInteger),
+    Column("step_ended_ns", BigInteger),
+    Column("step_ended", BigInteger),
+    UniqueConstraint("run_key", "producer", "attempt"),
+)
+"""One row a stream ``run/producer/attempt``."""
+
+event_counts = Table(
+    "event_counts",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("kind", String(NAME_LENGTH), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Events recorded, of every kind, exact."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("run_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+    Column("stream_id", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", String(NAME_LENGTH), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", Double),
+    Column("time", Double, nullable=False),
+    Column("control", BigInteger, nullable=False),
+    Column("data", Text),
+    Column("problem", Text),
+    Index(None, "run_key", "kind", "n"),
+    sqlite_with_rowid=False,
+)
+"""Every event but step-level ones and heartbeats, numbered within its run in order of recording.
+
+``problem`` says why an event could not be read as what its kind promises.
+"""
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(NAME_LENGTH), nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("last", Double),
+    Column("last_flag", SmallInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("last_time", Double, nullable=False),
+    Column("min", Double),
+    Column("max", Double),
+    UniqueConstraint("stream_id", "kind", "name"),
+)
+"""A curve of ``n`` points: ``kind`` metric (a logged name) or timing (``compute``, ``wait``, in s).
+
+``min`` and ``max`` are of the finite values.
+"""
+
+
+def _point_columns() -> list[Column[object]]:
+    return [
+        Column("idx", BigInteger, primary_key=True, autoincrement=False),
+        Column("step", BigInteger, nullable=False),
+        Column("time", Double, nullable=False),
+        Column("epoch", Double),
+        Column("value", Double),
+        Column("flag", SmallInteger, nullable=False),
+    ]
+
+
+points = Table(
+    "points",
+    metadata,
+    Column("series_id", BigInteger, primary_key=True, autoincrement=False),
+    *_point_columns(),
+    sqlite_with_rowid=False,
+)
+"""Every point, ``idx`` counting from 0 in its series."""
+
+Index(
+    "ix_points_not_finite",
+    points.c.series_id,
+    points.c.idx,
+    sqlite_where=points.c.flag != 0,
+    postgresql_where=points.c.flag != 0,
+)
+
+sketches = Table(
+    "sketches",
+    metadata,
+    Column("series_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    *_point_columns(),
+    sqlite_with_rowid=False,
+)
+"""Copies of the telling points of each whole block of points (``store.sketch``)."""
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run_key", ForeignKey("runs.key"), primary_key=True),
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+    Column("stream_id", ForeignKey("streams.id"), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", Double),
+    Column("time", Double, nullable=False),
+    Column("path", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Checkpoints as announced by ``save``; ``n`` is that event's number."""
+
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("end", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Holes: the seqs ``first`` to before ``end`` of a stream never came."""

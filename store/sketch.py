@@ -1,0 +1,156 @@
+"""Long curves made short, with no spike lost and nothing moving while points are appended.
+
+A series is cut into blocks by ordinal: 64 points, 8 times 64, 8 times that, and so on. Of each
+whole block the *telling* points are kept: first, last, lowest, highest, and the first that is not
+finite. The telling points of a block of blocks are among those of its blocks, so each level is made
+of the one below, and a chart reads the level that fits. A block never changes once it is whole, so
+a chart of a growing series changes only at its end, or when its block size doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+BLOCK = 64
+"""Points in a block of level 1."""
+FAN = 8
+"""Blocks of one level in a block of the next."""
+TELLING = 4
+"""Points kept of a block of finite values, at most."""
+
+
+class Point(NamedTuple):
+    """A row of ``points``; ``value`` is None where ``flag`` says why (``store.values``)."""
+
+    idx: int
+    step: int
+    time: float
+    epoch: float | None
+    value: float | None
+    flag: int
+
+
+class Block:
+    """The telling points of points added in order."""
+
+    __slots__ = ("first", "high", "last", "low", "odd")
+
+    def __init__(self) -> None:
+        self.first: Point | None = None
+        self.last: Point | None = None
+        self.low: Point | None = None
+        self.high: Point | None = None
+        self.odd: Point | None = None
+
+    def add(self, point: Point) -> None:
+        if self.first is None:
+            self.first = point
+        self.last = point
+        value = point[4]
+        if value is None:
+            if self.odd is None:
+                self.odd = point
+            return
+        if self.low is None or value < self.low[4]:  # type: ignore[operator]
+            self.low = point
+        if self.high is None or value > self.high[4]:  # type: ignore[operator]
+            self.high = point
+
+    def telling(self) -> list[Point]:
+        """At most five points, in order."""
+        kept = {
+            point[0]: point
+            for point in (self.first, self.low, self.high, self.odd, self.last)
+            if point is not None
+        }
+        return [kept[idx] for idx in sorted(kept)]
+
+
+class Tail:
+    """The blocks of a series that are not whole yet, one a level."""
+
+    __slots__ = ("blocks",)
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = [Block()]
+
+    def add(self, point: Point) -> list[tuple[int, Point]]:
+        """Take the next point; what becomes telling by it, each with its level."""
+        self.blocks[0].add(point)
+        count = point[0] + 1
+        return [] if count % BLOCK else self._close(count)
+
+    def restore(self, level: int, point: Point) -> None:
+        """Take a point that was recorded before: level 0 is a raw one."""
+        self._block(level).add(point)
+
+    def _close(self, count: int) -> list[tuple[int, Point]]:
+        found: list[tuple[int, Point]] = []
+        level = 0
+        while count % block_size(level + 1) == 0:
+            kept = self._block(level).telling()
+            self.blocks[level] = Block()
+            level += 1
+            above = self._block(level)
+            for point in kept:
+                found.append((level, point))
+                above.add(point)
+        return found
+
+    def _block(self, level: int) -> Block:
+        while len(self.blocks) <= level:
+            self.blocks.append(Block())
+        return self.blocks[level]
+
+
+def block_size(level: int) -> int:
+    """Points in a block of ``level`` (1 is ``BLOCK``); 1 for level 0, the raw points."""
+    return BLOCK * FAN ** (level - 1) if level else 1
+
+
+def unfinished(count: int) -> list[tuple[int, int]]:
+    """What a ``Tail`` of ``count`` points is made of: (level, from this ordinal on)."""
+    found, level = [], 0
+    while block_size(level) <= max(count, 1):
+        found.append((level, count - count % block_size(level + 1)))
+        level += 1
+    return found
+
+
+def plan(count: int, wanted: int) -> tuple[int, list[tuple[int, int, int]]]:
+    """How to show ``count`` points as about ``wanted``.
+
+    Returns the block size, a power of two (1: all points as they are), and what to read for it as
+    (level, first ordinal, end ordinal), in order of ordinals.
+    """
+    if count <= wanted:
+        return 1, [(0, 0, count)]
+    blocks = max(1, wanted // TELLING)
+    size = 1
+    while size * blocks < count:
+        size *= 2
+    level = 0
+    while block_size(level + 1) <= size:
+        level += 1
+    reads, start = [], 0
+    while level >= 0:
+        end = count - count % block_size(level)
+        if start < end:
+            reads.append((level, start, end))
+        start = end
+        level -= 1
+    return size, reads
+
+
+def thin(rows: Iterable[Point], size: int) -> list[Point]:
+    """The telling points of each block of ``size`` points."""
+    kept: list[Point] = []
+    block, number = Block(), -1
+    for point in rows:
+        if point[0] // size != number:
+            kept.extend(block.telling())
+            block, number = Block(), point[0] // size
+        block.add(point)
+    kept.extend(block.telling())
+    return kept
