@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BadMessage, JournalFull
+from lineside.bus.errors import BadMessage, JournalDamaged, JournalError
 from lineside.bus.events import Stream
+from lineside.bus.housekeeping import Housekeeping
 from lineside.bus.intake import Intake
-from lineside.bus.journal import SqliteJournal
 from lineside.bus.messages import (
     DENIED,
     FULL,
@@ -28,16 +29,22 @@ from lineside.bus.messages import (
     Who,
     decode,
 )
+from lineside.bus.retention import Retention
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings, private_folder
+from lineside.bus.sqlite_journal import SqliteJournal
 from lineside.bus.subscriptions import Sent, Subscriptions
 
 log = logging.getLogger("lineside")
 
+# As plain integers: combining zmq's enums for each frame costs as much as sending it.
+_SEND_LAST = int(zmq.NOBLOCK)
+_SEND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _DRAIN_MESSAGES = 2048
 _DRAIN_SECONDS = 0.002
 _DRAIN_BYTES = 16 << 20
 _IDLE_MS = 250
+_SWEEP_SECONDS = 1.0
 _SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, and told so by Who
 
 
@@ -63,46 +70,46 @@ class Broker(Service):
         self._settings = settings
         self._keep_days = keep_days
         self._keep_bytes = keep_bytes
-        self._claim: sockets.Claim | None = None
-        self._context: sockets.Context | None = None
+        self._opened = ExitStack()
         self._peers: dict[bytes, _Peer] = {}
         # What is to be said once the turn is committed, once for each peer and stream.
+        self._greeted: set[tuple[bytes, Stream]] = set()
         self._confirm: dict[tuple[bytes, Stream], str] = {}
         self._unknown: set[tuple[bytes, str]] = set()
         self._report: set[bytes] = set()
-        self._lag = False
-        self._full = False
-        self._swept = 0.0
-        self.refused = 0
+        self._more = False  # whether a reader with credit is behind
+        self._failing = False  # whether the last commit did
+        self._swept_at = 0.0
 
     def startup(self) -> None:
         """Claim the address, open the journal, listen; in this order, so that nobody is let in
         before the journal can be written."""
+        opened = self._opened
         private_folder(self._settings.home)
-        self._claim = sockets.Claim(self._settings.broker)
+        claim = sockets.Claim(self._settings.broker)
+        opened.callback(claim.release)
         self._journal = SqliteJournal(self._settings.journal)
-        self._context = zmq.Context()
-        self._socket = sockets.router(self._context, self._claim)
+        opened.callback(self._journal.close)
+        context: sockets.Context = zmq.Context()
+        opened.callback(context.destroy, linger=0)
+        self._socket = sockets.router(context, claim)
         self._intake = Intake(self._journal)
         self._readers = Subscriptions(self._journal, self._send)
-        log.info("broker: listening at %s, journal at %d", self._claim.address, self._journal.head)
+        retention = Retention(self._journal, self._keep_days, self._keep_bytes)
+        self._housekeeping = Housekeeping(self._intake, retention)
+        log.info("broker: listening at %s, journal at %d", claim.address, self._journal.head)
 
     def turn(self) -> None:
         """Drain, commit, confirm, deliver."""
-        if self._socket.poll(0 if self._lag else _IDLE_MS):
+        if self._socket.poll(0 if self._more else _IDLE_MS):
             self._drain()
-        self._commit()
-        self._lag = self._readers.push()
-        self._sweep()
+        expire_before = self._sweep()
+        self._answer(self._commit(expire_before))
+        self._more = self._readers.push()
 
     def shutdown(self) -> None:
         """Close the socket, then the journal, then let the address go."""
-        if self._context is not None:
-            self._context.destroy(linger=0)
-        if hasattr(self, "_journal"):
-            self._journal.close()
-        if self._claim is not None:
-            self._claim.release()
+        self._opened.close()
 
     def _drain(self) -> None:
         now = time.monotonic()
@@ -130,6 +137,8 @@ class Broker(Service):
             self._refuse(identity, "the broker failed on this message")
 
     def _handle(self, identity: bytes, peer: _Peer, frames: Frames) -> None:
+        if identity[:1] != b"\0":
+            raise BadMessage("this broker gives out identities itself: set no routing id")
         message = decode(frames)
         if isinstance(message, (Put, GapMessage)):
             stream = message.stream
@@ -140,8 +149,10 @@ class Broker(Service):
             else:
                 self._put(identity, message)
         elif isinstance(message, Hi):
+            if message.stream.run == "_bus":
+                raise BadMessage(f"{message.stream} is the broker's own")
             peer.streams.add(message.stream)
-            self._confirm[identity, message.stream] = OK
+            self._greeted.add((identity, message.stream))
         elif isinstance(message, Cur):
             if identity in self._readers:
                 self._readers.advance(identity, message)
@@ -166,28 +177,34 @@ class Broker(Service):
             self._refuse(identity, str(error), message.stream)
 
     def _refuse(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
-        self.refused += 1
-        log.warning("broker: refused a message: %s", why)
+        self._housekeeping.refused(why)
         next_seq = self._journal.next_seq(stream) if stream else 0
         ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
         self._send([identity, *ack.encode()])
 
-    def _commit(self) -> None:
+    def _commit(self, expire_before: int) -> str:
+        """Why the turn's messages could not be committed; empty if they are."""
         cursors = self._readers.moved
+        if not (self._intake or cursors):
+            return ""
         failed = ""
-        if self._intake or cursors:
-            try:
-                self._readers.remember(self._intake.commit(cursors))
-                cursors.clear()
-            except JournalFull as error:
-                failed = str(error)
-        if bool(failed) != self._full:
-            self._full = bool(failed)
+        try:
+            self._readers.remember(self._intake.commit(cursors, expire_before))
+            cursors.clear()
+        except JournalDamaged:
+            raise
+        except JournalError as error:
+            failed = str(error)
+        if bool(failed) != self._failing:
+            self._failing = bool(failed)
             log.warning("broker: %s", failed or "the journal can be written again")
-        self._answer(failed)
+        return failed
 
     def _answer(self, failed: str) -> None:
         head = self._journal.head
+        for identity, stream in self._greeted:
+            ack = Ack(str(stream), self._journal.next_seq(stream), OK, head)
+            self._send([identity, *ack.encode()])
         for (identity, stream), status in self._confirm.items():
             next_seq = self._journal.next_seq(stream)
             ack = Ack(str(stream), next_seq, FULL if failed else status, head, failed)
@@ -197,18 +214,29 @@ class Broker(Service):
         for identity in self._report:
             name, cursor = self._readers.place(identity)
             self._send([identity, *Ack(name, cursor, OK, head).encode()])
+        self._greeted.clear()
         self._confirm.clear()
         self._unknown.clear()
         self._report.clear()
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> int:
+        """Once a second, forget the silent and see to the journal's size; what is to expire."""
         now = time.monotonic()
-        if now < self._swept + 1.0:
-            return
-        self._swept = now
+        if now < self._swept_at + _SWEEP_SECONDS:
+            return 0
         silent = [i for i, peer in self._peers.items() if now - peer.heard > _SILENT_SECONDS]
         for identity in silent:
             self._forget(identity)
+        try:
+            expire_before = self._housekeeping.turn(self._readers.names)
+        except JournalDamaged:
+            raise
+        except JournalError as error:
+            log.warning("broker: housekeeping has to wait: %s", error)
+            expire_before = 0
+        # While there is something to expire, a step a turn keeps up with any producer.
+        self._swept_at = now if not expire_before else 0.0
+        return expire_before
 
     def _forget(self, identity: bytes) -> None:
         self._peers.pop(identity, None)
@@ -216,7 +244,9 @@ class Broker(Service):
 
     def _send(self, frames: Frames) -> Sent:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            for frame in frames[:-1]:
+                self._socket.send(frame, _SEND_MORE)
+            self._socket.send(frames[-1], _SEND_LAST)
         except zmq.Again:
             return Sent.BUSY
         except zmq.ZMQError as error:

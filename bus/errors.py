@@ -15,6 +15,7 @@ LinesideError
 │   ├── AddressInUse
 │   ├── ReaderDenied
 │   └── JournalError
+│       ├── JournalDamaged
 │       └── JournalFull
 └── StoreError              exit code 1
     ├── StoreTooNew
@@ -134,6 +135,10 @@ class ReaderDenied(BusError):
 
 class JournalError(BusError):
     """The journal cannot be read or written."""
+
+
+class JournalDamaged(JournalError):
+    """SQLite cannot make sense of the journal's file."""
 
 
 class JournalFull(JournalError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lineside.bus.errors import BadMessage, CorruptRecord
 from lineside.bus.events import Stream
@@ -70,15 +70,21 @@ class Intake:
         found = self._next.get(stream)
         return self._journal.next_seq(stream) if found is None else found
 
-    def commit(self, cursors: Mapping[str, int]) -> list[Entry]:
-        """Append everything taken, with readers' ``cursors``; afterwards nothing is pending.
+    def own(self, stream: Stream, encode: Callable[[int], bytes]) -> None:
+        """Take one record of the broker's own ``stream``; ``encode`` makes it of its seq."""
+        seq = self.next_seq(stream)
+        self._add(Write(stream, seq, 1, encode(seq)))
+
+    def commit(self, cursors: Mapping[str, int], expire_before: int = 0) -> list[Entry]:
+        """Append everything taken, with readers' ``cursors``, and delete what is older than
+        ``expire_before``; afterwards nothing is pending.
 
         Raises:
             JournalError: nothing was appended.
         """
         writes, self._writes, self.size = self._writes, [], 0
         self._next.clear()
-        first = self._journal.append(writes, cursors)
+        first = self._journal.append(writes, cursors, expire_before)
         return [Entry(offset, *write) for offset, write in enumerate(writes, first)]
 
     def _add(self, write: Write) -> None:

@@ -8,7 +8,8 @@ from lineside.bus.events import Stream
 
 
 class Patterns:
-    """A set of patterns; none at all means every stream. Remembers what it decided.
+    """A set of patterns; none at all means every stream, and None, a stream that cannot be known,
+    is always wanted. Remembers what it decided.
 
     Raises:
         ValueError: a pattern that is not one to three non-empty parts.
@@ -23,8 +24,13 @@ class Patterns:
             self._parts.append(parts)
         self._decided: dict[Stream, bool] = {}
 
-    def __contains__(self, stream: Stream) -> bool:
-        if not self._parts:
+    @property
+    def all(self) -> bool:
+        """Whether every stream is wanted."""
+        return not self._parts
+
+    def __contains__(self, stream: Stream | None) -> bool:
+        if stream is None or not self._parts:
             return True
         decided = self._decided.get(stream)
         if decided is None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
 from lineside.bus.errors import BadMessage
 from lineside.bus.journal import Entry, Journal
 from lineside.bus.messages import CURSOR, LIVE, OFFSET, START, Cur, Evt, Frames, GapMessage, Sub
 from lineside.bus.patterns import Patterns
-
-log = logging.getLogger("lineside")
 
 MAX_CREDIT = 4096
 """Messages a reader may have open; more credit is not counted."""
@@ -23,7 +20,9 @@ LIVE_LAG = 1024
 NAME_MAX = 128
 """Characters of a durable reader's name."""
 _TAIL_BYTES = 32 << 20
-_TURN_MESSAGES = 64  # to one reader before the next one's turn
+# To one reader before the next one's turn.
+_TURN_MESSAGES = 64
+_TURN_SCANNED = 1024
 _READ_BYTES = 1 << 20
 
 
@@ -86,6 +85,11 @@ class Subscriptions:
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._by_identity
 
+    @property
+    def names(self) -> Collection[str]:
+        """Durable readers that are connected."""
+        return self._by_name.keys()
+
     def subscribe(self, identity: bytes, message: Sub) -> tuple[int, bytes | None]:
         """Begin delivery; the offset after which it does, and the reader whose name this one took.
 
@@ -93,7 +97,7 @@ class Subscriptions:
             BadMessage: a name or a pattern that cannot be.
         """
         name = message.name
-        if len(name) > NAME_MAX or not (name.isprintable()):
+        if len(name) > NAME_MAX or not name.isprintable():
             raise BadMessage(f"name {name[:NAME_MAX]!r}: at most {NAME_MAX} printable characters")
         head = self._journal.head
         kept = self.cursor(name)
@@ -169,26 +173,30 @@ class Subscriptions:
             return self._skip(to, head)
         if to.position + 1 < oldest:
             return self._skip(to, oldest - 1)
-        for entry in self._after(to.position):
-            if entry.stream in to.streams:
-                if not to.ready:
-                    return False
-                if not self._sent(to, entry.offset, _frames(entry), len(entry.blob or b"")):
-                    return False
+        entries, reached = self._after(to.position, to.streams)
+        for entry in entries:
+            if not to.ready:
+                return False
+            if not self._sent(to, entry.offset, _frames(entry), len(entry.blob or b"")):
+                return False
             to.position = entry.offset
-        return to.position < head
+        to.position = reached
+        return reached < head
 
-    def _after(self, position: int) -> Sequence[Entry]:
-        entry = self._tail.get(position + 1)
-        if entry is None:
-            return self._journal.read(position, _READ_BYTES)
-        entries = []
-        for offset in range(position + 1, position + 1 + _TURN_MESSAGES):
+    def _after(self, position: int, wanted: Patterns) -> tuple[list[Entry], int]:
+        entries: list[Entry] = []
+        for offset in range(position + 1, position + 1 + _TURN_SCANNED):
             entry = self._tail.get(offset)
-            if entry is None:
+            if entry is None or len(entries) == _TURN_MESSAGES:
                 break
-            entries.append(entry)
-        return entries
+            if entry.stream in wanted:
+                entries.append(entry)
+            position = offset
+        else:
+            return entries, position
+        if entries or position == self._journal.head:
+            return entries, position
+        return self._journal.read(position, _READ_BYTES, wanted)
 
     def _skip(self, to: Subscription, position: int) -> bool:
         gap = GapMessage(None, to.position + 1, position + 1, position)
@@ -208,7 +216,7 @@ class Subscriptions:
 
 
 def _frames(entry: Entry) -> Frames:
-    if entry.blob is None:
+    if entry.stream is None or entry.blob is None:
         end = entry.first_seq + entry.records
         return GapMessage(entry.stream, entry.first_seq, end, entry.offset).encode()
     return Evt(entry.offset, entry.stream, entry.first_seq, entry.records, entry.blob).encode()
