@@ -1,0 +1,163 @@
+"""A broker in this process for what needs to look inside, and short folders for its socket."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.broker import Broker
+from lineside.bus.events import Stream
+from lineside.bus.messages import Message, decode
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess
+from lineside.bus.wire import Encoder
+
+STREAM = Stream("run", "rank0", "a")
+
+
+def record(seq: int, data: dict[str, object] | None = None) -> bytes:
+    return Encoder().encode(seq, 1.5, 7, "log", seq, 0.5, 0, data)
+
+
+def records(first: int, end: int) -> bytes:
+    return b"".join(record(seq) for seq in range(first, end))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty folder whose path is short enough for a Unix socket, whatever the test is called."""
+    path = Path(tempfile.mkdtemp(prefix="ls-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return Settings.from_env({"LINESIDE_HOME": str(home)})
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[BrokerProcess]:
+    with BrokerProcess(home) as process:
+        yield process
+
+
+class Served:
+    """A Broker whose turns run in a thread of this process."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.error: BaseException | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._ready.wait(10)
+        if self.error is not None:
+            self._thread.join()
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            self.broker.startup()
+            self._ready.set()
+            while not self.broker.should_exit:
+                self.broker.turn()
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            self.error = error
+        finally:
+            self.broker.shutdown()
+            self._ready.set()
+
+    def stop(self) -> None:
+        self.broker.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Callable[..., Served]]:
+    """Starts brokers in this process; those still running are stopped, and must not have failed."""
+    running: list[Served] = []
+
+    def start(**options: float) -> Served:
+        served = Served(Broker(settings, **options))  # type: ignore[arg-type]
+        running.append(served)
+        return served
+
+    yield start
+    for served in running:
+        served.stop()
+    assert [served.error for served in running] == [None] * len(running)
+
+
+class Peer:
+    """A bare connection: frames out, messages in."""
+
+    def __init__(self, address: str) -> None:
+        self.context: sockets.Context = zmq.Context()
+        self.socket = sockets.dealer(self.context, address)
+        assert self.socket.poll(5000, zmq.POLLOUT)
+
+    def tell(self, message: Message) -> None:
+        self.socket.send_multipart(message.encode())
+
+    def hear(self, timeout: float = 5.0) -> Message:
+        assert self.socket.poll(int(timeout * 1000)), "no answer"
+        return decode(self.socket.recv_multipart())
+
+    def ask(self, message: Message) -> Message:
+        self.tell(message)
+        return self.hear()
+
+    def silent(self, seconds: float = 0.3) -> bool:
+        return not self.socket.poll(int(seconds * 1000))
+
+    def close(self) -> None:
+        self.socket.close()
+        self.context.term()
+
+
+@pytest.fixture
+def peer(settings: Settings) -> Iterator[Callable[[], Peer]]:
+    """Connections to the broker at the test's home."""
+    peers: list[Peer] = []
+
+    def connect() -> Peer:
+        peers.append(Peer(settings.broker))
+        return peers[-1]
+
+    yield connect
+    for each in peers:
+        each.close()
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Callable[[], Path]]:
+    """Mounts file systems of 16 MiB; skips where that is not allowed."""
+    mounted: list[Path] = []
+
+    def mount() -> Path:
+        path = home / f"disk{len(mounted)}"
+        path.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "lineside-test", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"mounting a small disk needs root: {done.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
