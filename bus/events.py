@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from lineside.bus.errors import StreamNameError
@@ -130,8 +130,9 @@ class Gap:
 
 
 def new_attempt() -> str:
-    """A fresh attempt name, sortable by start time: ``20261121T082653-4f2a``."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A fresh attempt name, sortable by start time (ms, UTC): ``20261121T082653.481-4f2a``."""
+    now = datetime.now(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{secrets.token_hex(2)}"
 
 
 def is_run_id(text: str) -> bool:
