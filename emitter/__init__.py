@@ -1,1 +1,28 @@
-"""All that enters a training process, and the shipper that carries its events to the bus."""
+"""All that enters a training process, and the shipper that carries its events to the bus.
+
+Importing this loads no library but our own: ``LinesideCallback`` brings transformers when it is
+first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineside.emitter.callback import LinesideCallback
+    from lineside.emitter.run import Run, start_run
+
+__all__ = ["LinesideCallback", "Run", "start_run"]
+
+_HOMES = {
+    "LinesideCallback": "lineside.emitter.callback",
+    "Run": "lineside.emitter.run",
+    "start_run": "lineside.emitter.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

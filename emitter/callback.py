@@ -1,0 +1,261 @@
+"""The Trainer's callback: tells every lifecycle event to the bus, and never gets in the way."""
+# ruff: noqa: ARG002 - what a hook is given is the Trainer's to say
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from time import monotonic_ns, time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lineside.emitter import snapshot
+from lineside.emitter.attempts import Attempts, InitEnd
+from lineside.emitter.notice import say
+from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
+
+_WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
+    PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
+)
+_KEEP = None  # the phase stays what it is
+_NEXT = -1  # what the control flags say comes next
+# By should_save and should_evaluate, the two bits from the third on: evaluation comes first.
+_AFTER_STEP = (_WAITING, _SAVING, _EVALUATING, _EVALUATING)
+
+
+class LinesideCallback(TrainerCallback):  # type: ignore[misc]
+    """Publishes a Trainer's lifecycle: ``Trainer(..., callbacks=[LinesideCallback()])``.
+
+    ``name``, ``project`` and ``run_id`` say what the run is called; the environment's
+    LINESIDE_RUN_NAME, LINESIDE_PROJECT and LINESIDE_RUN_ID have the last word. Rank 0 publishes
+    everything, other ranks their start, end and failures. No hook raises, and none waits but
+    ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the run.
+    A copy carries these three settings only and publishes a run of its own.
+    """
+
+    def __init__(
+        self, name: str | None = None, project: str | None = None, run_id: str | None = None
+    ) -> None:
+        self._config = {"name": name, "project": project, "run_id": run_id}
+        self._attempts = Attempts(name, project, run_id, trial_prefix="")
+        self._init_end: InitEnd | None = None
+        self._is_training = False
+
+    def __getstate__(self) -> dict[str, str | None]:
+        return dict(self._config)
+
+    def __setstate__(self, config: dict[str, str | None]) -> None:
+        self.__init__(**config)  # type: ignore[misc]
+        # Copies in several processes count hyperparameter trials each for itself.
+        self._attempts = Attempts(**config, trial_prefix=f"{secrets.token_hex(2)}-")
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Kept until a run opens."""
+        self._guarded(self._keep_init_end, state, control)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Opens a new attempt."""
+        self._guarded(self._train_begin, args, state, control, given)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published, then waited for."""
+        self._guarded(self._train_end, state, control)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published with the state's scalars."""
+        self._guarded(self._rare, "epoch_begin", _WAITING, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published with the state's scalars."""
+        self._guarded(self._rare, "epoch_end", _NEXT, state, control)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published."""
+        self._step("step_begin", _TRAINING, args, state, control)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published."""
+        self._step("pre_optimizer_step", _TRAINING, args, state, control)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published."""
+        self._step("optimizer_step", _TRAINING, args, state, control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published."""
+        self._step("substep_end", _TRAINING, args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published."""
+        self._step("step_end", _NEXT, args, state, control)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
+    ) -> None:
+        """Published with the metrics; opens a run if there is none."""
+        self._guarded(self._measured, "evaluate", args, state, control, metrics, given)
+
+    def on_predict(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
+    ) -> None:
+        """Published with the metrics; opens a run if there is none."""
+        self._guarded(self._measured, "predict", args, state, control, metrics, given)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published with the checkpoint's path."""
+        self._guarded(self._save, args, state, control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+        """Published with the logs as they are now: later callbacks may change them."""
+        self._log(state, control, logs)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published; opens a run if there is none."""
+        self._prediction_step(args, state, control, given)
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Published (transformers 5.23 and later)."""
+        self._step("push_begin", _KEEP, args, state, control)
+
+    # The common way. Written out once for each, because it runs several times a step.
+
+    def _step(self, kind: str, phase: int | None, args: Any, state: Any, control: Any) -> None:
+        hook = self._attempts.hook
+        if hook is None:
+            if self._attempts.is_joining:
+                self._guarded(self._join, args, state)
+            return
+        now_ns = monotonic_ns()
+        try:
+            bits = _bits(control)
+            if phase == _NEXT:
+                phase = _AFTER_STEP[bits >> 2 & 3]
+            hook(kind, state.global_step, state.epoch, bits, None, phase, now_ns)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+            self._failed(error)
+
+    def _log(self, state: Any, control: Any, logs: Any) -> None:
+        publisher, hook = self._attempts.publisher, self._attempts.hook
+        if publisher is None or hook is None:
+            return
+        now_ns = monotonic_ns()
+        try:
+            data = {"logs": publisher.tidy(logs)}
+            hook("log", state.global_step, state.epoch, _bits(control), data, _KEEP, now_ns)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+            self._failed(error)
+
+    def _rare(
+        self,
+        kind: str,
+        phase: int | None,
+        state: Any,
+        control: Any,
+        more: dict[str, Any] | None = None,
+        now_ns: int = 0,
+    ) -> None:
+        hook = self._attempts.hook
+        if hook is None:
+            return
+        now_ns = now_ns or monotonic_ns()
+        bits = _bits(control)
+        if phase == _NEXT:
+            phase = _AFTER_STEP[bits >> 2 & 3] if self._is_training else _FINISHED
+        data = {"state": snapshot.state_facts(state)} | (more or {})
+        hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
+
+    def _guarded(self, act: Callable[..., None], *given: Any) -> None:
+        try:
+            act(*given)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            publisher.failed(error)
+        else:
+            say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+
+    # What the rare hooks do.
+
+    def _keep_init_end(self, state: Any, control: Any) -> None:
+        self._init_end = InitEnd(
+            state.global_step, state.epoch, _bits(control), monotonic_ns(), time()
+        )
+
+    def _train_begin(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+        now_ns = monotonic_ns()
+        self._is_training = True
+        self._open(args, state, given, now_ns)
+        self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
+        self._flag_training()
+
+    def _train_end(self, state: Any, control: Any) -> None:
+        self._is_training = False
+        self._rare("train_end", _FINISHED, state, control)
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING)
+            publisher.wait()
+
+    def _measured(
+        self,
+        kind: str,
+        args: Any,
+        state: Any,
+        control: Any,
+        metrics: Any,
+        given: dict[str, Any],
+    ) -> None:
+        now_ns = monotonic_ns()
+        self._open_lazily(args, state, given, now_ns)
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            more = {"metrics": publisher.tidy(metrics)}
+            self._rare(kind, _NEXT, state, control, more, now_ns)
+
+    def _save(self, args: Any, state: Any, control: Any) -> None:
+        more = {"checkpoint": snapshot.checkpoint_path(args, state)}
+        self._rare("save", _NEXT, state, control, more)
+
+    def _prediction_step(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+        if self._attempts.hook is None:
+            self._guarded(self._open_lazily, args, state, given, monotonic_ns())
+        self._step("prediction_step", _EVALUATING, args, state, control)
+
+    def _open_lazily(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
+        attempts = self._attempts
+        if attempts.publisher is None and not attempts.is_joining and not attempts.is_off:
+            self._open(args, state, given, now_ns)
+
+    def _open(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
+        init_end, self._init_end = self._init_end, None
+        self._attempts.begin(args, state, given, init_end, now_ns)
+
+    def _join(self, args: Any, state: Any) -> None:
+        self._attempts.join(args, state, monotonic_ns())
+        if self._is_training:
+            self._flag_training()
+
+    def _flag_training(self) -> None:
+        if self._attempts.publisher is not None:
+            self._attempts.publisher.flag(raised=TRAINING, lowered=TRAIN_ENDED)
+
+
+def _bits(control: Any) -> int:
+    """The ``CONTROL_BITS`` of a TrainerControl."""
+    return (
+        (1 if control.should_training_stop else 0)
+        | (2 if control.should_epoch_stop else 0)
+        | (4 if control.should_save else 0)
+        | (8 if control.should_evaluate else 0)
+        | (16 if control.should_log else 0)
+    )

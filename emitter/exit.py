@@ -1,0 +1,151 @@
+"""The end of a process: close what is open, give the shipper a moment, say what is not confirmed.
+
+One budget of five seconds for the whole life of the process: however often it is asked to wait,
+and with no broker at all, training's own exit comes after that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lineside.emitter.notice import say
+from lineside.emitter.page import ACKED_SEQ
+
+BUDGET = 5.0
+"""Seconds a process waits for confirmation in all."""
+_SHORTEST_NAP, _LONGEST_NAP = 0.001, 0.02
+
+
+class Closable(Protocol):
+    """What is open in this process and has to be closed when it ends."""
+
+    def close(self, how: str, error: BaseException | None = None) -> None:
+        """End it: ``how`` is exit or exception."""
+
+    def disable(self) -> None:
+        """Never do anything again: this is a forked child, and the stream is its parent's."""
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """Events up to ``end`` that went into a spool and that the bus is yet to confirm."""
+
+    words: memoryview
+    end: int
+    spool: Path
+    ensure_shipper: Callable[[], None]
+    is_spoken_of: bool = True
+
+    @property
+    def is_confirmed(self) -> bool:
+        confirmed: int = self.words[ACKED_SEQ]
+        return confirmed >= self.end
+
+
+class _Ending:
+    """What this process has to see to before it ends."""
+
+    def __init__(self) -> None:
+        self.open: list[Closable] = []
+        self.left: list[Unconfirmed] = []
+        self.budget = BUDGET
+        self.armed_in = 0
+        # An exception from before we came (a notebook's earlier cell) did not end our run.
+        self.earlier_error: BaseException | None = None
+
+    def arm(self) -> None:
+        if self.armed_in == os.getpid():
+            return
+        if not self.armed_in:
+            atexit.register(at_exit)
+            os.register_at_fork(after_in_child=_in_child)
+        self.armed_in = os.getpid()
+        self.earlier_error = _last_error()
+        process = sys.modules.get("multiprocessing.process")
+        util = sys.modules.get("multiprocessing.util")
+        # A child of multiprocessing may end without the interpreter's exit, but not without this.
+        if process is not None and util is not None and process.parent_process() is not None:
+            util.Finalize(None, at_exit, exitpriority=0)
+
+
+_ending = _Ending()
+
+
+def watch(run: Closable) -> None:
+    """Close ``run`` when the process ends, and silence it in forked children."""
+    _ending.arm()
+    _ending.open.append(run)
+
+
+def leave(run: Closable, rest: Unconfirmed) -> None:
+    """``run`` was closed; ``rest`` is what may not be confirmed yet."""
+    _ending.open.remove(run)
+    _ending.left = [one for one in (*_ending.left, rest) if not one.is_confirmed]
+
+
+def wait(*rests: Unconfirmed) -> bool:
+    """Wait until all is confirmed or the process's budget is spent; whether all is confirmed.
+
+    A KeyboardInterrupt ends it and passes.
+    """
+    started = time.monotonic()
+    deadline = started + _ending.budget
+    nap, asked = _SHORTEST_NAP, started
+    try:
+        while not all(rest.is_confirmed for rest in rests):
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if now - asked >= 1:
+                asked = now
+                for rest in rests:
+                    rest.ensure_shipper()
+            time.sleep(min(nap, deadline - now))
+            nap = min(nap * 2, _LONGEST_NAP)
+    finally:
+        _ending.budget = max(0.0, deadline - time.monotonic())
+    return True
+
+
+def report(*rests: Unconfirmed) -> None:
+    """Say on stderr where unconfirmed events are and how they get out."""
+    for spool in sorted({rest.spool for rest in rests if rest.is_spoken_of}):
+        say(
+            "no broker has confirmed the last events yet; they are kept in "
+            f"{spool} and go out when a broker runs, or with: lineside ship --spool {spool}"
+        )
+
+
+def at_exit() -> None:
+    """Close every run still open, then wait and report; for the interpreter's end."""
+    error = _last_error()
+    if error is _ending.earlier_error:
+        error = None
+    with contextlib.suppress(BaseException):
+        for run in list(_ending.open):
+            run.close("exit" if error is None else "exception", error)
+        wait(*_ending.left)
+    with contextlib.suppress(BaseException):
+        report(*(rest for rest in _ending.left if not rest.is_confirmed))
+
+
+def _last_error() -> BaseException | None:
+    """What is ending this process, if it is an exception; a plain sys.exit is none."""
+    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    if isinstance(error, SystemExit):
+        return None if error.code in (None, 0) else error.__context__
+    return error
+
+
+def _in_child() -> None:
+    for run in _ending.open:
+        run.disable()
+    _ending.open, _ending.left, _ending.budget = [], [], BUDGET

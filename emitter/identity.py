@@ -1,0 +1,183 @@
+"""Who a process is on the bus: its run, attempt and rank, the same on every rank of one job."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lineside.bus.events import Stream, is_run_id, new_attempt
+from lineside.bus.settings import Settings
+
+MARK = "lineside"
+"""Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
+WAIT_FOR_RANK_0 = 5.0
+"""Seconds a rank waits at train begin for rank 0 to say which run this is."""
+_SLUG_CHARACTERS = 32
+_opened = itertools.count()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands in its job."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_env(cls) -> Place:
+        """As torch.distributed knows it, else as RANK, WORLD_SIZE and LOCAL_RANK say."""
+        local = _integer(os.environ.get("LOCAL_RANK"), 0)
+        distributed = _distributed()
+        if distributed is not None:
+            return cls(distributed.get_rank(), distributed.get_world_size(), local)
+        return cls(
+            _integer(os.environ.get("RANK"), 0), _integer(os.environ.get("WORLD_SIZE"), 1), local
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One attempt of a run: what it is called on the bus and by people."""
+
+    run: str
+    attempt: str
+    name: str
+    project: str
+    place: Place
+
+    @property
+    def stream(self) -> Stream:
+        return Stream(self.run, f"rank{self.place.rank}", self.attempt)
+
+    def mark(self) -> dict[str, str]:
+        """What a checkpoint keeps of it."""
+        return {
+            "run_id": self.run,
+            "attempt": self.attempt,
+            "name": self.name,
+            "project": self.project,
+        }
+
+
+def read_mark(stateful_callbacks: object) -> dict[str, str]:
+    """What a checkpoint's state says of the run that wrote it; empty if it says nothing usable."""
+    mark = stateful_callbacks.get(MARK) if isinstance(stateful_callbacks, Mapping) else None
+    if not isinstance(mark, Mapping) or not is_run_id(str(mark.get("run_id", ""))):
+        return {}
+    return {str(key): value for key, value in mark.items() if isinstance(value, str)}
+
+
+def new_run_id(hint: str) -> str:
+    """A fresh readable run id, sortable within one hint: ``tiny-gpt2-20261121-084512-4f2a1b``."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{slug(hint) or 'run'}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def slug(text: str) -> str:
+    """The letters, digits and dashes of ``text``, at most 32, fit to begin a run id."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.rstrip("/").rpartition("/")[2].lower())
+    return words.strip("-")[:_SLUG_CHARACTERS].strip("-")
+
+
+def begin(
+    settings: Settings,
+    place: Place,
+    *,
+    run: str,
+    name: str | None = None,
+    project: str | None = None,
+) -> Identity:
+    """A new attempt of ``run``; its name is ``name`` or the id. The environment has the last word.
+
+    ``LINESIDE_RUN_NAME`` and ``LINESIDE_PROJECT`` are looked at here, ``LINESIDE_RUN_ID`` by the
+    caller, who may have to add to it.
+    """
+    return Identity(
+        run=run,
+        attempt=_later_attempt(),
+        name=settings.run_name or name or run,
+        project=settings.project or project or "default",
+        place=place,
+    )
+
+
+class Agreement:
+    """How the ranks of one job come to the same run and attempt: rank 0 tells through the store.
+
+    Every rank makes one each time it opens a run, in the same order, and so they find each other:
+    keys carry that count, and torchrun's restart count, because a restarted job finds the keys of
+    its previous life. It is a key in the job's own store and never a collective, which would hang
+    if one rank did not take part.
+    """
+
+    def __init__(self) -> None:
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._key = f"lineside/{restart}/{next(_opened)}"
+
+    def tell(self, identity: Identity) -> None:
+        """Rank 0: say which run this is. Never raises."""
+        with contextlib.suppress(Exception):
+            store = _store()
+            if store is not None:
+                store.set(self._key, json.dumps(identity.mark()))
+
+    def hear(self, place: Place, wait: float) -> Identity | None:
+        """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
+        try:
+            store = _store()
+            if store is None:
+                return None
+            if wait > 0:
+                store.wait([self._key], datetime.timedelta(seconds=wait))
+            elif not store.check([self._key]):
+                return None
+            said = json.loads(store.get(self._key))
+            return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)
+        except Exception:  # noqa: BLE001 - each kind of store has its own errors
+            return None
+
+
+def _later_attempt() -> str:
+    """A new attempt that sorts after every one this process has made."""
+    global _last_attempt
+    attempt = new_attempt()
+    while attempt <= _last_attempt:
+        time.sleep(0.001)
+        attempt = new_attempt()
+    _last_attempt = attempt
+    return attempt
+
+
+_last_attempt = ""
+
+
+def _distributed() -> Any:
+    """torch.distributed if this process is in a group of it; it is never imported here."""
+    module = sys.modules.get("torch.distributed")
+    with contextlib.suppress(Exception):
+        if module is not None and module.is_available() and module.is_initialized():
+            return module
+    return None
+
+
+def _store() -> Any:
+    distributed = _distributed()
+    return None if distributed is None else distributed.distributed_c10d._get_default_store()
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return int(text or default)
+    except ValueError:
+        return default

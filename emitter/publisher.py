@@ -1,0 +1,270 @@
+"""Puts events and the page of one stream together, safely for threads, signals, forks and exit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from lineside.bus.settings import Settings
+from lineside.emitter import exit as ending
+from lineside.emitter import launches, snapshot
+from lineside.emitter.identity import Identity
+from lineside.emitter.notice import say
+from lineside.emitter.page import (
+    CLOSED,
+    FLAGS,
+    HOOK_ERRORS,
+    HOOK_MONOTONIC_NS,
+    HOOK_NS,
+    HOOKS,
+    PHASE,
+    PHASES,
+    STEP,
+    TRAINING,
+)
+from lineside.emitter.sidecar import Sidecar
+from lineside.emitter.spool import SpoolWriter
+from lineside.emitter.values import Cleaner, is_plain
+
+_TEND_EVERY_NS = 1_000_000_000
+# More events than this that wait for their own thread to come out of an emit cannot be real: an
+# exception thrown in from outside left the mark behind.
+_MOST_DEFERRED = 64
+_FINISHED = PHASES.index("finished")
+
+
+class Publisher:
+    """The engine of a ``Run`` and of the callback: one open stream of this process.
+
+    Raises (only while being made):
+        SettingsError, OSError: the spool cannot be used.
+    """
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.identity = identity
+        self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.place.rank)
+        self._sidecar = _sidecar(settings.spool, settings.broker)
+        self.is_open = True
+        # Re-entrant, because a signal handler may come in the middle of an emit and emit itself.
+        self._lock = threading.RLock()
+        self._inside = False
+        self._deferred: deque[Callable[[], object]] = deque()
+        self._tend_ns = 0
+        self.step = 0
+        self._epoch: float | None = None
+        self._hooks = 0
+        self._hook_ns = 0
+        self._hook_errors = 0
+        ending.watch(self)
+        launches.register(identity.stream)
+
+    def hook(
+        self,
+        kind: str,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        phase: int | None,
+        now_ns: int,
+        wall: float = 0.0,
+    ) -> None:
+        """Publish one event and stamp the page; ``now_ns`` is when the hook was called.
+
+        ``phase`` None leaves it as it is. An event that comes while this very thread is inside
+        another one (signal handlers, finalizers) is published right after it.
+        """
+        if not self.is_open:
+            return
+        with self._lock:
+            if self._inside and len(self._deferred) < _MOST_DEFERRED:
+                self._defer(kind, step, epoch, control, data, phase, now_ns)
+                return
+            self._inside = True
+            try:
+                if now_ns >= self._tend_ns:
+                    self._tend(now_ns)
+                self._spool.write(kind, step, epoch, control, data, now_ns, wall)
+                self._stamp(step, epoch, phase, now_ns)
+            finally:
+                self._inside = False
+            if self._deferred:
+                self._drain()
+
+    def stamp(
+        self,
+        _kind: str,
+        step: int,
+        epoch: float | None,
+        _control: int,
+        _data: Any,
+        phase: int | None,
+        now_ns: int,
+    ) -> None:
+        """As ``hook``, but only the page: what ranks other than 0 do."""
+        if self.is_open:
+            self._exclusively(partial(self._stamp_and_tend, step, epoch, phase, now_ns))
+
+    def emit(
+        self,
+        kind: str,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        now_ns: int,
+        wall: float = 0.0,
+    ) -> None:
+        """Publish one event that is not the account of a hook, such as ``run_start``."""
+        if self.is_open:
+            write = partial(self._spool.write, kind, step, epoch, control, data, now_ns, wall)
+            self._exclusively(write)
+
+    def flag(self, *, raised: int = 0, lowered: int = 0) -> None:
+        """Raise and lower bits of the page's FLAGS."""
+        words = self._spool.words
+        if self.is_open:
+            words[FLAGS] = words[FLAGS] & ~lowered | raised
+
+    def tidy(self, values: Any) -> dict[str, Any]:
+        """``values`` as they can be encoded; the very same dict if they already can.
+
+        Raises:
+            TypeError: they are not names and values.
+        """
+        if is_plain(values):
+            return values  # type: ignore[no-any-return]
+        cleaner = Cleaner()
+        cleaned = cleaner.clean(values)
+        if not isinstance(cleaned, dict) or not hasattr(values, "keys"):
+            raise TypeError(f"expected names and values, got {type(values).__name__}")
+        self._spool.encode_failures += cleaner.lossy
+        return cleaned
+
+    def failed(self, error: BaseException) -> None:
+        """Count a hook that failed inside, and say so the first time."""
+        self._hook_errors += 1
+        if self.is_open:
+            self._spool.words[HOOK_ERRORS] = self._hook_errors
+        say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+
+    def wait(self) -> bool:
+        """Wait until the bus has everything so far; False if the process's 5 s are spent."""
+        return ending.wait(self.unconfirmed())
+
+    def unconfirmed(self) -> ending.Unconfirmed:
+        """What the bus may not have confirmed yet."""
+        return ending.Unconfirmed(
+            self._spool.words,
+            self._spool.settled_seq,
+            self._spool.folder.root,
+            self._sidecar.ensure,
+            is_spoken_of=self.identity.place.local_rank == 0,
+        )
+
+    def close(self, how: str, error: BaseException | None = None) -> None:
+        """Publish ``run_end`` and let go of the stream; does nothing the second time.
+
+        ``how`` is exit, restarted or exception.
+        """
+        if not self.is_open:
+            return
+        with self._lock:
+            if self._inside:
+                self._deferred.append(partial(self.close, how, error))
+                return
+            self._exclusively(partial(self._spool.settle, self.step, self._epoch))
+            data = {
+                "how": how,
+                "error": snapshot.error_facts(error),
+                "counters": self._counters(),
+            }
+            self.emit("run_end", self.step, self._epoch, 0, data, time.monotonic_ns())
+            self._spool.words[PHASE] = _FINISHED
+            self.flag(raised=CLOSED, lowered=TRAINING)
+            self.is_open = False
+            ending.leave(self, self.unconfirmed())
+            self._spool.close()
+
+    def disable(self) -> None:
+        """Never do anything again; the files stay with the process that opened them."""
+        self.is_open = False
+
+    def _exclusively(self, act: Callable[[], object]) -> None:
+        """Do ``act`` now, or after what this very thread is in the middle of."""
+        with self._lock:
+            if self._inside and len(self._deferred) < _MOST_DEFERRED:
+                self._deferred.append(act)
+                return
+            self._inside = True
+            try:
+                act()
+            finally:
+                self._inside = False
+            if self._deferred:
+                self._drain()
+
+    def _stamp_and_tend(
+        self, step: int, epoch: float | None, phase: int | None, now_ns: int
+    ) -> None:
+        if now_ns >= self._tend_ns:
+            self._tend(now_ns)
+        self._stamp(step, epoch, phase, now_ns)
+
+    def _stamp(self, step: int, epoch: float | None, phase: int | None, now_ns: int) -> None:
+        words = self._spool.words
+        self.step, self._epoch = step, epoch
+        words[STEP] = step
+        if phase is not None:
+            words[PHASE] = phase
+        words[HOOK_MONOTONIC_NS] = now_ns
+        self._hooks = words[HOOKS] = self._hooks + 1
+        self._hook_ns = words[HOOK_NS] = self._hook_ns + time.monotonic_ns() - now_ns
+
+    def _tend(self, now_ns: int) -> None:
+        self._tend_ns = now_ns + _TEND_EVERY_NS
+        self._spool.tend()
+        self._sidecar.ensure()
+
+    def _defer(
+        self,
+        kind: str,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        phase: int | None,
+        now_ns: int,
+    ) -> None:
+        # The caller may change its values once we have returned.
+        kept = Cleaner().clean(data)
+        wall = time.time()
+        self._deferred.append(
+            partial(self.hook, kind, step, epoch, control, kept, phase, now_ns, wall)
+        )
+
+    def _drain(self) -> None:
+        while self._deferred:
+            self._deferred.popleft()()
+
+    def _counters(self) -> dict[str, int]:
+        """The account of this stream, ``run_end`` itself included."""
+        return {
+            "emitted": self._spool.next_seq + 1,
+            "dropped": self._spool.dropped,
+            "hook_errors": self._hook_errors,
+            "encode_failures": self._spool.encode_failures,
+            "hook_ns": self._hook_ns,
+            "hooks": self._hooks,
+        }
+
+
+@cache
+def _sidecar(spool: Path, broker: str) -> Sidecar:
+    """One for all runs of the process: it remembers the shipper that it started."""
+    return Sidecar(spool, broker)

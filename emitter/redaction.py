@@ -1,0 +1,121 @@
+"""Keeps secrets out of what is sent: by the name they go under, and by how they look in a text.
+
+Names are judged at every depth. What goes out as a metric is never touched: ``num_tokens`` is no
+secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+REDACTED = "<redacted>"
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+_SECRET_NAME = re.compile(
+    r"""(?:^|_)(?:
+        password | passwd | passphrase | pwd | secrets? | secret_\w+ | credentials? | cookies?
+      | authorization | authentication | auth | bearer | dsn | connection_string | webhook(?:_url)?
+      | (?:api|access|private|account|secret|encryption|signing|ssh|license|subscription|shared
+         |wandb|comet|openai|anthropic|hf|hub|aws|azure|gcp|neptune|clearml|mlflow|swanlab
+        )_?key(?:_id)?
+    )$""",
+    re.VERBOSE,
+)
+_TOKEN_NAME = re.compile(r"(?:^|_)(?:token|(?:access|auth|api|hf|hub|bearer)_tokens)$")
+# Tokens of a vocabulary, not of an account.
+_VOCABULARY_TOKEN = re.compile(
+    r"""(?:^|_)(?:
+        pad|eos|bos|unk|mask|sep|cls|image|video|audio|vision|boi|eoi|boa|eoa|start|end|stop|special
+      | response|prompt|user|assistant|system|tool|think|thinking|reward|step|label|prefix|suffix
+      | middle|fim|newline|next|first|last|max|min|num|per|decision|classification|placeholder
+    )_token$""",
+    re.VERBOSE,
+)
+_LOOKS_SECRET = re.compile(
+    r"""\b(?:
+        hf_[A-Za-z0-9]{20,} | (?:sk|pk|rk)-[A-Za-z0-9_-]{16,} | gh[pousr]_[A-Za-z0-9]{20,}
+      | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
+      | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[\w-]{30,} | r8_[A-Za-z0-9]{20,} | nvapi-[\w-]{20,}
+      | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*
+    )""",
+    re.VERBOSE,
+)
+_USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)([^\s/@:?#]*)(?::([^\s/]*))?@")
+_SCHEME_VALUE = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# name=value, name: value, "name": "value", and the same inside JSON inside a string.
+_NAMED_VALUE = re.compile(
+    r"""(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?["']?\s*[=:]\s*)
+        (?P<value>(?P<quote>\\?["'])(?:(?!(?P=quote)).)+(?P=quote) | [^\s,;&"'}\])]+)""",
+    re.VERBOSE,
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what goes under ``name`` must not be sent: a password, key or account token."""
+    plain = _SEPARATORS.sub("_", _CAMEL.sub("_", name)).lower().strip("_")
+    return _SECRET_NAME.search(plain) is not None or _is_token_name(plain)
+
+
+def redact(value: Any) -> Any:
+    """A copy of cleaned ``value`` (see ``values.Cleaner``) without secrets, at every depth."""
+    if isinstance(value, dict):
+        return {
+            redact_text(key): _hidden(item) if is_secret_name(key) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    return redact_text(value) if isinstance(value, str) else value
+
+
+def redact_text(text: str) -> str:
+    """``text`` without passwords in URLs, named secrets and strings that look like a key."""
+    text = _USER_INFO.sub(_without_password, text)
+    text = _SCHEME_VALUE.sub(rf"\1 {REDACTED}", text)
+    text = _NAMED_VALUE.sub(_without_value, text)
+    return _LOOKS_SECRET.sub(REDACTED, text)
+
+
+def redact_argv(argv: Sequence[str]) -> list[str]:
+    """A command line without secrets: ``--hub_token X``, ``--api-key=X`` and those in values."""
+    kept: list[str] = []
+    hide_next = False
+    for argument in argv:
+        if hide_next and not argument.startswith("--"):
+            kept.append(REDACTED)
+            hide_next = False
+            continue
+        kept.append(redact_text(argument))
+        hide_next = (
+            argument.startswith("-")
+            and "=" not in argument
+            and is_secret_name(argument.lstrip("-"))
+        )
+    return kept
+
+
+def _is_token_name(plain: str) -> bool:
+    return _TOKEN_NAME.search(plain) is not None and _VOCABULARY_TOKEN.search(plain) is None
+
+
+def _hidden(value: Any) -> Any:
+    """What is shown of a secret: whether there is one. A switch or nothing at all is not one."""
+    return value if value is None or isinstance(value, bool) or value in ("", [], {}) else REDACTED
+
+
+def _without_password(match: re.Match[str]) -> str:
+    scheme, user, password = match.groups()
+    if password is None:
+        # A lone name before the @ is a user (git@), unless it is as long as a key.
+        return f"{scheme}{user if len(user) < 16 else REDACTED}@"
+    return f"{scheme}{user}:{REDACTED}@"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    if not is_secret_name(match["name"].rpartition(".")[2]):
+        return match[0]
+    quote = match["quote"] or ""
+    return f"{match['name']}{match['between']}{quote}{REDACTED}{quote}"
