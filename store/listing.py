@@ -28,6 +28,17 @@ def status_at(now: float) -> ColumnElement[str]:
     return case((silent, "disconnected"), else_=runs.c.status)
 
 
+def matching(*, project: str | None, search: str | None) -> list[ColumnElement[bool]]:
+    """What a row of a listed run of that project, that ``search`` finds, fulfils."""
+    found: list[ColumnElement[bool]] = [listed]
+    if project is not None:
+        found.append(project_of == project)
+    if search:
+        columns = (runs.c.id, name_of, project_of, runs.c.note, runs.c.tags)
+        found.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
+    return found
+
+
 def list_query(
     now: float,
     *,
@@ -45,20 +56,10 @@ def list_query(
     """
     descending = sort.startswith("-")
     by = _sort_key(sort.lstrip("-"), now)
-    query = select(runs, by.label("sort_value"), status_at(now).label("status_now")).where(listed)
+    query = select(runs, by.label("sort_value"), status_at(now).label("status_now"))
+    query = query.where(*matching(project=project, search=search))
     if status is not None:
         query = query.where(status_at(now) == status)
-    if project is not None:
-        query = query.where(project_of == project)
-    if search:
-        query = query.where(
-            or_(
-                *(
-                    column.icontains(search, autoescape=True)
-                    for column in (runs.c.id, name_of, project_of, runs.c.note, runs.c.tags)
-                )
-            )
-        )
     if cursor is not None:
         value, after = _read_cursor(cursor, sort)
         past = by < value if descending else by > value

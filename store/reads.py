@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, literal, or_, select
+from sqlalchemy import Connection, Engine, and_, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
 from lineside.store import charts, listing
@@ -77,6 +77,24 @@ class History:
         if len(found) > len(page):
             after = listing.make_cursor(sort, page[-1].sort_value, page[-1].id)
         return Page(tuple(items), after)
+
+    def counts(self, *, project: str | None = None, search: str | None = None) -> dict[str, int]:
+        """How many runs are in each status, of those that ``runs`` would list."""
+        now = time.time()
+        status = listing.status_at(now)
+        query = (
+            select(status.label("status_now"), func.count().label("n"))
+            .where(*listing.matching(project=project, search=search))
+            .group_by(status)
+        )
+        with reading(self._engine) as connection:
+            return {row.status_now: row.n for row in connection.execute(query)}
+
+    def projects(self) -> list[str]:
+        """The projects that have runs, by name."""
+        query = select(listing.project_of).where(listing.listed).distinct()
+        with reading(self._engine) as connection:
+            return sorted(connection.execute(query).scalars(), key=str.lower)
 
     def run(self, run_id: str) -> Run:
         """One run."""
@@ -184,18 +202,22 @@ class History:
         *,
         points: int | None = 1000,
         x: str = "step",
+        start: float | None = None,
+        end: float | None = None,
         attempt: str | None = None,
         producer: str = "rank0",
     ) -> Points:
         """One metric's curve as about ``points`` points; every one if it is None.
 
         Made short, it keeps each block's first, last, lowest and highest point and, while they are
-        at most ``points``, every one that is not finite. A metric nobody logged has no points.
+        at most ``points``, every one that is not finite. ``start`` and ``end``, steps or seconds
+        since the epoch as ``x`` says, ask for a part. A metric nobody logged has no points.
         """
+        want = charts.Want(points, x, start, end)
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
-            return self._curve(connection, key, attempt, producer, "metric", name, points, x)
+            return self._curve(connection, key, attempt, producer, "metric", name, want)
 
     def timing(
         self,
@@ -203,15 +225,18 @@ class History:
         *,
         points: int | None = 1000,
         x: str = "step",
+        start: float | None = None,
+        end: float | None = None,
         attempt: str | None = None,
         producer: str = "rank0",
     ) -> Timing:
         """Seconds of compute and of waiting, by step, made short like ``points``."""
+        want = charts.Want(points, x, start, end)
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
             compute, wait = (
-                self._curve(connection, key, attempt, producer, "timing", name, points, x)
+                self._curve(connection, key, attempt, producer, "timing", name, want)
                 for name in ("compute", "wait")
             )
         return Timing(compute, wait)
@@ -221,11 +246,14 @@ class History:
         run_id: str,
         *,
         after: int = 0,
+        before: int | None = None,
         kinds: Sequence[str] | None = None,
         limit: int = 200,
     ) -> Page[EventRow]:
         """Recorded events in order of recording; ``next`` is what to give as ``after``.
 
+        With ``before`` the newest of those numbered below it come first, and ``next`` is what to
+        give as ``before``.
         Step-level kinds and heartbeats have no rows: they are in ``event_counts`` and ``timing``.
         """
         limit = min(max(1, limit), MAX_LIMIT)
@@ -238,13 +266,15 @@ class History:
                     select(events, streams.c.producer, streams.c.attempt)
                     .join(streams, streams.c.id == events.c.stream_id)
                     .where(events.c.run_key == key, events.c.n > after)
-                    .order_by(events.c.n)
+                    .order_by(events.c.n if before is None else events.c.n.desc())
                     .limit(limit + 1)
                 )
+                if before is not None:
+                    query = query.where(events.c.n < before)
                 if kind is not None:
                     query = query.where(events.c.kind == kind)
                 found.extend(connection.execute(query))
-        found.sort(key=lambda row: int(row.n))
+        found.sort(key=lambda row: int(row.n), reverse=before is not None)
         items = tuple(_event_row(row) for row in found[:limit])
         return Page(items, str(items[-1].n) if len(found) > limit else None)
 
@@ -317,20 +347,13 @@ class History:
         producer: str,
         kind: str,
         name: str,
-        wanted: int | None,
-        x: str,
+        want: charts.Want,
     ) -> Points:
-        if x not in ("step", "time"):
-            raise UsageError(f"x={x!r} cannot be drawn: expected step or time")
-        if wanted is not None and wanted < 1:
-            raise UsageError(f"points={wanted}: expected 1 or more")
         query = _series(key, attempt, producer, kind).where(series.c.name == name)
         row = connection.execute(query).first()
         if row is None:
-            return charts.as_columns([], name, attempt, 0, x)
-        return charts.read_points(
-            connection, row.id, row.n, name=name, attempt=attempt, wanted=wanted, x=x
-        )
+            return charts.as_columns([], name, attempt, 0, want.x, downsampled=False)
+        return charts.read_points(connection, row.id, row.n, name=name, attempt=attempt, want=want)
 
 
 def _series(key: int, attempt: str | None, producer: str, kind: str) -> Any:

@@ -118,27 +118,33 @@ def unfinished(count: int) -> list[tuple[int, int]]:
     return found
 
 
-def plan(count: int, wanted: int) -> tuple[int, list[tuple[int, int, int]]]:
-    """How to show ``count`` points as about ``wanted``.
+def plan(
+    count: int, wanted: int, first: int = 0, end: int | None = None
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """How to show the points ``first`` to before ``end`` (default: all) of ``count`` as about
+    ``wanted``.
 
     Returns the block size, a power of two (1: all points as they are), and what to read for it as
-    (level, first ordinal, end ordinal), in order of ordinals.
+    (level, first ordinal, end ordinal), in order of ordinals: whole blocks, so somewhat more than
+    was asked for.
     """
-    if count <= wanted:
-        return 1, [(0, 0, count)]
+    end = count if end is None else end
+    if end - first <= wanted:
+        return 1, [(0, first, end)]
     blocks = max(1, wanted // TELLING)
     size = 1
-    while size * blocks < count:
+    while size * blocks < end - first:
         size *= 2
+    start, end = first - first % size, min(count, -(-end // size) * size)
     level = 0
     while block_size(level + 1) <= size:
         level += 1
-    reads, start = [], 0
+    reads = []
     while level >= 0:
-        end = count - count % block_size(level)
-        if start < end:
-            reads.append((level, start, end))
-        start = end
+        stop = end - end % block_size(level)
+        if start < stop:
+            reads.append((level, start, stop))
+        start = max(start, stop)
         level -= 1
     return size, reads
 
