@@ -1,0 +1,155 @@
+"""What a producer wrote down against what journal and store hold: once, in order, nothing lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
+from lineside.bus.messages import START, Ack, Cur, Evt, GapMessage, Sub, decode
+from lineside.bus.wire import bodies, decode_event
+from lineside.store.reads import History
+from lineside.store.records import EventRow
+
+Told = tuple[str, int]
+"""A kind and a step: what a producer writes down of an event."""
+
+
+@dataclass
+class Journaled:
+    """One stream as the journal holds it, overlaps and all."""
+
+    events: list[Event] = field(default_factory=list)
+    missing: set[int] = field(default_factory=set)
+    next: int = 0
+    twice: int = 0
+
+    def add(self, message: Evt | GapMessage) -> None:
+        """The next entry of this stream."""
+        first = message.first_seq if isinstance(message, Evt) else message.first
+        end = first + message.count if isinstance(message, Evt) else message.end
+        assert first <= self.next, f"a hole without a word: {self.next} to {first}"
+        self.twice += max(0, min(self.next, end) - first)
+        found = []
+        if isinstance(message, Evt):
+            found = [decode_event(body) for body in bodies(message.blob)]
+            self.events += found
+        self.missing |= set(range(max(first, self.next), end)) - {event.seq for event in found}
+        self.next = max(self.next, end)
+
+
+def journal(address: str, timeout: float = 20.0) -> dict[Stream, Journaled]:
+    """The whole journal as delivered, read without the reading client, which would hide a repeat.
+
+    Raises:
+        TimeoutError: the broker did not deliver it within ``timeout`` seconds.
+    """
+    found: dict[Stream, Journaled] = {}
+    context: sockets.Context = zmq.Context()
+    socket = sockets.dealer(context, address)
+    socket.setsockopt(zmq.SNDTIMEO, int(timeout * 1000))
+    try:
+        socket.send_multipart(Sub("", START, 0, (), 64).encode())
+        until = time.monotonic() + timeout
+        head, offset = None, 0
+        while head is None or offset < head:
+            if not socket.poll(max(0, int((until - time.monotonic()) * 1000))):
+                raise TimeoutError(f"the journal was read up to {offset} of {head}")
+            message = decode(socket.recv_multipart())
+            if isinstance(message, Ack) and head is None:
+                head = message.head
+            elif isinstance(message, (Evt, GapMessage)) and message.stream is not None:
+                found.setdefault(message.stream, Journaled()).add(message)
+                offset = message.offset
+                socket.send_multipart(Cur(0, 1).encode())
+    finally:
+        socket.close(linger=0)
+        context.term()
+    return found
+
+
+def rows(history: History, run: str, kinds: Sequence[str] | None = None) -> list[EventRow]:
+    """Every event row of rank 0's streams, in the order they were recorded."""
+    found: list[EventRow] = []
+    after = 0
+    while True:
+        page = history.events(run, after=after, kinds=kinds, limit=1000)
+        found += [row for row in page.items if row.producer == "rank0"]
+        if page.next is None:
+            return found
+        after = int(page.next)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One run's account: ``told`` by its producer, found in the store, and the difference."""
+
+    told: int
+    recorded: int
+    gaps: int
+    lost: int
+    twice: int
+    surplus: int
+    in_order: bool
+
+    def is_exact(self, *, torn: bool = False) -> bool:
+        """Everything told is recorded, once, in order, and nothing else.
+
+        ``torn``: the producer was killed, so that one event may be recorded whose hook had
+        returned without its having been written down.
+        """
+        clean = not (self.lost or self.twice or self.gaps) and self.in_order
+        return clean and self.surplus <= torn
+
+
+def is_settled(history: History, address: str, run: str) -> bool:
+    """Whether the store holds all that the journal does of ``run``."""
+    ends = {s: j.next for s, j in journal(address).items() if s.run == run}
+    known = {(s.producer, s.attempt): s for s in history.streams(run)}
+    for stream, end in ends.items():
+        account = known.get((stream.producer, stream.attempt))
+        if account is None or account.lag or account.recorded + account.gaps != end:
+            return False
+    return bool(ends)
+
+
+def judge(history: History, address: str, run: str, told: Sequence[Told]) -> Verdict:
+    """Compare what was told with the journal's and the store's rank 0 streams of ``run``."""
+    journaled = {s: j for s, j in journal(address).items() if s.run == run}
+    ranked = [j for s, j in sorted(journaled.items()) if s.producer == "rank0"]
+    kept = [
+        (event.kind, event.step)
+        for found in ranked
+        for event in found.events
+        if event.kind in LIFECYCLE_KINDS
+    ]
+    stored = [row for row in rows(history, run) if row.kind in LIFECYCLE_KINDS]
+    rare = [(row.kind, row.step) for row in stored]
+    missing = Counter(told) - Counter(kept)
+    gaps = sum(len(found.missing) for found in ranked)
+    positions = Counter((row.attempt, row.seq) for row in stored)
+    counted = Counter(event.kind for j in journaled.values() for event in j.events)
+    assert history.run(run).event_counts == counted, "the store counts other events"
+    common = list(kept[: len(told)]) if not missing else kept
+    return Verdict(
+        told=len(told),
+        recorded=sum(1 for item in kept if item in set(told)) if missing else len(kept),
+        gaps=gaps,
+        lost=max(0, missing.total() - gaps),
+        twice=sum(found.twice for found in journaled.values())
+        + sum(count - 1 for count in positions.values()),
+        surplus=(Counter(kept) - Counter(told)).total(),
+        in_order=(bool(missing) or common == list(told))
+        and rare == [item for item in kept if item[0] not in STEP_KINDS]
+        and all(_ascending(found.events) for found in ranked),
+    )
+
+
+def _ascending(events: Sequence[Event]) -> bool:
+    return all(one.seq < other.seq for one, other in pairwise(events))

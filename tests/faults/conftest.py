@@ -1,0 +1,126 @@
+"""Fixtures of the fault tests: a stack in a home of its own, chance with a seed, the final table.
+
+``LINESIDE_FAULT_REPEATS`` runs each test so many times; ``LINESIDE_FAULT_SEED`` chooses the random
+moments of the first time, each later one adds 1.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.faults.accounts import Told, Verdict, judge
+from tests.faults.stack import Stack
+
+REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
+SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
+COLUMNS = ("runs", "failures", "events", "lost", "twice")
+
+_table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("fault"):
+        metafunc.fixturenames.append("repeat")
+        metafunc.parametrize("repeat", range(REPEATS), scope="function")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if "chance" in getattr(item, "fixturenames", ()):
+        row = _table[_name(item)]
+        row["runs"] += report.when == "call"
+        row["failures"] += report.failed
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _table:
+        return
+    terminalreporter.section("faults")
+    width = max(map(len, _table))
+    terminalreporter.line(f"{'':{width}}" + "".join(f"{c:>10}" for c in COLUMNS))
+    for name, row in _table.items():
+        terminalreporter.line(f"{name:{width}}" + "".join(f"{row[c]:>10}" for c in COLUMNS))
+
+
+@pytest.fixture
+def chance(repeat: int) -> Random:
+    """Where the random moments come from; its seed is shown when the test fails."""
+    print(f"LINESIDE_FAULT_SEED={SEED + repeat}")
+    return Random(SEED + repeat)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, chance: Random) -> Iterator[Stack]:
+    """A home with nothing running yet."""
+    with Stack(tmp_path) as made:
+        yield made
+        logs = made.logs()
+    for name, text in logs.items():
+        print(f"--- {name}\n{text[-3000:]}")  # pytest shows it if the test failed
+
+
+Check = Callable[..., Verdict]
+
+
+@pytest.fixture
+def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
+    """``check(run, told)``: wait until the store is up to date, and judge; it counts in the table.
+
+    With ``exact`` (the default) everything told must be recorded, once, in order; ``torn`` allows
+    for one event more, whose producer was killed before it could write it down.
+    """
+
+    def judged(run: str, told: list[Told], *, torn: bool = False, exact: bool = True) -> Verdict:
+        stack.settle(run)
+        verdict = judge(stack.history(), stack.broker.address, run, told)
+        row = _table[_name(request.node)]
+        row["events"] += verdict.told
+        row["lost"] += verdict.lost
+        row["twice"] += verdict.twice
+        assert verdict.told > 0
+        if exact:
+            assert verdict.is_exact(torn=torn), verdict
+        return verdict
+
+    return judged
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
+    """``small_disk(name, size)``: a file system of ``size`` bytes of its own.
+
+    Ask for it before ``stack``, whose processes must have let go of it. Skipped where mounting is
+    not allowed, but not on CI.
+    """
+    mounted: list[Path] = []
+
+    def mount(name: str, size: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(mode=0o700)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and not os.environ.get("CI"):
+            pytest.skip(f"a file system of its own cannot be mounted here: {done.stderr.strip()}")
+        assert not done.returncode, done.stderr
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _name(item: pytest.Item) -> str:
+    return item.name.partition("[")[0]

@@ -1,0 +1,144 @@
+"""Processes that a test starts and ends by their ids, and whatever those started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lineside.bus.service import SUPERVISOR_PID
+
+PATIENCE = 30.0
+"""Seconds a wait may take before it is a failure; two cores may be shared with much else."""
+
+
+def wait_until(what: str, true: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Poll ``true`` until it is.
+
+    Raises:
+        TimeoutError: it was not within ``seconds``; it says ``what``.
+    """
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+class Child:
+    """One process of ours, its output in ``log``; it can be killed, frozen and started again."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self.code: int | None = None
+        self._command = [sys.executable, *command]
+        self._env = dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 when it is not running."""
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        """Start it; again, if it was started before."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Its exit code, once it ended by itself.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not within ``seconds``.
+        """
+        if self._process is not None:
+            self.code = self._process.wait(seconds)
+            self._process = None
+        if self.code is None:
+            raise RuntimeError("it was never started")
+        return self.code
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """``kill -9``, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that does nothing."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def said(self) -> str:
+        """What it wrote to its output."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment with nothing of Lineside's but ``home`` and ``more``."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LINESIDE_")}
+    return {**env, "LINESIDE_HOME": str(home), **more}
+
+
+def supervised(home: Path, **more: str) -> dict[str, str]:
+    """The same for a service, which then ends with this process."""
+    return environment(home, **{SUPERVISOR_PID: str(os.getpid())}, **more)
+
+
+def belonging_to(home: Path) -> list[int]:
+    """Ids of the processes, other than this one, that were started for ``home``."""
+    mark = f"LINESIDE_HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue  # it ended meanwhile
+        if mark in variables and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def end_all(home: Path) -> None:
+    """Kill by id what is left of the processes started for ``home``, and see that it is gone."""
+
+    def gone() -> bool:
+        left = belonging_to(home)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return not left
+
+    wait_until(f"no process of {home} is left", gone)

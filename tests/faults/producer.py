@@ -1,0 +1,78 @@
+"""Emits events until it is told to stop, and writes down each one whose call returned.
+
+Run as a script: ``producer.py PLAN`` where ``PLAN`` is JSON: ``runs`` (each a thread of its own)
+maps a run's id to the file that gets a line ``kind step monotonic_ns nanoseconds`` for each event;
+``stop`` is the file whose appearance ends it; ``pause`` are seconds between events; ``ballast`` is
+how many bytes of text each log carries besides; ``rare`` how many logs come between two rare
+events, 0 for none; ``cap`` bounds the spool if it is not 0; ``exit_code`` is what it ends with.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lineside.emitter import publisher, start_run
+from lineside.emitter.spool import SpoolWriter
+
+LOOK_EVERY = 16
+RARE = ("evaluate", "save", "epoch_end")
+
+
+def emit(run_id: str, told: Path, plan: dict[str, Any]) -> None:
+    """Emit as one run: ``train_begin``, numbered steps with a log each, rare events, the end."""
+    stop = Path(plan["stop"])
+    notes = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    extra = {"ballast": "x" * plan["ballast"]} if plan["ballast"] else {}
+    with start_run(run_id=run_id) as run:
+
+        def note(kind: str, step: int, begun: int) -> None:
+            now = time.monotonic_ns()
+            os.write(notes, f"{kind} {step} {now} {now - begun}\n".encode())
+
+        def mark(kind: str, step: int) -> None:
+            begun = time.monotonic_ns()
+            data = {"state": {}, "metrics": {"n": step}, "checkpoint": f"/none/checkpoint-{step}"}
+            run.event(kind, data, step=step)
+            note(kind, step, begun)
+
+        mark("train_begin", 0)
+        n = 0
+        while n % LOOK_EVERY or not stop.exists():
+            n += 1
+            begun = time.monotonic_ns()
+            run.log({"n": n, **extra}, step=n)
+            note("log", n, begun)
+            if plan["rare"] and n % plan["rare"] == 0:
+                for kind in RARE:
+                    mark(kind, n)
+            if plan["pause"]:
+                time.sleep(plan["pause"])
+        mark("train_end", n)
+    os.close(notes)
+
+
+def main(plan: dict[str, Any]) -> int:
+    """Emit as every run of the plan at once; the exit code."""
+    if plan["cap"]:
+        small = functools.partial(SpoolWriter, cap=plan["cap"], segment=plan["cap"] // 8)
+        publisher.SpoolWriter = small  # type: ignore[attr-defined]
+    threads = [
+        threading.Thread(target=emit, args=(run_id, Path(told), plan))
+        for run_id, told in plan["runs"].items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return int(plan["exit_code"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

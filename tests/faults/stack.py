@@ -1,0 +1,209 @@
+"""Everything a fault test needs, in one home: broker, recorder, dashboard, producers, the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from types import TracebackType
+
+from sqlalchemy import Engine
+
+from lineside.bus.errors import RunNotFound, StoreError
+from lineside.bus.testing import BrokerProcess
+from lineside.emitter import locks
+from lineside.emitter.sidecar import LOCK_NAME
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from tests.faults.accounts import is_settled
+from tests.faults.processes import (
+    PATIENCE,
+    Child,
+    end_all,
+    environment,
+    supervised,
+    wait_until,
+)
+from tests.faults.witnesses import Producer, stop_file, told_file
+
+HERE = Path(__file__).parent
+
+
+class Stack:
+    """One home with its processes. Whatever was started for it is ended on leaving the context."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.spool = home / "spool"
+        self.url = f"sqlite:///{home}/store.db"
+        self.producers: list[Producer] = []
+        self.dashboard: Child | None = None
+        self.broker = BrokerProcess(home)
+        self._engine: Engine | None = None
+        self.move_broker(home)
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._engine is not None:
+                self._engine.dispose()
+            for producer in self.producers:
+                producer.kill()
+            for child in (self.dashboard, self.recorder):
+                if child is not None:
+                    child.stop()
+            self.broker.stop()
+        finally:
+            end_all(self.home)
+
+    def move_broker(self, home: Path) -> None:
+        """Have the broker, and its journal, in another home than everything else."""
+        self.broker = BrokerProcess(home)
+        self.recorder = self.service("recorder")
+
+    def service(self, name: str, *options: str) -> Child:
+        """One of the command line's processes, not yet started."""
+        env = supervised(self.home, LINESIDE_BROKER=self.broker.address)
+        return Child(["-m", "lineside.cli", name, *options], env, self.home / f"{name}.log")
+
+    def start(self) -> None:
+        """Broker and recorder."""
+        self.broker.start()
+        self.recorder.start()
+
+    def serve(self) -> str:
+        """Start the dashboard; its address. Poll it until it answers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.dashboard = self.service("dashboard", "--port", str(port))
+        self.dashboard.start()
+        return f"http://127.0.0.1:{port}"
+
+    def produce(
+        self,
+        *runs: str,
+        pause: float = 0.0005,
+        ballast: int = 0,
+        rare: int = 0,
+        cap: int = 0,
+        exit_code: int = 0,
+        **env: str,
+    ) -> Producer:
+        """Start ``producer.py`` as ``runs`` (default: run)."""
+        runs = runs or ("run",)
+        plan = {
+            "runs": {run: str(told_file(self.home, run)) for run in runs},
+            "stop": str(stop_file(self.home, runs[0])),
+            "pause": pause,
+            "ballast": ballast,
+            "rare": rare,
+            "cap": cap,
+            "exit_code": exit_code,
+        }
+        return self._begin(runs[0], [str(HERE / "producer.py"), json.dumps(plan)], env)
+
+    def train(self, *, steps: int, exit_code: int = 0, **env: str) -> Producer:
+        """Start ``training.py``, a real Trainer, as run ``run``."""
+        out = self.home / "checkpoints"
+        options = [str(told_file(self.home, "run")), str(out), str(steps), str(exit_code)]
+        env = {"LINESIDE_RUN_ID": "run", **env}
+        return self._begin("run", [str(HERE / "training.py"), *options], env)
+
+    def history(self) -> History:
+        """The store as a reader sees it, once the recorder has made it."""
+
+        def opened() -> bool:
+            try:
+                self._engine = self._engine or open_store(self.url)
+            except StoreError:
+                return False
+            return True
+
+        wait_until("the recorder makes the store", opened)
+        if self._engine is None:
+            raise RuntimeError("unreachable: waited for")
+        return History(self._engine)
+
+    def settle(self, run: str, seconds: float = PATIENCE) -> None:
+        """Return once the store holds all that the journal does of ``run``."""
+        history = self.history()
+
+        def settled() -> bool:
+            try:
+                return is_settled(history, self.broker.address, run)
+            except RunNotFound:
+                return False
+
+        wait_until(f"the store holds what the journal does of {run}", settled, seconds)
+
+    def wait_status(self, run: str, *words: str) -> None:
+        """Return once the store says one of ``words`` of the run."""
+        history = self.history()
+        wait_until(f"{run} is {' or '.join(words)}", lambda: history.run(run).status in words)
+
+    def shipper_pid(self, spool: Path | None = None) -> int:
+        """Who ships the spool now; 0 if nobody does."""
+        return locks.holder((spool or self.spool) / LOCK_NAME) or 0
+
+    def kill_shipper(self) -> None:
+        """``kill -9`` the shipper that is there, or the next one that is."""
+        wait_until("there is a shipper", self.shipper_pid)
+        pid = self.shipper_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until("the killed shipper is gone", lambda: self.shipper_pid() != pid)
+
+    def ship(self) -> str:
+        """``lineside ship``; what it said."""
+        env = environment(self.home, LINESIDE_BROKER=self.broker.address)
+        child = Child(["-m", "lineside.cli", "ship"], env, self.home / "ship.log")
+        child.start()
+        code = child.wait(60)
+        assert code == 0, child.said()
+        return child.said()
+
+    def logs(self) -> dict[str, str]:
+        """What every process wrote, by the name of its log."""
+        found = [
+            *self.home.glob("*.log"),
+            *self.broker.home.glob("*.log"),
+            *self.spool.glob("*.log"),
+        ]
+        return {log.name: log.read_text(errors="replace") for log in found}
+
+    def _begin(self, run: str, command: list[str], env: dict[str, str]) -> Producer:
+        env = {"LINESIDE_BROKER": self.broker.address, **env}
+        producer = Producer(self.home, run, command, env)
+        self.producers.append(producer)
+        producer.start()
+        return producer
+
+
+def torment(
+    chance: Random,
+    seconds: float,
+    blows: Sequence[Callable[[], object]],
+    *,
+    shortest: float = 0.05,
+    longest: float = 0.8,
+) -> int:
+    """For ``seconds`` deal one of ``blows`` after another, at random moments; how many fell."""
+    until = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < until:
+        time.sleep(chance.uniform(shortest, longest))
+        chance.choice(blows)()
+        count += 1
+    return count

@@ -1,0 +1,125 @@
+"""Records damaged on disk, in a spool and in the journal: those are gaps, all others are kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lineside.bus.wire import HEADER, read_record
+from lineside.store.reads import History
+from tests.faults.conftest import Check
+from tests.faults.stack import Stack
+
+pytestmark = pytest.mark.fault
+
+DAMAGE = ("a bit", "a length", "a stretch", "zeros")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_in_a_spool_costs_the_damaged_records_and_is_a_gap(
+    stack: Stack, chance: Random, check: Check, damage: str
+) -> None:
+    loop = stack.produce()
+    loop.wait_told(1000)
+    loop.kill()
+    stack.kill_shipper()
+    [segment] = sorted((stack.spool / "run" / "rank0").glob("*/*.seg"))
+    hurt = _damage(segment, chance, damage)
+    stack.start()
+    stack.ship()
+    verdict = check("run", loop.items(), torn=True, exact=False)
+    assert (verdict.lost, verdict.twice) == (0, 0)
+    assert verdict.gaps == len(hurt)
+    assert verdict.told - verdict.recorded in (len(hurt), len(hurt) - 1)
+    _are_gaps(stack.history(), hurt)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_in_the_journal_costs_the_damaged_records_and_is_a_gap(
+    stack: Stack, chance: Random, check: Check, damage: str
+) -> None:
+    stack.broker.start()
+    producer = stack.produce()
+    producer.wait_told(1000)
+    assert producer.finish() == 0
+    stack.broker.stop()
+    hurt = _damage_journal(stack.broker.home / "journal.db", chance, damage)
+    stack.start()
+    stack.settle("run")
+    verdict = check("run", producer.items(), exact=False)
+    assert (verdict.lost, verdict.twice, verdict.surplus) == (0, 0, 0)
+    assert verdict.gaps == len(hurt)
+    assert verdict.told - verdict.recorded == len(hurt)
+    assert verdict.in_order
+    _are_gaps(stack.history(), hurt)
+
+
+def _damage(log: Path, chance: Random, damage: str) -> set[int]:
+    """Spoil records in the middle of a segment; their numbers."""
+    data = bytearray(log.read_bytes())
+    starts = _starts(data)
+    begin, end = _spoil(data, starts, chance, damage)
+    log.write_bytes(data)
+    return _touched(starts, begin, end)
+
+
+def _damage_journal(path: Path, chance: Random, damage: str) -> set[int]:
+    """Spoil records in the middle of a blob in the journal's file; their numbers."""
+    with closing(sqlite3.connect(path)) as db:
+        first, blob = db.execute(
+            "SELECT first_seq, blob FROM entries JOIN streams ON streams.id = entries.stream"
+            " WHERE name LIKE 'run/rank0/%' ORDER BY count DESC LIMIT 1"
+        ).fetchone()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    starts = _starts(blob)
+    file = path.read_bytes()
+    while True:
+        spoiled = bytearray(blob)
+        begin, end = _spoil(spoiled, starts, chance, damage)
+        # A blob lies in several pages: only a stretch that is whole in one of them can be found.
+        around = slice(max(0, begin - 40), end + 40)
+        if file.count(blob[around]) == 1:
+            break
+    path.write_bytes(file.replace(blob[around], bytes(spoiled[around])))
+    return {first + n for n in _touched(starts, begin, end)}
+
+
+def _spoil(data: bytearray, starts: list[int], chance: Random, damage: str) -> tuple[int, int]:
+    """Spoil something in the second quarter of ``data``; the bytes concerned."""
+    begin = starts[chance.randrange(len(starts) // 4, len(starts) // 2)]
+    if damage == "a bit":
+        begin += HEADER.size + chance.randrange(20)
+        end = begin + 1
+        data[begin] ^= 1 << chance.randrange(8)
+    elif damage == "a length":
+        end = begin + 4
+        data[begin:end] = chance.randbytes(4)
+    else:
+        begin += chance.randrange(HEADER.size)
+        end = begin + chance.randrange(50, 400)
+        fill = bytes(end - begin) if damage == "zeros" else chance.randbytes(end - begin)
+        data[begin:end] = fill
+    return begin, end
+
+
+def _starts(data: bytes | bytearray) -> list[int]:
+    """Where each record begins, and where the last one ends."""
+    starts = [0]
+    while (found := read_record(data, starts[-1])) is not None:
+        starts.append(found[1])
+    return starts
+
+
+def _touched(starts: list[int], begin: int, end: int) -> set[int]:
+    """The records that have bytes between ``begin`` and ``end``."""
+    return {n for n, (at, to) in enumerate(pairwise(starts)) if at < end and begin < to}
+
+
+def _are_gaps(history: History, hurt: set[int]) -> None:
+    holes = [hole for hole in history.gaps("run") if hole.producer == "rank0"]
+    assert {seq for hole in holes for seq in range(hole.first, hole.end)} == hurt

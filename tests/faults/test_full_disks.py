@@ -1,0 +1,110 @@
+"""Disks run full and get space again; a spool reaches its cap."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lineside.emitter.page import DROPPED
+from tests.faults.accounts import Verdict, rows
+from tests.faults.conftest import Check
+from tests.faults.processes import wait_until
+from tests.faults.stack import Stack
+from tests.faults.witnesses import Producer
+
+pytestmark = pytest.mark.fault
+
+MIB = 1 << 20
+SmallDisk = Callable[[str, int], Path]
+
+
+def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
+    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
+) -> None:
+    spool = small_disk("small", 4 * MIB)
+    filler = _fill(spool, 3 * MIB)
+    producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
+    wait_until("the disk is full", lambda: _dropped(producer) > 50)
+    time.sleep(chance.uniform(0.0, 1.0))
+    filler.unlink()
+    dropped = _dropped(producer)
+    producer.wait_told(1000)
+    wait_until("events are kept again", lambda: _holds_still(producer))
+    stack.start()
+    producer.wait_flowing()
+    assert producer.finish() == 0
+    verdict = check("run", producer.items(), exact=False)
+    assert _dropped(producer) >= dropped
+    _is_told(stack, producer, verdict, "disk")
+
+
+def test_a_full_journal_disk_loses_nothing(
+    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
+) -> None:
+    home = small_disk("small", 8 * MIB)
+    filler = _fill(home, 6 * MIB)
+    stack.move_broker(home)
+    stack.start()
+    producer = stack.produce(ballast=1000)
+    wait_until("the disk is full", lambda: "is full" in stack.logs()["broker.log"])
+    time.sleep(chance.uniform(0.0, 2.0))
+    producer.wait_told(100)
+    filler.unlink()
+    producer.wait_flowing()
+    assert producer.finish() == 0
+    check("run", producer.items())
+
+
+def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    producer = stack.produce(ballast=2000, rare=100, cap=2 * MIB)
+    wait_until("the cap is reached", lambda: _dropped(producer) > 50)
+    producer.wait_told(chance.randrange(100, 1000))
+    stack.broker.start()
+    stack.recorder.start()
+    assert producer.finish() == 0
+    stack.ship()
+    verdict = check("run", producer.items(), exact=False)
+    _is_told(stack, producer, verdict, "cap")
+    told = Counter(kind for kind, _ in producer.items() if kind != "log")
+    kept = Counter(row.kind for row in rows(stack.history(), "run") if row.kind in told)
+    assert kept == told, "rare events were dropped too"
+    stack.wait_status("run", "finished")
+
+
+def _is_told(stack: Stack, producer: Producer, verdict: Verdict, why: str) -> None:
+    """Everything not recorded is a gap, named with its reason, and the numbers agree exactly."""
+    assert verdict.gaps > 0
+    assert verdict.recorded + verdict.gaps == verdict.told
+    assert (verdict.lost, verdict.twice, verdict.surplus) == (0, 0, 0), verdict
+    assert verdict.in_order
+    history = stack.history()
+    [account] = [s for s in history.streams("run") if s.producer == "rank0"]
+    assert account.emitted == account.recorded + account.gaps
+    assert account.gaps == account.dropped == verdict.gaps
+    notes = [row.data or {} for row in rows(history, "run", ["gap"])]
+    assert {note["why"] for note in notes} == {why}
+    assert sum(sum(note["kinds"].values()) for note in notes) == verdict.gaps
+
+
+def _dropped(producer: Producer) -> int:
+    return producer.words()[DROPPED]
+
+
+def _holds_still(producer: Producer) -> bool:
+    """Whether some events go by without one dropped."""
+    before = _dropped(producer)
+    producer.wait_told(200)
+    return _dropped(producer) == before
+
+
+def _fill(disk: Path, size: int) -> Path:
+    filler = disk / "filler"
+    filler.write_bytes(bytes(size))
+    return filler

@@ -1,0 +1,90 @@
+"""Shipper, broker and recorder die again and again while events flow."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.faults.conftest import Check
+from tests.faults.stack import Stack, torment
+from tests.faults.witnesses import Producer
+
+pytestmark = pytest.mark.fault
+
+SECONDS = 6.0
+
+
+def test_a_shipper_killed_again_and_again_loses_nothing(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    producer = stack.produce()
+    producer.wait_flowing()
+    assert torment(chance, SECONDS, [lambda: _kill_shipper(stack, producer)]) > 1
+    assert producer.finish() == 0
+    stack.ship()
+    check("run", producer.items())
+    stack.wait_status("run", "finished")
+
+
+def test_a_broker_killed_again_and_again_loses_nothing(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    producer = stack.produce()
+    producer.wait_flowing()
+    assert torment(chance, SECONDS, [lambda: _kill_broker(stack, producer)]) > 1
+    assert producer.finish() == 0
+    stack.ship()
+    check("run", producer.items())
+    stack.wait_status("run", "finished")
+
+
+def test_a_recorder_killed_again_and_again_loses_nothing(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    producer = stack.produce()
+    producer.wait_flowing()
+    stack.history()
+    assert torment(chance, SECONDS, [lambda: _kill_recorder(stack)], longest=2.5) > 1
+    assert producer.finish() == 0
+    check("run", producer.items())
+    stack.wait_status("run", "finished")
+
+
+def test_shipper_broker_and_recorder_killed_in_any_order_lose_nothing(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    producer = stack.produce()
+    producer.wait_flowing()
+    stack.history()
+    blows = [
+        lambda: stack.kill_shipper(),
+        lambda: _kill_broker(stack, None),
+        lambda: _kill_recorder(stack),
+    ]
+    assert torment(chance, SECONDS, blows) > 1
+    assert producer.finish() == 0
+    stack.ship()
+    check("run", producer.items())
+    stack.wait_status("run", "finished")
+
+
+def _kill_shipper(stack: Stack, producer: Producer) -> None:
+    stack.kill_shipper()
+    producer.wait_flowing()
+
+
+def _kill_broker(stack: Stack, producer: Producer | None) -> None:
+    stack.broker.kill()
+    stack.broker.start()
+    if producer is not None:
+        producer.wait_flowing()
+
+
+def _kill_recorder(stack: Stack) -> None:
+    stack.recorder.kill()
+    stack.recorder.start()

@@ -1,0 +1,84 @@
+"""The training process dies at a random moment; what its hooks returned for is recorded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from random import Random
+
+import pytest
+
+from tests.faults.conftest import Check
+from tests.faults.processes import wait_until
+from tests.faults.stack import Stack
+from tests.faults.witnesses import Producer
+
+pytestmark = pytest.mark.fault
+
+
+def test_a_killed_trainer_loses_no_event_and_its_run_is_lost(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    trainer = stack.train(steps=1_000_000)
+    trainer.wait_told(chance.randrange(1, 400))
+    time.sleep(chance.uniform(0.0, 0.5))
+    trainer.kill()
+    stack.settle("run")
+    stack.wait_status("run", "lost", "killed")
+    check("run", trainer.items(), torn=True)
+
+
+def test_a_killed_loop_loses_no_event_and_its_run_is_lost(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    loop = stack.produce(pause=0)
+    loop.wait_told(1)
+    time.sleep(chance.uniform(0.0, 2.0))
+    loop.kill()
+    stack.settle("run")
+    stack.wait_status("run", "lost", "killed")
+    check("run", loop.items(), torn=True)
+
+
+def test_trainer_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipped(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    trainer = stack.train(steps=1_000_000)
+    trainer.wait_told(chance.randrange(1, 400))
+    _kill_with_shipper(stack, trainer, chance)
+    stack.ship()
+    stack.settle("run")
+    stack.wait_status("run", "lost", "killed")
+    check("run", trainer.items(), torn=True)
+
+
+def test_loop_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipped(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    loop = stack.produce(pause=0)
+    loop.wait_told(1)
+    time.sleep(chance.uniform(0.0, 2.0))
+    _kill_with_shipper(stack, loop, chance)
+    stack.ship()
+    stack.settle("run")
+    stack.wait_status("run", "lost", "killed")
+    check("run", loop.items(), torn=True)
+
+
+def _kill_with_shipper(stack: Stack, producer: Producer, chance: Random) -> None:
+    """Both stopped first, so that neither sees the other die, then killed in either order."""
+    wait_until("there is a shipper", stack.shipper_pid)
+    shipper = stack.shipper_pid()
+    producer.freeze()
+    os.kill(shipper, signal.SIGSTOP)
+    victims = [producer.pid, shipper]
+    chance.shuffle(victims)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    producer.wait()
+    wait_until("the shipper is gone", lambda: stack.shipper_pid() != shipper)

@@ -1,0 +1,43 @@
+"""Twenty runs at once with a page open on them."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+
+from tests.faults.conftest import Check
+from tests.faults.processes import wait_until
+from tests.faults.stack import Stack
+from tests.faults.visitor import Visitor
+from tests.faults.witnesses import read_lines, told_file
+
+pytestmark = pytest.mark.fault
+
+PROCESSES, THREADS = 4, 5
+
+
+def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
+    stack: Stack, chance: Random, check: Check
+) -> None:
+    stack.start()
+    names = [[f"run-{p}-{t}" for t in range(THREADS)] for p in range(PROCESSES)]
+    runs = [run for group in names for run in group]
+    producers = [stack.produce(*group, pause=0.02, rare=50) for group in names]
+    history = stack.history()
+    wait_until("all runs are listed", lambda: len(history.runs(limit=100).items) == len(runs))
+    with Visitor(stack.serve(), runs) as page:
+        time.sleep(chance.uniform(4.0, 6.0))
+        for producer in producers:
+            assert producer.finish() == 0
+        for run in runs:
+            told = [(line.kind, line.step) for line in read_lines(told_file(stack.home, run))]
+            check(run, told)
+        wait_until("the page was told of changes", lambda: page.changes > 1)
+    assert not page.errors
+    assert page.answers.keys() == {200}, page.answers
+    for name, text in stack.logs().items():
+        assert "locked" not in text, f"{name}: {text[-2000:]}"
+        assert "Traceback" not in text, f"{name}: {text[-2000:]}"
+    assert {history.run(run).status for run in runs} == {"finished"}

@@ -1,0 +1,80 @@
+"""Trains a tiny model with the real Trainer and writes down each hook after Lineside's returned.
+
+Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``TOLD`` gets a line
+``kind step monotonic_ns 0`` for each hook.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+
+from lineside.bus.events import LIFECYCLE_KINDS
+from lineside.emitter import LinesideCallback
+
+
+class Witness(TrainerCallback):  # type: ignore[misc]
+    """Stands behind Lineside's callback: what it writes down, Lineside's hook has returned for."""
+
+    def __init__(self, told: Path) -> None:
+        self.notes = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _hook(kind: str) -> Any:
+    def hook(self: Witness, args: Any, state: Any, control: Any, **given: Any) -> None:
+        os.write(self.notes, f"{kind} {state.global_step} {time.monotonic_ns()} 0\n".encode())
+
+    return hook
+
+
+for _kind in LIFECYCLE_KINDS:
+    setattr(Witness, f"on_{_kind}", _hook(_kind))
+
+
+class Tokens(torch.utils.data.Dataset):  # type: ignore[misc]
+    """Rows of counting tokens."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = torch.arange(8) + index % 16
+        return {"input_ids": row, "labels": row}
+
+
+def main(told: Path, output: Path, max_steps: int) -> None:
+    """Train ``max_steps`` steps, logging each, evaluating and saving now and then."""
+    torch.set_num_threads(1)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=2,
+        max_steps=max_steps,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=50,
+        save_strategy="steps",
+        save_steps=50,
+        save_total_limit=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Tokens(),
+        eval_dataset=Tokens(),
+        callbacks=[LinesideCallback(), Witness(told)],
+    ).train()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    sys.exit(int(sys.argv[4]))

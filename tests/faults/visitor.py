@@ -1,0 +1,87 @@
+"""An open page: requests as a browser makes them, and a live stream, while a test goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import httpx
+
+from tests.faults.processes import wait_until
+
+_PAGES = ("/", "/api/runs", "/api/runs?sort=-step&limit=10", "/healthz", "/readyz")
+_RUN_PAGES = (
+    "/runs/{run}",
+    "/api/runs/{run}",
+    "/api/runs/{run}/metrics",
+    "/api/runs/{run}/events",
+    "/api/runs/{run}/account",
+    "/api/runs/{run}/timing",
+)
+
+
+class Visitor:
+    """Asks the dashboard at ``address`` for everything about ``runs``, again and again.
+
+    ``answers`` maps each status code to how often it came, ``changes`` counts what the live stream
+    said, ``errors`` are failures of the connection itself.
+    """
+
+    def __init__(self, address: str, runs: Sequence[str]) -> None:
+        self.address = address
+        self.answers: dict[int, int] = {}
+        self.changes = 0
+        self.errors: list[str] = []
+        self._runs = runs
+        self._ended = threading.Event()
+        self._client = httpx.Client(base_url=address, timeout=20.0)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            for work in (self._browse, self._listen)
+        ]
+
+    def __enter__(self) -> Visitor:
+        wait_until("the dashboard answers", self._is_up)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        self._client.close()
+
+    def _is_up(self) -> bool:
+        try:
+            return self._client.get("/healthz").status_code < 600
+        except httpx.TransportError:
+            return False
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except httpx.HTTPError as error:
+            self.errors.append(repr(error))
+
+    def _browse(self) -> None:
+        while not self._ended.is_set():
+            for run in self._runs:
+                for path in (*_PAGES, *_RUN_PAGES):
+                    code = self._client.get(path.format(run=run)).status_code
+                    self.answers[code] = self.answers.get(code, 0) + 1
+                    if self._ended.is_set():
+                        return
+
+    def _listen(self) -> None:
+        with httpx.stream("GET", f"{self.address}/api/live", timeout=20.0) as stream:
+            for line in stream.iter_lines():
+                self.changes += line.startswith("data:")
+                if self._ended.is_set():
+                    return

@@ -1,0 +1,83 @@
+"""Processes that emit, and what they write down of it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lineside.emitter.page import ACKED_SEQ, NEXT_SEQ, Page
+from tests.faults.accounts import Told
+from tests.faults.processes import Child, environment, wait_until
+
+
+class Line(NamedTuple):
+    """What a producer wrote down of one event once its hook had returned."""
+
+    kind: str
+    step: int
+    at_ns: int
+    took_ns: int
+
+
+class Producer(Child):
+    """A process that emits as ``run`` and writes down in ``told`` what it emitted."""
+
+    def __init__(
+        self, home: Path, run: str, command: Sequence[str], env: Mapping[str, str]
+    ) -> None:
+        super().__init__(command, environment(home, **env), home / f"{run}.log")
+        self.run = run
+        self.told = told_file(home, run)
+        self.spool = Path(env.get("LINESIDE_SPOOL", str(home / "spool")))
+        self._stop = stop_file(home, run)
+
+    def lines(self) -> list[Line]:
+        """What it wrote down so far."""
+        return read_lines(self.told)
+
+    def items(self) -> list[Told]:
+        """The same as kinds and steps."""
+        return [(line.kind, line.step) for line in self.lines()]
+
+    def words(self) -> list[int]:
+        """Its rank 0's page, of the newest attempt; all 0 before there is one."""
+        folders = sorted((self.spool / self.run / "rank0").glob("[!.]*"))
+        page = Page.open(folders[-1]) if folders else None
+        if page is None:
+            return [0] * 64
+        words = list(page.words)
+        page.close()
+        return words
+
+    def wait_told(self, count: int) -> None:
+        """Return once it wrote down ``count`` more events."""
+        size = len(self.lines()) + count
+        wait_until(f"{self.run} emits", lambda: len(self.lines()) >= size)
+
+    def wait_flowing(self) -> None:
+        """Return once the broker has events that were emitted after this call."""
+        now = self.words()[NEXT_SEQ]
+        wait_until(f"events of {self.run} reach the broker", lambda: self.words()[ACKED_SEQ] > now)
+
+    def finish(self) -> int:
+        """Tell it to stop; its exit code."""
+        self._stop.touch()
+        return self.wait()
+
+
+def told_file(home: Path, run: str) -> Path:
+    """Where the producer of ``run`` writes down its events."""
+    return home / f"{run}.told"
+
+
+def stop_file(home: Path, run: str) -> Path:
+    """What ends the producer of ``run`` when it appears."""
+    return home / f"{run}.stop"
+
+
+def read_lines(told: Path) -> list[Line]:
+    """The whole lines of a producer's notes."""
+    text = told.read_text() if told.exists() else ""
+    split = (line.split() for line in text[: text.rfind("\n") + 1].splitlines())
+    return [Line(kind, int(step), int(at), int(took)) for kind, step, at, took in split]
