@@ -2,27 +2,96 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import processes
+from lineside.cli import demo, doctor, export, processes, runs, tail, training
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 app = typer.Typer(
     name="lineside",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Watch and keep a training run from outside the training process.",
+    rich_markup_mode=None,  # rich would double the time that `lineside --help` takes
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-processes.register(app)
+
+
+def register(command: Callable[..., None]) -> None:
+    """Make ``command`` one of ours: it ends in a sentence and an exit code, whatever it raises."""
+
+    @functools.wraps(command)
+    def guarded(*args: object, **options: object) -> None:
+        try:
+            command(*args, **options)
+            sys.stdout.flush()
+        except LinesideError as error:
+            _end(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # Who read our output has left. Python would complain of the rest of it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKEN_PIPE)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(f"{where}{error.strerror or error}", 1)
+
+    # What follows the first word of a training command belongs to that command.
+    app.command(context_settings={"allow_interspersed_args": command is not training.run})(guarded)
+
+
+for _command in (
+    processes.up,
+    demo.demo,
+    training.run,
+    training.ship,
+    runs.runs,
+    runs.show,
+    tail.tail,
+    export.export,
+    doctor.doctor,
+    processes.broker,
+    processes.recorder,
+    processes.dashboard,
+    processes.shipper,
+):
+    register(_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lineside {version('lineside')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lineside(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Watch and keep a training run from outside the training process."""
 
 
 def main() -> None:
     """Entry point of the console script."""
-    try:
-        app()
-    except LinesideError as error:
-        sys.stderr.write(f"lineside: {error}\n")
-        sys.exit(error.exit_code)
+    app()
+
+
+def _end(sentence: str, code: int) -> None:
+    sys.stderr.write(f"lineside: {sentence}\n")
+    sys.exit(code)

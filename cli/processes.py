@@ -1,4 +1,4 @@
-"""One command per process: the pieces ``lineside up`` starts, each usable alone."""
+"""One command per process, and ``up``, which runs the three that everybody needs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,37 @@ import typer
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
 
+DASHBOARD_PORT = 7431
+
+HostOption = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+]
+
+
+def up(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = DASHBOARD_PORT,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
+    ] = False,
+) -> None:
+    """Run broker, recorder and dashboard.
+
+    Whichever ends is started again. Ctrl-C or SIGTERM ends them all.
+    """
+    from lineside.cli.output import warn
+    from lineside.cli.stack import Stack
+    from lineside.cli.up import Up
+
+    Up(Stack(Settings.from_env(), host=host, port=port, report=warn), quiet=quiet).serve()
+
 
 def broker(
     keep_days: Annotated[float, typer.Option(help="Keep journal entries this many days.")] = 7.0,
     keep_gb: Annotated[float, typer.Option(help="Keep at most this many gigabytes.")] = 10.0,
 ) -> None:
-    """Receive every event, keep it in the journal and deliver it to readers."""
+    """Receive, keep and deliver events."""
     from lineside.bus.broker import Broker
 
     configure_logging()
@@ -29,10 +54,7 @@ def recorder() -> None:
     Recorder(Settings.from_env()).serve()
 
 
-def dashboard(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 7431,
-) -> None:
+def dashboard(host: HostOption = "127.0.0.1", port: PortOption = DASHBOARD_PORT) -> None:
     """Serve the pages and the REST API."""
     from lineside.dashboard.server import serve
 
@@ -40,7 +62,11 @@ def dashboard(
     serve(Settings.from_env(), host=host, port=port)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to ``app``."""
-    for command in (broker, recorder, dashboard):
-        app.command()(command)
+def shipper() -> None:
+    """Carry events from spool to broker, as a service.
+
+    Training starts one by itself where none runs.
+    """
+    from lineside.emitter import shipper
+
+    shipper.main()

@@ -1,0 +1,243 @@
+"""What ``lineside doctor`` looks at: each check says how one thing stands and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lineside.bus import sockets
+from lineside.bus.errors import LinesideError
+from lineside.bus.filesystem import network_filesystem
+from lineside.bus.messages import LIVE
+from lineside.bus.reader import Reader
+from lineside.bus.settings import Settings
+from lineside.cli.home import is_held, read_note
+from lineside.cli.probes import http_problem
+from lineside.cli.processes import DASHBOARD_PORT
+from lineside.cli.stack import NEEDED
+from lineside.dashboard.words import plural, size
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+ANSWER_SECONDS = 2.0
+CATCH_UP_SECONDS = 3.0
+SCARCE, EXHAUSTED = 2 << 30, 256 << 20  # bytes free on a disk
+CLOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """``subject`` stands as ``state`` says: ok, warn or fail. ``todo`` helps when it is not ok."""
+
+    subject: str
+    state: str
+    said: str
+    todo: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Every check in turn; takes some seconds when something does not answer."""
+    yield _python()
+    yield from _packages()
+    yield _home(settings.home)
+    yield from _file_systems(settings)
+    yield from _disks(settings)
+    yield _clock(settings.home)
+    yield from _bus(settings)
+    yield from _spool(settings)
+    yield _dashboard(settings)
+
+
+def _python() -> Check:
+    said = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if platform.system() != "Linux":
+        return Check("python", WARN, said, "Lineside is made for Linux and tested nowhere else")
+    return Check("python", OK, said)
+
+
+def _packages() -> Iterator[Check]:
+    said = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("lineside", "pyzmq", "msgpack")
+    )
+    yield Check("packages", OK, said)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Check(
+            "server packages",
+            WARN,
+            f"{', '.join(missing)} not installed: enough for training, not for `lineside up`",
+            "pip install 'lineside[server]' where the stack is to run",
+        )
+    try:
+        found = importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (4, 56) <= (major, minor) < (6, 0):
+        yield Check("transformers", OK, f"transformers {found}")
+    else:
+        yield Check(
+            "transformers",
+            WARN,
+            f"transformers {found} is not one that Lineside is tested with",
+            "install transformers 4.56 or newer, below 6",
+        )
+
+
+def _home(home: Path) -> Check:
+    there = _nearest(home)
+    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+        todo = "set LINESIDE_HOME to a folder you may write"
+        return Check("home", FAIL, f"{there} is not writable", todo)
+    if there != home:
+        return Check("home", OK, f"{home} will be made on first use")
+    if stat.S_IMODE(home.stat().st_mode) & 0o077:
+        return Check(
+            "home", WARN, f"{home} is open to other users of this machine", f"chmod 700 {home}"
+        )
+    return Check("home", OK, f"{home} is writable and private")
+
+
+def _file_systems(settings: Settings) -> Iterator[Check]:
+    for subject, path in (("home", settings.home), ("spool", settings.spool)):
+        kind = network_filesystem(_nearest(path))
+        if kind:
+            yield Check(
+                f"{subject} file system",
+                WARN,
+                f"{path} is on {kind}, where sockets, locks and SQLite are not reliable",
+                f"set LINESIDE_{subject.upper()} to a local disk",
+            )
+
+
+def _disks(settings: Settings) -> Iterator[Check]:
+    seen = set()
+    for path in (settings.home, settings.spool):
+        there = _nearest(path)
+        device = there.stat().st_dev
+        if device in seen:
+            continue
+        seen.add(device)
+        free = shutil.disk_usage(there).free
+        state = FAIL if free < EXHAUSTED else WARN if free < SCARCE else OK
+        todo = "free some: a full disk costs events" if state != OK else ""
+        yield Check("disk", state, f"{size(free)} free under {path}", todo)
+
+
+def _clock(home: Path) -> Check:
+    """The clock against the file system's, which on a shared one is another machine's."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=_nearest(home)) as file:
+            file.write(b"x")
+            file.flush()
+            skew = os.fstat(file.fileno()).st_mtime - time.time()
+    except OSError as error:
+        return Check("clock", WARN, f"could not be compared: {error.strerror}")
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    if abs(skew) > CLOCK_SECONDS:
+        todo = "synchronise the clocks (NTP): times of events will not fit together"
+        return Check("clock", WARN, f"{now}, {skew:+.0f} s off the file server's", todo)
+    return Check("clock", OK, now)
+
+
+def _bus(settings: Settings) -> Iterator[Check]:
+    try:
+        sockets.parse(settings.broker)
+    except LinesideError as error:
+        yield Check("broker", FAIL, str(error))
+        return
+    journal, head = "", 0
+    try:
+        with Reader(settings.broker, start=LIVE) as reader:
+            reader.wait_connected(ANSWER_SECONDS)
+            journal, head = reader.journal or "", reader.head
+    except LinesideError as error:
+        yield Check(
+            "broker",
+            FAIL,
+            f"none answers at {settings.broker} ({type(error).__name__})",
+            "start it with `lineside up`; until then events wait in the spool",
+        )
+    else:
+        said = f"answers at {settings.broker}, {plural(head, 'entry').replace('ys', 'ies')} so far"
+        yield Check("broker", OK, said)
+    yield from _store(settings, journal, head)
+
+
+def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
+    try:
+        from lineside.store.database import open_store
+        from lineside.store.reads import History
+        from lineside.store.writes import Writer
+
+        engine = open_store(settings.store)
+        newest = History(engine).runs(limit=1).items
+    except LinesideError as error:
+        yield Check("store", FAIL if journal else WARN, str(error))
+        return
+    said = f"readable, newest run {newest[0].id}" if newest else "readable, no runs yet"
+    yield Check("store", OK, said)
+    if not journal:
+        return
+    writer, until = Writer(engine), time.monotonic() + CATCH_UP_SECONDS
+    while (lag := head - writer.offset(journal)) > 0 and time.monotonic() < until:
+        time.sleep(0.1)
+    if lag > 0:
+        yield Check(
+            "recorder",
+            FAIL,
+            f"{lag:,} journal entries behind the broker",
+            f"see that it runs (`lineside up`, `lineside recorder`), and its log in "
+            f"{settings.home / 'logs'}",
+        )
+    else:
+        yield Check("recorder", OK, "has everything the broker has")
+
+
+def _spool(settings: Settings) -> Iterator[Check]:
+    from lineside.emitter.sidecar import shipper_pid
+    from lineside.emitter.yard import unconfirmed
+
+    try:
+        pid = shipper_pid(settings.spool)
+    except OSError as error:
+        yield Check("spool", FAIL, f"{settings.spool} cannot be read: {error.strerror}")
+        return
+    waiting = unconfirmed(settings.spool)
+    events = sum(waiting.values())
+    said = f"{plural(events, 'event')} of {plural(len(waiting), 'stream')} wait in {settings.spool}"
+    if pid is not None:
+        yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
+        yield Check("spool", OK, said)
+    elif waiting:
+        todo = f"lineside ship --spool {settings.spool}"
+        yield Check("spool", WARN, f"{said}, and no shipper runs", todo)
+    else:
+        yield Check("spool", OK, "nothing waits, no shipper needed")
+
+
+def _dashboard(settings: Settings) -> Check:
+    note = read_note(settings.home) if is_held(settings.home) else None
+    url = note["dashboard"] if note else f"http://127.0.0.1:{DASHBOARD_PORT}"
+    problem = http_problem(f"{url}/readyz")
+    if problem:
+        return Check("dashboard", WARN, problem, "start it with `lineside up`")
+    restarts = {name: n for name, n in (note or {}).get("restarts", {}).items() if n}
+    if restarts:
+        said = ", ".join(f"the {name} {n} times" for name, n in restarts.items())
+        todo = f"see the logs in {settings.home / 'logs'}"
+        return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {said}", todo)
+    return Check("dashboard", OK, f"{url} is ready")
+
+
+def _nearest(path: Path) -> Path:
+    """``path``, or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())

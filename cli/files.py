@@ -1,0 +1,99 @@
+"""Rows written as CSV, JSON Lines or Parquet, a few at a time."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import IO, Any
+
+from lineside.bus.errors import MissingExtra
+from lineside.cli.rows import FLOAT, INTEGER, JSON, TEXT, TIME, Rows
+from lineside.dashboard.strict import strict
+
+Counted = Callable[[int], None]
+"""Told now and then how many rows are written."""
+_CHUNK = 10_000
+
+
+def write_csv(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+    """RFC 4180 in UTF-8; times in ISO 8601, nothing for None, ``nan`` and ``inf`` as they are."""
+    writer = csv.writer(codecs.getwriter("utf-8")(out))
+    writer.writerow(rows.columns)
+    encode = [_CSV.get(kind, _as_is) for kind in rows.columns.values()]
+    for chunk in _chunks(rows.items, counted):
+        writer.writerows([[e(v) for e, v in zip(encode, row, strict=True)] for row in chunk])
+
+
+def write_jsonl(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+    """One strict JSON object a line. ``non_finite`` says where null is a NaN or an infinity."""
+    names = list(rows.columns)
+    for chunk in _chunks(rows.items, counted):
+        lines = []
+        for row in chunk:
+            document, flags = strict(dict(zip(names, map(_time_as_text, row), strict=True)))
+            if flags:
+                document["non_finite"] = flags
+            lines.append(json.dumps(document, ensure_ascii=False))
+        out.write(("\n".join(lines) + "\n").encode())
+
+
+def write_parquet(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+    """Typed columns: times as UTC timestamps in microseconds, JSON as text.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as missing:
+        raise MissingExtra("export as Parquet", "pyarrow", "server") from missing
+    types = {
+        TEXT: pa.string(),
+        INTEGER: pa.int64(),
+        FLOAT: pa.float64(),
+        TIME: pa.timestamp("us", tz="UTC"),
+        JSON: pa.string(),
+    }
+    schema = pa.schema([(name, types[kind]) for name, kind in rows.columns.items()])
+    encode = [_json if kind == JSON else _as_is for kind in rows.columns.values()]
+    with pq.ParquetWriter(out, schema) as writer:
+        for chunk in _chunks(rows.items, counted):
+            columns = zip(*chunk, strict=True)
+            arrays = [
+                pa.array([e(value) for value in column], type=field.type)
+                for e, column, field in zip(encode, columns, schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def _chunks(items: Iterator[tuple[Any, ...]], counted: Counted) -> Iterator[list[tuple[Any, ...]]]:
+    done = 0
+    while chunk := list(itertools.islice(items, _CHUNK)):
+        yield chunk
+        done += len(chunk)
+        counted(done)
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _time_as_text(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(strict(value)[0], ensure_ascii=False)
+
+
+_CSV: dict[str, Callable[[Any], Any]] = {TIME: _time_as_text, JSON: _json}
+WRITERS: dict[str, Callable[[Rows, IO[bytes], Counted], None]] = {
+    "csv": write_csv,
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+}

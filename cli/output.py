@@ -1,0 +1,69 @@
+"""What a command prints: aligned tables for people, strict JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lineside.dashboard.strict import strict
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """``value`` as strict JSON: NaN and infinities are null."""
+    clean, _ = strict(value)
+    sys.stdout.write(json.dumps(clean, indent=indent, ensure_ascii=False) + "\n")
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> str:
+    """Aligned columns; those whose index is in ``right`` are numbers, aligned at their end."""
+    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
+    """Names and what they are, one a line."""
+    width = max((len(name) for name, _ in items), default=0)
+    return "\n".join(f"{' ' * indent}{name.ljust(width)}  {said}".rstrip() for name, said in items)
+
+
+def warn(sentence: str) -> None:
+    """A line on stderr, where it does not mix with what is piped on."""
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+class Progress:
+    """One line on stderr that says how far long work is; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """Replace the line."""
+        if self._shown:
+            sys.stderr.write("\r" + text.ljust(self._width))
+            sys.stderr.flush()
+            self._width = len(text)
+
+    def done(self) -> None:
+        """Leave no trace of it."""
+        if self._shown and self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0

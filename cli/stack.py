@@ -1,0 +1,183 @@
+"""Broker, recorder and dashboard as one thing: checked, started, ready, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable
+
+from lineside.bus import sockets
+from lineside.bus.errors import AddressInUse, BrokerUnreachable, LinesideError, MissingExtra
+from lineside.bus.messages import LIVE
+from lineside.bus.reader import Reader
+from lineside.bus.settings import Settings, private_folder
+from lineside.cli.home import HomeClaim
+from lineside.cli.probes import http_problem
+from lineside.cli.supervisor import Child, Program, Supervisor, ending
+
+NEEDED = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
+
+
+class StackFailed(LinesideError):
+    """A process of the stack ended, or was not ready in time; the message has its last words."""
+
+
+class Stack:
+    """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
+
+    ``port`` 0 takes a free one, and keeps it when the dashboard is started again. With
+    ``port_or_any`` a port in use is replaced by a free one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str = "127.0.0.1",
+        port: int,
+        port_or_any: bool = False,
+        report: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.logs = settings.home / "logs"
+        self.dashboard = ""
+        self._host, self._port, self._port_or_any = host, port, port_or_any
+        self._report = report
+        self._claim: HomeClaim | None = None
+        self._reader: Reader | None = None
+        self._broker_answers = False
+        self._said: tuple[int, ...] | None = None
+        self.supervisor: Supervisor | None = None
+
+    @property
+    def ready_url(self) -> str:
+        """What the dashboard answers 200 at once it is of use."""
+        return f"{self.dashboard}/readyz"
+
+    def start(self) -> None:
+        """Check whatever would keep a process from working, then start them all.
+
+        Raises:
+            MissingExtra: the packages of the extra ``server`` are not installed.
+            AddressInUse: somebody runs the stack on this home, or uses its addresses.
+            UsageError: an address that cannot be used.
+            SettingsError: a folder that cannot be written.
+        """
+        for package in NEEDED:
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtra("the stack", package, "server")
+        self._claim = HomeClaim(self.settings.home)
+        sockets.Claim(self.settings.broker).release()
+        port = self._take_port()
+        private_folder(self.logs)
+        serve = ("dashboard", "--host", self._host, "--port", str(port))
+        programs = [
+            Program(
+                command[0],
+                (sys.executable, "-m", "lineside.cli", *command),
+                environment(self.settings),
+            )
+            for command in (("broker",), ("recorder",), serve)
+        ]
+        self.supervisor = Supervisor(programs, self.logs, report=self._report)
+        self.supervisor.start()
+        self._note()
+
+    def turn(self) -> None:
+        """Keep the processes going. Returns at once."""
+        if self.supervisor is not None:
+            self.supervisor.turn()
+            self._note()
+
+    def ready(self) -> bool:
+        """Whether the broker answers and the dashboard can read the store, now.
+
+        Raises:
+            StackFailed: a process has ended, which before readiness means that it cannot work here.
+        """
+        for child in self.supervisor.ended() if self.supervisor else ():
+            code = ending(child.last_exit or 0)
+            raise StackFailed(f"the {child.program.name} ended ({code}): {self._last_words(child)}")
+        return self._ask_broker() and http_problem(self.ready_url) is None
+
+    def why_not_ready(self) -> StackFailed:
+        """The error to raise when there is no more time to wait."""
+        if not self._broker_answers:
+            return StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
+        return StackFailed(
+            f"the dashboard is not ready: {http_problem(self.ready_url)}; see {self.logs}"
+        )
+
+    def stop(self) -> None:
+        """End every process and let the home go."""
+        self._close_reader()
+        if self.supervisor is not None:
+            self.supervisor.stop()
+        if self._claim is not None:
+            self._claim.release()
+
+    def news(self) -> list[tuple[str, str]]:
+        """Log lines since the last call, each with the name of who wrote it."""
+        children = self.supervisor.children if self.supervisor else []
+        return [(child.program.name, line) for child in children for line in child.log.news()]
+
+    def _take_port(self) -> int:
+        from lineside.dashboard.listening import address, listen
+
+        try:
+            listener = listen(self._host, self._port)
+        except AddressInUse:
+            if not self._port_or_any:
+                raise
+            listener = listen(self._host, 0)
+        with listener:
+            self.dashboard = address(listener)
+            port: int = listener.getsockname()[1]
+        return port
+
+    def _ask_broker(self) -> bool:
+        if self._broker_answers:
+            return True
+        if self._reader is None:
+            self._reader = Reader(self.settings.broker, start=LIVE)
+        with contextlib.suppress(BrokerUnreachable):
+            self._reader.wait_connected(0.1)
+            self._broker_answers = True
+            self._close_reader()
+        return self._broker_answers
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _last_words(self, child: Child) -> str:
+        lines = child.log.last(1)
+        said = lines[0].removeprefix("lineside: ") if lines else "it said nothing"
+        return f"{said} (all of it in {child.log.path})"
+
+    def _note(self) -> None:
+        if self.supervisor is None or self._claim is None:
+            return
+        restarts = tuple(child.restarts for child in self.supervisor.children)
+        if restarts != self._said:
+            self._said = restarts
+            names = [child.program.name for child in self.supervisor.children]
+            self._claim.say(
+                {
+                    "dashboard": self.dashboard,
+                    "broker": self.settings.broker,
+                    "restarts": dict(zip(names, restarts, strict=True)),
+                }
+            )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """``settings`` as the variables that a child process reads them from."""
+    return {
+        "LINESIDE_HOME": str(settings.home),
+        "LINESIDE_BROKER": settings.broker,
+        "LINESIDE_SPOOL": str(settings.spool),
+        "LINESIDE_STORE": settings.store,
+    }

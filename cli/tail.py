@@ -1,0 +1,102 @@
+"""``lineside tail``: events as they come over the bus."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lineside.bus.errors import MissingExtra, StoreError
+from lineside.bus.events import Event, Gap, Stream, is_run_id
+from lineside.bus.settings import Settings
+from lineside.cli.output import JsonOption, print_json, warn
+from lineside.cli.runs import open_history
+from lineside.dashboard import words
+
+if TYPE_CHECKING:
+    from lineside.bus.reader import Batch
+
+CONNECT_SECONDS = 5.0
+_SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
+
+
+def tail(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A run's id, its beginning, a name, or latest."),
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the oldest event the bus still has.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print events as they happen, until Ctrl-C."""
+    from lineside.bus.messages import LIVE, START
+    from lineside.bus.reader import Reader
+
+    settings = Settings.from_env()
+    streams = (resolve(run),) if run is not None else ()
+    start = START if from_start else LIVE
+    with Reader(settings.broker, start=start, streams=streams) as reader:
+        reader.wait_connected(CONNECT_SECONDS)
+        while True:
+            batch = reader.poll(1.0)
+            if batch is None:
+                continue
+            for stream, item in _in_order(batch):
+                if json:
+                    print_json(document(stream, item), indent=None)
+                else:
+                    typer.echo(line(stream, item))
+            reader.commit(batch.offset)
+
+
+def resolve(run: str) -> str:
+    """The id of the run that is meant; without a store to ask, ``run`` itself must be one."""
+    try:
+        return open_history().find(run).id
+    except (StoreError, MissingExtra):
+        if is_run_id(run):
+            warn(f"there is no store to look {run!r} up in: taken as a run's id")
+            return run
+        raise
+
+
+def line(stream: Stream | None, item: Event | Gap) -> str:
+    """One event or gap for a person."""
+    if isinstance(item, Gap):
+        where = str(stream) if stream else "the journal"
+        return f"{'':8}  {where}  gap  {item.count:,} missing, from {item.first:,}"
+    clock = time.strftime("%H:%M:%S", time.localtime(item.time))
+    return f"{clock}  {stream}  {item.kind}  step {item.step}{_summary(item)}"
+
+
+def document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
+    """One event or gap for a machine."""
+    of = stream._asdict() if stream else {"run": None, "producer": None, "attempt": None}
+    if isinstance(item, Gap):
+        return {**of, "kind": None, "gap": {"first": item.first, "end": item.end}}
+    return {**of, **{f.name: getattr(item, f.name) for f in dataclasses.fields(item)}}
+
+
+def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
+    """Events and gaps by seq; journal gaps have no events beside them."""
+    both: list[Event | Gap] = [*batch.gaps, *batch.events]
+    both.sort(key=lambda item: item.seq if isinstance(item, Event) else item.first)
+    return ((batch.stream, item) for item in both)
+
+
+def _summary(event: Event) -> str:
+    data = event.data or {}
+    values = data.get(_SHOWN.get(event.kind, ""), {})
+    if isinstance(values, dict):
+        told = [
+            f"{name} {words.number(value)}"
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and name != "epoch"
+        ]
+        return "".join(f"  {item}" for item in told)
+    return ""
