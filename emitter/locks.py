@@ -35,19 +35,17 @@ def take(path: Path) -> int | None:
 
 
 def holder(path: Path) -> int | None:
-    """The process id of who holds the lock on ``path``; None if nobody does or it is missing.
+    """The process id of who holds the lock on ``path``; None if nobody does.
 
     Only asks, and never takes it even for a moment: a prober that did could turn away the one
     process that ought to have it. An id of 0 or less is a holder on another machine or in another
     pid namespace.
 
     Raises:
-        OSError: the file is there and cannot be opened.
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be opened.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))

@@ -43,7 +43,7 @@ class Sidecar:
         """Start a shipper if none holds the spool's lock."""
         try:
             self._reap()
-            if locks.holder(self._spool / LOCK_NAME) is not None:
+            if shipper_pid(self._spool) is not None:
                 self._wait = 0.0
                 return
             now = self._clock()
@@ -89,6 +89,18 @@ class Sidecar:
             ended = self._pid
         if ended:
             self._pid = None
+
+
+def shipper_pid(spool: Path) -> int | None:
+    """The process id of the shipper that looks after ``spool``; None if there is none.
+
+    Raises:
+        OSError: the spool cannot be read.
+    """
+    try:
+        return locks.holder(spool / LOCK_NAME)
+    except FileNotFoundError:
+        return None
 
 
 def shipper_environment(spool: Path, broker: str) -> dict[str, str]:

@@ -81,8 +81,9 @@ def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
         os.kill(child, 9)
 
 
-def test_nobody_holds_a_lock_that_is_not_there(tmp_path: Path) -> None:
-    assert locks.holder(tmp_path / "lock") is None
+def test_a_lock_that_is_not_there_is_not_a_free_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        locks.holder(tmp_path / "lock")
 
 
 def test_a_lock_on_a_file_system_without_locks_is_an_error(

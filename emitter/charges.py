@@ -1,0 +1,183 @@
+"""The streams a shipper has charge of: found, watched, reported on, let go when they are done."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lineside.bus.errors import StreamNameError
+from lineside.bus.events import Stream
+from lineside.emitter import vitals, yard
+from lineside.emitter.keeper import Kept
+from lineside.emitter.link import Link
+from lineside.emitter.reports import Reports
+from lineside.emitter.tail import segments
+from lineside.emitter.transfer import Transfer
+from lineside.emitter.watch import Watch
+
+log = logging.getLogger("lineside")
+
+_RANK = re.compile(r"rank\d+")
+# A heartbeat tells of now: while the broker does not take them, none pile up for later.
+_HEARTBEATS_AHEAD = 5
+
+
+class Charges:
+    """Every stream under ``spool``, those that the shipper writes itself included.
+
+    For whoever holds the spool's lock. Times are monotonic seconds.
+    """
+
+    def __init__(self, spool: Path, link: Link) -> None:
+        self._spool = spool
+        self._link = link
+        self._reports = Reports(spool)
+        self._transfers: dict[Stream, Transfer] = {}
+        self._watches: dict[Stream, Watch] = {}  # of producers that live
+        self._judged: set[Stream] = set()  # ended, and process_lost published if it had to be
+        self._unreadable: set[Stream] = set()
+
+    def __iter__(self) -> Iterator[Transfer]:
+        return iter(list(self._transfers.values()))
+
+    def __getitem__(self, name: str) -> Transfer | None:
+        """The stream that calls itself ``name``; None if it is not here."""
+        try:
+            return self._transfers.get(Stream.parse(name))
+        except StreamNameError:
+            return None
+
+    @property
+    def live(self) -> bool:
+        """Whether any producer lives, the shipper itself left out."""
+        return bool(self._watches)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every stream has ended and is confirmed."""
+        return all(transfer.settled for transfer in self)
+
+    @property
+    def delivered(self) -> bool:
+        """Whether everything is confirmed that is there now, heartbeats left out."""
+        return all(t.delivered for t in self if not self._reports.owns(t.stream))
+
+    def discover(self, now: float) -> bool:
+        """Take charge of streams that are new; whether there is anything to do for one of them."""
+        found = False
+        for stream, folder in yard.streams(self._spool):
+            if stream not in self._transfers:
+                transfer = self._add(stream, folder, now)
+                found = found or not transfer.settled
+        return found
+
+    def look(self, now: float) -> None:
+        """See who still lives, publish it, and let go of what is done."""
+        for transfer in self:
+            try:
+                self._look_at(transfer, now)
+            except OSError as error:
+                if transfer.stream not in self._unreadable:
+                    self._unreadable.add(transfer.stream)
+                    log.warning("%s cannot be looked after: %s", transfer.stream, error)
+        alive = {stream.run for stream in self._watches}
+        for run in self._reports.runs - alive:
+            self._reports.close(run)
+
+    def kept(self) -> list[Kept]:
+        """What the keeper has to know of each stream."""
+        return [Kept(t.folder, t.acked, t.settled, t.page is not None) for t in self]
+
+    def close(self) -> None:
+        """Let go of everything; what is not confirmed stays for the next shipper."""
+        self._reports.close_all()
+        for watch in self._watches.values():
+            self._unwatch(watch)
+        for transfer in self:
+            transfer.close()
+
+    def _add(self, stream: Stream, folder: Path, now: float) -> Transfer:
+        transfer = Transfer(stream, folder, yard.position(folder))
+        self._transfers[stream] = transfer
+        if not self._reports.owns(stream):
+            watch = self._watches[stream] = Watch(folder)
+            watch.begin()
+            if watch.fd is not None:
+                self._link.watch(watch.fd)
+        self._look_at(transfer, now)
+        return transfer
+
+    def _look_at(self, transfer: Transfer, now: float) -> None:
+        stream = transfer.stream
+        if not transfer.final:
+            self._look_at_living(transfer, now)
+        if transfer.final:
+            transfer.check(now)
+            if stream not in self._judged:
+                self._judge(transfer, now)
+            if transfer.settled and not transfer.folder.exists():
+                transfer.close()
+                del self._transfers[stream]
+                self._judged.discard(stream)
+
+    def _look_at_living(self, transfer: Transfer, now: float) -> None:
+        stream = transfer.stream
+        watch = self._watches.get(stream)
+        if watch is None:
+            if not self._reports.owns(stream):
+                transfer.producer_gone()
+        elif watch.is_gone(now):
+            del self._watches[stream]
+            self._unwatch(watch)
+            transfer.producer_gone()
+        else:
+            transfer.reopen_page()
+            if transfer.page is not None:
+                transfer.page.stamp(time.monotonic_ns())
+            if _RANK.fullmatch(stream.producer):
+                self._heartbeat(transfer, watch, now)
+
+    def _heartbeat(self, transfer: Transfer, watch: Watch, now: float) -> None:
+        stream, words = transfer.stream, transfer.words()
+        own = self._reports.stream(stream.run)
+        told = self._transfers.get(own) if own else None
+        if words is None or (told is not None and told.left() >= _HEARTBEATS_AHEAD):
+            return
+        data: dict[str, Any] = {"producer": stream.producer, "attempt": stream.attempt}
+        data |= vitals.heartbeat(words, watch.facts, time.monotonic_ns())
+        self._report(stream.run, "heartbeat", words.step, data, now)
+
+    def _judge(self, transfer: Transfer, now: float) -> None:
+        """A producer has ended: say so if it did not say so itself."""
+        stream, folder = transfer.stream, transfer.folder
+        is_lost = (
+            _RANK.fullmatch(stream.producer)
+            and segments(folder)
+            and not (folder / yard.LOST_NAME).exists()
+            and not vitals.ended(folder, transfer.words())
+        )
+        if is_lost:
+            data: dict[str, Any] = {"producer": stream.producer, "attempt": stream.attempt}
+            words, facts = transfer.words(), vitals.Facts.read(folder)
+            data |= vitals.last_words(words, facts)
+            log.warning("%s: its process %s is gone without an end", stream, data["pid"])
+            if not self._report(stream.run, "process_lost", words.step if words else 0, data, now):
+                return  # a full disk, perhaps; asked again at the next look
+            yard.mark_lost(folder)
+        self._judged.add(stream)
+
+    def _report(self, run: str, kind: str, step: int, data: dict[str, Any], now: float) -> bool:
+        written = self._reports.write(run, kind, step, data)
+        own = self._reports.stream(run)
+        if own is not None and own not in self._transfers:
+            self._add(own, self._spool.joinpath(*own), now)
+        return written
+
+    def _unwatch(self, watch: Watch) -> None:
+        if watch.fd is not None:
+            self._link.unwatch(watch.fd)
+        watch.end()

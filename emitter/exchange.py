@@ -1,0 +1,108 @@
+"""What goes out over the link and what comes back: many streams, one window, each in its turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+from lineside.bus.messages import Ack, Hi, Put
+from lineside.emitter.charges import Charges
+from lineside.emitter.link import Link
+from lineside.emitter.transfer import Outgoing, Transfer
+
+log = logging.getLogger("lineside")
+
+WINDOW_MESSAGES = 64
+WINDOW_BYTES = 4 << 20
+SILENCE_SECONDS = 3.0
+
+
+class Exchange:
+    """Sends what ``charges`` have over ``link`` and gives them the answers.
+
+    At most ``WINDOW_MESSAGES`` of at most ``WINDOW_BYTES`` together are on their way. A broker that
+    owes an answer for ``SILENCE_SECONDS`` gets a new connection, and everything unconfirmed again.
+    """
+
+    def __init__(self, link: Link, charges: Charges) -> None:
+        self._link = link
+        self._charges = charges
+        self._losses = link.losses
+        self._first = 0
+        self._owed_since: float | None = None
+
+    def send(self, now: float) -> bool:
+        """Send what the window and the connection take; whether anything went out."""
+        waiting = deque(self._charges)
+        self._first += 1  # so that a full window is not always filled by the same stream
+        waiting.rotate(-self._first)
+        messages, size = self._in_flight()
+        sent = False
+        while waiting and messages < WINDOW_MESSAGES and size < WINDOW_BYTES:
+            transfer = waiting.popleft()
+            message = _next(transfer, now)
+            if message is None:
+                continue
+            if not self._link.send(message):
+                transfer.not_sent(message)
+                break
+            transfer.sent(message)
+            sent = True
+            waiting.append(transfer)
+            if not isinstance(message, Hi):
+                messages += 1
+            if isinstance(message, Put):
+                size += len(message.blob)
+        return sent
+
+    def hear(self, seconds: float) -> None:
+        """Take the broker's answers, waiting up to ``seconds`` for the first of them."""
+        for said in self._link.receive(seconds):
+            transfer = self._charges[said.key if isinstance(said, Ack) else said.stream]
+            if transfer is None:
+                continue  # of a stream that was let go meanwhile
+            if isinstance(said, Ack):
+                transfer.on_ack(said, time.monotonic())
+            else:
+                transfer.on_who()
+        self._mind_silence(time.monotonic())
+        if self._losses != self._link.losses:
+            self._losses = self._link.losses
+            self._owed_since = None
+            for transfer in self._charges:
+                transfer.lost()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether only an answer makes room to send more."""
+        messages, size = self._in_flight()
+        return messages >= WINDOW_MESSAGES or size >= WINDOW_BYTES
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether the broker owes an answer."""
+        return any(transfer.outstanding for transfer in self._charges)
+
+    def _mind_silence(self, now: float) -> None:
+        if not self.outstanding:
+            self._owed_since = None
+        elif self._owed_since is None:
+            self._owed_since = now
+        elif now - max(self._owed_since, self._link.heard) >= SILENCE_SECONDS:
+            log.warning("shipper: no answer for %g s, connecting again", SILENCE_SECONDS)
+            self._link.renew()
+
+    def _in_flight(self) -> tuple[int, int]:
+        counts = [transfer.in_flight for transfer in self._charges]
+        return sum(messages for messages, _ in counts), sum(size for _, size in counts)
+
+
+def _next(transfer: Transfer, now: float) -> Outgoing | None:
+    try:
+        return transfer.next(now)
+    except Exception:
+        # Whatever lies in one folder, the other streams go on.
+        log.exception("%s: cannot be read", transfer.stream)
+        transfer.hold(now)
+        return None

@@ -1,0 +1,56 @@
+"""Whether the process that writes a stream still lives, noticed at once when it can be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lineside.emitter import locks
+from lineside.emitter.folder import LOCK_NAME
+from lineside.emitter.vitals import Facts
+
+_MISSING_SECONDS = 5.0  # how long a live producer may take to make a removed folder again
+
+
+class Watch:
+    """Watches the producer of the stream in ``folder``.
+
+    The stream's lock decides. ``fd`` is a pidfd that becomes readable when the process ends, or
+    None where there is none to have; it only says when to look.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.facts = Facts.read(folder)
+        self.fd: int | None = None
+        self._lock = folder / LOCK_NAME
+        self._missing_since: float | None = None
+
+    def begin(self) -> None:
+        """Open the pidfd, if the process is one of this machine."""
+        if self.fd is None and self.facts.is_local and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self.fd = os.pidfd_open(self.facts.pid)
+
+    def is_gone(self, now: float) -> bool:
+        """Whether the producer has ended. ``now`` is monotonic, in seconds.
+
+        A lock file that is missing proves nothing yet: a live producer makes it again.
+
+        Raises:
+            OSError: the lock may not be opened.
+        """
+        try:
+            held = locks.holder(self._lock) is not None
+        except FileNotFoundError:
+            if self._missing_since is None:
+                self._missing_since = now
+            return now - self._missing_since >= _MISSING_SECONDS
+        self._missing_since = None
+        return not held
+
+    def end(self) -> None:
+        """Close the pidfd."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
