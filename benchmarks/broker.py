@@ -1,0 +1,173 @@
+"""How many events a second the broker takes, commits and delivers, beside a bare zmq.proxy.
+
+One producer and one consumer process, the same messages and the same loops in both cases. The
+proxy forwards and forgets; the broker checks every record, commits with fsync, confirms, delivers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from benchmarks.table import Row, markdown
+from lineside.bus import sockets
+from lineside.bus.events import Stream, new_attempt
+from lineside.bus.messages import OK, START, Ack, Cur, Evt, Hi, Put, Sub, decode
+from lineside.bus.testing import BrokerProcess
+from lineside.bus.wire import Encoder
+
+BATCHES = 8_000
+RECORDS = 64
+RECORD_BYTES = 223
+WINDOW = 64  # batches without an acknowledgement, and the reader's credit
+ROUNDS = 3
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def measure() -> list[Row]:
+    """Events per second through each, side by side."""
+    broker, proxy = [], []
+    for _ in range(ROUNDS):
+        broker.append(_through_broker())
+        proxy.append(_through_proxy())
+    ours, bare = statistics.median(broker), statistics.median(proxy)
+    spread = f"{min(broker):,.0f} to {max(broker):,.0f} in {ROUNDS} rounds"
+    return [
+        Row(
+            "broker with journal FULL, batches of 64", ours, "events/s", 200_000, True, note=spread
+        ),
+        Row(
+            "broker against zmq.proxy",
+            100 * ours / bare,
+            "%",
+            25,
+            True,
+            note=f"zmq.proxy {bare:,.0f} events/s",
+        ),
+    ]
+
+
+def _through_broker() -> float:
+    with tempfile.TemporaryDirectory() as home, BrokerProcess(Path(home) / "b") as broker:
+        return _time(_produce_to_broker, _consume_from_broker, broker.address)
+
+
+def _through_proxy() -> float:
+    with tempfile.TemporaryDirectory() as home:
+        proxy = _spawn.Process(target=_proxy, args=(home,), daemon=True)
+        proxy.start()
+        try:
+            return _time(_produce_to_proxy, _consume_from_proxy, home)
+        finally:
+            proxy.kill()
+            proxy.join()
+
+
+def _time(produce: Callable[..., None], consume: Callable[..., None], where: str) -> float:
+    """Events per second from the first message sent to the last one received."""
+    ready, go = _spawn.Semaphore(0), _spawn.Event()
+    took = _spawn.SimpleQueue()
+    parts = [
+        _spawn.Process(target=produce, args=(where, ready, go, took)),
+        _spawn.Process(target=consume, args=(where, ready, go, took)),
+    ]
+    for part in parts:
+        part.start()
+    for _ in parts:
+        ready.acquire()
+    time.sleep(0.2)  # both connected; the consumer waits in its receive
+    go.set()
+    times = sorted((took.get(), took.get()))
+    for part in parts:
+        part.join()
+    return BATCHES * RECORDS / (times[1] - times[0])
+
+
+def _blobs() -> tuple[Stream, list[bytes]]:
+    encoder = Encoder()
+    pad = 0
+    while True:
+        data = {"logs": {"loss": 1.25, "learning_rate": 5e-5, "pad": "x" * pad}}
+        record = encoder.encode(10_000, time.time(), time.monotonic_ns(), "log", 9, 0.5, 0, data)
+        if len(record) >= RECORD_BYTES:
+            break
+        pad += RECORD_BYTES - len(record)
+    return Stream("bench", "rank0", new_attempt()), [record * RECORDS]
+
+
+def _produce_to_broker(address: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+    stream, (blob,) = _blobs()
+    with zmq.Context() as context, sockets.dealer(context, address) as socket:
+        socket.send_multipart(Hi(stream).encode())
+        decode(socket.recv_multipart())
+        ready.release()
+        go.wait()
+        took.put(time.monotonic())
+        sent = acked = 0
+        while acked < BATCHES * RECORDS:
+            while sent < BATCHES * RECORDS and sent - acked < WINDOW * RECORDS:
+                socket.send_multipart(Put(stream, sent, RECORDS, blob).encode())
+                sent += RECORDS
+            answer = decode(socket.recv_multipart())
+            assert isinstance(answer, Ack)
+            assert answer.status == OK
+            acked = answer.next
+
+
+def _consume_from_broker(address: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+    with zmq.Context() as context, sockets.dealer(context, address) as socket:
+        socket.send_multipart(Sub("", START, 0, (), WINDOW).encode())
+        socket.recv_multipart()
+        ready.release()
+        got = open_ = 0
+        while got < BATCHES * RECORDS:
+            message = decode(socket.recv_multipart())
+            if isinstance(message, Evt):
+                got += message.count
+                open_ += 1
+                if open_ == WINDOW // 4:
+                    socket.send_multipart(Cur(message.offset, open_).encode())
+                    open_ = 0
+        took.put(time.monotonic())
+
+
+def _proxy(folder: str) -> None:
+    with zmq.Context() as context:
+        front, back = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        front.bind(f"ipc://{folder}/front")
+        back.bind(f"ipc://{folder}/back")
+        zmq.proxy(front, back)
+
+
+def _produce_to_proxy(folder: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+    stream, (blob,) = _blobs()
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.connect(f"ipc://{folder}/front")
+        ready.release()
+        go.wait()
+        took.put(time.monotonic())
+        for sent in range(0, BATCHES * RECORDS, RECORDS):
+            socket.send_multipart(Put(stream, sent, RECORDS, blob).encode())
+
+
+def _consume_from_proxy(folder: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        socket.connect(f"ipc://{folder}/back")
+        ready.release()
+        got = 0
+        while got < BATCHES * RECORDS:
+            message = decode(socket.recv_multipart())
+            assert isinstance(message, Put)
+            got += message.count
+        took.put(time.monotonic())
+
+
+if __name__ == "__main__":
+    print(markdown(measure()))
