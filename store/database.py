@@ -101,6 +101,20 @@ def writing(engine: Engine, patience: float = PATIENCE_SECONDS) -> Iterator[tupl
 
 
 @contextmanager
+def unpooled(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """A SQLite connection of its own, outside any transaction, for what cannot run inside one."""
+    with translated(engine.url):
+        try:
+            raw = sqlite3.connect(
+                engine.url.database or "", timeout=BUSY_SECONDS, isolation_level=None
+            )
+            with contextlib.closing(raw):
+                yield raw
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(shown(engine.url), _cause(error)) from error
+
+
+@contextmanager
 def translated(url: URL) -> Iterator[None]:
     """SQLAlchemy's errors leave as ours."""
     try:

@@ -102,6 +102,9 @@ attempts = Table(
     Column("heard_at", Double, nullable=False),
     Column("resumed_attempt", Text),
     Column("resumed_step", BigInteger),
+    Column("exit_code", BigInteger),
+    Column("exit_signal", Text),
+    Column("exited_at", Double),
     UniqueConstraint("run_key", "attempt"),
 )
 
@@ -135,10 +138,7 @@ streams = Table(
     Column("how", Text),
     Column("error", Text),
     Column("lost", Boolean, nullable=False),
-    Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
-    Column("exit_code", BigInteger),
-    Column("signal", Text),
     # The step under way.
     Column("step_began_ns", BigInteger),
     Column("step_ended_ns", BigInteger),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeGuard
 
 from lineside.store.schema import NAME_LENGTH
 
@@ -13,6 +14,7 @@ FINITE, NAN, INF, NEG_INF = 0, 1, 2, 3
 FLAGS = (None, "nan", "inf", "-inf")
 """A flag's word, by number."""
 _FLOATS = (0.0, math.nan, math.inf, -math.inf)
+LARGEST = sys.float_info.max
 INT_MAX = (1 << 63) - 1
 MAX_DEPTH = 100
 """How deep JSON made of something odd may nest."""
@@ -37,9 +39,14 @@ def join(value: float | None, flag: int) -> float:
     return value if value is not None else _FLOATS[flag]
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether ``value`` is an integer a 64-bit column holds."""
     return isinstance(value, int) and -INT_MAX <= value <= INT_MAX
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a finite number a double holds."""
+    return isinstance(value, (int, float)) and -LARGEST <= value <= LARGEST
 
 
 def is_time(value: float) -> bool:
@@ -47,14 +54,14 @@ def is_time(value: float) -> bool:
     return 0.0 <= value <= LAST_SECOND
 
 
-def is_name(text: str) -> bool:
+def is_name(text: object) -> bool:
     """Whether ``text`` can be a name in an indexed column of any database."""
-    return 0 < len(text) <= NAME_LENGTH and "\0" not in text and is_unicode(text)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether ``text`` has no lone surrogates."""
-    return text.isascii() or text.encode("utf-8", "replace").decode() == text
+    return (
+        isinstance(text, str)
+        and 0 < len(text) <= NAME_LENGTH
+        and "\0" not in text
+        and (text.isascii() or text.encode("utf-8", "replace").decode() == text)
+    )
 
 
 def clean(text: str, limit: int = 4000) -> str:
@@ -97,6 +104,8 @@ def _encodable(value: object, depth: int) -> object:
         }
     if isinstance(value, (list, tuple)):
         return [_encodable(item, depth + 1) for item in value]
-    if value is None or isinstance(value, (str, int, float)):
+    if value is None or isinstance(value, (str, float)) or is_count(value):
         return value
+    if isinstance(value, int):
+        return {"!": hex(value)[:200]}
     return _unencodable(value)

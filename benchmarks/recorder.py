@@ -1,0 +1,89 @@
+"""How fast events go into SQLite: a real mixture, decoded records in, committed rows out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.table import Row
+from lineside.bus.events import Event, Stream
+from lineside.bus.reader import Batch
+from lineside.store.database import open_store
+from lineside.store.writes import Writer
+
+STEPS = 40_000
+RECORDS_A_BATCH = 256
+"""As a shipper fills its batches when it has much to send."""
+BATCHES_A_TRANSACTION = 20
+"""As the recorder takes them when it is behind."""
+
+
+def events(steps: int, log_every: int) -> Iterator[Event]:
+    """What a Trainer says: five hooks a step, and a log with four numbers every so often."""
+    seq, clock, now = 0, 0, 1_700_000_000.0
+    for step in range(steps):
+        for kind in ("step_begin", "substep_end", "pre_optimizer_step", "optimizer_step"):
+            yield Event(seq, now, clock, kind, step, step / 1000)
+            seq, clock, now = seq + 1, clock + 400_000, now + 0.0004
+        yield Event(seq, now, clock, "step_end", step + 1, step / 1000)
+        seq += 1
+        if step % log_every == 0:
+            logs = {
+                "loss": 5.0 / (step + 1),
+                "grad_norm": 1.0 + step % 7,
+                "learning_rate": 1e-4 * (1 - step / steps),
+                "epoch": step / 1000,
+            }
+            yield Event(seq, now, clock, "log", step + 1, step / 1000, 0, {"logs": logs})
+            seq += 1
+
+
+def batches(made: Iterator[Event], stream: Stream) -> Iterator[Batch]:
+    """The events as the bus delivers them."""
+    offset, pending = 0, []
+    for event in made:
+        pending.append(event)
+        if len(pending) == RECORDS_A_BATCH:
+            offset += 1
+            yield Batch(offset, stream, tuple(pending), ())
+            pending = []
+    if pending:
+        yield Batch(offset + 1, stream, tuple(pending), ())
+
+
+def rate(log_every: int) -> float:
+    """Events a second from batches in memory to the last commit."""
+    stream = Stream("run", "rank0", "20261121T000000-0000")
+    delivered = list(batches(events(STEPS, log_every), stream))
+    count = sum(len(batch.events) for batch in delivered)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_store(f"sqlite:///{Path(folder) / 'store.db'}", create=True)
+        writer = Writer(engine)
+        began = time.perf_counter()
+        for first in range(0, len(delivered), BATCHES_A_TRANSACTION):
+            writer.apply("journal", delivered[first : first + BATCHES_A_TRANSACTION])
+        seconds = time.perf_counter() - began
+        engine.dispose()
+    return count / seconds
+
+
+def measure() -> list[Row]:
+    """The recorder's rows of the table."""
+    return [
+        Row(
+            f"recorder into SQLite, 5 hooks a step and a log of 4 numbers every {every}",
+            rate(every),
+            "events/s",
+            50_000,
+            at_least=True,
+        )
+        for every in (1, 10)
+    ]
+
+
+if __name__ == "__main__":
+    from benchmarks.table import markdown
+
+    print(markdown(measure()))

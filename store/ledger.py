@@ -1,0 +1,320 @@
+"""The writer's memory of the runs it is writing: loaded when needed, written back at commit.
+
+A writing transaction reads almost nothing: counters, open steps and the unfinished blocks of curves
+stay in memory between transactions. All of it can be made again from the rows, so after a kill,
+after a transaction that failed, and for a run that another process changed, it is loaded again.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select
+
+from lineside.store import schema
+from lineside.store.bulk import add_rows, insert_rows, update_rows
+from lineside.store.schema import attempts, event_counts, events, points, series, sketches, streams
+from lineside.store.sketch import Point, unfinished
+from lineside.store.states import (
+    ATTEMPT_COLUMNS,
+    RANK_COLUMNS,
+    RUN_COLUMNS,
+    SERIES_COLUMNS,
+    STREAM_COLUMNS,
+    AttemptState,
+    Rows,
+    RunState,
+    SeriesState,
+    StreamState,
+    columns,
+    is_rank,
+)
+from lineside.store.status import RUNNING, Rank, Verdict, judge_attempt, judge_run
+from lineside.store.values import from_json
+
+MAX_RUNS = 200
+"""Runs kept in memory between transactions; those written longest ago go first."""
+MAX_SERIES = 10_000
+"""Curves one stream may have: who logs more names than that makes a new one each time."""
+METRIC, TIMING = "metric", "timing"
+
+_BORN = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-")
+
+
+class Ledger:
+    """Between ``begin`` and ``flush`` it belongs to one transaction on ``connection``."""
+
+    def __init__(self) -> None:
+        self.rows = Rows()
+        self.now = 0.0
+        self._runs: dict[str, RunState] = {}
+        self._revision = 0
+        self._touched: dict[str, RunState] = {}
+        self._dirty_attempts: dict[int, AttemptState] = {}
+        self._dirty_streams: dict[int, StreamState] = {}
+        self._dirty_series: dict[int, SeriesState] = {}
+
+    def begin(self, connection: Connection, revision: int, now: float) -> None:
+        """Start a transaction that makes ``revision``; ``now`` is seconds since the epoch."""
+        if revision != self._revision + 1 and self._runs:
+            changed = connection.execute(
+                select(schema.runs.c.id).where(schema.runs.c.revision > self._revision)
+            )
+            for (run_id,) in changed:
+                self._runs.pop(run_id, None)
+        self._connection = connection
+        self._revision = revision
+        self.now = now
+
+    def run(self, run_id: str) -> RunState:
+        """The run, loaded, or made if it is new."""
+        run = self._touched.get(run_id)
+        if run is None:
+            run = self._runs.pop(run_id, None) or self._load_run(run_id)
+            self._runs[run_id] = self._touched[run_id] = run
+            run.heard_at = self.now
+        return run
+
+    def stream(self, run: RunState, producer: str, attempt: str, time: float) -> StreamState:
+        """The stream, made if it is new; ``time`` is that of the event that speaks of it."""
+        found = run.streams.get((producer, attempt))
+        if found is None:
+            ignored = is_rank(producer) and _began_before_deletion(run, attempt, time)
+            found = StreamState(0, producer, attempt, ignored, self.now)
+            found.opened = found.logged_known = True
+            found.id = self._insert(
+                streams,
+                run_key=run.key,
+                producer=producer,
+                attempt=attempt,
+                ignored=ignored,
+                **{name: getattr(found, name) for name in STREAM_COLUMNS},
+                **{name: getattr(found.rank, name) for name in RANK_COLUMNS},
+            )
+            run.streams[producer, attempt] = found
+        if found.id not in self._dirty_streams:
+            self._dirty_streams[found.id] = found
+            found.heard_at = self.now
+            if is_rank(producer) and not found.ignored:
+                self.attempt(run, attempt, time)
+        return found
+
+    def attempt(self, run: RunState, name: str, time: float) -> AttemptState:
+        """The attempt, made if it is new, then as started at ``time``."""
+        found = run.attempts.get(name)
+        if found is None:
+            found = AttemptState(0, name, time, self.now, RUNNING)
+            found.id = self._insert(
+                attempts,
+                run_key=run.key,
+                attempt=name,
+                **{column: getattr(found, column) for column in ATTEMPT_COLUMNS},
+            )
+            run.attempts[name] = found
+        self._dirty_attempts[found.id] = found
+        found.heard_at = self.now
+        return found
+
+    def series(self, stream: StreamState, kind: str, name: str) -> SeriesState | None:
+        """The curve, made if it is new; None if the stream has too many already."""
+        found = stream.series.get((kind, name))
+        if found is None:
+            if len(stream.series) >= MAX_SERIES:
+                return None
+            found = SeriesState(0)
+            found.id = self._insert(
+                series,
+                stream_id=stream.id,
+                kind=kind,
+                name=name,
+                **{column: getattr(found, column) for column in SERIES_COLUMNS},
+            )
+            stream.series[kind, name] = found
+        self._dirty_series[found.id] = found
+        return found
+
+    def open(self, stream: StreamState) -> None:
+        """Load what folding the stream's events needs."""
+        if stream.opened:
+            return
+        execute = self._connection.execute
+        kinds = execute(select(event_counts.c.kind).where(event_counts.c.stream_id == stream.id))
+        stream.kinds = {kind for (kind,) in kinds}
+        for row in execute(select(series).where(series.c.stream_id == stream.id)):
+            curve = SeriesState(row.id, *(row._mapping[name] for name in SERIES_COLUMNS))
+            self._restore_tail(curve)
+            stream.series[row.kind, row.name] = curve
+        stream.opened = True
+
+    def newest_log(self, run: RunState, stream: StreamState) -> Any:
+        """The stream's newest log as ``StreamState.logged`` has it."""
+        newest = None
+        for kind in ("log", "evaluate", "predict"):
+            row = self._connection.execute(
+                select(events.c.n, events.c.kind, events.c.step, events.c.data)
+                .where(events.c.run_key == run.key, events.c.kind == kind)
+                .where(events.c.stream_id == stream.id)
+                .order_by(events.c.n.desc())
+                .limit(1)
+            ).first()
+            if row is not None and (newest is None or row.n > newest.n):
+                newest = row
+        if newest is None or newest.kind != "log":
+            return None
+        logs = (from_json(newest.data) or {}).get("logs")
+        return {"step": newest.step, "logs": logs} if isinstance(logs, dict) else None
+
+    def flush(self) -> None:
+        """Write everything back."""
+        connection, rows = self._connection, self.rows
+        for run in self._touched.values():
+            self._judge(run)
+        for table, new in (
+            (events, rows.events),
+            (points, rows.points),
+            (sketches, rows.sketches),
+            (schema.checkpoints, rows.checkpoints),
+            (schema.gaps, rows.gaps),
+        ):
+            insert_rows(connection, table, new)
+        update_rows(
+            connection,
+            series,
+            SERIES_COLUMNS,
+            ("id",),
+            [(*columns(s, SERIES_COLUMNS), s.id) for s in self._dirty_series.values()],
+        )
+        self._flush_counts()
+        update_rows(
+            connection,
+            streams,
+            STREAM_COLUMNS + RANK_COLUMNS,
+            ("id",),
+            [
+                (*columns(s, STREAM_COLUMNS), *columns(s.rank, RANK_COLUMNS), s.id)
+                for s in self._dirty_streams.values()
+            ],
+        )
+        update_rows(
+            connection,
+            attempts,
+            ATTEMPT_COLUMNS,
+            ("id",),
+            [(*columns(a, ATTEMPT_COLUMNS), a.id) for a in self._dirty_attempts.values()],
+        )
+        update_rows(
+            connection,
+            schema.runs,
+            (*RUN_COLUMNS, "revision"),
+            ("key",),
+            [(*columns(r, RUN_COLUMNS), self._revision, r.key) for r in self._touched.values()],
+        )
+        self._end()
+
+    def _end(self) -> None:
+        self.rows = Rows()
+        for kept in (
+            self._touched,
+            self._dirty_attempts,
+            self._dirty_streams,
+            self._dirty_series,
+        ):
+            kept.clear()
+        while len(self._runs) > MAX_RUNS:
+            del self._runs[next(iter(self._runs))]
+
+    def _flush_counts(self) -> None:
+        new, grown = [], []
+        for stream in self._dirty_streams.values():
+            for kind, n in stream.counted.items():
+                if kind in stream.kinds:
+                    grown.append((n, stream.id, kind))
+                else:
+                    new.append((stream.id, kind, n))
+                    stream.kinds.add(kind)
+            stream.counted.clear()
+        insert_rows(self._connection, event_counts, new)
+        add_rows(self._connection, event_counts, "n", ("stream_id", "kind"), grown)
+
+    def _judge(self, run: RunState) -> None:
+        for attempt in run.attempts.values():
+            if attempt.id in self._dirty_attempts:
+                ranks = {
+                    stream.producer: stream.rank
+                    for stream in run.streams.values()
+                    if stream.attempt == attempt.attempt and is_rank(stream.producer)
+                }
+                verdict = judge_attempt(ranks, attempt.exit)
+                attempt.status, attempt.reason = verdict.status, verdict.reason
+                attempt.ended_at = verdict.ended_at
+        if not run.attempts:
+            return
+        in_order = sorted(run.attempts.values(), key=lambda a: (a.started_at, a.attempt))
+        newest = in_order[-1]
+        verdict = judge_run(Verdict(newest.status, newest.reason, newest.ended_at))
+        run.status, run.reason, run.ended_at = verdict.status, verdict.reason, verdict.ended_at
+        run.step, run.max_steps, run.epoch = newest.step, newest.max_steps, newest.epoch
+        run.started_at = in_order[0].started_at
+
+    def _load_run(self, run_id: str) -> RunState:
+        execute, table = self._connection.execute, schema.runs
+        row = execute(select(table).where(table.c.id == run_id)).first()
+        if row is None:
+            run = RunState(0, run_id, self.now, RUNNING)
+            run.key = self._insert(
+                table,
+                id=run_id,
+                revision=self._revision,
+                purging=False,
+                **{name: getattr(run, name) for name in RUN_COLUMNS},
+            )
+            return run
+        run = RunState(row.key, run_id, deleted_at=row.deleted_at, **_picked(row, RUN_COLUMNS))
+        for found in execute(select(attempts).where(attempts.c.run_key == run.key)):
+            run.attempts[found.attempt] = AttemptState(
+                found.id, found.attempt, **_picked(found, ATTEMPT_COLUMNS)
+            )
+        for found in execute(select(streams).where(streams.c.run_key == run.key)):
+            run.streams[found.producer, found.attempt] = StreamState(
+                found.id,
+                found.producer,
+                found.attempt,
+                found.ignored,
+                **_picked(found, STREAM_COLUMNS),
+                rank=Rank(**_picked(found, RANK_COLUMNS)),
+            )
+        return run
+
+    def _restore_tail(self, curve: SeriesState) -> None:
+        for level, first in unfinished(curve.n):
+            table = sketches if level else points
+            query = select(*(table.c[name] for name in Point._fields)).where(
+                table.c.series_id == curve.id, table.c.idx >= first
+            )
+            if level:
+                query = query.where(table.c.level == level)
+            for row in self._connection.execute(query.order_by(table.c.idx)):
+                curve.tail.restore(level, Point._make(row))
+
+    def _insert(self, table: Table, **values: Any) -> int:
+        made = self._connection.execute(insert(table).values(**values)).inserted_primary_key
+        key: int = made[0]  # type: ignore[index]
+        return key
+
+
+def _picked(row: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: row._mapping[name] for name in names}
+
+
+def _began_before_deletion(run: RunState, attempt: str, time: float) -> bool:
+    """Whether an attempt belongs to what was deleted, and not to a run begun anew since.
+
+    Its name says when it was made; one that does not is as old as its first event.
+    """
+    if run.deleted_at is None:
+        return False
+    named = _BORN.match(attempt)
+    born = calendar.timegm(tuple(map(int, named.groups()))) if named else time
+    return born <= run.deleted_at
