@@ -1,7 +1,7 @@
 """Fixtures of the fault tests: a stack in a home of its own, chance with a seed, the final table.
 
-``LINESIDE_FAULT_REPEATS`` runs each test so many times; ``LINESIDE_FAULT_SEED`` chooses the random
-moments of the first time, each later one adds 1.
+``make faults N=20`` runs each test so many times (pytest's ``--repeat``). ``LINESIDE_FAULT_SEED``
+chooses the random moments, which differ in each repetition.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ import pytest
 from tests.faults.accounts import Told, Verdict, judge
 from tests.faults.stack import Stack
 
-REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
 SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
 COLUMNS = ("runs", "failures", "events", "lost", "twice")
 
 _table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("fault"):
-        metafunc.fixturenames.append("repeat")
-        metafunc.parametrize("repeat", range(REPEATS), scope="function")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,10 +48,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def chance(repeat: int) -> Random:
+def chance(request: pytest.FixtureRequest) -> Random:
     """Where the random moments come from; its seed is shown when the test fails."""
-    print(f"LINESIDE_FAULT_SEED={SEED + repeat}")
-    return Random(SEED + repeat)
+    called = getattr(request.node, "callspec", None)
+    seed = SEED + (called.params.get("repetition", 1) - 1 if called else 0)
+    print(f"to repeat this one: LINESIDE_FAULT_SEED={seed}")
+    return Random(seed)
 
 
 @pytest.fixture

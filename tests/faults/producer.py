@@ -62,7 +62,7 @@ def main(plan: dict[str, Any]) -> int:
     """Emit as every run of the plan at once; the exit code."""
     if plan["cap"]:
         small = functools.partial(SpoolWriter, cap=plan["cap"], segment=plan["cap"] // 8)
-        publisher.SpoolWriter = small  # type: ignore[attr-defined]
+        publisher.SpoolWriter = small  # type: ignore[attr-defined, assignment]
     threads = [
         threading.Thread(target=emit, args=(run_id, Path(told), plan))
         for run_id, told in plan["runs"].items()
