@@ -49,8 +49,8 @@ def ship(
 
     Ends when the broker has confirmed everything; exit code 1 if something is left.
     """
-    from lineside.emitter.shipper import Shipped
-    from lineside.emitter.shipper import ship as carry
+    from lineside.emitter.leftover import Shipped
+    from lineside.emitter.leftover import ship as carry
 
     settings = Settings.from_env()
     folder = settings.spool if spool is None else spool.absolute()
