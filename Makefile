@@ -1,0 +1,77 @@
+# make demo    the whole thing on this machine, with an account at the end
+# make test    every test
+# make lint    format, style, types, import contracts, length of modules
+# make check   lint, then test
+# make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
+# make faults  each fault test N times (N=20)
+# make compat  the emitter and the truth test on the oldest transformers supported
+# make bench   every measurement, as a table
+#
+# Each sets up .venv first if it is not there; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+COMPAT := .venv-compat
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check --quiet install
+N ?= 20
+ARGS ?=
+DEPENDS := pyproject.toml constraints.txt
+
+.PHONY: demo test lint check cover faults compat bench clean
+.DEFAULT_GOAL := check
+
+demo: $(VENV)/.demo
+	$(BIN)/lineside demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p lineside
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/lint-imports --no-logo
+	@git ls-files '*.py' '*.js' '*.css' | xargs wc -l | awk \
+	  '$$2 != "total" && $$1 > 400 {print $$2 " has " $$1 " lines, 400 at most"; bad = 1} END {exit bad}'
+
+check: lint test
+
+cover: $(VENV)/.dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --include='bus/*,emitter/*,store/*' --fail-under=95
+
+faults: $(VENV)/.dev
+	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest -m fault $(ARGS)
+
+compat: $(COMPAT)/.ready
+	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback.py $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info coverage .coverage* .lineside \
+	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(DEPENDS) | $(BIN)/python
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(DEPENDS) | $(BIN)/python
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev,postgres]'
+	touch $(VENV)/.demo $@
+
+# What the old transformers needs older than constraints.txt has it, pip may choose.
+$(COMPAT)/.ready: $(DEPENDS)
+	$(PYTHON) -m venv $(COMPAT)
+	grep -vE '^(transformers|huggingface|tokenizers|hf-)' constraints.txt > $(COMPAT)/constraints.txt
+	$(COMPAT)/bin/python $(PIP) -c $(COMPAT)/constraints.txt -e '.[demo]' 'transformers==4.56.*' \
+	  pytest pytest-timeout psutil
+	touch $@

@@ -1,0 +1,32 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+ON_CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine's LINESIDE_ variables say is not for tests."""
+    for name in [name for name in os.environ if name.startswith("LINESIDE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[[str], str]:
+    """The path of a program that the test needs; without it the test skips, on CI it fails."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None:
+            missing = pytest.fail if ON_CI else pytest.skip
+            missing(f"{program} is not installed")
+        return path
+
+    return find
