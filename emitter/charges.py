@@ -89,8 +89,13 @@ class Charges:
             self._reports.close(run)
 
     def kept(self) -> list[Kept]:
-        """What the keeper has to know of each stream."""
-        return [Kept(t.folder, t.acked, t.settled, t.page is not None) for t in self]
+        """What the keeper has to know of each stream; a heartbeat is not worth a sync."""
+        kept = []
+        for transfer in self:
+            end = 0 if self._reports.owns(transfer.stream) else transfer.end
+            has_page = transfer.page is not None
+            kept.append(Kept(transfer.folder, end, transfer.acked, transfer.settled, has_page))
+        return kept
 
     def close(self) -> None:
         """Let go of everything; what is not confirmed stays for the next shipper."""

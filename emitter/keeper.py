@@ -26,9 +26,11 @@ _LEAST_FREE_SHARE, _LEAST_FREE_BYTES = 0.1, 2 << 30
 
 
 class Kept(NamedTuple):
-    """One stream as it stands: confirmed before ``acked``, and ``settled`` if it has ended so."""
+    """One stream as it stands: written up to ``end`` as far as is known (0 when it is not worth a
+    sync), confirmed before ``acked``, and ``settled`` if it has ended so."""
 
     folder: Path
+    end: int
     acked: int
     settled: bool
     has_page: bool
@@ -37,15 +39,17 @@ class Kept(NamedTuple):
 class Keeper:
     """Puts what is written on disk, and removes what was confirmed.
 
-    Every stream's new records are synced whenever it is given work. Confirmed segments, and the
-    folders of settled streams, are kept ``keep_seconds``; less when the producer's segments have
-    more than half of ``cap`` bytes or the disk is nearly full.
+    New records are synced whenever it is given work. Confirmed segments, and the folders of
+    settled streams, are kept ``keep_seconds``; less when the producer's segments have more than
+    half of ``cap`` bytes or the disk is nearly full.
     """
 
     def __init__(self, cap: int, keep_seconds: float = KEEP_SECONDS) -> None:
         self._cap = cap
         self._keep_seconds = keep_seconds
         self._work: Sequence[Kept] | None = None
+        self._ends: list[tuple[Path, int, bool]] = []
+        self._give_at = 0.0
         self._ending = False
         self._change = threading.Condition()
         self._synced: dict[Path, int] = {}
@@ -55,14 +59,18 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
-    def give(self, streams: Sequence[Kept]) -> bool:
-        """Let it see to ``streams``; False if it is still at the last ones."""
+    def give(self, streams: Sequence[Kept], now: float) -> None:
+        """Let it see to ``streams`` if something was written or a while has passed.
+
+        If it is still at the last ones, it gets these another time.
+        """
+        ends = [(stream.folder, stream.end, stream.settled) for stream in streams]
         with self._change:
-            if self._work is not None:
-                return False
-            self._work = streams
-            self._change.notify_all()
-            return True
+            is_due = ends != self._ends or now >= self._give_at
+            if self._work is None and is_due:
+                self._ends, self._give_at = ends, now + _RETIRE_SECONDS
+                self._work = streams
+                self._change.notify_all()
 
     def end(self, seconds: float) -> None:
         """Finish what was given last, waiting ``seconds`` for it at most."""
@@ -93,7 +101,7 @@ class Keeper:
                 if stream.settled and pressed:
                     self._remove(stream)
                     continue
-                if not stream.settled:
+                if stream.end and not stream.settled:
                     self._sync(stream)
                 self._remember(stream)
                 if retire:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import sys
@@ -28,9 +29,8 @@ from lineside.emitter.spool import CAP_BYTES
 
 log = logging.getLogger("lineside")
 
-_BUSY_SECONDS, _QUIET_SECONDS = 0.02, 0.1  # between looks for new events
+_BUSY_SECONDS, _QUIET_SECONDS = 0.02, 0.25  # between looks for new events
 _LOOK_SECONDS = 1.0
-_DISCOVER_SECONDS = 0.5
 _DISCOVER_SHARE = 500.0  # looking through a spool of thousands of folders is made this much rarer
 _DRAIN_SECONDS = 2.0
 _LOG_BYTES = 1 << 20
@@ -104,7 +104,7 @@ class Shipper(Service):
             self._hand_over()
 
     def work(self) -> None:
-        """Find, watch, send, hear; takes a tenth of a second when there is nothing to do."""
+        """Find, watch, send, hear; takes a quarter of a second when there is nothing to do."""
         try:
             self._work(time.monotonic())
         except Exception:
@@ -115,25 +115,33 @@ class Shipper(Service):
         if now >= self._discover_at:
             self.charges.discover(now)
             took = time.monotonic() - now
-            self._discover_at = now + max(_DISCOVER_SECONDS, _DISCOVER_SHARE * took)
-        if now >= self._look_at or self.link.alarm:
+            self._discover_at = now + max(_LOOK_SECONDS, _DISCOVER_SHARE * took)
+        looked = now >= self._look_at or self.link.alarm
+        if looked:
             self.link.alarm = False
             self._look_at = now + _LOOK_SECONDS
             self.charges.look(now)
-            self._keeper.give(self.charges.kept())
+            self._keeper.give(self.charges.kept(), now)
             _bound_log(self._spool / LOG_NAME)
-        if now >= self._send_at or (self._was_full and not self._exchange.is_full):
-            sent = self._exchange.send(now)
-            self._pause = _BUSY_SECONDS if sent else min(2 * self._pause, _QUIET_SECONDS)
+        room = self._was_full and not self._exchange.is_full
+        if looked or room or now >= self._send_at:
+            self._set_pace(self._exchange.send(now))
             self._send_at = now + self._pause
             self._was_full = self._exchange.is_full
         self._exchange.hear(min(self._send_at, self._look_at) - time.monotonic())
+
+    def _set_pace(self, events: int) -> None:
+        """Look about as often as events come: each look costs the trainer's machine a little."""
+        if events > 1:
+            self._pause = max(self._pause / 2, _BUSY_SECONDS)
+        elif not events:
+            self._pause = min(self._pause * 2, _QUIET_SECONDS)
 
     def shutdown(self) -> None:
         """Send what the broker takes at once; the rest stays for the next shipper."""
         if self._lock is not None:
             self._drain(time.monotonic() + _DRAIN_SECONDS)
-            self._keeper.give(self.charges.kept())
+            self._keeper.give(self.charges.kept(), math.inf)
         self._keeper.end(_DRAIN_SECONDS)
         self.charges.close()
         self.link.close()
@@ -141,9 +149,9 @@ class Shipper(Service):
 
     def _drain(self, until: float) -> None:
         while (now := time.monotonic()) < until:
-            sent = self._exchange.send(now)
+            events = self._exchange.send(now)
             self._exchange.hear(_BUSY_SECONDS)
-            if not sent and not self._exchange.outstanding:
+            if not events and not self._exchange.outstanding:
                 return
 
     def _is_done(self, now: float) -> bool:

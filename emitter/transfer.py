@@ -17,7 +17,8 @@ log = logging.getLogger("lineside")
 
 Outgoing: TypeAlias = "Hi | Put | GapMessage"
 
-_LOOK_SECONDS = 0.25  # between looks into a folder whose page does not say that there is more
+# Between looks into a folder whose page does not say that there is more, or that has none.
+_LOOK_SECONDS, _PAGELESS_SECONDS = 2.0, 0.25
 _ERROR_SECONDS = 5.0
 # First and longest wait after each refusal; twice as long each time until something is taken.
 _WAITS = {FULL: (0.5, 10.0), HOLE: (0.1, 5.0), DENIED: (5.0, 60.0)}
@@ -50,7 +51,7 @@ class Transfer:
         self._in_flight: deque[_Sent] = deque()
         self._exhausted = False
         self._unread_from: int | None = None
-        self._end: int | None = None
+        self._counted: int | None = None
         self._look_at = 0.0
         self._held_until = 0.0
         self._wait = 0.0
@@ -78,6 +79,12 @@ class Transfer:
             not self.final and words is not None and self.acked >= words.next_seq
         )
 
+    @property
+    def end(self) -> int:
+        """The seq up to which the stream is written, as far as is known."""
+        words = self.words()
+        return max(words.next_seq if words else 0, self._tail.seq)
+
     def left(self) -> int:
         """How many events are here, or missing here, and not confirmed.
 
@@ -89,12 +96,12 @@ class Transfer:
         words = self.words()
         if words is not None and words.next_seq - self.acked <= _BELIEVABLE_GAP:
             return max(words.next_seq - self.acked, int(self.final))
-        if self._end is None or not self.final:
+        if self._counted is None or not self.final:
             tail = Tail(self.stream, self.folder, self.acked)
             while tail.read(final=True) is not None:
                 pass
-            self._end = tail.seq
-        return self._end - self.acked
+            self._counted = tail.seq
+        return self._counted - self.acked
 
     def words(self) -> Words | None:
         """What the producer's page says now, if there is one."""
@@ -193,7 +200,7 @@ class Transfer:
             found = self._missing_end(words)
         if found is None:
             self._exhausted = self.final
-            self._look_at = now + _LOOK_SECONDS
+            self._look_at = now + (_LOOK_SECONDS if words else _PAGELESS_SECONDS)
         return found
 
     def _missing_end(self, words: Words | None) -> GapMessage | None:
