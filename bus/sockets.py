@@ -23,6 +23,8 @@ IPC_PATH_MAX = 107
 """Bytes a Unix socket's path may have."""
 HEARTBEAT_MS = 5_000
 """A ping after this long without traffic; three times as long without an answer is a cut."""
+HANDSHAKE_MS = 5_000
+"""A connection whose peer does not shake hands for this long is given up and made anew."""
 _QUEUE = 256  # messages libzmq holds in each direction of one connection
 
 
@@ -132,6 +134,8 @@ def _common(socket: Socket) -> None:
     socket.setsockopt(zmq.SNDHWM, _QUEUE)
     socket.setsockopt(zmq.RCVHWM, _QUEUE)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+    # libzmq would wait 30 s on a connection that a network swallowed right after it stood.
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 3 * HEARTBEAT_MS)
