@@ -46,9 +46,8 @@ class Drops:
         self._kinds[kind] += 1
 
     def add_range(self, end: int) -> None:
-        """All up to ``end``, of unknown kinds."""
+        """All up to ``end``, of unknown kinds; that is over as soon as it is noticed."""
         self.end = end
-        self.level = STEP
 
     def data(self) -> dict[str, Any]:
         """What the ``gap`` record says: seqs ``first`` to ``end`` (excluded), counts by kind."""

@@ -34,7 +34,7 @@ class Closable(Protocol):
         """Never do anything again: this is a forked child, and the stream is its parent's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unconfirmed:
     """Events up to ``end`` that went into a spool and that the bus is yet to confirm."""
 
@@ -87,8 +87,14 @@ def watch(run: Closable) -> None:
 
 def leave(run: Closable, rest: Unconfirmed) -> None:
     """``run`` was closed; ``rest`` is what may not be confirmed yet."""
-    _ending.open.remove(run)
-    _ending.left = [one for one in (*_ending.left, rest) if not one.is_confirmed]
+    # Other threads may do the same just now: each call on the lists is one step.
+    _ending.left.append(rest)
+    with contextlib.suppress(ValueError):
+        _ending.open.remove(run)
+    for one in list(_ending.left):
+        if one.is_confirmed:
+            with contextlib.suppress(ValueError):
+                _ending.left.remove(one)
 
 
 def wait(*rests: Unconfirmed) -> bool:

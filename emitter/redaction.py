@@ -47,7 +47,7 @@ _USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)([^\s/@:?#]*)(?::([^\s/]
 _SCHEME_VALUE = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # name=value, name: value, "name": "value", and the same inside JSON inside a string.
 _NAMED_VALUE = re.compile(
-    r"""(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?["']?\s*[=:]\s*)
+    r"""(?<!\w)(?<!\w[.-])(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?["']?\s*[=:]\s*)
         (?P<value>(?P<quote>\\?["'])(?:(?!(?P=quote)).)+(?P=quote) | [^\s,;&"'}\])]+)""",
     re.VERBOSE,
 )

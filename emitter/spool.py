@@ -26,6 +26,7 @@ CAP_BYTES = 1 << 30
 
 # A longer record takes the careful path, which looks at the true limit.
 _LARGE = 64 << 10
+_GAP_BYTES = 1 << 10  # more than a gap record takes
 _MEASURE_EVERY_NS = 1_000_000_000  # of a full spool
 # Between tries of a failing disk. Some file systems work for milliseconds before they say no.
 _FIRST_PAUSE_NS, _LAST_PAUSE_NS = 100_000_000, 1_000_000_000
@@ -121,9 +122,9 @@ class SpoolWriter:
 
     def settle(self, step: int = 0, epoch: float | None = None) -> None:
         """Write the gap records that are due, although what they tell of may not have ended."""
-        if self._drops and self._refusal(_LARGE, VITAL, time.monotonic_ns()) is None:
-            now = (time.time(), time.monotonic_ns())
-            self._settle(STEP, (*now, "gap", step, epoch, 0, None))
+        now_ns = time.monotonic_ns()
+        if self._drops and self._refusal(_GAP_BYTES, VITAL, now_ns) is None:
+            self._settle(STEP, (time.time(), now_ns, "gap", step, epoch, 0, None))
 
     def tend(self) -> None:
         """Notice that the folder or the open segment was removed, and make it again.
@@ -318,10 +319,11 @@ class SpoolWriter:
     def _count_removed(self) -> None:
         """Someone deleted segments: what the bus had not confirmed yet is lost."""
         self._elsewhere = self.folder.usage()
-        first = self.words[ACKED_SEQ]
-        if first < self.next_seq:
-            self._drops.setdefault("removed", Drops("removed", first)).add_range(self.next_seq)
-            self.dropped += self.next_seq - first
+        self._retry_ns = 0
+        first, end = self.words[ACKED_SEQ], self.settled_seq
+        if first < end:
+            self._drops.setdefault("removed", Drops("removed", first)).add_range(end)
+            self.dropped += end - first
             self.words[DROPPED] = self.dropped
 
 

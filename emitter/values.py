@@ -21,18 +21,18 @@ UNENCODABLE = "!"
 _REPR_CHARACTERS = 200
 _ARRAY_ITEMS = 100
 _PLAIN = frozenset({float, int, str, bool, type(None)})
-_STR = frozenset({str})
 # Reading one of these, even to print it, may wait for a device.
 _DEVICE_LIBRARIES = frozenset({"torch", "jax", "jaxlib", "cupy", "tensorflow", "mlx", "torch_xla"})
 
 
 def is_plain(values: object) -> bool:
     """Whether ``values`` is a dict of text to numbers, text or None, which goes out as it is."""
-    return (
-        type(values) is dict
-        and _PLAIN.issuperset(map(type, values.values()))
-        and _STR.issuperset(map(type, values))
-    )
+    if type(values) is not dict:
+        return False
+    for key, value in values.items():
+        if type(value) not in _PLAIN or type(key) is not str:
+            return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""One event from the training thread into the spool, beside packing it and sending it by ZeroMQ.
+
+Both put the same 223 bytes together, one every 400 us, taking turns in one loop, so that a noisy
+machine is noisy for both. Then the same with the shipper's broker up, frozen and never there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from benchmarks.table import Row, markdown
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess
+from lineside.emitter.identity import Place, begin
+from lineside.emitter.page import PHASES
+from lineside.emitter.publisher import Publisher
+
+EVENTS = 8_000
+PACE_NS = 400_000
+RECORD_BYTES = 223
+WARM_UP = 200
+LOGS = {
+    "loss": 2.345678,
+    "grad_norm": 1.2345678,
+    "learning_rate": 4.9e-05,
+    "entropy": 1.2345678,
+    "mean_token_accuracy": 0.512345,
+    "num_tokens": 1234567.0,
+    "epoch": 0.1234567,
+}
+_TRAINING = PHASES.index("training")
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def measure() -> list[Row]:
+    """Microseconds of one emit, alone, beside ZeroMQ, and with the broker gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, bare = _beside_zmq(Path(folder))
+        up, frozen, down = _by_broker(Path(folder))
+    p50, p999 = _at(ours, 0.5), _at(ours, 0.999)
+    return [
+        Row("one emit, 223 B, paced, p50", p50, "us", 5, note=f"p99 {_at(ours, 0.99):.1f} us"),
+        Row("one emit, p99.9", p999, "us", 200, note=f"packb + zmq send {_at(bare, 0.999):.1f} us"),
+        Row(
+            "one emit against packb + zmq send, p50",
+            p50 / _at(bare, 0.5),
+            "x",
+            0.6,
+            note=f"packb + zmq send {_at(bare, 0.5):.2f} us",
+        ),
+        Row(
+            "one emit with no broker, p50",
+            _at(down, 0.5) / _at(up, 0.5),
+            "x",
+            1.3,
+            note=f"{_at(down, 0.5):.2f} us, broker up {_at(up, 0.5):.2f} us",
+        ),
+        Row(
+            "one emit with the broker frozen, p50",
+            _at(frozen, 0.5) / _at(up, 0.5),
+            "x",
+            1.3,
+            note=f"{_at(frozen, 0.5):.2f} us",
+        ),
+    ]
+
+
+def _beside_zmq(folder: Path) -> tuple[list[int], list[int]]:
+    address = f"ipc://{folder}/sink"
+    sink = _spawn.Process(target=_sink, args=(address,), daemon=True)
+    sink.start()
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(address)
+    socket.poll(10_000, zmq.POLLOUT)
+    publisher = _publisher(folder, "bench", f"ipc://{folder}/nobody")
+    try:
+        ours, bare = _take_turns([_emit(publisher), _send(socket)])
+    finally:
+        publisher.close("exit")
+        socket.close()
+        context.term()
+        sink.kill()
+        sink.join()
+    return ours, bare
+
+
+def _by_broker(folder: Path) -> list[list[int]]:
+    """Emit times with a broker that runs, one that is frozen, and none; taking turns."""
+    with BrokerProcess(folder / "up") as up, BrokerProcess(folder / "frozen") as frozen:
+        addresses = {"up": up.address, "frozen": frozen.address, "down": f"ipc://{folder}/nobody"}
+        publishers = [_publisher(folder, name, where) for name, where in addresses.items()]
+        emits = [_emit(publisher) for publisher in publishers]
+        _take_turns(emits, 1_000)
+        frozen.freeze()
+        try:
+            return _take_turns(emits)
+        finally:
+            frozen.resume()
+            for publisher in publishers:
+                publisher.close("exit")
+
+
+def _publisher(folder: Path, name: str, broker: str) -> Publisher:
+    home = folder / f"home-{name}"
+    settings = Settings.from_env({"LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker})
+    return Publisher(settings, begin(settings, Place(), run=name))
+
+
+def _emit(publisher: Publisher) -> Callable[[int], None]:
+    def emit(step: int) -> None:
+        data = {"logs": publisher.tidy(LOGS)}
+        publisher.hook("log", step, 0.1234567, 0, data, _TRAINING, time.monotonic_ns())
+
+    return emit
+
+
+def _send(socket: zmq.Socket[bytes]) -> Callable[[int], None]:
+    packb: Callable[[Any], bytes] = msgpack.packb
+    noblock = zmq.NOBLOCK
+    # What Lineside's record has more than its values: header, kind, numbers. The same size.
+    padding = b"." * (RECORD_BYTES - len(packb((1, 0, 0.0, 0, "log", 0, 0.1, 0, LOGS, b""))))
+
+    def send(step: int) -> None:
+        body = (1, step, time.time(), time.monotonic_ns(), "log", step, 0.1, 0, LOGS, padding)
+        socket.send(packb(body), noblock)
+
+    return send
+
+
+def _take_turns(acts: list[Callable[[int], None]], events: int = EVENTS) -> list[list[int]]:
+    """Nanoseconds of each act, called one after the other, ``PACE_NS`` apart."""
+    took: list[list[int]] = [[] for _ in acts]
+    clock = time.perf_counter_ns
+    for step in range(events + WARM_UP):
+        for act, times in zip(acts, took, strict=True):
+            started = clock()
+            act(step)
+            times.append(clock() - started)
+            while clock() - started < PACE_NS:
+                pass
+    return [times[WARM_UP:] for times in took]
+
+
+def _sink(address: str) -> None:
+    os.nice(1)
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.bind(address)
+    while True:
+        socket.recv_multipart()
+
+
+def _at(nanoseconds: list[int], part: float) -> float:
+    """The quantile ``part`` in microseconds."""
+    if part == 0.5:
+        return statistics.median(nanoseconds) / 1_000
+    return sorted(nanoseconds)[int(len(nanoseconds) * part)] / 1_000
+
+
+if __name__ == "__main__":
+    print(markdown(measure()))

@@ -1,0 +1,65 @@
+"""A home of its own for each test, whose spool no shipper will take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside.bus import wire
+from lineside.bus.events import Event
+from lineside.emitter import exit as ending
+from lineside.emitter import notice
+
+_HOLD_LOCK = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
+
+ReadSpool = Callable[[], dict[str, list[Event]]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """LINESIDE_HOME. Somebody else holds the shipper's lock and ships nothing, nobody waits."""
+    folder = tmp_path / "home"
+    (folder / "spool").mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("LINESIDE_HOME", str(folder))
+    monkeypatch.setattr(ending._ending, "budget", 0.0)
+    monkeypatch.setattr(notice, "_said", set())
+    holder = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", _HOLD_LOCK, str(folder / "spool" / "shipper.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield folder
+        for run in list(ending._ending.open):
+            run.close("exit")
+        ending._ending.left.clear()
+        holder.kill()
+
+
+@pytest.fixture
+def spooled(home: Path) -> ReadSpool:
+    """``spooled()``: the events of every stream in the home's spool, oldest stream first."""
+    return lambda: read_spool(home / "spool")
+
+
+def read_spool(root: Path) -> dict[str, list[Event]]:
+    """Every stream under ``root`` with its events in the order they lie there."""
+    streams = {}
+    for folder in sorted(root.glob("*/*/*/"), key=lambda path: path.name):
+        events = []
+        for segment in sorted(folder.glob("*.seg")):
+            events += [wire.decode_event(body) for body in wire.bodies(segment.read_bytes())]
+        streams[str(folder.relative_to(root))] = events
+    return streams
