@@ -1,0 +1,107 @@
+"""Puts the callback into every Trainer of this process, without a line in its script.
+
+``lineside run`` puts this folder first on PYTHONPATH, so Python imports this module at start. It
+does nothing until transformers' ``trainer_callback`` is imported, and then wraps
+``CallbackHandler``. It stands alone and imports nothing of Lineside at start: the interpreter may
+be another one than Lineside's, and must behave as if this were not here.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - imported at every start
+_TARGET = "transformers.trainer_callback"
+
+
+class _Finder:
+    """Finds the one module that is to be changed, as the others would, and leaves."""
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _TARGET:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            loader.exec_module = _then(loader.exec_module, _wrap)
+        return spec
+
+
+def _then(
+    load: Callable[[ModuleType], None], change: Callable[[ModuleType], None]
+) -> Callable[[ModuleType], None]:
+    def exec_module(module: ModuleType) -> None:
+        load(module)
+        if module.__name__ != _TARGET:
+            return  # some loaders are shared by many modules
+        try:
+            change(module)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            _say(f"this run is not recorded: {type(error).__name__}: {error}")
+
+    return exec_module
+
+
+def _wrap(module: ModuleType) -> None:
+    handler = module.CallbackHandler
+    make, add = handler.__init__, handler.add_callback
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        make(self, *args, **kwargs)
+        ours = _callback_class()
+        if ours and not any(isinstance(there, ours) for there in self.callbacks):
+            add(self, ours())
+
+    def add_callback(self: Any, callback: Any) -> Any:
+        # One the script adds by itself takes the place of ours.
+        ours = _callback_class()
+        given = callback if isinstance(callback, type) else type(callback)
+        if ours and issubclass(given, ours):
+            self.callbacks = [there for there in self.callbacks if not isinstance(there, ours)]
+        return add(self, callback)
+
+    handler.__init__, handler.add_callback = __init__, add_callback
+
+
+_found: list[Any] = []
+
+
+def _callback_class() -> Any:
+    if not _found:
+        try:
+            from lineside.emitter import LinesideCallback
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            _say(f"{sys.executable} cannot import it, this run is not recorded: {error}")
+            _found.append(None)
+        else:
+            _found.append(LinesideCallback)
+    return _found[0]
+
+
+def _say(what: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"lineside: {what}\n")
+
+
+def _run_shadowed() -> None:
+    """Import the ``sitecustomize`` that Python would have found without this one."""
+    elsewhere = [entry for entry in sys.path if os.path.abspath(entry) != _HERE]  # noqa: PTH100
+    spec = importlib.machinery.PathFinder.find_spec(__name__, elsewhere)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[__name__] = module
+        spec.loader.exec_module(module)
+
+
+sys.meta_path.insert(0, _Finder())
+if __name__ == "sitecustomize":
+    _run_shadowed()

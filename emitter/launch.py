@@ -1,0 +1,177 @@
+"""``lineside run -- CMD``: runs a command with the callback in its Trainers, and outlives it.
+
+The callback comes in through ``inject/sitecustomize.py``, which Python imports at its start unless
+it was told not to with ``-S``, ``-E`` or ``-I``; nothing can be done for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from lineside.bus.errors import LinesideError, UsageError
+from lineside.bus.events import Stream, new_attempt
+from lineside.bus.settings import Settings
+from lineside.emitter import launches, yard
+from lineside.emitter.notice import say
+from lineside.emitter.page import ACKED_SEQ
+from lineside.emitter.redaction import redact_argv
+from lineside.emitter.sidecar import INJECT_FOLDER, Sidecar
+from lineside.emitter.spool import SpoolWriter
+
+PRODUCER = "launcher"
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what shells end with
+_FORWARDED = {
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+_SI_KERNEL = 0x80  # si_code of what a terminal sends
+_CONFIRM_SECONDS = 3.0
+
+
+def launch(argv: Sequence[str], settings: Settings) -> int:
+    """Run ``argv`` to its end; its exit code, or 128 + n if signal n ended it.
+
+    The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
+    terminal, once; a signal sent to this process alone is passed on. How it ended is published for
+    each run that it opened.
+
+    Raises:
+        UsageError: ``argv`` is empty.
+    """
+    if not argv:
+        raise UsageError("nothing to run: expected a command after `lineside run --`")
+    started = time.monotonic()
+    with _launch_folder() as folder:
+        try:
+            status = _run(argv, _environment(settings, folder))
+        except OSError as error:
+            return _refusal(argv[0], error)
+        runs = launches.read(folder) if folder else []
+    if not settings.disabled:
+        with contextlib.suppress(KeyboardInterrupt):
+            _record(runs, status, argv, time.monotonic() - started, settings)
+    return status if status >= 0 else 128 - status
+
+
+def _run(argv: Sequence[str], env: dict[str, str]) -> int:
+    """What ``argv`` ended with; minus n if signal n ended it."""
+    waited = _FORWARDED | {signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    try:
+        unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        child = subprocess.Popen(argv, env=env, preexec_fn=unblock)
+        while child.poll() is None:
+            received = signal.sigtimedwait(waited, 1.0)
+            if received is None or received.si_signo == signal.SIGCHLD:
+                continue
+            if received.si_code != _SI_KERNEL:  # the terminal told the child itself
+                child.send_signal(received.si_signo)
+        while signal.sigtimedwait(waited, 0) is not None:
+            pass  # what came too late for the child is not meant for what follows
+        return child.returncode
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _launch_folder() -> Iterator[Path | None]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="lineside-run-"))
+    except OSError as error:
+        say(f"how the command ends will not be recorded: {error}")
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
+    env = dict(os.environ)
+    if settings.disabled:
+        return env
+    given = {
+        "LINESIDE_HOME": str(settings.home),
+        "LINESIDE_BROKER": settings.broker,
+        "LINESIDE_SPOOL": str(settings.spool),
+        "LINESIDE_RUN_NAME": settings.run_name,
+        "LINESIDE_PROJECT": settings.project,
+        launches.VARIABLE: str(folder) if folder else None,
+    }
+    env.update({name: value for name, value in given.items() if value is not None})
+    # An empty entry would mean the working directory.
+    entries = [str(INJECT_FOLDER), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
+    return env
+
+
+def _refusal(command: str, error: OSError) -> int:
+    if isinstance(error, FileNotFoundError) and shutil.which(command) is None:
+        say(f"{command}: command not found")
+        return NOT_FOUND
+    say(f"{command} cannot be run: {error.strerror}")
+    return NOT_EXECUTABLE
+
+
+def _record(
+    streams: Sequence[Stream], status: int, argv: Sequence[str], seconds: float, settings: Settings
+) -> None:
+    if not streams:
+        say(
+            f"no run was recorded: {argv[0]} made no Trainer that trained, "
+            "or its Python has no lineside"
+        )
+        return
+    newest = {stream.run: stream.attempt for stream in streams}
+    data = {
+        "exit_code": status if status >= 0 else None,
+        "signal": _signal_name(-status) if status < 0 else None,
+        "argv": redact_argv(argv),
+        "seconds": seconds,
+    }
+    writers = []
+    for run, attempt in newest.items():
+        try:
+            own = Stream(run, PRODUCER, new_attempt())
+            writer = SpoolWriter(settings.spool, own, role="launcher")
+            writer.write("process_exit", data={"attempt": attempt, **data})
+            writer.close()
+            writers.append(writer)
+        except (OSError, LinesideError) as error:
+            say(f"how {run} ended cannot be recorded: {error}")
+    _confirm(writers, streams, settings)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"SIG{number}"
+
+
+def _confirm(writers: Sequence[SpoolWriter], streams: Sequence[Stream], settings: Settings) -> None:
+    """Wait a moment until the bus has it, for this may be all that keeps a container alive."""
+    sidecar = Sidecar(settings.spool, settings.broker)
+    sidecar.ensure()
+    # Where nothing of the run itself was confirmed there is no broker to wait for.
+    if not any(yard.position(settings.spool.joinpath(*stream)) for stream in streams):
+        return
+    deadline = time.monotonic() + _CONFIRM_SECONDS
+    while time.monotonic() < deadline:
+        if all(writer.words[ACKED_SEQ] >= writer.next_seq for writer in writers):
+            return
+        time.sleep(0.01)
