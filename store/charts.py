@@ -1,21 +1,29 @@
-"""Reading a curve, whole or made short."""
+"""Reading curves: what there is of them, whole or made short, and row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select
 
 from lineside.bus.errors import UsageError
-from lineside.store.records import Points
-from lineside.store.schema import points, sketches
+from lineside.store.records import Points, Series
+from lineside.store.schema import METRIC, points, series, sketches, streams
 from lineside.store.sketch import Point, plan, thin
-from lineside.store.values import FINITE, FLAGS
+from lineside.store.values import FINITE, FLAGS, at, join
 
 _RAW = (points.c.idx, points.c.step, points.c.time, points.c.epoch, points.c.value, points.c.flag)
 _TOLD = tuple(sketches.c[column.name] for column in _RAW)
+
+
+class Place(NamedTuple):
+    """Whose curves: a run's key, an attempt of it (None if it has none), a producer."""
+
+    run_key: int
+    attempt: str | None
+    producer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,55 +47,73 @@ class Want:
             raise UsageError(f"points={self.points}: expected 1 or more")
 
 
-def read_points(
-    connection: Connection,
-    series_id: int,
-    total: int,
-    *,
-    name: str,
-    attempt: str | None,
-    want: Want,
-) -> Points:
-    """The series, or the part of it that is wanted with its neighbours on both sides.
+def read_metrics(connection: Connection, place: Place) -> list[Series]:
+    """The metrics there, by name."""
+    rows = connection.execute(_series(place, METRIC).order_by(series.c.name))
+    return [
+        Series(
+            name=row.name,
+            attempt=row.attempt,
+            producer=row.producer,
+            count=row.n,
+            last=join(row.last, row.last_flag),
+            last_step=row.last_step,
+            last_time=at(row.last_time),
+            min=row.min,
+            max=row.max,
+        )
+        for row in rows
+    ]
+
+
+def read_curve(connection: Connection, place: Place, kind: str, name: str, want: Want) -> Points:
+    """The part of a curve that is wanted, with its neighbours on both sides.
 
     All points that are not finite are there if they are at most as many as wanted, else the first
-    of each block.
+    of each block. A curve that does not exist has no points.
     """
-    first, end = _span(connection, series_id, total, want)
-    size, reads = plan(total, end - first if want.points is None else want.points, first, end)
-    rows = (
-        row
-        for level, start, stop in reads
-        for row in _read(connection, series_id, level, start, stop)
-    )
-    if size == 1:
-        return as_columns(list(rows), name, attempt, total, want.x, downsampled=False)
-    kept = thin(rows, size)
-    odd = _odd(connection, series_id, first, end, want.points or 0)
-    if odd:
-        known = {point[0]: point for point in (*kept, *odd)}
-        kept = [known[idx] for idx in sorted(known)]
-    return as_columns(kept, name, attempt, total, want.x, downsampled=len(kept) < end - first)
-
-
-def as_columns(
-    rows: list[Point], name: str, attempt: str | None, total: int, x: str, *, downsampled: bool
-) -> Points:
-    """Points as columns, ``x`` being step or time."""
-    step = [row[1] for row in rows]
-    time = [row[2] for row in rows]
+    row = connection.execute(_series(place, kind).where(series.c.name == name)).first()
+    kept: list[Point] = []
+    first = end = 0
+    if row is not None:
+        first, end = _span(connection, row.id, row.n, want)
+        kept = _read_telling(connection, row.id, row.n, want, first, end)
+    step, time = [point[1] for point in kept], [point[2] for point in kept]
     return Points(
         name=name,
-        attempt=attempt,
-        x=[float(value) for value in (time if x == "time" else step)],
-        y=[row[4] for row in rows],
+        attempt=place.attempt,
+        x=[float(value) for value in (time if want.x == "time" else step)],
+        y=[point[4] for point in kept],
         step=step,
         time=time,
-        epoch=[row[3] for row in rows],
-        flag=[FLAGS[row[5]] for row in rows],
-        total=total,
-        downsampled=downsampled,
+        epoch=[point[3] for point in kept],
+        flag=[FLAGS[point[5]] for point in kept],
+        total=0 if row is None else row.n,
+        sum=0.0 if row is None else row.sum,
+        downsampled=len(kept) < end - first,
     )
+
+
+def _series(place: Place, kind: str) -> Select[Any]:
+    return (
+        select(series, streams.c.producer, streams.c.attempt)
+        .join(streams, streams.c.id == series.c.stream_id)
+        .where(streams.c.run_key == place.run_key, streams.c.attempt == place.attempt)
+        .where(streams.c.producer == place.producer, series.c.kind == kind)
+    )
+
+
+def _read_telling(
+    connection: Connection, series_id: int, total: int, want: Want, first: int, end: int
+) -> list[Point]:
+    size, reads = plan(total, want.points or end - first, first, end)
+    rows = (point for part in reads for point in _read(connection, series_id, *part))
+    if size == 1:
+        return list(rows)
+    kept = thin(rows, size)
+    odd = _read_odd(connection, series_id, first, end, want.points or 0)
+    known = {point[0]: point for point in (*kept, *odd)}
+    return [known[idx] for idx in sorted(known)]
 
 
 def _span(connection: Connection, series_id: int, total: int, want: Want) -> tuple[int, int]:
@@ -143,7 +169,9 @@ def _read(
         yield Point(*row)
 
 
-def _odd(connection: Connection, series_id: int, first: int, end: int, limit: int) -> list[Point]:
+def _read_odd(
+    connection: Connection, series_id: int, first: int, end: int, limit: int
+) -> list[Point]:
     """Every point that is not finite, or none if there are more than ``limit``."""
     query = (
         select(*_RAW)

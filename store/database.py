@@ -30,6 +30,8 @@ BUSY_SECONDS = 5.0
 """How long one statement waits for another process's lock before it says so."""
 PATIENCE_SECONDS = 60.0
 """How long a rare writer (rename, delete) goes on asking for the lock."""
+KNOWN_REVISION = migrate.KNOWN[-1]
+"""The schema revision this Lineside makes."""
 _WRITES = "lineside_writes"
 _AWAY = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError)
 _EXPECTED = "expected an SQLAlchemy URL of SQLite or PostgreSQL, such as sqlite:////path/store.db"
@@ -66,6 +68,12 @@ def open_store(url: str, *, create: bool = False) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def revision(engine: Engine) -> str | None:
+    """The schema revision of a store, None if it has none; the newest known is KNOWN_REVISION."""
+    with reading(engine) as connection:
+        return migrate.revision(connection)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import math
 
 from lineside.bus.events import STEP_KINDS, Event
 from lineside.bus.reader import Batch
-from lineside.store.ledger import TIMING, Ledger
+from lineside.store.ledger import Ledger
 from lineside.store.meaning import Meaning, Seen, Unreadable
+from lineside.store.schema import TIMING
 from lineside.store.states import RunState, StreamState
 from lineside.store.status import RANK_0
 from lineside.store.values import INT_MAX, clean, is_count, is_name, is_time, to_json

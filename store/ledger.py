@@ -13,10 +13,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select
 
-from lineside.store import schema
+from lineside.store import loading, schema
 from lineside.store.bulk import add_rows, insert_rows, update_rows
 from lineside.store.schema import attempts, event_counts, events, points, series, sketches, streams
-from lineside.store.sketch import Point, unfinished
 from lineside.store.states import (
     ATTEMPT_COLUMNS,
     RANK_COLUMNS,
@@ -24,6 +23,7 @@ from lineside.store.states import (
     SERIES_COLUMNS,
     STREAM_COLUMNS,
     AttemptState,
+    NewestLog,
     Rows,
     RunState,
     SeriesState,
@@ -31,14 +31,12 @@ from lineside.store.states import (
     columns,
     is_rank,
 )
-from lineside.store.status import RUNNING, Rank, Verdict, judge_attempt, judge_run
-from lineside.store.values import from_json
+from lineside.store.status import RUNNING, Verdict, judge_attempt, judge_run
 
 MAX_RUNS = 200
 """Runs kept in memory between transactions; those written longest ago go first."""
 MAX_SERIES = 10_000
 """Curves one stream may have: who logs more names than that makes a new one each time."""
-METRIC, TIMING = "metric", "timing"
 
 _BORN = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-")
 
@@ -72,7 +70,7 @@ class Ledger:
         """The run, loaded, or made if it is new."""
         run = self._touched.get(run_id)
         if run is None:
-            run = self._runs.pop(run_id, None) or self._load_run(run_id)
+            run = self._runs.pop(run_id, None) or self._load_or_make_run(run_id)
             self._runs[run_id] = self._touched[run_id] = run
             run.heard_at = self.now
         return run
@@ -137,34 +135,15 @@ class Ledger:
 
     def open(self, stream: StreamState) -> None:
         """Load what folding the stream's events needs."""
-        if stream.opened:
-            return
-        execute = self._connection.execute
-        kinds = execute(select(event_counts.c.kind).where(event_counts.c.stream_id == stream.id))
-        stream.kinds = {kind for (kind,) in kinds}
-        for row in execute(select(series).where(series.c.stream_id == stream.id)):
-            curve = SeriesState(row.id, *(row._mapping[name] for name in SERIES_COLUMNS))
-            self._restore_tail(curve)
-            stream.series[row.kind, row.name] = curve
-        stream.opened = True
+        if not stream.opened:
+            loading.load_contents(self._connection, stream)
 
-    def newest_log(self, run: RunState, stream: StreamState) -> Any:
-        """The stream's newest log as ``StreamState.logged`` has it."""
-        newest = None
-        for kind in ("log", "evaluate", "predict"):
-            row = self._connection.execute(
-                select(events.c.n, events.c.kind, events.c.step, events.c.data)
-                .where(events.c.run_key == run.key, events.c.kind == kind)
-                .where(events.c.stream_id == stream.id)
-                .order_by(events.c.n.desc())
-                .limit(1)
-            ).first()
-            if row is not None and (newest is None or row.n > newest.n):
-                newest = row
-        if newest is None or newest.kind != "log":
-            return None
-        logs = (from_json(newest.data) or {}).get("logs")
-        return {"step": newest.step, "logs": logs} if isinstance(logs, dict) else None
+    def newest_log(self, run: RunState, stream: StreamState) -> NewestLog | None:
+        """The stream's newest log if no evaluate or predict came since."""
+        if not stream.logged_known:
+            stream.logged = loading.load_newest_log(self._connection, run, stream)
+            stream.logged_known = True
+        return stream.logged
 
     def flush(self) -> None:
         """Write everything back."""
@@ -258,54 +237,23 @@ class Ledger:
         run.step, run.max_steps, run.epoch = newest.step, newest.max_steps, newest.epoch
         run.started_at = in_order[0].started_at
 
-    def _load_run(self, run_id: str) -> RunState:
-        execute, table = self._connection.execute, schema.runs
-        row = execute(select(table).where(table.c.id == run_id)).first()
-        if row is None:
+    def _load_or_make_run(self, run_id: str) -> RunState:
+        run = loading.load_run(self._connection, run_id)
+        if run is None:
             run = RunState(0, run_id, self.now, RUNNING)
             run.key = self._insert(
-                table,
+                schema.runs,
                 id=run_id,
                 revision=self._revision,
                 purging=False,
                 **{name: getattr(run, name) for name in RUN_COLUMNS},
             )
-            return run
-        run = RunState(row.key, run_id, deleted_at=row.deleted_at, **_picked(row, RUN_COLUMNS))
-        for found in execute(select(attempts).where(attempts.c.run_key == run.key)):
-            run.attempts[found.attempt] = AttemptState(
-                found.id, found.attempt, **_picked(found, ATTEMPT_COLUMNS)
-            )
-        for found in execute(select(streams).where(streams.c.run_key == run.key)):
-            run.streams[found.producer, found.attempt] = StreamState(
-                found.id,
-                found.producer,
-                found.attempt,
-                found.ignored,
-                **_picked(found, STREAM_COLUMNS),
-                rank=Rank(**_picked(found, RANK_COLUMNS)),
-            )
         return run
-
-    def _restore_tail(self, curve: SeriesState) -> None:
-        for level, first in unfinished(curve.n):
-            table = sketches if level else points
-            query = select(*(table.c[name] for name in Point._fields)).where(
-                table.c.series_id == curve.id, table.c.idx >= first
-            )
-            if level:
-                query = query.where(table.c.level == level)
-            for row in self._connection.execute(query.order_by(table.c.idx)):
-                curve.tail.restore(level, Point._make(row))
 
     def _insert(self, table: Table, **values: Any) -> int:
         made = self._connection.execute(insert(table).values(**values)).inserted_primary_key
         key: int = made[0]  # type: ignore[index]
         return key
-
-
-def _picked(row: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: row._mapping[name] for name in names}
 
 
 def _began_before_deletion(run: RunState, attempt: str, time: float) -> bool:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Event, Stream
-from lineside.store.ledger import MAX_SERIES, METRIC, Ledger
-from lineside.store.states import AttemptState, RunState, StreamState
+from lineside.store.ledger import MAX_SERIES, Ledger
+from lineside.store.schema import METRIC
+from lineside.store.states import AttemptState, NewestLog, RunState, StreamState
 from lineside.store.status import RANK_0
 from lineside.store.values import clean, is_count, is_name, is_number
 
@@ -95,8 +96,7 @@ class Meaning:
 
     def _on_log(self, seen: Seen) -> None:
         logs = _mapping(seen, "logs")
-        seen.stream.logged = {"step": seen.event.step, "logs": logs}
-        seen.stream.logged_known = True
+        seen.stream.logged, seen.stream.logged_known = NewestLog(seen.event.step, logs), True
         self._add_points(seen, logs)
 
     def _on_metrics(self, seen: Seen) -> None:
@@ -108,9 +108,9 @@ class Meaning:
         """
         metrics = _mapping(seen, "metrics")
         stream = seen.stream
-        newest = stream.logged if stream.logged_known else self._ledger.newest_log(seen.run, stream)
-        stream.logged, stream.logged_known = None, True
-        logged = newest["logs"] if newest and newest["step"] == seen.event.step else {}
+        newest = self._ledger.newest_log(seen.run, stream)
+        stream.logged = None
+        logged = newest.logs if newest and newest.step == seen.event.step else {}
         new = {
             name: value
             for name, value in metrics.items()

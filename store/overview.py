@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from lineside.store.listing import DEFAULT_PROJECT, SILENCE_SECONDS
 from lineside.store.records import Attempt, LossAccount, Run, StreamAccount
-from lineside.store.schema import attempts, event_counts, series, streams
-from lineside.store.values import from_json, join, moment
-
-RANK_0 = "rank0"
-
-
-def at(seconds: float) -> datetime:
-    """Seconds since the epoch as a UTC datetime."""
-    return datetime.fromtimestamp(seconds, timezone.utc)
+from lineside.store.schema import METRIC, attempts, event_counts, series, streams
+from lineside.store.status import RANK_0
+from lineside.store.values import at, from_json, join
 
 
 def ordered_attempts(connection: Connection, keys: Sequence[int]) -> list[Any]:
@@ -75,7 +69,7 @@ def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Ru
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     for row in connection.execute(
         select(series.c.stream_id, series.c.name, series.c.last, series.c.last_flag)
-        .where(series.c.stream_id.in_(list(leading)), series.c.kind == "metric")
+        .where(series.c.stream_id.in_(list(leading)), series.c.kind == METRIC)
         .order_by(series.c.name)
     ):
         metrics[leading[row.stream_id]][row.name] = join(row.last, row.last_flag)
@@ -92,7 +86,7 @@ def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Ru
             max_steps=row.max_steps,
             epoch=row.epoch,
             started_at=at(row.started_at),
-            ended_at=moment(row.ended_at),
+            ended_at=_maybe_at(row.ended_at),
             updated_at=at(row.heard_at),
             event_counts=counts[row.key],
             loss_account=_loss(*totals[row.key]),
@@ -135,7 +129,7 @@ def _attempt(row: Any, number: int, now: float) -> Attempt:
         status="disconnected" if silent else row.status,
         reason=row.reason,
         started_at=at(row.started_at),
-        ended_at=moment(row.ended_at),
+        ended_at=_maybe_at(row.ended_at),
         updated_at=at(row.heard_at),
         step=row.step,
         max_steps=row.max_steps,
@@ -143,6 +137,10 @@ def _attempt(row: Any, number: int, now: float) -> Attempt:
         resumed_attempt=row.resumed_attempt,
         resumed_step=row.resumed_step,
     )
+
+
+def _maybe_at(seconds: float | None) -> datetime | None:
+    return None if seconds is None else at(seconds)
 
 
 def _loss(emitted: int, recorded: int, missing: int) -> LossAccount:

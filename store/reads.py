@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, func, literal, or_, select
+from sqlalchemy import Connection, Engine, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
-from lineside.store import charts, listing
+from lineside.store import charts, export, listing, timeline
 from lineside.store.database import reading
-from lineside.store.overview import assemble, at, ordered_attempts, stream_account
+from lineside.store.overview import assemble, ordered_attempts, stream_account
 from lineside.store.records import (
     Changes,
     Checkpoint,
     EventRow,
     Hole,
     Page,
+    PointRow,
     Points,
     Run,
     Series,
     StreamAccount,
     Timing,
+    TimingRow,
 )
-from lineside.store.schema import checkpoints, events, gaps, head, runs, series, streams
-from lineside.store.values import from_json, join
+from lineside.store.schema import METRIC, TIMING, head, runs, streams
 
 LATEST = "latest"
 MAX_LIMIT = 1000
@@ -147,28 +148,14 @@ class History:
         """The holes in the run's streams, in the order they were found."""
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
-            rows = connection.execute(
-                select(gaps, streams.c.producer, streams.c.attempt)
-                .join(streams, streams.c.id == gaps.c.stream_id)
-                .where(streams.c.run_key == key)
-                .order_by(gaps.c.time, gaps.c.stream_id, gaps.c.first)
-            ).all()
-        return [Hole(r.producer, r.attempt, r.first, r.end, at(r.time)) for r in rows]
+            return timeline.read_gaps(connection, key)
 
     def configuration(self, run_id: str, attempt: str | None = None) -> dict[str, Any]:
         """What ``run_start`` said: arguments, model, versions, process; empty if it never came."""
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
-            data = connection.execute(
-                select(events.c.data)
-                .join(streams, streams.c.id == events.c.stream_id)
-                .where(events.c.run_key == key, events.c.kind == "run_start")
-                .where(streams.c.attempt == attempt)
-                .order_by(streams.c.producer, events.c.n)
-                .limit(1)
-            ).scalar()
-        return from_json(data) or {}
+            return timeline.read_facts(connection, key, attempt)
 
     def metrics(
         self, run_id: str, attempt: str | None = None, *, producer: str = "rank0"
@@ -177,23 +164,7 @@ class History:
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
-            rows = connection.execute(
-                _series(key, attempt, producer, "metric").order_by(series.c.name)
-            ).all()
-        return [
-            Series(
-                name=row.name,
-                attempt=row.attempt,
-                producer=row.producer,
-                count=row.n,
-                last=join(row.last, row.last_flag),
-                last_step=row.last_step,
-                last_time=at(row.last_time),
-                min=row.min,
-                max=row.max,
-            )
-            for row in rows
-        ]
+            return charts.read_metrics(connection, charts.Place(key, attempt, producer))
 
     def points(
         self,
@@ -217,7 +188,8 @@ class History:
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
-            return self._curve(connection, key, attempt, producer, "metric", name, want)
+            place = charts.Place(key, attempt, producer)
+            return charts.read_curve(connection, place, METRIC, name, want)
 
     def timing(
         self,
@@ -235,8 +207,9 @@ class History:
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             attempt = self._attempt(connection, key, run_id, attempt)
+            place = charts.Place(key, attempt, producer)
             compute, wait = (
-                self._curve(connection, key, attempt, producer, "timing", name, want)
+                charts.read_curve(connection, place, TIMING, name, want)
                 for name in ("compute", "wait")
             )
         return Timing(compute, wait)
@@ -253,52 +226,44 @@ class History:
         """Recorded events in order of recording; ``next`` is what to give as ``after``.
 
         With ``before`` the newest of those numbered below it come first, and ``next`` is what to
-        give as ``before``.
-        Step-level kinds and heartbeats have no rows: they are in ``event_counts`` and ``timing``.
+        give as ``before``. Step-level kinds and heartbeats have no rows: they are in
+        ``event_counts`` and ``timing``.
         """
         limit = min(max(1, limit), MAX_LIMIT)
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
-            found: list[Any] = []
-            # A kind at a time, each by its index: of a million logs none is read for nothing.
-            for kind in [None] if kinds is None else sorted(set(kinds)):
-                query = (
-                    select(events, streams.c.producer, streams.c.attempt)
-                    .join(streams, streams.c.id == events.c.stream_id)
-                    .where(events.c.run_key == key, events.c.n > after)
-                    .order_by(events.c.n if before is None else events.c.n.desc())
-                    .limit(limit + 1)
-                )
-                if before is not None:
-                    query = query.where(events.c.n < before)
-                if kind is not None:
-                    query = query.where(events.c.kind == kind)
-                found.extend(connection.execute(query))
-        found.sort(key=lambda row: int(row.n), reverse=before is not None)
-        items = tuple(_event_row(row) for row in found[:limit])
-        return Page(items, str(items[-1].n) if len(found) > limit else None)
+            found = timeline.read_events(connection, key, after, before, kinds, limit + 1)
+        return Page(tuple(found[:limit]), str(found[limit - 1].n) if len(found) > limit else None)
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
         """Checkpoints in the order they were saved, over all attempts."""
         with reading(self._engine) as connection:
             row = self._row(connection, run_id)
-            found = connection.execute(
-                select(checkpoints, streams.c.attempt)
-                .join(streams, streams.c.id == checkpoints.c.stream_id)
-                .where(checkpoints.c.run_key == row.key)
-                .order_by(checkpoints.c.n)
-            ).all()
-        return [
-            Checkpoint(
-                attempt=c.attempt,
-                step=c.step,
-                epoch=c.epoch,
-                time=at(c.time),
-                path=c.path,
-                best=c.path == row.best_checkpoint,
-            )
-            for c in found
-        ]
+            return timeline.read_checkpoints(connection, row.key, row.best_checkpoint)
+
+    def every_point(
+        self, run_id: str, *, attempt: str | None = None, names: Sequence[str] | None = None
+    ) -> Iterator[PointRow]:
+        """Every point of every metric, of all attempts if ``attempt`` is None, a few at a time.
+
+        Errors come with the first item. The history stays as it was at that moment: go through to
+        the end, or close the iterator.
+        """
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            yield from export.every_point(connection, key, attempt, names)
+
+    def every_timing(self, run_id: str, *, attempt: str | None = None) -> Iterator[TimingRow]:
+        """The seconds of every step, in the manner of ``every_point``."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            yield from export.every_timing(connection, key, attempt)
+
+    def every_event(self, run_id: str, *, attempt: str | None = None) -> Iterator[EventRow]:
+        """Every event that has a row, in the manner of ``every_point``."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            yield from export.every_event(connection, key, attempt)
 
     def changes(self, after: int) -> Changes:
         """What changed since revision ``after``; give the answer's ``revision`` the next time."""
@@ -338,50 +303,3 @@ class History:
                 f"run {run_id} has no attempt {attempt!r}: expected one of {', '.join(known)}"
             )
         return attempt
-
-    def _curve(
-        self,
-        connection: Connection,
-        key: int,
-        attempt: str | None,
-        producer: str,
-        kind: str,
-        name: str,
-        want: charts.Want,
-    ) -> Points:
-        query = _series(key, attempt, producer, kind).where(series.c.name == name)
-        row = connection.execute(query).first()
-        if row is None:
-            return charts.as_columns([], name, attempt, 0, want.x, downsampled=False)
-        return charts.read_points(connection, row.id, row.n, name=name, attempt=attempt, want=want)
-
-
-def _series(key: int, attempt: str | None, producer: str, kind: str) -> Any:
-    return (
-        select(series, streams.c.producer, streams.c.attempt)
-        .join(streams, streams.c.id == series.c.stream_id)
-        .where(
-            and_(
-                streams.c.run_key == key,
-                streams.c.attempt == attempt,
-                streams.c.producer == producer,
-                series.c.kind == kind,
-            )
-        )
-    )
-
-
-def _event_row(row: Any) -> EventRow:
-    return EventRow(
-        n=row.n,
-        producer=row.producer,
-        attempt=row.attempt,
-        seq=row.seq,
-        kind=row.kind,
-        step=row.step,
-        epoch=row.epoch,
-        time=at(row.time),
-        control=row.control,
-        data=from_json(row.data),
-        problem=row.problem,
-    )

@@ -136,7 +136,8 @@ class Points:
 
     ``x`` is ``step`` or ``time`` (seconds since the epoch), as asked for. ``y`` is None where the
     value is not finite, and ``flag`` there says ``nan``, ``inf`` or ``-inf``. ``total`` counts the
-    points recorded; if ``downsampled``, those here are the telling ones among them.
+    points recorded and ``sum`` adds up their finite values (None if that is beyond a double), over
+    the whole curve. If ``downsampled``, the points here are the telling ones of the part asked for.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Points:
     epoch: list[float | None]
     flag: list[str | None]
     total: int
+    sum: float | None
     downsampled: bool
 
     @property
@@ -163,6 +165,34 @@ class Timing:
 
     compute: Points
     wait: Points
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """One point of a metric. ``value`` may be NaN or infinite, ``time`` is in seconds since the
+    epoch."""
+
+    name: str
+    attempt: str
+    producer: str
+    step: int
+    epoch: float | None
+    time: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimingRow:
+    """One step's seconds; None where it could not be measured. ``time`` is seconds since the epoch,
+    when the step ended."""
+
+    attempt: str
+    producer: str
+    step: int
+    epoch: float | None
+    time: float
+    compute: float | None
+    wait: float | None
 
 
 @dataclass(frozen=True, slots=True)

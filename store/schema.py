@@ -36,6 +36,9 @@ metadata = MetaData(
 NAME_LENGTH = 255
 """Characters a metric's name or an event's kind may have to be indexed."""
 
+METRIC, TIMING = "metric", "timing"
+"""A curve's kinds."""
+
 # SQLite numbers rows by itself only for a column declared INTEGER.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
@@ -193,11 +196,12 @@ series = Table(
     Column("last_time", Double, nullable=False),
     Column("min", Double),
     Column("max", Double),
+    Column("sum", Double),
     UniqueConstraint("stream_id", "kind", "name"),
 )
 """A curve of ``n`` points: ``kind`` metric (a logged name) or timing (``compute``, ``wait``, in s).
 
-``min`` and ``max`` are of the finite values.
+``min``, ``max`` and ``sum`` are of the finite values; a ``sum`` beyond a double is NULL.
 """
 
 

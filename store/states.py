@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 from lineside.store.sketch import Point, Tail
 from lineside.store.status import Exit, Rank
 from lineside.store.values import split
 
-SERIES_COLUMNS = ("n", "last", "last_flag", "last_step", "last_time", "min", "max")
+SERIES_COLUMNS = ("n", "last", "last_flag", "last_step", "last_time", "min", "max", "sum")
 RANK_COLUMNS = ("began", "ended", "how", "error", "lost", "step", "ended_at")
 STREAM_COLUMNS = (
     "next_seq",
@@ -74,6 +75,13 @@ class Rows:
     gaps: list[tuple[Any, ...]] = field(default_factory=list)
 
 
+class NewestLog(NamedTuple):
+    """The last thing a stream logged."""
+
+    step: int
+    logs: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class SeriesState:
     """A curve: its row, and the blocks of it that are not whole yet."""
@@ -86,6 +94,7 @@ class SeriesState:
     last_time: float = 0.0
     min: float | None = None
     max: float | None = None
+    sum: float | None = 0.0
     tail: Tail = field(default_factory=Tail)
 
     def add(self, step: int, time: float, epoch: float | None, value: float, rows: Rows) -> None:
@@ -106,6 +115,9 @@ class SeriesState:
                 self.min = number
             if self.max is None or number > self.max:
                 self.max = number
+            if self.sum is not None:
+                total = self.sum + number
+                self.sum = total if isfinite(total) else None
 
 
 @dataclass(slots=True)
@@ -113,8 +125,8 @@ class StreamState:
     """A stream: its row, and what of its other rows the next event needs.
 
     ``opened`` says that ``kinds`` (those counted so far) and ``series`` are loaded; ``counted`` is
-    what this transaction adds. ``logged`` is the newest log if no evaluate or predict came since,
-    and None if one did; ``logged_known`` is False while only the rows know.
+    what this transaction adds. ``logged`` is the newest log, or None if an evaluate or predict came
+    since; ``logged_known`` is False while only the rows know.
     """
 
     id: int
@@ -142,7 +154,7 @@ class StreamState:
     kinds: set[str] = field(default_factory=set)
     counted: dict[str, int] = field(default_factory=dict)
     series: dict[tuple[str, str], SeriesState] = field(default_factory=dict)
-    logged: Mapping[str, Any] | None = None
+    logged: NewestLog | None = None
     logged_known: bool = False
 
     @property

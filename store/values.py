@@ -85,9 +85,9 @@ def from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def moment(seconds: float | None) -> datetime | None:
+def at(seconds: float) -> datetime:
     """Seconds since the epoch as a UTC datetime."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _unencodable(value: object) -> dict[str, str]:

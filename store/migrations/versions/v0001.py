@@ -212,6 +212,7 @@ def upgrade() -> None:
         sa.Column("last_time", sa.Double(), nullable=False),
         sa.Column("min", sa.Double(), nullable=True),
         sa.Column("max", sa.Double(), nullable=True),
+        sa.Column("sum", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["stream_id"], ["streams.id"], name=op.f("fk_series_stream_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint(

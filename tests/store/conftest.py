@@ -1,0 +1,60 @@
+"""A real store for each test, in SQLite and in PostgreSQL alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from lineside.store.writes import Writer
+from tests.store.postgres import Postgres, find_binaries
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test session's own; skipped without one, but not on CI."""
+    binaries = find_binaries()
+    if binaries is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("PostgreSQL is not installed")
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres(binaries) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a fresh store can be made."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/home/store.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    made = open_store(store_url, create=True)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+    made = open_store(f"sqlite:///{tmp_path}/store.db", create=True)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def history(engine: Engine) -> History:
+    return History(engine)
+
+
+@pytest.fixture
+def writer(engine: Engine) -> Writer:
+    return Writer(engine)

@@ -1,0 +1,117 @@
+"""A PostgreSQL server on a Unix socket in a temporary folder, run by somebody who is not root."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+
+READY_SECONDS = 30.0
+
+
+def find_binaries() -> Path | None:
+    """The folder with ``initdb`` and ``postgres``; None if there is none."""
+    found = shutil.which("postgres")
+    if found is not None:
+        return Path(found).parent
+    versions = Path("/usr/lib/postgresql")
+    folders = sorted(versions.glob("*/bin"), key=lambda path: int(path.parent.name))
+    return folders[-1] if folders else None
+
+
+class Postgres:
+    """Started on entering the context, gone with all its files on leaving."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._names = (f"store{number}" for number in itertools.count(1))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Postgres:
+        # Not pytest's folder: its path can be too long for a socket.
+        self.folder = Path(tempfile.mkdtemp(prefix="lineside-pg-"))
+        self._user = _other_user()
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        self._run("initdb", "-D", self._data, "-U", "lineside", "-A", "trust", "--no-sync")
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    @property
+    def _data(self) -> str:
+        return str(self.folder / "data")
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}"]
+        with (self.folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(self._binaries / "postgres"), "-D", self._data, "-F", *options],
+                stdout=output,
+                stderr=output,
+                user=self._user,
+                cwd=self.folder,
+            )
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(psycopg.OperationalError), self._connect():
+                return
+            time.sleep(0.05)
+        raise TimeoutError((self.folder / "log").read_text())
+
+    def stop(self) -> None:
+        """End it at once, cutting off whoever is connected."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+            self._process = None
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = next(self._names)
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql:///{name}?host={self.folder}&user=lineside"
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self.folder), user="lineside", dbname="postgres", autocommit=True
+        )
+
+    def _run(self, program: str, *args: str) -> None:
+        subprocess.run(
+            [str(self._binaries / program), *args],
+            check=True,
+            capture_output=True,
+            user=self._user,
+            cwd=self.folder,
+        )
+
+
+def _other_user() -> str | None:
+    """Whom to become: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise RuntimeError("there is no user postgres or nobody to run PostgreSQL as")

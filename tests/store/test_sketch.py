@@ -1,0 +1,149 @@
+"""Long curves made short: nothing telling is lost, and nothing moves."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineside.store.sketch import (
+    BLOCK,
+    FAN,
+    TELLING,
+    Block,
+    Point,
+    Tail,
+    block_size,
+    plan,
+    thin,
+    unfinished,
+)
+from lineside.store.values import split
+
+values = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True, width=64),
+    st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]),
+)
+
+
+class Recorded:
+    """A series as its rows stand: points, and sketches by level."""
+
+    def __init__(self) -> None:
+        self.levels: dict[int, list[Point]] = {0: []}
+        self.tail = Tail()
+
+    def add(self, value: float) -> None:
+        count = len(self.levels[0])
+        point = Point(count, count * 10, count / 2, None, *split(value))
+        self.levels[0].append(point)
+        for level, telling in self.tail.add(point):
+            self.levels.setdefault(level, []).append(telling)
+
+    def read(self, level: int, first: int, end: int) -> list[Point]:
+        return [point for point in self.levels.get(level, []) if first <= point.idx < end]
+
+    def chart(self, wanted: int) -> list[Point]:
+        count = len(self.levels[0])
+        size, reads = plan(count, wanted)
+        rows = [point for read in reads for point in self.read(*read)]
+        return rows if size == 1 else thin(rows, size)
+
+
+def reference(points: list[Point], size: int) -> list[Point]:
+    """The telling points of each block, by their definition."""
+    kept: list[Point] = []
+    for start in range(0, len(points), size):
+        block = points[start : start + size]
+        finite = [point for point in block if point.value is not None]
+        chosen = {block[0], block[-1]}
+        if finite:
+            chosen.add(min(finite, key=lambda p: (p.value, p.idx)))
+            chosen.add(max(finite, key=lambda p: (p.value, -p.idx)))
+        chosen.update(
+            point
+            for point in block
+            if point.value is None and point == next(p for p in block if p.value is None)
+        )
+        kept.extend(sorted(chosen))
+    return kept
+
+
+@given(st.lists(values, max_size=1500), st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_a_chart_has_the_telling_points_of_each_block(series: list[float], wanted: int) -> None:
+    recorded = Recorded()
+    for value in series:
+        recorded.add(value)
+    size, _ = plan(len(series), wanted)
+    assert recorded.chart(wanted) == reference(recorded.levels[0], size)
+
+
+def test_a_chart_read_through_several_levels_is_the_one_from_all_points() -> None:
+    recorded = Recorded()
+    count = BLOCK * FAN * FAN + BLOCK * FAN * 3 + BLOCK * 5 + 7
+    for number in range(count):
+        recorded.add(math.sin(number / 50) + (1000.0 if number == 777 else 0.0))
+    assert max(recorded.levels) == 3
+    for wanted in (1, 4, 9, 50, 400, 3000, count - 1, count, count + 1):
+        size, reads = plan(count, wanted)
+        assert recorded.chart(wanted) == reference(recorded.levels[0], size)
+        assert size & (size - 1) == 0
+        if wanted >= TELLING:
+            assert len(recorded.chart(wanted)) <= wanted
+        read = sum(len(recorded.read(*part)) for part in reads)
+        assert read <= max(wanted, 8) * FAN * TELLING
+
+
+def test_whole_blocks_never_change_while_points_are_appended() -> None:
+    recorded = Recorded()
+    wanted, seen, size_before = 64, [], 0
+    for number in range(6000):
+        recorded.add(math.sin(number) * number)
+        if number % 37 == 0:
+            size, _ = plan(number + 1, wanted)
+            chart = recorded.chart(wanted)
+            if size == size_before:
+                whole = len(recorded.levels[0]) - 37
+                whole -= whole % size
+                assert [p for p in seen if p.idx < whole] == [p for p in chart if p.idx < whole]
+            seen, size_before = chart, size
+
+
+def test_when_the_block_size_doubles_no_new_points_appear_among_the_old() -> None:
+    recorded = Recorded()
+    for number in range(4096):
+        recorded.add(math.sin(number * 1.7))
+    small, large = thin(recorded.levels[0], 64), thin(recorded.levels[0], 128)
+    assert set(large) <= set(small)
+
+
+@given(st.integers(0, 40_000))
+@settings(max_examples=50, deadline=None)
+def test_a_tail_is_restored_from_rows_as_it_was(count: int) -> None:
+    recorded = Recorded()
+    for number in range(count):
+        recorded.add(math.nan if number % 1000 == 5 else math.sin(number) * number)
+    restored = Tail()
+    for level, first in unfinished(count):
+        for point in recorded.levels.get(level, []):
+            if point.idx >= first:
+                restored.restore(level, point)
+
+    def shown(tail: Tail) -> list[list[Point]]:
+        blocks = [block.telling() for block in tail.blocks]
+        while blocks and not blocks[-1]:
+            blocks.pop()
+        return blocks
+
+    assert shown(restored) == shown(recorded.tail)
+
+
+def test_level_sizes_grow_by_the_fan() -> None:
+    assert [block_size(level) for level in range(4)] == [1, 64, 512, 4096]
+
+
+def test_a_block_of_nothing_tells_nothing() -> None:
+    assert Block().telling() == []
+    assert thin([], 8) == []

@@ -1,0 +1,127 @@
+"""How a run stands, from what its processes said."""
+
+from __future__ import annotations
+
+import pytest
+
+from lineside.store.status import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    LOST,
+    RUNNING,
+    SUPERSEDED,
+    Exit,
+    Rank,
+    Verdict,
+    judge_attempt,
+    judge_rank,
+    judge_run,
+)
+
+TRAINING = Rank(began=True)
+DONE = Rank(began=True, ended=True, ended_at=5.0)
+
+
+@pytest.mark.parametrize(
+    ("rank", "status", "reason"),
+    [
+        (Rank(), RUNNING, None),
+        (TRAINING, RUNNING, None),
+        (DONE, FINISHED, None),
+        (Rank(began=True, ended=True, how="exit"), FINISHED, None),
+        # Evaluation alone, with no training.
+        (Rank(how="exit"), FINISHED, None),
+        # An exception caught by the user, sys.exit: no train_end, and a quiet end.
+        (Rank(began=True, how="exit"), FAILED, "the process exited before training ended"),
+        (Rank(began=True, how="exception", error="ValueError: x"), FAILED, "ValueError: x"),
+        (Rank(began=True, how="exception"), FAILED, "an exception"),
+        # Training was done, the script failed after it.
+        (Rank(began=True, ended=True, how="exception", error="E: x"), FAILED, "E: x"),
+        (Rank(began=True, how="restarted"), SUPERSEDED, None),
+        (Rank(began=True, ended=True, how="restarted"), FINISHED, None),
+        (Rank(began=True, lost=True), LOST, "the process vanished"),
+        (Rank(began=True, lost=True, step=130), LOST, "the process vanished at step 130"),
+        # The shipper's word comes on a stream of its own; the rank's own word, late, stands.
+        (Rank(began=True, ended=True, lost=True), FINISHED, None),
+        (Rank(began=True, how="exception", error="E: x", lost=True), FAILED, "E: x"),
+    ],
+)
+def test_a_rank_stands_as_it_said(rank: Rank, status: str, reason: str | None) -> None:
+    verdict = judge_rank(rank)
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
+    assert judge_attempt({}).status == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("rank", "exit_", "status", "reason"),
+    [
+        (DONE, Exit(0, None, 9.0), FINISHED, None),
+        (TRAINING, Exit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
+        (TRAINING, Exit(137, None, 9.0), KILLED, "SIGKILL"),
+        (TRAINING, Exit(200, None, 9.0), FAILED, "exit code 200"),
+        (TRAINING, Exit(1, None, 9.0), FAILED, "exit code 1"),
+        (TRAINING, Exit(0, None, 9.0), FAILED, "the process exited before training ended"),
+        (TRAINING, Exit(None, None, 9.0), FAILED, "the process exited before training ended"),
+        (Rank(), Exit(0, None, 9.0), FINISHED, None),
+        (DONE, Exit(1, None, 9.0), FAILED, "exit code 1 after training had ended"),
+        (DONE, Exit(None, "SIGSEGV", 9.0), KILLED, "SIGSEGV after training had ended"),
+        (Rank(began=True, lost=True), Exit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
+        (
+            Rank(began=True, lost=True),
+            Exit(1, None, 9.0),
+            FAILED,
+            "the process vanished; exit code 1",
+        ),
+        (Rank(began=True, lost=True), Exit(0, None, 9.0), LOST, "the process vanished"),
+        # The exception is the cause, the exit code only its echo.
+        (
+            Rank(began=True, how="exception", error="OOM: x"),
+            Exit(1, None, 9.0),
+            FAILED,
+            "OOM: x",
+        ),
+    ],
+)
+def test_the_exit_of_the_command_refines_the_standing(
+    rank: Rank, exit_: Exit, status: str, reason: str | None
+) -> None:
+    verdict = judge_attempt({"rank0": rank}, exit_)
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+def test_an_attempt_that_was_started_again_stays_superseded_whatever_the_command_did() -> None:
+    given_up = Rank(began=True, how="restarted", ended_at=1.0)
+    assert judge_attempt({"rank0": given_up}, Exit(1, None, 9.0)).status == SUPERSEDED
+
+
+def test_the_first_rank_to_fail_is_the_cause() -> None:
+    ranks = {
+        "rank0": Rank(began=True, how="exception", error="connection closed", ended_at=9.0),
+        "rank1": Rank(how="exception", error="ValueError: true cause", ended_at=8.0),
+        "rank2": Rank(lost=True, ended_at=8.5),
+    }
+    verdict = judge_attempt(ranks)
+    assert verdict == Verdict(FAILED, "rank1: ValueError: true cause", 9.0)
+
+
+def test_a_failing_rank_beside_a_running_rank_0_is_only_a_reason() -> None:
+    ranks = {"rank0": TRAINING, "rank1": Rank(lost=True, step=4, ended_at=8.0)}
+    assert judge_attempt(ranks) == Verdict(RUNNING, "rank1: the process vanished at step 4")
+
+
+def test_a_failing_rank_beside_a_finished_rank_0_is_not_shown_as_finished() -> None:
+    ranks = {"rank0": DONE, "rank1": Rank(how="exception", error="E: x", ended_at=8.0)}
+    assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 8.0)
+
+
+def test_a_run_stands_as_its_newest_attempt() -> None:
+    assert judge_run(None).status == RUNNING
+    assert judge_run(Verdict(LOST, "gone", 5.0)) == Verdict(LOST, "gone", 5.0)
+
+
+def test_a_run_whose_newest_attempt_was_given_up_is_being_started_again() -> None:
+    assert judge_run(Verdict(SUPERSEDED)) == Verdict(RUNNING, "being started again")
