@@ -1,0 +1,34 @@
+"""How the REST API answers: documents as strict JSON, and what its description says of errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from lineside.dashboard.models import ProblemDocument
+from lineside.dashboard.problems import MEDIA_TYPE
+
+
+class JSON(Response):
+    """Strict JSON, as UTF-8; may be asked for again at any time."""
+
+    media_type = "application/json"
+
+
+def answer(document: BaseModel, status: int = 200) -> Response:
+    """``document`` as strict JSON: pydantic writes null for what is not finite."""
+    headers = {"cache-control": "no-store"}
+    return JSON(document.model_dump_json(), status_code=status, headers=headers)
+
+
+def problems(**kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The problem documents a route may answer with, for OpenAPI: ``_404="No such run."``."""
+    return {
+        int(status.lstrip("_")): {
+            "description": description,
+            "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+        }
+        for status, description in kinds.items()
+    }

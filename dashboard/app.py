@@ -1,0 +1,84 @@
+"""The application: handed what it needs, put together here."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import FastAPI, Header, Query
+from fastapi.responses import StreamingResponse
+from starlette.middleware.gzip import GZipMiddleware
+
+from lineside.bus.settings import Settings
+from lineside.dashboard import api, health, pages, problems
+from lineside.dashboard.assets import Assets
+from lineside.dashboard.door import Door
+from lineside.dashboard.feed import StoreFeed
+from lineside.dashboard.guard import Guard
+from lineside.dashboard.live import Hub
+from lineside.dashboard.render import Renderer
+from lineside.store.reads import History
+from lineside.store.writes import Writer
+
+DESCRIPTION = """\
+The run history of Lineside. Lists answer `{"items": [...], "next": cursor or null}`. Errors are
+RFC 9457 problem documents. JSON is strict: a number that is not finite is null, and a flag beside
+it says which. Times are RFC 3339 in UTC unless a field says seconds."""
+_LIVE_EXAMPLE = 'id: 41\nevent: changes\ndata: {"revision":41,"runs":[{"id":"..."}],"deleted":[]}\n'
+
+
+def create_app(history: History | None, writer: Writer | None, settings: Settings) -> FastAPI:
+    """The dashboard over a store. Without ``history`` and ``writer`` it opens ``settings.store``
+    once that is there. ``app.state.hub`` holds the live streams; close it before shutting down.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    door = Door(settings.store, history, writer)
+    assets = Assets.load()
+    renderer = Renderer(assets)
+    hub = Hub(StoreFeed(door))
+    app = FastAPI(
+        title="Lineside",
+        version=version("lineside"),
+        description=DESCRIPTION,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # both come from a CDN
+        redoc_url=None,
+    )
+    app.state.hub = hub
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    app.add_middleware(Guard)
+    problems.install(app, renderer.error)
+    app.include_router(api.router(door))
+    app.include_router(health.router(door, settings.broker))
+    app.include_router(assets.router())
+    app.include_router(pages.router(door, renderer))
+
+    @app.get(
+        "/api/live",
+        tags=["live"],
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "Events `hello`, `changes` and `reset`; ids are revisions.",
+                "content": {"text/event-stream": {"example": _LIVE_EXAMPLE}},
+            }
+        },
+    )
+    async def live(
+        run: Annotated[str | None, Query(description="Only this run.")] = None,
+        last_event_id: Annotated[
+            str | None, Header(description="Go on after this revision.")
+        ] = None,
+    ) -> StreamingResponse:
+        """What changes, as server-sent events; the browser's `EventSource` resumes by itself."""
+        known = last_event_id is not None and last_event_id.isdecimal()
+        after = int(last_event_id or 0) if known else None
+        return StreamingResponse(
+            hub.stream(after, run),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    return app

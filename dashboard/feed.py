@@ -1,0 +1,69 @@
+"""What the live stream carries: the changed runs of a store, as the REST API says them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from lineside.bus.errors import RunNotFound
+from lineside.dashboard.door import Door
+from lineside.dashboard.live import Change
+from lineside.dashboard.models import Run
+
+TOO_MANY = 200
+"""Runs changed at once beyond which a listener is told to start over."""
+SILENT_SECONDS = 5.0
+"""How often running runs are looked at for having fallen silent."""
+
+
+class StoreFeed:
+    """Reads changes through ``door``."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._running: set[str] = set()
+        self._looked = 0.0
+
+    def revision(self) -> int:
+        """The store's present revision."""
+        return self._door.history.changes(_NEVER).revision
+
+    def since(self, revision: int) -> Change | None:
+        """What changed after ``revision``; None if that is too much, or not this store's."""
+        changes = self._door.history.changes(min(revision, _NEVER))
+        if revision > changes.revision or len(changes.run_ids) > TOO_MANY:
+            return None
+        return self._change(changes.revision, changes.run_ids)
+
+    def silent(self, revision: int) -> Change:
+        """Runs that were running and are not, though nothing came: no word for 15 seconds."""
+        if time.monotonic() - self._looked < SILENT_SECONDS:
+            return Change(revision)
+        self._looked = time.monotonic()
+        page = self._door.history.runs(status="running", sort="-updated_at", limit=TOO_MANY)
+        running = {run.id for run in page.items}
+        gone, self._running = self._running - running, running
+        return self._change(revision, tuple(gone))
+
+    def _change(self, revision: int, run_ids: tuple[str, ...]) -> Change:
+        runs: dict[str, dict[str, Any]] = {}
+        deleted = set()
+        for run_id in run_ids:
+            try:
+                runs[run_id] = run_document(self._door, run_id)
+            except RunNotFound:
+                deleted.add(run_id)
+        return Change(revision, runs, frozenset(deleted))
+
+
+_NEVER = (1 << 63) - 1
+"""A revision no store reaches: asking what came after it answers only with the present one."""
+
+
+def run_document(door: Door, run_id: str) -> dict[str, Any]:
+    """One run as the REST API says it."""
+    document: dict[str, Any] = json.loads(
+        Run.model_validate(door.history.run(run_id)).model_dump_json()
+    )
+    return document

@@ -1,0 +1,89 @@
+"""What keeps other sites out: the Host check, the same-site check and the security headers.
+
+The dashboard has no passwords yet and listens on the loopback address only, so the enemies are web
+pages open in the same browser. A page whose name was rebound to 127.0.0.1 sends its own name as
+Host; a page elsewhere that posts here says so in Sec-Fetch-Site or Origin.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lineside.dashboard.problems import Problem, response
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]+)?")
+
+# Plotly sets style elements and attributes from its code, which no nonce covers; scripts stay ours.
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Guard:
+    """ASGI middleware around the whole application.
+
+    ``hosts`` are the names a request may call this server by, without port.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] = LOOPBACK_NAMES) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refused = self._refused(scope["method"], headers)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        if refused is None:
+            await self.app(scope, receive, send_guarded)
+        else:
+            await response(refused, scope["path"])(scope, receive, send_guarded)
+
+    def _refused(self, method: str, headers: Headers) -> Problem | None:
+        host = headers.get("host", "")
+        if host_name(host) not in self.hosts:
+            detail = (
+                f"This dashboard does not answer to the name {host!r}: "
+                f"open it as {', '.join(sorted(self.hosts))}."
+            )
+            return Problem(421, "wrong-host", "Wrong host name", detail)
+        if method not in SAFE_METHODS and _cross_site(headers, host):
+            detail = f"A {method} from another site is refused: it may only come from this one."
+            return Problem(403, "cross-site", "From another site", detail)
+        return None
+
+
+def host_name(host: str) -> str | None:
+    """The name in a Host header, without port and brackets; None if it is not one."""
+    found = _HOST.fullmatch(host)
+    return found.group(1).strip("[]").lower() if found else None
+
+
+def _cross_site(headers: Headers, host: str) -> bool:
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != host

@@ -1,0 +1,290 @@
+"""What the REST API answers with: typed, strict JSON, read off the store's records.
+
+Where a number is not finite, null stands in its place and ``non_finite`` or ``flags`` says what it
+was. Times are RFC 3339 in UTC, but for ``Points.time`` and ``x=time``: seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
+
+from lineside.dashboard.strict import strict
+from lineside.store import records
+
+T = TypeVar("T")
+NON_FINITE = "JSON pointers to numbers that JSON cannot say, which stand as null: nan, inf or -inf."
+
+
+class Document(BaseModel):
+    """Read off a record's attributes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Listing(Document, Generic[T]):
+    """Some items, and the cursor that asks for those after them."""
+
+    items: list[T]
+    next: str | None = Field(description="Cursor of the next page; null on the last one.")
+
+
+class Attempt(Document):
+    """One process start of a run; ``number`` counts from 1."""
+
+    attempt: str = Field(examples=["20261121T082653-4f2a"])
+    number: int
+    status: str
+    reason: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    updated_at: datetime
+    step: int | None
+    max_steps: int | None
+    epoch: float | None
+    resumed_attempt: str | None
+    resumed_step: int | None
+
+
+class LossAccount(Document):
+    """``emitted == recorded + gaps + lag``: kept, known to be missing, or on its way."""
+
+    emitted: int
+    recorded: int
+    gaps: int
+    lag: int
+
+
+class Run(Document):
+    """A training as a person thinks of it: status, step and epoch are its newest attempt's."""
+
+    id: str = Field(examples=["tiny-gpt2-20261121-084512-4f2a"])
+    name: str
+    project: str
+    status: str = Field(examples=list(records.RUN_STATUSES))
+    reason: str | None = Field(description="Why, where the status needs a reason.")
+    attempts: list[Attempt]
+    step: int | None
+    max_steps: int | None
+    epoch: float | None
+    started_at: datetime
+    ended_at: datetime | None
+    updated_at: datetime = Field(description="When the store last heard of it.")
+    event_counts: dict[str, int] = Field(description="Every kind, exact.")
+    loss_account: LossAccount
+    metrics: dict[str, float | None] = Field(description="The last value of each metric.")
+    note: str | None
+    tags: list[str]
+
+    @computed_field(description=NON_FINITE)  # type: ignore[prop-decorator]
+    @property
+    def non_finite(self) -> dict[str, str]:
+        return {f"/metrics{pointer}": word for pointer, word in strict(self.metrics)[1].items()}
+
+
+class Series(Document):
+    """One metric of one attempt; ``min`` and ``max`` are of the finite values."""
+
+    name: str = Field(examples=["eval/loss"])
+    attempt: str
+    producer: str
+    count: int
+    last: float | None
+    last_step: int
+    last_time: datetime
+    min: float | None
+    max: float | None
+
+    @computed_field(description=NON_FINITE)  # type: ignore[prop-decorator]
+    @property
+    def non_finite(self) -> dict[str, str]:
+        return strict({"last": self.last})[1]
+
+
+class Flag(BaseModel):
+    """The value at ``index`` of ``y`` is not finite."""
+
+    index: int
+    value: str = Field(examples=["nan", "inf", "-inf"])
+
+
+class Points(Document):
+    """A curve as columns of equal length. If ``downsampled``, each block's first, last, lowest and
+    highest point stand for it: no spike is lost, and points already answered stay as they were."""
+
+    name: str
+    attempt: str | None
+    x: list[float] = Field(description="Steps, or seconds since the epoch.")
+    y: list[float | None]
+    step: list[int]
+    time: list[float] = Field(description="Seconds since the epoch.")
+    epoch: list[float | None]
+    flags: list[Flag] = Field(validation_alias="flag", description="Where y is not finite.")
+    total: int = Field(description="Points recorded.")
+    downsampled: bool
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _only_set(cls, column: list[str | None]) -> list[Flag]:
+        return [Flag(index=at, value=word) for at, word in enumerate(column) if word is not None]
+
+
+class Pace(BaseModel):
+    """Means over the newest ``steps`` steps, in seconds; None where there is none yet."""
+
+    steps: int
+    compute: float | None
+    wait: float | None
+
+
+class Timing(Document):
+    """Seconds by step: ``compute`` from its begin to its end, ``wait`` from there to the next."""
+
+    compute: Points
+    wait: Points
+    recent: Pace
+
+    @classmethod
+    def of(cls, curves: records.Timing, recent: records.Timing) -> Timing:
+        compute, wait = (
+            [value for value in curve.y if value is not None]
+            for curve in (recent.compute, recent.wait)
+        )
+        return cls(
+            compute=Points.model_validate(curves.compute),
+            wait=Points.model_validate(curves.wait),
+            recent=Pace(
+                steps=len(compute),
+                compute=sum(compute) / len(compute) if compute else None,
+                wait=sum(wait) / len(wait) if wait else None,
+            ),
+        )
+
+
+class Event(Document):
+    """One recorded event; ``n`` numbers them within the run in order of recording."""
+
+    n: int
+    producer: str
+    attempt: str
+    seq: int
+    kind: str = Field(examples=["evaluate"])
+    step: int
+    epoch: float | None
+    time: datetime
+    data: dict[str, Any] | None
+    problem: str | None = Field(description="Why it could not be read as what its kind promises.")
+    non_finite: dict[str, str] = Field(description=NON_FINITE)
+
+    @classmethod
+    def of(cls, row: records.EventRow) -> Event:
+        data, flags = strict({"data": row.data})
+        return cls(
+            n=row.n,
+            producer=row.producer,
+            attempt=row.attempt,
+            seq=row.seq,
+            kind=row.kind,
+            step=row.step,
+            epoch=row.epoch,
+            time=row.time,
+            problem=row.problem,
+            non_finite=flags,
+            **data,
+        )
+
+
+class Checkpoint(Document):
+    """A checkpoint as announced when it was saved; it may be gone from disk since."""
+
+    attempt: str
+    step: int
+    epoch: float | None
+    time: datetime
+    path: str = Field(description="On the training machine.")
+    best: bool
+
+
+class Configuration(BaseModel):
+    """What the run said of itself when it started; secrets were taken out before it was sent."""
+
+    configuration: dict[str, Any]
+    non_finite: dict[str, str] = Field(description=NON_FINITE)
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Configuration:
+        clean, flags = strict({"configuration": facts})
+        return cls(non_finite=flags, **clean)
+
+
+class Stream(Document):
+    """One producer's own loss account, and what its emitter said of itself."""
+
+    producer: str
+    attempt: str
+    emitted: int
+    recorded: int
+    gaps: int
+    lag: int
+    unreadable: int
+    dropped: int | None
+    hook_errors: int | None
+    encode_failures: int | None
+    hook_ns: int | None = Field(description="Nanoseconds spent in all hooks together.")
+    hooks: int | None
+    rss: int | None = Field(description="Bytes.")
+    phase: str | None
+    step: int | None
+    last_seen: datetime
+
+
+class Account(BaseModel):
+    """The loss account: by stream, and in words."""
+
+    verdict: str = Field(examples=["clear", "caution"])
+    headline: str
+    sentences: list[str]
+    streams: list[Stream]
+
+
+class RunChange(BaseModel):
+    """What may be changed of a run; what is left out stays."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        str_strip_whitespace=True,
+        json_schema_extra={"examples": [{"name": "baseline", "tags": ["paper"]}]},
+    )
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    project: str | None = Field(default=None, min_length=1, max_length=200)
+    note: str | None = Field(default=None, max_length=10_000)
+    tags: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        default=None, max_length=50
+    )
+
+
+class Check(BaseModel):
+    """One thing readiness depends on."""
+
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Whether the dashboard is of use, and what that hangs on."""
+
+    ready: bool
+    checks: dict[str, Check]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457: what went wrong."""
+
+    type: str = Field(examples=["urn:lineside:problem:unknown-run"])
+    title: str
+    status: int
+    detail: str
+    instance: str

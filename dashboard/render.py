@@ -1,0 +1,55 @@
+"""Templates to HTML."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lineside.dashboard import words
+from lineside.dashboard.assets import Assets
+
+FOLDER = Path(__file__).parent / "templates"
+_SEAM = re.compile(r"([_./]+)(?=[^_./])")
+
+
+class Renderer:
+    """Renders templates with our filters; every value is escaped."""
+
+    def __init__(self, assets: Assets) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(
+            number=words.number, duration=words.duration, ago=words.ago, breakable=_breakable
+        )
+        self._environment.globals.update(
+            asset=assets.url, version=version("lineside"), section="", meaning=words.STATUS_MEANING
+        )
+
+    def page(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+        """``template`` as a response; it knows ``now``."""
+        context.setdefault("now", datetime.now(timezone.utc))
+        html = self._environment.get_template(template).render(context)
+        return HTMLResponse(html, status_code=status, headers={"cache-control": "no-store"})
+
+    def error(self, request: Request, status: int, title: str, detail: str) -> HTMLResponse:
+        """The page a person sees instead of a problem document."""
+        del request
+        return self.page("error.html", status, title=title, detail=detail)
+
+
+def _breakable(name: str) -> Markup:
+    """``name`` escaped, with places where a line may break: after each ``_``, ``.`` and ``/``."""
+    return Markup(_SEAM.sub(r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped just now

@@ -1,0 +1,79 @@
+"""The dashboard's process: the address, the signals, and uvicorn around the application."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from types import FrameType
+
+from lineside.bus.errors import MissingExtra
+from lineside.bus.service import SUPERVISOR_PID
+from lineside.bus.settings import Settings
+from lineside.dashboard.listening import address, listen
+
+try:
+    import uvicorn
+
+    from lineside.dashboard.app import create_app
+    from lineside.dashboard.live import Hub
+except ModuleNotFoundError as missing:
+    raise MissingExtra("the dashboard", missing.name or "fastapi", "server") from missing
+
+log = logging.getLogger("lineside")
+
+
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 7431) -> None:
+    """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
+
+    Port 0 picks a free one; the address is logged. The store need not exist yet: the recorder makes
+    it, and until then ``/readyz`` and the pages say so.
+
+    Raises:
+        UsageError: ``host`` is not this machine's loopback address, or cannot be listened on.
+        AddressInUse: somebody listens there already.
+        MissingExtra: plotly is not installed.
+    """
+    listener = listen(host, port)
+    with listener:
+        app = create_app(None, None, settings)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        server = Server(config, app.state.hub)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, server.handle_exit)
+        log.info("dashboard: %s, pid %d", address(listener), os.getpid())
+        server.run(sockets=[listener])
+    log.info("dashboard: ended")
+
+
+class Server(uvicorn.Server):
+    """Ends the live streams first, which otherwise never end, and follows its supervisor."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._supervisor = int(os.environ.get(SUPERVISOR_PID, "0"))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ask for an orderly end. Unlike uvicorn's, it does not kill the process afterwards."""
+        del frame
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._supervisor and os.getppid() != self._supervisor:
+            log.warning("dashboard: the supervisor is gone, ending")
+            return True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)

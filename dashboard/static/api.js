@@ -1,0 +1,49 @@
+// The REST API, as far as the pages need it.
+
+async function ask(address, options) {
+  const answer = await fetch(address, options);
+  const body = answer.status === 204 ? null : await answer.json().catch(() => null);
+  if (answer.ok) return body;
+  const error = new Error(body?.detail ?? `${address} answered ${answer.status}`);
+  error.status = answer.status;
+  throw error;
+}
+
+export class RunApi {
+  constructor(run) {
+    this.root = `/api/runs/${encodeURIComponent(run)}`;
+  }
+
+  run() {
+    return ask(this.root);
+  }
+
+  metrics() {
+    return ask(`${this.root}/metrics`);
+  }
+
+  points(name, query) {
+    return ask(`${this.root}/metrics/${encodeURIComponent(name)}?${new URLSearchParams(query)}`);
+  }
+
+  timing(query) {
+    return ask(`${this.root}/timing?${new URLSearchParams(query)}`);
+  }
+
+  checkpoints() {
+    return ask(`${this.root}/checkpoints`);
+  }
+
+  evaluations() {
+    return ask(`${this.root}/events?kinds=evaluate&limit=1000`);
+  }
+
+  change(fields) {
+    const headers = { "content-type": "application/json" };
+    return ask(this.root, { method: "PATCH", headers, body: JSON.stringify(fields) });
+  }
+
+  remove() {
+    return ask(this.root, { method: "DELETE" });
+  }
+}

@@ -1,0 +1,128 @@
+// All charts of a run: what is shown, which attempts in which colour, and the cursor they share.
+import { Chart } from "./chart.js";
+import { palette, toAxisTime } from "./plot.js";
+
+const REMEMBERED = "lineside-charts";
+
+export class Board {
+  constructor(api, attempts, root) {
+    this.api = api;
+    this.attempts = attempts;
+    this.root = root;
+    this.charts = new Map();
+    this.marks = new Marks();
+    this.colours = palette();
+    this.view = {
+      x: "step",
+      scale: "linear",
+      smoothing: 0,
+      marks: true,
+      ...remembered(),
+      attempts: [attempts.at(-1).attempt],
+    };
+    this.seen = new IntersectionObserver((entries) => this.onSeen(entries), { rootMargin: "250px" });
+    this.adopt();
+    document.addEventListener("themechange", () => {
+      this.colours = palette();
+      this.redraw();
+    });
+  }
+
+  // Takes charge of the figures in the page that it does not know yet.
+  adopt() {
+    for (const figure of this.root.querySelectorAll("figure[data-metric]")) {
+      if (this.charts.has(figure.dataset.metric)) continue;
+      const chart = new Chart(figure, this);
+      this.charts.set(chart.name, chart);
+      this.seen.observe(figure);
+    }
+  }
+
+  onSeen(entries) {
+    for (const entry of entries) {
+      const chart = this.charts.get(entry.target.dataset.metric);
+      chart.visible = entry.isIntersecting;
+      if (chart.visible && chart.stale) chart.refresh();
+    }
+  }
+
+  // New points came for these metrics, or for all of them.
+  refresh(names = [...this.charts.keys()]) {
+    return Promise.all(names.map((name) => this.charts.get(name)?.refresh()));
+  }
+
+  redraw() {
+    for (const chart of this.charts.values()) if (chart.answers.length) chart.draw();
+  }
+
+  change(option, value) {
+    this.view[option] = value;
+    try {
+      const { attempts: _, ...kept } = this.view;
+      localStorage.setItem(REMEMBERED, JSON.stringify(kept));
+    } catch {
+      // Storage may be forbidden; the choice then lasts as long as this page.
+    }
+    if (option === "x") for (const chart of this.charts.values()) chart.range = null;
+    if (option === "x" || option === "attempts") this.refresh();
+    else this.redraw();
+  }
+
+  numberOf(attempt) {
+    return this.attempts.find((known) => known.attempt === attempt)?.number ?? 0;
+  }
+
+  // The newest attempt always has the first colour.
+  colourOf(attempt) {
+    const age = this.attempts.at(-1).number - this.numberOf(attempt);
+    return this.colours.series[age % this.colours.series.length];
+  }
+
+  hover(at, from) {
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => {
+      for (const chart of this.charts.values()) if (chart.visible) chart.follow(at, from);
+    });
+  }
+}
+
+// Checkpoints and evaluations, as small signs at the foot of each chart.
+class Marks {
+  constructor() {
+    this.checkpoints = [];
+    this.evaluations = [];
+  }
+
+  traces({ view, colours }) {
+    if (!view.marks) return [];
+    const shown = (items) => items.filter((item) => view.attempts.includes(item.attempt));
+    const trace = (items, symbol, marker) => ({
+      x: items.map((item) => (view.x === "time" ? toAxisTime(Date.parse(item.time) / 1000) : item.step)),
+      y: items.map(() => 0.03),
+      yaxis: "y2",
+      type: "scatter",
+      mode: "markers",
+      cliponaxis: false,
+      marker: { symbol, ...marker },
+      hoverinfo: "skip",
+    });
+    return [
+      trace(shown(this.evaluations), "line-ns", { size: 4, line: { width: 1.5, color: colours["ink-3"] } }),
+      trace(shown(this.checkpoints), "circle", { size: 6, color: colours.panel, line: { width: 1.5, color: colours.ink } }),
+    ].filter((one) => one.x.length);
+  }
+}
+
+function remembered() {
+  try {
+    const { x, scale, smoothing, marks } = JSON.parse(localStorage.getItem(REMEMBERED) ?? "{}");
+    return {
+      ...(["step", "time"].includes(x) && { x }),
+      ...(["linear", "log"].includes(scale) && { scale }),
+      ...(smoothing >= 0 && smoothing <= 0.99 && { smoothing }),
+      ...(typeof marks === "boolean" && { marks }),
+    };
+  } catch {
+    return {};
+  }
+}

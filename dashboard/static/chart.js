@@ -1,0 +1,172 @@
+// One metric's chart: its points for the attempts shown, drawn, zoomed and read under the cursor.
+import { number } from "./format.js";
+import { CONFIG, chosenRange, layout, nearest, smooth, toAxisTime, withAlpha } from "./plot.js";
+
+const FLAG_WORDS = { nan: "NaN", inf: "+∞", "-inf": "−∞" };
+
+export class Chart {
+  constructor(figure, board) {
+    this.figure = figure;
+    this.board = board;
+    this.name = figure.dataset.metric;
+    this.plot = figure.querySelector(".plot");
+    this.value = figure.querySelector(".value");
+    this.range = null;
+    this.answers = [];
+    this.visible = false;
+    this.stale = true;
+    this.turn = 0;
+  }
+
+  // Fetches and draws if it can be seen; otherwise as soon as it can.
+  async refresh() {
+    this.stale = true;
+    if (!this.visible) return;
+    this.stale = false;
+    const turn = ++this.turn;
+    const { x, attempts } = this.board.view;
+    const query = { x, points: Math.max(200, Math.round(this.plot.clientWidth * 1.5)) };
+    if (this.range) [query.start, query.end] = this.range;
+    try {
+      const answers = await Promise.all(
+        attempts.map((attempt) => this.board.api.points(this.name, { ...query, attempt }).catch(absent)),
+      );
+      if (turn !== this.turn) return;
+      this.answers = answers.filter(Boolean);
+      this.draw();
+    } catch (error) {
+      if (turn === this.turn) this.say(error.message);
+    }
+  }
+
+  // Draws what was fetched last: smoothing, axis and theme need no new points.
+  draw() {
+    const { Plotly } = window;
+    const { x, scale } = this.board.view;
+    if (!this.answers.length && this.plot.data === undefined) return;
+    const key = `${x}-${this.board.view.attempts}`;
+    const shape = layout(this.board.colours, { x, scale, key });
+    if (scale === "log") shape.yaxis.dtick = logTicks(this.answers.flatMap((answer) => answer.y));
+    if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
+    shape.xaxis.autorange = !this.range;
+    this.say(this.nothing(scale));
+    const first = this.plot.data === undefined;
+    Plotly.react(this.plot, this.traces(), shape, CONFIG);
+    if (first) this.listen();
+    this.rest();
+  }
+
+  traces() {
+    const { x, smoothing } = this.board.view;
+    const { colours } = this.board;
+    const traces = [];
+    for (const answer of this.answers) {
+      const colour = this.board.colourOf(answer.attempt);
+      const xs = x === "time" ? answer.x.map(toAxisTime) : answer.x;
+      const label = this.answers.length > 1 ? `attempt ${this.board.numberOf(answer.attempt)} ` : "";
+      const few = answer.y.length < 3;
+      const raw = {
+        x: xs,
+        y: answer.y,
+        type: "scatter",
+        mode: few ? "lines+markers" : "lines",
+        connectgaps: false,
+        line: { color: smoothing ? withAlpha(colour, 0.28) : colour, width: smoothing ? 1 : 1.6 },
+        marker: { color: colour, size: 6 },
+        hovertemplate: `${label}%{y:.5~g}<extra></extra>`,
+      };
+      traces.push(smoothing ? { ...raw, hovertemplate: undefined, hoverinfo: "skip" } : raw);
+      if (smoothing) {
+        const line = { color: colour, width: 1.8 };
+        const hovertemplate = `${label}%{customdata:.5~g}, smoothed %{y:.4~g}<extra></extra>`;
+        const y = smooth(answer.y, smoothing);
+        traces.push({ ...raw, mode: "lines", y, customdata: answer.y, line, hovertemplate });
+      }
+      traces.push(...notFinite(answer, xs, colours));
+    }
+    return traces.concat(this.board.marks.traces(this.board));
+  }
+
+  nothing(scale) {
+    const values = this.answers.flatMap((answer) => answer.y).filter((value) => value !== null);
+    if (!this.answers.length) return "Not logged in the attempts shown.";
+    if (!values.length) return this.answers.some((answer) => answer.flags.length) ? "Only NaN and infinities." : "";
+    return scale === "log" && values.every((value) => value <= 0) ? "Nothing above zero for a log axis." : "";
+  }
+
+  say(text) {
+    let said = this.plot.querySelector(":scope > .nothing");
+    if (!said && text) {
+      said = Object.assign(document.createElement("p"), { className: "nothing" });
+      this.plot.append(said);
+    }
+    if (said) said.textContent = text;
+    if (said) said.hidden = !text;
+  }
+
+  listen() {
+    this.plot.on("plotly_relayout", (event) => {
+      const range = chosenRange(event, this.board.view.x);
+      if (range === undefined || String(range) === String(this.range)) return;
+      this.range = range;
+      this.refresh();
+    });
+    this.plot.on("plotly_hover", (event) => this.board.hover(event.points[0].x, this));
+    this.plot.on("plotly_unhover", () => this.board.hover(null, this));
+  }
+
+  // A rule at the same place in every chart; `at` is where the cursor is, as plotly says it.
+  follow(at, from) {
+    const axis = this.plot._fullLayout?.xaxis;
+    const answer = this.answers.at(-1);
+    if (at === null || !axis || !answer?.x.length) return this.rest();
+    const place = axis.d2p(at);
+    this.rule ??= this.plot.appendChild(Object.assign(document.createElement("div"), { className: "cursor" }));
+    this.rule.hidden = from === this || place < 0 || place > axis._length;
+    this.rule.style.left = `${axis._offset + place}px`;
+    const wanted = this.board.view.x === "time" ? axis.d2c(at) : Number(at);
+    const xs = this.board.view.x === "time" ? answer.x.map(toAxisTime) : answer.x;
+    const index = nearest(xs, wanted);
+    this.value.textContent = `step ${number(answer.step[index])} · ${number(answer.y[index])}`;
+  }
+
+  // Nothing under the cursor: the last value, and a note when the chart shows a part.
+  rest() {
+    if (this.rule) this.rule.hidden = true;
+    const answer = this.answers.at(-1);
+    const last = answer?.y.findLast((value) => value !== null) ?? null;
+    this.value.textContent = this.range ? "zoomed · double-click for all" : number(last);
+  }
+}
+
+// A metric an attempt never logged is no failure.
+function absent(error) {
+  if (error.status === 404) return null;
+  throw error;
+}
+
+function notFinite(answer, xs, colours) {
+  if (!answer.flags.length) return [];
+  const at = answer.flags.map((flag) => flag.index);
+  return [
+    {
+      x: at.map((index) => xs[index]),
+      y: at.map(() => 0.97),
+      yaxis: "y2",
+      type: "scatter",
+      mode: "markers",
+      cliponaxis: false,
+      marker: { symbol: "x", size: 7, color: colours.danger },
+      text: answer.flags.map((flag) => FLAG_WORDS[flag.value]),
+      hovertemplate: "%{text}<extra></extra>",
+    },
+  ];
+}
+
+// Ticks of a log axis that neither crowd nor lack: as plotly chooses, or 2 and 5, or whole decades.
+function logTicks(values) {
+  const positive = values.filter((value) => value > 0);
+  const decades = Math.log10(Math.max(...positive) / Math.min(...positive));
+  if (!(decades > 0.7)) return undefined;
+  return decades < 3 ? "D2" : Math.ceil(decades / 5);
+}

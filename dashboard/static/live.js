@@ -1,0 +1,77 @@
+// The live stream: one EventSource for a page, let go while the page is hidden, because a browser
+// grants one site six connections and every open tab would hold one.
+
+const state = document.getElementById("link-state");
+
+function say(name, text) {
+  if (state.dataset.state === name) return;
+  state.dataset.state = name;
+  state.textContent = text;
+}
+
+// Calls `onChange(change)` for every {revision, runs, deleted}, and `onChange(null)` when anything
+// may have changed: after a pause, or when the server skipped this page forward.
+export function listen(run, onChange) {
+  const address = run ? `/api/live?run=${encodeURIComponent(run)}` : "/api/live";
+  let source = null;
+  let missed = false;
+
+  function open() {
+    if (source) return;
+    source = new EventSource(address);
+    source.addEventListener("hello", () => {
+      say("live", "Live");
+      if (missed) onChange(null);
+      missed = false;
+    });
+    source.addEventListener("changes", (event) => onChange(JSON.parse(event.data)));
+    source.addEventListener("reset", () => onChange(null));
+    source.addEventListener("error", () => {
+      say("waiting", "Reconnecting");
+      missed = true;
+      if (source.readyState === EventSource.CLOSED) {
+        close();
+        setTimeout(() => document.hidden || open(), 3000);
+      }
+    });
+  }
+
+  function close() {
+    source?.close();
+    source = null;
+    missed = true;
+  }
+
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", () => document.hidden || open());
+  if (!document.hidden) open();
+}
+
+// Runs `work` at most once per `gap` milliseconds, and never twice at once; a call during that time
+// is remembered, so the last one is always served.
+export function throttle(work, gap) {
+  let waiting = null;
+  let busy = false;
+  let again = false;
+  let last = -Infinity;
+
+  async function go() {
+    waiting = null;
+    busy = true;
+    again = false;
+    try {
+      await work();
+    } finally {
+      busy = false;
+      last = performance.now();
+      if (again) ask();
+    }
+  }
+
+  function ask() {
+    if (busy) again = true;
+    else waiting ??= setTimeout(go, Math.max(0, last + gap - performance.now()));
+  }
+  return ask;
+}

@@ -1,0 +1,38 @@
+// What every page does: keep its times true, switch the theme, look again while the store is away.
+import { tick } from "./format.js";
+
+document.documentElement.classList.add("js");
+tick();
+setInterval(tick, 1000);
+
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : systemDark.matches;
+}
+
+function themeChanged() {
+  document.dispatchEvent(new CustomEvent("themechange"));
+}
+
+systemDark.addEventListener("change", themeChanged);
+document.getElementById("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  try {
+    localStorage.setItem("lineside-theme", theme);
+  } catch {
+    // Storage may be forbidden; the choice then lasts as long as this page.
+  }
+  themeChanged();
+});
+
+const content = document.getElementById("content");
+if (content.dataset.retry === "true") {
+  setInterval(async () => {
+    const answer = await fetch("/readyz").catch(() => null);
+    const checks = answer ? await answer.json().catch(() => null) : null;
+    if (checks?.checks?.store?.ok) location.reload();
+  }, 2000);
+}

@@ -1,0 +1,138 @@
+// One run's page: its charts, timing and timeline, and everything on it kept up to date.
+import { RunApi } from "./api.js";
+import { Board } from "./board.js";
+import { dialogs } from "./dialogs.js";
+import { tick } from "./format.js";
+import { adoptParts, fetchDocument } from "./html.js";
+import { listen, throttle } from "./live.js";
+import { Timeline } from "./timeline.js";
+import { Timing } from "./timing.js";
+
+const content = document.getElementById("content");
+const { run } = content.dataset;
+const api = new RunApi(run);
+const groups = document.getElementById("groups");
+
+async function start() {
+  if (!window.Plotly) {
+    for (const plot of document.querySelectorAll(".plot")) plot.textContent = "plotly.js could not be loaded.";
+    return;
+  }
+  const { attempts } = await api.run();
+  const board = new Board(api, attempts.length ? attempts : [{ attempt: "", number: 1 }], groups);
+  const timing = new Timing(board, document.getElementById("steps-plot"), document.getElementById("steps-said"));
+  const timeline = new Timeline(run, document.getElementById("timeline"));
+  controls(board, timing);
+  loadMarks(board);
+  const refresh = () => update(board, timing, timeline);
+  dialogs(api, refresh);
+  listen(run, throttle(refresh, 1000));
+}
+
+async function loadMarks(board) {
+  const [checkpoints, evaluations] = await Promise.all([api.checkpoints(), api.evaluations()]);
+  board.marks.checkpoints = checkpoints.items;
+  board.marks.evaluations = evaluations.items;
+  board.redraw();
+}
+
+// What is new: parts of the page that differ, charts whose metric got points, stops on the timeline.
+async function update(board, timing, timeline) {
+  const [next, metrics] = await Promise.all([fetchDocument(`/runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
+  if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
+  adoptParts(next);
+  adoptCharts(next, board);
+  tick();
+  const grown = [];
+  for (const series of metrics.items) {
+    const figure = board.charts.get(series.name)?.figure;
+    if (!figure || !board.view.attempts.includes(series.attempt)) continue;
+    const said = `${series.attempt} ${series.count}`;
+    if (figure.dataset.count !== said) grown.push(series.name);
+    figure.dataset.count = said;
+  }
+  await Promise.all([board.refresh(grown), timing.refresh(), timeline.newer()]);
+  if (board.marks.evaluations.length + board.marks.checkpoints.length !== Number(next.body.dataset.marks)) await loadMarks(board);
+}
+
+// Charts of metrics that were not there before; those that are keep their drawing.
+function adoptCharts(next, board) {
+  const fresh = next.getElementById("groups");
+  document.querySelector("#groups > .empty")?.remove();
+  for (const group of fresh.querySelectorAll("details")) {
+    const known = groups.querySelector(`details[data-group="${CSS.escape(group.dataset.group)}"]`);
+    if (!known) {
+      groups.append(group);
+    } else if (group.dataset.group === "") {
+      if (known.innerHTML !== group.innerHTML) known.innerHTML = group.innerHTML;
+    } else {
+      for (const figure of group.querySelectorAll("figure[data-metric]"))
+        if (!board.charts.has(figure.dataset.metric)) known.querySelector(".grid").append(figure);
+    }
+  }
+  board.adopt();
+}
+
+function controls(board, timing) {
+  const { view } = board;
+  const press = (button, on) => button.setAttribute("aria-pressed", on);
+  for (const button of document.querySelectorAll("[data-option]")) {
+    const { option, value } = button.dataset;
+    press(button, view[option] === value);
+    button.addEventListener("click", () => {
+      for (const other of button.parentElement.children) press(other, other === button);
+      board.change(option, value);
+    });
+  }
+
+  const slider = document.getElementById("smoothing");
+  const said = document.getElementById("smoothing-value");
+  const show = () => (said.textContent = Number(slider.value) ? Number(slider.value).toFixed(2) : "off");
+  slider.value = view.smoothing;
+  show();
+  slider.addEventListener("input", () => {
+    show();
+    cancelAnimationFrame(slider.frame);
+    slider.frame = requestAnimationFrame(() => board.change("smoothing", Number(slider.value)));
+  });
+
+  const marks = document.getElementById("marks");
+  press(marks, view.marks);
+  marks.addEventListener("click", () => {
+    board.change("marks", !view.marks);
+    press(marks, view.marks);
+  });
+
+  const chips = [...document.querySelectorAll("#attempts [data-attempt]")];
+  const colour = () => chips.forEach((chip) => (chip.querySelector(".swatch").style.background = board.colourOf(chip.dataset.attempt)));
+  colour();
+  document.addEventListener("themechange", colour);
+  for (const chip of chips) {
+    chip.addEventListener("click", () => {
+      const chosen = chips.filter((other) => (other.getAttribute("aria-pressed") === "true") !== (other === chip));
+      if (!chosen.length) return;
+      press(chip, chosen.includes(chip));
+      board.change("attempts", chosen.map((other) => other.dataset.attempt));
+      timing.refresh();
+    });
+  }
+
+  finder("find-metric", () => groups.querySelectorAll("[data-metric], [data-single]"), (item) => item.dataset.metric ?? item.dataset.single);
+  finder("find-setting", () => document.querySelectorAll("[data-setting]"), (item) => item.dataset.setting);
+}
+
+function finder(id, items, nameOf) {
+  const field = document.getElementById(id);
+  field?.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase();
+    for (const item of items()) item.hidden = !nameOf(item).toLowerCase().includes(wanted);
+    for (const group of document.querySelectorAll(".group, .settings-group")) {
+      const inside = [...group.querySelectorAll("[data-metric], [data-single], [data-setting]")];
+      group.hidden = inside.length > 0 && inside.every((item) => item.hidden);
+    }
+    const none = document.getElementById("no-setting");
+    if (none && id === "find-setting") none.hidden = [...items()].some((item) => !item.hidden);
+  });
+}
+
+start();

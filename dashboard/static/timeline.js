@@ -1,0 +1,73 @@
+// The lifecycle timeline, newest first: which kinds are shown, older ones on demand, new ones as
+// they come. The server draws every stop.
+import { fetchDocument } from "./html.js";
+
+export class Timeline {
+  constructor(run, root) {
+    this.address = `/runs/${encodeURIComponent(run)}/timeline`;
+    this.route = root.querySelector("#route");
+    this.more = root.querySelector("#more");
+    this.kinds = root.querySelector("#kinds");
+    this.chosen = new Set(
+      [...this.kinds.querySelectorAll('[aria-pressed="true"]')].map((chip) => chip.dataset.kind),
+    );
+    this.kinds.addEventListener("click", (event) => this.choose(event.target.closest("[data-kind]")));
+    this.more.addEventListener("click", () => this.older());
+  }
+
+  choose(chip) {
+    if (!chip) return;
+    const { kind } = chip.dataset;
+    if (!this.chosen.delete(kind)) this.chosen.add(kind);
+    chip.setAttribute("aria-pressed", this.chosen.has(kind));
+    this.restart();
+  }
+
+  async fetch(query = {}) {
+    const kinds = [...this.chosen].join(",");
+    return fetchDocument(`${this.address}?${new URLSearchParams({ ...query, kinds })}`);
+  }
+
+  stops() {
+    return [...this.route.querySelectorAll("li[data-id]")];
+  }
+
+  async restart() {
+    const next = await this.fetch();
+    this.route.replaceChildren(...next.querySelectorAll("#route > li"));
+    this.adopt(next);
+    this.more.hidden = !next.querySelector("#route").dataset.more;
+  }
+
+  async older() {
+    const next = await this.fetch({ before: this.stops().at(-1).dataset.id });
+    this.route.append(...next.querySelectorAll("#route > li[data-id]"));
+    this.more.hidden = !next.querySelector("#route").dataset.more;
+  }
+
+  async newer() {
+    const newest = this.stops()[0]?.dataset.id;
+    if (newest === undefined) return this.restart();
+    const next = await this.fetch({ after: newest });
+    const fresh = [...next.querySelectorAll("#route > li[data-id]")];
+    for (const stop of fresh) stop.classList.add("fresh");
+    this.route.prepend(...fresh);
+    this.adopt(next);
+  }
+
+  // Counts grow and kinds come; what is pressed is this page's to say.
+  adopt(next) {
+    const chips = next.querySelector("#kinds");
+    for (const chip of chips.querySelectorAll("[data-kind]")) {
+      const known = this.kinds.querySelector(`[data-kind="${CSS.escape(chip.dataset.kind)}"]`);
+      const count = chip.querySelector("[data-count]").textContent;
+      if (known) {
+        known.querySelector("[data-count]").textContent = count;
+        continue;
+      }
+      if (chip.dataset.first) this.chosen.add(chip.dataset.kind);
+      chip.setAttribute("aria-pressed", this.chosen.has(chip.dataset.kind));
+      this.kinds.append(chip);
+    }
+  }
+}

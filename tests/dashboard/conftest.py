@@ -1,0 +1,113 @@
+"""A real store in a temporary folder, and a real server over it on a port of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from lineside.bus.settings import Settings
+from lineside.dashboard.app import create_app
+from lineside.dashboard.listening import address, listen
+from lineside.dashboard.server import Server
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from lineside.store.writes import Writer
+from tests.dashboard.synthetic import Feeder, Training
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:
+    """Poll until ``condition`` holds; fail with ``what`` was waited for."""
+    until = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """``app`` behind a real server in a thread; its address."""
+    listener = listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=5)
+    server = Server(config, app.state.hub)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        wait_for(lambda: server.started, "the server started")
+        yield address(listener)
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE)
+        listener.close()
+        assert not thread.is_alive(), "the server did not end"
+
+
+def settings_for(home: Path) -> Settings:
+    """Settings of a home of its own."""
+    return Settings.from_env({"LINESIDE_HOME": str(home)})
+
+
+class House:
+    """A store with its feeder, and the site over it."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = settings_for(home)
+        self.engine = open_store(self.settings.store, create=True)
+        self.history = History(self.engine)
+        self.feeder = Feeder(Writer(self.engine))
+        self.app = create_app(self.history, Writer(self.engine), self.settings)
+
+    def train(self, run: str = "tiny-1", **given: object) -> Training:
+        """A finished run of 40 steps, or as ``given``."""
+        training = self.begin(run, **given)
+        training.end(self.feeder, training.train(self.feeder))
+        return training
+
+    def begin(self, run: str = "tiny-1", **given: object) -> Training:
+        """A run that has only begun."""
+        fields = {
+            "name": run,
+            "began": time.time() - 60,
+            "steps": 40,
+            "log_every": 5,
+            "eval_every": 20,
+            "save_every": 20,
+            **given,
+        }
+        training = Training(run, **fields)  # type: ignore[arg-type]
+        training.begin(self.feeder)
+        return training
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    found = House(tmp_path)
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def site(house: House) -> Iterator[str]:
+    with serving(house.app) as url:
+        yield url
+
+
+@pytest.fixture
+def client(site: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site, timeout=DEADLINE) as found:
+        yield found
