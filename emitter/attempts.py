@@ -134,7 +134,7 @@ class Attempts:
         self, settings: Settings, args: Any, state: Any, model: Any, now_ns: int
     ) -> Identity | None:
         place = _place(args)
-        agreement = Agreement()
+        agreement = Agreement(f"trainer-{state.max_steps}-{state.global_step}")
         if place.rank > 0:
             heard = agreement.hear(place, WAIT_FOR_RANK_0)
             if heard is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
 import json
 import os
 import re
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ MARK = "lineside"
 WAIT_FOR_RANK_0 = 5.0
 """Seconds a rank waits at train begin for rank 0 to say which run this is."""
 _SLUG_CHARACTERS = 32
-_opened = itertools.count()
+_occasions: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,16 @@ def begin(
 class Agreement:
     """How the ranks of one job come to the same run and attempt: rank 0 tells through the store.
 
-    Every rank makes one each time it opens a run, in the same order, and so they find each other:
-    keys carry that count, and torchrun's restart count, because a restarted job finds the keys of
-    its previous life. It is a key in the job's own store and never a collective, which would hang
-    if one rank did not take part.
+    Every rank makes one each time it opens a run, and so they find each other: keys carry the
+    ``occasion`` (in the same words on every rank) and how often there was one, and torchrun's
+    restart count, because a restarted job finds the keys of its previous life. It is a key in the
+    job's own store and never a collective, which would hang if one rank did not take part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, occasion: str) -> None:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._key = f"lineside/{restart}/{next(_opened)}"
+        self._key = f"lineside/{restart}/{occasion}/{_occasions[occasion]}"
+        _occasions[occasion] += 1
 
     def tell(self, identity: Identity) -> None:
         """Rank 0: say which run this is. Never raises."""

@@ -182,7 +182,7 @@ def _identify(
     if run_id is not None and not is_run_id(run_id):
         raise SettingsError("run_id", run_id, "expected 1 to 128 of A-Z a-z 0-9 . _ -")
     place = Place.from_env()
-    agreement = Agreement()
+    agreement = Agreement("loop")
     heard = agreement.hear(place, WAIT_FOR_RANK_0) if place.rank > 0 else None
     if heard is not None:
         return heard

@@ -88,8 +88,7 @@ class Cleaner:
         if isinstance(value, Mapping):
             return self._mapping(value, depth)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return self._mapping(fields, depth)
+            return self._mapping(_fields(value), depth)
         if isinstance(value, (list, tuple, Set)):
             return self._sequence(value, depth)
         if isinstance(value, os.PathLike):
@@ -165,6 +164,13 @@ class Cleaner:
     def _described(self, text: str) -> dict[str, str]:
         self.lossy = True
         return {UNENCODABLE: self._text(text[:_REPR_CHARACTERS])}
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """Of a dataclass; as it wants to be written down itself, if it says how."""
+    if hasattr(value, "to_dict"):
+        return dict(value.to_dict())
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _is_foreign(value: Any) -> bool:
