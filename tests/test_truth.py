@@ -1,0 +1,221 @@
+"""What a callback in the training process saw is what the bus delivered and what the store kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside.bus.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
+from lineside.bus.reader import Reader
+from lineside.bus.testing import BrokerProcess
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from lineside.store.records import EventRow, Run
+
+pytest.importorskip("transformers")
+SCRIPT = Path(__file__).with_name("truth_train.py")
+DEADLINE = 90.0
+
+
+@dataclass
+class Stack:
+    """A broker and a recorder, and what trained beside them."""
+
+    home: Path
+    address: str
+    history: History
+
+    def train(self, scenario: str, output: Path, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Run a scenario of ``truth_train.py`` to its end; what its witness saw."""
+        witness = output.with_suffix(".json")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+        environment |= {"LINESIDE_HOME": str(self.home), "CUDA_VISIBLE_DEVICES": ""}
+        if run_id:
+            environment["LINESIDE_RUN_ID"] = run_id
+        subprocess.run(
+            [sys.executable, str(SCRIPT), scenario, str(output), str(witness)],
+            env=environment,
+            check=True,
+            timeout=DEADLINE,
+        )
+        seen: list[dict[str, Any]] = json.loads(witness.read_text())
+        return seen
+
+    def settled(self, run_id: str) -> Run:
+        """The run once every rank's stream is whole in the store."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            run = self.history.run(run_id) if self._known(run_id) else None
+            ends = run.event_counts.get("run_end", 0) if run else 0
+            if run and ends == len(run.attempts) and run.loss_account.lag == 0:
+                return run
+            assert time.monotonic() < until, f"not settled: {run}"
+            time.sleep(0.1)
+
+    def delivered(self, run_id: str) -> dict[Stream, list[Event]]:
+        """Every event of the run by stream, as a reader of the bus gets it."""
+        found: dict[Stream, list[Event]] = {}
+        with Reader(self.address, start="start", streams=(run_id,)) as reader:
+            reader.wait_connected(DEADLINE)
+            head = reader.head
+            while batch := reader.poll(1.0):
+                assert not batch.gaps
+                assert batch.stream is not None
+                found.setdefault(batch.stream, []).extend(batch.events)
+                reader.commit(batch.offset)
+                if batch.offset >= head:
+                    break
+        return found
+
+    def _known(self, run_id: str) -> bool:
+        return any(run.id == run_id for run in self.history.runs(limit=1000).items)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("truth")
+    with BrokerProcess(home) as broker:
+        recorder = subprocess.Popen(
+            [sys.executable, "-m", "lineside.cli", "recorder"],
+            env={**os.environ, "LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker.address},
+        )
+        try:
+            engine = open_store(f"sqlite:///{home}/store.db", create=True)
+            yield Stack(home, broker.address, History(engine))
+            engine.dispose()
+        finally:
+            recorder.terminate()
+            recorder.wait(10)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality to the last bit, in which a NaN is a NaN."""
+    if isinstance(left, float) and isinstance(right, float):
+        return left == right or (math.isnan(left) and math.isnan(right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    return bool(left == right)
+
+
+def check_bus(seen: list[dict[str, Any]], lifecycle: list[Event]) -> None:
+    assert [event.kind for event in lifecycle] == [hook["kind"] for hook in seen]
+    for hook, event in zip(seen, lifecycle, strict=True):
+        data = event.data or {}
+        assert event.step == hook["step"], hook
+        assert same(event.epoch, hook["epoch"]), hook
+        assert event.control == hook["control"], hook
+        assert same(data.get("logs"), hook["logs"]), hook
+        assert same(data.get("metrics"), hook["metrics"]), hook
+        if "state" in data:
+            told = {name: data["state"].get(name) for name in hook["state"]}
+            assert same(told, hook["state"]), hook
+
+
+def check_account(run: Run, delivered: list[Event]) -> None:
+    assert run.event_counts == dict(Counter(event.kind for event in delivered))
+    assert run.loss_account.emitted == run.loss_account.recorded == len(delivered)
+    assert run.loss_account.gaps == run.loss_account.lag == 0
+
+
+def check_events(rows: list[EventRow], delivered: list[Event]) -> None:
+    rare = [event for event in delivered if event.kind not in STEP_KINDS]
+    assert [(r.kind, r.seq, r.step) for r in rows] == [(e.kind, e.seq, e.step) for e in rare]
+    for row, event in zip(rows, rare, strict=True):
+        assert row.problem is None
+        assert same(row.epoch, event.epoch)
+        assert row.time.timestamp() == pytest.approx(event.time, abs=1e-5)
+        assert row.control == event.control
+        assert same(row.data or {}, dict(event.data or {})), event
+
+
+def check_points(stack: Stack, run: Run, attempt: str, logs: list[Event]) -> None:
+    expected: dict[str, list[tuple[int, float | None, float]]] = {}
+    for event in logs:
+        for name, value in (event.data or {})["logs"].items():
+            expected.setdefault(name, []).append((event.step, event.epoch, value))
+    series = {s.name for s in stack.history.metrics(run.id, attempt)}
+    assert expected.keys() <= series
+    for name, points in expected.items():
+        kept = stack.history.points(run.id, name, points=None, attempt=attempt)
+        assert [(s, e) for s, e, _ in points] == list(zip(kept.step, kept.epoch, strict=True))
+        assert all(same(float(v), k) for (_, _, v), k in zip(points, kept.values, strict=True))
+
+
+def every_event(history: History, run_id: str) -> list[EventRow]:
+    rows: list[EventRow] = []
+    after = 0
+    while True:
+        page = history.events(run_id, after=after, limit=500)
+        rows += page.items
+        if page.next is None:
+            return rows
+        after = int(page.next)
+
+
+def compare(stack: Stack, run_id: str, seen: list[dict[str, Any]]) -> Run:
+    """All three accounts of one run, event by event and value by value."""
+    run = stack.settled(run_id)
+    delivered = stack.delivered(run_id)
+    run = stack.settled(run_id)
+    check_account(run, [event for events in delivered.values() for event in events])
+    rows = every_event(stack.history, run_id)
+    told: list[Event] = []
+    for attempt in (attempt.attempt for attempt in run.attempts):
+        events = delivered[Stream(run_id, "rank0", attempt)]
+        assert [event.seq for event in events] == list(range(len(events)))
+        of_it = [row for row in rows if (row.producer, row.attempt) == ("rank0", attempt)]
+        check_events(of_it, events)
+        check_points(stack, run, attempt, [event for event in events if event.kind == "log"])
+        told += [event for event in events if event.kind in LIFECYCLE_KINDS]
+    check_bus(seen, told)
+    return run
+
+
+def test_a_run_with_accumulation_evaluation_and_prediction_is_told_as_it_was(
+    stack: Stack, tmp_path: Path
+) -> None:
+    seen = stack.train("steps", tmp_path / "out", "steps")
+    run = compare(stack, "steps", seen)
+    assert run.status == "finished"
+    assert run.step == run.max_steps == 12
+    assert {hook["kind"] for hook in seen} >= set(LIFECYCLE_KINDS) - {"push_begin"}
+    saved = [hook["step"] for hook in seen if hook["kind"] == "save"]
+    assert sorted({c.step for c in stack.history.checkpoints("steps")}) == sorted(set(saved))
+
+
+def test_a_run_by_epochs_is_told_as_it_was(stack: Stack, tmp_path: Path) -> None:
+    compare(stack, "epochs", stack.train("epochs", tmp_path / "out", "epochs"))
+
+
+def test_each_train_call_is_an_attempt_of_the_same_run(stack: Stack, tmp_path: Path) -> None:
+    run = compare(stack, "twice", stack.train("twice", tmp_path / "out", "twice"))
+    assert len(run.attempts) == 2
+
+
+def test_a_resumed_run_keeps_its_id_and_gains_an_attempt(stack: Stack, tmp_path: Path) -> None:
+    first = stack.train("steps", tmp_path / "out")
+    (run_id,) = {r.id for r in stack.history.runs().items if r.id not in KNOWN}
+    stack.settled(run_id)
+    second = stack.train("resume", tmp_path / "out")
+    run = compare(stack, run_id, first + second)
+    assert len(run.attempts) == 2
+    assert run.attempts[1].resumed_step is not None
+    assert run.attempts[1].resumed_attempt == run.attempts[0].attempt
+
+
+KNOWN = {"steps", "epochs", "twice", "only"}
+
+
+def test_evaluation_without_training_is_a_run(stack: Stack, tmp_path: Path) -> None:
+    compare(stack, "only", stack.train("evaluate_only", tmp_path / "out", "only"))
