@@ -100,8 +100,7 @@ class Run:
             return
         now_ns = time.monotonic_ns()
         try:
-            if kind in OWN_KINDS:
-                raise ValueError(f"{kind!r} is a kind that only Lineside itself publishes")  # noqa: TRY301
+            _check_kind(kind)
             step = publisher.step if step is None else int(step)
             kept = None if data is None else publisher.tidy(data)
             publisher.hook(kind, step, epoch, 0, kept, _IN_TRAINING, now_ns)
@@ -174,6 +173,11 @@ def start_run(
         say_off(error)
         return Run()
     return run
+
+
+def _check_kind(kind: object) -> None:
+    if not isinstance(kind, str) or kind in OWN_KINDS:
+        raise ValueError(f"{kind!r} is not a kind of event that a script can publish")
 
 
 def _identify(
