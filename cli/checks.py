@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from lineside.bus import sockets
 from lineside.bus.errors import LinesideError
+from lineside.bus.events import Stream
 from lineside.bus.filesystem import network_filesystem
 from lineside.bus.messages import LIVE
 from lineside.bus.reader import Reader
@@ -24,7 +26,11 @@ from lineside.cli.home import is_held, read_note
 from lineside.cli.probes import http_problem
 from lineside.cli.processes import DASHBOARD_PORT
 from lineside.cli.stack import NEEDED
+from lineside.cli.supervisor import times
 from lineside.dashboard.words import plural, size
+from lineside.emitter import yard
+from lineside.emitter.sidecar import shipper_pid
+from lineside.emitter.transfer import Transfer
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 ANSWER_SECONDS = 2.0
@@ -167,8 +173,7 @@ def _bus(settings: Settings) -> Iterator[Check]:
             "start it with `lineside up`; until then events wait in the spool",
         )
     else:
-        said = f"answers at {settings.broker}, {plural(head, 'entry').replace('ys', 'ies')} so far"
-        yield Check("broker", OK, said)
+        yield Check("broker", OK, f"answers at {settings.broker}, its journal is at {head:,}")
     yield from _store(settings, journal, head)
 
 
@@ -203,15 +208,12 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
 
 
 def _spool(settings: Settings) -> Iterator[Check]:
-    from lineside.emitter.sidecar import shipper_pid
-    from lineside.emitter.yard import unconfirmed
-
     try:
         pid = shipper_pid(settings.spool)
     except OSError as error:
         yield Check("spool", FAIL, f"{settings.spool} cannot be read: {error.strerror}")
         return
-    waiting = unconfirmed(settings.spool)
+    waiting = _waiting(settings.spool)
     events = sum(waiting.values())
     said = f"{plural(events, 'event')} of {plural(len(waiting), 'stream')} wait in {settings.spool}"
     if pid is not None:
@@ -224,6 +226,18 @@ def _spool(settings: Settings) -> Iterator[Check]:
         yield Check("spool", OK, "nothing waits, no shipper needed")
 
 
+def _waiting(spool: Path) -> dict[Stream, int]:
+    """Streams of which not all is confirmed, and how many events that is."""
+    waiting = {}
+    for stream, folder in yard.streams(spool):
+        transfer = Transfer(stream, folder, yard.position(folder))
+        with contextlib.suppress(OSError):  # its shipper has just removed it
+            if left := transfer.left():
+                waiting[stream] = left
+        transfer.close()
+    return waiting
+
+
 def _dashboard(settings: Settings) -> Check:
     note = read_note(settings.home) if is_held(settings.home) else None
     url = note["dashboard"] if note else f"http://127.0.0.1:{DASHBOARD_PORT}"
@@ -232,10 +246,11 @@ def _dashboard(settings: Settings) -> Check:
         return Check("dashboard", WARN, problem, "start it with `lineside up`")
     restarts = {name: n for name, n in (note or {}).get("restarts", {}).items() if n}
     if restarts:
-        said = ", ".join(f"the {name} {n} times" for name, n in restarts.items())
+        said = ", ".join(f"the {name} {times(n)}" for name, n in restarts.items())
         todo = f"see the logs in {settings.home / 'logs'}"
         return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {said}", todo)
-    return Check("dashboard", OK, f"{url} is ready")
+    whose = "" if note else ", though not by an `up` on this home"
+    return Check("dashboard", OK, f"{url} is ready{whose}")
 
 
 def _nearest(path: Path) -> Path:

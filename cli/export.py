@@ -53,7 +53,7 @@ def export(
 ) -> None:
     """Write a run's history as CSV, JSON Lines or Parquet."""
     chosen = _format(format, output)
-    if output != STDOUT and output.exists() and not force:
+    if output != STDOUT and output.is_file() and not force:
         raise UsageError(f"{output} is already there: --force replaces it")
     engine = open_engine()
     # Only now: what follows needs SQLAlchemy, and open_engine says so in a sentence.
@@ -91,9 +91,13 @@ def _format(asked: Format | None, output: Path) -> Format:
 
 @contextmanager
 def _opened(output: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name only once it is whole."""
+    """A file to write that takes its name only once it is whole; a pipe or device as it is."""
     if output == STDOUT:
         yield sys.stdout.buffer
+        return
+    if output.exists() and not output.is_file():
+        with output.open("wb") as out:
+            yield out
         return
     draft = output.with_name(f".{output.name}.part")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -44,10 +45,10 @@ class HomeClaim:
             ) from None
 
     def say(self, note: Mapping[str, Any]) -> None:
-        """Replace the note; ``pid`` is added."""
+        """Replace the note; ``pid`` is added. On a full disk there is none."""
         text = json.dumps({"pid": os.getpid(), **note}).encode()
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, os.pwrite(self._fd, text, 0))
 
     def release(self) -> None:
         """Let another process have the home."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -42,9 +43,10 @@ def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
 
 
 def warn(sentence: str) -> None:
-    """A line on stderr, where it does not mix with what is piped on."""
-    sys.stderr.write(f"{sentence}\n")
-    sys.stderr.flush()
+    """A line on stderr, where it does not mix with what is piped on; never fails."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -51,6 +52,7 @@ def recorder() -> None:
     from lineside.subscribers.recorder import Recorder
 
     configure_logging()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins at every start
     Recorder(Settings.from_env()).serve()
 
 

@@ -8,7 +8,13 @@ import sys
 from collections.abc import Callable
 
 from lineside.bus import sockets
-from lineside.bus.errors import AddressInUse, BrokerUnreachable, LinesideError, MissingExtra
+from lineside.bus.errors import (
+    AddressInUse,
+    BrokerUnreachable,
+    LinesideError,
+    MissingExtra,
+    UsageError,
+)
 from lineside.bus.messages import LIVE
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings, private_folder
@@ -21,6 +27,10 @@ NEEDED = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
 
 class StackFailed(LinesideError):
     """A process of the stack ended, or was not ready in time; the message has its last words."""
+
+    def __init__(self, sentence: str, exit_code: int = LinesideError.exit_code) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 class Stack:
@@ -96,9 +106,13 @@ class Stack:
         Raises:
             StackFailed: a process has ended, which before readiness means that it cannot work here.
         """
-        for child in self.supervisor.ended() if self.supervisor else ():
-            code = ending(child.last_exit or 0)
-            raise StackFailed(f"the {child.program.name} ended ({code}): {self._last_words(child)}")
+        for child in self.supervisor.children if self.supervisor else ():
+            code = child.exit_code()
+            if code is not None:
+                raise StackFailed(
+                    f"the {child.program.name} ended ({ending(code)}): {self._last_words(child)}",
+                    UsageError.exit_code if code == UsageError.exit_code else 1,
+                )
         return self._ask_broker() and http_problem(self.ready_url) is None
 
     def why_not_ready(self) -> StackFailed:

@@ -52,8 +52,12 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The running process's id; None while there is none."""
+        """The process's id; None between its end and the next start."""
         return self._process.pid if self._process else None
+
+    def exit_code(self) -> int | None:
+        """How the process ended, as ``subprocess`` says it; None while it runs."""
+        return self._process.poll() if self._process else self.last_exit
 
     def start(self, now: float) -> None:
         """Start the process, its output at the end of the log.
@@ -74,6 +78,7 @@ class Child:
 
     def turn(self, now: float) -> str | None:
         """Notice an end or make a start that is due; what happened as a sentence, or None."""
+        name = self.program.name
         if self._process is not None:
             code = self._process.poll()
             if code is None:
@@ -81,15 +86,21 @@ class Child:
             self._process, self.last_exit = None, code
             if now - self._started >= self._backoff.healthy:
                 self._wait = self._backoff.first
-            self._due = now + self._wait
-            said = f"{self.program.name} ended ({ending(code)}), next start in {self._wait:g} s"
-            self._wait = min(self._wait * self._backoff.factor, self._backoff.longest)
-            return said
+            return f"{name} ended ({ending(code)}), next start in {self._postpone(now):g} s"
         if self._due is None or now < self._due:
             return None
+        try:
+            self.start(now)
+        except OSError as error:  # a full disk, no more processes: it may pass
+            return f"{name} cannot be started ({error}), again in {self._postpone(now):g} s"
         self.restarts += 1
-        self.start(now)
-        return f"{self.program.name} started again, {times(self.restarts)} so far"
+        return f"{name} started again, {times(self.restarts)} so far"
+
+    def _postpone(self, now: float) -> float:
+        wait = self._wait
+        self._due = now + wait
+        self._wait = min(wait * self._backoff.factor, self._backoff.longest)
+        return wait
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if there is a process to take it."""
@@ -143,16 +154,11 @@ class Supervisor:
                 self._report(said)
             child.log.trim()
 
-    def ended(self) -> list[Child]:
-        """Children that have no process now."""
-        return [child for child in self.children if child.pid is None]
-
     def stop(self) -> None:
         """End every child, the last one started first; kill who is not gone after ``grace`` s."""
         for child in reversed(self.children):
             child.signal(signal.SIGTERM)
-            # A frozen process takes no signal but this one and SIGKILL.
-            child.signal(signal.SIGCONT)
+            child.signal(signal.SIGCONT)  # or a frozen one would not take it
         deadline = self._clock() + self._grace
         for child in reversed(self.children):
             if not child.wait(deadline - self._clock()):

@@ -50,7 +50,7 @@ def tail(
                 if json:
                     print_json(document(stream, item), indent=None)
                 else:
-                    typer.echo(line(stream, item))
+                    typer.echo(line(stream, item, one_run=run is not None))
             reader.commit(batch.offset)
 
 
@@ -65,13 +65,15 @@ def resolve(run: str) -> str:
         raise
 
 
-def line(stream: Stream | None, item: Event | Gap) -> str:
-    """One event or gap for a person."""
+def line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:
+    """One event or gap for a person; of ``one_run`` only the producer is told."""
+    where = "the journal"
+    if stream is not None:
+        where = stream.producer if one_run else f"{stream.run}/{stream.producer}"
     if isinstance(item, Gap):
-        where = str(stream) if stream else "the journal"
-        return f"{'':8}  {where}  gap  {item.count:,} missing, from {item.first:,}"
+        return f"{'':8}  {where}  gap: {item.count:,} missing, from {item.first:,}"
     clock = time.strftime("%H:%M:%S", time.localtime(item.time))
-    return f"{clock}  {stream}  {item.kind}  step {item.step}{_summary(item)}"
+    return f"{clock}  {where}  {item.kind}  step {item.step}{_summary(item)}"
 
 
 def document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:

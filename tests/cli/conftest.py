@@ -1,0 +1,31 @@
+"""The real command in homes of its own, and one home with a stack up and a run in its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.homes import RUN_ID, Home, wait_until
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """An empty home; what was started in it is ended."""
+    it = Home(tmp_path / "home")
+    yield it
+    it.close()
+
+
+@pytest.fixture(scope="session")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home whose stack is up and whose store has the run ``first-run``."""
+    it = Home(tmp_path_factory.mktemp("station"))
+    try:
+        it.up("--quiet")
+        it.train()
+        wait_until(lambda: '"status": "finished"' in it.lineside("show", RUN_ID, "--json").stdout)
+        yield it
+    finally:
+        it.close()

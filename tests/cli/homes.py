@@ -1,0 +1,139 @@
+"""Homes to use the real command in, and the processes started there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 60.0
+RUN_ID = "first-run"
+STEPS = 300
+TRAINING = f"""
+import math
+from lineside.emitter import start_run
+
+with start_run("a first run", run_id="{RUN_ID}", project="tests", config=dict(lr=0.1)) as run:
+    for step in range(1, {STEPS} + 1):
+        for kind in ("step_begin", "step_end"):
+            run.event(kind, step=step)
+        values = dict(loss=math.nan if step == 7 else 1 / step, speed=math.inf)
+        run.log(values, step=step, epoch=step / 100)
+    run.event("save", dict(checkpoint="/somewhere/checkpoint-300"), step={STEPS})
+"""
+
+
+def wait_until(true: Callable[[], Any], what: str = "it") -> Any:
+    """What ``true`` answers once that is something, polled to a deadline."""
+    until = time.monotonic() + DEADLINE
+    while not (answer := true()):
+        assert time.monotonic() < until, f"{what} did not come true in time"
+        time.sleep(0.02)
+    return answer
+
+
+@dataclass
+class Home:
+    """A LINESIDE_HOME and the command line in it."""
+
+    path: Path
+    started: list[Process] = field(default_factory=list)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: v for name, v in os.environ.items() if not name.startswith("LINESIDE_")}
+        return kept | {"LINESIDE_HOME": str(self.path), "COLUMNS": "100"} | more
+
+    def lineside(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "lineside.cli", *arguments],
+            env=self.environment(**env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    def start(self, *arguments: str, **env: str) -> Process:
+        """Begin a command that goes on."""
+        self.started.append(Process(arguments, self.environment(**env)))
+        return self.started[-1]
+
+    def train(self, script: str = TRAINING) -> None:
+        """Run a training script."""
+        subprocess.run(
+            [sys.executable, "-c", script], env=self.environment(), check=True, timeout=DEADLINE
+        )
+
+    def up(self, *options: str) -> tuple[Process, str]:
+        """``lineside up`` once it is ready, and the page's address."""
+        process = self.start("up", "--port", "0", *options)
+        page = process.until(r"page +(http://\S+)\n")
+        process.until(r"Ctrl-C ends it")
+        return process, page
+
+    def close(self) -> None:
+        for process in self.started:
+            process.close()
+
+
+class Process:
+    """A command that goes on, and what it has printed so far."""
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str]) -> None:
+        self.out = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lineside.cli", *arguments],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def until(self, pattern: str) -> str:
+        """The first group of ``pattern`` once it was printed."""
+        assert self._process.stdout
+        until = time.monotonic() + DEADLINE
+        while not (found := re.search(pattern, self.out)):
+            ready, _, _ = select.select([self._process.stdout], [], [], until - time.monotonic())
+            data = os.read(self._process.stdout.fileno(), 65536) if ready else b""
+            assert data, f"no {pattern!r} in: {self.out}"
+            self.out += data.decode()
+        return found[1] if found.groups() else found[0]
+
+    def peek(self) -> bool:
+        """Whether it has printed something that was not looked at yet."""
+        assert self._process.stdout
+        return bool(select.select([self._process.stdout], [], [], 1.0)[0])
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        """The exit code; the rest of what it printed goes to ``out``."""
+        rest, _ = self._process.communicate(timeout=timeout)
+        self.out += rest.decode()
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End it, first in good order so that what it supervises ends too."""
+        if self._process.stdout is None or self._process.stdout.closed:
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(15)
+            self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,258 @@
+"""``runs``, ``show``, ``tail`` and ``export`` against a stack that is up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.homes import RUN_ID, STEPS, Home, wait_until
+
+
+def test_runs_lists_what_there_is(station: Home) -> None:
+    listed = station.lineside("runs")
+    assert listed.returncode == 0
+    header, row = listed.stdout.splitlines()[:2]
+    assert header.split() == ["RUN", "NAME", "PROJECT", "STATUS", "STEP", "LOSS", "STARTED", "TOOK"]
+    for word in (RUN_ID, "a first run", "tests", "finished", str(STEPS), "0.003333"):
+        assert word in row
+
+
+def test_runs_as_json_is_what_the_api_answers(station: Home) -> None:
+    document = json.loads(station.lineside("runs", "--json").stdout)
+    (run,) = (item for item in document["items"] if item["id"] == RUN_ID)
+    assert document["next"] is None
+    assert run["event_counts"]["log"] == STEPS
+    assert run["metrics"]["speed"] is None
+    assert run["non_finite"] == {"/metrics/speed": "inf"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--status", "failed"], ["--project", "elsewhere"], ["nowhere to be found"]],
+)
+def test_a_filter_that_fits_nothing_says_so_on_stderr(station: Home, options: list[str]) -> None:
+    listed = station.lineside("runs", *options)
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert listed.stderr == "no runs that fit\n"
+
+
+def test_filters_find_a_run(station: Home) -> None:
+    for options in (["--status", "finished"], ["--project", "tests"], ["FIRST"]):
+        assert RUN_ID in station.lineside("runs", *options, "--sort", "name").stdout
+
+
+def test_an_order_that_does_not_exist_is_a_usage_error(station: Home) -> None:
+    listed = station.lineside("runs", "--sort", "colour")
+    assert listed.returncode == 2
+    assert "colour" in listed.stderr
+
+
+def test_a_long_list_goes_on_by_its_cursor(station: Home) -> None:
+    for name in ("second", "third"):
+        station.train(
+            f"from lineside.emitter import start_run\nstart_run(run_id='{name}').finish()"
+        )
+        wait_until(partial(knows, station, name))
+    seen: list[str] = []
+    cursor: list[str] = []
+    while True:
+        document = json.loads(station.lineside("runs", "--json", "--limit", "1", *cursor).stdout)
+        seen += [run["id"] for run in document["items"]]
+        if document["next"] is None:
+            break
+        cursor = ["--cursor", document["next"]]
+        assert document["next"] in station.lineside("runs", "--limit", str(len(seen))).stderr
+    assert seen == ["third", "second", RUN_ID]
+
+
+def knows(home: Home, run: str) -> bool:
+    return home.lineside("show", run).returncode == 0
+
+
+@pytest.mark.parametrize("word", [RUN_ID, "first", "a first run"])
+def test_show_finds_a_run_by_id_beginning_or_name(station: Home, word: str) -> None:
+    shown = station.lineside("show", word)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("a first run  (finished)\n")
+    assert re.search(rf"log +{STEPS}\n", shown.stdout)
+    assert re.search(r"emitted +(\S+)\n +recorded +\1\n +missing +0\n", shown.stdout)
+    assert re.search(r"hooks +[\d.]+ us each", shown.stdout)
+    assert "/somewhere/checkpoint-300" in shown.stdout
+
+
+def test_show_as_json_has_streams_and_checkpoints_too(station: Home) -> None:
+    run = json.loads(station.lineside("show", RUN_ID, "--json").stdout)
+    (rank,) = (stream for stream in run["streams"] if stream["producer"] == "rank0")
+    assert rank["emitted"] == rank["recorded"] > 3 * STEPS
+    assert run["checkpoints"][0]["path"] == "/somewhere/checkpoint-300"
+
+
+@pytest.mark.parametrize("command", ["show", "tail", "export"])
+def test_an_unknown_run_is_a_usage_error_that_names_known_ones(station: Home, command: str) -> None:
+    done = station.lineside(command, "nobody")
+    assert done.returncode == 2
+    assert re.fullmatch(r"lineside: no run 'nobody' in the store; the newest are .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("command", [["runs"], ["show", "x"], ["export", "x"]])
+def test_without_a_store_it_says_how_to_get_one(home: Home, command: list[str]) -> None:
+    done = home.lineside(*command)
+    assert done.returncode == 1
+    assert "start one with `lineside up`" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_tail_from_the_start_prints_every_event_in_order(station: Home) -> None:
+    tail = station.start("tail", RUN_ID, "--from-start", "--json")
+    tail.until('"kind": "run_end"')
+    tail.send(signal.SIGINT)
+    assert tail.wait() == 130
+    events = [json.loads(line) for line in tail.out.splitlines()]
+    seqs = [event["seq"] for event in events if event["producer"] == "rank0"]
+    assert seqs == list(range(len(seqs)))
+    assert {event["run"] for event in events} == {RUN_ID}
+    (odd,) = (e for e in events if e["kind"] == "log" and e["step"] == 7)
+    assert odd["data"]["logs"] == {"loss": None, "speed": None}
+
+
+def test_tail_shows_what_happens_now(station: Home) -> None:
+    tail = station.start("tail")
+    # It says nothing until something happens, so something has to until it is connected.
+    for _ in range(20):
+        station.train(
+            "from lineside.emitter import start_run\n"
+            "with start_run(run_id='live') as run:\n"
+            "    run.log(dict(loss=0.25), step=3)"
+        )
+        if "live" in station.lineside("runs").stdout and tail.peek():
+            break
+    tail.until(r"\d\d:\d\d:\d\d  live/rank0  log  step 3  loss 0.25\n")
+    tail.send(signal.SIGINT)
+    assert tail.wait() == 130
+    assert "Traceback" not in tail.out
+
+
+def test_a_reader_that_leaves_ends_tail_quietly(station: Home) -> None:
+    pipe = f"{sys.executable} -m lineside.cli tail --from-start | head -n 2"
+    piped = subprocess.run(
+        ["bash", "-c", pipe + "; exit ${PIPESTATUS[0]}"],
+        env=station.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert piped.stdout.count("\n") == 2
+    assert (piped.returncode, piped.stderr) == (141, "")
+
+
+def test_tail_without_a_broker_says_so(home: Home) -> None:
+    tail = home.lineside("tail")
+    assert tail.returncode == 1
+    assert re.fullmatch(r"lineside: no broker answered at ipc://.*\n", tail.stderr)
+
+
+def test_tail_without_a_store_takes_the_word_for_an_id(home: Home) -> None:
+    home.start("broker").until("listening")
+    tail = home.start("tail", "anything")
+    tail.until("taken as a run's id")
+    tail.send(signal.SIGTERM)
+
+
+def test_points_as_csv_are_all_there_with_nan_and_infinity(station: Home) -> None:
+    done = station.lineside("export", RUN_ID)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert list(rows[0]) == ["attempt", "producer", "name", "step", "epoch", "time", "value"]
+    loss = {int(row["step"]): float(row["value"]) for row in rows if row["name"] == "loss"}
+    assert math.isnan(loss.pop(7))
+    assert loss == {step: 1 / step for step in range(1, STEPS + 1) if step != 7}
+    assert {row["value"] for row in rows if row["name"] == "speed"} == {"inf"}
+    assert done.stderr == f"{RUN_ID}: {len(rows)} points written\n"
+
+
+def test_points_as_json_lines_are_strict(station: Home, tmp_path: Path) -> None:
+    file = tmp_path / "points.jsonl"
+    assert station.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
+
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is not JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in file.read_text().splitlines()]
+    (odd,) = (row for row in rows if row["name"] == "loss" and row["step"] == 7)
+    assert odd["value"] is None
+    assert odd["non_finite"] == {"/value": "nan"}
+
+
+def test_points_as_parquet_have_types(station: Home, tmp_path: Path) -> None:
+    file = tmp_path / "points.parquet"
+    assert station.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
+    table = pq.read_table(file)
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types["time"] == "timestamp[us, tz=UTC]"
+    assert (types["step"], types["value"], types["name"]) == ("int64", "double", "string")
+    values = table.to_pydict()
+    speed = [v for name, v in zip(values["name"], values["value"], strict=True) if name == "speed"]
+    assert speed == [math.inf] * STEPS
+
+
+def test_timing_has_compute_and_wait_of_every_step(station: Home) -> None:
+    done = station.lineside("export", RUN_ID, "--what", "timing")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    parts = [row["part"] for row in rows]
+    assert parts.count("compute") == STEPS
+    assert parts.count("wait") == STEPS - 1
+    assert all(0 <= float(row["seconds"]) < 10 for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_events_are_all_there_with_their_data(station: Home, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "events"
+    done = station.lineside(
+        "export", RUN_ID, "--what", "events", "--format", kind, "--output", str(file)
+    )
+    assert done.returncode == 0
+    rows: list[dict[str, Any]]
+    if kind == "csv":
+        rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    elif kind == "jsonl":
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    else:
+        rows = pq.read_table(file).to_pylist()
+    logs = [row for row in rows if row["kind"] == "log"]
+    assert len(logs) == STEPS
+    data = logs[1]["data"]
+    logged = data if kind == "jsonl" else json.loads(data)
+    assert logged["logs"]["loss"] == 0.5
+
+
+def test_a_file_that_is_there_is_replaced_only_with_force(station: Home, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("precious")
+    refused = station.lineside("export", RUN_ID, "-o", str(file))
+    assert refused.returncode == 2
+    assert "--force replaces it" in refused.stderr
+    assert file.read_text() == "precious"
+    assert station.lineside("export", RUN_ID, "-o", str(file), "--force").returncode == 0
+    assert file.read_text().startswith("attempt,producer,name")
+
+
+def test_an_export_that_fails_leaves_no_half_a_file(station: Home, tmp_path: Path) -> None:
+    done = station.lineside("export", RUN_ID, "-o", str(tmp_path / "no" / "where.csv"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"lineside: .*: No such file or directory\n", done.stderr)
+    full = station.lineside("export", RUN_ID, "--format", "parquet", "-o", "/dev/full")
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,96 @@
+"""The command itself: its help, its version, what it loads, how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+import typer
+
+from lineside.cli.main import app
+from tests.cli.homes import Home
+
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+HEAVY = ("zmq", "sqlalchemy", "fastapi", "pydantic", "torch", "transformers", "rich", "pyarrow")
+
+
+def test_help_is_instant() -> None:
+    """The quickest of some: other processes' load is not what is measured."""
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "lineside.cli", "--help"], check=True, capture_output=True
+        )
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.3
+
+
+def test_nothing_heavy_is_loaded_to_show_help() -> None:
+    code = (
+        f"import sys, lineside.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert loaded.stdout == "[]\n"
+
+
+def test_the_version_is_the_packages(home: Home) -> None:
+    assert home.lineside("--version").stdout == f"lineside {version('lineside')}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(home: Home, command: str) -> None:
+    shown = home.lineside(command, "--help")
+    assert shown.returncode == 0
+    assert f"lineside.cli {command}" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["--nonsense"], ["runs", "--limit", "0"], ["up", "--port", "-1"]]
+)
+def test_wrong_usage_ends_with_code_2_and_no_traceback(home: Home, arguments: list[str]) -> None:
+    done = home.lineside(*arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [("runs", "sqlalchemy"), ("up", "fastapi"), ("dashboard", "uvicorn"), ("demo", "torch")],
+)
+def test_a_missing_package_names_the_extra_that_brings_it(
+    home: Home, command: str, package: str
+) -> None:
+    """A finder in front of all others plays the environment that lacks the package."""
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {package!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {package!r} else find(name)
+sys.argv = ["lineside", {command!r}]
+from lineside.cli.main import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=home.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert f"needs the package {package}, which is not installed" in done.stderr
+    assert "pip install 'lineside[" in done.stderr
+    assert "Traceback" not in done.stderr

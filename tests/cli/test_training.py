@@ -1,0 +1,92 @@
+"""``lineside run`` and ``lineside ship``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.homes import Home, wait_until
+
+RUN = """
+from lineside.emitter import start_run
+
+with start_run() as run:
+    run.log(dict(x=1), step=1)
+"""
+
+
+def document(home: Home, run: str) -> dict[str, object]:
+    """The run as ``show --json`` has it; empty while the store does not."""
+    shown = home.lineside("show", run, "--json")
+    found: dict[str, object] = json.loads(shown.stdout) if shown.returncode == 0 else {}
+    return found
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_run_ends_as_its_command_did_and_records_it(station: Home, code: int) -> None:
+    name = f"ends with {code}"
+    script = f"{RUN}\nraise SystemExit({code})"
+    done = station.lineside(
+        "run", "--name", name, "--project", "launched", "--", sys.executable, "-c", script
+    )
+    assert done.returncode == code
+    wait_until(lambda: "process_exit" in str(document(station, name).get("event_counts")))
+    assert document(station, name)["project"] == "launched"
+
+
+def test_what_follows_the_command_is_the_commands(station: Home) -> None:
+    done = station.lineside(
+        "run", sys.executable, "-c", "import sys; print(sys.argv)", "--name", "x"
+    )
+    assert done.stdout == "['-c', '--name', 'x']\n"
+
+
+def test_a_command_that_is_not_there_is_one_sentence(home: Home) -> None:
+    done = home.lineside("run", "--", "/no/such/program")
+    assert done.returncode == 127
+    assert "/no/such/program" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_without_a_command_is_a_usage_error(home: Home) -> None:
+    done = home.lineside("run")
+    assert done.returncode == 2
+    assert "CMD" in done.stderr
+
+
+def test_what_training_left_is_shipped_once_a_broker_is_up(home: Home) -> None:
+    home.train(f"import os\nos.environ['LINESIDE_RUN_ID'] = 'left'\n{RUN}")
+    doctor = home.lineside("doctor")
+    assert doctor.returncode == 1
+    assert re.search(r"[1-9]\d* events of \d+ streams? wait in", doctor.stdout)
+    home.up("--quiet")
+    shipped = home.lineside("ship", "--json", "--spool", str(home.path / "spool"))
+    assert shipped.returncode == 0
+    assert json.loads(shipped.stdout)["left"] == 0
+    wait_until(lambda: "run_end" in str(document(home, "left").get("event_counts")))
+
+
+def test_nothing_to_ship_is_no_failure(home: Home, tmp_path: Path) -> None:
+    home.up("--quiet")
+    done = home.lineside("ship", "--spool", str(tmp_path))
+    assert done.returncode == 0
+    assert done.stdout == "0 events of 0 streams shipped\n"
+
+
+def test_shipping_gives_up_without_a_broker_when_told_how_long_to_wait(home: Home) -> None:
+    home.train(RUN)
+    done = home.lineside("ship", "--timeout", "1")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_spool_that_is_not_there_is_a_usage_error(home: Home) -> None:
+    done = home.lineside("ship", "--spool", "/no/such/spool")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "lineside: there is no spool at /no/such/spool: expected a folder, as LINESIDE_SPOOL is\n"
+    )
