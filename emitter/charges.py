@@ -75,11 +75,11 @@ class Charges:
                 found = found or not transfer.settled
         return found
 
-    def look(self, now: float) -> None:
-        """See who still lives, publish it, and let go of what is done."""
+    def look(self, now: float, *, beat: bool) -> None:
+        """See who still lives, with ``beat`` publish that, and let go of what is done."""
         for transfer in self:
             try:
-                self._look_at(transfer, now)
+                self._look_at(transfer, now, beat=beat)
             except OSError as error:
                 if transfer.stream not in self._unreadable:
                     self._unreadable.add(transfer.stream)
@@ -113,13 +113,13 @@ class Charges:
             watch.begin()
             if watch.fd is not None:
                 self._link.watch(watch.fd)
-        self._look_at(transfer, now)
+        self._look_at(transfer, now, beat=False)
         return transfer
 
-    def _look_at(self, transfer: Transfer, now: float) -> None:
+    def _look_at(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
         if not transfer.final:
-            self._look_at_living(transfer, now)
+            self._look_at_living(transfer, now, beat=beat)
         if transfer.final:
             transfer.check(now)
             if stream not in self._judged:
@@ -129,7 +129,7 @@ class Charges:
                 del self._transfers[stream]
                 self._judged.discard(stream)
 
-    def _look_at_living(self, transfer: Transfer, now: float) -> None:
+    def _look_at_living(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
         watch = self._watches.get(stream)
         if watch is None:
@@ -143,7 +143,7 @@ class Charges:
             transfer.reopen_page()
             if transfer.page is not None:
                 transfer.page.stamp(time.monotonic_ns())
-            if _RANK.fullmatch(stream.producer):
+            if beat and _RANK.fullmatch(stream.producer):
                 self._heartbeat(transfer, watch, now)
 
     def _heartbeat(self, transfer: Transfer, watch: Watch, now: float) -> None:

@@ -116,11 +116,13 @@ class Shipper(Service):
             self.charges.discover(now)
             took = time.monotonic() - now
             self._discover_at = now + max(_LOOK_SECONDS, _DISCOVER_SHARE * took)
-        looked = now >= self._look_at or self.link.alarm
+        is_due = now >= self._look_at
+        looked = is_due or self.link.alarm
         if looked:
             self.link.alarm = False
+            self.charges.look(now, beat=is_due)
+        if is_due:
             self._look_at = now + _LOOK_SECONDS
-            self.charges.look(now)
             self._keeper.give(self.charges.kept(), now)
             _bound_log(self._spool / LOG_NAME)
         room = self._was_full and not self._exchange.is_full
