@@ -151,7 +151,8 @@ def _parse(text: str) -> URL:
     backend = url.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
-    if backend != "sqlite" or not url.database or url.database == ":memory:":
+    file = url.database or ""
+    if backend != "sqlite" or not file or file.startswith((":", "file:")) or url.query:
         raise SettingsError("LINESIDE_STORE", shown(url), _EXPECTED)
     return url.set(drivername="sqlite")
 

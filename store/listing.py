@@ -55,7 +55,7 @@ def list_query(
         UsageError: a sort key or a cursor that does not exist.
     """
     descending = sort.startswith("-")
-    by = _sort_key(sort.lstrip("-"), now)
+    by = _sort_key(sort.removeprefix("-"), now)
     query = select(runs, by.label("sort_value"), status_at(now).label("status_now"))
     query = query.where(*matching(project=project, search=search))
     if status is not None:

@@ -11,6 +11,7 @@ from lineside.bus.errors import StoreError, StoreTooNew
 VERSION_TABLE = "lineside_version"
 KNOWN = ("0001",)
 """Every schema revision this Lineside knows, oldest first."""
+_LOCK = 0x4C494E45  # "LINE"
 
 
 def check(connection: Connection, url: str) -> None:
@@ -42,6 +43,9 @@ def upgrade(connection: Connection, url: str) -> None:
         StoreTooNew: the store is at a revision unknown here.
         StoreError: the database holds somebody else's tables.
     """
+    if connection.dialect.name == "postgresql":
+        # Two processes must not make the tables at once; in SQLite the transaction sees to that.
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
     found = revision(connection)
     if found == KNOWN[-1]:
         return

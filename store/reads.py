@@ -138,10 +138,10 @@ class History:
         with reading(self._engine) as connection:
             key = self._row(connection, run_id).key
             rows = connection.execute(
-                select(streams)
-                .where(streams.c.run_key == key, streams.c.ignored.is_(False))
-                .order_by(streams.c.attempt, streams.c.producer)
+                select(streams).where(streams.c.run_key == key, streams.c.ignored.is_(False))
             ).all()
+        # Shorter names first: rank2 before rank10, and ranks before the others.
+        rows = sorted(rows, key=lambda row: (row.attempt, len(row.producer), row.producer))
         return [stream_account(row) for row in rows]
 
     def gaps(self, run_id: str) -> list[Hole]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from lineside.store.database import open_store
 from lineside.store.reads import History
@@ -36,9 +37,25 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.new_database()
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite store, to be copied."""
+    path = tmp_path_factory.mktemp("made") / "store.db"
+    open_store(f"sqlite:///{path}", create=True).dispose()
+    return path
+
+
 @pytest.fixture
-def engine(store_url: str) -> Iterator[Engine]:
-    made = open_store(store_url, create=True)
+def engine(store_url: str, made_once: Path) -> Iterator[Engine]:
+    """An empty store."""
+    url = make_url(store_url)
+    if url.drivername == "sqlite":
+        path = Path(url.database or "")
+        path.parent.mkdir(mode=0o700)
+        shutil.copy(made_once, path)
+        made = open_store(store_url)
+    else:
+        made = open_store(store_url, create=True)
     yield made
     made.dispose()
 
