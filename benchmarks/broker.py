@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import zmq
 
@@ -28,6 +29,7 @@ RECORD_BYTES = 223
 WINDOW = 64  # batches without an acknowledgement, and the reader's credit
 ROUNDS = 3
 
+_Part: TypeAlias = "Callable[[str, _Clock], None]"
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -70,27 +72,50 @@ def _through_proxy() -> float:
             proxy.join()
 
 
-def _time(produce: Callable[..., None], consume: Callable[..., None], where: str) -> float:
+class _Clock:
+    """Shared by the processes of one measurement: who is ready, and when it began and ended."""
+
+    def __init__(self) -> None:
+        self._ready = _spawn.Semaphore(0)
+        self._go = _spawn.Event()
+        self._began = _spawn.Value("d")
+        self._ended = _spawn.Value("d")
+
+    def ready(self) -> None:
+        self._ready.release()
+
+    def begin(self) -> None:
+        self.ready()
+        self._go.wait()
+        self._began.value = time.monotonic()
+
+    def end(self) -> None:
+        self._ended.value = time.monotonic()
+
+    def start(self, processes: int) -> None:
+        for _ in range(processes):
+            if not self._ready.acquire(timeout=60):
+                raise RuntimeError("a part of the measurement did not start")
+        self._go.set()
+
+    @property
+    def seconds(self) -> float:
+        return float(self._ended.value - self._began.value)
+
+
+def _time(produce: _Part, consume: _Part, where: str) -> float:
     """Events per second from the first message sent to the last one received."""
-    ready, go = _spawn.Semaphore(0), _spawn.Event()
-    took = _spawn.SimpleQueue()
-    parts = [
-        _spawn.Process(target=produce, args=(where, ready, go, took)),
-        _spawn.Process(target=consume, args=(where, ready, go, took)),
-    ]
+    clock = _Clock()
+    parts = [_spawn.Process(target=part, args=(where, clock)) for part in (produce, consume)]
     for part in parts:
         part.start()
-    for _ in parts:
-        ready.acquire()
-    time.sleep(0.2)  # both connected; the consumer waits in its receive
-    go.set()
-    times = sorted((took.get(), took.get()))
+    clock.start(len(parts))
     for part in parts:
         part.join()
-    return BATCHES * RECORDS / (times[1] - times[0])
+    return BATCHES * RECORDS / clock.seconds
 
 
-def _blobs() -> tuple[Stream, list[bytes]]:
+def _blob() -> bytes:
     encoder = Encoder()
     pad = 0
     while True:
@@ -99,17 +124,15 @@ def _blobs() -> tuple[Stream, list[bytes]]:
         if len(record) >= RECORD_BYTES:
             break
         pad += RECORD_BYTES - len(record)
-    return Stream("bench", "rank0", new_attempt()), [record * RECORDS]
+    return record * RECORDS
 
 
-def _produce_to_broker(address: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
-    stream, (blob,) = _blobs()
+def _produce_to_broker(address: str, clock: _Clock) -> None:
+    stream, blob = Stream("bench", "rank0", new_attempt()), _blob()
     with zmq.Context() as context, sockets.dealer(context, address) as socket:
         socket.send_multipart(Hi(stream).encode())
         decode(socket.recv_multipart())
-        ready.release()
-        go.wait()
-        took.put(time.monotonic())
+        clock.begin()
         sent = acked = 0
         while acked < BATCHES * RECORDS:
             while sent < BATCHES * RECORDS and sent - acked < WINDOW * RECORDS:
@@ -121,11 +144,11 @@ def _produce_to_broker(address: str, ready, go, took) -> None:  # type: ignore[n
             acked = answer.next
 
 
-def _consume_from_broker(address: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+def _consume_from_broker(address: str, clock: _Clock) -> None:
     with zmq.Context() as context, sockets.dealer(context, address) as socket:
         socket.send_multipart(Sub("", START, 0, (), WINDOW).encode())
         socket.recv_multipart()
-        ready.release()
+        clock.ready()
         got = open_ = 0
         while got < BATCHES * RECORDS:
             message = decode(socket.recv_multipart())
@@ -135,7 +158,7 @@ def _consume_from_broker(address: str, ready, go, took) -> None:  # type: ignore
                 if open_ == WINDOW // 4:
                     socket.send_multipart(Cur(message.offset, open_).encode())
                     open_ = 0
-        took.put(time.monotonic())
+        clock.end()
 
 
 def _proxy(folder: str) -> None:
@@ -146,27 +169,25 @@ def _proxy(folder: str) -> None:
         zmq.proxy(front, back)
 
 
-def _produce_to_proxy(folder: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
-    stream, (blob,) = _blobs()
+def _produce_to_proxy(folder: str, clock: _Clock) -> None:
+    stream, blob = Stream("bench", "rank0", new_attempt()), _blob()
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(f"ipc://{folder}/front")
-        ready.release()
-        go.wait()
-        took.put(time.monotonic())
+        clock.begin()
         for sent in range(0, BATCHES * RECORDS, RECORDS):
             socket.send_multipart(Put(stream, sent, RECORDS, blob).encode())
 
 
-def _consume_from_proxy(folder: str, ready, go, took) -> None:  # type: ignore[no-untyped-def]
+def _consume_from_proxy(folder: str, clock: _Clock) -> None:
     with zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.connect(f"ipc://{folder}/back")
-        ready.release()
+        clock.ready()
         got = 0
         while got < BATCHES * RECORDS:
             message = decode(socket.recv_multipart())
             assert isinstance(message, Put)
             got += message.count
-        took.put(time.monotonic())
+        clock.end()
 
 
 if __name__ == "__main__":

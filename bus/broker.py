@@ -79,7 +79,7 @@ class Broker(Service):
         self._report: set[bytes] = set()
         self._more = False  # whether a reader with credit is behind
         self._failing = False  # whether the last commit did
-        self._swept_at = 0.0
+        self._swept_at = float("-inf")
 
     def startup(self) -> None:
         """Claim the address, open the journal, listen; in this order, so that nobody is let in
@@ -235,7 +235,7 @@ class Broker(Service):
             log.warning("broker: housekeeping has to wait: %s", error)
             expire_before = 0
         # While there is something to expire, a step a turn keeps up with any producer.
-        self._swept_at = now if not expire_before else 0.0
+        self._swept_at = now if not expire_before else float("-inf")
         return expire_before
 
     def _forget(self, identity: bytes) -> None:

@@ -34,8 +34,8 @@ class Housekeeping:
         self._refused = 0
         self._told = 0
         self._why = ""
-        self._told_at = 0.0
-        self._forgot_at = 0.0
+        self._told_at = float("-inf")
+        self._forgot_at = float("-inf")
 
     def refused(self, why: str) -> None:
         """Count a refused message."""

@@ -16,6 +16,7 @@ from lineside.bus.messages import DENIED, FULL, HOLE, Ack, GapMessage, Hi, Messa
 from lineside.bus.wire import Encoder
 
 _BATCH = 64  # records in one PUT
+_BATCH_BYTES = 256 << 10
 _WINDOW = 64  # PUTs without an acknowledgement
 _SILENCE_SECONDS = 3.0
 _FULL_SECONDS = 0.2
@@ -134,9 +135,12 @@ class Producer:
             pass
 
     def _send_from(self, first: int, limit: int) -> int:
+        end, size = first, 0
         gap = self._records[first] is None
-        end = first + 1
-        while end < limit and end - first < _BATCH and (self._records[end] is None) == gap:
+        for record in self._records[first : min(limit, first + _BATCH)]:
+            size += len(record or b"")
+            if (record is None) != gap or (size > _BATCH_BYTES and end > first):
+                break
             end += 1
         message: Message = GapMessage(self.stream, first, end)
         if not gap:

@@ -29,6 +29,7 @@ from lineside.bus.service import SUPERVISOR_PID
 __all__ = ["BrokerProcess", "Link", "Producer", "read_all"]
 
 READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
 
 
 class BrokerProcess:
@@ -90,13 +91,13 @@ class BrokerProcess:
             raise
 
     def stop(self) -> None:
-        """End it as a user would, with SIGTERM; SIGKILL if that does nothing for 10 s."""
+        """End it as a user would, with SIGTERM; after ``STOP_SECONDS`` with SIGKILL."""
         if self._process is None:
             return
         self.resume()
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._process.wait()

@@ -164,10 +164,9 @@ def test_a_live_reader_that_lags_is_skipped_forward_with_a_gap(
             if batch:
                 gaps += batch.gaps
                 events += batch.events
-    [skipped] = [gap for gap in gaps if gap.stream is None]
-    [lost] = [gap for gap in gaps if gap.stream == STREAM]
-    assert skipped.count > 8
-    assert lost.count + len(events) == events[-1].seq + 1
+    assert max(gap.count for gap in gaps if gap.stream is None) > 8
+    lost = sum(gap.count for gap in gaps if gap.stream == STREAM)
+    assert lost + len(events) == events[-1].seq + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""The life of a process: started, looped, told to end, cleaned up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lineside.bus.errors import BusError
+from lineside.bus.service import SUPERVISOR_PID, Service, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Counting(Service):
+    """Ends itself by a signal in its third turn."""
+
+    name = "counting"
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__()
+        self.did: list[str] = []
+        self._number = number
+
+    def startup(self) -> None:
+        self.did.append("startup")
+
+    def turn(self) -> None:
+        self.did.append("turn")
+        if self._number and self.did.count("turn") == 3:
+            os.kill(os.getpid(), self._number)
+
+    def shutdown(self) -> None:
+        self.did.append("shutdown")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_turn(number: int) -> None:
+    service = Counting(number)
+    service.serve()
+    assert service.did == ["startup", "turn", "turn", "turn", "shutdown"]
+
+
+def test_it_ends_when_its_supervisor_is_gone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SUPERVISOR_PID, str(os.getpid()))  # which is not its own parent
+    service = Counting()
+    with caplog.at_level(logging.INFO):
+        service.serve()
+    assert service.did == ["startup", "turn", "shutdown"]
+    assert "the supervisor is gone" in caplog.text
+
+
+def test_it_goes_on_under_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SUPERVISOR_PID, str(os.getppid()))
+    service = Counting(signal.SIGTERM)
+    service.serve()
+    assert service.did.count("turn") == 3
+
+
+def test_it_cleans_up_after_a_failed_start() -> None:
+    class Failing(Counting):
+        def startup(self) -> None:
+            raise BusError("no")
+
+    service = Failing()
+    with pytest.raises(BusError):
+        service.serve()
+    assert service.did == ["shutdown"]
+
+
+def test_a_bare_service_has_nothing_to_do() -> None:
+    service = Service()
+    service.startup()
+    with pytest.raises(NotImplementedError):
+        service.turn()
+    service.shutdown()
+
+
+def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers = []
+    try:
+        configure_logging()
+        logging.getLogger("lineside").info("a word")
+        assert " INFO a word" in capsys.readouterr().err
+    finally:
+        root.handlers, root.level = before

@@ -1,0 +1,98 @@
+"""Settings come from the environment, once, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.errors import SettingsError
+from lineside.bus.settings import Settings, private_folder
+
+
+def test_an_empty_environment_has_everything_under_the_users_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = Settings.from_env({})
+    assert settings.home == Path("/home/me/.local/state/lineside")
+    assert settings.broker == "ipc:///home/me/.local/state/lineside/bus.sock"
+    assert settings.spool == settings.home / "spool"
+    assert settings.store == "sqlite:////home/me/.local/state/lineside/store.db"
+    assert settings.journal == settings.home / "journal.db"
+    assert (settings.run_id, settings.run_name, settings.project) == (None, None, None)
+    assert not settings.disabled
+    assert Settings.from_env({"XDG_STATE_HOME": "/s"}).home == Path("/s/lineside")
+
+
+def test_each_setting_has_its_variable() -> None:
+    settings = Settings.from_env(
+        {
+            "LINESIDE_HOME": "/h",
+            "LINESIDE_BROKER": "ipc:///b",
+            "LINESIDE_SPOOL": "~/spool",
+            "LINESIDE_STORE": "sqlite:///x",
+            "LINESIDE_RUN_ID": "run-1",
+            "LINESIDE_RUN_NAME": "a name",
+            "LINESIDE_PROJECT": "p",
+            "LINESIDE_DISABLED": "yes",
+        }
+    )
+    assert settings == Settings(
+        Path("/h"),
+        "ipc:///b",
+        Path("~/spool").expanduser(),
+        "sqlite:///x",
+        "run-1",
+        "a name",
+        "p",
+        True,
+    )
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINESIDE_HOME", "/somewhere")
+    assert Settings.from_env().home == Path("/somewhere")
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", " off ", ""])
+def test_off_has_many_spellings(value: str) -> None:
+    assert not Settings.from_env({"LINESIDE_DISABLED": value}).disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LINESIDE_HOME", "relative", "expected an absolute path"),
+        ("LINESIDE_SPOOL", "./spool", "expected an absolute path"),
+        ("LINESIDE_DISABLED", "perhaps", "expected 1 or 0"),
+        ("LINESIDE_RUN_ID", "a/b", "not beginning with"),
+        ("LINESIDE_RUN_ID", "-x", "not beginning with"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_name(name: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected) as told:
+        Settings.from_env({name: value})
+    assert (told.value.name, told.value.value, told.value.exit_code) == (name, value, 2)
+
+
+def test_a_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    made = private_folder(tmp_path / "a" / "b")
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert private_folder(made) == made
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        private_folder(tmp_path / "file" / "home")
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may write everywhere, so the kernel's answer is given for it.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SettingsError, match="not writable; set LINESIDE_HOME"):
+        private_folder(tmp_path)
