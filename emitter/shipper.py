@@ -31,6 +31,9 @@ log = logging.getLogger("lineside")
 
 _BUSY_SECONDS, _QUIET_SECONDS = 0.02, 0.25  # between looks for new events
 _LOOK_SECONDS = 1.0
+# A new stream is found this late at most, however long looking took: taking charge of many at once
+# counts as looking too.
+_LONGEST_DISCOVER_SECONDS = 3.0
 _DISCOVER_SHARE = 500.0  # looking through a spool of thousands of folders is made this much rarer
 _DRAIN_SECONDS = 2.0
 _LOG_BYTES = 1 << 20
@@ -115,7 +118,8 @@ class Shipper(Service):
         if now >= self._discover_at:
             self.charges.discover(now)
             took = time.monotonic() - now
-            self._discover_at = now + max(_LOOK_SECONDS, _DISCOVER_SHARE * took)
+            pause = max(_LOOK_SECONDS, _DISCOVER_SHARE * took)
+            self._discover_at = now + min(pause, _LONGEST_DISCOVER_SECONDS)
         is_due = now >= self._look_at
         looked = is_due or self.link.alarm
         if looked:
