@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -44,13 +44,15 @@ class Journaled:
         self.next = max(self.next, end)
 
 
-def journal(address: str, timeout: float = 20.0) -> dict[Stream, Journaled]:
+Journal = dict[Stream, Journaled]
+
+
+def entries(address: str, timeout: float = 20.0) -> Iterator[Evt | GapMessage]:
     """The whole journal as delivered, read without the reading client, which would hide a repeat.
 
     Raises:
         TimeoutError: the broker did not deliver it within ``timeout`` seconds.
     """
-    found: dict[Stream, Journaled] = {}
     context: sockets.Context = zmq.Context()
     socket = sockets.dealer(context, address)
     socket.setsockopt(zmq.SNDTIMEO, int(timeout * 1000))
@@ -64,13 +66,21 @@ def journal(address: str, timeout: float = 20.0) -> dict[Stream, Journaled]:
             message = decode(socket.recv_multipart())
             if isinstance(message, Ack) and head is None:
                 head = message.head
-            elif isinstance(message, (Evt, GapMessage)) and message.stream is not None:
-                found.setdefault(message.stream, Journaled()).add(message)
+            elif isinstance(message, (Evt, GapMessage)):
+                yield message
                 offset = message.offset
                 socket.send_multipart(Cur(0, 1).encode())
     finally:
         socket.close(linger=0)
         context.term()
+
+
+def journal(address: str) -> Journal:
+    """Every stream in the journal."""
+    found: dict[Stream, Journaled] = {}
+    for message in entries(address):
+        if message.stream is not None:
+            found.setdefault(message.stream, Journaled()).add(message)
     return found
 
 
@@ -108,9 +118,9 @@ class Verdict:
         return clean and self.surplus <= torn
 
 
-def is_settled(history: History, address: str, run: str) -> bool:
+def is_settled(history: History, journaled: Journal, run: str) -> bool:
     """Whether the store holds all that the journal does of ``run``."""
-    ends = {s: j.next for s, j in journal(address).items() if s.run == run}
+    ends = {s: j.next for s, j in journaled.items() if s.run == run}
     known = {(s.producer, s.attempt): s for s in history.streams(run)}
     for stream, end in ends.items():
         account = known.get((stream.producer, stream.attempt))
@@ -119,10 +129,10 @@ def is_settled(history: History, address: str, run: str) -> bool:
     return bool(ends)
 
 
-def judge(history: History, address: str, run: str, told: Sequence[Told]) -> Verdict:
+def judge(history: History, journaled: Journal, run: str, told: Sequence[Told]) -> Verdict:
     """Compare what was told with the journal's and the store's rank 0 streams of ``run``."""
-    journaled = {s: j for s, j in journal(address).items() if s.run == run}
-    ranked = [j for s, j in sorted(journaled.items()) if s.producer == "rank0"]
+    streams = {s: j for s, j in sorted(journaled.items()) if s.run == run}
+    ranked = [j for s, j in streams.items() if s.producer == "rank0"]
     kept = [
         (event.kind, event.step)
         for found in ranked
@@ -134,7 +144,7 @@ def judge(history: History, address: str, run: str, told: Sequence[Told]) -> Ver
     missing = Counter(told) - Counter(kept)
     gaps = sum(len(found.missing) for found in ranked)
     positions = Counter((row.attempt, row.seq) for row in stored)
-    counted = Counter(event.kind for j in journaled.values() for event in j.events)
+    counted = Counter(event.kind for j in streams.values() for event in j.events)
     assert history.run(run).event_counts == counted, "the store counts other events"
     common = list(kept[: len(told)]) if not missing else kept
     return Verdict(
@@ -142,7 +152,7 @@ def judge(history: History, address: str, run: str, told: Sequence[Told]) -> Ver
         recorded=sum(1 for item in kept if item in set(told)) if missing else len(kept),
         gaps=gaps,
         lost=max(0, missing.total() - gaps),
-        twice=sum(found.twice for found in journaled.values())
+        twice=sum(found.twice for found in streams.values())
         + sum(count - 1 for count in positions.values()),
         surplus=(Counter(kept) - Counter(told)).total(),
         in_order=(bool(missing) or common == list(told))

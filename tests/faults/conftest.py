@@ -1,7 +1,7 @@
 """Fixtures of the fault tests: a stack in a home of its own, chance with a seed, the final table.
 
-``make faults N=20`` runs each test so many times (pytest's ``--repeat``). ``LINESIDE_FAULT_SEED``
-chooses the random moments, which differ in each repetition.
+``LINESIDE_FAULT_REPEATS`` runs each test so many times (``make faults N=20``).
+``LINESIDE_FAULT_SEED`` chooses the random moments, which differ in each repetition.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import secrets
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from random import Random
 
@@ -19,10 +19,17 @@ import pytest
 from tests.faults.accounts import Told, Verdict, judge
 from tests.faults.stack import Stack
 
+REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
 SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
 COLUMNS = ("runs", "failures", "events", "lost", "twice")
 
 _table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if REPEATS > 1:
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(REPEATS))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def chance(request: pytest.FixtureRequest) -> Random:
     """Where the random moments come from; its seed is shown when the test fails."""
     called = getattr(request.node, "callspec", None)
-    seed = SEED + (called.params.get("repetition", 1) - 1 if called else 0)
+    seed = SEED + (called.params.get("repetition", 0) if called else 0)
     print(f"to repeat this one: LINESIDE_FAULT_SEED={seed}")
     return Random(seed)
 
@@ -67,6 +74,7 @@ def stack(tmp_path: Path, chance: Random) -> Iterator[Stack]:
 
 
 Check = Callable[..., Verdict]
+CheckAll = Callable[[Mapping[str, list[Told]]], None]
 
 
 @pytest.fixture
@@ -78,16 +86,25 @@ def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
     """
 
     def judged(run: str, told: list[Told], *, torn: bool = False, exact: bool = True) -> Verdict:
-        stack.settle(run)
-        verdict = judge(stack.history(), stack.broker.address, run, told)
-        row = _table[_name(request.node)]
-        row["events"] += verdict.told
-        row["lost"] += verdict.lost
-        row["twice"] += verdict.twice
-        assert verdict.told > 0
+        verdict = judge(stack.history(), stack.settle(run), run, told)
+        _count(request, verdict)
         if exact:
             assert verdict.is_exact(torn=torn), verdict
         return verdict
+
+    return judged
+
+
+@pytest.fixture
+def check_all(request: pytest.FixtureRequest, stack: Stack) -> CheckAll:
+    """``check_all({run: told, ...})``: the same for many runs at once, each of them exact."""
+
+    def judged(told: Mapping[str, list[Told]]) -> None:
+        journaled = stack.settle(*told)
+        verdicts = {run: judge(stack.history(), journaled, run, told[run]) for run in told}
+        for run, verdict in verdicts.items():
+            _count(request, verdict)
+            assert verdict.is_exact(), f"{run}: {verdict}"
 
     return judged
 
@@ -115,6 +132,14 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _count(request: pytest.FixtureRequest, verdict: Verdict) -> None:
+    row = _table[_name(request.node)]
+    row["events"] += verdict.told
+    row["lost"] += verdict.lost
+    row["twice"] += verdict.twice
+    assert verdict.told > 0
 
 
 def _name(item: pytest.Item) -> str:

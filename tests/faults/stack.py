@@ -16,11 +16,10 @@ from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter import locks
-from lineside.emitter.sidecar import LOCK_NAME
+from lineside.emitter.sidecar import shipper_pid
 from lineside.store.database import open_store
 from lineside.store.reads import History
-from tests.faults.accounts import is_settled
+from tests.faults.accounts import Journal, is_settled, journal
 from tests.faults.processes import (
     PATIENCE,
     Child,
@@ -137,17 +136,23 @@ class Stack:
             raise RuntimeError("unreachable: waited for")
         return History(self._engine)
 
-    def settle(self, run: str, seconds: float = PATIENCE) -> None:
-        """Return once the store holds all that the journal does of ``run``."""
+    def settle(self, *runs: str, seconds: float = PATIENCE) -> Journal:
+        """The journal, once the store holds all that it does of ``runs``."""
         history = self.history()
-
-        def settled() -> bool:
+        until = time.monotonic() + seconds
+        while True:
+            journaled = journal(self.broker.address)
             try:
-                return is_settled(history, self.broker.address, run)
-            except RunNotFound:
-                return False
-
-        wait_until(f"the store holds what the journal does of {run}", settled, seconds)
+                missing = [run for run in runs if not is_settled(history, journaled, run)]
+            except RunNotFound as error:
+                missing = [error.run]
+            if not missing:
+                return journaled
+            if time.monotonic() > until:
+                raise TimeoutError(
+                    f"the store is behind the journal after {seconds:g} s: {missing}"
+                )
+            time.sleep(0.05)
 
     def wait_status(self, run: str, *words: str) -> None:
         """Return once the store says one of ``words`` of the run."""
@@ -156,7 +161,7 @@ class Stack:
 
     def shipper_pid(self, spool: Path | None = None) -> int:
         """Who ships the spool now; 0 if nobody does."""
-        return locks.holder((spool or self.spool) / LOCK_NAME) or 0
+        return shipper_pid(spool or self.spool) or 0
 
     def kill_shipper(self) -> None:
         """``kill -9`` the shipper that is there, or the next one that is."""

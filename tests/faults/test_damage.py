@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from lineside.bus.messages import Evt
 from lineside.bus.wire import HEADER, read_record
 from lineside.store.reads import History
+from tests.faults.accounts import entries
 from tests.faults.conftest import Check
 from tests.faults.stack import Stack
 
@@ -47,8 +47,9 @@ def test_damage_in_the_journal_costs_the_damaged_records_and_is_a_gap(
     producer = stack.produce()
     producer.wait_told(1000)
     assert producer.finish() == 0
+    largest = max(_blobs(stack.broker.address), key=lambda message: message.count)
     stack.broker.stop()
-    hurt = _damage_journal(stack.broker.home / "journal.db", chance, damage)
+    hurt = _damage_journal(stack.broker.home / "journal.db", largest, chance, damage)
     stack.start()
     stack.settle("run")
     verdict = check("run", producer.items(), exact=False)
@@ -68,15 +69,15 @@ def _damage(log: Path, chance: Random, damage: str) -> set[int]:
     return _touched(starts, begin, end)
 
 
-def _damage_journal(path: Path, chance: Random, damage: str) -> set[int]:
-    """Spoil records in the middle of a blob in the journal's file; their numbers."""
-    with closing(sqlite3.connect(path)) as db:
-        first, blob = db.execute(
-            "SELECT first_seq, blob FROM entries JOIN streams ON streams.id = entries.stream"
-            " WHERE name LIKE 'run/rank0/%' ORDER BY count DESC LIMIT 1"
-        ).fetchone()
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    starts = _starts(blob)
+def _blobs(address: str) -> list[Evt]:
+    """The entries of rank 0 in the journal."""
+    found = (message for message in entries(address) if isinstance(message, Evt))
+    return [message for message in found if message.stream.producer == "rank0"]
+
+
+def _damage_journal(path: Path, entry: Evt, chance: Random, damage: str) -> set[int]:
+    """Spoil records in the middle of an entry, where it lies in the journal's file; their seqs."""
+    blob, starts = entry.blob, _starts(entry.blob)
     file = path.read_bytes()
     while True:
         spoiled = bytearray(blob)
@@ -86,7 +87,7 @@ def _damage_journal(path: Path, chance: Random, damage: str) -> set[int]:
         if file.count(blob[around]) == 1:
             break
     path.write_bytes(file.replace(blob[around], bytes(spoiled[around])))
-    return {first + n for n in _touched(starts, begin, end)}
+    return {entry.first_seq + n for n in _touched(starts, begin, end)}
 
 
 def _spoil(data: bytearray, starts: list[int], chance: Random, damage: str) -> tuple[int, int]:

@@ -46,8 +46,8 @@ def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
 def test_a_full_journal_disk_loses_nothing(
     small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
 ) -> None:
-    home = small_disk("small", 8 * MIB)
-    filler = _fill(home, 6 * MIB)
+    home = small_disk("small", 64 * MIB)
+    filler = _fill(home, 62 * MIB)
     stack.move_broker(home)
     stack.start()
     producer = stack.produce(ballast=1000)
@@ -63,7 +63,7 @@ def test_a_full_journal_disk_loses_nothing(
 def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
     stack: Stack, chance: Random, check: Check
 ) -> None:
-    producer = stack.produce(ballast=2000, rare=100, cap=2 * MIB)
+    producer = stack.produce(ballast=8000, rare=100, cap=8 * MIB)
     wait_until("the cap is reached", lambda: _dropped(producer) > 50)
     producer.wait_told(chance.randrange(100, 1000))
     stack.broker.start()

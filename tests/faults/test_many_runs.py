@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tests.faults.conftest import Check
+from tests.faults.conftest import CheckAll
 from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.visitor import Visitor
@@ -19,7 +19,7 @@ PROCESSES, THREADS = 4, 5
 
 
 def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, chance: Random, check_all: CheckAll
 ) -> None:
     stack.start()
     names = [[f"run-{p}-{t}" for t in range(THREADS)] for p in range(PROCESSES)]
@@ -31,9 +31,8 @@ def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
         time.sleep(chance.uniform(4.0, 6.0))
         for producer in producers:
             assert producer.finish() == 0
-        for run in runs:
-            told = [(line.kind, line.step) for line in read_lines(told_file(stack.home, run))]
-            check(run, told)
+        told = {run: read_lines(told_file(stack.home, run)) for run in runs}
+        check_all({run: [(line.kind, line.step) for line in told[run]] for run in runs})
         wait_until("the page was told of changes", lambda: page.changes > 1)
     assert not page.errors
     assert page.answers.keys() == {200}, page.answers

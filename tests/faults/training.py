@@ -1,11 +1,13 @@
 """Trains a tiny model with the real Trainer and writes down each hook after Lineside's returned.
 
 Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``TOLD`` gets a line
-``kind step monotonic_ns 0`` for each hook.
+``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside let the process
+go (what torch then needs to end is no concern of ours).
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -19,16 +21,21 @@ from lineside.bus.events import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
 
 
-class Witness(TrainerCallback):  # type: ignore[misc]
+class Witness(TrainerCallback):
     """Stands behind Lineside's callback: what it writes down, Lineside's hook has returned for."""
 
-    def __init__(self, told: Path) -> None:
-        self.notes = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def __init__(self, notes: int) -> None:
+        self.notes = notes
+
+
+def note(notes: int, kind: str, step: int) -> None:
+    """Write down that this happened now."""
+    os.write(notes, f"{kind} {step} {time.monotonic_ns()} 0\n".encode())
 
 
 def _hook(kind: str) -> Any:
     def hook(self: Witness, args: Any, state: Any, control: Any, **given: Any) -> None:
-        os.write(self.notes, f"{kind} {state.global_step} {time.monotonic_ns()} 0\n".encode())
+        note(self.notes, kind, state.global_step)
 
     return hook
 
@@ -37,7 +44,7 @@ for _kind in LIFECYCLE_KINDS:
     setattr(Witness, f"on_{_kind}", _hook(_kind))
 
 
-class Tokens(torch.utils.data.Dataset):  # type: ignore[misc]
+class Tokens(torch.utils.data.Dataset):
     """Rows of counting tokens."""
 
     def __len__(self) -> int:
@@ -48,7 +55,7 @@ class Tokens(torch.utils.data.Dataset):  # type: ignore[misc]
         return {"input_ids": row, "labels": row}
 
 
-def main(told: Path, output: Path, max_steps: int) -> None:
+def main(notes: int, output: Path, max_steps: int) -> None:
     """Train ``max_steps`` steps, logging each, evaluating and saving now and then."""
     torch.set_num_threads(1)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
@@ -71,10 +78,13 @@ def main(told: Path, output: Path, max_steps: int) -> None:
         args=arguments,
         train_dataset=Tokens(),
         eval_dataset=Tokens(),
-        callbacks=[LinesideCallback(), Witness(told)],
+        callbacks=[LinesideCallback(), Witness(notes)],
     ).train()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    told = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # Registered before Lineside's, so it is called after; what torch then needs is not counted.
+    atexit.register(note, told, "exit", 0)
+    main(told, Path(sys.argv[2]), int(sys.argv[3]))
     sys.exit(int(sys.argv[4]))

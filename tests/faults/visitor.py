@@ -10,6 +10,7 @@ import httpx
 
 from tests.faults.processes import wait_until
 
+_PAUSE = 0.02  # a person's browser leaves the machine some time too
 _PAGES = ("/", "/api/runs", "/api/runs?sort=-step&limit=10", "/healthz", "/readyz")
 _RUN_PAGES = (
     "/runs/{run}",
@@ -76,7 +77,7 @@ class Visitor:
                 for path in (*_PAGES, *_RUN_PAGES):
                     code = self._client.get(path.format(run=run)).status_code
                     self.answers[code] = self.answers.get(code, 0) + 1
-                    if self._ended.is_set():
+                    if self._ended.wait(_PAUSE):
                         return
 
     def _listen(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lineside.bus.events import LIFECYCLE_KINDS
 from lineside.emitter.page import ACKED_SEQ, NEXT_SEQ, Page
 from tests.faults.accounts import Told
 from tests.faults.processes import Child, environment, wait_until
@@ -37,8 +38,8 @@ class Producer(Child):
         return read_lines(self.told)
 
     def items(self) -> list[Told]:
-        """The same as kinds and steps."""
-        return [(line.kind, line.step) for line in self.lines()]
+        """The events among it, as kinds and steps."""
+        return [(line.kind, line.step) for line in self.lines() if line.kind in LIFECYCLE_KINDS]
 
     def words(self) -> list[int]:
         """Its rank 0's page, of the newest attempt; all 0 before there is one."""
