@@ -43,7 +43,7 @@ _LOOKS_SECRET = re.compile(
     )""",
     re.VERBOSE,
 )
-_USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)([^\s/@:?#]*)(?::([^\s/]*))?@")
+_USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s/@:?#]*)(?::([^\s/]*))?@")
 _SCHEME_VALUE = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # name=value, name: value, "name": "value", and the same inside JSON inside a string.
 _NAMED_VALUE = re.compile(
