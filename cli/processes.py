@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Annotated
 
 import typer
@@ -37,8 +38,8 @@ def up(
 
 
 def broker(
-    keep_days: Annotated[float, typer.Option(help="Keep journal entries this many days.")] = 7.0,
-    keep_gb: Annotated[float, typer.Option(help="Keep at most this many gigabytes.")] = 10.0,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep journal entries this many days.")] = 7.0,
+    keep_gb: Annotated[float, typer.Option(min=0, help="Keep at most this many gibibytes.")] = 10.0,
 ) -> None:
     """Receive, keep and deliver events."""
     from lineside.bus.broker import Broker
@@ -67,8 +68,12 @@ def dashboard(host: HostOption = "127.0.0.1", port: PortOption = DASHBOARD_PORT)
 def shipper() -> None:
     """Carry events from spool to broker, as a service.
 
-    Training starts one by itself where none runs.
+    Training starts a shipper by itself where none runs, and that one ends when nothing is left to
+    do. This one stays.
     """
-    from lineside.emitter import shipper
+    from lineside.emitter.shipper import Limits, Shipper
 
-    shipper.main()
+    configure_logging()
+    settings = Settings.from_env()
+    stays = Limits(quiet=math.inf, patience=math.inf)
+    Shipper(settings.spool, settings.broker, stays).serve()

@@ -26,7 +26,7 @@ _SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
 def tail(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="A run's id, its beginning, a name, or latest."),
+        typer.Argument(metavar="RUN", help="A run's id, its beginning, a name, or latest."),
     ] = None,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Begin with the oldest event the bus still has.")
