@@ -50,7 +50,6 @@ PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how ma
 Axis = Annotated[Literal["step", "time"], Query(description="What `x` is.")]
 Start = Annotated[float | None, Query(description="Only from here on `x`.", allow_inf_nan=False)]
 End = Annotated[float | None, Query(description="Only up to here on `x`.", allow_inf_nan=False)]
-RECENT_STEPS = 1000
 
 
 def router(door: Door) -> APIRouter:
@@ -151,11 +150,10 @@ def router(door: Door) -> APIRouter:
         attempt: AttemptName = None,
     ) -> Response:
         """How long steps computed, and how long training waited between them, in seconds."""
-        history = door.history
-        found = history.timing(run_id, points=points, x=x, start=start, end=end, attempt=attempt)
-        last = history.timing(run_id, points=1, attempt=attempt).compute.step[-1:] or [0]
-        recent = history.timing(run_id, points=None, start=last[0] - RECENT_STEPS, attempt=attempt)
-        return answer(Timing.of(found, recent))
+        found = door.history.timing(
+            run_id, points=points, x=x, start=start, end=end, attempt=attempt
+        )
+        return answer(Timing.model_validate(found))
 
     @routes.get("/runs/{run_id}/events", response_model=Listing[Event], responses=unclear)
     def events(

@@ -73,8 +73,8 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
         ] = None,
     ) -> StreamingResponse:
         """What changes, as server-sent events; the browser's `EventSource` resumes by itself."""
-        known = last_event_id is not None and last_event_id.isdecimal()
-        after = int(last_event_id or 0) if known else None
+        known = last_event_id or ""
+        after = int(known) if known.isdecimal() and len(known) < 20 else None
         return StreamingResponse(
             hub.stream(after, run),
             media_type="text/event-stream",

@@ -13,17 +13,16 @@ from lineside.dashboard.models import Run
 
 TOO_MANY = 200
 """Runs changed at once beyond which a listener is told to start over."""
-SILENT_SECONDS = 5.0
-"""How often running runs are looked at for having fallen silent."""
 
 
 class StoreFeed:
-    """Reads changes through ``door``."""
+    """Reads changes through ``door``; looks every ``silence`` seconds for who has fallen silent."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, silence: float = 5.0) -> None:
         self._door = door
+        self._silence = silence
         self._running: set[str] = set()
-        self._looked = 0.0
+        self._looked = -silence
 
     def revision(self) -> int:
         """The store's present revision."""
@@ -38,7 +37,7 @@ class StoreFeed:
 
     def silent(self, revision: int) -> Change:
         """Runs that were running and are not, though nothing came: no word for 15 seconds."""
-        if time.monotonic() - self._looked < SILENT_SECONDS:
+        if time.monotonic() - self._looked < self._silence:
             return Change(revision)
         self._looked = time.monotonic()
         page = self._door.history.runs(status="running", sort="-updated_at", limit=TOO_MANY)
@@ -51,7 +50,8 @@ class StoreFeed:
         deleted = set()
         for run_id in run_ids:
             try:
-                runs[run_id] = run_document(self._door, run_id)
+                run = Run.model_validate(self._door.history.run(run_id))
+                runs[run_id] = json.loads(run.model_dump_json())
             except RunNotFound:
                 deleted.add(run_id)
         return Change(revision, runs, frozenset(deleted))
@@ -59,11 +59,3 @@ class StoreFeed:
 
 _NEVER = (1 << 63) - 1
 """A revision no store reaches: asking what came after it answers only with the present one."""
-
-
-def run_document(door: Door, run_id: str) -> dict[str, Any]:
-    """One run as the REST API says it."""
-    document: dict[str, Any] = json.loads(
-        Run.model_validate(door.history.run(run_id)).model_dump_json()
-    )
-    return document

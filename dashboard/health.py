@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -29,9 +30,12 @@ class Recording:
     so the first look never says it is.
     """
 
-    def __init__(self, door: Door, broker: str) -> None:
+    def __init__(
+        self, door: Door, broker: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._door = door
         self._broker = broker
+        self._clock = clock
         self._lock = threading.Lock()
         self._mark: tuple[str, int, float] | None = None  # journal, its head, when that was
         self._check: tuple[float, Check] | None = None
@@ -39,7 +43,7 @@ class Recording:
     def check(self) -> Check:
         """How it stands; at most one question a second goes to the broker."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if self._check is None or now - self._check[0] > _FRESH:
                 self._check = now, self._ask(now)
             return self._check[1]

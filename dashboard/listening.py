@@ -16,12 +16,14 @@ def listen(host: str, port: int) -> socket.socket:
         UsageError: not a loopback address, or one that cannot be had.
         AddressInUse: somebody listens there already.
     """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} cannot be used: expected 0 (picks a free one) to 65535")
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"dashboard address {host}:{port} cannot be used: {error}; "
-            "expected an address of this machine, as 127.0.0.1, and a port of 0 to 65535"
+            f"dashboard address {host!r} cannot be used: {error}; "
+            "expected an address of this machine, as 127.0.0.1"
         ) from error
     if not ipaddress.ip_address(where[0]).is_loopback:
         raise UsageError(

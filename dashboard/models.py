@@ -122,7 +122,8 @@ class Points(Document):
     time: list[float] = Field(description="Seconds since the epoch.")
     epoch: list[float | None]
     flags: list[Flag] = Field(validation_alias="flag", description="Where y is not finite.")
-    total: int = Field(description="Points recorded.")
+    total: int = Field(description="Points recorded, of the whole curve.")
+    sum: float | None = Field(description="Their finite values added up, of the whole curve.")
     downsampled: bool
 
     @field_validator("flags", mode="before")
@@ -131,36 +132,11 @@ class Points(Document):
         return [Flag(index=at, value=word) for at, word in enumerate(column) if word is not None]
 
 
-class Pace(BaseModel):
-    """Means over the newest ``steps`` steps, in seconds; None where there is none yet."""
-
-    steps: int
-    compute: float | None
-    wait: float | None
-
-
 class Timing(Document):
     """Seconds by step: ``compute`` from its begin to its end, ``wait`` from there to the next."""
 
     compute: Points
     wait: Points
-    recent: Pace
-
-    @classmethod
-    def of(cls, curves: records.Timing, recent: records.Timing) -> Timing:
-        compute, wait = (
-            [value for value in curve.y if value is not None]
-            for curve in (recent.compute, recent.wait)
-        )
-        return cls(
-            compute=Points.model_validate(curves.compute),
-            wait=Points.model_validate(curves.wait),
-            recent=Pace(
-                steps=len(compute),
-                compute=sum(compute) / len(compute) if compute else None,
-                wait=sum(wait) / len(wait) if wait else None,
-            ),
-        )
 
 
 class Event(Document):

@@ -69,7 +69,7 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
             attempts=attempts,
             configuration=sections.configuration(history.configuration(run_id)),
             **_parts(history, run),
-            **_stops(history, run, None),
+            **_stops(history, run, timeline.HIDDEN_AT_FIRST),
         )
 
     @routes.get("/runs/{run_id}/parts")
@@ -80,13 +80,13 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
     @routes.get("/runs/{run_id}/timeline")
     def run_timeline(
         run_id: str,
-        kinds: str | None = None,
+        hide: str | None = None,
         after: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
         before: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
     ) -> HTMLResponse:
         history = door.history
-        chosen = None if kinds is None else frozenset(kind for kind in kinds.split(",") if kind)
-        stops = _stops(history, history.run(run_id), chosen, after, before)
+        hidden = timeline.HIDDEN_AT_FIRST if hide is None else frozenset(hide.split(","))
+        stops = _stops(history, history.run(run_id), hidden, after, before)
         return renderer.page("run_stops.html", **stops)
 
     return routes
@@ -188,22 +188,24 @@ def _series(history: History, run: Run) -> list[Series]:
 def _stops(
     history: History,
     run: Run,
-    chosen: frozenset[str] | None,
+    hidden: frozenset[str],
     after: int | None = None,
     before: int | None = None,
 ) -> dict[str, Any]:
-    kinds = timeline.kinds(run.event_counts, chosen)
+    kinds = timeline.kinds(run.event_counts, hidden)
     shown = [kind.name for kind in kinds if kind.shown]
     if after is not None:
         page = history.events(run.id, after=after, kinds=shown, limit=STOPS)
         rows = page.items[::-1]
     else:
-        page = history.events(run.id, before=MAX_NUMBER if before is None else before, kinds=shown, limit=STOPS)
+        page = history.events(
+            run.id, before=MAX_NUMBER if before is None else before, kinds=shown, limit=STOPS
+        )
         rows = page.items
     return {
         "kinds": kinds,
+        "hidden": ",".join(sorted(hidden)),
         "timeline": [timeline.stop(row, run.started_at) for row in rows],
         "more": after is None and page.next is not None,
         "partial": after is not None or before is not None,
     }
-

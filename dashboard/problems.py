@@ -17,8 +17,8 @@ from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageErr
 log = logging.getLogger("lineside")
 
 MEDIA_TYPE = "application/problem+json"
-ErrorPage = Callable[[Request, int, str, str], Response]
-"""Renders ``(request, status, title, detail)`` for a person."""
+ErrorPage = Callable[[int, str, str], Response]
+"""Renders ``(status, title, detail)`` for a person."""
 
 
 class Problem(Exception):
@@ -72,7 +72,7 @@ def install(app: FastAPI, page: ErrorPage) -> None:
         request: Request, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Response:
         if _wants_page(request):
-            return page(request, problem.status, problem.title, problem.detail)
+            return page(problem.status, problem.title, problem.detail)
         return response(problem, request.url.path, headers)
 
     async def on_problem(request: Request, error: Exception) -> Response:

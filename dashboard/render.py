@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -38,16 +37,15 @@ class Renderer:
             asset=assets.url, version=version("lineside"), section="", meaning=words.STATUS_MEANING
         )
 
-    def page(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
-        """``template`` as a response; it knows ``now``."""
+    def page(self, template: str, *, code: int = 200, **context: Any) -> HTMLResponse:
+        """``template`` as a response with that status code; it knows ``code`` and ``now``."""
         context.setdefault("now", datetime.now(timezone.utc))
-        html = self._environment.get_template(template).render(context)
-        return HTMLResponse(html, status_code=status, headers={"cache-control": "no-store"})
+        html = self._environment.get_template(template).render(context, code=code)
+        return HTMLResponse(html, status_code=code, headers={"cache-control": "no-store"})
 
-    def error(self, request: Request, status: int, title: str, detail: str) -> HTMLResponse:
+    def error(self, code: int, title: str, detail: str) -> HTMLResponse:
         """The page a person sees instead of a problem document."""
-        del request
-        return self.page("error.html", status, title=title, detail=detail)
+        return self.page("error.html", code=code, title=title, detail=detail)
 
 
 def _breakable(name: str) -> Markup:

@@ -77,11 +77,11 @@ def configuration(facts: Mapping[str, Any]) -> list[Settings]:
     for title, names in _CONFIGURATION:
         rows: list[Setting] = []
         for name in names:
-            value = rest.pop(name, None)
-            rows.extend(_flatten(value, "" if len(names) == 1 else name))
+            if name in rest:
+                rows.extend(_flatten(rest.pop(name), "" if len(names) == 1 else name))
         found.append(Settings(title, rows))
     rest.pop("state", None)
-    found.append(Settings("Run", list(_flatten(rest, ""))))
+    found.append(Settings("Run", list(_flatten(rest, "")) if rest else []))
     return [group for group in found if group.rows]
 
 

@@ -36,25 +36,18 @@ class Stop:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of event that can be shown or hidden; ``first`` says that it is shown at first."""
+    """A kind of event that can be shown or hidden."""
 
     name: str
     words: str
     count: int
     shown: bool
-    first: bool
 
 
-def kinds(counts: Mapping[str, int], chosen: frozenset[str] | None) -> list[Kind]:
-    """The listed kinds of a run with their counts; ``chosen`` None shows what is shown at first."""
+def kinds(counts: Mapping[str, int], hidden: frozenset[str]) -> list[Kind]:
+    """The listed kinds of a run with their counts, in order."""
     return [
-        Kind(
-            name,
-            words.kind(name),
-            count,
-            name not in HIDDEN_AT_FIRST if chosen is None else name in chosen,
-            name not in HIDDEN_AT_FIRST,
-        )
+        Kind(name, words.kind(name), count, name not in hidden)
         for name, count in sorted(counts.items(), key=lambda item: words.order(item[0]))
         if name not in NOT_LISTED
     ]

@@ -26,7 +26,8 @@ async function start() {
   loadMarks(board);
   const refresh = () => update(board, timing, timeline);
   dialogs(api, refresh);
-  listen(run, throttle(refresh, 1000));
+  const soon = throttle(refresh, 1000);
+  listen(run, (change) => (change?.deleted.includes(run) ? location.assign("/") : soon()));
 }
 
 async function loadMarks(board) {

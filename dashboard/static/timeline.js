@@ -8,9 +8,7 @@ export class Timeline {
     this.route = root.querySelector("#route");
     this.more = root.querySelector("#more");
     this.kinds = root.querySelector("#kinds");
-    this.chosen = new Set(
-      [...this.kinds.querySelectorAll('[aria-pressed="true"]')].map((chip) => chip.dataset.kind),
-    );
+    this.hidden = new Set(this.kinds.dataset.hidden.split(","));
     this.kinds.addEventListener("click", (event) => this.choose(event.target.closest("[data-kind]")));
     this.more.addEventListener("click", () => this.older());
   }
@@ -18,14 +16,14 @@ export class Timeline {
   choose(chip) {
     if (!chip) return;
     const { kind } = chip.dataset;
-    if (!this.chosen.delete(kind)) this.chosen.add(kind);
-    chip.setAttribute("aria-pressed", this.chosen.has(kind));
+    if (!this.hidden.delete(kind)) this.hidden.add(kind);
+    chip.setAttribute("aria-pressed", !this.hidden.has(kind));
     this.restart();
   }
 
   async fetch(query = {}) {
-    const kinds = [...this.chosen].join(",");
-    return fetchDocument(`${this.address}?${new URLSearchParams({ ...query, kinds })}`);
+    const hide = [...this.hidden].join(",");
+    return fetchDocument(`${this.address}?${new URLSearchParams({ ...query, hide })}`);
   }
 
   stops() {
@@ -55,19 +53,12 @@ export class Timeline {
     this.adopt(next);
   }
 
-  // Counts grow and kinds come; what is pressed is this page's to say.
+  // Counts grow and kinds come; the chips that are there stay, with the keyboard's focus.
   adopt(next) {
-    const chips = next.querySelector("#kinds");
-    for (const chip of chips.querySelectorAll("[data-kind]")) {
+    for (const chip of next.querySelectorAll("#kinds [data-kind]")) {
       const known = this.kinds.querySelector(`[data-kind="${CSS.escape(chip.dataset.kind)}"]`);
-      const count = chip.querySelector("[data-count]").textContent;
-      if (known) {
-        known.querySelector("[data-count]").textContent = count;
-        continue;
-      }
-      if (chip.dataset.first) this.chosen.add(chip.dataset.kind);
-      chip.setAttribute("aria-pressed", this.chosen.has(chip.dataset.kind));
-      this.kinds.append(chip);
+      if (!known) this.kinds.append(chip);
+      else known.querySelector("[data-count]").textContent = chip.querySelector("[data-count]").textContent;
     }
   }
 }

@@ -41,7 +41,7 @@ export class Timing {
 
   draw() {
     const { colours } = this.board;
-    const { compute, wait, recent } = this.answer;
+    const { compute, wait } = this.answer;
     if (!compute.step.length) {
       this.said.textContent = "No step has ended yet.";
       return;
@@ -69,16 +69,16 @@ export class Timing {
     const [a, b] = [colours.series[0], colours.series[1]];
     window.Plotly.react(this.plot, [trace(wait, "wait", withAlpha(b, 0.85)), trace(compute, "compute", a)], shape, CONFIG);
     if (first) this.listen();
-    this.say(recent);
+    this.say(compute, wait);
   }
 
-  say({ steps, compute, wait }) {
+  say(compute, wait) {
     const bold = (text) => Object.assign(document.createElement("b"), { textContent: text });
-    const which = steps > 1 ? `Over the last ${steps.toLocaleString("en-US")} steps` : "So far";
-    this.said.replaceChildren(`${which} a step computes for `, bold(seconds(compute)));
-    if (wait === null) return;
-    const share = `${Math.round((100 * wait) / (compute + wait))} % of the time`;
-    this.said.append(" and what comes between steps (data, logging, evaluation, saving) takes ", bold(seconds(wait)), ", ", bold(share), ", on average.");
+    const share = Math.round((100 * wait.sum) / (compute.sum + wait.sum));
+    this.said.replaceChildren("On average a step computes for ", bold(seconds(compute.sum / compute.total)));
+    if (wait.total)
+      this.said.append(" and what comes between steps (data, logging, evaluation, saving) takes ",
+        bold(seconds(wait.sum / wait.total)), ", ", bold(`${share} % of the time`), ".");
   }
 
   listen() {

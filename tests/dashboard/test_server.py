@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lineside.bus.errors import AddressInUse, MissingExtra, UsageError
+from lineside.bus.messages import START
+from lineside.bus.producer import Producer
+from lineside.bus.reader import Reader
+from lineside.bus.service import SUPERVISOR_PID
+from lineside.bus.testing import BrokerProcess
+from lineside.dashboard import assets
+from lineside.dashboard.door import Door
+from lineside.dashboard.health import BEHIND_SECONDS, Recording
+from lineside.dashboard.listening import address, listen
+from lineside.dashboard.server import serve
+from tests.dashboard.conftest import DEADLINE, House, wait_for
+
+
+@contextmanager
+def process(home: Path, *options: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """``lineside dashboard`` as a user starts it; ended by its pid."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "lineside.cli", "dashboard", *options],
+        env={**os.environ, "LINESIDE_HOME": str(home), **more},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.wait(DEADLINE)
+        assert started.stderr is not None
+        started.stderr.close()
+
+
+def announced(started: subprocess.Popen[str]) -> str:
+    """The address it logs."""
+    assert started.stderr is not None
+    line = started.stderr.readline()
+    return line.split("dashboard: ")[1].split(",")[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_before_there_is_a_store_and_ends_cleanly(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with process(tmp_path, "--port", "0") as started:
+        url = announced(started)
+        assert httpx.get(f"{url}/healthz", timeout=DEADLINE).json() == {"ok": True}
+        assert httpx.get(f"{url}/readyz", timeout=DEADLINE).status_code == 503
+        started.send_signal(number)
+        assert started.wait(DEADLINE) == 0
+        assert started.stderr is not None
+        assert "Traceback" not in started.stderr.read()
+
+
+def test_an_open_page_does_not_keep_it_from_ending(house: House) -> None:
+    with process(house.settings.home, "--port", "0") as started:
+        url = announced(started)
+        with httpx.stream("GET", f"{url}/api/live", timeout=DEADLINE) as answer:
+            text = answer.iter_text()
+            assert "hello" in next(text)
+            started.terminate()
+            assert list(text) == []
+        assert started.wait(DEADLINE) == 0
+
+
+def test_it_ends_with_its_supervisor(house: House) -> None:
+    gone = {SUPERVISOR_PID: "1"}
+    with process(house.settings.home, "--port", "0", **gone) as started:
+        assert started.wait(DEADLINE) == 0
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        with process(tmp_path, "--port", port) as started:
+            assert started.wait(DEADLINE) == 1
+            assert started.stderr is not None
+            said = started.stderr.read()
+    assert f"127.0.0.1:{port} is already in use" in said
+    assert "Traceback" not in said
+
+
+def test_off_the_loopback_address_it_refuses_with_exit_code_2(tmp_path: Path) -> None:
+    with process(tmp_path, "--host", "0.0.0.0", "--port", "0") as started:  # noqa: S104
+        assert started.wait(DEADLINE) == 2
+        assert started.stderr is not None
+        assert "not this machine's loopback address" in started.stderr.read()
+
+
+def test_addresses_that_cannot_be_had_are_refused_in_words() -> None:
+    with listen("localhost", 0) as taken, pytest.raises(AddressInUse):
+        listen("localhost", taken.getsockname()[1])
+    for host, port in (("no such host", 1), ("127.0.0.1", 70000), ("8.8.8.8", 0), ("x" * 99, 0)):
+        with pytest.raises(UsageError, match="cannot be used|loopback"):
+            listen(host, port)
+
+
+def test_an_address_of_ipv6_is_written_in_brackets() -> None:
+    try:
+        listener = listen("::1", 0)
+    except UsageError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        assert address(listener).startswith("http://[::1]:")
+
+
+def test_a_port_below_1024_that_may_not_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> socket.socket:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(UsageError, match="Permission denied"):
+        listen("127.0.0.1", 80)
+
+
+def test_without_plotly_it_says_what_to_install(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "PLOTLY", "not-there.js")
+    with pytest.raises(MissingExtra, match=r"pip install 'lineside\[server\]'"):
+        serve(house.settings, port=0)
+
+
+def test_it_is_ready_only_while_the_recorder_keeps_up(house: House) -> None:
+    now = 0.0
+    recording = Recording(
+        Door("", house.history, house.feeder.writer), house.settings.broker, lambda: now
+    )
+    assert "No broker answers" in recording.check().detail
+    with BrokerProcess(house.settings.home) as broker:
+        with Producer(broker.address, "a/rank0/t1") as producer:
+            producer.emit("run_start")
+            producer.flush()
+            now = 10.0
+            assert recording.check().ok
+            now += BEHIND_SECONDS - 1
+            slow = recording.check()
+            assert (slow.ok, "for 9 s" in slow.detail) == (True, True)
+            now += 2
+            assert not recording.check().ok
+            now += 0.5
+            assert not recording.check().ok, "an answer stands for a second"
+        with Reader(broker.address, start=START) as reader:
+            batch = reader.poll(DEADLINE)
+            assert batch is not None
+            house.feeder.writer.apply(reader.journal or "", [batch])
+        now += 2
+        wait_for(lambda: recording.check().ok, "the recorder caught up")
+        assert recording.check().detail == "The recorder keeps up."
+
+
+def test_it_is_not_ready_once_the_store_is_of_a_newer_version(house: House) -> None:
+    with house.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE lineside_version SET version_num = 'z999'")
+    with process(house.settings.home, "--port", "0") as started:
+        answer = httpx.get(f"{announced(started)}/readyz", timeout=DEADLINE)
+        assert answer.status_code == 503
+        assert "newer than this Lineside" in json.loads(answer.text)["checks"]["store"]["detail"]
