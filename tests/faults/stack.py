@@ -72,9 +72,15 @@ class Stack:
         self.broker = BrokerProcess(home)
         self.recorder = self.service("recorder")
 
+    def move_store(self, url: str) -> None:
+        """Have the store elsewhere."""
+        self.url = url
+        self.recorder = self.service("recorder")
+
     def service(self, name: str, *options: str) -> Child:
         """One of the command line's processes, not yet started."""
-        env = supervised(self.home, LINESIDE_BROKER=self.broker.address)
+        where = {"LINESIDE_BROKER": self.broker.address, "LINESIDE_STORE": self.url}
+        env = supervised(self.home, **where)
         return Child(["-m", "lineside.cli", name, *options], env, self.home / f"{name}.log")
 
     def start(self) -> None:
@@ -170,10 +176,11 @@ class Stack:
         os.kill(pid, signal.SIGKILL)
         wait_until("the killed shipper is gone", lambda: self.shipper_pid() != pid)
 
-    def ship(self) -> str:
+    def ship(self, spool: Path | None = None) -> str:
         """``lineside ship``; what it said."""
         env = environment(self.home, LINESIDE_BROKER=self.broker.address)
-        child = Child(["-m", "lineside.cli", "ship"], env, self.home / "ship.log")
+        options = ["--spool", str(spool)] if spool else []
+        child = Child(["-m", "lineside.cli", "ship", *options], env, self.home / "ship.log")
         child.start()
         code = child.wait(60)
         assert code == 0, child.said()

@@ -39,7 +39,7 @@ def test_a_broker_out_of_reach_slows_no_event_and_loses_none(
         assert producer.finish() == 0
         check("run", producer.items())
     before, meanwhile = _cost(producer, 0, begun), _cost(producer, begun, ended)
-    assert meanwhile < 2 * before, f"{before} ns an event before, {meanwhile} meanwhile"
+    assert meanwhile < 3 * before, f"{before} ns an event before, {meanwhile} meanwhile"
 
 
 @contextmanager
