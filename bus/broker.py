@@ -79,6 +79,7 @@ class Broker(Service):
         self._report: set[bytes] = set()
         self._more = False  # whether a reader with credit is behind
         self._failing = False  # whether the last commit did
+        self._expiring = True
         self._swept_at = float("-inf")
 
     def startup(self) -> None:
@@ -191,8 +192,11 @@ class Broker(Service):
         try:
             self._readers.remember(self._intake.commit(cursors, expire_before))
             cursors.clear()
-        except JournalDamaged:
-            raise
+        except JournalDamaged as error:
+            if not expire_before:
+                raise
+            self._stop_expiry(error)
+            failed = str(error)
         except JournalError as error:
             failed = str(error)
         if bool(failed) != self._failing:
@@ -227,16 +231,22 @@ class Broker(Service):
         silent = [i for i, peer in self._peers.items() if now - peer.heard > _SILENT_SECONDS]
         for identity in silent:
             self._forget(identity)
+        expire_before = 0
         try:
-            expire_before = self._housekeeping.turn(self._readers.names)
-        except JournalDamaged:
-            raise
+            if self._expiring:
+                expire_before = self._housekeeping.turn(self._readers.names)
+        except JournalDamaged as error:
+            self._stop_expiry(error)
         except JournalError as error:
             log.warning("broker: housekeeping has to wait: %s", error)
-            expire_before = 0
         # While there is something to expire, a step a turn keeps up with any producer.
         self._swept_at = now if not expire_before else float("-inf")
         return expire_before
+
+    def _stop_expiry(self, error: JournalDamaged) -> None:
+        # What is old may be damaged while all that is new can be kept and read.
+        self._expiring = False
+        log.warning("broker: nothing expires any more: %s", error)
 
     def _forget(self, identity: bytes) -> None:
         self._peers.pop(identity, None)

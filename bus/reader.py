@@ -35,6 +35,7 @@ CUR_SECONDS = 1.0
 """How often a reader says how far it is."""
 SILENCE_SECONDS = 5.0
 """How long a Sub or Cur may stay unanswered before the reader connects anew."""
+_CLOSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ class Reader:
         self._credit = credit
         self._taken = 0  # messages received and not yet given back as credit
         self._committed = 0
+        self._kept = 0  # the durable cursor, as the broker last said
         self._delivered = 0  # the newest offset handed out
+        self._began = False  # whether it is known behind which offset reading began
         self._next: dict[Stream, int] = {}
         self._denied = ""
         self._context: sockets.Context = zmq.Context()
@@ -145,8 +148,15 @@ class Reader:
         self._say_cur()
 
     def close(self) -> None:
-        """Disconnect; a broker that is there gets what was committed."""
-        self._socket.close(linger=500)
+        """Disconnect, once a broker that is there has kept what was committed."""
+        until = time.monotonic() + _CLOSE_SECONDS
+        with contextlib.suppress(ReaderDenied):
+            while self.name and self._subscribed and self._kept < self._committed:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._turn(left)
+        self._socket.close()
         self._context.term()
 
     def _connect(self) -> None:
@@ -199,14 +209,15 @@ class Reader:
         if ack.status == DENIED:
             self._denied = ack.text
             raise ReaderDenied(ack.text)
-        self.head = max(ack.head, 0)
+        self.head = ack.head
         if not ack.text:
+            self._kept = ack.next
             return
         if self.journal is not None and self.journal != ack.text:
             # Offsets of another journal mean nothing in this one.
-            self.journal, self.head = ack.text, ack.head
+            self.journal = ack.text
             self._start = LIVE if self._start == LIVE else START
-            self._offset = self._committed = self._delivered = 0
+            self._offset, self._began = 0, False
             self._must_subscribe, self._subscribed = True, False
             return
         self.journal = ack.text
@@ -214,6 +225,9 @@ class Reader:
         self._taken = 0
         self._start = LIVE if self._start == LIVE else OFFSET
         self._offset = ack.next
+        if not self._began:
+            self._kept = self._committed = self._delivered = ack.next
+            self._began = True
 
     def _on_events(self, message: Evt) -> Batch | None:
         stream, end = message.stream, message.first_seq + message.count

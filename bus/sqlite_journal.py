@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
+import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
+from zlib import crc32
 
-from lineside.bus.errors import AddressInUse, JournalDamaged, JournalError, JournalFull
+from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
 from lineside.bus.events import Stream
 from lineside.bus.filesystem import network_filesystem
 from lineside.bus.journal import Entry, Write
 from lineside.bus.patterns import Patterns
+from lineside.bus.sqlite_errors import DamagedRow, translate
 
 log = logging.getLogger("lineside")
 
@@ -23,14 +27,17 @@ _PAGE_BYTES = 16_384  # half the CPU of 4 KiB for entries of some 14 KiB; SQLite
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
-    " next_seq INTEGER NOT NULL)",
-    # A blob of NULL is a gap.
+    " next_seq INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    # A blob of NULL is a gap. The checksum is of the numbers: SQLite keeps none, and one wrong bit
+    # in them would cost a stream more than one batch. Records in the blob have their own.
     "CREATE TABLE entries (offset INTEGER PRIMARY KEY, stream INTEGER NOT NULL,"
-    " first_seq INTEGER NOT NULL, records INTEGER NOT NULL, time REAL NOT NULL, blob BLOB)",
+    " first_seq INTEGER NOT NULL, records INTEGER NOT NULL, time REAL NOT NULL,"
+    " checksum INTEGER NOT NULL, blob BLOB)",
     "CREATE INDEX entries_by_stream ON entries (stream)",
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, time REAL NOT NULL)",
 )
-_ENTRY = "SELECT offset, stream, first_seq, records, blob FROM entries"
+_ENTRY = "SELECT offset, stream, first_seq, records, checksum, blob FROM entries"
+_NUMBERS = struct.Struct("<qqqq?")
 _AT_ONCE = 64  # entries of one read by stream, or by single steps around damage
 
 
@@ -84,14 +91,17 @@ class SqliteJournal:
             id_ = self._ids.get(stream) or new.get(stream)
             if id_ is None:
                 id_ = new[stream] = len(self._ids) + len(new) + 1
-            rows.append((offset, id_, first_seq, records, now, blob))
+            checksum = crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+            rows.append((offset, id_, first_seq, records, now, checksum, blob))
             next_seqs[stream] = first_seq + records
         with self._transaction() as db:
-            db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany(
-                "INSERT INTO streams VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET next_seq = excluded.next_seq",
-                [(self._ids.get(s) or new[s], str(s), n) for s, n in next_seqs.items()],
+                "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)",
+                [
+                    (self._ids.get(stream) or new[stream], str(stream), seq, _checksum(stream, seq))
+                    for stream, seq in next_seqs.items()
+                ],
             )
             db.executemany(
                 "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
@@ -112,14 +122,19 @@ class SqliteJournal:
         return self._next.get(stream, 0)
 
     def read(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
-        """Entries after an offset, at least one if there is any; what is damaged has no stream."""
+        """Entries after an offset, at least one if there is any; what is damaged has no stream.
+
+        Raises:
+            JournalError: it cannot be read now.
+        """
         try:
             if wanted.all:
                 return self._read_all(after, limit)
             return self._read_streams(after, limit, wanted)
-        except (sqlite3.DatabaseError, KeyError) as error:
-            log.warning("%s; reading on behind it", self._translate(error))
-            return self._read_singly(after, wanted)
+        except (sqlite3.Error, DamagedRow) as error:
+            damage = self._as_damage(error)
+        log.warning("%s; reading on behind it", damage)
+        return self._read_singly(after, wanted)
 
     def cursors(self) -> dict[str, int]:
         """Durable names and the offset each has processed."""
@@ -195,8 +210,8 @@ class SqliteJournal:
         self._ids: dict[Stream, int] = {}
         self._streams: dict[int, Stream] = {}
         self._next: dict[Stream, int] = {}
-        for id_, name, next_seq in db.execute("SELECT id, name, next_seq FROM streams"):
-            stream = Stream.parse(name)
+        for id_, name, next_seq, checksum in db.execute("SELECT * FROM streams"):
+            stream = _stream(name, next_seq, checksum)
             self._ids[stream], self._streams[id_], self._next[stream] = id_, stream, next_seq
         self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
 
@@ -238,15 +253,30 @@ class SqliteJournal:
             try:
                 row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
                 entry = self._entry(row)
-            except (sqlite3.DatabaseError, KeyError, TypeError):
+            except (sqlite3.Error, DamagedRow) as error:
+                self._as_damage(error)
                 entry = Entry(offset, None, offset, 1, None)
             if entry.stream in wanted:
                 entries.append(entry)
         return entries, last
 
-    def _entry(self, row: tuple[int, int, int, int, bytes | None]) -> Entry:
-        offset, id_, first_seq, records, blob = row
-        return Entry(offset, self._streams[id_], first_seq, records, blob)
+    def _entry(self, row: tuple[int, int, int, int, int, bytes | None]) -> Entry:
+        try:
+            offset, id_, first_seq, records, checksum, blob = row
+            sound = checksum == crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+            entry = Entry(offset, self._streams[id_], first_seq, records, blob)
+        except (KeyError, TypeError, struct.error) as error:
+            raise DamagedRow(f"a row that cannot be: {error}") from error
+        if not sound or not isinstance(blob, (bytes, NoneType)):
+            raise DamagedRow(f"the row of entry {offset} does not match its checksum")
+        return entry
+
+    def _as_damage(self, error: Exception) -> Exception:
+        """What to say of damage. Anything else may pass, and must not be taken for a gap."""
+        said = translate(error, self.path)
+        if not isinstance(said, JournalDamaged):
+            raise said from error
+        return said
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -265,20 +295,19 @@ class SqliteJournal:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+        except (sqlite3.Error, DamagedRow) as error:
+            raise translate(error, self.path) from error
 
-    def _translate(self, error: Exception) -> Exception:
-        said = str(error)
-        if "is full" in said:
-            return JournalFull(f"the disk under the journal {self.path} is full: free some space")
-        if "is locked" in said:
-            return AddressInUse(
-                "the journal", str(self.path), "another broker has it open; stop that one first"
-            )
-        if "malformed" in said or "not a database" in said:
-            return JournalDamaged(
-                f"the journal {self.path} is damaged (SQLite: {said}): move it aside and start the "
-                "broker again; what the spools still hold is sent again"
-            )
-        return JournalError(f"the journal {self.path} cannot be used (SQLite: {said})")
+
+def _stream(name: str, next_seq: int, checksum: int) -> Stream:
+    try:
+        stream = Stream.parse(name)
+    except (StreamNameError, AttributeError) as error:
+        raise DamagedRow(f"a stream that cannot be: {error}") from error
+    if checksum != _checksum(stream, next_seq):
+        raise DamagedRow(f"the row of stream {stream} does not match its checksum")
+    return stream
+
+
+def _checksum(stream: Stream, next_seq: int) -> int:
+    return crc32(f"{stream} {next_seq}".encode())

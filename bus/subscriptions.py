@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
-from lineside.bus.errors import BadMessage
+from lineside.bus.errors import BadMessage, JournalError
 from lineside.bus.journal import Entry, Journal
 from lineside.bus.messages import CURSOR, LIVE, OFFSET, START, Cur, Evt, Frames, GapMessage, Sub
 from lineside.bus.patterns import Patterns
+
+log = logging.getLogger("lineside")
 
 MAX_CREDIT = 4096
 """Messages a reader may have open; more credit is not counted."""
@@ -24,6 +28,8 @@ _TAIL_BYTES = 32 << 20
 _TURN_MESSAGES = 64
 _TURN_SCANNED = 1024
 _READ_BYTES = 1 << 20
+_COMPLAIN_SECONDS = 10.0
+_OVERHEAD = 256  # bytes of memory an entry takes besides its blob
 
 
 class Sent(Enum):
@@ -79,6 +85,7 @@ class Subscriptions:
         self._by_name: dict[str, bytes] = {}
         self._tail: dict[int, Entry] = {}
         self._tail_bytes = 0
+        self._complained_at = float("-inf")
         self.moved: dict[str, int] = {}
         """Durable cursors to be committed with the next transaction."""
 
@@ -153,10 +160,9 @@ class Subscriptions:
         """Keep what was just committed in memory, for the readers at the head."""
         for entry in entries:
             self._tail[entry.offset] = entry
-            self._tail_bytes += len(entry.blob or b"")
+            self._tail_bytes += _size(entry)
         while self._tail_bytes > _TAIL_BYTES:
-            oldest = self._tail.pop(next(iter(self._tail)))
-            self._tail_bytes -= len(oldest.blob or b"")
+            self._tail_bytes -= _size(self._tail.pop(next(iter(self._tail))))
 
     def push(self) -> bool:
         """Send every reader what it has credit for, each a bounded piece; whether more waits."""
@@ -164,8 +170,17 @@ class Subscriptions:
         head = self._journal.head
         for subscription in list(self._by_identity.values()):
             if subscription.position < head and subscription.ready:
-                more |= self._deliver(subscription, head)
+                try:
+                    more |= self._deliver(subscription, head)
+                except JournalError as error:
+                    self._complain(str(error))
         return more
+
+    def _complain(self, why: str) -> None:
+        now = time.monotonic()
+        if now - self._complained_at > _COMPLAIN_SECONDS:
+            self._complained_at = now
+            log.warning("broker: a reader has to wait: %s", why)
 
     def _deliver(self, to: Subscription, head: int) -> bool:
         oldest = self._journal.first
@@ -177,7 +192,7 @@ class Subscriptions:
         for entry in entries:
             if not to.ready:
                 return False
-            if not self._sent(to, entry.offset, _frames(entry), len(entry.blob or b"")):
+            if not self._sent(to, entry.offset, _frames(entry), _size(entry)):
                 return False
             to.position = entry.offset
         to.position = reached
@@ -200,7 +215,7 @@ class Subscriptions:
 
     def _skip(self, to: Subscription, position: int) -> bool:
         gap = GapMessage(None, to.position + 1, position + 1, position)
-        if not self._sent(to, position, gap.encode(), 0):
+        if not self._sent(to, position, gap.encode(), _OVERHEAD):
             return False
         to.position = position
         return True
@@ -213,6 +228,10 @@ class Subscriptions:
         elif sent is Sent.GONE:
             self.drop(to.identity)
         return sent is Sent.YES
+
+
+def _size(entry: Entry) -> int:
+    return _OVERHEAD + len(entry.blob or b"")
 
 
 def _frames(entry: Entry) -> Frames:

@@ -7,6 +7,7 @@ in the spool, on the wire and in the journal. PROTOCOL.md beside this file is th
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ HEADER = struct.Struct("<II")
 MAX_RECORD = 1 << 20
 """Bytes of body a record may have (1 MiB). A producer with more to say sends less of it."""
 _FIELDS = 9
-_ARRAY_OF_9 = 0x90 | _FIELDS  # how msgpack begins an array of nine
+_BODY = re.compile(rb"[\x99-\x9f]")  # how msgpack begins an array of 9 to 15
 
 Bytes = bytes | bytearray | memoryview
 
@@ -107,19 +108,19 @@ def read_record(log: Bytes, position: int = 0) -> tuple[memoryview, int] | None:
 def next_good(log: Bytes, position: int) -> int | None:
     """Where the first whole, sound record at or after ``position`` begins; None if there is none.
 
-    A record's body begins with the msgpack marker of a nine-array, so almost every wrong place is
-    rejected on one byte before any checksum is computed.
+    A record's body begins with the msgpack marker of an array of nine (or more, in a later
+    version), so almost every wrong place is rejected on one byte before a checksum is computed.
     """
     data = bytes(log)
-    at = data.find(_ARRAY_OF_9, position + HEADER.size)
-    while at != -1:
-        start = at - HEADER.size
+    found = _BODY.search(data, position + HEADER.size)
+    while found is not None:
+        start = found.start() - HEADER.size
         try:
             if read_record(data, start) is not None:
                 return start
         except CorruptRecord:
             pass
-        at = data.find(_ARRAY_OF_9, at + 1)
+        found = _BODY.search(data, found.end())
     return None
 
 

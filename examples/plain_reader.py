@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import struct
 import time
 import zlib
@@ -27,8 +28,8 @@ def sound_bodies(blob: bytes) -> Iterator[bytes]:
             yield body
             at += 8 + length
         else:  # damaged on disk: on to the next place where a body may begin
-            found = blob.find(b"\x99", at + 9)
-            at = found - 8 if found >= 0 else len(blob)
+            found = re.compile(b"[\x99-\x9f]").search(blob, at + 9)
+            at = found.start() - 8 if found else len(blob)
 
 
 def show(stream: bytes, **line: object) -> None:

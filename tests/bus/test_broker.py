@@ -7,16 +7,24 @@ import random
 import socket as plain
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import zmq
 
 from lineside.bus import broker as broker_module
+from lineside.bus import subscriptions
 from lineside.bus.broker import Broker
-from lineside.bus.errors import AddressInUse, JournalError, SettingsError
+from lineside.bus.errors import (
+    AddressInUse,
+    JournalDamaged,
+    JournalError,
+    JournalFull,
+    SettingsError,
+)
 from lineside.bus.events import Stream
+from lineside.bus.journal import Write
 from lineside.bus.messages import (
     DENIED,
     FULL,
@@ -32,6 +40,7 @@ from lineside.bus.messages import (
     Sub,
     Who,
 )
+from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from tests.bus.conftest import STREAM, Peer, Served, record, records
@@ -388,3 +397,189 @@ def test_a_batch_reaches_the_reader_as_it_was_put(serve: Serve, peer: Connect) -
     assert isinstance(ack, Ack)
     assert (ack.next, ack.status, ack.head) == (0, OK, 1)
     assert reader.hear() == Evt(1, STREAM, 0, 3, blob)
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_journal_damaged_under_the_broker_ends_it_with_a_sentence(
+    serve: Serve, peer: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    producer = peer()
+    producer.ask(Hi(STREAM))
+    monkeypatch.setattr(served.broker._journal, "append", fail_with(JournalDamaged("damaged")))
+    producer.tell(Put(STREAM, 0, 1, record(0)))
+    wait_for(lambda: served.error)
+    assert isinstance(served.error, JournalDamaged)
+    served.error = None
+
+
+def test_damage_among_what_is_old_stops_expiry_and_nothing_else(
+    serve: Serve,
+    peer: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(broker_module, "_SWEEP_SECONDS", 0.05)
+    served = serve()
+    producer = peer()
+    producer.ask(Hi(STREAM))
+    with monkeypatch.context() as patch:
+        patch.setattr(served.broker._housekeeping, "turn", fail_with(JournalDamaged("old")))
+        wait_for(lambda: "nothing expires any more: old" in caplog.text)
+    assert producer.ask(Put(STREAM, 0, 1, record(0))) == Ack(str(STREAM), 1, OK, 1)
+
+
+def test_damage_found_while_expiring_stops_expiry_and_nothing_else(
+    serve: Serve,
+    peer: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(broker_module, "_SWEEP_SECONDS", 0.05)
+    served = serve()
+    producer = peer()
+    producer.ask(Hi(STREAM))
+    broker = served.broker
+    append = broker._journal.append
+
+    def fail(writes: Sequence[Write], cursors: Mapping[str, int], before: int = 0) -> int:
+        if before:
+            raise JournalDamaged("old")
+        return append(writes, cursors, before)
+
+    monkeypatch.setattr(broker._journal, "append", fail)
+    producer.ask(Put(STREAM, 0, 1, record(0)))
+    monkeypatch.setattr(broker._housekeeping._retention, "_keep_seconds", -1.0)
+    producer.ask(Put(STREAM, 1, 1, record(1)))
+    wait_for(lambda: "nothing expires any more: old" in caplog.text)
+    producer.tell(Put(STREAM, 2, 1, record(2)))
+    answer = producer.hear()
+    while answer != Ack(str(STREAM), 3, OK, 3):
+        assert isinstance(answer, Ack)
+        assert answer.status == FULL
+        answer = producer.ask(Put(STREAM, 2, 1, record(2)))
+
+
+def test_housekeeping_that_fails_is_tried_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(broker_module, "_SWEEP_SECONDS", 0.05)
+    served = serve()
+    housekeeping = served.broker._housekeeping
+    with monkeypatch.context() as patch:
+        patch.setattr(housekeeping, "turn", fail_with(JournalFull("full")))
+        wait_for(lambda: "housekeeping has to wait: full" in caplog.text)
+    served.stop()
+    assert served.error is None
+
+
+def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "_SWEEP_SECONDS", 0.05)
+    served = serve(keep_bytes=1 << 20)
+    with Producer(settings.broker, STREAM) as producer:
+        for _ in range(300):
+            producer.emit("log", data={"x": "y" * 20_000})
+            producer.flush()
+    wait_for(lambda: served.broker._journal.first > 240)
+    with Reader(settings.broker, start=START) as reader:
+        batch = reader.poll(5)
+        assert batch is not None
+        [gap] = batch.gaps
+        assert (gap.stream, gap.first) == (None, 1)
+        batch = reader.poll(5)
+        assert batch is not None
+        assert batch.offset == gap.end
+    expired = read_all(settings.broker, ["_bus"])
+    assert expired[-1].kind == "expired"
+    assert expired[-1].data is not None
+    assert expired[-1].data["end"] == gap.end
+
+
+def test_a_reader_waits_for_a_journal_that_cannot_be_read_just_now(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    with Producer(settings.broker, STREAM) as producer:
+        for _ in range(10):
+            producer.emit("log")
+        producer.flush()
+    served.stop()
+    served = serve()
+    with monkeypatch.context() as patch, Reader(settings.broker, start=START) as reader:
+        patch.setattr(served.broker._journal, "read", fail_with(JournalError("I/O")))
+        assert reader.poll(0.3) is None
+        patch.undo()
+        batch = reader.poll(5)
+        assert batch is not None
+        assert len(batch.events) == 10
+
+
+def test_readers_at_the_head_are_served_from_a_bounded_piece_of_memory(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_TAIL_BYTES", 100_000)
+    served = serve()
+    with Producer(settings.broker, STREAM) as producer:
+        for _ in range(64 * 40):
+            producer.emit("log", data={"x": "y" * 100})
+        producer.flush()
+        producer.lose(1)
+        producer.flush()
+    readers = served.broker._readers
+    assert 0 < len(readers._tail) < 20
+    assert readers._tail_bytes <= 100_000
+    assert len(read_all(settings.broker)) == 64 * 40
+
+
+def test_a_reader_whose_queue_is_full_is_served_when_it_reads_again(
+    serve: Serve, peer: Connect, settings: Settings
+) -> None:
+    serve()
+    reader = peer()
+    reader.ask(Sub("", START, 0, (), subscriptions.MAX_CREDIT))
+    with Producer(settings.broker, STREAM) as producer:
+        # More messages than both queues and the kernel's buffers hold.
+        for _ in range(1000):
+            producer.emit("log", data={"x": "y" * 5000})
+            if producer.next_seq % 10 == 0:
+                producer.turn(0)
+        producer.flush()
+        for _ in range(1000):
+            producer.emit("log", data={"x": "y" * 5000})
+            producer.turn(0)
+        producer.flush(30)
+    seqs: list[int] = []
+    while len(seqs) < 2000:
+        message = reader.hear(5)
+        if isinstance(message, Evt):
+            seqs += range(message.first_seq, message.first_seq + message.count)
+            reader.tell(Cur(message.offset, 1))
+    assert seqs == list(range(2000))
+
+
+def test_a_reader_that_is_gone_is_forgotten(serve: Serve, settings: Settings) -> None:
+    served = serve()
+    gone = Peer(settings.broker)
+    gone.ask(Sub("gone", START, 0, (), 10))
+    gone.close()
+    with Producer(settings.broker, STREAM) as producer:
+        deadline = time.monotonic() + 5
+        while "gone" in served.broker._readers.names:
+            assert time.monotonic() < deadline
+            producer.emit("log")
+            producer.flush()

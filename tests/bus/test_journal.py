@@ -292,3 +292,91 @@ def test_refusals_are_told_now_and_then_not_each(
             keeper.turn(())
     assert caplog.text.count("refused a message") < 12
     assert len(intake.commit({})) == 1
+
+
+def damage(path: Path, statement: str) -> None:
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "first_seq = first_seq + 1",
+        "records = 1000000",
+        "records = 'many'",
+        "stream = 2",
+        "stream = 77",
+        "checksum = 1",
+        "blob = NULL",
+        "blob = 'text'",
+    ],
+)
+def test_a_row_that_was_changed_on_disk_is_one_entry_lost(path: Path, change: str) -> None:
+    journal = SqliteJournal(path)
+    fill(journal, 5)
+    fill(journal, 1, stream=B)
+    journal.close()
+    damage(path, f"UPDATE OR IGNORE entries SET {change} WHERE offset = 3")  # noqa: S608
+    journal = SqliteJournal(path)
+    entries, reached = journal.read(0, 1 << 20, ALL)
+    assert [(entry.offset, entry.stream) for entry in entries] == [
+        (1, A),
+        (2, A),
+        (3, None),
+        (4, A),
+        (5, A),
+        (6, B),
+    ]
+    assert reached == 6
+    entries, _ = journal.read(0, 1 << 20, Patterns(["b"]))
+    assert (entries[-1].offset, entries[-1].stream) == (6, B)
+    journal.close()
+
+
+@pytest.mark.parametrize("change", ["next_seq = 9", "name = 'no stream'", "name = 5"])
+def test_a_position_that_was_changed_on_disk_is_damage(path: Path, change: str) -> None:
+    journal = SqliteJournal(path)
+    fill(journal, 5)
+    journal.close()
+    damage(path, f"UPDATE streams SET {change}")  # noqa: S608
+    with pytest.raises(JournalDamaged, match="stream"):
+        SqliteJournal(path)
+
+
+def test_a_row_that_is_gone_is_one_entry_lost(path: Path) -> None:
+    journal = SqliteJournal(path)
+    fill(journal, 3)
+    journal.close()
+    damage(path, "UPDATE entries SET checksum = 0 WHERE offset = 1")
+    damage(path, "DELETE FROM entries WHERE offset = 2")
+    journal = SqliteJournal(path)
+    entries, _ = journal.read(0, 1 << 20, ALL)
+    assert [entry.stream for entry in entries] == [None, None, A]
+    journal.close()
+
+
+class Unreadable:
+    """A connection on which every statement fails, as on a disk that answers no more."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def execute(self, *_: object) -> None:
+        raise sqlite3.OperationalError(self._words)
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_cannot_be_read_just_now_is_no_gap(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(journal, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_db", Unreadable("disk I/O error"))
+        with pytest.raises(JournalError, match="disk I/O error"):
+            journal.read(0, 1 << 20, ALL)
+    assert len(journal.read(0, 1 << 20, ALL)[0]) == 3

@@ -1,0 +1,33 @@
+"""What SQLite says, in our words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside.bus.errors import AddressInUse, BusError, JournalDamaged, JournalError, JournalFull
+
+
+class DamagedRow(Exception):
+    """A row that cannot be, or does not match its checksum."""
+
+
+def translate(error: Exception, path: Path) -> BusError:
+    """The error of ours for one of SQLite's, or for a ``DamagedRow``, of the journal at ``path``.
+
+    Told apart by their words: their codes are not to be had before Python 3.11.
+    """
+    said = str(error)
+    if "is full" in said:
+        return JournalFull(f"the disk under the journal {path} is full: free some space")
+    if "is locked" in said:
+        return AddressInUse(
+            "the journal", str(path), "another broker has it open; stop that one first"
+        )
+    if isinstance(error, DamagedRow) or any(
+        words in said for words in ("malformed", "not a database", "Could not decode")
+    ):
+        return JournalDamaged(
+            f"the journal {path} is damaged ({said}): move it aside and start the broker again; "
+            "what the spools still hold is sent again"
+        )
+    return JournalError(f"the journal {path} cannot be used (SQLite: {said})")
