@@ -52,6 +52,11 @@ class Charges:
             return None
 
     @property
+    def others(self) -> list[Transfer]:
+        """All but the streams that the shipper is still writing: a heartbeat always follows."""
+        return [t for t in self if not self._reports.owns(t.stream)]
+
+    @property
     def live(self) -> bool:
         """Whether any producer lives, the shipper itself left out."""
         return bool(self._watches)
@@ -63,8 +68,8 @@ class Charges:
 
     @property
     def delivered(self) -> bool:
-        """Whether everything is confirmed that is there now, heartbeats left out."""
-        return all(t.delivered for t in self if not self._reports.owns(t.stream))
+        """Whether everything of the others is confirmed that is there now."""
+        return all(transfer.delivered for transfer in self.others)
 
     def discover(self, now: float) -> bool:
         """Take charge of streams that are new; whether there is anything to do for one of them."""

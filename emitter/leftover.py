@@ -77,9 +77,9 @@ def ship(
 def _ship(shipper: Shipper, account: _Account, deadline: float) -> bool:
     while True:
         shipper.work()
-        account.note(shipper.charges, None)
+        account.note(shipper.charges.others, None)
         if shipper.charges.delivered or time.monotonic() >= deadline:
-            account.note(shipper.charges, None, last=True)
+            account.note(shipper.charges.others, None, last=True)
             return True
 
 

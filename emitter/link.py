@@ -35,6 +35,7 @@ class Link:
         self.heard = time.monotonic()
         self.answered = False
         self.alarm = False
+        sockets.parse(address)
         self._address = address
         self._watched: set[int] = set()
         self._context: sockets.Context = zmq.Context()

@@ -49,7 +49,7 @@ class Transfer:
         self._tail = Tail(stream, folder, acked)
         self._state = _State.UNKNOWN
         self._in_flight: deque[_Sent] = deque()
-        self._exhausted = False
+        self._exhausted_at: int | None = None  # what the page said when there was no more to read
         self._unread_from: int | None = None
         self._counted: int | None = None
         self._look_at = 0.0
@@ -69,7 +69,8 @@ class Transfer:
     @property
     def settled(self) -> bool:
         """Whether the stream has ended and all of it is confirmed."""
-        return self._exhausted and not self._in_flight and self.acked >= self._tail.seq
+        confirmed = not self._in_flight and self.acked >= self._tail.seq
+        return confirmed and self._is_exhausted(self.words())
 
     @property
     def delivered(self) -> bool:
@@ -161,8 +162,8 @@ class Transfer:
 
     def check(self, now: float) -> None:
         """Find out whether an ended stream has anything left, even if no broker answers."""
-        known = self._exhausted or self._unread_from == self.acked
-        if self.final and not known and self._state is not _State.OPEN:
+        is_known = self._unread_from == self.acked or self._is_exhausted(self.words())
+        if self.final and not is_known and self._state is not _State.OPEN:
             found = self._read(now)
             if found is not None:
                 self._unread_from = self.acked
@@ -184,9 +185,8 @@ class Transfer:
 
     def _read(self, now: float) -> Put | GapMessage | None:
         words = self.words()
-        if self._exhausted or (
-            now < self._look_at and not (words and words.next_seq > self._tail.seq)
-        ):
+        is_news = words is not None and words.next_seq > self._tail.seq
+        if self._is_exhausted(words) or (now < self._look_at and not is_news):
             return None
         # Asked before reading: afterwards a last record might have come in between.
         final = self.final or bool(words and words.closed)
@@ -199,9 +199,15 @@ class Transfer:
         if found is None and final:
             found = self._missing_end(words)
         if found is None:
-            self._exhausted = self.final
+            if self.final:
+                self._exhausted_at = words.next_seq if words else 0
             self._look_at = now + (_LOOK_SECONDS if words else _PAGELESS_SECONDS)
         return found
+
+    def _is_exhausted(self, words: Words | None) -> bool:
+        # A producer that lost its lock and not its life goes on writing, and must not be forgotten.
+        known = self._exhausted_at
+        return known is not None and (words is None or words.next_seq <= known)
 
     def _missing_end(self, words: Words | None) -> GapMessage | None:
         """Events after the last record: a full disk refused them, or the machine lost them."""
@@ -262,8 +268,9 @@ class Transfer:
         self._seek(seq)
 
     def _seek(self, seq: int) -> None:
-        self._tail.seek(seq)
-        self._exhausted = False
+        if seq != self._tail.seq:
+            self._tail.seek(seq)
+            self._exhausted_at = None
         self._look_at = 0.0
 
 

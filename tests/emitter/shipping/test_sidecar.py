@@ -1,0 +1,192 @@
+"""Starting the shipper from a training process, which must never feel it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lineside.emitter import sidecar
+from lineside.emitter.sidecar import INJECT_FOLDER, LOG_NAME, Sidecar, shipper_pid
+from tests.emitter.shipping.conftest import Bench, until
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Path]:
+    """A spool root whose shipper, if one was started, ends with the test."""
+    spool = tmp_path / "spool"
+    yield spool
+    pid = shipper_pid(spool)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(spool: Path, car: Sidecar) -> int:
+    car.ensure()
+    assert car.failure is None
+    until(lambda: shipper_pid(spool))
+    pid = shipper_pid(spool)
+    assert pid is not None
+    return pid
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_a_shipper_is_started_once_and_again_when_it_was_killed(bench: Bench) -> None:
+    now = 0.0
+    car = Sidecar(bench.spool, bench.address, clock=lambda: now)
+    first = start(bench.spool, car)
+    for _ in range(3):
+        now += 10
+        car.ensure()
+    assert shipper_pid(bench.spool) == first
+    kill(first)
+    now += 1
+    second = start(bench.spool, car)
+    assert second != first
+    kill(second)
+
+
+def test_starts_that_do_not_help_become_rarer(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    now = 0.0
+    car = Sidecar(spool, "ipc:///nowhere", clock=lambda: now)
+    starts = []
+    true_start = car._start
+
+    def counted() -> None:
+        starts.append(now)
+        true_start()
+        time.sleep(0.05)
+
+    monkeypatch.setattr(car, "_start", counted)
+    while now < 300:
+        car.ensure()
+        if car._pid is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(car._pid, 0)  # as a script may that waits for every child
+        now += 1
+    waits = [later - earlier for earlier, later in pairwise(starts)]
+    assert waits[:6] == [1, 2, 4, 8, 16, 32]
+    assert set(waits[6:]) == {60}
+
+
+def test_a_shipper_that_takes_long_to_start_is_waited_for(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    now = 0.0
+    car = Sidecar(spool, "ipc:///nowhere", clock=lambda: now)
+    car.ensure()
+    first = car._pid
+    assert first is not None
+    now = 29.0
+    car.ensure()
+    assert car._pid == first
+    now = 31.0
+    car.ensure()
+    assert car._pid != first
+    kill(first)
+    kill(car._pid or 0)
+
+
+def test_nothing_raises_when_no_shipper_can_be_started(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", None)
+    car = Sidecar(spool, "ipc:///nowhere")
+    car.ensure()
+    assert car.failure is not None
+    (tmp_path / "file").touch()
+    car = Sidecar(tmp_path / "file" / "spool", "ipc:///nowhere")
+    car.ensure()
+    assert car.failure is not None
+    assert "NotADirectoryError" in car.failure
+
+
+def test_asking_takes_no_time_while_a_shipper_runs(bench: Bench) -> None:
+    car = Sidecar(bench.spool, bench.address)
+    pid = start(bench.spool, car)
+    started = time.perf_counter()
+    for _ in range(1000):
+        car.ensure()
+    assert (time.perf_counter() - started) / 1000 < 0.0005
+    kill(pid)
+
+
+def test_whoever_reads_a_trainers_output_does_not_wait_for_the_shipper(spool: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from lineside.emitter.sidecar import *\n"
+        "import time\n"
+        "car = Sidecar(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock')\n"
+        "car.ensure()\n"
+        "while shipper_pid(Path(sys.argv[1])) is None: time.sleep(0.01)\n"
+        "print('trained')\n"
+    )
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    trainer = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script, str(spool)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        pass_fds=[write],
+        check=True,
+    )
+    os.close(write)
+    assert os.read(read, 1) == b"", "a descriptor of the trainer's stayed open"
+    os.close(read)
+    assert trainer.stdout == "trained\n"
+    assert trainer.stderr == "", "no warning that a child still runs"
+    pid = shipper_pid(spool)
+    assert pid is not None
+    assert os.getsid(pid) == pid
+    assert Path(f"/proc/{pid}/cwd").resolve() == Path("/")
+    targets = {str(Path(f"/proc/{pid}/fd/{fd}").resolve()) for fd in (0, 1, 2)}
+    assert targets == {"/dev/null", str(spool / LOG_NAME)}
+
+
+def test_a_shippers_end_leaves_no_zombie(bench: Bench) -> None:
+    car = Sidecar(bench.spool, bench.address)
+    pid = start(bench.spool, car)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: shipper_pid(bench.spool) is None)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    car.ensure()
+    assert not Path(f"/proc/{pid}").exists()
+    if car._pid is not None:
+        kill(car._pid)
+
+
+def test_the_shipper_is_told_where_and_nothing_else_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(INJECT_FOLDER), "here", "/there"]))
+    for name in ("LINESIDE_LAUNCH", "LINESIDE_RUN_ID", "LINESIDE_SUPERVISOR_PID"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("LINESIDE_HOME", "/home/of/lineside")
+    env = sidecar.shipper_environment(Path("/spool"), "ipc:///bus.sock")
+    assert {name: value for name, value in env.items() if name.startswith("LINESIDE_")} == {
+        "LINESIDE_HOME": "/home/of/lineside",
+        "LINESIDE_SPOOL": "/spool",
+        "LINESIDE_BROKER": "ipc:///bus.sock",
+    }
+    assert env["PYTHONPATH"] == os.pathsep.join([str(tmp_path / "here"), "/there"])
+    monkeypatch.setenv("PYTHONPATH", str(INJECT_FOLDER))
+    assert "PYTHONPATH" not in sidecar.shipper_environment(Path("/spool"), "ipc:///bus.sock")
