@@ -186,9 +186,9 @@ def test_a_broker_that_forgot_us_is_greeted_again(
 def test_a_broker_that_owes_an_answer_gets_a_new_connection_and_everything_again(
     exchange: Exchange, link: Link, peer: Peer, writer: SpoolWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanging, "SILENCE_SECONDS", 0.5)
     writer.write("log")
     first = drive(exchange, peer)
+    monkeypatch.setattr(exchanging, "SILENCE_SECONDS", 0.5)
     assert isinstance(first[-1], Put)
     before = link.losses
     while link.losses == before:
