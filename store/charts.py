@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Select, select
 from lineside.bus.errors import UsageError
 from lineside.store.records import Points, Series
 from lineside.store.schema import METRIC, points, series, sketches, streams
-from lineside.store.sketch import Point, plan, thin
-from lineside.store.values import FINITE, FLAGS, at, join
+from lineside.store.sketch import ODD, Point, plan, thin
+from lineside.store.values import FLAGS, at, join
 
 _RAW = (points.c.idx, points.c.step, points.c.time, points.c.epoch, points.c.value, points.c.flag)
 _TOLD = tuple(sketches.c[column.name] for column in _RAW)
@@ -150,21 +150,14 @@ def _first_at(
 def _read(
     connection: Connection, series_id: int, level: int, first: int, end: int
 ) -> Iterator[Point]:
-    query: Select[Any]
+    table, columns = (sketches, _TOLD) if level else (points, _RAW)
+    query: Select[Any] = (
+        select(*columns)
+        .where(table.c.series_id == series_id, table.c.idx >= first, table.c.idx < end)
+        .order_by(table.c.idx)
+    )
     if level:
-        query = (
-            select(*_TOLD)
-            .where(sketches.c.series_id == series_id, sketches.c.level == level)
-            .where(sketches.c.idx >= first, sketches.c.idx < end)
-            .order_by(sketches.c.idx)
-        )
-    else:
-        query = (
-            select(*_RAW)
-            .where(points.c.series_id == series_id)
-            .where(points.c.idx >= first, points.c.idx < end)
-            .order_by(points.c.idx)
-        )
+        query = query.where(sketches.c.level == level)
     for row in connection.execute(query):
         yield Point(*row)
 
@@ -173,11 +166,11 @@ def _read_odd(
     connection: Connection, series_id: int, first: int, end: int, limit: int
 ) -> list[Point]:
     """Every point that is not finite, or none if there are more than ``limit``."""
-    query = (
-        select(*_RAW)
-        .where(points.c.series_id == series_id, points.c.flag != FINITE)
-        .where(points.c.idx >= first, points.c.idx < end)
-        .order_by(points.c.idx)
+    query: Select[Any] = (
+        select(*_TOLD)
+        .where(sketches.c.series_id == series_id, sketches.c.level == ODD)
+        .where(sketches.c.idx >= first, sketches.c.idx < end)
+        .order_by(sketches.c.idx)
         .limit(limit + 1)
     )
     found = [Point(*row) for row in connection.execute(query)]

@@ -22,7 +22,7 @@ from lineside.store.schema import (
     sketches,
     streams,
 )
-from lineside.store.sketch import TELLING, block_size
+from lineside.store.sketch import ODD, TELLING, block_size
 from lineside.store.states import is_rank
 
 SLICE = 20_000
@@ -116,6 +116,9 @@ def _pieces(connection: Connection, key: int) -> Iterator[Piece]:
     for curve, n in connection.execute(
         select(series.c.id, series.c.n).where(series.c.stream_id.in_(of_run))
     ).all():
+        yield Piece(
+            SLICE, delete(sketches).where(sketches.c.series_id == curve, sketches.c.level == ODD)
+        )
         level = 0
         while block_size(level) <= n:
             table = sketches if level else points

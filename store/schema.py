@@ -225,14 +225,6 @@ points = Table(
 )
 """Every point, ``idx`` counting from 0 in its series."""
 
-Index(
-    "ix_points_not_finite",
-    points.c.series_id,
-    points.c.idx,
-    sqlite_where=points.c.flag != 0,
-    postgresql_where=points.c.flag != 0,
-)
-
 sketches = Table(
     "sketches",
     metadata,

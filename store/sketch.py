@@ -16,6 +16,8 @@ BLOCK = 64
 """Points in a block of level 1."""
 FAN = 8
 """Blocks of one level in a block of the next."""
+ODD = 0
+"""The level under which ``sketches`` has a copy of each point that is not finite, block or not."""
 TELLING = 4
 """Points kept of a block of finite values, at most."""
 
@@ -79,7 +81,10 @@ class Tail:
         """Take the next point; what becomes telling by it, each with its level."""
         self.blocks[0].add(point)
         count = point[0] + 1
-        return [] if count % BLOCK else self._close(count)
+        found = [] if count % BLOCK else self._close(count)
+        if point[4] is None:
+            found.append((ODD, point))
+        return found
 
     def restore(self, level: int, point: Point) -> None:
         """Take a point that was recorded before: level 0 is a raw one."""

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 import psycopg
 
@@ -86,11 +87,12 @@ class Postgres:
             self._process = None
 
     def new_database(self) -> str:
-        """The URL of an empty database."""
+        """The URL of an empty database: a schema, which is made in a fiftieth of the time."""
         name = next(self._names)
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql:///{name}?host={self.folder}&user=lineside"
+            connection.execute(f"CREATE SCHEMA {name}")
+        path = quote(f"-csearch_path={name}")
+        return f"postgresql:///postgres?host={self.folder}&user=lineside&options={path}"
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(

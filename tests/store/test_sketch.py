@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lineside.store.sketch import (
     BLOCK,
     FAN,
+    ODD,
     TELLING,
     Block,
     Point,
@@ -32,6 +33,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.levels: dict[int, list[Point]] = {0: []}
+        self.odd: list[Point] = []
         self.tail = Tail()
 
     def add(self, value: float) -> None:
@@ -39,7 +41,7 @@ class Recorded:
         point = Point(count, count * 10, count / 2, None, *split(value))
         self.levels[0].append(point)
         for level, telling in self.tail.add(point):
-            self.levels.setdefault(level, []).append(telling)
+            (self.levels.setdefault(level, []) if level != ODD else self.odd).append(telling)
 
     def read(self, level: int, first: int, end: int) -> list[Point]:
         return [point for point in self.levels.get(level, []) if first <= point.idx < end]
@@ -78,6 +80,7 @@ def test_a_chart_has_the_telling_points_of_each_block(series: list[float], wante
         recorded.add(value)
     size, _ = plan(len(series), wanted)
     assert recorded.chart(wanted) == reference(recorded.levels[0], size)
+    assert recorded.odd == [point for point in recorded.levels[0] if point.value is None]
 
 
 def test_a_chart_read_through_several_levels_is_the_one_from_all_points() -> None:

@@ -51,14 +51,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("series_id", "idx", name=op.f("pk_points")),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        "ix_points_not_finite",
-        "points",
-        ["series_id", "idx"],
-        unique=False,
-        sqlite_where=sa.text("flag != 0"),
-        postgresql_where=sa.text("flag != 0"),
-    )
     op.create_table(
         "positions",
         sa.Column("journal", sa.String(length=255), nullable=False),

@@ -1,0 +1,101 @@
+"""How long the run list takes with 5,000 runs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.table import Row
+from lineside.bus.events import Event, Stream
+from lineside.bus.reader import Batch
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from lineside.store.writes import Writer
+
+RUNS = 5000
+ROUNDS = 15
+_BATCHES = 200
+
+
+def batches() -> Iterator[Batch]:
+    """Five thousand short runs: two attempts each, a dozen metrics, a shipper beside them."""
+    offset = 0
+    for number in range(RUNS):
+        now = 1_700_000_000.0 + number * 60
+        for attempt in ("20261121T000000-0000", "20261121T010000-0000"):
+            offset += 1
+            yield _batch(offset, Stream(f"run-{number:05}", "rank0", attempt), _told(number, now))
+        offset += 1
+        beat = {"producer": "rank0", "attempt": attempt, "emitted": 60, "hooks": 60}
+        shipper = Stream(f"run-{number:05}", "shipper", "20261121T000000-1111")
+        yield _batch(offset, shipper, [("heartbeat", now, 0, beat)])
+
+
+def _told(number: int, now: float) -> list[tuple[str, float, int, dict[str, Any] | None]]:
+    facts = {"name": f"sweep {number % 97} of {number}", "project": f"project-{number % 7}"}
+    metrics = {f"metric_{name}": number / 7 for name in range(12)}
+    told: list[tuple[str, float, int, dict[str, Any] | None]] = [
+        ("run_start", now, 0, facts),
+        ("train_begin", now, 0, {"state": {"max_steps": 10}}),
+    ]
+    for step in range(10):
+        told += [("step_begin", now, step, None), ("step_end", now, step + 1, None)]
+    told += [("log", now, 10, {"logs": metrics}), ("train_end", now, 10, None)]
+    if number % 3:
+        told.append(("run_end", now, 10, {"how": "exit"}))
+    return told
+
+
+def _batch(
+    offset: int, stream: Stream, told: list[tuple[str, float, int, dict[str, Any] | None]]
+) -> Batch:
+    events = tuple(
+        Event(seq, now, seq * 1_000_000, kind, step, data=data)
+        for seq, (kind, now, step, data) in enumerate(told)
+    )
+    return Batch(offset, stream, events, ())
+
+
+def measure() -> list[Row]:
+    """The run list's rows of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_store(f"sqlite:///{Path(folder) / 'store.db'}", create=True)
+        writer, pending = Writer(engine), []
+        for batch in batches():
+            pending.append(batch)
+            if len(pending) == _BATCHES:
+                writer.apply("journal", pending)
+                pending = []
+        writer.apply("journal", pending)
+        history = History(engine)
+        questions: dict[str, Callable[[], object]] = {
+            "run list, 50 of 5,000 runs": lambda: history.runs(),
+            "run list, searched and sorted by name": lambda: history.runs(
+                search="sweep 5", sort="name"
+            ),
+            "what changed since the last look": lambda: history.changes(
+                history.changes(1 << 60).revision - 1
+            ),
+        }
+        times = {what: _milliseconds(ask) for what, ask in questions.items()}
+        engine.dispose()
+    return [Row(what, figure, "ms", 100) for what, figure in times.items()]
+
+
+def _milliseconds(ask: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        ask()
+        taken.append((time.perf_counter() - began) * 1000)
+    return median(taken)
+
+
+if __name__ == "__main__":
+    from benchmarks.table import markdown
+
+    print(markdown(measure()))
