@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,7 +90,9 @@ class Hub:
         for listener in self._listeners:
             listener.wake(None)
 
-    async def stream(self, after: int | None = None, run: str | None = None) -> AsyncIterator[str]:
+    async def stream(
+        self, after: int | None = None, run: str | None = None
+    ) -> AsyncGenerator[str, None]:
         """The stream's text: a hello, what changed after revision ``after``, then what changes.
 
         With ``after`` None it begins now. ``run`` leaves out what concerns other runs.

@@ -97,7 +97,7 @@ def test_the_line_has_the_newest_attempt_s_stations_thinned_out() -> None:
     stations = [station for station in line.stations if station.kind == "save"]
     assert len(stations) <= overview.MOST_STATIONS
     assert stations[-1].said == "checkpoint at step 499"
-    assert not any("step 10" == station.said[-7:] for station in stations)
+    assert not any(station.said[-7:] == "step 10" for station in stations)
     assert [station.percent for station in line.stations if station.kind == "attempt"] == [10.0]
 
 

@@ -106,7 +106,7 @@ def test_addresses_that_cannot_be_had_are_refused_in_words() -> None:
     with listen("localhost", 0) as taken, pytest.raises(AddressInUse):
         listen("localhost", taken.getsockname()[1])
     for host, port in (("no such host", 1), ("127.0.0.1", 70000), ("8.8.8.8", 0), ("x" * 99, 0)):
-        with pytest.raises(UsageError, match="cannot be used|loopback"):
+        with pytest.raises(UsageError, match=r"cannot be used|loopback"):
             listen(host, port)
 
 
