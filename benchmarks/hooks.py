@@ -52,7 +52,7 @@ for _kind in (*HOOKS, "train_begin", "train_end"):
     setattr(Timed, f"on_{_kind}", _timed(_kind))
 
 
-class Rows(torch.utils.data.Dataset[Any]):
+class Rows(torch.utils.data.Dataset[Any]):  # type: ignore[misc]
     """Rows of 8 tokens."""
 
     def __len__(self) -> int:

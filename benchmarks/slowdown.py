@@ -50,7 +50,9 @@ def measure() -> list[Row]:
     ]
 
 
-def _pairs(work: Callable[[], object], callback: LinesideCallback, given: Any) -> list[float]:
+def _pairs(
+    work: Callable[[], object], callback: LinesideCallback, given: tuple[Any, Any, Any]
+) -> list[float]:
     """For each pair of blocks, the time with the callback over the time without."""
     state = given[1]
     ratios = []

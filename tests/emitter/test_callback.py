@@ -112,7 +112,7 @@ def test_every_event_is_published_as_it_was(home: Path, tmp_path: Path, spooled:
     assert (counters["dropped"], counters["hook_errors"], counters["encode_failures"]) == (0, 0, 0)
 
 
-class Diverging(Trainer):  # type: ignore[misc]
+class Diverging(Trainer):
     """Logs what a bad day logs."""
 
     def log(self, logs: dict[str, Any], *given: Any, **more: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_second_train_is_a_new_attempt_of_the_same_run(
     ]
 
 
-class Greedy(Trainer):  # type: ignore[misc]
+class Greedy(Trainer):
     """Runs out of memory until the batch is small enough."""
 
     def training_step(self, model: Any, inputs: Any, *given: Any) -> Any:
@@ -259,7 +259,7 @@ def test_an_evaluation_without_a_step_opens_a_run_too(
 def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
     home: Path, tmp_path: Path, spooled: ReadSpool
 ) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 2}
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     trainer(tmp_path, LinesideCallback(name="N", project="P"), **saving).train()
     close_all()
     trainer(tmp_path, LinesideCallback(), max_steps=6, **saving).train(resume_from_checkpoint=True)
@@ -278,7 +278,7 @@ def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
 def test_resuming_works_with_and_without_the_callback(
     home: Path, tmp_path: Path, spooled: ReadSpool
 ) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 2}
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     trainer(tmp_path, **saving).train()
     trainer(tmp_path, LinesideCallback(), max_steps=6, **saving).train(resume_from_checkpoint=True)
     trainer(tmp_path, max_steps=8, **saving).train(resume_from_checkpoint=True)
@@ -291,7 +291,7 @@ def test_resuming_works_with_and_without_the_callback(
 
 
 def test_callback_states_can_be_restored_beside_the_mark(home: Path, tmp_path: Path) -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "save_strategy": "steps",
         "save_steps": 2,
         "restore_callback_states_from_checkpoint": True,
@@ -399,7 +399,7 @@ def test_errors_inside_stay_inside_and_are_counted(
     capsys: pytest.CaptureFixture[str],
     spooled: ReadSpool,
 ) -> None:
-    class Breaking(TrainerCallback):  # type: ignore[misc]
+    class Breaking(TrainerCallback):
         def on_epoch_begin(self, *given: Any, **more: Any) -> None:
             [publisher] = ending._ending.open
 
@@ -448,14 +448,10 @@ def test_an_interrupt_passes_through_every_hook(
     given = (made.args, made.state, made.control)
     with monkeypatch.context() as patch:
         patch.setattr(callback._attempts, "hook", interrupt)
-        for kind, more in {
-            "step_end": {},
-            "log": {"logs": {"a": 1}},
-            "epoch_end": {},
-            "evaluate": {"metrics": {}},
-        }.items():
+        more: dict[str, dict[str, Any]] = {"log": {"logs": {"a": 1}}, "evaluate": {"metrics": {}}}
+        for kind in ("step_end", "log", "epoch_end", "evaluate"):
             with pytest.raises(stop):
-                getattr(callback, f"on_{kind}")(*given, **more)
+                getattr(callback, f"on_{kind}")(*given, **more.get(kind, {}))
 
 
 def test_odd_flags_and_states_do_not_lose_events(
@@ -463,10 +459,10 @@ def test_odd_flags_and_states_do_not_lose_events(
 ) -> None:
     callback = LinesideCallback()
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    state, control = TrainerState(epoch=None), TrainerControl()  # type: ignore[arg-type]
+    state, control = TrainerState(epoch=None), TrainerControl()
     state.stateful_callbacks = None
     callback.on_train_begin(args, state, control)
-    control.should_save, control.should_log = None, 1  # type: ignore[assignment]
+    control.should_save, control.should_log = None, 1
     callback.on_step_begin(args, state, control)
     callback.on_log(args, state, control)
     step_begin = only(spooled())[-1]

@@ -103,7 +103,12 @@ def test_secrets_are_hidden_at_every_depth() -> None:
 
 
 def test_whether_there_is_a_secret_is_no_secret() -> None:
-    given = {"hub_token": None, "use_auth_token": True, "password": "", "credentials": {}}
+    given: dict[str, Any] = {
+        "hub_token": None,
+        "use_auth_token": True,
+        "password": "",
+        "credentials": {},
+    }
     assert redact(given) == given
 
 

@@ -25,7 +25,7 @@ class Tokens(torch.utils.data.Dataset[Any]):
         return {"input_ids": row, "labels": row}
 
 
-class Witness(TrainerCallback):  # type: ignore[misc]
+class Witness(TrainerCallback):
     """Writes down every hook as it is called; ``look`` is asked for more each time."""
 
     def __init__(self, look: Any = None) -> None:
