@@ -1,0 +1,364 @@
+"""``lineside run -- CMD``: how it starts a command, stands beside it and tells how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside.bus.errors import UsageError
+from lineside.bus.events import Event
+from lineside.bus.settings import Settings
+from lineside.bus.testing import read_all
+from lineside.emitter.launch import launch
+from lineside.emitter.sidecar import shipper_pid
+from tests.emitter.shipping.conftest import Bench, until
+
+PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
+LOOP = """
+import os, signal, sys, time
+from lineside.emitter import start_run
+with start_run() as run:
+    run.log({"loss": 1.0}, step=1)
+    print("ready", flush=True)
+    %s
+"""
+
+
+class Launched:
+    """A ``lineside run`` of its own process."""
+
+    def __init__(self, bench: Bench, *command: str, tty: int | None = None, **env: str) -> None:
+        self.bench = bench
+
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lineside.cli", "run", "--", *command],
+            env={
+                **os.environ,
+                "LINESIDE_HOME": str(bench.folder / "home"),
+                "LINESIDE_SPOOL": str(bench.spool),
+                "LINESIDE_BROKER": bench.address,
+                **env,
+            },
+            stdin=tty if tty is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=take_terminal if tty is not None else None,
+        )
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Exit code, output and errors."""
+        output, errors = self.process.communicate(timeout=seconds)
+        return self.process.returncode, output, errors
+
+    def exits(self) -> list[Event]:
+        """What was published of how the command ended."""
+        events = read_all(
+            self.bench.address,
+            ["*/launcher"],
+            until=lambda events: bool(events),
+            timeout=20,
+        )
+        assert {event.kind for event in events} == {"process_exit"}
+        return events
+
+
+@pytest.fixture
+def launched(bench: Bench) -> Iterator[Any]:
+    """Starts a ``Launched``; its process group and its shipper end with the test."""
+    started: list[Launched] = []
+
+    def start(*command: str, tty: int | None = None, **env: str) -> Launched:
+        started.append(Launched(bench, *command, tty=tty, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.communicate()
+    with contextlib.suppress(OSError):
+        pid = shipper_pid(bench.spool)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
+def python(body: str) -> tuple[str, ...]:
+    return sys.executable, "-c", body
+
+
+def exit_of(launched: Launched) -> dict[str, Any]:
+    (event,) = launched.exits()
+    assert event.data is not None
+    return dict(event.data)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_exit_code_is_the_commands_and_is_published(
+    bench: Bench, launched: Any, code: int
+) -> None:
+    bench.broker()
+    command = python(LOOP % f"pass\nsys.exit({code})")
+    one = launched(*command, "--hub_token", "hf_secret")
+    status, output, errors = one.end()
+    assert status == code
+    assert output == "ready\n"
+    assert errors == ""
+    told = exit_of(one)
+    (start, *_) = read_all(bench.address, ["*/rank0"])
+    assert start.kind == "run_start"
+    assert told["exit_code"] == code
+    assert told["signal"] is None
+    assert told["argv"][:2] == [sys.executable, "-c"]
+    assert "hf_secret" not in str(told["argv"])
+    assert 0 < told["seconds"] < 60
+    (rank,) = (bench.spool).glob("*/rank0/*")
+    assert told["attempt"] == rank.name
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 3, None)]
+)
+def test_a_signal_that_ends_the_command_is_told_as_shells_do(
+    bench: Bench, launched: Any, number: int, name: str | None
+) -> None:
+    bench.broker()
+    one = launched(*python(LOOP % f"os.kill(os.getpid(), {int(number)})"))
+    assert one.end()[0] == 128 + number
+    told = exit_of(one)
+    assert told["exit_code"] is None
+    assert told["signal"] == (name or f"SIG{int(number)}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_alone_is_passed_on_once(
+    launched: Any, number: signal.Signals
+) -> None:
+    count = (
+        "import signal, time\n"
+        "seen = []\n"
+        f"signal.signal({int(number)}, lambda *_: seen.append(1))\n"
+        "print('ready', flush=True)\n"
+        "end = time.monotonic() + 20\n"
+        "while not seen and time.monotonic() < end: time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        "print(len(seen))\n"
+    )
+    one = launched(*python(count))
+    one.wait_ready()
+    os.kill(one.process.pid, number)
+    status, output, _ = one.end()
+    assert (status, output) == (0, "1\n")
+
+
+def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any) -> None:
+    count = (
+        "import signal, sys, time\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "print('ready', flush=True)\n"
+        "end = time.monotonic() + 20\n"
+        "while not seen and time.monotonic() < end: time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"
+        "print(len(seen))\n"
+    )
+    master, terminal = pty.openpty()
+    one = launched(*python(count), tty=terminal)
+    one.wait_ready()
+    os.write(master, b"\x03")
+    status, output, _ = one.end()
+    os.close(master)
+    os.close(terminal)
+    assert (status, output) == (0, "1\n")
+
+
+def test_the_command_can_read_the_terminal(launched: Any) -> None:
+    master, terminal = pty.openpty()
+    one = launched(*python("print('ready', flush=True); print(input())"), tty=terminal)
+    one.wait_ready()
+    os.write(master, b"hello\n")
+    status, output, _ = one.end()
+    os.close(master)
+    os.close(terminal)
+    assert (status, output) == (0, "hello\n")
+
+
+def test_ctrl_c_ends_a_training_and_is_told(bench: Bench, launched: Any) -> None:
+    bench.broker()
+    one = launched(*python(LOOP % "time.sleep(60)"))
+    one.wait_ready()
+    os.killpg(one.process.pid, signal.SIGINT)
+    assert one.end()[0] in (1, 130)
+    told = exit_of(one)
+    assert told["exit_code"] == 1 or told["signal"] == "SIGINT"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["no-such-command-at-all"], 127, "no-such-command-at-all: command not found"),
+        (["/no/such/file"], 127, "/no/such/file: command not found"),
+        (["/etc"], 126, "/etc cannot be run: Permission denied"),
+    ],
+)
+def test_a_command_that_cannot_be_run_ends_as_in_a_shell(
+    launched: Any, command: list[str], code: int, said: str
+) -> None:
+    status, output, errors = launched(*command).end()
+    assert status == code
+    assert output == ""
+    assert errors == f"lineside: {said}\n"
+
+
+def test_a_script_whose_interpreter_is_missing_is_told_apart(launched: Any, bench: Bench) -> None:
+    script = bench.folder / "script"
+    script.write_text("#!/no/such/python\n")
+    script.chmod(0o700)
+    status, _, errors = launched(str(script)).end()
+    assert status == 126
+    assert errors == f"lineside: {script} cannot be run: No such file or directory\n"
+
+
+def test_a_command_that_opens_no_run_is_told_of(launched: Any) -> None:
+    status, output, errors = launched("echo", "hello").end()
+    assert (status, output) == (0, "hello\n")
+    assert errors.startswith("lineside: no run was recorded: echo made no Trainer")
+
+
+def test_without_a_broker_the_launcher_does_not_wait(bench: Bench, launched: Any) -> None:
+    one = launched(*python(LOOP % "os._exit(5)"))
+    started = time.monotonic()
+    assert one.end()[0] == 5
+    assert time.monotonic() - started < 20
+    (folder,) = bench.spool.glob("*/launcher/*")
+    assert list(folder.glob("*.seg"))
+
+
+def test_a_spool_that_cannot_be_written_is_said_and_the_exit_code_kept(
+    bench: Bench, launched: Any
+) -> None:
+    bench.spool.mkdir()
+    body = LOOP % (
+        "pass\n"
+        "import shutil\n"
+        f"shutil.rmtree({str(bench.spool)!r}); open({str(bench.spool)!r}, 'w')\n"
+        "os._exit(0)"
+    )
+    status, _, errors = launched(*python(body)).end()
+    assert status == 0
+    assert "ended cannot be recorded" in errors
+
+
+def test_lineside_switched_off_only_runs_the_command(bench: Bench, launched: Any) -> None:
+    body = "import os, sys; print('LINESIDE_LAUNCH' in os.environ, 'inject' in str(sys.path))"
+    status, output, errors = launched(*python(body), LINESIDE_DISABLED="1").end()
+    assert (status, output, errors) == (0, "False False\n", "")
+
+
+def test_the_command_is_told_where_and_keeps_its_own_python_path(
+    bench: Bench, launched: Any
+) -> None:
+    body = (
+        "import os; print(os.environ['PYTHONPATH'].split(os.pathsep)[1:],"
+        " os.environ.get('LINESIDE_RUN_ID'), os.environ['LINESIDE_SPOOL'])"
+    )
+    given = f"/one{os.pathsep}/two"
+    _, output, _ = launched(*python(body), PYTHONPATH=given).end()
+    assert output == f"['/one', '/two'] None {bench.spool}\n"
+    _, output, _ = launched(*python(body), PYTHONPATH="", LINESIDE_RUN_ID="mine").end()
+    assert output == f"[] mine {bench.spool}\n"
+
+
+def test_nothing_to_run_is_said() -> None:
+    with pytest.raises(UsageError, match="nothing to run"):
+        launch([], Settings.from_env())
+
+
+def test_a_temporary_folder_that_cannot_be_made_does_not_stop_the_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], bench: Bench
+) -> None:
+    def refuse(prefix: str) -> str:
+        raise OSError("no room")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setenv("LINESIDE_HOME", str(bench.folder / "home"))
+    assert launch(["sh", "-c", "exit 4"], Settings.from_env()) == 4
+    assert "will not be recorded: no room" in capfd.readouterr().err
+
+
+def test_signals_are_as_before_once_the_command_has_ended(bench: Bench) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    launch(
+        ["true"], Settings.from_env({"LINESIDE_HOME": str(bench.folder), "LINESIDE_DISABLED": "1"})
+    )
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+# With real training. Each of these takes as long as importing torch does.
+
+
+def kinds(bench: Bench, producer: str) -> list[str]:
+    return [event.kind for event in read_all(bench.address, [f"*/{producer}"])]
+
+
+def trained(bench: Bench, one: Launched, code: int = 0, ranks: int = 1) -> None:
+    status, _, errors = one.end(110)
+    assert status == code, errors
+    assert exit_of(one)["exit_code"] == code
+    until(lambda: "run_end" in kinds(bench, "rank0"))
+    first = kinds(bench, "rank0")
+    assert first.count("step_end") == 4
+    assert first.count("train_end") == 1
+    for rank in range(1, ranks):
+        others = kinds(bench, f"rank{rank}")
+        assert others[0] == "run_start"
+        assert others[-1] == "run_end"
+    assert len({run.name for run in bench.spool.iterdir() if run.is_dir()}) == 1
+
+
+def test_an_unmodified_script_is_recorded_under_python(bench: Bench, launched: Any) -> None:
+    bench.broker()
+    one = launched(sys.executable, PLAIN_TRAINER, str(bench.folder / "out"), "3")
+    trained(bench, one, code=3)
+
+
+def test_an_unmodified_script_is_recorded_under_torchrun(bench: Bench, launched: Any) -> None:
+    bench.broker()
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    one = launched(
+        torchrun, "--standalone", "--nproc_per_node", "2", PLAIN_TRAINER, str(bench.folder / "out")
+    )
+    trained(bench, one, ranks=2)
+
+
+def test_an_unmodified_script_is_recorded_under_accelerate(bench: Bench, launched: Any) -> None:
+    bench.broker()
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    one = launched(
+        *(accelerate, "launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(PLAIN_TRAINER, str(bench.folder / "out")),
+        HF_HOME=str(bench.folder / "hf"),
+    )
+    trained(bench, one)
