@@ -69,7 +69,8 @@ class Subscriber(Service):
 
     def missing(self, gap: Gap) -> None:
         """Events that cannot be had; logged unless a subclass knows better."""
-        log.warning("%s: %d events of %s cannot be had", self.name, gap.count, gap.stream or "all")
+        of = "journal entries" if gap.stream is None else f"events of {gap.stream}"
+        log.warning("%s: %d %s cannot be had", self.name, gap.count, of)
 
     def _handler(self, kind: str) -> Callable[[Stream, Event], None] | None:
         if kind not in self._handlers:

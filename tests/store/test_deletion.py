@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select
 from lineside.bus.errors import RunNotFound, StoreUnavailable
 from lineside.bus.events import Gap
 from lineside.store import deletion, schema
-from lineside.store.database import reading
+from lineside.store.database import reading, writing
 from lineside.store.reads import History
 from lineside.store.writes import Writer
 from tests.store.trainer import ATTEMPT, START, Journal, Teller, heartbeat
@@ -148,13 +148,12 @@ def test_a_deletion_cut_short_is_finished_later(
 ) -> None:
     Journal(writer).deliver(train("run"))
     monkeypatch.setattr(deletion, "SLICE", 100)
-    genuine = deletion.writing
     calls = iter(range(1000))
 
     def failing(engine: Engine) -> object:
         if next(calls) == 4:
             raise StoreUnavailable("here", "killed")
-        return genuine(engine)
+        return writing(engine)
 
     with monkeypatch.context() as patched:
         patched.setattr(deletion, "writing", failing)

@@ -34,7 +34,7 @@ def walk(history: History, limit: int, **how: str) -> list[str]:
     found: list[str] = []
     cursor = None
     while True:
-        page = history.runs(limit=limit, cursor=cursor, **how)  # type: ignore[arg-type]
+        page = history.runs(limit=limit, cursor=cursor, **how)
         found += [run.id for run in page.items]
         assert len(page.items) <= limit
         cursor = page.next

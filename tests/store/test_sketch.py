@@ -101,7 +101,8 @@ def test_a_chart_read_through_several_levels_is_the_one_from_all_points() -> Non
 
 def test_whole_blocks_never_change_while_points_are_appended() -> None:
     recorded = Recorded()
-    wanted, seen, size_before = 64, [], 0
+    wanted, size_before = 64, 0
+    seen: list[Point] = []
     for number in range(6000):
         recorded.add(math.sin(number) * number)
         if number % 37 == 0:

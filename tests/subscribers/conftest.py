@@ -1,0 +1,91 @@
+"""A real broker and a real recorder, each in its own process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from lineside.bus.service import SUPERVISOR_PID
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess
+
+DEADLINE = 60.0
+
+
+def wait_until(fulfilled: Callable[[], bool], what: str) -> None:
+    """Return once ``fulfilled()``; fail after ``DEADLINE`` seconds."""
+    until = time.monotonic() + DEADLINE
+    while not fulfilled():
+        if time.monotonic() > until:
+            pytest.fail(f"{what}: not within {DEADLINE:g} s")
+        time.sleep(0.02)
+
+
+class RecorderProcess:
+    """``lineside recorder`` as a user would start it; killed and started again at will."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.log = settings.home / "recorder.log"
+        self._environment = {
+            **os.environ,
+            "LINESIDE_HOME": str(settings.home),
+            "LINESIDE_BROKER": settings.broker,
+            "LINESIDE_STORE": settings.store,
+            SUPERVISOR_PID: str(os.getpid()),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lineside.cli", "recorder"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> int:
+        """End it as a user would; its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def __enter__(self) -> RecorderProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        print(self.log.read_text()[-4000:])  # pytest shows it if the test failed
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.from_env({"LINESIDE_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[BrokerProcess]:
+    with BrokerProcess(settings.home) as process:
+        yield process

@@ -1,0 +1,363 @@
+"""The recorder in a process of its own: everything once, whatever is killed, full or locked."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from lineside.bus.errors import RunNotFound
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess, Producer
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from lineside.store.writes import Writer
+from lineside.subscribers.recorder import Recorder
+from tests.store.postgres import Postgres, find_binaries
+from tests.subscribers.conftest import RecorderProcess, wait_until
+
+ATTEMPT = "20261121T000000-0000"
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = open_store(settings.store, create=True)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def history(engine: Engine) -> History:
+    return History(engine)
+
+
+class Training:
+    """Publishes numbered steps, so that what was recorded can be held against them."""
+
+    def __init__(self, address: str, run: str = "run") -> None:
+        self.producer = Producer(address, f"{run}/rank0/{ATTEMPT}")
+        self.run = run
+        self.steps = 0
+        self.producer.emit("run_start", data={"name": run})
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.producer.close()
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            self.producer.emit("step_begin", step=self.steps)
+            self.steps += 1
+            self.producer.emit("step_end", step=self.steps)
+            self.producer.emit("log", step=self.steps, data={"logs": {"loss": self.steps / 7}})
+
+    def is_recorded(self, history: History) -> bool:
+        try:
+            account = history.run(self.run).loss_account
+        except RunNotFound:
+            return False
+        return account.recorded + account.gaps >= self.producer.next_seq
+
+    def check(self, history: History) -> None:
+        """Everything once, in order."""
+        run = history.run(self.run)
+        assert run.loss_account.recorded == self.producer.next_seq
+        assert run.loss_account.gaps == run.loss_account.lag == 0
+        assert run.event_counts == {
+            "run_start": 1,
+            "step_begin": self.steps,
+            "step_end": self.steps,
+            "log": self.steps,
+        }
+        points = history.points(self.run, "loss", points=None)
+        assert points.step == list(range(1, self.steps + 1))
+        assert points.y == [step / 7 for step in points.step]
+        assert history.timing(self.run).compute.total == self.steps
+        assert history.timing(self.run).wait.total == self.steps - 1
+        seqs = [event.seq for event in history.every_event(self.run)]
+        assert seqs == sorted(set(seqs))
+        assert len(seqs) == self.steps + 1
+
+
+def test_events_are_on_the_page_moments_after_they_happened(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "the recorder is up")
+        waits = []
+        for _ in range(9):
+            training.train(1)
+            training.producer.flush()
+            began = time.monotonic()
+            wait_until(lambda: training.is_recorded(history), "a step")
+            waits.append(time.monotonic() - began)
+        assert sorted(waits)[4] < 0.5
+        assert recorder.stop() == 0
+        training.check(history)
+
+
+@pytest.mark.fault
+def test_killed_again_and_again_it_records_everything_once(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    dice = random.Random()
+    recorder = RecorderProcess(settings)
+    with recorder, Training(broker.address) as training:
+        for _ in range(6):
+            for _ in range(dice.randrange(2, 12)):
+                training.train(dice.randrange(1, 400))
+                training.producer.flush()
+                time.sleep(dice.random() / 20)
+            recorder.kill()
+            training.train(50)
+            recorder.start()
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "all is recorded")
+        training.check(history)
+
+
+@pytest.mark.fault
+def test_a_broker_killed_meanwhile_costs_nothing(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    with RecorderProcess(settings), Training(broker.address) as training:
+        for _ in range(3):
+            training.train(300)
+            training.producer.turn(0.05)
+            broker.kill()
+            training.train(100)
+            broker.start()
+            training.producer.flush(30)
+        wait_until(lambda: training.is_recorded(history), "all is recorded")
+        training.check(history)
+
+
+@pytest.mark.fault
+def test_a_journal_that_is_new_is_read_from_its_start_and_doubles_nothing(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    with RecorderProcess(settings):
+        with Training(broker.address) as training:
+            training.train(200)
+            training.producer.flush()
+            wait_until(lambda: training.is_recorded(history), "the first half")
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        broker.start()
+        with Training(broker.address) as again:
+            again.train(300)
+            again.producer.flush()
+            wait_until(lambda: again.is_recorded(history), "the second half")
+            again.check(history)
+
+
+@pytest.mark.fault
+def test_a_store_that_others_keep_locked_is_waited_for(
+    settings: Settings, broker: BrokerProcess, engine: Engine, history: History
+) -> None:
+    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "the recorder is up")
+        holder = sqlite3.connect(engine.url.database or "", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        training.train(100)
+        training.producer.flush()
+        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder says so")
+        holder.execute("ROLLBACK")
+        holder.close()
+        wait_until(lambda: training.is_recorded(history), "all is recorded")
+        training.check(history)
+
+
+@pytest.mark.fault
+def test_told_to_end_while_the_store_cannot_be_had_it_ends_and_loses_nothing(
+    settings: Settings, broker: BrokerProcess, engine: Engine, history: History
+) -> None:
+    recorder = RecorderProcess(settings)
+    with recorder, Training(broker.address) as training:
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "the recorder is up")
+        holder = sqlite3.connect(engine.url.database or "", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        training.train(10)
+        training.producer.flush()
+        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder says so")
+        assert recorder.stop() == 0
+        holder.close()
+        recorder.start()
+        wait_until(lambda: training.is_recorded(history), "all is recorded")
+        training.check(history)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_waited_for(
+    small_disk: Path, settings: Settings, broker: BrokerProcess
+) -> None:
+    settings = replace(settings, store=f"sqlite:///{small_disk}/store.db")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(3_400_000))
+    engine = open_store(settings.store, create=True)
+    history = History(engine)
+    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+        training.train(5000)
+        training.producer.flush(30)
+        wait_until(lambda: "full" in recorder.log.read_text(), "the recorder says so")
+        assert not training.is_recorded(history)
+        ballast.unlink()
+        wait_until(lambda: training.is_recorded(history), "all is recorded")
+        training.check(history)
+    engine.dispose()
+
+
+@pytest.mark.fault
+def test_a_database_server_that_goes_away_is_waited_for(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    with Postgres(find_binaries()) as server:
+        settings = replace(settings, store=server.new_database())
+        engine = open_store(settings.store, create=True)
+        history = History(engine)
+        with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+            training.train(100)
+            training.producer.flush()
+            wait_until(lambda: training.is_recorded(history), "the first part")
+            server.stop()
+            training.train(100)
+            training.producer.flush()
+            wait_until(lambda: "cannot be had" in recorder.log.read_text(), "it says so")
+            server.start()
+            wait_until(lambda: training.is_recorded(history), "all is recorded")
+            training.check(history)
+        engine.dispose()
+
+
+@pytest.mark.fault
+def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
+    settings: Settings, broker: BrokerProcess, engine: Engine, history: History
+) -> None:
+    """Readers as a page makes them, and renames and a deletion from another process than the
+    recorder's."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for revision in itertools.count():
+                for run in history.runs(sort="-updated_at").items[:3]:
+                    history.points(run.id, "loss")
+                    history.events(run.id)
+                history.changes(revision)
+                if done.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - shown by the test itself
+            failures.append(error)
+
+    def tidy() -> None:
+        writer = Writer(engine)
+        try:
+            for number in itertools.count():
+                if done.is_set():
+                    return
+                for run in history.runs(limit=5).items:
+                    if run.id == "run-7" and number > 3:
+                        writer.delete_run(run.id)
+                    else:
+                        writer.update_run(run.id, note=f"looked at {number} times")
+                time.sleep(0.01)
+        except BaseException as error:  # noqa: BLE001 - shown by the test itself
+            failures.append(error)
+
+    trainings = [Training(broker.address, f"run-{number}") for number in range(20)]
+    threads = [threading.Thread(target=target) for target in (look, look, tidy)]
+    with RecorderProcess(settings) as recorder:
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(10):
+                for training in trainings:
+                    training.train(30)
+                    training.producer.turn(0)
+            for training in trainings:
+                training.producer.flush(30)
+            kept = [training for training in trainings if training.run != "run-7"]
+            for training in kept:
+                wait_until(lambda t=training: t.is_recorded(history), training.run)  # type: ignore[misc]
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+            for training in trainings:
+                training.producer.close()
+        assert failures == []
+        assert "cannot be had" not in recorder.log.read_text()
+        for training in kept:
+            training.check(history)
+
+
+def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: BrokerProcess) -> None:
+    recorder = Recorder(settings)
+    recorder.startup()
+    began = time.monotonic()
+    recorder.turn()
+    assert time.monotonic() - began < 5
+    recorder.shutdown()
+
+
+def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    """In one process, so that the change falls between two polls of one gathering."""
+    recorder = Recorder(settings)
+    recorder.startup()
+    try:
+        with Training(broker.address) as training:
+            training.train(3)
+            training.producer.flush()
+        wait_until(lambda: _turned(recorder) and training.is_recorded(history), "the first part")
+        old = recorder.reader.journal
+        assert old is not None
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        broker.start()
+        with Training(broker.address) as again:
+            again.train(6)
+            again.producer.flush()
+            wait_until(lambda: _turned(recorder) and again.is_recorded(history), "the second")
+            again.check(history)
+        new = recorder.reader.journal
+        assert new not in (None, old)
+        assert recorder.writer.offset(old) > 0
+        assert recorder.writer.position() == (new, recorder.writer.offset(str(new)))
+    finally:
+        recorder.shutdown()
+
+
+def _turned(recorder: Recorder) -> bool:
+    recorder.turn()
+    return True
