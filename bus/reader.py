@@ -35,6 +35,7 @@ CUR_SECONDS = 1.0
 """How often a reader says how far it is."""
 SILENCE_SECONDS = 5.0
 """How long a Sub or Cur may stay unanswered before the reader connects anew."""
+_COMMIT_SECONDS = 0.05  # between two Curs; each wakes libzmq's thread, which costs more than it
 _CLOSE_SECONDS = 0.5
 
 
@@ -87,6 +88,7 @@ class Reader:
         self._credit = credit
         self._taken = 0  # messages received and not yet given back as credit
         self._committed = 0
+        self._said = 0  # what the broker was told of it
         self._kept = 0  # the durable cursor, as the broker last said
         self._delivered = 0  # the newest offset handed out
         self._began = False  # whether it is known behind which offset reading began
@@ -143,9 +145,13 @@ class Reader:
                 return heard or None
 
     def commit(self, offset: int) -> None:
-        """Everything up to ``offset`` is processed: a durable reader will not get it again."""
+        """Everything up to ``offset`` is processed: a durable reader will not get it again.
+
+        The broker is told at once, or within the next polls when commits come thick and fast.
+        """
         self._committed = max(self._committed, offset)
-        self._say_cur()
+        if self._cur_due():
+            self._say_cur()
 
     def close(self) -> None:
         """Disconnect, once a broker that is there has kept what was committed."""
@@ -161,11 +167,11 @@ class Reader:
 
     def _connect(self) -> None:
         self._socket = sockets.dealer(self._context, self.address)
-        self._asked_at: float | None = None  # the oldest Sub or Cur that has no answer
+        # Since when an answer is waited for; None if none is.
+        self._asked_at: float | None = time.monotonic()
         self._cur_at = 0.0
         self._must_subscribe = True
         self._subscribed = False
-        self._asked_at = time.monotonic()
 
     def _turn(self, timeout: float) -> Batch | bool:
         """One message: its batch, or whether there was one at all."""
@@ -174,9 +180,9 @@ class Reader:
         now = time.monotonic()
         if self._must_subscribe or (not self._subscribed and now - self._cur_at >= CUR_SECONDS):
             self._subscribe()
-        elif now - self._cur_at >= CUR_SECONDS or self._taken * 2 >= self._credit:
+        elif self._cur_due():
             self._say_cur()
-        wait = min(timeout, CUR_SECONDS / 2)
+        wait = min(timeout, _COMMIT_SECONDS if self._said < self._committed else CUR_SECONDS / 2)
         wanted = zmq.POLLIN | (zmq.POLLOUT if self._must_subscribe else 0)
         ready = self._socket.poll(int(wait * 1000), wanted)
         if not ready & zmq.POLLIN:
@@ -226,7 +232,7 @@ class Reader:
         self._start = LIVE if self._start == LIVE else OFFSET
         self._offset = ack.next
         if not self._began:
-            self._kept = self._committed = self._delivered = ack.next
+            self._kept = self._said = self._committed = self._delivered = ack.next
             self._began = True
 
     def _on_events(self, message: Evt) -> Batch | None:
@@ -279,9 +285,13 @@ class Reader:
             self._must_subscribe, self._subscribed = False, False
             self._cur_at = time.monotonic()
 
+    def _cur_due(self) -> bool:
+        pause = CUR_SECONDS if self._said == self._committed else _COMMIT_SECONDS
+        return self._taken * 2 >= self._credit or time.monotonic() - self._cur_at >= pause
+
     def _say_cur(self) -> None:
         if self._subscribed and self._tell(Cur(self._committed, self._taken).encode()):
-            self._taken = 0
+            self._taken, self._said = 0, self._committed
             self._cur_at = time.monotonic()
 
     def _tell(self, frames: Frames) -> bool:

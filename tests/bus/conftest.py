@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import zmq
 
@@ -19,6 +20,15 @@ from lineside.bus.messages import Message, decode
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.bus.wire import Encoder
+
+# A slow machine is no fault of the code, and a test leaves nothing behind in the checkout.
+hypothesis.settings.register_profile(
+    "lineside",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("lineside")
 
 STREAM = Stream("run", "rank0", "a")
 

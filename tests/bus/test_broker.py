@@ -359,8 +359,10 @@ def assert_serves(broker: BrokerProcess) -> None:
 def test_nothing_confirmed_is_lost_or_doubled_by_kills_of_the_broker(
     broker: BrokerProcess,
 ) -> None:
-    total, confirmed = 3000, [0]
-    done = threading.Event()
+    total = 3000
+    confirmed: list[int] = [0]
+    read: list[int] = []
+    failed: list[BaseException] = []
 
     def produce() -> None:
         with Producer(broker.address, STREAM) as producer:
@@ -369,22 +371,41 @@ def test_nothing_confirmed_is_lost_or_doubled_by_kills_of_the_broker(
                     producer.emit("log", step=producer.next_seq)
                 producer.flush(timeout=60)
                 confirmed[0] = producer.acked
-        done.set()
 
-    thread = threading.Thread(target=produce)
-    thread.start()
+    def follow() -> None:
+        until = time.monotonic() + 90
+        with Reader(broker.address, name="follower") as reader:
+            while len(read) < total and time.monotonic() < until:
+                batch = reader.poll(0.5)
+                if batch is not None:
+                    assert not batch.gaps
+                    read.extend(event.seq for event in batch.events)
+                    reader.commit(batch.offset)
+
+    def guarded(part: Callable[[], None]) -> None:
+        try:
+            part()
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(part,)) for part in (produce, follow)]
+    for thread in threads:
+        thread.start()
     dice = random.Random(9)
-    while not done.wait(dice.uniform(0.05, 0.4)):
+    while threads[0].is_alive():
+        time.sleep(dice.uniform(0.05, 0.4))
         before = confirmed[0]
         broker.kill()
         broker.start()
         seqs = [event.seq for event in read_all(broker.address)]
         assert seqs == list(range(len(seqs)))
         assert len(seqs) >= before
-    thread.join()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert read == list(range(total))
     events = read_all(broker.address)
-    assert [event.seq for event in events] == list(range(total))
-    assert [event.step for event in events] == list(range(total))
+    assert [(event.seq, event.step) for event in events] == [(seq, seq) for seq in range(total)]
 
 
 def test_a_batch_reaches_the_reader_as_it_was_put(serve: Serve, peer: Connect) -> None:

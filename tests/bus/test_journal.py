@@ -62,6 +62,11 @@ def test_what_was_appended_is_read_in_order_by_the_next_process(path: Path) -> N
     journal.close()
 
 
+def test_every_commit_is_synced_before_it_returns(journal: SqliteJournal) -> None:
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_journals_have_different_ids(tmp_path: Path) -> None:
     journals = [SqliteJournal(tmp_path / name) for name in "ab"]
     assert journals[0].id != journals[1].id
