@@ -26,7 +26,7 @@ from lineside.emitter import LinesideCallback
 STATE_SCALARS = ("max_steps", "num_train_epochs", "total_flos", "best_metric")
 
 
-class Witness(TrainerCallback):  # type: ignore[misc]
+class Witness(TrainerCallback):
     """Writes down every hook as it is called, in the training process itself."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ for _kind in LIFECYCLE_KINDS:
     setattr(Witness, f"on_{_kind}", _hook(_kind))
 
 
-class Tokens(torch.utils.data.Dataset):  # type: ignore[misc]
+class Tokens(torch.utils.data.Dataset):
     """Random tokens, made on the spot."""
 
     def __init__(self, rows: int) -> None:
@@ -73,7 +73,7 @@ class Tokens(torch.utils.data.Dataset):  # type: ignore[misc]
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-class Diverging(Trainer):  # type: ignore[misc]
+class Diverging(Trainer):
     """Logs what a bad day logs: a NaN and both infinities, one at a time."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
