@@ -84,7 +84,7 @@ def _as_is(value: Any) -> Any:
 
 
 def _time_as_text(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+    return value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
 
 
 def _json(value: Any) -> str | None:

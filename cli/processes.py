@@ -38,7 +38,9 @@ def up(
 
 
 def broker(
-    keep_days: Annotated[float, typer.Option(min=0, help="Keep journal entries this many days.")] = 7.0,
+    keep_days: Annotated[
+        float, typer.Option(min=0, help="Keep journal entries this many days.")
+    ] = 7.0,
     keep_gb: Annotated[float, typer.Option(min=0, help="Keep at most this many gibibytes.")] = 10.0,
 ) -> None:
     """Receive, keep and deliver events."""

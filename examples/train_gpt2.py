@@ -80,8 +80,8 @@ def steps_in(seconds: float, model: GPT2LMHeadModel, data: Blocks) -> int:
         model.zero_grad()
         times.append(time.perf_counter() - started)
     once = sorted(times[5:])[10]  # the first ones warm up
-    # The optimizer, logging, evaluations and checkpoints take about as long again as a third.
-    return max(4 * EVALUATIONS, int(seconds / (once * ACCUMULATION * 1.35)))
+    # The optimizer, evaluations and checkpoints take about a third of that again.
+    return max(2 * EVALUATIONS, int(seconds / (once * ACCUMULATION * 1.35)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seed=options.seed,
         ),
         train_dataset=data,
-        eval_dataset=Blocks(validation, limit=256),
+        eval_dataset=Blocks(validation, limit=128),
         callbacks=[LinesideCallback()],
     )
     trainer.train()

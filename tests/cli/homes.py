@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 DEADLINE = 60.0
+NO_MORE: Mapping[str, str] = {}
 RUN_ID = "first-run"
 STEPS = 300
 TRAINING = f"""
@@ -48,25 +49,27 @@ class Home:
     path: Path
     started: list[Process] = field(default_factory=list)
 
-    def environment(self, **more: str) -> dict[str, str]:
+    def environment(self, more: Mapping[str, str] = NO_MORE) -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith("LINESIDE_")}
-        return kept | {"LINESIDE_HOME": str(self.path), "COLUMNS": "100"} | more
+        return kept | {"LINESIDE_HOME": str(self.path), "COLUMNS": "100", **more}
 
-    def lineside(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+    def lineside(
+        self, *arguments: str, env: Mapping[str, str] = NO_MORE, seconds: float = DEADLINE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, which must come within ``seconds``."""
         return subprocess.run(
             [sys.executable, "-m", "lineside.cli", *arguments],
-            env=self.environment(**env),
+            env=self.environment(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=seconds,
             check=False,
         )
 
-    def start(self, *arguments: str, **env: str) -> Process:
-        """Begin a command that goes on."""
-        self.started.append(Process(arguments, self.environment(**env)))
+    def start(self, *arguments: str, seconds: float = DEADLINE) -> Process:
+        """Begin a command that goes on; ``until`` waits ``seconds`` for it."""
+        self.started.append(Process(arguments, self.environment(), seconds))
         return self.started[-1]
 
     def train(self, script: str = TRAINING) -> None:
@@ -90,8 +93,9 @@ class Home:
 class Process:
     """A command that goes on, and what it has printed so far."""
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], seconds: float) -> None:
         self.out = ""
+        self._seconds = seconds
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lineside.cli", *arguments],
             env=env,
@@ -105,7 +109,7 @@ class Process:
     def until(self, pattern: str) -> str:
         """The first group of ``pattern`` once it was printed."""
         assert self._process.stdout
-        until = time.monotonic() + DEADLINE
+        until = time.monotonic() + self._seconds
         while not (found := re.search(pattern, self.out)):
             ready, _, _ = select.select([self._process.stdout], [], [], until - time.monotonic())
             data = os.read(self._process.stdout.fileno(), 65536) if ready else b""

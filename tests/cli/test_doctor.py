@@ -15,7 +15,7 @@ from tests.cli.homes import Home
 
 def report(home: Home, **env: str) -> dict[str, dict[str, str]]:
     """What doctor found, by subject."""
-    found = json.loads(home.lineside("doctor", "--json", **env).stdout)
+    found = json.loads(home.lineside("doctor", "--json", env=env).stdout)
     return {check["subject"]: check for check in found["checks"]}
 
 

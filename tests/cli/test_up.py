@@ -150,7 +150,7 @@ def test_a_store_from_a_newer_version_is_said_with_the_sentence_of_who_found_it(
 def test_a_setting_that_cannot_be_used_is_one_sentence_and_code_2(
     home: Home, settings: dict[str, str], sentence: str
 ) -> None:
-    up = home.lineside("up", "--port", "0", "--quiet", **settings)
+    up = home.lineside("up", "--port", "0", "--quiet", env=settings)
     assert up.returncode == 2
     assert sentence in up.stderr
     assert up.stderr.startswith("lineside: ")
