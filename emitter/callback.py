@@ -143,7 +143,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             return
         now_ns = monotonic_ns()
         try:
-            data = {"logs": publisher.tidy(logs)}
+            data = {"logs": publisher.tidy({} if logs is None else logs)}
             hook("log", state.global_step, state.epoch, _bits(control), data, _KEEP, now_ns)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -219,7 +219,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._open_lazily(args, state, given, now_ns)
         publisher = self._attempts.publisher
         if publisher is not None:
-            more = {"metrics": publisher.tidy(metrics)}
+            more = {"metrics": publisher.tidy({} if metrics is None else metrics)}
             self._rare(kind, _NEXT, state, control, more, now_ns)
 
     def _save(self, args: Any, state: Any, control: Any) -> None:

@@ -27,6 +27,9 @@ _SHORTEST_NAP, _LONGEST_NAP = 0.001, 0.02
 class Closable(Protocol):
     """What is open in this process and has to be closed when it ends."""
 
+    earlier_error: BaseException | None
+    """``last_error()`` when it was opened: that did not end it."""
+
     def close(self, how: str, error: BaseException | None = None) -> None:
         """End it: ``how`` is exit or exception."""
 
@@ -58,8 +61,6 @@ class _Ending:
         self.left: list[Unconfirmed] = []
         self.budget = BUDGET
         self.armed_in = 0
-        # An exception from before we came (a notebook's earlier cell) did not end our run.
-        self.earlier_error: BaseException | None = None
 
     def arm(self) -> None:
         if self.armed_in == os.getpid():
@@ -68,7 +69,6 @@ class _Ending:
             atexit.register(at_exit)
             os.register_at_fork(after_in_child=_in_child)
         self.armed_in = os.getpid()
-        self.earlier_error = _last_error()
         process = sys.modules.get("multiprocessing.process")
         util = sys.modules.get("multiprocessing.util")
         # A child of multiprocessing may end without the interpreter's exit, but not without this.
@@ -132,19 +132,21 @@ def report(*rests: Unconfirmed) -> None:
 
 def at_exit() -> None:
     """Close every run still open, then wait and report; for the interpreter's end."""
-    error = _last_error()
-    if error is _ending.earlier_error:
-        error = None
+    last = last_error()
     with contextlib.suppress(BaseException):
         for run in list(_ending.open):
+            error = None if last is run.earlier_error else last
             run.close("exit" if error is None else "exception", error)
         wait(*_ending.left)
     with contextlib.suppress(BaseException):
         report(*(rest for rest in _ending.left if not rest.is_confirmed))
 
 
-def _last_error() -> BaseException | None:
-    """What is ending this process, if it is an exception; a plain sys.exit is none."""
+def last_error() -> BaseException | None:
+    """The exception that is ending this process, or that a notebook's last failed cell showed.
+
+    A plain sys.exit is none.
+    """
     error = sys.exc_info()[1] or getattr(sys, "last_value", None)
     if isinstance(error, SystemExit):
         return None if error.code in (None, 0) else error.__context__

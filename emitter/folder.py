@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import platform
-import resource
 import shutil
 import time
 from pathlib import Path
 
 from lineside.bus.events import Stream
 from lineside.bus.settings import private_folder
+from lineside.emitter.ownfile import OwnFile
 from lineside.emitter.page import RANK, STARTED_MONOTONIC_NS, Page
 
 LOCK_NAME = "lock"
 FACTS_NAME = "stream.json"
 SEGMENT_SUFFIX = ".seg"
-_HIGH_DESCRIPTOR = 900
 
 
 class StreamFolder:
@@ -40,7 +38,7 @@ class StreamFolder:
         self.stream = stream
         self.path = root.joinpath(*stream)
         self._role = role
-        self._lock = -1
+        self._lock: OwnFile | None = None
         self.page = self._create()
         self.page.words[RANK] = rank
         self.page.words[STARTED_MONOTONIC_NS] = time.monotonic_ns()
@@ -49,10 +47,10 @@ class StreamFolder:
         """Where the segment beginning with ``first_seq`` lies."""
         return self.path / f"{first_seq:016}{SEGMENT_SUFFIX}"
 
-    def open_segment(self, first_seq: int) -> int:
-        """A descriptor that appends to the segment beginning with ``first_seq``, mode 0600."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return _out_of_the_way(os.open(self.segment_path(first_seq), flags, 0o600))
+    def open_segment(self, first_seq: int) -> OwnFile:
+        """The segment beginning with ``first_seq``, mode 0600, to be appended to."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return OwnFile(self.segment_path(first_seq), flags)
 
     def usage(self) -> int:
         """Bytes of segments this producer has in the spool, older attempts of the run included."""
@@ -67,32 +65,30 @@ class StreamFolder:
 
     def is_intact(self) -> bool:
         """Whether the lock is still held on the file that others see."""
-        try:
-            held, seen = os.fstat(self._lock), (self.path / LOCK_NAME).stat()
-        except OSError:
-            return False
-        return (held.st_dev, held.st_ino) == (seen.st_dev, seen.st_ino)
+        lock = self._lock
+        return lock is not None and lock.is_ours and lock.is_at(self.path / LOCK_NAME)
 
     def rebuild(self) -> None:
-        """Make everything again after someone removed it; what the page said is kept.
+        """Make again what was removed, or closed under us; what the page said is kept.
 
         Raises:
             OSError, SettingsError: as when it was first made.
         """
-        old = self.page
+        said = self.page.words.tolist()
         self._release()
-        self.page = self._create()
+        self.page = self._fill(self.path) if self.path.is_dir() else self._create()
         # The old page stays mapped: another thread may be about to store into it.
-        self.page.words[:] = old.words
+        for word, value in enumerate(said):
+            self.page.words[word] = value
 
     def close(self) -> None:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
         self._release()
 
     def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
-        self._lock = -1
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
 
     def _create(self) -> Page:
         private_folder(self.root)
@@ -102,30 +98,16 @@ class StreamFolder:
         building.mkdir(mode=0o700)
         try:
             page = self._fill(building)
-            try:
-                building.rename(self.path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self._is_headless():
-                    raise
-                shutil.rmtree(building)
-                self._release()
-                page = self._fill(self.path)
+            building.rename(self.path)
         except BaseException:
             self._release()
             shutil.rmtree(building, ignore_errors=True)
             raise
         return page
 
-    def _is_headless(self) -> bool:
-        """Whether the folder stands there without a lock: someone removed files from it."""
-        return not (self.path / LOCK_NAME).exists()
-
     def _fill(self, folder: Path) -> Page:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        # The number is changed before the lock is taken: closing any descriptor of a file drops
-        # the process's locks on it.
-        self._lock = _out_of_the_way(os.open(folder / LOCK_NAME, flags, 0o600))
-        fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = OwnFile(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        fcntl.lockf(self._lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         facts = {
             "stream": str(self.stream),
             "pid": os.getpid(),
@@ -138,21 +120,3 @@ class StreamFolder:
         finally:
             os.close(fd)
         return Page.create(folder)
-
-
-def _out_of_the_way(fd: int) -> int:
-    """The same open file under a high number.
-
-    A script that closes every low descriptor (daemons do) and then opens its own files must not
-    get a number that we still write to.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = _HIGH_DESCRIPTOR if soft < 0 else min(_HIGH_DESCRIPTOR, soft - 32)
-    if lowest <= fd:
-        return fd
-    try:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    except OSError:
-        return fd
-    os.close(fd)
-    return high

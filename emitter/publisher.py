@@ -50,6 +50,7 @@ class Publisher:
         self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.place.rank)
         self._sidecar = _sidecar(settings.spool, settings.broker)
         self.is_open = True
+        self.earlier_error = ending.last_error()
         # Re-entrant, because a signal handler may come in the middle of an emit and emit itself.
         self._lock = threading.RLock()
         self._inside = False

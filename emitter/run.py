@@ -74,7 +74,7 @@ class Run:
         Tensors on a GPU are named but not read, because that would wait for the GPU.
         """
         publisher = self.publisher
-        if publisher is None:
+        if publisher is None or not publisher.is_open:
             return
         now_ns = time.monotonic_ns()
         try:
@@ -96,7 +96,7 @@ class Run:
     ) -> None:
         """Publish an event of any kind but Lineside's own ones, with ``data`` of any depth."""
         publisher = self.publisher
-        if publisher is None:
+        if publisher is None or not publisher.is_open:
             return
         now_ns = time.monotonic_ns()
         try:

@@ -18,6 +18,7 @@ from lineside.bus.events import Stream
 from lineside.bus.wire import HEADER, MAX_RECORD, Encoder
 from lineside.emitter.drops import STEP, VITAL, Drops, level_of
 from lineside.emitter.folder import StreamFolder
+from lineside.emitter.ownfile import OwnFile
 from lineside.emitter.page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.values import TIGHTER, Cleaner
 
@@ -68,7 +69,8 @@ class SpoolWriter:
         self._encode = Encoder().encode
         self._segment = segment
         self._limits = (cap - cap // 16, cap - cap // 64, cap)
-        self._fd = -1
+        self._file: OwnFile | None = None
+        self._fd = -1  # of that file
         self._position = 0  # bytes in the open segment; exact on the careful path only
         self._elsewhere = self.folder.usage()  # bytes in this producer's other segments
         self._room = 0  # bytes that may be written before anything has to be looked at
@@ -127,18 +129,19 @@ class SpoolWriter:
             self._settle(STEP, (time.time(), now_ns, "gap", step, epoch, 0, None))
 
     def tend(self) -> None:
-        """Notice that the folder or the open segment was removed, and make it again.
+        """Notice that files were removed, or closed under us, and make them again.
 
         Costs a few microseconds; for about once a second.
         """
+        is_gone = not (self._file.path if self._file else self.folder.path).exists()
         with contextlib.suppress(OSError, LinesideError):
             if not self.folder.is_intact():
                 self._close_segment()
                 self.folder.rebuild()
                 self.words = self.folder.page.words
-                self._count_removed()
-            elif self._fd >= 0 and not self._is_linked():
+            elif is_gone or (self._file is not None and not self._file.is_ours):
                 self._close_segment()
+            if is_gone:
                 self._count_removed()
 
     def close(self) -> None:
@@ -284,37 +287,33 @@ class SpoolWriter:
 
     def _find_position(self) -> None:
         try:
-            self._position = os.fstat(self._fd).st_size if self._fd >= 0 else 0
+            self._position = self._file.size if self._file is not None else 0
         except OSError:
             self._close_segment()
 
     def _open_segment(self, first_seq: int) -> bool:
         """Go on in a new segment; False, with the old one kept, if none can be made."""
         try:
-            fd = self.folder.open_segment(first_seq)
+            file = self.folder.open_segment(first_seq)
         except OSError:
             return False
         self._close_segment()
-        self._fd = fd
+        self._file, self._fd = file, file.fd
         return True
 
     def _close_segment(self) -> None:
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
+        if self._file is not None:
+            self._file.close()
             self._elsewhere += self._position
-        self._fd = -1
+        self._file, self._fd = None, -1
         self._position = self._room = 0
 
     def _discard_segment(self, seq: int) -> None:
         """An empty segment would bear the number of an event that is not in it."""
-        if self._fd >= 0:
+        if self._file is not None:
             self._close_segment()
             with contextlib.suppress(OSError):
                 self.folder.segment_path(seq).unlink()
-
-    def _is_linked(self) -> bool:
-        return os.fstat(self._fd).st_nlink > 0
 
     def _count_removed(self) -> None:
         """Someone deleted segments: what the bus had not confirmed yet is lost."""

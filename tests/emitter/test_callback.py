@@ -465,7 +465,10 @@ def test_odd_flags_and_states_do_not_lose_events(
     control.should_save, control.should_log = None, 1
     callback.on_step_begin(args, state, control)
     callback.on_log(args, state, control)
-    step_begin = only(spooled())[-1]
+    callback.on_evaluate(args, state, control)
+    *_, step_begin, log, evaluate = only(spooled())
+    assert log.data == {"logs": {}}
+    assert data_of(evaluate)["metrics"] == {}
     assert (step_begin.kind, step_begin.epoch) == ("step_begin", None)
     assert step_begin.control == 1 << CONTROL_BITS.index("should_log")
 

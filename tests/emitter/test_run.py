@@ -453,6 +453,7 @@ def test_an_exception_that_ends_the_process_is_its_cause(home: Path, spooled: Re
         ("start_run()", "exit"),
         ("import sys; start_run(); sys.exit(3)", "exit"),
         ("import sys; sys.last_value = ValueError(); start_run()", "exit"),
+        ("import sys; start_run(); sys.last_value = ValueError()", "exception"),
         ("start_run(); raise KeyboardInterrupt", "exception"),
     ],
 )

@@ -155,7 +155,8 @@ def test_a_spool_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_descriptors_are_out_of_the_way_of_scripts_that_close_all(make: MakeWriter) -> None:
     writer = make()
     writer.write("log")
-    assert min(writer._fd, writer.folder._lock) > 200
+    assert writer.folder._lock is not None
+    assert min(writer._fd, writer.folder._lock.fd) > 200
 
 
 def test_descriptors_stay_low_where_few_are_allowed(make: MakeWriter, root: Path) -> None:
@@ -194,7 +195,7 @@ def test_without_a_new_segment_the_old_one_goes_on(
     writer = make(segment=500)
     writer.write("log")
 
-    def fail(first_seq: int) -> int:
+    def fail(first_seq: int) -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(writer.folder, "open_segment", fail)
@@ -400,12 +401,49 @@ def test_a_spool_that_is_deleted_is_made_again_and_the_loss_named(
 def test_a_deleted_lock_is_made_again_where_the_rest_still_is(make: MakeWriter, root: Path) -> None:
     writer = make()
     writer.write("log")
+    writer.tend()
     (writer.folder.path / "lock").unlink()
     (writer.folder.path / "page").unlink()
     writer.tend()
     writer.write("log")
     assert holder_of(writer.folder.path / "lock") == str(os.getpid())
-    assert [event.kind for event in events(root)] == ["log", "gap", "log"]
+    assert [event.seq for event in events(root)] == [0, 1]
+    page = Page.open(writer.folder.path)
+    assert page is not None
+    assert page.words[NEXT_SEQ] == 2
+    page.close()
+
+
+def test_a_script_that_closes_every_descriptor_costs_no_event_and_no_lock(
+    make: MakeWriter, root: Path, tmp_path: Path
+) -> None:
+    writer = make()
+    writer.write("log")
+    fd, lock = writer._fd, writer.folder._lock
+    assert lock is not None
+    os.close(fd)
+    os.close(lock.fd)
+    with (tmp_path / "checkpoint").open("w") as theirs:  # which is given our numbers
+        os.dup2(theirs.fileno(), fd)
+        os.dup2(theirs.fileno(), lock.fd)
+        writer.tend()
+        writer.write("log")
+        os.close(fd)
+        os.close(lock.fd)
+    assert [event.seq for event in events(root)] == [0, 1]
+    assert (tmp_path / "checkpoint").stat().st_size == 0
+    assert holder_of(writer.folder.path / "lock") == str(os.getpid())
+    assert writer.dropped == 0
+
+
+def test_a_lost_segment_descriptor_alone_is_noticed(make: MakeWriter, root: Path) -> None:
+    writer = make()
+    writer.write("log")
+    os.close(writer._fd)
+    writer.tend()
+    assert writer._fd == -1
+    writer.write("log")
+    assert [event.seq for event in events(root)] == [0, 1]
 
 
 def test_a_segment_removed_after_it_was_confirmed_is_no_loss(make: MakeWriter, root: Path) -> None:
