@@ -23,7 +23,7 @@ def answer(document: BaseModel, status: int = 200) -> Response:
     return JSON(document.model_dump_json(), status_code=status, headers=headers)
 
 
-def problems(**kinds: str) -> dict[int | str, dict[str, Any]]:
+def refusals(**kinds: str) -> dict[int | str, dict[str, Any]]:
     """The problem documents a route may answer with, for OpenAPI: ``_404="No such run."``."""
     return {
         int(status.lstrip("_")): {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from lineside.dashboard.account import verdict
-from lineside.dashboard.answers import JSON, answer, problems
+from lineside.dashboard.answers import JSON, answer, refusals
 from lineside.dashboard.door import Door
 from lineside.dashboard.models import (
     Account,
@@ -58,14 +58,14 @@ def router(door: Door) -> APIRouter:
         prefix="/api",
         tags=["runs"],
         default_response_class=JSON,
-        responses=problems(
+        responses=refusals(
             _422="A parameter does not fit.", _503="The run history cannot be read now."
         ),
     )
-    unknown = problems(_404="No such run.")
-    unclear = problems(_400="It cannot be answered.", _404="No such run.")
+    unknown = refusals(_404="No such run.")
+    unclear = refusals(_400="It cannot be answered.", _404="No such run.")
 
-    @routes.get("/runs", response_model=Listing[Run], responses=problems(_400="Bad cursor."))
+    @routes.get("/runs", response_model=Listing[Run], responses=refusals(_400="Bad cursor."))
     def runs(
         status: Annotated[Status | None, Query(description="Only runs in this state.")] = None,
         project: Annotated[str | None, Query(description="Only this project's.")] = None,
@@ -100,7 +100,7 @@ def router(door: Door) -> APIRouter:
         "/runs/{run_id}",
         status_code=204,
         response_class=Response,
-        responses=problems(_404="No such run.", _409="It is still running."),
+        responses=refusals(_404="No such run.", _409="It is still running."),
     )
     def delete_run(run_id: RunId) -> None:
         """Delete a run's history for good and free its disk. A running run is refused."""
@@ -120,7 +120,7 @@ def router(door: Door) -> APIRouter:
     @routes.get(
         "/runs/{run_id}/metrics/{name:path}",
         response_model=Points,
-        responses=problems(_400="It cannot be answered.", _404="No such run or metric."),
+        responses=refusals(_400="It cannot be answered.", _404="No such run or metric."),
     )
     def points(
         run_id: RunId,

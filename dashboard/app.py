@@ -5,12 +5,14 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import FastAPI, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.settings import Settings
 from lineside.dashboard import api, health, pages, problems
+from lineside.dashboard.answers import refusals
 from lineside.dashboard.assets import Assets
 from lineside.dashboard.door import Door
 from lineside.dashboard.feed import StoreFeed
@@ -37,7 +39,8 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
     door = Door(settings.store, history, writer)
     assets = Assets.load()
     renderer = Renderer(assets)
-    hub = Hub(StoreFeed(door))
+    feed = StoreFeed(door)
+    hub = Hub(feed)
     app = FastAPI(
         title="Lineside",
         version=version("lineside"),
@@ -60,10 +63,11 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
         tags=["live"],
         response_class=StreamingResponse,
         responses={
+            **refusals(_503="The run history cannot be read now."),
             200: {
                 "description": "Events `hello`, `changes` and `reset`; ids are revisions.",
                 "content": {"text/event-stream": {"example": _LIVE_EXAMPLE}},
-            }
+            },
         },
     )
     async def live(
@@ -74,6 +78,7 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
     ) -> StreamingResponse:
         """What changes, as server-sent events; the browser's `EventSource` resumes by itself."""
         known = last_event_id or ""
+        await to_thread.run_sync(feed.revision)  # a store that is away is a problem document
         after = int(known) if known.isdecimal() and len(known) < 20 else None
         return StreamingResponse(
             hub.stream(after, run),

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from anyio import to_thread
 
+from lineside.bus.errors import LinesideError
+
 log = logging.getLogger("lineside")
 
 QUEUE_LENGTH = 64
@@ -98,16 +100,18 @@ class Hub:
         With ``after`` None it begins now. ``run`` leaves out what concerns other runs.
         """
         with self._listening() as listener:
-            sent = await to_thread.run_sync(self._feed.revision)
+            try:
+                sent = await to_thread.run_sync(self._feed.revision)
+                missed = await self._missed(after)
+            except LinesideError as error:
+                log.warning("dashboard: a live stream cannot begin: %s", error)
+                return
             self._ensure_poller(sent)
             yield f"retry: {_RETRY_MILLISECONDS}\n" + _message("hello", sent, {"revision": sent})
-            if after is not None:
-                missed = await to_thread.run_sync(self._feed.since, after)
-                if missed is None:
-                    yield _reset(sent, f"revision {after} is too long ago, or not of this store")
-                elif missed.only(run):
-                    yield _changes(missed.only(run))
-                    sent = missed.revision
+            if missed is None:
+                yield _reset(sent, f"revision {after} is too long ago, or not of this store")
+            elif missed.only(run):
+                yield _changes(missed.only(run))
             while not self._closed:
                 try:
                     change = await asyncio.wait_for(listener.queue.get(), self._heartbeat)
@@ -121,6 +125,9 @@ class Hub:
                     yield _reset(change.revision, "more changed than this stream could carry")
                 elif change.revision >= sent and change.only(run):
                     yield _changes(change.only(run))
+
+    async def _missed(self, after: int | None) -> Change | None:
+        return Change(0) if after is None else await to_thread.run_sync(self._feed.since, after)
 
     @contextmanager
     def _listening(self) -> Iterator[_Listener]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from lineside.store.records import EventRow
 NOT_LISTED = STEP_KINDS | {"heartbeat"}
 """Kinds that are counted, not listed."""
 HIDDEN_AT_FIRST = frozenset({"log"})
+_DULL = re.compile(r"^epoch$|runtime|per_second|flos")
 _MOST_DATA = 20_000  # characters of one event's data shown
 
 
@@ -78,7 +80,7 @@ def _said(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "log":
         return _values(data.get("logs"))
     if kind == "save":
-        return str(data.get("checkpoint") or "")
+        return str(data.get("checkpoint") or "").rpartition("/")[2]
     if kind == "run_start":
         return _process(data)
     if kind == "run_end":
@@ -111,7 +113,7 @@ def _values(metrics: object) -> str:
     said = [
         f"{name} {words.number(value)}"
         for name, value in metrics.items()
-        if isinstance(value, (int, float)) and name != "epoch" and "per_second" not in str(name)
+        if isinstance(value, (int, float)) and not _DULL.search(str(name))
     ]
     return ", ".join(said[:4])
 

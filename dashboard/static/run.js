@@ -19,7 +19,7 @@ async function start() {
     return;
   }
   const { attempts } = await api.run();
-  const board = new Board(api, attempts.length ? attempts : [{ attempt: "", number: 1 }], groups);
+  const board = new Board(api, attempts, groups);
   const timing = new Timing(board, document.getElementById("steps-plot"), document.getElementById("steps-said"));
   const timeline = new Timeline(run, document.getElementById("timeline"));
   controls(board, timing);

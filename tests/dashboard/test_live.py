@@ -139,8 +139,11 @@ class Script:
         self.step = 1
         self.error: Exception | None = None
         self.lost = False
+        self.away = False
 
     def revision(self) -> int:
+        if self.away:
+            raise StoreError("not there yet")
         return self.now
 
     def since(self, revision: int) -> Change | None:
@@ -205,6 +208,15 @@ async def test_a_store_that_fails_for_a_while_is_waited_for(
         pass
     assert caplog.text.count("gone fishing") == 1
     await stream.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_stream_without_a_store_ends_so_that_the_listener_comes_again() -> None:
+    script = Script()
+    script.away = True
+    hub = Hub(script)
+    assert [text async for text in hub.stream()] == []
+    assert hub.listeners == 0
 
 
 @pytest.mark.anyio

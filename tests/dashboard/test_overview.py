@@ -157,7 +157,7 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
     [
         ("evaluate", {"metrics": {"eval_loss": 2.5, "epoch": 1.0}}, "eval_loss 2.5", ""),
         ("log", {"logs": {"loss": float("nan")}}, "loss NaN", ""),
-        ("save", {"checkpoint": "/c-5"}, "/c-5", ""),
+        ("save", {"checkpoint": "/data/c-5"}, "c-5", ""),
         ("train_end", {}, "", "clear"),
         ("run_end", {"how": "exit"}, "the process ended", ""),
         ("run_end", {"how": "restarted"}, "another training began in it", ""),

@@ -116,6 +116,7 @@ def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: objec
         httpx.Client(base_url=url, timeout=20) as client,
     ):
         problem(client.get("/api/runs"), 503, "store-unavailable")
+        problem(client.get("/api/live"), 503, "store-unavailable")
         page = client.get("/", headers=HTML)
         assert page.status_code == 503
         assert "there is no store at" in page.text
