@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lineside.bus.service import SUPERVISOR_PID
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds a wait may take before it is a failure; two cores may be shared with much else."""
 
 
