@@ -117,6 +117,11 @@ class Reader:
         """Whether a broker has answered the subscription on this connection."""
         return self._subscribed
 
+    @property
+    def offset(self) -> int:
+        """The newest offset that was taken in, whether or not a batch came of it."""
+        return self._delivered
+
     def wait_connected(self, timeout: float) -> None:
         """Return once a broker has answered.
 

@@ -73,16 +73,15 @@ class Claim:
         path = parse(address)
         private_folder(path.parent)
         self.address = address
-        self._fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(_lock(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
             os.close(self._fd)
             raise AddressInUse(
                 "the broker address",
                 address,
-                f"process {holder or 'unknown'} listens there; "
+                f"process {holder(address)} listens there; "
                 "stop it, or set LINESIDE_HOME to another folder",
             ) from None
         os.ftruncate(self._fd, 0)
@@ -91,6 +90,15 @@ class Claim:
     def release(self) -> None:
         """Let another process listen. The file stays: removing it would race with the next."""
         os.close(self._fd)
+
+
+def holder(address: str) -> int:
+    """The pid of the process that claimed an address last, whether or not it still lives; 0 if
+    there was none."""
+    try:
+        return int(_lock(parse(address)).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def router(context: Context, claim: Claim) -> Socket:
@@ -127,6 +135,10 @@ def dealer(context: Context, address: str) -> Socket:
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5_000)
     socket.connect(address)
     return socket
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _common(socket: Socket) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from lineside.bus import sockets
 from lineside.bus.errors import BrokerUnreachable, BusError
 from lineside.bus.events import Event
 from lineside.bus.link import Link
@@ -69,6 +70,8 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start it, again if it was stopped or killed, and wait until it answers."""
+        if self._process is not None:
+            return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         environment = {
             **os.environ,
@@ -127,7 +130,10 @@ class BrokerProcess:
                     raise BusError(f"the broker ended with exit code {process.returncode}: {said}")
                 with contextlib.suppress(BrokerUnreachable):
                     reader.wait_connected(0.1)
-                    return
+                    # Another broker may answer there, and this one be about to give up.
+                    if sockets.holder(self.address) == process.pid:
+                        return
+                    reader.poll(0.05)
         raise BrokerUnreachable(self.address, READY_SECONDS)
 
 
@@ -152,14 +158,12 @@ def read_all(
     wanted = Patterns(streams)
     with Reader(address, start=START) as reader:
         reader.wait_connected(timeout)
-        last, head = 0, reader.head
-        while not (until(events) if until else last >= head):
+        head = reader.head
+        while not (until(events) if until else reader.offset >= head):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{len(events)} events within {timeout:g} s, and not enough")
             batch = reader.poll(min(left, 0.2))
-            if batch is not None:
-                last = batch.offset
-                if batch.stream and batch.stream in wanted:
-                    events += batch.events
+            if batch is not None and batch.stream in wanted:
+                events += batch.events
     return events

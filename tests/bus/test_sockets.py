@@ -66,10 +66,12 @@ def test_the_socket_and_its_folder_are_its_users_alone(home: Path) -> None:
 def test_an_address_is_claimed_once_and_free_again_after(home: Path) -> None:
     address = f"ipc://{home}/bus.sock"
     claim = sockets.Claim(address)
+    assert sockets.holder(address) == os.getpid()
     with pytest.raises(AddressInUse, match=f"process {os.getpid()} listens there"):
         sockets.Claim(address)
     claim.release()
     sockets.Claim(address).release()
+    assert sockets.holder(f"ipc://{home}/other") == 0
 
 
 def test_a_folder_that_cannot_be_made_is_told(home: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from lineside.bus import producer as producer_module
 from lineside.bus import testing
 from lineside.bus.broker import Broker
-from lineside.bus.errors import BrokerUnreachable, BusError, StreamNameError
+from lineside.bus.errors import AddressError, BrokerUnreachable, BusError, StreamNameError
 from lineside.bus.messages import START
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings
@@ -63,6 +63,23 @@ def test_a_broker_that_cannot_start_says_why(home: Path) -> None:
 def test_a_broker_takes_the_options_of_the_command(home: Path) -> None:
     with pytest.raises(BusError, match="exit code 2"):
         BrokerProcess(home, "--no-such-option").start()
+
+
+def test_a_second_broker_on_one_home_says_who_has_it(broker: BrokerProcess) -> None:
+    with pytest.raises(BusError, match=rf"(?s)exit code 1: .*process {broker.pid} listens there"):
+        BrokerProcess(broker.home).start()
+    assert read_all(broker.address) == []
+
+
+def test_a_broker_that_runs_is_not_started_again(broker: BrokerProcess) -> None:
+    pid = broker.pid
+    broker.start()
+    assert broker.pid == pid
+
+
+def test_a_home_too_long_for_a_socket_is_told(home: Path) -> None:
+    with pytest.raises(AddressError, match="a Unix socket takes 107"):
+        BrokerProcess(home / ("x" * 100)).start()
 
 
 def test_a_broker_that_is_never_ready_is_told_and_ended(
