@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     set_seed(options.seed)
+    # So small a model gains little from a second thread, and loses much when cores are shared.
+    torch.set_num_threads(1)
     train, validation = sources()
     data = Blocks(train)
     model = tiny_gpt2()

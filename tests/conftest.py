@@ -8,6 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+# Tiny models gain nothing from a second thread, and torch's threads wait in busy loops: on a
+# machine that has other things to do a step takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ON_CI = os.environ.get("CI") == "true"
 
 
