@@ -24,6 +24,7 @@ log = logging.getLogger("lineside")
 _RANK = re.compile(r"rank\d+")
 # A heartbeat tells of now: while the broker does not take them, none pile up for later.
 _HEARTBEATS_AHEAD = 5
+_FULL_DISK_SECONDS = 10.0
 
 
 class Charges:
@@ -39,7 +40,8 @@ class Charges:
         self._transfers: dict[Stream, Transfer] = {}
         self._watches: dict[Stream, Watch] = {}  # of producers that live
         self._judged: set[Stream] = set()  # ended, and process_lost published if it had to be
-        self._unreadable: set[Stream] = set()
+        self._ask_again: dict[Stream, float] = {}  # where it could not be published: when to try
+        self._barred: set[Stream] = set()  # those that may not be read
 
     def __iter__(self) -> Iterator[Transfer]:
         return iter(list(self._transfers.values()))
@@ -59,12 +61,12 @@ class Charges:
     @property
     def live(self) -> bool:
         """Whether any producer lives, the shipper itself left out."""
-        return bool(self._watches)
+        return bool(self._watches.keys() - self._barred)
 
     @property
     def settled(self) -> bool:
-        """Whether every stream has ended and is confirmed."""
-        return all(transfer.settled for transfer in self)
+        """Whether every stream that can be looked after has ended and is confirmed."""
+        return all(transfer.settled or transfer.stream in self._barred for transfer in self)
 
     @property
     def delivered(self) -> bool:
@@ -83,14 +85,9 @@ class Charges:
     def look(self, now: float, *, beat: bool) -> None:
         """See who still lives, with ``beat`` publish that, and let go of what is done."""
         for transfer in self:
-            try:
-                self._look_at(transfer, now, beat=beat)
-            except OSError as error:
-                if transfer.stream not in self._unreadable:
-                    self._unreadable.add(transfer.stream)
-                    log.warning("%s cannot be looked after: %s", transfer.stream, error)
-        alive = {stream.run for stream in self._watches}
-        for run in self._reports.runs - alive:
+            self._try_to_look(transfer, now, beat=beat)
+        spoken_of = {stream.run for stream in (*self._watches, *self._ask_again)}
+        for run in self._reports.runs - spoken_of:
             self._reports.close(run)
 
     def kept(self) -> list[Kept]:
@@ -118,8 +115,18 @@ class Charges:
             watch.begin()
             if watch.fd is not None:
                 self._link.watch(watch.fd)
-        self._look_at(transfer, now, beat=False)
+        self._try_to_look(transfer, now, beat=False)
         return transfer
+
+    def _try_to_look(self, transfer: Transfer, now: float, *, beat: bool) -> None:
+        stream = transfer.stream
+        try:
+            self._look_at(transfer, now, beat=beat)
+            self._barred.discard(stream)
+        except OSError as error:  # somebody else's, perhaps; the others go on
+            if stream not in self._barred:
+                self._barred.add(stream)
+                log.warning("%s cannot be looked after: %s", stream, error)
 
     def _look_at(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
@@ -127,7 +134,7 @@ class Charges:
             self._look_at_living(transfer, now, beat=beat)
         if transfer.final:
             transfer.check(now)
-            if stream not in self._judged:
+            if stream not in self._judged and now >= self._ask_again.get(stream, now):
                 self._judge(transfer, now)
             if transfer.settled and not transfer.folder.exists():
                 transfer.close()
@@ -176,8 +183,10 @@ class Charges:
             data |= vitals.last_words(words, facts)
             log.warning("%s: its process %s is gone without an end", stream, data["pid"])
             if not self._report(stream.run, "process_lost", words.step if words else 0, data, now):
-                return  # a full disk, perhaps; asked again at the next look
+                self._ask_again[stream] = now + _FULL_DISK_SECONDS
+                return
             yard.mark_lost(folder)
+        self._ask_again.pop(stream, None)
         self._judged.add(stream)
 
     def _report(self, run: str, kind: str, step: int, data: dict[str, Any], now: float) -> bool:

@@ -21,6 +21,7 @@ class Reports:
     def __init__(self, spool: Path) -> None:
         self._spool = spool
         self._writers: dict[str, SpoolWriter] = {}
+        self._complained: set[str] = set()
 
     @property
     def runs(self) -> set[str]:
@@ -38,7 +39,9 @@ class Reports:
             writer.tend()
             return writer.write(kind, step, data=data)
         except (OSError, LinesideError) as error:
-            log.warning("shipper: a %s of %s cannot be written: %s", kind, run, error)
+            if run not in self._complained:
+                self._complained.add(run)
+                log.warning("shipper: a %s of %s cannot be written: %s", kind, run, error)
             return False
 
     def stream(self, run: str) -> Stream | None:
