@@ -10,8 +10,12 @@ from pathlib import Path
 from benchmarks.table import Row
 from lineside.bus.events import Event, Stream
 from lineside.bus.reader import Batch
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess, Producer
 from lineside.store.database import open_store
+from lineside.store.reads import History
 from lineside.store.writes import Writer
+from lineside.subscribers.recorder import Recorder
 
 STEPS = 40_000
 RECORDS_A_BATCH = 256
@@ -53,7 +57,7 @@ def batches(made: Iterator[Event], stream: Stream) -> Iterator[Batch]:
         yield Batch(offset + 1, stream, tuple(pending), ())
 
 
-def rate(log_every: int) -> float:
+def into_store(log_every: int) -> float:
     """Events a second from batches in memory to the last commit."""
     stream = Stream("run", "rank0", "20261121T000000-0000")
     delivered = list(batches(events(STEPS, log_every), stream))
@@ -69,15 +73,37 @@ def rate(log_every: int) -> float:
     return count / seconds
 
 
+def caught_up(log_every: int) -> float:
+    """Events a second from the broker's journal to the last commit, by a recorder of ours here."""
+    with tempfile.TemporaryDirectory() as folder, BrokerProcess(Path(folder)) as broker:
+        with Producer(broker.address, "run/rank0/20261121T000000-0000") as producer:
+            for event in events(STEPS, log_every):
+                producer.emit(event.kind, step=event.step, data=event.data)
+            producer.flush(120)
+            count = producer.next_seq
+        recorder = Recorder(Settings.from_env({"LINESIDE_HOME": folder}))
+        recorder.startup()
+        recorder.reader.wait_connected(30)
+        recorder.turn()
+        history = History(open_store(f"sqlite:///{folder}/store.db"))
+        first = history.run("run").loss_account.recorded
+        began = time.perf_counter()
+        while recorder.writer.position() != (recorder.reader.journal, recorder.reader.head):
+            recorder.turn()
+        seconds = time.perf_counter() - began
+        assert history.run("run").loss_account.recorded == count
+        recorder.shutdown()
+    return (count - first) / seconds
+
+
 def measure() -> list[Row]:
     """The recorder's rows of the table."""
+    mixture = "5 hooks a step, a log of 4 numbers every"
     return [
-        Row(
-            f"recorder into SQLite, 5 hooks a step and a log of 4 numbers every {every}",
-            rate(every),
-            "events/s",
-            50_000,
-            at_least=True,
+        Row(f"{what}, {mixture} {every}", rate(every), "events/s", 50_000, at_least=True)
+        for what, rate in (
+            ("recorder into SQLite", into_store),
+            ("the same from the broker's journal", caught_up),
         )
         for every in (1, 10)
     ]

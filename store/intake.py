@@ -47,7 +47,7 @@ class Intake:
         ledger.open(stream)
         self._take_events(run, stream, batch.events, raw)
         for gap in batch.gaps:
-            self._miss(stream, min(gap.end, INT_MAX))
+            self._miss(stream, gap.end)
         stream.emitted = max(stream.emitted, stream.next_seq)
 
     def _take_events(
@@ -61,6 +61,8 @@ class Intake:
                 if seq < stream.next_seq:
                     continue
                 self._miss(stream, seq)
+            if seq >= INT_MAX:
+                break  # no column could count on from here
             stream.next_seq = seq + 1
             stream.recorded += 1
             kind = event.kind
@@ -140,6 +142,7 @@ class Intake:
 
     def _miss(self, stream: StreamState, end: int) -> None:
         """The stream's events up to ``end`` never came."""
+        end = min(end, INT_MAX)
         if end > stream.next_seq:
             self._ledger.rows.gaps.append((stream.id, stream.next_seq, end, self._ledger.now))
             stream.missing += end - stream.next_seq
@@ -152,11 +155,10 @@ def unfit(event: Event) -> str | None:
     """What about the event's own fields no column can hold; None if all is well."""
     if not is_time(event.time):
         return f"time {event.time!r} is not a date"
-    for name in ("step", "monotonic_ns", "control"):
-        if not is_count(getattr(event, name)):
-            return f"{name} is beyond 64 bits"
+    if not (is_count(event.step) and is_count(event.monotonic_ns) and is_count(event.control)):
+        return "step, monotonic_ns or control is beyond 64 bits"
     if event.epoch is not None and not -INT_MAX <= event.epoch <= INT_MAX:
-        return f"epoch {float(event.epoch)} is out of range"
+        return "epoch is not a number a column holds"
     if not is_name(event.kind):
         return f"kind {event.kind!r:.80} is not a name"
     return None

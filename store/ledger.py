@@ -56,7 +56,9 @@ class Ledger:
 
     def begin(self, connection: Connection, revision: int, now: float) -> None:
         """Start a transaction that makes ``revision``; ``now`` is seconds since the epoch."""
-        if revision != self._revision + 1 and self._runs:
+        if revision <= self._revision:
+            self._runs.clear()  # the store was put back to an older copy of itself
+        elif revision != self._revision + 1 and self._runs:
             changed = connection.execute(
                 select(schema.runs.c.id).where(schema.runs.c.revision > self._revision)
             )

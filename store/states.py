@@ -157,10 +157,6 @@ class StreamState:
     logged: NewestLog | None = None
     logged_known: bool = False
 
-    @property
-    def is_rank(self) -> bool:
-        return is_rank(self.producer)
-
     def forget_step(self) -> None:
         """Events are missing: what is open cannot be measured any more."""
         self.step_began_ns = self.step_ended_ns = self.step_ended = None

@@ -75,9 +75,9 @@ def to_json(value: object) -> str:
     Map keys become text; what JSON has no word for becomes ``{"!": repr}``, cut to 200 characters.
     """
     try:
-        return json.dumps(value, default=_unencodable, separators=(",", ":"))
+        return _encode(value)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps(_encodable(value, 0), separators=(",", ":"))
+        return _encode(_encodable(value, 0))
 
 
 def from_json(text: str | None) -> Any:
@@ -109,3 +109,6 @@ def _encodable(value: object, depth: int) -> object:
     if isinstance(value, int):
         return {"!": hex(value)[:200]}
     return _unencodable(value)
+
+
+_encode = json.JSONEncoder(default=_unencodable, separators=(",", ":")).encode

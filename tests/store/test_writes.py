@@ -170,6 +170,49 @@ def test_a_gap_beyond_64_bits_is_cut(writer: Writer, history: History) -> None:
     assert history.run("run").loss_account.gaps == (1 << 63) - 1
 
 
+def test_events_that_cannot_be_counted_any_more_stop_nothing(
+    writer: Writer, history: History
+) -> None:
+    stream = Teller().stream
+    last = (1 << 63) - 1
+    far = [Event(last - 1, START, 0, "log"), Event(last, START, 0, "log"), Event(0, START, 0, "x")]
+    writer.apply("journal", [Batch(1, stream, tuple(far), ())])
+    writer.apply("journal", [Batch(2, stream, tuple(far[1:]), (Gap(stream, last, last + 5),))])
+    account = history.run("run").loss_account
+    assert (account.recorded, account.lag, writer.offset("journal")) == (1, 0, 2)
+
+
+def test_a_store_put_back_to_an_older_copy_is_believed(
+    engine: Engine, writer: Writer, history: History
+) -> None:
+    """A backup restored under a recorder that is running."""
+    teller = Teller()
+    teller.begin()
+    journal = Journal(writer)
+    journal.deliver(teller)
+    with engine.begin() as connection:
+        old = {
+            table: connection.execute(select(table)).mappings().all()
+            for table in schema.metadata.sorted_tables
+        }
+    for _ in range(3):
+        teller.do_step(loss=1.0)
+        journal.deliver(teller)
+    with engine.begin() as connection:
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+        for table, rows in old.items():
+            for row in rows:
+                connection.execute(table.insert().values(**row))
+    again = Teller()
+    again.begin()
+    for _ in range(3):
+        again.do_step(loss=1.0)
+    writer.apply("journal", [Batch(2, again.stream, tuple(again.take()), ())])
+    assert history.run("run").loss_account.gaps == 0
+    assert history.points("run", "loss").y == [1.0, 1.0, 1.0]
+
+
 def test_the_writer_goes_on_where_a_killed_one_stopped(engine: Engine, history: History) -> None:
     """Each transaction is by a writer that knows only the rows."""
     teller = Teller()
