@@ -8,8 +8,6 @@ so, never an error.
 
 from __future__ import annotations
 
-import math
-
 from lineside.bus.events import STEP_KINDS, Event
 from lineside.bus.reader import Batch
 from lineside.store.ledger import Ledger
@@ -17,7 +15,7 @@ from lineside.store.meaning import Meaning, Seen, Unreadable
 from lineside.store.schema import TIMING
 from lineside.store.states import RunState, StreamState
 from lineside.store.status import RANK_0
-from lineside.store.values import INT_MAX, clean, is_count, is_name, is_time, to_json
+from lineside.store.values import INT_MAX, clean, is_count, is_epoch, is_name, is_time, to_json
 
 UNREADABLE = "unreadable"
 """The kind under which an event is kept and counted whose own kind cannot be a name."""
@@ -42,7 +40,7 @@ class Intake:
         stream = ledger.stream(run, batch.stream.producer, batch.stream.attempt, since)
         if stream.ignored:
             ends = [event.seq + 1 for event in batch.events] + [gap.end for gap in batch.gaps]
-            stream.next_seq = max(stream.next_seq, *ends)
+            stream.next_seq = min(max([stream.next_seq, *ends]), INT_MAX)
             return
         ledger.open(stream)
         self._take_events(run, stream, batch.events, raw)
@@ -68,21 +66,21 @@ class Intake:
             kind = event.kind
             if top < event.step <= INT_MAX:
                 top = event.step
-            if event.epoch is not None:
+            if event.epoch is not None and is_epoch(event.epoch):
                 epoch = event.epoch
             if kind not in STEP_KINDS:
                 kind = self._take_rare(run, stream, event, raw)
-            elif kind == "step_begin":
+            elif kind == "step_begin" and not raw:
                 self._on_step_begin(stream, event)
-            elif kind == "step_end":
+            elif kind == "step_end" and not raw:
                 self._on_step_end(stream, event)
             counted[kind] = counted.get(kind, 0) + 1
         if stream.producer == RANK_0:
             attempt = self._ledger.attempt(run, stream.attempt, self._ledger.now)
             if top > -1:
                 attempt.step = max(attempt.step or 0, top)
-            if epoch is not None and math.isfinite(epoch):
-                attempt.epoch = float(epoch)
+            if epoch is not None:
+                attempt.epoch = epoch
 
     def _take_rare(self, run: RunState, stream: StreamState, event: Event, raw: bool) -> str:
         """Keep an event that is not step-level; returns the kind it counts as."""
@@ -106,7 +104,7 @@ class Intake:
                 event.seq,
                 kind,
                 event.step if is_count(event.step) else 0,
-                None if event.epoch is None or problem else float(event.epoch),
+                event.epoch if is_epoch(event.epoch) else None,
                 event.time if is_time(event.time) else self._ledger.now,
                 event.control if is_count(event.control) else 0,
                 None if event.data is None else to_json(event.data),
@@ -157,7 +155,7 @@ def unfit(event: Event) -> str | None:
         return f"time {event.time!r} is not a date"
     if not (is_count(event.step) and is_count(event.monotonic_ns) and is_count(event.control)):
         return "step, monotonic_ns or control is beyond 64 bits"
-    if event.epoch is not None and not -INT_MAX <= event.epoch <= INT_MAX:
+    if not is_epoch(event.epoch):
         return "epoch is not a number a column holds"
     if not is_name(event.kind):
         return f"kind {event.kind!r:.80} is not a name"

@@ -49,6 +49,11 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and -LARGEST <= value <= LARGEST
 
 
+def is_epoch(value: float | None) -> bool:
+    """Whether ``value`` is None or what a double holds as an epoch; an integer must fit as well."""
+    return value is None or -INT_MAX <= value <= INT_MAX
+
+
 def is_time(value: float) -> bool:
     """Whether ``value``, seconds since the epoch, is a date."""
     return 0.0 <= value <= LAST_SECOND

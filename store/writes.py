@@ -22,7 +22,7 @@ log = logging.getLogger("lineside")
 
 
 class Writer:
-    """Writes into one store. One thread at a time; other processes may write besides.
+    """Writes into one store. ``apply`` belongs to one thread; other processes may write besides.
 
     ``clock`` gives seconds since the epoch.
     """
@@ -100,14 +100,14 @@ class Writer:
         note: str | None = None,
         tags: Sequence[str] | None = None,
     ) -> None:
-        """Change what is given; an empty ``note`` or no ``tags`` takes them away.
+        """Change what is given; an empty text, or no ``tags``, takes away what was there.
 
         Raises:
             RunNotFound: no such run.
             StoreUnavailable: try again later.
         """
         changes: dict[str, Any] = {
-            column: clean(text)
+            column: clean(text) or None
             for column, text in (("name", name), ("project", project), ("note", note))
             if text is not None
         }

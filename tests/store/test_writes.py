@@ -417,6 +417,8 @@ def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
 ) -> None:
     good, bad = Teller("good"), Teller("bad")
     good.log(loss=1.0)
+    bad.do_step(compute=2.0)
+    bad.epoch = 0.5
     bad.log(loss=2.0, poison=1.0)
     later = Teller("later")
     later.log(loss=3.0)
@@ -439,7 +441,9 @@ def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
     (row,) = history.events("bad").items
     assert row.data == {"logs": {"loss": 2.0, "poison": 1.0}}
     assert row.problem is not None
-    assert history.run("bad").event_counts == {"log": 1}
+    assert row.epoch == 0.5
+    counted = {"step_begin": 1, "optimizer_step": 1, "step_end": 1, "log": 1}
+    assert history.run("bad").event_counts == counted
     assert writer.offset("journal") == 3
 
 
@@ -522,6 +526,6 @@ def test_a_run_can_be_renamed_and_a_later_start_does_not_undo_it(
 
     writer.update_run("run", note="", tags=[])
     run = history.run("run")
-    assert (run.name, run.note, run.tags) == ("mine", "", ())
+    assert (run.name, run.note, run.tags) == ("mine", None, ())
     with pytest.raises(RunNotFound):
         writer.update_run("nobody", name="x")
