@@ -100,6 +100,7 @@ def router(door: Door) -> APIRouter:
         "/runs/{run_id}",
         status_code=204,
         response_class=Response,
+        response_model=None,
         responses=refusals(_404="No such run.", _409="It is still running."),
     )
     def delete_run(run_id: RunId) -> None:

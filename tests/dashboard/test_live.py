@@ -85,7 +85,8 @@ def test_a_last_event_id_that_is_no_revision_means_from_now(
 ) -> None:
     headers = {b"last-event-id": last.encode("latin-1")}
     with client.stream("GET", "/api/live", headers=headers) as answer:
-        assert next(messages(answer))[0] == "hello"
+        said = messages(answer)
+        assert next(said)[0] == "hello"
 
 
 def test_leaving_listeners_are_forgotten_and_ending_the_server_ends_the_rest(
@@ -94,7 +95,8 @@ def test_leaving_listeners_are_forgotten_and_ending_the_server_ends_the_rest(
     hub = house.app.state.hub
     with serving(house.app) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
         with client.stream("GET", "/api/live") as answer:
-            next(messages(answer))
+            said = messages(answer)
+            assert next(said)[0] == "hello"
             assert hub.listeners == 1
         wait_for(lambda: hub.listeners == 0, "the listener was forgotten")
         ended = threading.Event()
