@@ -91,20 +91,20 @@ class Keeper:
                 self._work = None
 
     def _see_to(self, streams: Sequence[Kept]) -> None:
-        now = time.time()
-        retire = now >= self._retire_at
-        if retire:
+        now = time.monotonic()
+        due = now >= self._retire_at
+        if due:
             self._retire_at = now + _RETIRE_SECONDS
         for stream in streams:
             try:
-                pressed = retire and self._is_pressed(stream.folder)
+                pressed = self._is_pressed(stream.folder)
                 if stream.settled and pressed:
                     self._remove(stream)
                     continue
                 if stream.end and not stream.settled:
                     self._sync(stream)
                 self._remember(stream)
-                if retire:
+                if due or pressed:
                     self._retire(stream, now, 0.0 if pressed else self._keep_seconds)
             except FileNotFoundError:
                 continue  # somebody removed the folder meanwhile
@@ -126,7 +126,8 @@ class Keeper:
 
     def _retire(self, stream: Kept, now: float, keep: float) -> None:
         if stream.settled:
-            if now - (stream.folder / yard.POSITION_NAME).stat().st_mtime >= keep:
+            settled_at = (stream.folder / yard.POSITION_NAME).stat().st_mtime
+            if time.time() - settled_at >= keep:
                 self._remove(stream)
             return
         confirmed = yard.confirmed_segments(stream.folder, stream.acked)
