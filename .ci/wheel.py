@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 ROOMS = ("bus", "emitter", "store", "subscribers", "dashboard", "cli")
+FOR_TESTS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 TRY = f"""
 import importlib, importlib.util
 for room in {ROOMS!r}:
@@ -54,7 +55,8 @@ def check(version: str, interpreter: str, wheel: Path, folder: Path) -> None:
     subprocess.run([interpreter, "-m", "venv", str(venv)], check=True)
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    subprocess.run([*pip, f"{wheel}[server]", "pytest", "pytest-timeout", "psutil"], check=True)
+    constraints = str(ROOT / "constraints.txt")
+    subprocess.run([*pip, "-c", constraints, f"{wheel}[server]", *FOR_TESTS], check=True)
     subprocess.run([python, "-W", "error", "-c", TRY], check=True, cwd=folder)
     lineside = venv / "bin" / "lineside"
     for arguments in (["--help"], ["--version"]):
