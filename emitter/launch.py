@@ -131,10 +131,7 @@ def _record(
     streams: Sequence[Stream], status: int, argv: Sequence[str], seconds: float, settings: Settings
 ) -> None:
     if not streams:
-        say(
-            f"no run was recorded: {argv[0]} made no Trainer that trained, "
-            "or its Python has no lineside"
-        )
+        say("no run was recorded: the command trained nothing, or its Python has no lineside")
         return
     newest = {stream.run: stream.attempt for stream in streams}
     data = {

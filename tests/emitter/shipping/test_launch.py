@@ -243,7 +243,7 @@ def test_a_script_whose_interpreter_is_missing_is_told_apart(launched: Any, benc
 def test_a_command_that_opens_no_run_is_told_of(launched: Any) -> None:
     status, output, errors = launched("echo", "hello").end()
     assert (status, output) == (0, "hello\n")
-    assert errors.startswith("lineside: no run was recorded: echo made no Trainer")
+    assert errors.startswith("lineside: no run was recorded: the command trained nothing")
 
 
 def test_without_a_broker_the_launcher_does_not_wait(bench: Bench, launched: Any) -> None:
