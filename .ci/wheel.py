@@ -62,8 +62,11 @@ def check(version: str, interpreter: str, wheel: Path, folder: Path) -> None:
     for arguments in (["--help"], ["--version"]):
         subprocess.run([lineside, *arguments], check=True, cwd=folder, stdout=subprocess.DEVNULL)
     tests = folder / f"tests-{version}"
-    shutil.copytree(ROOT / "tests", tests / "tests")
-    shutil.copy(ROOT / "pyproject.toml", tests)
+    for folder_name in ("tests", "examples"):
+        shutil.copytree(ROOT / folder_name, tests / folder_name)
+    for file in ("pyproject.toml", "bus/PROTOCOL.md"):
+        (tests / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tests / file)
     subprocess.run(
         [python, "-m", "pytest", "-q", "-m", "not fault", "tests/bus"], check=True, cwd=tests
     )
