@@ -119,14 +119,15 @@ class Verdict:
 
 
 def is_settled(history: History, journaled: Journal, run: str) -> bool:
-    """Whether the store holds all that the journal does of ``run``."""
-    ends = {s: j.next for s, j in journaled.items() if s.run == run}
+    """Whether the store holds all that the journal does of ``run``, and nothing else."""
+    streams = {s: j for s, j in journaled.items() if s.run == run}
     known = {(s.producer, s.attempt): s for s in history.streams(run)}
-    for stream, end in ends.items():
+    for stream, found in streams.items():
         account = known.get((stream.producer, stream.attempt))
-        if account is None or account.lag or account.recorded + account.gaps != end:
+        if account is None or account.lag or account.recorded + account.gaps != found.next:
             return False
-    return bool(ends)
+    counted = Counter(event.kind for found in streams.values() for event in found.events)
+    return bool(streams) and history.run(run).event_counts == counted
 
 
 def judge(history: History, journaled: Journal, run: str, told: Sequence[Told]) -> Verdict:
@@ -144,12 +145,10 @@ def judge(history: History, journaled: Journal, run: str, told: Sequence[Told]) 
     missing = Counter(told) - Counter(kept)
     gaps = sum(len(found.missing) for found in ranked)
     positions = Counter((row.attempt, row.seq) for row in stored)
-    counted = Counter(event.kind for j in streams.values() for event in j.events)
-    assert history.run(run).event_counts == counted, "the store counts other events"
     common = list(kept[: len(told)]) if not missing else kept
     return Verdict(
         told=len(told),
-        recorded=sum(1 for item in kept if item in set(told)) if missing else len(kept),
+        recorded=(Counter(kept) & Counter(told)).total(),
         gaps=gaps,
         lost=max(0, missing.total() - gaps),
         twice=sum(found.twice for found in streams.values())

@@ -3,8 +3,9 @@
 Run as a script: ``producer.py PLAN`` where ``PLAN`` is JSON: ``runs`` (each a thread of its own)
 maps a run's id to the file that gets a line ``kind step monotonic_ns nanoseconds`` for each event;
 ``stop`` is the file whose appearance ends it; ``pause`` are seconds between events; ``ballast`` is
-how many bytes of text each log carries besides; ``rare`` how many logs come between two rare
-events, 0 for none; ``cap`` bounds the spool if it is not 0; ``exit_code`` is what it ends with.
+how many bytes of text each log carries besides; ``steps`` whether a ``step_end`` goes before each;
+``rare`` how many logs come between two rare events, 0 for none; ``cap`` bounds the spool if it is
+not 0; ``exit_code`` is what it ends with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lineside.bus.events import STEP_KINDS
 from lineside.emitter import publisher, start_run
 from lineside.emitter.spool import SpoolWriter
 
@@ -39,13 +41,15 @@ def emit(run_id: str, told: Path, plan: dict[str, Any]) -> None:
         def mark(kind: str, step: int) -> None:
             begun = time.monotonic_ns()
             data = {"state": {}, "metrics": {"n": step}, "checkpoint": f"/none/checkpoint-{step}"}
-            run.event(kind, data, step=step)
+            run.event(kind, None if kind in STEP_KINDS else data, step=step)
             note(kind, step, begun)
 
         mark("train_begin", 0)
         n = 0
         while n % LOOK_EVERY or not stop.exists():
             n += 1
+            if plan["steps"]:
+                mark("step_end", n)
             begun = time.monotonic_ns()
             run.log({"n": n, **extra}, step=n)
             note("log", n, begun)

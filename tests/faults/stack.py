@@ -102,6 +102,7 @@ class Stack:
         *runs: str,
         pause: float = 0.0005,
         ballast: int = 0,
+        steps: bool = False,
         rare: int = 0,
         cap: int = 0,
         exit_code: int = 0,
@@ -114,6 +115,7 @@ class Stack:
             "stop": str(stop_file(self.home, runs[0])),
             "pause": pause,
             "ballast": ballast,
+            "steps": steps,
             "rare": rare,
             "cap": cap,
             "exit_code": exit_code,
@@ -155,9 +157,7 @@ class Stack:
             if not missing:
                 return journaled
             if time.monotonic() > until:
-                raise TimeoutError(
-                    f"the store is behind the journal after {seconds:g} s: {missing}"
-                )
+                raise TimeoutError(f"store and journal differ after {seconds:g} s: {missing}")
             time.sleep(0.05)
 
     def wait_status(self, run: str, *words: str) -> None:
