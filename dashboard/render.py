@@ -31,7 +31,11 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            number=words.number, duration=words.duration, ago=words.ago, breakable=_breakable
+            number=words.number,
+            duration=words.duration,
+            ago=words.ago,
+            sentence=lambda text: text[:1].upper() + text[1:],
+            breakable=_breakable,
         )
         self._environment.globals.update(
             asset=assets.url, version=version("lineside"), section="", meaning=words.STATUS_MEANING

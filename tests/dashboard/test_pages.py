@@ -119,7 +119,7 @@ def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: objec
         problem(client.get("/api/live"), 503, "store-unavailable")
         page = client.get("/", headers=HTML)
         assert page.status_code == 503
-        assert "there is no store at" in page.text
+        assert "There is no store at" in page.text
         assert 'data-retry="true"' in page.text
         ready = client.get("/readyz")
         assert ready.status_code == 503
