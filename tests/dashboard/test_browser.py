@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import ON_CI
 from tests.dashboard.conftest import House
 from tests.dashboard.test_server import announced, process
 
-playwright = pytest.importorskip("playwright.sync_api")
+load = importlib.import_module if ON_CI else pytest.importorskip
+playwright: Any = load("playwright.sync_api")
 expect = playwright.expect
 
 pytestmark = pytest.mark.browser
