@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ MARK = "lineside"
 WAIT_FOR_RANK_0 = 5.0
 """Seconds a rank waits at train begin for rank 0 to say which run this is."""
 _SLUG_CHARACTERS = 32
+_ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
 _occasions: Counter[str] = Counter()
 
 
@@ -153,9 +153,12 @@ def _later_attempt() -> str:
     """A new attempt that sorts after every one this process has made."""
     global _last_attempt
     attempt = new_attempt()
-    while attempt <= _last_attempt:
-        time.sleep(0.001)
-        attempt = new_attempt()
+    if attempt <= _last_attempt:
+        # Not waited for: a clock that was set back may take hours until it is there again.
+        last, _, _ = _last_attempt.partition("-")
+        at = datetime.datetime.strptime(f"{last}+0000", f"{_ATTEMPT_TIME}%z")
+        at += datetime.timedelta(milliseconds=1)
+        attempt = f"{at.strftime(_ATTEMPT_TIME)[:-3]}-{secrets.token_hex(2)}"
     _last_attempt = attempt
     return attempt
 

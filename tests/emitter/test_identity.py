@@ -60,6 +60,16 @@ def test_attempts_of_one_process_sort_by_their_beginning() -> None:
     assert attempts == sorted(set(attempts))
 
 
+def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["20261121T235959.999-ffff", "20261121T225959.999-0000"])
+    monkeypatch.setattr(identity, "new_attempt", lambda: next(names))
+    monkeypatch.setattr(identity, "_last_attempt", "")
+    settings = Settings.from_env({"HOME": "/h"})
+    before, after = (begin(settings, Place(), run="r").attempt for _ in range(2))
+    assert before == "20261121T235959.999-ffff"
+    assert re.fullmatch(r"20261122T000000\.000-[0-9a-f]{4}", after)
+
+
 def test_the_environment_has_the_last_word_on_names(tmp_path: Path) -> None:
     env = {"LINESIDE_HOME": str(tmp_path)}
     named = begin(Settings.from_env(env), Place(), run="r", name="n", project="p")
