@@ -25,15 +25,24 @@ _NETWORK = frozenset(
 )
 
 
-def network_filesystem(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The kind of network file system ``path`` is on (``nfs4``, ``cifs``, ...); None if local.
+_MOUNTS = Path("/proc/self/mountinfo")
 
-    ``mounts`` is the kernel's table, man 5 proc_pid_mountinfo; where there is none, all is local.
+
+def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The kind of network file system ``path`` is on (``nfs4``, ``cifs``, ...); None if local."""
+    kind = filesystem(path, mounts)
+    return kind if kind in _NETWORK else None
+
+
+def filesystem(path: Path, mounts: Path = _MOUNTS) -> str:
+    """The kind of file system ``path`` is on (``ext4``, ``nfs4``, ...); empty if it is not known.
+
+    ``mounts`` is the kernel's table, man 5 proc_pid_mountinfo.
     """
     try:
         table = mounts.read_text(errors="replace")
     except OSError:
-        return None
+        return ""
     resolved = os.fsdecode(path.resolve())
     best, kind = "", ""
     for line in table.splitlines():
@@ -45,4 +54,4 @@ def network_filesystem(path: Path, mounts: Path = Path("/proc/self/mountinfo")) 
         # Of two mounts at one point the later one is on top.
         if len(point) >= len(best) and (resolved + "/").startswith(point):
             best, kind = point, source.split(" ", 1)[0]
-    return kind if kind in _NETWORK else None
+    return kind

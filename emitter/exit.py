@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lineside.emitter.notice import say
-from lineside.emitter.page import ACKED_SEQ
+from lineside.emitter.page import ACKED_SEQ, Page
 
 BUDGET = 5.0
 """Seconds a process waits for confirmation in all."""
@@ -41,7 +41,7 @@ class Closable(Protocol):
 class Unconfirmed:
     """Events up to ``end`` that went into a spool and that the bus is yet to confirm."""
 
-    words: memoryview
+    page: Page
     end: int
     spool: Path
     ensure_shipper: Callable[[], None]
@@ -49,7 +49,8 @@ class Unconfirmed:
 
     @property
     def is_confirmed(self) -> bool:
-        confirmed: int = self.words[ACKED_SEQ]
+        self.page.exchange()
+        confirmed: int = self.page.words[ACKED_SEQ]
         return confirmed >= self.end
 
 
@@ -93,6 +94,7 @@ def leave(run: Closable, rest: Unconfirmed) -> None:
         _ending.open.remove(run)
     for one in list(_ending.left):
         if one.is_confirmed:
+            one.page.detach()
             with contextlib.suppress(ValueError):
                 _ending.left.remove(one)
 

@@ -83,6 +83,7 @@ class StreamFolder:
 
     def close(self) -> None:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
+        self.page.exchange()
         self._release()
 
     def _release(self) -> None:

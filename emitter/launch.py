@@ -169,6 +169,8 @@ def _confirm(writers: Sequence[SpoolWriter], streams: Sequence[Stream], settings
         return
     deadline = time.monotonic() + _CONFIRM_SECONDS
     while time.monotonic() < deadline:
+        for writer in writers:
+            writer.tend()
         if all(writer.words[ACKED_SEQ] >= writer.next_seq for writer in writers):
             return
         time.sleep(0.01)

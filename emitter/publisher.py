@@ -131,6 +131,7 @@ class Publisher:
         words = self._spool.words
         if self.is_open:
             words[FLAGS] = words[FLAGS] & ~lowered | raised
+            self._spool.folder.page.exchange()
 
     def tidy(self, values: Any) -> dict[str, Any]:
         """``values`` as they can be encoded; the very same dict if they already can.
@@ -161,7 +162,7 @@ class Publisher:
     def unconfirmed(self) -> ending.Unconfirmed:
         """What the bus may not have confirmed yet."""
         return ending.Unconfirmed(
-            self._spool.words,
+            self._spool.folder.page,
             self._spool.settled_seq,
             self._spool.folder.root,
             self._sidecar.ensure,

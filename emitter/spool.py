@@ -133,6 +133,7 @@ class SpoolWriter:
 
         Costs a few microseconds; for about once a second.
         """
+        self.folder.page.exchange()
         is_gone = not (self._file.path if self._file else self.folder.path).exists()
         with contextlib.suppress(OSError, LinesideError):
             if not self.folder.is_intact():

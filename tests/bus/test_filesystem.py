@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.filesystem import network_filesystem
+from lineside.bus.filesystem import filesystem, network_filesystem
 
 TABLE = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -35,6 +35,7 @@ def test_the_mount_a_path_is_on_decides(tmp_path: Path, path: str, kind: str | N
     table = tmp_path / "mountinfo"
     table.write_text(TABLE)
     assert network_filesystem(Path(path), table) == kind
+    assert filesystem(Path(path), table) == (kind or ("tmpfs" if "fast" in path else "ext4"))
 
 
 def test_without_a_table_every_path_is_local(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.emitter import page as page_module
 from lineside.emitter.page import ACKED_SEQ, MAGIC, MAGIC_WORD, PAGE_BYTES, PID, STEP, Page
 
 
@@ -19,7 +20,6 @@ def test_both_sides_see_the_same_words(tmp_path: Path) -> None:
     ours.words[STEP] = 7
     theirs.words[ACKED_SEQ] = 8
     assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (7, 8)
-    ours.flush()
     ours.close()
     theirs.close()
     assert (tmp_path / "page").stat().st_size == PAGE_BYTES
@@ -28,7 +28,7 @@ def test_both_sides_see_the_same_words(tmp_path: Path) -> None:
 def test_without_a_file_the_words_are_in_memory(tmp_path: Path) -> None:
     page = Page.create(tmp_path / "missing")
     page.words[STEP] = 7
-    page.flush()
+    page.exchange()
     assert page.words[STEP] == 7
     page.close()
 
@@ -42,6 +42,31 @@ def test_on_a_full_disk_the_words_are_in_memory(
     page.words[STEP] = 7
     assert Page.open(tmp_path) is None
     page.close()
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "overlay", "nfs4", ""])
+def test_where_a_mapped_store_could_kill_the_words_are_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Copy-on-write file systems take a new block for a store, and have none on a full disk."""
+    monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
+    ours, theirs = Page.create(tmp_path), None
+    try:
+        theirs = Page.open(tmp_path)
+        assert theirs is not None
+        ours.words[STEP] = 7
+        theirs.words[ACKED_SEQ] = 8
+        assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (0, 0)
+        ours.exchange()
+        assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (7, 8)
+        ours.detach()
+        ours.words[STEP] = 9
+        ours.exchange()
+        assert (theirs.words[STEP], ours.words[STEP]) == (7, 9)
+    finally:
+        ours.close()
+        if theirs is not None:
+            theirs.close()
 
 
 def test_what_is_no_page_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
