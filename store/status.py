@@ -115,7 +115,9 @@ def _with_cause(own: Verdict, cause: tuple[str, Verdict] | None) -> Verdict:
     reason = f"{name}: {verdict.reason}"
     if own.status == FINISHED:
         return Verdict(verdict.status, reason, verdict.ended_at)
-    return Verdict(own.status, reason, own.ended_at)
+    # A launcher ends the other ranks when one fails: rank 0 then vanished of that failure.
+    status = verdict.status if own.status == LOST else own.status
+    return Verdict(status, reason, own.ended_at)
 
 
 def _with_exit(verdict: Verdict, own: Rank, exit_: Exit) -> Verdict:

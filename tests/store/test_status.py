@@ -118,6 +118,15 @@ def test_a_failing_rank_beside_a_finished_rank_0_is_not_shown_as_finished() -> N
     assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 8.0)
 
 
+def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed() -> None:
+    """torchrun ends the other ranks with SIGTERM, of which they can tell nothing."""
+    ranks = {
+        "rank0": Rank(began=True, lost=True, ended_at=9.0),
+        "rank1": Rank(how="exception", error="E: x", ended_at=8.0),
+    }
+    assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 9.0)
+
+
 def test_a_run_stands_as_its_newest_attempt() -> None:
     assert judge_run(None).status == RUNNING
     assert judge_run(Verdict(LOST, "gone", 5.0)) == Verdict(LOST, "gone", 5.0)
