@@ -56,7 +56,8 @@ def ship(
     """
     if not spool.is_dir():
         return Shipped()
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    started = time.monotonic()
+    deadline = started + (math.inf if timeout is None else timeout)
     account = _Account(progress)
     shipper = Shipper(spool, broker)
     try:
@@ -70,7 +71,7 @@ def ship(
         shipper.shutdown()
     shipped = account.state
     if shipped.left and shipped.holder is None and not shipper.link.answered:
-        raise BrokerUnreachable(broker, timeout or 0.0)
+        raise BrokerUnreachable(broker, round(time.monotonic() - started, 1))
     return shipped
 
 
@@ -78,7 +79,8 @@ def _ship(shipper: Shipper, account: _Account, deadline: float) -> bool:
     while True:
         shipper.work()
         account.note(shipper.charges.others, None)
-        if shipper.charges.delivered or time.monotonic() >= deadline:
+        is_over = shipper.should_exit or time.monotonic() >= deadline
+        if is_over or shipper.charges.delivered:
             account.note(shipper.charges.others, None, last=True)
             return True
 

@@ -127,6 +127,7 @@ class Shipper(Service):
             self.charges.look(now, beat=is_due)
         if is_due:
             self._look_at = now + _LOOK_SECONDS
+            self._mind_lock()
             self._keeper.give(self.charges.kept(), now)
             _bound_log(self._spool / LOG_NAME)
         room = self._was_full and not self._exchange.is_full
@@ -135,6 +136,18 @@ class Shipper(Service):
             self._send_at = now + self._pause
             self._was_full = self._exchange.is_full
         self._exchange.hear(min(self._send_at, self._look_at) - time.monotonic())
+
+    def _mind_lock(self) -> None:
+        """End if somebody removed the spool or its lock: another shipper may be there by now."""
+        try:
+            seen = (self._spool / LOCK_NAME).stat()
+        except FileNotFoundError:
+            seen = None
+        if self._lock is not None and (
+            seen is None or not os.path.samestat(os.fstat(self._lock), seen)
+        ):
+            log.warning("shipper: the lock of %s was removed, ending", self._spool)
+            self.should_exit = True
 
     def _set_pace(self, events: int) -> None:
         """Look about as often as events come: each look costs the trainer's machine a little."""

@@ -91,6 +91,17 @@ def test_nothing_left_needs_no_broker(bench: Bench) -> None:
     assert ship(bench.spool, bench.address, 1.0) == Shipped()
 
 
+def test_a_spool_that_is_removed_meanwhile_is_not_waited_for(bench: Bench) -> None:
+    leave(bench, "one/rank0/a1", 10)
+    remove = threading.Timer(1.0, lambda: bench.spool.rename(bench.folder / "elsewhere"))
+    remove.start()
+    started = time.monotonic()
+    with pytest.raises(BrokerUnreachable):
+        ship(bench.spool, bench.address)
+    assert time.monotonic() - started < 15
+    remove.join()
+
+
 def test_a_live_producer_is_shipped_as_far_as_it_is(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer("one/rank0/a1")

@@ -334,6 +334,19 @@ def test_a_shipper_ends_by_itself_and_leaves_nothing_unconfirmed(bench: Bench) -
     assert again.process.wait(30) == 0
 
 
+@pytest.mark.parametrize("what", ["lock", "spool"])
+def test_a_shipper_whose_spool_was_removed_ends(bench: Bench, what: str) -> None:
+    producer = bench.producer()
+    shipper = bench.shipper()
+    producer.tell("write 3")
+    until(lambda: shipper_pid(bench.spool))
+    if what == "lock":
+        (bench.spool / LOCK_NAME).unlink()
+    else:
+        bench.spool.rename(bench.folder / "elsewhere")
+    assert shipper.process.wait(10) == 0
+
+
 def test_sigterm_sends_what_is_there_and_ends(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
