@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 ROOMS = ("bus", "emitter", "store", "subscribers", "dashboard", "cli")
 FOR_TESTS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
+TRIED = ("wire", "messages", "settings", "sockets", "protocol")
 TRY = f"""
 import importlib, importlib.util
 for room in {ROOMS!r}:
@@ -68,7 +69,9 @@ def check(version: str, interpreter: str, wheel: Path, folder: Path) -> None:
         (tests / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tests / file)
     subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "not fault", "tests/bus"], check=True, cwd=tests
+        [python, "-m", "pytest", "-q", *(f"tests/bus/test_{noun}.py" for noun in TRIED)],
+        check=True,
+        cwd=tests,
     )
 
 

@@ -61,9 +61,10 @@ def test_an_order_that_does_not_exist_is_a_usage_error(station: Home) -> None:
 
 
 def test_a_long_list_goes_on_by_its_cursor(station: Home) -> None:
-    for name in ("second", "third"):
+    for name in ("one", "two", "three"):
         station.train(
-            f"from lineside.emitter import start_run\nstart_run(run_id='{name}').finish()"
+            "from lineside.emitter import start_run\n"
+            f"start_run(run_id='{name}', project='pages').finish()"
         )
         wait_until(partial(knows, station, name))
     seen: list[str] = []
