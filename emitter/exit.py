@@ -94,7 +94,7 @@ def leave(run: Closable, rest: Unconfirmed) -> None:
         _ending.open.remove(run)
     for one in list(_ending.left):
         if one.is_confirmed:
-            one.page.detach()
+            one.page.close()
             with contextlib.suppress(ValueError):
                 _ending.left.remove(one)
 

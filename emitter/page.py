@@ -8,6 +8,7 @@ mapped file could be a SIGBUS, the words are exchanged with the file once a seco
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -63,11 +64,8 @@ class Page:
     Words in memory reach the file, if there is one, by ``exchange`` only.
     """
 
-    def __init__(
-        self, words: memoryview, mapped: mmap.mmap | None, file: OwnFile | None = None
-    ) -> None:
+    def __init__(self, words: memoryview, file: OwnFile | None = None) -> None:
         self.words = words
-        self._mapped = mapped
         self._file = file
 
     @classmethod
@@ -77,18 +75,17 @@ class Page:
         Its blocks are really written first: storing through a mapping of a sparse file on a full
         disk is a SIGBUS too, and that would kill training.
         """
-        mapped: mmap.mmap | None = None
+        words: memoryview | None = None
         file: OwnFile | None = None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             file = OwnFile(folder / FILE_NAME, os.O_RDWR | os.O_CREAT)
             is_whole = os.pwrite(file.fd, bytes(PAGE_BYTES), 0) == PAGE_BYTES
             if is_whole and filesystem(folder) in _MAPPABLE:
-                mapped = mmap.mmap(file.fd, PAGE_BYTES)
-        if mapped is not None and file is not None:
+                words = _map(file.fd)
+        if words is not None and file is not None:
             file.close()
             file = None
-        words = memoryview(bytearray(PAGE_BYTES) if mapped is None else mapped).cast("q")
-        page = cls(words, mapped, file)
+        page = cls(words or memoryview(bytearray(PAGE_BYTES)).cast("q"), file)
         page.words[PID] = os.getpid()
         page.words[MAGIC_WORD] = MAGIC
         page.exchange()
@@ -104,16 +101,12 @@ class Page:
         try:
             if os.fstat(fd).st_size < PAGE_BYTES:
                 return None
-            mapped = mmap.mmap(fd, PAGE_BYTES)
-        except (OSError, ValueError):
+            page = cls(_map(fd))
+        except OSError:
             return None
         finally:
             os.close(fd)
-        page = cls(memoryview(mapped).cast("q"), mapped)
-        if page.words[MAGIC_WORD] != MAGIC:
-            page.close()
-            return None
-        return page
+        return page if page.words[MAGIC_WORD] == MAGIC else None
 
     def exchange(self) -> None:
         """Write the training process's words and read the shipper's, where they are not mapped."""
@@ -121,22 +114,38 @@ class Page:
         if file is None or not file.is_ours:
             return
         with contextlib.suppress(OSError):
-            own = self.words[:ACKED_SEQ].tobytes()
-            os.pwrite(file.fd, own, 0)
+            os.pwrite(file.fd, self.words[:ACKED_SEQ].tobytes(), 0)
             told = os.pread(file.fd, PAGE_BYTES - _OWN_BYTES, _OWN_BYTES)
             if len(told) == PAGE_BYTES - _OWN_BYTES:
                 self.words[ACKED_SEQ:] = memoryview(told).cast("q")
 
-    def detach(self) -> None:
+    def close(self) -> None:
         """Exchange nothing any more; ``words`` stay readable."""
         if self._file is not None:
             self._file.close()
         self._file = None
 
-    def close(self) -> None:
-        """Unmap. Nothing may touch ``words`` afterwards."""
-        self.detach()
-        self.words.release()
-        if self._mapped is not None:
-            with contextlib.suppress(BufferError):
-                self._mapped.close()
+
+def _map(fd: int) -> memoryview:
+    """The page in ``fd``, mapped for the rest of the process's life: 4 KiB, and no descriptor.
+
+    An ``mmap.mmap`` would keep one open, of a low number, and close it when it goes; a script that
+    closed every descriptor has a file of its own under that number by then.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    address = library.mmap(
+        None, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0
+    )
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "the page cannot be mapped")
+    mapped = (ctypes.c_int64 * (PAGE_BYTES // 8)).from_address(address)
+    return memoryview(mapped).cast("B").cast("q")

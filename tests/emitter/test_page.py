@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 
@@ -20,8 +19,6 @@ def test_both_sides_see_the_same_words(tmp_path: Path) -> None:
     ours.words[STEP] = 7
     theirs.words[ACKED_SEQ] = 8
     assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (7, 8)
-    ours.close()
-    theirs.close()
     assert (tmp_path / "page").stat().st_size == PAGE_BYTES
 
 
@@ -30,7 +27,6 @@ def test_without_a_file_the_words_are_in_memory(tmp_path: Path) -> None:
     page.words[STEP] = 7
     page.exchange()
     assert page.words[STEP] == 7
-    page.close()
 
 
 def test_on_a_full_disk_the_words_are_in_memory(
@@ -41,7 +37,6 @@ def test_on_a_full_disk_the_words_are_in_memory(
     page = Page.create(tmp_path)
     page.words[STEP] = 7
     assert Page.open(tmp_path) is None
-    page.close()
 
 
 @pytest.mark.parametrize("kind", ["btrfs", "overlay", "nfs4", ""])
@@ -59,14 +54,12 @@ def test_where_a_mapped_store_could_kill_the_words_are_exchanged(
         assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (0, 0)
         ours.exchange()
         assert (theirs.words[STEP], ours.words[ACKED_SEQ]) == (7, 8)
-        ours.detach()
+        ours.close()
         ours.words[STEP] = 9
         ours.exchange()
         assert (theirs.words[STEP], ours.words[STEP]) == (7, 9)
     finally:
         ours.close()
-        if theirs is not None:
-            theirs.close()
 
 
 def test_what_is_no_page_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +71,14 @@ def test_what_is_no_page_is_not_opened(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*given: object) -> None:
         raise OSError
 
-    monkeypatch.setattr(mmap, "mmap", fail)
+    monkeypatch.setattr(page_module, "_map", fail)
     assert Page.open(tmp_path) is None
+
+
+def test_a_mapped_page_holds_no_descriptor(tmp_path: Path) -> None:
+    """A script that closes all of them must not be left with one of ours that closes its own."""
+    before = set(Path("/proc/self/fd").iterdir())
+    page = Page.create(tmp_path)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    page.words[STEP] = 7
+    assert page.words[STEP] == 7
