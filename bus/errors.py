@@ -19,7 +19,8 @@ LinesideError
 │       └── JournalFull
 └── StoreError              exit code 1
     ├── StoreTooNew
-    └── StoreUnavailable
+    ├── StoreUnavailable
+    └── StoreSetBack
 
 Each message is one sentence or two with the value that was bad, what was expected and what to do,
 so a command line prints ``str(error)`` and nothing more.
@@ -165,4 +166,15 @@ class StoreUnavailable(StoreError):
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(f"the store {url} cannot be had now: {why}")
+        self.url = url
+
+
+class StoreSetBack(StoreError):
+    """The store holds less than it did: an older copy of it, or a new one, took its place."""
+
+    def __init__(self, url: str, known: int, found: int) -> None:
+        super().__init__(
+            f"the store {url} was recorded up to offset {known} of the journal and is now at "
+            f"{found}: an older copy took its place, and the journal is to be read again from there"
+        )
         self.url = url

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
+from sqlalchemy import exc as sql
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from lineside.bus.errors import MissingExtra, SettingsError, StoreError, StoreUnavailable
 from lineside.bus.filesystem import network_filesystem
 from lineside.bus.settings import private_folder
-
-try:
-    from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
-    from sqlalchemy import exc as sql
-except ImportError as missing:
-    raise MissingExtra("the run history", "sqlalchemy", "server") from missing
-
 from lineside.store import migrate
 from lineside.store.schema import head
 
@@ -147,14 +147,16 @@ def _parse(text: str) -> URL:
     try:
         url = make_url(text)
     except (sql.ArgumentError, ValueError) as error:
-        raise SettingsError("LINESIDE_STORE", text, _EXPECTED) from error
+        hidden = re.sub(r"//.*@", "//***@", text)
+        raise SettingsError("LINESIDE_STORE", hidden, _EXPECTED) from error
     backend = url.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
     file = url.database or ""
     if backend != "sqlite" or not file or file.startswith((":", "file:")) or url.query:
         raise SettingsError("LINESIDE_STORE", shown(url), _EXPECTED)
-    return url.set(drivername="sqlite")
+    # As it stands there: SQLAlchemy 2.1 reads escapes in it, 2.0 does not, and a path has none.
+    return url.set(drivername="sqlite", database=text.partition(":///")[2])
 
 
 def _prepare_file(url: URL, create: bool) -> None:
@@ -168,6 +170,9 @@ def _prepare_file(url: URL, create: bool) -> None:
             )
     elif not path.exists() or not path.stat().st_size:
         private_folder(path.parent)
+        # What a removed store left behind would be read into the new one.
+        for left in (Path(f"{path}-wal"), Path(f"{path}-shm")):
+            left.unlink(missing_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as fresh:
             # Both only take before the first table is made.
@@ -185,11 +190,13 @@ def _prepare_file(url: URL, create: bool) -> None:
 
 def _engine(url: URL) -> Engine:
     if url.drivername == "sqlite":
+        path = url.database or ""
         engine = create_engine(
-            url, pool_size=4, max_overflow=60, connect_args={"timeout": BUSY_SECONDS}
+            url, pool_size=4, max_overflow=60, creator=functools.partial(_connect_sqlite, path)
         )
-        event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
+        event.listen(engine, "connect", functools.partial(_on_connect, path))
+        event.listen(engine, "checkout", functools.partial(_on_checkout, path))
         return engine
     try:
         return create_engine(
@@ -199,17 +206,43 @@ def _engine(url: URL) -> Engine:
         raise MissingExtra("a store in PostgreSQL", "psycopg", "postgres") from missing
 
 
-def _on_connect(raw: sqlite3.Connection, _record: object) -> None:
-    raw.isolation_level = None  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
+def _connect_sqlite(path: str) -> sqlite3.Connection:
+    raw = sqlite3.connect(
+        f"file:{quote(path)}?mode=rw",  # never makes a file: an empty one would be no store
+        uri=True,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,  # a pooled connection is used by one thread at a time
+        isolation_level=None,  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
+    )
     for pragma in (
         "foreign_keys = ON",
         "synchronous = NORMAL",  # what power loss takes is read again: the offset goes with it
         "temp_store = MEMORY",
         "cache_size = -32000",  # KiB
-        "mmap_size = 268435456",
         "journal_size_limit = 67108864",
     ):
         raw.execute(f"PRAGMA {pragma}")
+    return raw
+
+
+def _on_connect(path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    record.info["file"] = _identity(path)
+
+
+def _on_checkout(
+    path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Somebody may have removed or replaced the file; what is written to the old one is lost."""
+    if record.info["file"] != _identity(path):
+        raise sql.DisconnectionError
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _on_begin(connection: Connection) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from lineside.bus.errors import RunNotFound, StoreUnavailable
+from lineside.bus.errors import RunNotFound, StoreSetBack, StoreUnavailable
 from lineside.bus.reader import Batch
-from lineside.store.database import BUSY_SECONDS, reading, writing
+from lineside.store.database import BUSY_SECONDS, reading, shown, writing
 from lineside.store.deletion import bury, purge
 from lineside.store.intake import Intake
 from lineside.store.ledger import Ledger
@@ -45,40 +45,45 @@ class Writer:
         with reading(self._engine) as connection:
             return _offset(connection, journal) or 0
 
-    def apply(self, journal: str, batches: Sequence[Batch]) -> None:
+    def apply(self, journal: str, batches: Sequence[Batch], *, after: int = 0) -> None:
         """Record batches of a journal, in order, and how far it is recorded now: all or nothing.
 
         What was recorded before is left out: a batch by its offset, an event by its place in its
-        stream, so neither a replay nor a new journal doubles anything.
+        stream, so neither a replay nor a new journal doubles anything. ``after`` is how far the
+        caller knows the journal to be recorded.
 
         Raises:
             StoreUnavailable: nothing was written; trying again may help.
+            StoreSetBack: nothing was written, for the store is not that far: what was recorded in
+                between is to be read again, from ``offset`` on.
             StoreError: nothing was written, and these batches are not to blame.
         """
         try:
-            self._apply(journal, batches)
-        except StoreUnavailable:
+            self._apply(journal, batches, after)
+        except (StoreUnavailable, StoreSetBack):
             raise
         except Exception:
             # One event must not stand in the way of all others: find it and keep it as it is.
             log.exception("the store refused %d batches together, so one by one", len(batches))
             for batch in batches:
-                self._apply_alone(journal, batch)
+                self._apply_alone(journal, batch, after)
 
-    def _apply_alone(self, journal: str, batch: Batch) -> None:
+    def _apply_alone(self, journal: str, batch: Batch, after: int) -> None:
         try:
-            self._apply(journal, [batch])
-        except StoreUnavailable:
+            self._apply(journal, [batch], after)
+        except (StoreUnavailable, StoreSetBack):
             raise
         except Exception:
             log.exception("offset %d of %s is kept unread", batch.offset, batch.stream)
-            self._apply(journal, [batch], raw=True)
+            self._apply(journal, [batch], after, raw=True)
 
-    def _apply(self, journal: str, batches: Sequence[Batch], *, raw: bool = False) -> None:
+    def _apply(
+        self, journal: str, batches: Sequence[Batch], after: int, *, raw: bool = False
+    ) -> None:
         try:
             with writing(self._engine, patience=BUSY_SECONDS) as (connection, revision):
                 self._ledger.begin(connection, revision, self._clock())
-                known = _offset(connection, journal)
+                known = self._known(connection, journal, after)
                 offset, intake = known or 0, Intake(self._ledger)
                 for batch in batches:
                     if batch.offset > offset:
@@ -90,6 +95,12 @@ class Writer:
             # Memory is ahead of the rows now; it is loaded again when needed.
             self._ledger = Ledger()
             raise
+
+    def _known(self, connection: Connection, journal: str, after: int) -> int | None:
+        known = _offset(connection, journal)
+        if (known or 0) < after:
+            raise StoreSetBack(shown(self._engine.url), after, known or 0)
+        return known
 
     def update_run(
         self,

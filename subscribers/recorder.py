@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from lineside.bus.errors import StoreUnavailable
+from sqlalchemy import Engine
+
+from lineside.bus.errors import StoreError, StoreSetBack, StoreUnavailable
 from lineside.bus.messages import OFFSET
 from lineside.bus.reader import Batch, Reader
 from lineside.bus.settings import Settings
@@ -35,22 +37,23 @@ class Recorder(Subscriber):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._next: Batch | None = None  # polled, and of another journal than those before it
+        self._engine: Engine | None = None
+        self._journal: str | None = None
+        self._offset = 0
 
     def startup(self) -> None:
-        self._engine = open_store(self.settings.store, create=True)
-        self.writer = Writer(self._engine)
+        self._open()
         self.writer.finish_deletions()
         super().startup()
 
     def connect(self) -> Reader:
-        position = self.writer.position()
-        journal, offset = position or (None, 0)
+        self._journal, self._offset = self.writer.position() or (None, 0)
         return Reader(
             self.settings.broker,
             name=self.name,
             start=OFFSET,
-            offset=offset,
-            journal=journal,
+            offset=self._offset,
+            journal=self._journal,
             credit=CREDIT,
         )
 
@@ -59,45 +62,68 @@ class Recorder(Subscriber):
         self._next = None
         if first is None:
             return
-        journal = self.reader.journal or ""
-        batches = self._gather(first, journal)
+        if self.reader.journal != self._journal:
+            self._journal, self._offset = self.reader.journal, 0
+        batches = self._gather(first)
         for gap in (gap for batch in batches if batch.stream is None for gap in batch.gaps):
             self.missing(gap)
         # An offset of another journal would move this one's cursor.
-        if self._record(journal, batches) and self.reader.journal == journal:
-            self.reader.commit(batches[-1].offset)
+        if self._record(batches) and self.reader.journal == self._journal:
+            self.reader.commit(self._offset)
 
     def shutdown(self) -> None:
         super().shutdown()
-        engine = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.dispose()
+        if self._engine is not None:
+            self._engine.dispose()
 
-    def _gather(self, first: Batch, journal: str) -> list[Batch]:
+    def _open(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+        self._engine = open_store(self.settings.store, create=True)
+        self.writer = Writer(self._engine)
+
+    def _make_if_missing(self) -> None:
+        """Somebody may have removed the store's file; what there was of it is read again."""
+        try:
+            open_store(self.settings.store).dispose()
+        except StoreUnavailable:
+            pass
+        except StoreError:
+            self._open()
+
+    def _gather(self, first: Batch) -> list[Batch]:
         batches, events = [first], len(first.events)
         until = time.monotonic() + GATHER_SECONDS
         while events < GATHER_EVENTS:
             batch = self.reader.poll(max(0.0, until - time.monotonic()))
             if batch is None:
                 break
-            if self.reader.journal != journal:
+            if self.reader.journal != self._journal:
                 self._next = batch
                 break
             batches.append(batch)
             events += len(batch.events)
         return batches
 
-    def _record(self, journal: str, batches: Sequence[Batch]) -> bool:
-        """Whether it is done; False only when told to exit before the store could be had."""
+    def _record(self, batches: Sequence[Batch]) -> bool:
+        """Whether it is done; False when told to exit before the store could be had, and when what
+        came before these batches is to be read again."""
         pause, longest = RETRY_SECONDS
         while not self.should_exit:
             try:
-                self.writer.apply(journal, batches)
+                self.writer.apply(self._journal or "", batches, after=self._offset)
             except StoreUnavailable as error:
                 log.warning("recorder: %s; again in %.1f s", error, pause)
                 self._sleep(pause)
                 pause = min(pause * 2, longest)
+                self._make_if_missing()
+            except StoreSetBack as error:
+                log.warning("recorder: %s", error)
+                self.reader.close()
+                self.reader, self._next = self.connect(), None
+                return False
             else:
+                self._offset = batches[-1].offset
                 return True
         return False
 

@@ -96,9 +96,10 @@ def test_a_password_is_never_shown() -> None:
     with pytest.raises(StoreUnavailable, match="cannot be had now") as raised:
         open_store(url)
     assert "secret" not in str(raised.value)
-    with pytest.raises(SettingsError) as refused:
-        open_store("mysql://me:secret@host/db")
-    assert "secret" not in str(refused.value)
+    for wrong in ("mysql://me:secret@host/db", "postgresql://me:secret@host:port/db"):
+        with pytest.raises(SettingsError) as refused:
+            open_store(wrong)
+        assert "secret" not in str(refused.value)
 
 
 def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -188,7 +189,9 @@ def test_a_package_that_is_missing_is_told() -> None:
         return process.stderr
 
     hidden = "import sys; sys.modules[{!r}] = None\nimport lineside.store.database as d\n"
-    assert "pip install 'lineside[server]'" in ends_with(hidden.format("sqlalchemy"))
+    for module in ("database", "reads", "schema", "writes"):
+        without = hidden.format("sqlalchemy").replace("database", module)
+        assert "pip install 'lineside[server]'" in ends_with(without)
     psycopg = hidden.format("psycopg") + "d.open_store('postgresql://x/y')"
     assert "pip install 'lineside[postgres]'" in ends_with(psycopg)
 
@@ -276,6 +279,29 @@ def _busy_teller() -> Teller:
     for step in range(2000):
         teller.do_step(loss=float(step))
     return teller
+
+
+def test_a_store_that_was_replaced_is_seen_at_once(tmp_path: Path, sqlite_engine: Engine) -> None:
+    Journal(Writer(sqlite_engine)).deliver(_busy_teller())
+    history = History(sqlite_engine)
+    assert len(history.runs().items) == 1
+    for path in tmp_path.glob("store.db"):
+        path.unlink()
+    with pytest.raises(StoreUnavailable, match="unable to open"):
+        history.runs()
+    assert not (tmp_path / "store.db").exists()
+    # The old one's write-ahead log lies there still.
+    assert (tmp_path / "store.db-wal").exists()
+    open_store(f"sqlite:///{tmp_path}/store.db", create=True).dispose()
+    assert history.runs().items == ()
+
+
+def test_a_path_with_odd_characters_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "a %41 é #1.db"
+    engine = open_store(f"sqlite:///{path}", create=True)
+    assert History(engine).runs().items == ()
+    engine.dispose()
+    assert path.is_file()
 
 
 def test_a_connection_of_its_own_that_cannot_be_had_is_told(

@@ -61,7 +61,7 @@ _numbers = itertools.count()
 
 @given(told(), told(), st.integers(1, 4))
 @settings(
-    max_examples=150,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine, func, select
 
-from lineside.bus.errors import RunNotFound, StoreError, StoreUnavailable
+from lineside.bus.errors import RunNotFound, StoreError, StoreSetBack, StoreUnavailable
 from lineside.bus.events import Event, Gap
 from lineside.bus.reader import Batch
 from lineside.store import schema
@@ -211,6 +211,21 @@ def test_a_store_put_back_to_an_older_copy_is_believed(
     writer.apply("journal", [Batch(2, again.stream, tuple(again.take()), ())])
     assert history.run("run").loss_account.gaps == 0
     assert history.points("run", "loss").y == [1.0, 1.0, 1.0]
+
+
+def test_a_store_that_is_behind_what_the_caller_knows_takes_nothing(
+    writer: Writer, history: History
+) -> None:
+    """The batches in between would be taken for lost."""
+    teller = Teller()
+    teller.begin()
+    batch = Batch(9, teller.stream, tuple(teller.take()), ())
+    with pytest.raises(StoreSetBack, match="up to offset 8 of the journal and is now at 0"):
+        writer.apply("journal", [batch], after=8)
+    assert history.runs().items == ()
+    writer.apply("journal", [batch])
+    writer.apply("journal", [batch], after=9)
+    assert history.run("run").loss_account.gaps == 0
 
 
 def test_the_writer_goes_on_where_a_killed_one_stopped(engine: Engine, history: History) -> None:

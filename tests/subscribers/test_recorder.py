@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import sqlite3
@@ -15,10 +16,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from lineside.bus.errors import RunNotFound
+from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
-from lineside.store.database import open_store
+from lineside.store.database import open_store, unpooled
 from lineside.store.reads import History
 from lineside.store.writes import Writer
 from lineside.subscribers.recorder import Recorder
@@ -162,6 +163,44 @@ def test_a_journal_that_is_new_is_read_from_its_start_and_doubles_nothing(
             again.producer.flush()
             wait_until(lambda: again.is_recorded(history), "the second half")
             again.check(history)
+
+
+@pytest.mark.fault
+def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
+    settings: Settings, broker: BrokerProcess, tmp_path: Path
+) -> None:
+    store = settings.home / "store.db"
+    old = tmp_path / "old.db"
+    with RecorderProcess(settings), Training(broker.address) as training:
+        wait_until(store.exists, "the store is made")
+        engine = open_store(settings.store, create=True)
+        history = History(engine)
+        training.train(100)
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "the first part")
+        with unpooled(engine) as raw:
+            raw.execute("VACUUM INTO ?", (str(old),))
+        for replacement in (None, old):
+            training.train(100)
+            training.producer.flush()
+            wait_until(lambda: training.is_recorded(history), "more of it")
+            store.unlink()
+            if replacement is not None:
+                for left in settings.home.glob("store.db-*"):
+                    left.unlink()
+                replacement.rename(store)
+            training.train(100)
+            training.producer.flush()
+            wait_until(lambda: _is_recorded(training, history), "all is recorded again")
+            training.check(history)
+        engine.dispose()
+
+
+def _is_recorded(training: Training, history: History) -> bool:
+    """The same while there may be no store at all."""
+    with contextlib.suppress(StoreError):
+        return training.is_recorded(history)
+    return False
 
 
 @pytest.mark.fault
