@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def records(first: int, end: int) -> bytes:
     return b"".join(record(seq) for seq in range(first, end))
 
 
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """An empty folder whose path is short enough for a Unix socket, whatever the test is called."""
@@ -63,9 +78,10 @@ def broker(home: Path) -> Iterator[BrokerProcess]:
 class Served:
     """A Broker whose turns run in a thread of this process."""
 
+    error: BaseException | None = None
+
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.error: BaseException | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -90,6 +106,9 @@ class Served:
         self.broker.should_exit = True
         self._thread.join(10)
         assert not self._thread.is_alive()
+
+
+Serve = Callable[..., Served]
 
 
 @pytest.fixture
@@ -133,6 +152,9 @@ class Peer:
     def close(self) -> None:
         self.socket.close()
         self.context.term()
+
+
+Connect = Callable[[], Peer]
 
 
 @pytest.fixture

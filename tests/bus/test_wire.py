@@ -186,7 +186,7 @@ def test_fields_of_a_later_version_are_ignored() -> None:
 
 
 def test_nan_and_infinities_survive() -> None:
-    data = {"nan": math.nan, "up": math.inf, "down": -math.inf}
+    data: dict[str, object] = {"nan": math.nan, "up": math.inf, "down": -math.inf}
     [body] = bodies(record(0, data))
     read = decode_event(body).data
     assert read is not None
