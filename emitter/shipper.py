@@ -24,7 +24,7 @@ from lineside.emitter.charges import Charges
 from lineside.emitter.exchange import Exchange
 from lineside.emitter.keeper import KEEP_SECONDS, Keeper
 from lineside.emitter.link import Link
-from lineside.emitter.sidecar import LOCK_NAME, LOG_NAME
+from lineside.emitter.sidecar import DETACH, LOCK_NAME, LOG_NAME
 from lineside.emitter.spool import CAP_BYTES
 
 log = logging.getLogger("lineside")
@@ -203,10 +203,30 @@ def main() -> None:
     logging.raiseExceptions = False  # a full disk under the log is no reason to fail
     try:
         settings = Settings.from_env()
+        if DETACH in sys.argv[1:]:
+            _leave_the_trainers_children(settings.spool / LOCK_NAME)
         Shipper(settings.spool, settings.broker).serve()
     except LinesideError as error:
         log.error("shipper: %s", error)  # noqa: TRY400 - the sentence says it all
         sys.exit(error.exit_code)
+
+
+def _leave_the_trainers_children(lock: Path) -> None:
+    """Go on in a child; this process ends once that one, or another shipper, has the lock."""
+    try:
+        shipper = os.fork()
+    except OSError:
+        return
+    if not shipper:
+        os.setsid()
+        return
+    with contextlib.suppress(OSError):
+        while os.waitpid(shipper, os.WNOHANG) == (0, 0):
+            with contextlib.suppress(FileNotFoundError):
+                if locks.holder(lock) is not None:
+                    break
+            time.sleep(0.02)
+    os._exit(0)
 
 
 def _allow_many_files() -> None:

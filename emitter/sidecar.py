@@ -15,6 +15,7 @@ from lineside.emitter import locks
 
 LOCK_NAME = "shipper.lock"
 LOG_NAME = "shipper.log"
+DETACH = "--detach"
 INJECT_FOLDER = Path(__file__).parent / "inject"
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _START_TAKES = 30.0  # seconds a starting shipper may need until it holds the lock
@@ -64,7 +65,7 @@ class Sidecar:
         )
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "lineside.emitter.shipper"],
+                [sys.executable, "-m", "lineside.emitter.shipper", DETACH],
                 # Nothing of the trainer's is held open: whoever waits for the end of its output
                 # must not wait for ours, and a busy working directory cannot be unmounted.
                 stdin=subprocess.DEVNULL,
@@ -76,8 +77,10 @@ class Sidecar:
             )
         finally:
             os.close(log)
+        # It forks and ends once the shipper has the lock: a script that waits for all its children
+        # must not wait for the shipper, which waits for the script. It is reaped by its id, and
+        # Popen would warn that it still runs.
         self._pid = child.pid
-        # It outlives us by design and is reaped by its id; Popen would warn that it still runs.
         child.returncode = 0
 
     def _reap(self) -> None:

@@ -42,6 +42,14 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+    until(lambda: not is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_shipper_is_started_once_and_again_when_it_was_killed(bench: Bench) -> None:
@@ -161,16 +169,37 @@ def test_whoever_reads_a_trainers_output_does_not_wait_for_the_shipper(spool: Pa
     assert targets == {"/dev/null", str(spool / LOG_NAME)}
 
 
-def test_a_shippers_end_leaves_no_zombie(bench: Bench) -> None:
+def test_starting_a_shipper_leaves_no_zombie(bench: Bench) -> None:
     car = Sidecar(bench.spool, bench.address)
     pid = start(bench.spool, car)
-    os.kill(pid, signal.SIGTERM)
-    until(lambda: shipper_pid(bench.spool) is None)
-    until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
-    car.ensure()
-    assert not Path(f"/proc/{pid}").exists()
-    if car._pid is not None:
-        kill(car._pid)
+
+    def is_reaped() -> bool:
+        car.ensure()
+        return car._pid is None
+
+    until(is_reaped)
+    assert shipper_pid(bench.spool) == pid
+    kill(pid)
+
+
+def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
+    spool: Path,
+) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from lineside.emitter.sidecar import *\n"
+        "Sidecar(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock').ensure()\n"
+        "try:\n"
+        "    while True: os.wait()\n"
+        "except ChildProcessError: print(shipper_pid(Path(sys.argv[1])) is not None)\n"
+    )
+    waited = subprocess.run(
+        [sys.executable, "-c", script, str(spool)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert waited.stdout == "True\n"
 
 
 def test_the_shipper_is_told_where_and_nothing_else_of_ours(
