@@ -48,7 +48,7 @@ faults: $(VENV)/.dev
 	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest -m fault $(ARGS)
 
 compat: $(COMPAT)/.ready
-	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback.py $(ARGS)
+	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

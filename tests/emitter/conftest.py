@@ -1,4 +1,4 @@
-"""A home of its own for each test, whose spool no shipper will take."""
+"""A home of its own for each test, whose spool no shipper will take, and writers of spools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from lineside.bus import wire
 from lineside.bus.events import Event
 from lineside.emitter import exit as ending
 from lineside.emitter import notice
+from lineside.emitter.spool import SpoolWriter
+from tests.emitter.spools import STREAM, MakeWriter
 
 _HOLD_LOCK = """
 import fcntl, os, sys
@@ -52,6 +55,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def spooled(home: Path) -> ReadSpool:
     """``spooled()``: the events of every stream in the home's spool, oldest stream first."""
     return lambda: read_spool(home / "spool")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where ``make`` makes its spools."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def make(root: Path) -> Iterator[MakeWriter]:
+    """``make(**options)``: a writer, closed when the test ends."""
+    made: list[SpoolWriter] = []
+
+    def writer(**options: Any) -> SpoolWriter:
+        made.append(SpoolWriter(root, options.pop("stream", STREAM), **options))
+        return made[-1]
+
+    yield writer
+    for one in made:
+        one.close()
 
 
 def read_spool(root: Path) -> dict[str, list[Event]]:

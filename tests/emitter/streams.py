@@ -1,0 +1,35 @@
+"""The events of one stream, and what the process that publishes them holds open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lineside.bus.events import Event
+from lineside.emitter import exit as ending
+from lineside.emitter.page import Page
+
+
+def only(streams: dict[str, list[Event]]) -> list[Event]:
+    [events] = streams.values()
+    return events
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind for event in events]
+
+
+def data_of(event: Event) -> dict[str, Any]:
+    assert event.data is not None
+    return dict(event.data)
+
+
+def close_all() -> None:
+    for run in list(ending._ending.open):
+        run.close("exit")
+
+
+def open_page() -> Page:
+    [publisher] = ending._ending.open
+    page = Page.open(publisher._spool.folder.path)  # type: ignore[attr-defined]
+    assert page is not None
+    return page

@@ -1,0 +1,154 @@
+"""The callback is never in the way: what fails in it stays there, what ends training is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from lineside.bus.events import LIFECYCLE_KINDS
+from lineside.emitter import LinesideCallback
+from lineside.emitter import exit as ending
+from lineside.emitter.page import HOOK_ERRORS
+from tests.emitter.conftest import ReadSpool
+from tests.emitter.streams import close_all, data_of, only, open_page
+from tests.emitter.training import trainer
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"LINESIDE_DISABLED": "1"}, "off, as LINESIDE_DISABLED says"),
+        ({"LINESIDE_SPOOL": "/dev/null/x"}, "off: folder='/dev/null/x' cannot be used"),
+        ({"LINESIDE_RUN_ID": "a b"}, "off: LINESIDE_RUN_ID='a b' cannot be used"),
+    ],
+)
+def test_training_goes_on_without_it(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spooled: ReadSpool,
+    env: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    made = trainer(tmp_path, LinesideCallback(), eval_strategy="steps", eval_steps=2)
+    made.train()
+    made.train()
+    made.evaluate()
+    error = capsys.readouterr().err
+    assert made.state.global_step == 4
+    assert spooled() == {}
+    assert error.count("lineside:") == 1
+    assert said in error
+
+
+class Panic(BaseException):
+    """No Exception, as Rust's panics are."""
+
+
+def test_errors_inside_stay_inside_and_are_counted(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spooled: ReadSpool,
+) -> None:
+    class Breaking(TrainerCallback):
+        def on_epoch_begin(self, *given: Any, **more: Any) -> None:
+            [publisher] = ending._ending.open
+
+            def fail(*given: Any) -> bool:
+                raise Panic
+
+            monkeypatch.setattr(publisher._spool, "write", fail)  # type: ignore[attr-defined]
+
+        def on_step_begin(self, args: Any, state: Any, *given: Any, **more: Any) -> None:
+            if state.global_step == 3:
+                monkeypatch.undo()
+                monkeypatch.setenv("LINESIDE_HOME", str(home))
+
+    made = trainer(tmp_path, Breaking(), LinesideCallback())
+    made.train()
+    page = open_page()
+    monkeypatch.setattr(ending._ending, "budget", 0.0)
+    close_all()
+    errors = page.words[HOOK_ERRORS]
+    page.close()
+    assert made.state.global_step == 4
+    assert errors == 1 + 3 * 5
+    assert data_of(only(spooled())[-1])["counters"]["hook_errors"] == errors
+    assert capsys.readouterr().err.count("a hook failed") == 1
+
+
+def test_errors_before_a_run_is_open_stay_inside(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback, broken = LinesideCallback(), object()
+    for hook in LIFECYCLE_KINDS:
+        getattr(callback, f"on_{hook}")(broken, broken, broken)
+    assert "lineside:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes_through_every_hook(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    def interrupt(*given: Any) -> None:
+        raise stop
+
+    callback = LinesideCallback()
+    made = trainer(tmp_path, callback, max_steps=1)
+    made.train()
+    given = (made.args, made.state, made.control)
+    with monkeypatch.context() as patch:
+        patch.setattr(callback._attempts, "hook", interrupt)
+        more: dict[str, dict[str, Any]] = {"log": {"logs": {"a": 1}}, "evaluate": {"metrics": {}}}
+        for kind in ("step_end", "log", "epoch_end", "evaluate"):
+            with pytest.raises(stop):
+                getattr(callback, f"on_{kind}")(*given, **more.get(kind, {}))
+
+
+def test_a_training_that_fails_tells_why(home: Path, tmp_path: Path, spooled: ReadSpool) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from lineside.emitter import LinesideCallback, exit
+            from tests.emitter.training import Trainer, trainer
+
+            class Failing(Trainer):
+                def training_step(self, *given, **more):
+                    if self.state.global_step == 2:
+                        raise RuntimeError("the data ran out")
+                    return super().training_step(*given, **more)
+
+            exit._ending.budget = 0.0
+            trainer(Path(sys.argv[1]), LinesideCallback(), kind=Failing).train()
+            """
+        )
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    end = only(spooled())[-1]
+    assert data_of(end)["how"] == "exception"
+    assert data_of(end)["error"]["message"] == "the data ran out"
+    assert "the data ran out" in done.stderr

@@ -1,0 +1,194 @@
+"""The callback in real Trainers: every event, every value, and the page that follows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+from lineside.bus.events import CONTROL_BITS, LIFECYCLE_KINDS
+from lineside.emitter import LinesideCallback
+from lineside.emitter import exit as ending
+from lineside.emitter.page import (
+    FLAGS,
+    HOOKS,
+    PHASE,
+    PHASES,
+    TRAIN_ENDED,
+    TRAINING,
+    Page,
+)
+from tests.emitter.conftest import ReadSpool
+from tests.emitter.streams import close_all, data_of, kinds, only, open_page
+from tests.emitter.training import Tokens, Witness, trainer
+
+STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
+
+
+def test_every_event_is_published_as_it_was(home: Path, tmp_path: Path, spooled: ReadSpool) -> None:
+    witness = Witness()
+    made = trainer(
+        tmp_path / "out",
+        witness,
+        LinesideCallback(),
+        max_steps=6,
+        gradient_accumulation_steps=2,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+    )
+    made.train()
+    made.evaluate()
+    made.predict(Tokens(4))
+    if hasattr(made.callback_handler, "on_push_begin"):
+        made.callback_handler.on_push_begin(made.args, made.state, made.control)
+    close_all()
+    start, *events, end = only(spooled())
+    assert (start.kind, end.kind) == ("run_start", "run_end")
+    assert [event.seq for event in (start, *events, end)] == list(range(len(events) + 2))
+    assert kinds(events) == [note["kind"] for note in witness.seen]
+    assert set(kinds(events)) >= set(LIFECYCLE_KINDS) - {"push_begin"}
+    for event, note in zip(events, witness.seen, strict=True):
+        seen = (note["kind"], note["step"], note["epoch"], note["control"])
+        assert (event.kind, event.step, event.epoch, event.control) == seen
+        data = dict(event.data or {})
+        assert data.get("logs") == note["logs"]
+        assert data.get("metrics") == note["metrics"]
+        assert ("state" in data) == (event.kind in STATEFUL)
+        if "state" in data:
+            assert data["state"]["best_metric"] == note["best_metric"]
+            assert data["state"]["total_flos"] == note["total_flos"]
+            assert data["state"]["max_steps"] == made.state.max_steps or event.kind == "init_end"
+        if event.kind == "save":
+            assert data["checkpoint"] == str(tmp_path / "out" / f"checkpoint-{event.step}")
+    facts, counters = data_of(start), data_of(end)["counters"]
+    assert facts["model"]["class"] == "GPT2LMHeadModel"
+    assert facts["args"]["gradient_accumulation_steps"] == 2
+    assert facts["loaders"]["train"]["dataset_length"] == 24
+    assert facts["source"] == "trainer"
+    assert facts["resumed_from"] is None
+    assert counters["emitted"] == len(events) + 2
+    assert counters["hooks"] == len(events) - 1  # init_end came before there was anything to count
+    assert (counters["dropped"], counters["hook_errors"], counters["encode_failures"]) == (0, 0, 0)
+
+
+class Diverging(Trainer):
+    """Logs what a bad day logs."""
+
+    def log(self, logs: dict[str, Any], *given: Any, **more: Any) -> None:
+        step = self.state.global_step
+        logs["loss"] = [math.nan, math.inf, -math.inf, torch.tensor(0.5), 0.0][step % 5]
+        logs["there"] = torch.tensor(1.0, device="meta")
+        super().log(logs, *given, **more)
+
+
+def test_odd_numbers_survive_and_tensors_become_numbers(
+    home: Path, tmp_path: Path, spooled: ReadSpool
+) -> None:
+    trainer(tmp_path, LinesideCallback(), kind=Diverging).train()
+    close_all()
+    events = only(spooled())
+    losses = [data_of(event)["logs"]["loss"] for event in events if event.kind == "log"]
+    assert losses[:3] == [math.inf, -math.inf, 0.5]
+    logs = data_of(next(event for event in events if event.kind == "log"))["logs"]
+    assert "device=meta" in logs["there"]["!"]
+    assert data_of(events[-1])["counters"]["encode_failures"] == len(losses)
+
+
+def test_logs_are_taken_before_later_callbacks_change_them(
+    home: Path, tmp_path: Path, spooled: ReadSpool
+) -> None:
+    """The Printer, which every Trainer has without a progress bar, pops total_flos."""
+    trainer(tmp_path, LinesideCallback()).train()
+    close_all()
+    last = [data_of(event)["logs"] for event in only(spooled()) if event.kind == "log"][-1]
+    assert "total_flos" in last
+
+
+def test_odd_flags_and_states_do_not_lose_events(
+    home: Path, tmp_path: Path, spooled: ReadSpool
+) -> None:
+    callback = LinesideCallback()
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    state, control = TrainerState(epoch=None), TrainerControl()
+    state.stateful_callbacks = None
+    callback.on_train_begin(args, state, control)
+    control.should_save, control.should_log = None, 1
+    callback.on_step_begin(args, state, control)
+    callback.on_log(args, state, control)
+    callback.on_evaluate(args, state, control)
+    *_, step_begin, log, evaluate = only(spooled())
+    assert log.data == {"logs": {}}
+    assert data_of(evaluate)["metrics"] == {}
+    assert (step_begin.kind, step_begin.epoch) == ("step_begin", None)
+    assert step_begin.control == 1 << CONTROL_BITS.index("should_log")
+
+
+def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
+    pages: list[Page] = []
+
+    def look() -> tuple[str, int]:
+        if not ending._ending.open:
+            return "", 0
+        pages.append(open_page())
+        return PHASES[pages[-1].words[PHASE]], pages[-1].words[FLAGS]
+
+    callback = LinesideCallback()
+    witness = Witness(look)
+    made = trainer(
+        tmp_path,
+        callback,
+        witness,
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+    )
+    made.train()
+    made.evaluate()
+    assert [(note["kind"], *note["look"]) for note in witness.seen] == [
+        ("init_end", "", 0),
+        ("train_begin", "waiting", TRAINING),
+        ("epoch_begin", "waiting", TRAINING),
+        *(
+            step
+            for after in ("waiting", "evaluating")
+            for step in (
+                ("step_begin", "training", TRAINING),
+                ("pre_optimizer_step", "training", TRAINING),
+                ("optimizer_step", "training", TRAINING),
+                ("step_end", after, TRAINING),
+                ("log", after, TRAINING),
+            )
+        ),
+        ("prediction_step", "evaluating", TRAINING),
+        ("log", "evaluating", TRAINING),
+        ("evaluate", "saving", TRAINING),
+        ("save", "waiting", TRAINING),
+        ("epoch_end", "waiting", TRAINING),
+        ("log", "waiting", TRAINING),
+        ("train_end", "finished", TRAIN_ENDED),
+        ("prediction_step", "evaluating", TRAIN_ENDED),
+        ("log", "evaluating", TRAIN_ENDED),
+        ("evaluate", "finished", TRAIN_ENDED),
+    ]
+    assert pages[-1].words[HOOKS] == len(witness.seen) - 1
+    for page in pages:
+        page.close()
+
+
+def test_workers_of_a_dataloader_publish_nothing(
+    home: Path, tmp_path: Path, spooled: ReadSpool
+) -> None:
+    witness = Witness()
+    trainer(tmp_path, witness, LinesideCallback(), dataloader_num_workers=2).train()
+    close_all()
+    _, *events, _ = only(spooled())
+    assert kinds(events) == [note["kind"] for note in witness.seen]

@@ -1,0 +1,121 @@
+"""Runs that cannot be opened, used or finished: said once, and never in the loop's way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside.emitter import Run, start_run
+from lineside.emitter.page import HOOK_ERRORS
+from tests.emitter.loops import page_of, publisher_of
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: run.log(5),
+        lambda run: run.log([1, 2]),
+        lambda run: run.log({"a": 1}, step="x"),
+        lambda run: run.event("run_end"),
+        lambda run: run.event("mine", 5),
+        lambda run: run.event(["no", "kind"]),
+    ],
+)
+def test_mistakes_of_the_caller_are_counted_and_said_once(
+    home: Path, capsys: pytest.CaptureFixture[str], call: Callable[[Run], None]
+) -> None:
+    run = start_run()
+    page = page_of(run)
+    call(run)
+    call(run)
+    assert page.words[HOOK_ERRORS] == 2
+    assert capsys.readouterr().err.count("a hook failed, training goes on") == 1
+    page.close()
+
+
+def test_an_interrupt_while_logging_passes(home: Path) -> None:
+    class Stopping:
+        def __repr__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start_run().log({"a": Stopping()})
+    with pytest.raises(KeyboardInterrupt):
+        start_run().event("x", {"a": Stopping()})
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"LINESIDE_DISABLED": "1"}, "off, as LINESIDE_DISABLED says"),
+        ({"LINESIDE_DISABLED": "perhaps"}, "LINESIDE_DISABLED='perhaps' cannot be used"),
+        ({"LINESIDE_RUN_ID": "../up"}, "LINESIDE_RUN_ID='../up' cannot be used"),
+        ({"LINESIDE_SPOOL": "/dev/null/spool"}, "cannot be made"),
+        ({"LINESIDE_SPOOL": "relative"}, "expected an absolute path"),
+    ],
+)
+def test_what_cannot_be_used_turns_it_off_and_says_so_once(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    env: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(3):
+        with start_run() as run:
+            run.log({"a": 1})
+            run.event("b")
+        assert (run.id, run.attempt, run.is_open) == ("", "", False)
+    error = capsys.readouterr().err
+    assert error.count("lineside:") == 1
+    assert said in error
+
+
+def test_a_run_id_that_is_none_turns_it_off(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not start_run(run_id="no/slash").is_open
+    assert "run_id='no/slash' cannot be used" in capsys.readouterr().err
+
+
+def test_without_stderr_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setenv("LINESIDE_DISABLED", "1")
+    assert not start_run().is_open
+
+
+def test_unforeseen_trouble_while_opening_turns_it_off(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("lineside.emitter.run._identify", fail)
+    assert not start_run().is_open
+    assert "off: ZeroDivisionError()" in capsys.readouterr().err
+
+
+def test_trouble_while_finishing_stays_inside(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start_run()
+
+    def fail(*given: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher_of(run), "close", fail)
+        run.finish()
+    assert "a hook failed" in capsys.readouterr().err
+
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher_of(run), "close", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish()
