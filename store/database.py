@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
-import os
 import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, select, update
 from sqlalchemy import exc as sql
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from lineside.bus.errors import MissingExtra, SettingsError, StoreError, StoreUnavailable
-from lineside.bus.filesystem import network_filesystem
-from lineside.bus.settings import private_folder
-from lineside.store import migrate
+from lineside.store import migrate, sqlite
 from lineside.store.schema import head
+from lineside.store.sqlite import WRITES
 
-log = logging.getLogger("lineside")
-
-BUSY_SECONDS = 5.0
-"""How long one statement waits for another process's lock before it says so."""
 PATIENCE_SECONDS = 60.0
 """How long a rare writer (rename, delete) goes on asking for the lock."""
 KNOWN_REVISION = migrate.KNOWN[-1]
 """The schema revision this Lineside makes."""
-_WRITES = "lineside_writes"
 _AWAY = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError)
 _EXPECTED = "expected an SQLAlchemy URL of SQLite or PostgreSQL, such as sqlite:////path/store.db"
 
@@ -53,8 +42,10 @@ def open_store(url: str, *, create: bool = False) -> Engine:
     """
     parsed = _parse(url)
     if parsed.drivername == "sqlite":
-        with translated(parsed):
-            _prepare_file(parsed, create)
+        try:
+            sqlite.prepare(Path(parsed.database or ""), create)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(shown(parsed), _cause(error)) from error
     engine = _engine(parsed)
     try:
         if create:
@@ -114,7 +105,7 @@ def unpooled(engine: Engine) -> Iterator[sqlite3.Connection]:
     with translated(engine.url):
         try:
             raw = sqlite3.connect(
-                engine.url.database or "", timeout=BUSY_SECONDS, isolation_level=None
+                engine.url.database or "", timeout=sqlite.BUSY_SECONDS, isolation_level=None
             )
             with contextlib.closing(raw):
                 yield raw
@@ -159,45 +150,9 @@ def _parse(text: str) -> URL:
     return url.set(drivername="sqlite", database=text.partition(":///")[2])
 
 
-def _prepare_file(url: URL, create: bool) -> None:
-    """See to it that the SQLite file is there; a new one can give freed pages back to the disk."""
-    path = Path(url.database or "")
-    if not create:
-        if not path.is_file():
-            raise StoreError(
-                f"there is no store at {path}: start one with `lineside up`, "
-                "or set LINESIDE_STORE to where it is"
-            )
-    elif not path.exists() or not path.stat().st_size:
-        private_folder(path.parent)
-        # What a removed store left behind would be read into the new one.
-        for left in (Path(f"{path}-wal"), Path(f"{path}-shm")):
-            left.unlink(missing_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as fresh:
-            # Both only take before the first table is made.
-            fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            fresh.execute("PRAGMA journal_mode = WAL")
-    kind = network_filesystem(path)
-    if kind:
-        log.warning(
-            "the store %s is on a network file system (%s), where SQLite's locks and shared memory "
-            "are not reliable: set LINESIDE_STORE to a local path or to PostgreSQL",
-            path,
-            kind,
-        )
-
-
 def _engine(url: URL) -> Engine:
     if url.drivername == "sqlite":
-        path = url.database or ""
-        engine = create_engine(
-            url, pool_size=4, max_overflow=60, creator=functools.partial(_connect_sqlite, path)
-        )
-        event.listen(engine, "begin", _on_begin)
-        event.listen(engine, "connect", functools.partial(_on_connect, path))
-        event.listen(engine, "checkout", functools.partial(_on_checkout, path))
-        return engine
+        return sqlite.make_engine(url)
     try:
         return create_engine(
             url, pool_pre_ping=True, max_overflow=60, connect_args={"connect_timeout": 5}
@@ -206,55 +161,11 @@ def _engine(url: URL) -> Engine:
         raise MissingExtra("a store in PostgreSQL", "psycopg", "postgres") from missing
 
 
-def _connect_sqlite(path: str) -> sqlite3.Connection:
-    raw = sqlite3.connect(
-        f"file:{quote(path)}?mode=rw",  # never makes a file: an empty one would be no store
-        uri=True,
-        timeout=BUSY_SECONDS,
-        check_same_thread=False,  # a pooled connection is used by one thread at a time
-        isolation_level=None,  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
-    )
-    for pragma in (
-        "foreign_keys = ON",
-        "synchronous = NORMAL",  # what power loss takes is read again: the offset goes with it
-        "temp_store = MEMORY",
-        "cache_size = -32000",  # KiB
-        "journal_size_limit = 67108864",
-    ):
-        raw.execute(f"PRAGMA {pragma}")
-    return raw
-
-
-def _on_connect(path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    record.info["file"] = _identity(path)
-
-
-def _on_checkout(
-    path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object
-) -> None:
-    """Somebody may have removed or replaced the file; what is written to the old one is lost."""
-    if record.info["file"] != _identity(path):
-        raise sql.DisconnectionError
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _on_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 @contextmanager
 def _begin_writing(engine: Engine, patience: float) -> Iterator[Connection]:
     until = time.monotonic() + patience
     while True:
-        connection = engine.connect().execution_options(**{_WRITES: True})
+        connection = engine.connect().execution_options(**{WRITES: True})
         try:
             connection.begin()
             break

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from lineside.bus.errors import RunNotFound, StoreSetBack, StoreUnavailable
 from lineside.bus.reader import Batch
-from lineside.store.database import BUSY_SECONDS, reading, shown, writing
+from lineside.store.database import reading, shown, writing
 from lineside.store.deletion import bury, purge
 from lineside.store.intake import Intake
 from lineside.store.ledger import Ledger
 from lineside.store.schema import positions, runs
+from lineside.store.sqlite import BUSY_SECONDS
 from lineside.store.values import clean, to_json
 
 log = logging.getLogger("lineside")

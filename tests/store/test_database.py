@@ -20,7 +20,7 @@ from lineside.bus.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
-from lineside.store import database, migrate
+from lineside.store import migrate, sqlite
 from lineside.store.database import KNOWN_REVISION, open_store, reading, revision, unpooled, writing
 from lineside.store.reads import History
 from lineside.store.schema import head, metadata
@@ -131,6 +131,11 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path, creat
     assert path.read_bytes() == before
 
 
+def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="File name too long"):
+        open_store(f"sqlite:///{tmp_path}/{'x' * 300}.db", create=True)
+
+
 def test_a_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         open_store(f"sqlite:///{tmp_path}")
@@ -175,7 +180,7 @@ def _set_revision(engine: Engine, number: str) -> None:
 def test_a_network_file_system_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "network_filesystem", lambda path: "nfs4")
+    monkeypatch.setattr(sqlite, "network_filesystem", lambda path: "nfs4")
     with caplog.at_level(logging.WARNING):
         open_store(f"sqlite:///{tmp_path}/store.db", create=True).dispose()
     assert "network file system (nfs4)" in caplog.text
@@ -240,7 +245,7 @@ def test_writers_wait_for_one_another(engine: Engine) -> None:
 def test_a_writer_whose_patience_ends_says_so(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     impatient = open_store(engine.url.render_as_string(hide_password=False))
     began = time.monotonic()
     with (
@@ -309,7 +314,7 @@ def test_a_connection_of_its_own_that_cannot_be_had_is_told(
 ) -> None:
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     with pytest.raises(StoreUnavailable, match="locked"), unpooled(sqlite_engine) as raw:
         raw.execute("BEGIN IMMEDIATE")
     holder.close()
