@@ -16,8 +16,10 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _SECRET_NAME = re.compile(
     r"""(?:^|_)(?:
-        password | passwd | passphrase | pwd | secrets? | secret_\w+ | credentials? | cookies?
-      | authorization | authentication | auth | bearer | dsn | connection_string | webhook(?:_url)?
+        password | passwd | passphrase | passcode | pass | pwd | secrets? | secret_\w+
+      | credentials?(?:_json)? | cookies? | signature | sig | jwt | pat | private_key_\w+
+      | client_secret\w* | access_token_\w+ | authorization | authentication | auth | bearer | dsn
+      | connection_string | webhook(?:_url)?
       | (?:api|access|private|account|secret|encryption|signing|ssh|license|subscription|shared
          |wandb|comet|openai|anthropic|hf|hub|aws|azure|gcp|neptune|clearml|mlflow|swanlab
         )_?key(?:_id)?
@@ -36,7 +38,8 @@ _VOCABULARY_TOKEN = re.compile(
 )
 _LOOKS_SECRET = re.compile(
     r"""\b(?:
-        hf_[A-Za-z0-9]{20,} | (?:sk|pk|rk)-[A-Za-z0-9_-]{16,} | gh[pousr]_[A-Za-z0-9]{20,}
+        hf_[A-Za-z0-9]{20,} | (?:sk|pk|rk)-[A-Za-z0-9_-]{16,} | (?:sk|pk|rk)_(?:live|test)_\w{10,}
+      | gh[pousr]_[A-Za-z0-9]{20,}
       | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
       | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[\w-]{30,} | r8_[A-Za-z0-9]{20,} | nvapi-[\w-]{20,}
       | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*
@@ -45,9 +48,10 @@ _LOOKS_SECRET = re.compile(
 )
 _USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s/@:?#]*)(?::([^\s/]*))?@")
 _SCHEME_VALUE = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HEADER_VALUE = re.compile(r"\b(Authorization\s*:\s*)(?:[A-Za-z]+\s+)?[^\s,;\"']+", re.IGNORECASE)
 # name=value, name: value, "name": "value", and the same inside JSON inside a string.
 _NAMED_VALUE = re.compile(
-    r"""(?<!\w)(?<!\w[.-])(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?["']?\s*[=:]\s*)
+    r"""(?<!\w)(?<!\w[.-])(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?["']?\s*[=:](?!//)\s*)
         (?P<value>(?P<quote>\\?["'])(?:(?!(?P=quote)).)+(?P=quote) | [^\s,;&"'}\])]+)""",
     re.VERBOSE,
 )
@@ -67,6 +71,8 @@ def redact(value: Any) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, list):
+        if len(value) == 2 and isinstance(value[0], str) and is_secret_name(value[0]):
+            return [value[0], _hidden(value[1])]  # a header or an option as a pair
         return [redact(item) for item in value]
     return redact_text(value) if isinstance(value, str) else value
 
@@ -74,6 +80,7 @@ def redact(value: Any) -> Any:
 def redact_text(text: str) -> str:
     """``text`` without passwords in URLs, named secrets and strings that look like a key."""
     text = _USER_INFO.sub(_without_password, text)
+    text = _HEADER_VALUE.sub(rf"\1{REDACTED}", text)
     text = _SCHEME_VALUE.sub(rf"\1 {REDACTED}", text)
     text = _NAMED_VALUE.sub(_without_value, text)
     return _LOOKS_SECRET.sub(REDACTED, text)

@@ -178,3 +178,20 @@ def test_a_command_line_keeps_all_but_its_secrets() -> None:
         f"mysql://u:{REDACTED}@h/d",
         "--token",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://b/x?X-Amz-Signature=deadbeef01", "https://b/x?X-Amz-Signature=<redacted>"),
+        ("https://b/c?sv=2024&sig=abcDEF%3D", "https://b/c?sv=2024&sig=<redacted>"),
+        ("Authorization: Token abc123", "Authorization: <redacted>"),
+        ("use sk_live_abcdefghijklmnop1234", "use <redacted>"),
+    ],
+)
+def test_signed_addresses_headers_and_live_keys_are_hidden(text: str, kept: str) -> None:
+    assert redact_text(text) == kept
+
+
+def test_a_header_given_as_a_pair_is_hidden() -> None:
+    assert redact([["x-api-key", "q"], ["lr", 1]]) == [["x-api-key", REDACTED], ["lr", 1]]
