@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -173,7 +174,8 @@ class Stack:
         """``kill -9`` the shipper that is there, or the next one that is."""
         wait_until("there is a shipper", self.shipper_pid)
         pid = self.shipper_pid()
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
+            os.kill(pid, signal.SIGKILL)
         wait_until("the killed shipper is gone", lambda: self.shipper_pid() != pid)
 
     def ship(self, spool: Path | None = None) -> str:

@@ -1,0 +1,123 @@
+"""Every process killed, frozen or cut off at random while several runs go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from random import Random
+
+import pytest
+
+from lineside.bus.testing import Link
+from tests.faults.conftest import CheckAll
+from tests.faults.stack import Stack, torment
+from tests.faults.witnesses import Producer
+
+pytestmark = pytest.mark.fault
+
+SECONDS = 8.0
+AT_ONCE = 3
+
+
+class Storm:
+    """Runs through a link that fails, and everything that can happen to their processes."""
+
+    def __init__(self, stack: Stack, link: Link, chance: Random) -> None:
+        self.stack = stack
+        self.link = link
+        self.chance = chance
+        self.finished: list[Producer] = []
+        self._running: list[Producer] = []
+        self._count = 0
+
+    def begin(self) -> None:
+        """One more run."""
+        self._count += 1
+        run = f"run-{self._count}"
+        producer = self.stack.produce(run, pause=0.001, LINESIDE_BROKER=self.link.address)
+        self._running.append(producer)
+        producer.wait_told(1)
+
+    def finish_one(self) -> None:
+        """A run ends by itself, and another begins."""
+        self._end(self.chance.choice(self._running))
+        self.begin()
+
+    def finish_all(self) -> None:
+        """Every run ends."""
+        for producer in list(self._running):
+            self._end(producer)
+
+    def kill_broker(self) -> None:
+        """The broker dies and is started again."""
+        self.stack.broker.kill()
+        self.stack.broker.start()
+
+    def kill_recorder(self) -> None:
+        """The recorder dies and is started again."""
+        self.stack.recorder.kill()
+        self.stack.recorder.start()
+
+    def freeze_broker(self) -> None:
+        """The broker stands still."""
+        self.stack.broker.freeze()
+        self._wait()
+        self.stack.broker.resume()
+
+    def freeze_shipper(self) -> None:
+        """The shipper stands still."""
+        pid = self.stack.shipper_pid()
+        with contextlib.suppress(ProcessLookupError):
+            if pid:
+                os.kill(pid, signal.SIGSTOP)
+                self._wait()
+                os.kill(pid, signal.SIGCONT)
+
+    def cut(self) -> None:
+        """Connections break."""
+        self.link.cut()
+        self._wait()
+        self.link.mend()
+
+    def swallow(self) -> None:
+        """Connections stand and carry nothing."""
+        self.link.swallow()
+        self._wait()
+        self.link.mend()
+
+    def _end(self, producer: Producer) -> None:
+        assert producer.finish() == 0
+        self._running.remove(producer)
+        self.finished.append(producer)
+
+    def _wait(self) -> None:
+        time.sleep(self.chance.uniform(0.1, 2.0))
+
+
+def test_whatever_happens_together_loses_nothing(
+    stack: Stack, chance: Random, check_all: CheckAll
+) -> None:
+    stack.start()
+    with Link(stack.home / "link.sock", stack.broker.address) as link:
+        storm = Storm(stack, link, chance)
+        for _ in range(AT_ONCE):
+            storm.begin()
+        stack.history()
+        blows = [
+            stack.kill_shipper,
+            storm.kill_broker,
+            storm.kill_recorder,
+            storm.finish_one,
+            storm.freeze_broker,
+            storm.freeze_shipper,
+            storm.cut,
+            storm.swallow,
+        ]
+        assert torment(chance, SECONDS, blows) > 1
+        storm.finish_all()
+        stack.ship()
+    check_all({producer.run: producer.items() for producer in storm.finished})
+    for producer in storm.finished:
+        stack.wait_status(producer.run, "finished")
