@@ -11,10 +11,14 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
+from sqlalchemy import Engine
 
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
+from lineside.store.database import open_store
+from lineside.store.reads import History
+from tests.subscribers.conftest import RecorderProcess, wait_until
 
 DEADLINE = 60.0
 
@@ -89,3 +93,15 @@ def settings(tmp_path: Path) -> Settings:
 def broker(settings: Settings) -> Iterator[BrokerProcess]:
     with BrokerProcess(settings.home) as process:
         yield process
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = open_store(settings.store, create=True)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def history(engine: Engine) -> History:
+    return History(engine)

@@ -16,79 +16,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from lineside.bus.errors import RunNotFound, StoreError
+from lineside.bus.errors import StoreError
 from lineside.bus.settings import Settings
-from lineside.bus.testing import BrokerProcess, Producer
+from lineside.bus.testing import BrokerProcess
 from lineside.store.database import open_store, unpooled
 from lineside.store.reads import History
 from lineside.store.writes import Writer
-from lineside.subscribers.recorder import Recorder
 from tests.store.postgres import Postgres, find_binaries
 from tests.subscribers.conftest import RecorderProcess, wait_until
-
-ATTEMPT = "20261121T000000-0000"
-
-
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    made = open_store(settings.store, create=True)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def history(engine: Engine) -> History:
-    return History(engine)
-
-
-class Training:
-    """Publishes numbered steps, so that what was recorded can be held against them."""
-
-    def __init__(self, address: str, run: str = "run") -> None:
-        self.producer = Producer(address, f"{run}/rank0/{ATTEMPT}")
-        self.run = run
-        self.steps = 0
-        self.producer.emit("run_start", data={"name": run})
-
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.producer.close()
-
-    def train(self, steps: int) -> None:
-        for _ in range(steps):
-            self.producer.emit("step_begin", step=self.steps)
-            self.steps += 1
-            self.producer.emit("step_end", step=self.steps)
-            self.producer.emit("log", step=self.steps, data={"logs": {"loss": self.steps / 7}})
-
-    def is_recorded(self, history: History) -> bool:
-        try:
-            account = history.run(self.run).loss_account
-        except RunNotFound:
-            return False
-        return account.recorded + account.gaps >= self.producer.next_seq
-
-    def check(self, history: History) -> None:
-        """Everything once, in order."""
-        run = history.run(self.run)
-        assert run.loss_account.recorded == self.producer.next_seq
-        assert run.loss_account.gaps == run.loss_account.lag == 0
-        assert run.event_counts == {
-            "run_start": 1,
-            "step_begin": self.steps,
-            "step_end": self.steps,
-            "log": self.steps,
-        }
-        points = history.points(self.run, "loss", points=None)
-        assert points.step == list(range(1, self.steps + 1))
-        assert points.y == [step / 7 for step in points.step]
-        assert history.timing(self.run).compute.total == self.steps
-        assert history.timing(self.run).wait.total == self.steps - 1
-        seqs = [event.seq for event in history.every_event(self.run)]
-        assert seqs == sorted(set(seqs))
-        assert len(seqs) == self.steps + 1
+from tests.subscribers.training import Training
 
 
 def test_events_are_on_the_page_moments_after_they_happened(
@@ -356,47 +292,3 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
         assert "cannot be had" not in recorder.log.read_text()
         for training in kept:
             training.check(history)
-
-
-def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: BrokerProcess) -> None:
-    recorder = Recorder(settings)
-    recorder.startup()
-    began = time.monotonic()
-    recorder.turn()
-    assert time.monotonic() - began < 5
-    recorder.shutdown()
-
-
-def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
-    settings: Settings, broker: BrokerProcess, history: History
-) -> None:
-    """In one process, so that the change falls between two polls of one gathering."""
-    recorder = Recorder(settings)
-    recorder.startup()
-    try:
-        with Training(broker.address) as training:
-            training.train(3)
-            training.producer.flush()
-        wait_until(lambda: _turned(recorder) and training.is_recorded(history), "the first part")
-        old = recorder.reader.journal
-        assert old is not None
-        broker.stop()
-        for path in settings.home.glob("journal.db*"):
-            path.unlink()
-        broker.start()
-        with Training(broker.address) as again:
-            again.train(6)
-            again.producer.flush()
-            wait_until(lambda: _turned(recorder) and again.is_recorded(history), "the second")
-            again.check(history)
-        new = recorder.reader.journal
-        assert new not in (None, old)
-        assert recorder.writer.offset(old) > 0
-        assert recorder.writer.position() == (new, recorder.writer.offset(str(new)))
-    finally:
-        recorder.shutdown()
-
-
-def _turned(recorder: Recorder) -> bool:
-    recorder.turn()
-    return True

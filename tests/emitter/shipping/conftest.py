@@ -15,6 +15,7 @@ import pytest
 from lineside.bus.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter import sidecar, yard
+from lineside.emitter.shipper import Shipper
 
 
 class Producer:
@@ -136,3 +137,23 @@ def until(true: Callable[[], object], seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
+
+
+STREAM = "run/rank0/a1"
+
+
+SHIPPER = "run/shipper"
+
+
+def seqs(bench: Bench, stream: str, count: int) -> list[int]:
+    return [event.seq for event in bench.events(stream, count)]
+
+
+def turning(shipper: Shipper, true: Callable[[], bool]) -> None:
+    """Let ``shipper`` work in this process until ``true()`` is."""
+
+    def turn() -> bool:
+        shipper.work()
+        return true()
+
+    until(turn)
