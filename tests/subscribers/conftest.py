@@ -18,7 +18,6 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.database import open_store
 from lineside.store.reads import History
-from tests.subscribers.conftest import RecorderProcess, wait_until
 
 DEADLINE = 60.0
 
