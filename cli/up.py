@@ -12,7 +12,7 @@ from lineside.cli.output import warn
 from lineside.cli.stack import Stack
 
 READY_SECONDS = 60.0
-_TURN_SECONDS = 0.1
+_TURN_SECONDS = 0.2
 
 
 class Up(Service):
