@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -50,16 +50,14 @@ class _Joining(NamedTuple):
 class Attempts:
     """Opens and ends attempts for one callback.
 
-    ``publisher`` is the open one's. ``hook`` is what each hook of the Trainer calls: the
-    publisher's hook on rank 0, its stamp on other ranks, None while nothing is open. ``is_off``
-    says that the last try to open was in vain, ``is_joining`` that it has not succeeded yet.
+    ``publisher`` is the open one's, None while nothing is open. ``is_off`` says that the last try
+    to open was in vain, ``is_joining`` that it has not succeeded yet.
     """
 
     def __init__(
         self, name: str | None, project: str | None, run_id: str | None, trial_prefix: str
     ) -> None:
         self.publisher: Publisher | None = None
-        self.hook: Callable[..., None] | None = None
         self.is_off = False
         self._name = name
         self._project = project
@@ -85,7 +83,7 @@ class Attempts:
         now_ns: int,
     ) -> None:
         """End the open attempt and begin the next; raises no Exception."""
-        before, self.publisher, self.hook = self.publisher, None, None
+        before, self.publisher = self.publisher, None
         self._joining, self.is_off = None, True
         try:
             settings = Settings.from_env()
@@ -187,9 +185,7 @@ class Attempts:
             args, state, given, is_leading=identity.place.rank == 0
         )
         run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
-        self.publisher = publisher = run.publisher
-        if publisher is not None:
-            self.hook = publisher.hook if identity.place.rank == 0 else publisher.stamp
+        self.publisher = run.publisher
         # A plain dict in a plain callback: it rides in trainer_state.json, and whoever resumes
         # without Lineside, or resumes what was written without it, is not disturbed.
         if isinstance(getattr(state, "stateful_callbacks", None), dict):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from time import monotonic_ns, time
 from typing import Any
 
 from lineside.bus.settings import Settings
@@ -41,12 +41,15 @@ _FINISHED = PHASES.index("finished")
 class Publisher:
     """The engine of a ``Run`` and of the callback: one open stream of this process.
 
+    ``tell`` is what the Trainer's hooks call: ``hook`` on rank 0, ``stamp`` on other ranks.
+
     Raises (only while being made):
         SettingsError, OSError: the spool cannot be used.
     """
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.identity = identity
+        self.tell = self.hook if identity.place.rank == 0 else self.stamp
         self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.place.rank)
         self._sidecar = _sidecar(settings.spool, settings.broker)
         self.is_open = True
@@ -66,7 +69,7 @@ class Publisher:
 
     def hook(
         self,
-        kind: str,
+        kind: str | None,
         step: int,
         epoch: float | None,
         control: int,
@@ -77,9 +80,11 @@ class Publisher:
     ) -> None:
         """Publish one event and stamp the page; ``now_ns`` is when the hook was called.
 
-        ``phase`` None leaves it as it is. An event that comes while this very thread is inside
-        another one (signal handlers, finalizers) is published right after it.
+        With ``kind`` None only the page is stamped; ``phase`` None leaves that as it is. What comes
+        while this very thread is inside another event (signal handlers, finalizers) is published
+        right after it.
         """
+        # All in one piece: after a backward pass each function on the way costs microseconds.
         if not self.is_open:
             return
         with self._lock:
@@ -90,8 +95,17 @@ class Publisher:
             try:
                 if now_ns >= self._tend_ns:
                     self._tend(now_ns)
-                self._spool.write(kind, step, epoch, control, data, now_ns, wall)
-                self._stamp(step, epoch, phase, now_ns)
+                spool = self._spool
+                if kind is not None:
+                    spool.write(kind, step, epoch, control, data, now_ns, wall)
+                words = spool.words
+                self.step, self._epoch = step, epoch
+                words[STEP] = step
+                if phase is not None:
+                    words[PHASE] = phase
+                words[HOOK_MONOTONIC_NS] = now_ns
+                self._hooks = words[HOOKS] = self._hooks + 1
+                self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
             finally:
                 self._inside = False
             if self._deferred:
@@ -102,14 +116,13 @@ class Publisher:
         _kind: str,
         step: int,
         epoch: float | None,
-        _control: int,
+        control: int,
         _data: Any,
         phase: int | None,
         now_ns: int,
     ) -> None:
         """As ``hook``, but only the page: what ranks other than 0 do."""
-        if self.is_open:
-            self._exclusively(partial(self._stamp_and_tend, step, epoch, phase, now_ns))
+        self.hook(None, step, epoch, control, None, phase, now_ns)
 
     def emit(
         self,
@@ -186,7 +199,7 @@ class Publisher:
                 "error": snapshot.error_facts(error),
                 "counters": self._counters(),
             }
-            self.emit("run_end", self.step, self._epoch, 0, data, time.monotonic_ns())
+            self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())
             self._spool.words[PHASE] = _FINISHED
             self.flag(raised=CLOSED, lowered=TRAINING)
             self.is_open = False
@@ -211,23 +224,6 @@ class Publisher:
             if self._deferred:
                 self._drain()
 
-    def _stamp_and_tend(
-        self, step: int, epoch: float | None, phase: int | None, now_ns: int
-    ) -> None:
-        if now_ns >= self._tend_ns:
-            self._tend(now_ns)
-        self._stamp(step, epoch, phase, now_ns)
-
-    def _stamp(self, step: int, epoch: float | None, phase: int | None, now_ns: int) -> None:
-        words = self._spool.words
-        self.step, self._epoch = step, epoch
-        words[STEP] = step
-        if phase is not None:
-            words[PHASE] = phase
-        words[HOOK_MONOTONIC_NS] = now_ns
-        self._hooks = words[HOOKS] = self._hooks + 1
-        self._hook_ns = words[HOOK_NS] = self._hook_ns + time.monotonic_ns() - now_ns
-
     def _tend(self, now_ns: int) -> None:
         self._tend_ns = now_ns + _TEND_EVERY_NS
         self._spool.tend()
@@ -235,7 +231,7 @@ class Publisher:
 
     def _defer(
         self,
-        kind: str,
+        kind: str | None,
         step: int,
         epoch: float | None,
         control: int,
@@ -245,7 +241,7 @@ class Publisher:
     ) -> None:
         # The caller may change its values once we have returned.
         kept = Cleaner().clean(data)
-        wall = time.time()
+        wall = time()
         self._deferred.append(
             partial(self.hook, kind, step, epoch, control, kept, phase, now_ns, wall)
         )

@@ -12,9 +12,12 @@ import os
 import time
 from pathlib import Path
 from typing import Any, TypeAlias
+from zlib import crc32
+
+import msgpack
 
 from lineside.bus.errors import LinesideError
-from lineside.bus.events import Stream
+from lineside.bus.events import VERSION, Stream
 from lineside.bus.wire import HEADER, MAX_RECORD, Encoder
 from lineside.emitter.drops import STEP, VITAL, Drops, level_of
 from lineside.emitter.folder import StreamFolder
@@ -33,6 +36,8 @@ _MEASURE_EVERY_NS = 1_000_000_000  # of a full spool
 _FIRST_PAUSE_NS, _LAST_PAUSE_NS = 100_000_000, 1_000_000_000
 # The descriptor was closed under us or leads nowhere any more: a new one may do.
 _LOST_DESCRIPTOR = frozenset({errno.EBADF, errno.ESTALE})
+
+_header = HEADER.pack
 
 _Fields: TypeAlias = "tuple[float, int, str, int, float | None, int, Any]"
 
@@ -66,6 +71,7 @@ class SpoolWriter:
         self.next_seq = 0
         self.dropped = 0
         self.encode_failures = 0
+        self._pack = msgpack.Packer().pack
         self._encode = Encoder().encode
         self._segment = segment
         self._limits = (cap - cap // 16, cap - cap // 64, cap)
@@ -103,7 +109,9 @@ class SpoolWriter:
         wall = wall or time.time()
         seq = self.next_seq
         try:
-            record = self._encode(seq, wall, now_ns, kind, step, epoch, control, data)
+            # As Encoder.encode, written out: one function less on the way of each event.
+            body = self._pack((VERSION, seq, wall, now_ns, kind, step, epoch, control, data))
+            record = _header(len(body), crc32(body)) + body
         except Exception:  # noqa: BLE001 - msgpack raises a dozen types; the careful path sorts it
             return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
         size = len(record)
