@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
@@ -28,6 +29,8 @@ from tests.emitter.training import Tokens, Witness, trainer
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
 
 
+# transformers says so when two checkpoints are saved within the clock's grain.
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
 def test_every_event_is_published_as_it_was(home: Path, tmp_path: Path, spooled: ReadSpool) -> None:
     witness = Witness()
     made = trainer(
