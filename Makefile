@@ -15,8 +15,6 @@ COMPAT := .venv-compat
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
-JOBS ?= $(shell nproc)
-PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
@@ -27,7 +25,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lineside demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -42,7 +40,7 @@ check: lint test
 
 cover: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --include='bus/*,emitter/*,store/*' --fail-under=95
 
