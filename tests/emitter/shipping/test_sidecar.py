@@ -46,8 +46,11 @@ def kill(pid: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    """A process whose first thread has ended still holds its locks while another one has not."""
+    folder = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(list((folder / "task").iterdir())) > 1
     except OSError:
         return False
 
