@@ -1,4 +1,4 @@
-"""Asking a process whether it is well: the dashboard by HTTP, the broker by a subscription."""
+"""Asking a dashboard, by HTTP, whether it and what it depends on are well."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import json
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
-
-from lineside.bus.errors import LinesideError
-from lineside.bus.messages import LIVE
-from lineside.bus.reader import Reader
 
 
 def get_json(url: str, timeout: float = 5.0) -> tuple[int, Any]:
@@ -48,13 +44,3 @@ def http_problem(url: str, timeout: float = 2.0) -> str | None:
     return " ".join(
         [f"{url} answers {status}:" if failing else f"{url} answers {status}", *failing]
     )
-
-
-def broker_problem(address: str, timeout: float) -> str | None:
-    """None if a broker answers a subscription at ``address``; else why not, in words."""
-    try:
-        with Reader(address, start=LIVE) as reader:
-            reader.wait_connected(timeout)
-    except LinesideError as error:
-        return str(error)
-    return None

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.reader import Reader
 from lineside.cli.home import is_held, read_note
-from lineside.cli.probes import broker_problem, get_json, http_problem
+from lineside.cli.probes import get_json, http_problem
 from tests.cli.homes import Home, wait_until
 
 
@@ -40,7 +41,8 @@ def test_up_prints_addresses_that_answer(home: Home) -> None:
     process, page = home.up()
     broker = process.until(r"broker +(ipc://\S+)\n")
     assert http_problem(f"{page}/readyz") is None
-    assert broker_problem(broker, 2.0) is None
+    with Reader(broker) as reader:
+        reader.wait_connected(5)
     assert get_json(page)[0] == 200
     assert sorted(children(process.pid)) == ["broker", "dashboard", "recorder"]
 
