@@ -60,8 +60,8 @@ class Reader:
     time), ``start``, ``live`` (from now on; skipped forward when lagging), ``offset`` (after
     ``offset``). Without a name, ``cursor`` means ``start`` and nothing is kept. ``streams`` are
     patterns ``run[/producer[/attempt]]`` with ``*`` for any one part; empty is everything.
-    ``journal`` is the id of the journal that ``offset`` belongs to: if another one answers, reading
-    starts again from the start.
+    ``journal`` is the id of the journal that ``offset`` belongs to. If another one answers, or an
+    older copy of it that was put back, reading starts again from the start.
 
     Raises:
         AddressError: the address cannot be used.
@@ -82,6 +82,7 @@ class Reader:
         self.name = name
         self.head = 0
         self.journal = journal
+        self.restarts = 0  # how often reading began again from the start
         self._start = START if start == CURSOR and not name else start
         self._offset = offset
         self._streams = tuple(streams)
@@ -224,14 +225,15 @@ class Reader:
         if not ack.text:
             self._kept = ack.next
             return
-        if self.journal is not None and self.journal != ack.text:
-            # Offsets of another journal mean nothing in this one.
-            self.journal = ack.text
+        known, self.journal = self.journal, ack.text
+        if known is not None and (known != ack.text or ack.head < self._offset):
+            # Offsets of another journal mean nothing in this one, and one that ends before what was
+            # read of it is an older copy: what it gets from now on bears offsets that were seen.
             self._start = LIVE if self._start == LIVE else START
             self._offset, self._began = 0, False
             self._must_subscribe, self._subscribed = True, False
+            self.restarts += 1
             return
-        self.journal = ack.text
         self._subscribed = True
         self._taken = 0
         self._start = LIVE if self._start == LIVE else OFFSET

@@ -74,9 +74,9 @@ def read(address: str, name: str, streams: list[str]) -> None:
         elif verb == b"ACK" and frames[2] == b"denied":
             raise SystemExit(frames[4].decode())
         elif verb == b"ACK" and frames[4]:  # the answer to a SUB names the journal
-            subscribed, start, credit = journal in (b"", frames[4]), b"offset", 0
-            offset = numbers[1]
-            if not subscribed:  # a journal made anew: the old offset means nothing in it
+            subscribed = journal in (b"", frames[4]) and offset <= numbers[3]
+            start, offset, credit = b"offset", numbers[1], 0
+            if not subscribed:  # a journal made anew or put back: its offsets are others
                 start, offset, told = b"start", 0, 0.0
             journal = frames[4]
         elif verb == b"GAP" and subscribed:

@@ -49,9 +49,10 @@ class Writer:
     def apply(self, journal: str, batches: Sequence[Batch], *, after: int = 0) -> None:
         """Record batches of a journal, in order, and how far it is recorded now: all or nothing.
 
-        What was recorded before is left out: a batch by its offset, an event by its place in its
-        stream, so neither a replay nor a new journal doubles anything. ``after`` is how far the
-        caller knows the journal to be recorded.
+        What was recorded before is left out: a batch that is not behind offset ``after``, up to
+        which the caller knows the journal to be recorded, and an event by its place in its stream.
+        So neither a replay nor another journal doubles anything, and an older copy of a journal is
+        recorded by beginning with ``after`` 0 again.
 
         Raises:
             StoreUnavailable: nothing was written; trying again may help.
@@ -85,7 +86,7 @@ class Writer:
             with writing(self._engine, patience=BUSY_SECONDS) as (connection, revision):
                 self._ledger.begin(connection, revision, self._clock())
                 known = self._known(connection, journal, after)
-                offset, intake = known or 0, Intake(self._ledger)
+                offset, intake = after, Intake(self._ledger)
                 for batch in batches:
                     if batch.offset > offset:
                         intake.take(batch, raw=raw)

@@ -36,10 +36,11 @@ class Recorder(Subscriber):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._next: Batch | None = None  # polled, and of another journal than those before it
+        self._next: Batch | None = None  # polled, and not to follow those before it
         self._engine: Engine | None = None
         self._journal: str | None = None
         self._offset = 0
+        self._restarts = 0  # of the reader, as far as taken into account
 
     def startup(self) -> None:
         self._open()
@@ -48,6 +49,7 @@ class Recorder(Subscriber):
 
     def connect(self) -> Reader:
         self._journal, self._offset = self.writer.position() or (None, 0)
+        self._restarts = 0
         return Reader(
             self.settings.broker,
             name=self.name,
@@ -62,13 +64,14 @@ class Recorder(Subscriber):
         self._next = None
         if first is None:
             return
-        if self.reader.journal != self._journal:
+        if self._is_elsewhere():
             self._journal, self._offset = self.reader.journal, 0
+            self._restarts = self.reader.restarts
         batches = self._gather(first)
         for gap in (gap for batch in batches if batch.stream is None for gap in batch.gaps):
             self.missing(gap)
-        # An offset of another journal would move this one's cursor.
-        if self._record(batches) and self.reader.journal == self._journal:
+        # An offset from before a restart would move the cursor of what is read now.
+        if self._record(batches) and not self._is_elsewhere():
             self.reader.commit(self._offset)
 
     def shutdown(self) -> None:
@@ -91,6 +94,10 @@ class Recorder(Subscriber):
         except StoreError:
             self._open()
 
+    def _is_elsewhere(self) -> bool:
+        """Whether the reader began anew, in another journal or an older copy of this one."""
+        return (self.reader.journal, self.reader.restarts) != (self._journal, self._restarts)
+
     def _gather(self, first: Batch) -> list[Batch]:
         batches, events = [first], len(first.events)
         until = time.monotonic() + GATHER_SECONDS
@@ -98,7 +105,7 @@ class Recorder(Subscriber):
             batch = self.reader.poll(max(0.0, until - time.monotonic()))
             if batch is None:
                 break
-            if self.reader.journal != self._journal:
+            if self._is_elsewhere():
                 self._next = batch
                 break
             batches.append(batch)

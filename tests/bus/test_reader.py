@@ -215,6 +215,30 @@ def test_an_offset_of_another_journal_is_not_believed(serve: Serve, settings: Se
         assert seqs(collect(reader, 128)) == list(range(128))
 
 
+def test_an_older_copy_of_the_journal_is_read_from_its_start(
+    serve: Serve, settings: Settings
+) -> None:
+    served = serve()
+    publish(settings.broker, STREAM, 64)
+    served.stop()
+    older = settings.journal.read_bytes()
+    served = serve()
+    publish(settings.broker, STREAM, 64 * 3)
+    with Reader(settings.broker, start=START) as reader:
+        assert seqs(collect(reader, 192)) == list(range(192))
+        known = (reader.journal, reader.restarts)
+        served.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        settings.journal.write_bytes(older)
+        serve()
+        publish(settings.broker, "new/rank0/a", 3)
+        [batch] = collect(reader, 3)
+        assert (batch.stream, seqs([batch])) == (Stream("new", "rank0", "a"), [0, 1, 2])
+        assert (reader.journal, reader.restarts - 1) == known
+    assert batch.offset < 4  # which the reader had seen before, with other events
+
+
 def test_a_live_reader_over_a_new_journal_stays_live(serve: Serve, settings: Settings) -> None:
     serve()
     publish(settings.broker, STREAM, 3)

@@ -211,6 +211,21 @@ def test_a_store_put_back_to_an_older_copy_is_believed(
     assert history.points("run", "loss").y == [1.0, 1.0, 1.0]
 
 
+def test_an_older_copy_of_a_journal_is_recorded_from_its_start(
+    writer: Writer, history: History
+) -> None:
+    """Under offsets that another batch had before."""
+    first, second = Teller(), Teller("second")
+    first.begin()
+    second.begin()
+    writer.apply("journal", [Batch(9, first.stream, tuple(first.take()), ())])
+    with pytest.raises(StoreSetBack):
+        writer.apply("journal", [], after=10)
+    writer.apply("journal", [Batch(2, second.stream, tuple(second.take()), ())], after=0)
+    assert history.run("second").loss_account.recorded == history.run("run").loss_account.recorded
+    assert writer.position() == ("journal", 2)
+
+
 def test_a_store_that_is_behind_what_the_caller_knows_takes_nothing(
     writer: Writer, history: History
 ) -> None:

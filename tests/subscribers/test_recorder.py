@@ -102,6 +102,35 @@ def test_a_journal_that_is_new_is_read_from_its_start_and_doubles_nothing(
 
 
 @pytest.mark.fault
+def test_a_journal_that_is_put_back_to_an_older_copy_is_read_again(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    """What is published then bears offsets that were recorded before, with other events."""
+    with RecorderProcess(settings):
+        with Training(broker.address) as training:
+            training.train(10)
+            training.producer.flush()
+            broker.stop()
+            older = settings.journal.read_bytes()
+            broker.start()
+            for _ in range(20):
+                training.train(20)
+                training.producer.flush()
+            wait_until(lambda: training.is_recorded(history), "the first run")
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        settings.journal.write_bytes(older)
+        broker.start()
+        with Training(broker.address, "another") as another:
+            another.train(50)
+            another.producer.flush()
+            wait_until(lambda: another.is_recorded(history), "the second run")
+            another.check(history)
+        training.check(history)
+
+
+@pytest.mark.fault
 def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
     settings: Settings, broker: BrokerProcess, tmp_path: Path
 ) -> None:
