@@ -20,6 +20,7 @@ from lineside.emitter.identity import (
     read_mark,
 )
 from lineside.emitter.notice import say, say_off
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.run import Run
 
@@ -100,7 +101,9 @@ class Attempts:
                     self._start(settings, identity, args, state, given, now_ns)
                     self._publish_init_end(init_end)
                 self.is_off = False
-        except Exception as error:  # noqa: BLE001 - nothing of ours may end training
+        except Exception as error:
+            if comes_from_outside(error):
+                raise
             say_off(error)
         finally:
             if before is not None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from lineside.emitter import snapshot
 from lineside.emitter.attempts import Attempts, InitEnd
 from lineside.emitter.notice import say
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
@@ -148,9 +149,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
                 phase = _AFTER_STEP[bits >> 2 & 3]
             data = None if logs is None else {"logs": publisher.tidy(logs)}
             publisher.tell(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
             self._failed(error)
 
     def _rare(
@@ -175,9 +176,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def _guarded(self, act: Callable[..., None], *given: Any) -> None:
         try:
             act(*given)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:

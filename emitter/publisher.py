@@ -166,7 +166,8 @@ class Publisher:
         self._hook_errors += 1
         if self.is_open:
             self._spool.words[HOOK_ERRORS] = self._hook_errors
-        say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+        if self._hook_errors == 1:
+            say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
 
     def wait(self) -> bool:
         """Wait until the bus has everything so far; False if the process's 5 s are spent."""

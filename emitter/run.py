@@ -14,6 +14,7 @@ from lineside.emitter import exit as ending
 from lineside.emitter import snapshot
 from lineside.emitter.identity import WAIT_FOR_RANK_0, Agreement, Identity, Place, begin, new_run_id
 from lineside.emitter.notice import say, say_off
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAINING
 from lineside.emitter.publisher import Publisher
 
@@ -81,9 +82,9 @@ class Run:
             step = publisher.step if step is None else int(step)
             data = {"logs": publisher.tidy(values)}
             publisher.hook("log", step, epoch, 0, data, _IN_TRAINING, now_ns)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
             publisher.failed(error)
 
     def event(
@@ -104,9 +105,9 @@ class Run:
             step = publisher.step if step is None else int(step)
             kept = None if data is None else publisher.tidy(data)
             publisher.hook(kind, step, epoch, 0, kept, _IN_TRAINING, now_ns)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - nothing of ours may end training
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
             publisher.failed(error)
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -118,9 +119,9 @@ class Run:
             publisher.close("exit" if error is None else "exception", error)
             if not publisher.wait():
                 ending.report(publisher.unconfirmed())
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as failure:  # noqa: BLE001 - nothing of ours may end training
+        except BaseException as failure:
+            if comes_from_outside(failure):
+                raise
             publisher.failed(failure)
 
     def __enter__(self) -> Run:
@@ -169,7 +170,9 @@ def start_run(
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:
             run.publisher.flag(raised=TRAINING)
-    except Exception as error:  # noqa: BLE001 - nothing of ours may end training
+    except Exception as error:
+        if comes_from_outside(error):
+            raise
         say_off(error)
         return Run()
     return run

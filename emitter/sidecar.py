@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lineside.bus.settings import private_folder
 from lineside.emitter import locks
+from lineside.emitter.outside import comes_from_outside
 
 LOCK_NAME = "shipper.lock"
 LOG_NAME = "shipper.log"
@@ -55,7 +56,9 @@ class Sidecar:
             self._wait = min(self._wait * 2, _LONGEST_WAIT) if self._wait else _FIRST_WAIT
             self._start()
             self.failure = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+        except Exception as error:
+            if comes_from_outside(error):
+                raise
             self.failure = f"{type(error).__name__}: {error}"
 
     def _start(self) -> None:

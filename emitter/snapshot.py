@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.emitter.identity import Identity, read_mark
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.redaction import redact, redact_argv, redact_text
 from lineside.emitter.values import Cleaner, Limits, is_plain
 
@@ -56,15 +57,15 @@ _TRACEBACK_CHARACTERS = 8_192
 def gather(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     """What each part answers, cleaned and redacted; a part that raises or knows nothing is absent.
 
-    Raises nothing but KeyboardInterrupt and SystemExit.
+    Raises nothing but what comes from outside.
     """
     known: dict[str, Any] = {}
     for name, read in parts.items():
         try:
             value = redact(Cleaner(_FACTS).clean(read()))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # noqa: BLE001, S112 - foreign code: Rust panics are no Exception
+        except BaseException as error:  # foreign code: Rust panics are no Exception
+            if comes_from_outside(error):
+                raise
             continue
         if value is not None:
             known[name] = value

@@ -21,6 +21,7 @@ from lineside.bus.events import VERSION, Stream
 from lineside.bus.wire import HEADER, MAX_RECORD, Encoder
 from lineside.emitter.drops import STEP, VITAL, Drops, level_of
 from lineside.emitter.folder import StreamFolder
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.ownfile import OwnFile
 from lineside.emitter.page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.values import TIGHTER, Cleaner
@@ -112,7 +113,9 @@ class SpoolWriter:
             # As Encoder.encode, written out: one function less on the way of each event.
             body = self._pack((VERSION, seq, wall, now_ns, kind, step, epoch, control, data))
             record = _header(len(body), crc32(body)) + body
-        except Exception:  # noqa: BLE001 - msgpack raises a dozen types; the careful path sorts it
+        except Exception as error:  # msgpack raises a dozen types; the careful path sorts it
+            if comes_from_outside(error):
+                raise
             return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
         size = len(record)
         if size > self._room or size > _LARGE:
@@ -123,6 +126,8 @@ class SpoolWriter:
         try:
             written = os.write(self._fd, record)
         except OSError as error:
+            if comes_from_outside(error):
+                raise
             return self._mend(error.errno, record, seq, kind, now_ns)
         if written != size:
             self._take_back(written)
@@ -203,7 +208,9 @@ class SpoolWriter:
     def _fits(self, fields: _Fields) -> bool:
         try:
             return len(self._encode(self.next_seq, *fields)) <= HEADER.size + MAX_RECORD
-        except Exception:  # noqa: BLE001 - msgpack raises a dozen types
+        except Exception as error:  # msgpack raises a dozen types
+            if comes_from_outside(error):
+                raise
             return False
 
     def _refusal(self, size: int, level: int, now_ns: int) -> str | None:
@@ -233,9 +240,10 @@ class SpoolWriter:
                 continue
             seq = self.next_seq
             record = self._encode(seq, wall, now_ns, "gap", step, epoch, 0, drops.data())
-            if not self._append(record, now_ns):
-                return False
             self.next_seq = seq + 1
+            if not self._append(record, now_ns):
+                self.next_seq = seq
+                return False
             self.words[NEXT_SEQ] = seq + 1
             del self._drops[why]
         return True
@@ -244,6 +252,8 @@ class SpoolWriter:
         try:
             written = os.write(self._fd, record)
         except OSError as error:
+            if comes_from_outside(error):
+                raise
             if error.errno in _LOST_DESCRIPTOR:
                 self._close_segment()
             self._pause(now_ns)

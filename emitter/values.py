@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from typing import Any
 
+from lineside.emitter.outside import comes_from_outside
+
 UNENCODABLE = "!"
 """The one key of the map that stands for a value that could not be encoded."""
 _REPR_CHARACTERS = 200
@@ -61,7 +63,7 @@ class Cleaner:
         self._left = limits.items
 
     def clean(self, value: Any, depth: int = 0) -> Any:
-        """``value`` made encodable; never raises but KeyboardInterrupt and SystemExit."""
+        """``value`` made encodable; never raises but what comes from outside."""
         kind = type(value)
         if kind is float or kind is bool or value is None:
             return value
@@ -71,9 +73,9 @@ class Cleaner:
             return self._text(value)
         try:
             return self._clean_other(value, depth)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # noqa: BLE001 - foreign code: Rust panics are no Exception
+        except BaseException as error:  # foreign code: Rust panics are no Exception
+            if comes_from_outside(error):
+                raise
             return self._described(f"<{_name(kind)} that cannot be read>")
 
     def _clean_other(self, value: Any, depth: int) -> Any:
@@ -191,9 +193,9 @@ def _is_host_tensor(value: Any) -> bool:
 def _key(key: object) -> str:
     try:
         return str(key)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # noqa: BLE001 - a key's own code
+    except BaseException as error:  # a key's own code
+        if comes_from_outside(error):
+            raise
         return f"<{_name(type(key))}>"
 
 

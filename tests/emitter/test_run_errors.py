@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from lineside.emitter import Run, start_run
+from lineside.emitter import Run, notice, start_run
+from lineside.emitter import exit as ending
 from lineside.emitter.page import HOOK_ERRORS
 from tests.emitter.loops import page_of, publisher_of
+
+OURS = str(Path(notice.__file__).parent)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,8 @@ def test_mistakes_of_the_caller_are_counted_and_said_once(
     page = page_of(run)
     call(run)
     call(run)
-    assert page.words[HOOK_ERRORS] == 2
+    run.log("and another mistake")  # type: ignore[arg-type]
+    assert page.words[HOOK_ERRORS] == 3
     assert capsys.readouterr().err.count("a hook failed, training goes on") == 1
     page.close()
 
@@ -46,6 +53,70 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
         start_run().log({"a": Stopping()})
     with pytest.raises(KeyboardInterrupt):
         start_run().event("x", {"a": Stopping()})
+
+
+class Preempted(Exception):
+    """What a script's own signal handler raises."""
+
+
+class Handler:
+    def __call__(self, *_: object) -> None:
+        raise Preempted
+
+    def method(self, *_: object) -> None:
+        raise Preempted
+
+
+def preempt(*_: object) -> None:
+    raise Preempted
+
+
+@pytest.fixture(params=[preempt, Handler(), Handler().method, functools.partial(preempt, 1)])
+def alarm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The handler of SIGALRM raises."""
+    before = signal.signal(signal.SIGALRM, request.param)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_signal_handler_raises_while_we_wait_passes(
+    home: Path, alarm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending._ending, "budget", 5.0)
+    run = start_run()
+    run.log({"a": 1.0})
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    with pytest.raises(Preempted):
+        run.finish()
+
+
+@pytest.mark.parametrize("alarm", [preempt], indirect=True)
+def test_what_a_signal_handler_raises_passes_wherever_it_strikes(home: Path, alarm: None) -> None:
+    run = start_run()
+    page = page_of(run)
+    struck = passed = 0
+    is_due = False
+
+    def strike(_: int, frame: FrameType | None) -> None:
+        nonlocal struck, is_due
+        is_due = False
+        if frame is not None and frame.f_code.co_filename.startswith(OURS):
+            struck += 1
+            raise Preempted
+
+    signal.signal(signal.SIGALRM, strike)
+    while struck < 300:
+        if not is_due:
+            is_due = True
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+        try:
+            run.log({"a": 1.0, "deep": {"b": [1, 2]}}, step=1)
+        except Preempted:
+            passed += 1
+    assert passed == struck
+    assert page.words[HOOK_ERRORS] == 0
+    page.close()
 
 
 @pytest.mark.parametrize(
