@@ -1,5 +1,5 @@
 # make demo    the whole thing on this machine, with an account at the end
-# make test    every test
+# make test    every test, JOBS at a time (4: most of them wait for other processes)
 # make lint    format, style, types, import contracts, length of modules
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
@@ -15,6 +15,9 @@ COMPAT := .venv-compat
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
+JOBS ?= 4
+RUNNER := python -m
+PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
@@ -25,7 +28,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lineside demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/$(RUNNER) pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -40,12 +43,12 @@ check: lint test
 
 cover: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(MAKE) test RUNNER='coverage run -m'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --include='bus/*,emitter/*,store/*' --fail-under=95
 
 faults: $(VENV)/.dev
-	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest -m fault $(ARGS)
+	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest $(PARALLEL) -m fault $(ARGS)
 
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py $(ARGS)

@@ -8,6 +8,21 @@ from collections.abc import Callable
 
 import pytest
 
+# Here, because this is the one conftest.py that is loaded where tests run on other cores.
+from tests.faults.session import (
+    pytest_generate_tests,
+    pytest_runtest_logreport,
+    pytest_runtest_setup,
+    pytest_terminal_summary,
+)
+
+__all__ = [
+    "pytest_generate_tests",
+    "pytest_runtest_logreport",
+    "pytest_runtest_setup",
+    "pytest_terminal_summary",
+]
+
 # Tiny models gain nothing from a second thread, and torch's threads wait in busy loops: on a
 # machine that has other things to do a step takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,6 +1,5 @@
-"""Fixtures of the fault tests: a stack in a home of its own, chance with a seed, the final table.
+"""Fixtures of the fault tests: a stack in a home of its own, and chance with a seed.
 
-``LINESIDE_FAULT_REPEATS`` runs each test so many times (``make faults N=20``).
 ``LINESIDE_FAULT_SEED`` chooses the random moments, which differ in each repetition.
 """
 
@@ -9,49 +8,17 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from tests.faults.accounts import Told, Verdict, judge
+from tests.faults.session import count
 from tests.faults.stack import Stack
 
-REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
 SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
-COLUMNS = ("runs", "failures", "events", "lost", "twice")
-
-_table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if REPEATS > 1:
-        metafunc.fixturenames.append("repetition")
-        metafunc.parametrize("repetition", range(REPEATS))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if "chance" in getattr(item, "fixturenames", ()):
-        row = _table[_name(item)]
-        row["runs"] += report.when == "call"
-        row["failures"] += report.failed
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _table:
-        return
-    terminalreporter.section("faults")
-    width = max(map(len, _table))
-    terminalreporter.line(f"{'':{width}}" + "".join(f"{c:>10}" for c in COLUMNS))
-    for name, row in _table.items():
-        terminalreporter.line(f"{name:{width}}" + "".join(f"{row[c]:>10}" for c in COLUMNS))
 
 
 @pytest.fixture
@@ -135,12 +102,5 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
 
 
 def _count(request: pytest.FixtureRequest, verdict: Verdict) -> None:
-    row = _table[_name(request.node)]
-    row["events"] += verdict.told
-    row["lost"] += verdict.lost
-    row["twice"] += verdict.twice
+    count(request.node, events=verdict.told, lost=verdict.lost, twice=verdict.twice)
     assert verdict.told > 0
-
-
-def _name(item: pytest.Item) -> str:
-    return item.name.partition("[")[0]

@@ -1,0 +1,57 @@
+"""What fault tests add to a session: repetitions, and a table at its end.
+
+``LINESIDE_FAULT_REPEATS`` runs each so many times (``make faults N=20``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import pytest
+
+REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
+_COLUMNS = ("runs", "failures", "events", "lost", "twice")
+_PREFIX = "fault "
+
+_table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+def count(node: pytest.Item, **columns: int) -> None:
+    """Add to what the test's row says."""
+    # A report carries its properties from the process that ran the test.
+    node.user_properties += [(_PREFIX + name, n) for name, n in columns.items()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if REPEATS > 1 and metafunc.definition.get_closest_marker("fault"):
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(REPEATS))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("fault"):
+        count(item, runs=1)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    counted = [(name, n) for name, n in report.user_properties if name.startswith(_PREFIX)]
+    if not counted:
+        return
+    row = _table[report.nodeid.rpartition("::")[2].partition("[")[0]]
+    row["failures"] += report.failed
+    if report.when == "call":
+        for name, n in counted:
+            assert isinstance(n, int)
+            row[name.removeprefix(_PREFIX)] += n
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _table:
+        return
+    terminalreporter.section("faults")
+    width = max(map(len, _table))
+    terminalreporter.line(f"{'':{width}}" + "".join(f"{c:>10}" for c in _COLUMNS))
+    for name, row in sorted(_table.items()):
+        cells = "".join(f"{row.get(c, '-'):>10}" for c in _COLUMNS)
+        terminalreporter.line(f"{name:{width}}{cells}")
