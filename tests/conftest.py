@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.faults.session import (
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
+from tests.leftovers import end_all
 
 __all__ = [
     "pytest_generate_tests",
@@ -35,6 +36,15 @@ def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine's LINESIDE_ variables say is not for tests."""
     for name in [name for name in os.environ if name.startswith("LINESIDE_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_a_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever was started for the test's own folder ends with it."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        end_all(folder)
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,7 @@ function controls(board, timing) {
 
 function finder(id, items, nameOf) {
   const field = document.getElementById(id);
-  field?.addEventListener("input", () => {
+  const find = () => {
     const wanted = field.value.trim().toLowerCase();
     for (const item of items()) item.hidden = !nameOf(item).toLowerCase().includes(wanted);
     for (const group of document.querySelectorAll(".group, .settings-group")) {
@@ -133,7 +133,9 @@ function finder(id, items, nameOf) {
     }
     const none = document.getElementById("no-setting");
     if (none && id === "find-setting") none.hidden = [...items()].some((item) => !item.hidden);
-  });
+  };
+  field?.addEventListener("input", find);
+  if (field?.value) find(); // typed before this was loaded
 }
 
 start();

@@ -27,17 +27,17 @@ def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
             producer.flush()
     wait_for(lambda: served.broker._journal.first > 240)
     with Reader(settings.broker, start=START) as reader:
-        batch = reader.poll(5)
-        assert batch is not None
-        [gap] = batch.gaps
-        assert (gap.stream, gap.first) == (None, 1)
-        batch = reader.poll(5)
-        assert batch is not None
-        assert batch.offset == gap.end
+        wanted, batch = 1, None
+        while batch is None or not batch.events:  # what expires meanwhile is told as well
+            batch = reader.poll(5)
+            assert batch is not None
+            for gap in batch.gaps:
+                assert (gap.stream, gap.first) == (None, wanted)
+                wanted = gap.end
+        assert batch.offset == wanted > 240
     expired = read_all(settings.broker, ["_bus"])
-    assert expired[-1].kind == "expired"
-    assert expired[-1].data is not None
-    assert expired[-1].data["end"] == gap.end
+    assert {event.kind for event in expired} == {"expired"}
+    assert wanted in [event.data["end"] for event in expired if event.data]
 
 
 def test_damage_among_what_is_old_stops_expiry_and_nothing_else(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.homes import RUN_ID, Home, wait_until
+from tests.leftovers import end_all
 
 
 @pytest.fixture
@@ -29,3 +30,4 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield it
     finally:
         it.close()
+        end_all(it.path)

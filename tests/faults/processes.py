@@ -110,35 +110,3 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def supervised(home: Path, **more: str) -> dict[str, str]:
     """The same for a service, which then ends with this process."""
     return environment(home, **{SUPERVISOR_PID: str(os.getpid())}, **more)
-
-
-def belonging_to(home: Path) -> list[int]:
-    """Ids of the processes, other than this one, that were started for ``home``."""
-    mark = f"LINESIDE_HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue  # it ended meanwhile
-        if mark in variables and state != "Z":
-            found.append(int(entry.name))
-    return found
-
-
-def end_all(home: Path) -> None:
-    """Kill by id what is left of the processes started for ``home``, and see that it is gone."""
-
-    def gone() -> bool:
-        left = belonging_to(home)
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        return not left
-
-    wait_until(f"no process of {home} is left", gone)

@@ -24,12 +24,12 @@ from tests.faults.accounts import Journal, is_settled, journal
 from tests.faults.processes import (
     PATIENCE,
     Child,
-    end_all,
     environment,
     supervised,
     wait_until,
 )
 from tests.faults.witnesses import Producer, stop_file, told_file
+from tests.leftovers import end_all
 
 HERE = Path(__file__).parent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
@@ -23,7 +22,6 @@ from lineside.bus.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from lineside.emitter.launch import launch
-from lineside.emitter.sidecar import shipper_pid
 from tests.emitter.shipping.conftest import Bench, until
 
 PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
@@ -86,7 +84,7 @@ class Launched:
 
 @pytest.fixture
 def launched(bench: Bench) -> Iterator[Any]:
-    """Starts a ``Launched``; its process group and its shipper end with the test."""
+    """Starts a ``Launched``; its process group ends with the test."""
     started: list[Launched] = []
 
     def start(*command: str, tty: int | None = None, **env: str) -> Launched:
@@ -98,10 +96,6 @@ def launched(bench: Bench) -> Iterator[Any]:
         if one.process.poll() is None:
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.communicate()
-    with contextlib.suppress(OSError):
-        pid = shipper_pid(bench.spool)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
 
 
 def python(body: str) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def test_another_shipper_is_waited_for_and_named(bench: Bench) -> None:
     start_later.start()
     shipped = ship(bench.spool, bench.address, 30, seen.append)
     start_later.join()
-    assert seen[0].left == 105
+    assert seen[0].left >= 105  # and what the other shipper says itself
     assert shipped.holder == holder.process.pid
     assert shipped.left == 0
     assert shipped.events >= 105

@@ -1,0 +1,51 @@
+"""Processes that belong to a folder: shippers end by themselves, but only long after the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+_NAMES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
+_PATIENCE = 60.0
+
+
+def belonging_to(folder: Path) -> list[int]:
+    """Ids of the processes, other than this one, whose home or spool is in ``folder``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue  # it ended meanwhile
+        places = [
+            value for name, _, value in (v.partition(b"=") for v in variables) if name in _NAMES
+        ]
+        if state != "Z" and any(_is_in(folder, os.fsdecode(place)) for place in places):
+            found.append(int(entry.name))
+    return found
+
+
+def end_all(folder: Path) -> None:
+    """Kill by id what is left of the processes of ``folder``, and see that it is gone.
+
+    Raises:
+        TimeoutError: something is there still.
+    """
+    until = time.monotonic() + _PATIENCE
+    while left := belonging_to(folder):
+        if time.monotonic() > until:
+            raise TimeoutError(f"processes {left} of {folder} do not end")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _is_in(folder: Path, place: str) -> bool:
+    return Path(place).is_absolute() and Path(place).is_relative_to(folder)
