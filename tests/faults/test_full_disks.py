@@ -25,8 +25,8 @@ SmallDisk = Callable[[str, int], Path]
 def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
     small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
 ) -> None:
-    spool = small_disk("small", 4 * MIB)
-    filler = _fill(spool, 3 * MIB)
+    spool = small_disk("small", 32 * MIB)
+    filler = _fill(spool, 31 * MIB)  # afterwards there is room to the end
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
     wait_until("the disk is full", lambda: _dropped(producer) > 50)
     time.sleep(chance.uniform(0.0, 1.0))
