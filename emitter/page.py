@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from lineside.bus.filesystem import filesystem
+from lineside.emitter.outside import tolerating
 from lineside.emitter.ownfile import OwnFile
 
 PAGE_BYTES = 4096
@@ -113,7 +114,7 @@ class Page:
         file = self._file
         if file is None or not file.is_ours:
             return
-        with contextlib.suppress(OSError):
+        with tolerating(OSError):
             os.pwrite(file.fd, self.words[:ACKED_SEQ].tobytes(), 0)
             told = os.pread(file.fd, PAGE_BYTES - _OWN_BYTES, _OWN_BYTES)
             if len(told) == PAGE_BYTES - _OWN_BYTES:

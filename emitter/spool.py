@@ -21,7 +21,7 @@ from lineside.bus.events import VERSION, Stream
 from lineside.bus.wire import HEADER, MAX_RECORD, Encoder
 from lineside.emitter.drops import STEP, VITAL, Drops, level_of
 from lineside.emitter.folder import StreamFolder
-from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.outside import comes_from_outside, tolerating
 from lineside.emitter.ownfile import OwnFile
 from lineside.emitter.page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.values import TIGHTER, Cleaner
@@ -148,7 +148,7 @@ class SpoolWriter:
         """
         self.folder.page.exchange()
         is_gone = not (self._file.path if self._file else self.folder.path).exists()
-        with contextlib.suppress(OSError, LinesideError):
+        with contextlib.suppress(LinesideError), tolerating(OSError):
             if not self.folder.is_intact():
                 self._close_segment()
                 self.folder.rebuild()

@@ -14,6 +14,8 @@ const api = new RunApi(run);
 const groups = document.getElementById("groups");
 
 async function start() {
+  let refresh = async () => location.reload();
+  dialogs(api, () => refresh());
   if (!window.Plotly) {
     for (const plot of document.querySelectorAll(".plot")) plot.textContent = "plotly.js could not be loaded.";
     return;
@@ -24,10 +26,10 @@ async function start() {
   const timeline = new Timeline(run, document.getElementById("timeline"));
   controls(board, timing);
   loadMarks(board);
-  const refresh = () => update(board, timing, timeline);
-  dialogs(api, refresh);
+  refresh = () => update(board, timing, timeline);
   const soon = throttle(refresh, 1000);
   listen(run, (change) => (change?.deleted.includes(run) ? location.assign("/") : soon()));
+  document.documentElement.dataset.ready = "";
 }
 
 async function loadMarks(board) {

@@ -81,3 +81,4 @@ addEventListener("popstate", () => {
 });
 
 listen(null, throttle(refresh, 1000));
+document.documentElement.dataset.ready = "";

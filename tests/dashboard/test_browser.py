@@ -57,6 +57,12 @@ def page(browser: Any) -> Iterator[Any]:
         yield found
 
 
+def visit(page: Any, url: str) -> None:
+    """Go there and wait until the page's script takes clicks."""
+    page.goto(url)
+    page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
+
+
 def drawn(page: Any, metric: str, trace: int = 0) -> list[float | None]:
     """The y values plotly holds for a metric's trace."""
     selector = f"figure[data-metric='{metric}'] .plot"
@@ -76,7 +82,7 @@ def colour(page: Any, selector: str, name: str = "backgroundColor") -> str:
 
 def test_charts_are_drawn_with_what_the_store_holds(house: House, site: str, page: Any) -> None:
     house.train(nan_at=frozenset({15}))
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     expect(page.locator(f"{LOSS} .scatterlayer .trace path.js-line").first).to_be_visible()
     assert drawn(page, "loss") == house.history.points("tiny-1", "loss").y
     assert page.eval_on_selector(LOSS, "plot => plot.data[1].text") == ["NaN"]
@@ -88,7 +94,7 @@ def test_charts_are_drawn_with_what_the_store_holds(house: House, site: str, pag
 
 def test_what_happens_appears_without_a_reload(house: House, site: str, page: Any) -> None:
     training = house.begin(began=time.time())
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     expect(page.locator("#groups")).to_contain_text("No metric yet")
     expect(page.locator("#link-state")).to_have_text("Live")
     page.evaluate("window.notReloaded = true")
@@ -107,7 +113,7 @@ def test_what_happens_appears_without_a_reload(house: House, site: str, page: An
 
 def test_rows_of_the_list_follow_the_runs(house: House, site: str, page: Any) -> None:
     house.train("old")
-    page.goto(site)
+    visit(page, site)
     expect(page.locator("#link-state")).to_have_text("Live")
     page.evaluate("window.row = document.getElementById('run-old')")
     training = house.begin("new", began=time.time())
@@ -119,7 +125,7 @@ def test_rows_of_the_list_follow_the_runs(house: House, site: str, page: Any) ->
 
 
 def test_a_run_of_an_empty_store_appears_by_itself(house: House, site: str, page: Any) -> None:
-    page.goto(site)
+    visit(page, site)
     expect(page.locator("#list")).to_contain_text("No runs yet")
     expect(page.locator("#link-state")).to_have_text("Live")
     house.train()
@@ -129,7 +135,7 @@ def test_a_run_of_an_empty_store_appears_by_itself(house: House, site: str, page
 def test_filters_and_sorting_live_in_the_address(house: House, site: str, page: Any) -> None:
     for name in ("alpha", "beta", "gamma"):
         house.train(name, project="greek" if name != "beta" else "other")
-    page.goto(site)
+    visit(page, site)
     page.get_by_role("link", name="Run", exact=True).click()
     expect(page).to_have_url(f"{site}/?sort=name")
     expect(page.locator("#rows .c-name a")).to_have_text(["alpha", "beta", "gamma"])
@@ -153,7 +159,7 @@ def test_smoothing_axes_and_marks_are_drawn_and_remembered(
     house: House, site: str, page: Any
 ) -> None:
     house.train()
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     raw = drawn(page, "loss")
     page.get_by_label("Smoothing").fill("0.9")
     page.wait_for_function(f'() => document.querySelector("{LOSS}").data.length === 4')
@@ -178,7 +184,7 @@ def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
     house: House, site: str, page: Any
 ) -> None:
     house.train(steps=6000, log_every=1, eval_every=6000, save_every=6000)
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     assert len(drawn(page, "loss")) < 2000
     box = page.locator(f"{LOSS} .nsewdrag").first.bounding_box()
     with page.expect_response(re.compile("metrics/loss.*start=")) as answered:
@@ -195,7 +201,7 @@ def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
 
 def test_the_cursor_is_followed_in_every_chart(house: House, site: str, page: Any) -> None:
     house.train()
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     drawn(page, "learning_rate")
     drawn(page, "loss")
     page.hover(f"{LOSS} .nsewdrag")
@@ -208,7 +214,7 @@ def test_attempts_are_overlaid_when_asked_for(house: House, site: str, page: Any
     first.train(house.feeder)
     again = house.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
     again.end(house.feeder, again.train(house.feeder))
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     assert page.eval_on_selector(LOSS, "plot => plot.dataset") is not None
     assert len(drawn(page, "loss")) == 4
     page.get_by_role("button", name="Attempt 1").click()
@@ -221,7 +227,7 @@ def test_attempts_are_overlaid_when_asked_for(house: House, site: str, page: Any
 
 def test_the_timeline_shows_the_kinds_that_are_chosen(house: House, site: str, page: Any) -> None:
     house.train(steps=1200, eval_every=10, save_every=600)
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     stops = page.locator("#route li")
     expect(stops).to_have_count(100)
     page.get_by_role("button", name="Show older").click()
@@ -235,7 +241,7 @@ def test_the_timeline_shows_the_kinds_that_are_chosen(house: House, site: str, p
 
 def test_settings_and_metrics_can_be_searched(house: House, site: str, page: Any) -> None:
     house.train()
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     page.get_by_label("Find a setting").fill("LEARNING")
     expect(page.locator("#settings [data-setting]:visible")).to_have_count(1)
     page.get_by_label("Find a setting").fill("no such thing")
@@ -246,7 +252,7 @@ def test_settings_and_metrics_can_be_searched(house: House, site: str, page: Any
 
 def test_a_run_is_renamed_and_deleted_after_asking(house: House, site: str, page: Any) -> None:
     house.train()
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Edit").click()
     page.get_by_label("Name").fill("the good one")
     page.get_by_label("Tags").fill("paper, keep")
@@ -266,7 +272,7 @@ def test_a_refused_deletion_says_why(house: House, site: str, browser: Any) -> N
     house.begin()
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"{site}/runs/tiny-1")
+    visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete run").click()
     expect(page.locator("#delete-dialog .said")).to_contain_text("still running")
@@ -278,7 +284,7 @@ def test_dark_and_light_follow_the_system_until_somebody_chooses(
 ) -> None:
     house.train()
     with a_page(browser, color_scheme="dark") as page:
-        page.goto(f"{site}/runs/tiny-1")
+        visit(page, f"{site}/runs/tiny-1")
         dark = colour(page, "body")
         drawn(page, "loss")
         line = page.eval_on_selector(LOSS, "plot => plot.data[0].line.color")
@@ -288,10 +294,10 @@ def test_dark_and_light_follow_the_system_until_somebody_chooses(
             "([selector, line]) => document.querySelector(selector).data[0].line.color !== line",
             arg=[LOSS, line],
         )
-        page.goto(site)
+        visit(page, site)
         assert colour(page, "body") != dark
     with a_page(browser, color_scheme="light") as page:
-        page.goto(site)
+        visit(page, site)
         assert colour(page, "body") != dark
 
 
@@ -305,7 +311,7 @@ def test_words_have_enough_contrast(house: House, site: str, browser: Any, schem
     )
     with a_page(browser, color_scheme=scheme) as page:
         for url in ("/", "/runs/tiny-1", "/runs/lost"):
-            page.goto(site + url)
+            visit(page, site + url)
             assert page.evaluate(LOW_CONTRAST.read_text()) == []
 
 
@@ -317,7 +323,7 @@ def test_nothing_sticks_out_and_nothing_jumps(
     with a_page(browser, viewport={"width": width, "height": 900}) as page:
         page.add_init_script(SHIFTS)
         for url in ("/", "/runs/tiny-1"):
-            page.goto(site + url)
+            visit(page, site + url)
             expect(page.locator("#link-state")).to_have_text("Live")
             if url != "/":
                 drawn(page, "loss")
@@ -327,7 +333,7 @@ def test_nothing_sticks_out_and_nothing_jumps(
 
 def test_the_keyboard_reaches_a_run_and_its_controls(house: House, site: str, page: Any) -> None:
     house.train()
-    page.goto(site)
+    visit(page, site)
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to content")).to_be_focused()
     for _ in range(30):
@@ -350,7 +356,7 @@ def test_an_open_page_outlives_a_restart_of_the_dashboard(house: House, browser:
     page = context.new_page()
     with process(house.settings.home, "--port", "0") as started:
         url = announced(started)
-        page.goto(f"{url}/runs/tiny-1")
+        visit(page, f"{url}/runs/tiny-1")
         expect(page.locator("#link-state")).to_have_text("Live")
     port = httpx.URL(url).port
     training.train(house.feeder, 1, 10)

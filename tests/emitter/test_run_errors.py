@@ -55,8 +55,8 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
         start_run().event("x", {"a": Stopping()})
 
 
-class Preempted(Exception):
-    """What a script's own signal handler raises."""
+class Preempted(TimeoutError):
+    """What a script's own signal handler raises; an OSError, as failures of files are."""
 
 
 class Handler:
@@ -71,7 +71,21 @@ def preempt(*_: object) -> None:
     raise Preempted
 
 
-@pytest.fixture(params=[preempt, Handler(), Handler().method, functools.partial(preempt, 1)])
+def preempt_once(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise Preempted
+
+
+HANDLERS = (
+    preempt,
+    preempt_once,
+    Handler(),
+    Handler().method,
+    functools.partial(preempt, 1),
+)
+
+
+@pytest.fixture(params=HANDLERS)
 def alarm(request: pytest.FixtureRequest) -> Iterator[None]:
     """The handler of SIGALRM raises."""
     before = signal.signal(signal.SIGALRM, request.param)
