@@ -1,5 +1,5 @@
 # make demo    the whole thing on this machine, with an account at the end
-# make test    every test, JOBS at a time (4: most of them wait for other processes)
+# make test    every test, JOBS at a time (3: most of them wait for other processes)
 # make lint    format, style, types, import contracts, length of modules
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
@@ -15,7 +15,7 @@ COMPAT := .venv-compat
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
-JOBS ?= 4
+JOBS ?= 3
 RUNNER := python -m
 PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=

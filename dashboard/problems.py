@@ -87,7 +87,10 @@ def install(app: FastAPI, page: ErrorPage) -> None:
 
     async def on_crash(request: Request, error: Exception) -> Response:
         log.error("dashboard: %s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(request, CRASH)
+        crashed = answer(request, CRASH)
+        # The server closes the connection after this; nobody should send another request on it.
+        crashed.headers["Connection"] = "close"
+        return crashed
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(LinesideError, on_problem)

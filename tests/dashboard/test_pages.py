@@ -141,6 +141,7 @@ def test_a_failure_of_ours_is_a_problem_document_without_its_traceback(house: Ho
     with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         answer = client.get("/api/runs")
         problem(answer, 500, "internal-error")
+        assert answer.headers["Connection"] == "close"
         assert "secret" not in answer.text
         page = client.get("/", headers=HTML)
         assert page.status_code == 500
