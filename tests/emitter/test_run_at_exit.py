@@ -53,7 +53,7 @@ def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its
     done = script(home, "start_run().finish()\nstart_run()", waits=True)
     took = time.monotonic() - begun
     assert done.returncode == 0
-    assert 5 <= took < 7.5, "two runs share the five seconds; the rest is Python's own start"
+    assert 5 <= took < 9.5, "two runs share the five seconds; the rest is Python's own start"
     spool = home / "spool"
     assert f"lineside ship --spool {spool}" in done.stderr
     assert done.stderr.count("lineside:") == 1
@@ -83,7 +83,7 @@ def test_control_c_ends_the_wait(home: Path, spooled: ReadSpool) -> None:
         """,
         waits=True,
     )
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 5
     assert "Traceback" not in done.stderr
     assert "lineside ship" in done.stderr
     assert only(spooled())[-1].kind == "run_end"
