@@ -42,6 +42,8 @@ def _is_handler(frame: FrameType) -> bool:
     if interrupted is None:
         return False
     for value in frame.f_locals.values():
-        if value is interrupted or (isinstance(value, tuple) and interrupted in value):
+        # By identity: to compare is to run the values' own code, which may raise or wait for a GPU.
+        given = value if type(value) is tuple else (value,)
+        if any(one is interrupted for one in given):
             return True
     return False

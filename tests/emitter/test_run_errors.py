@@ -14,7 +14,9 @@ import pytest
 
 from lineside.emitter import Run, notice, start_run
 from lineside.emitter import exit as ending
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import HOOK_ERRORS
+from tests.emitter.conftest import ReadSpool
 from tests.emitter.loops import page_of, publisher_of
 
 OURS = str(Path(notice.__file__).parent)
@@ -131,6 +133,34 @@ def test_what_a_signal_handler_raises_passes_wherever_it_strikes(home: Path, ala
     assert passed == struck
     assert page.words[HOOK_ERRORS] == 0
     page.close()
+
+
+class Incomparable:
+    """As an array, whose comparison is no truth value."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_values_are_not_compared_to_tell_whose_failure_it_is(
+    home: Path, spooled: ReadSpool
+) -> None:
+    def fail(*values: object) -> str:
+        raise RuntimeError(values)
+
+    class Failing:
+        def __repr__(self) -> str:
+            return fail(Incomparable())
+
+    with pytest.raises(RuntimeError) as raised:
+        fail(Incomparable())
+    assert not comes_from_outside(raised.value)
+    start_run().log({"a": Failing(), "b": 1})
+    [events] = spooled().values()
+    logs = (events[-1].data or {})["logs"]
+    assert logs["b"] == 1
 
 
 @pytest.mark.parametrize(
