@@ -6,6 +6,7 @@ LinesideError
 │   ├── AddressError
 │   ├── StreamNameError
 │   ├── RunNotFound
+│   ├── CommandError
 │   └── MissingExtra
 ├── WireError               bytes that are not what the protocol says
 │   ├── CorruptRecord
@@ -76,6 +77,14 @@ class RunNotFound(UsageError):
         hint = f"; the newest are {', '.join(known)}" if known else ""
         super().__init__(f"no run {run!r} in the store{hint}; `lineside runs` lists them")
         self.run = run
+
+
+class CommandError(UsageError):
+    """A command to a training that cannot be one."""
+
+    def __init__(self, what: str, value: object, expected: str) -> None:
+        said = "is missing" if value is None else f"{value!r:.200} cannot be"
+        super().__init__(f"{what}: {said}; expected {expected}")
 
 
 class MissingExtra(UsageError):

@@ -40,6 +40,13 @@ OWN_KINDS = (
     "heartbeat",  # from the shipper, one a second for each rank
     "process_lost",  # from the shipper: the training process went without a train_end
     "process_exit",  # from `lineside run`: exit code or signal
+    "command",  # from whoever steers the run: what is to be done
+    "control_on",  # first record of a rank's control stream: commands are taken from here on
+    "control_delivered",  # a command has reached the training process
+    "control_applied",  # it was applied at the event's step
+    "control_rejected",  # it was not, and why
+    "control_expired",  # its time was over before it could be
+    "control_superseded",  # a later one took its place
 )
 # Step-level kinds come several times a step. The store folds them into one timing row a step;
 # a full spool drops them first.

@@ -1,0 +1,133 @@
+"""Commands to a running training: what they are, and what can become of them."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import platform
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lineside.bus.errors import CommandError
+
+PRODUCER = "control"
+"""The producer part of the streams in which commands and the answers to them travel."""
+EXPIRES_SECONDS = 600.0
+"""How long a command may wait for a training to take it, unless it says otherwise."""
+
+COMMAND, CONTROL_ON = "command", "control_on"
+DELIVERED, APPLIED = "control_delivered", "control_applied"
+REJECTED, EXPIRED, SUPERSEDED = "control_rejected", "control_expired", "control_superseded"
+FINAL = frozenset({APPLIED, REJECTED, EXPIRED, SUPERSEDED})
+"""Answers after which nothing more becomes of a command."""
+
+_ID_LENGTH = 64
+_TEXT_LENGTH = 1000
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+
+
+@dataclass(frozen=True)
+class _Argument:
+    expected: str
+    fits: Callable[[object], bool]
+    is_required: bool = False
+
+
+OPS: Mapping[str, Mapping[str, _Argument]] = {
+    "stop": {"save": _Argument("true or false", _is_bool)},
+    "save": {},
+    "evaluate": {},
+    "log": {},
+    "pause": {"seconds": _Argument("a finite number above 0", _is_positive)},
+    "resume": {},
+    "set_lr": {"lr": _Argument("a finite number above 0", _is_positive, is_required=True)},
+}
+"""What can be asked of a training, and with which arguments."""
+
+
+def _this_user() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no name for this user id
+        user = "somebody"
+    return f"{user}@{platform.node()}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. ``id`` makes it unique: however often it is sent, it is applied once.
+
+    ``expires_at`` is in seconds since the epoch; a training that finds it later does not apply it.
+
+    Raises:
+        CommandError: no such ``op``, or not its arguments.
+    """
+
+    op: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    issued_by: str = field(default_factory=_this_user)
+    expires_at: float = field(default_factory=lambda: time.time() + EXPIRES_SECONDS)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def data(self) -> dict[str, Any]:
+        """As it stands in a ``command`` event."""
+        return {
+            "id": self.id,
+            "op": self.op,
+            "args": dict(self.args),
+            "reason": self.reason,
+            "issued_by": self.issued_by,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any] | None) -> Command:
+        """What a ``command`` event says; fields it does not know are ignored.
+
+        Raises:
+            CommandError: it is not a command.
+        """
+        if data is None or not data.get("id"):
+            raise CommandError("a command", data, "one with an id")
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        if "op" not in known:
+            raise CommandError("op", None, f"one of {', '.join(OPS)}")
+        return cls(**known)
+
+
+def _check(command: Command) -> None:
+    for name in ("id", "issued_by", "reason"):
+        text, longest = getattr(command, name), _ID_LENGTH if name == "id" else _TEXT_LENGTH
+        if not isinstance(text, str) or len(text) > longest:
+            raise CommandError(name, text, f"a text of at most {longest} characters")
+    if not _is_positive(command.expires_at):
+        raise CommandError("expires_at", command.expires_at, "seconds since 1970")
+    if not isinstance(command.op, str) or command.op not in OPS:
+        raise CommandError("op", command.op, f"one of {', '.join(OPS)}")
+    if not isinstance(command.args, Mapping):
+        raise CommandError("args", command.args, "names and values")
+    known = OPS[command.op]
+    for name, value in command.args.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise CommandError(f"{command.op} {name}", value, f"of the arguments only {names}")
+        if not known[name].fits(value):
+            raise CommandError(f"{command.op} {name}", value, known[name].expected)
+    for name, argument in known.items():
+        if argument.is_required and name not in command.args:
+            raise CommandError(f"{command.op} {name}", None, argument.expected)

@@ -1,0 +1,59 @@
+"""What a command may be, and what it says of itself on the bus."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+
+from lineside.bus.commands import EXPIRES_SECONDS, OPS, Command
+from lineside.bus.errors import CommandError
+
+
+def test_a_command_survives_the_way_over_the_bus() -> None:
+    command = Command("set_lr", {"lr": 0.1}, "too slow", "ann@host", 5e9, "abc")
+    assert Command.read(command.data()) == command
+    assert Command.read(command.data() | {"later": "field"}) == command
+
+
+def test_what_is_left_out_is_made_up() -> None:
+    first, second = Command("save"), Command("save")
+    assert first.id != second.id
+    assert "@" in first.issued_by
+    assert first.expires_at == pytest.approx(time.time() + EXPIRES_SECONDS, abs=5)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_can_be_asked_for(op: str) -> None:
+    assert Command(op, {"lr": 1} if op == "set_lr" else {}).op == op
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"op": "explode"}, "op: 'explode' cannot be; expected one of stop, save"),
+        ({"op": 5}, "op: 5 cannot be"),
+        ({"op": "set_lr"}, "set_lr lr: is missing; expected a finite number above 0"),
+        ({"op": "set_lr", "args": {"lr": 0}}, "set_lr lr: 0 cannot be"),
+        ({"op": "set_lr", "args": {"lr": math.nan}}, "set_lr lr: nan cannot be"),
+        ({"op": "set_lr", "args": {"lr": True}}, "set_lr lr: True cannot be"),
+        ({"op": "set_lr", "args": {"lr": "1"}}, "set_lr lr: '1' cannot be"),
+        ({"op": "stop", "args": {"save": 1}}, "stop save: 1 cannot be; expected true or false"),
+        ({"op": "save", "args": {"now": 1}}, "save now: 1 cannot be; expected of the arguments"),
+        ({"op": "save", "args": [1]}, "args: .1. cannot be"),
+        ({"op": "save", "reason": 5}, "reason: 5 cannot be"),
+        ({"op": "save", "id": "x" * 65}, "id: 'x+' cannot be"),
+        ({"op": "save", "expires_at": -1}, "expires_at: -1 cannot be"),
+    ],
+)
+def test_what_cannot_be_a_command_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        Command(**given)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"op": "save"}, {"id": "a"}])
+def test_an_event_that_is_no_command_is_refused(data: dict[str, Any] | None) -> None:
+    with pytest.raises(CommandError):
+        Command.read(data)
