@@ -12,9 +12,11 @@ from transformers import TrainerCallback
 
 from lineside.emitter import snapshot
 from lineside.emitter.attempts import Attempts, InitEnd
+from lineside.emitter.exit import Unconfirmed
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
+from lineside.emitter.steering import Moment, Steering
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
     PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
@@ -42,6 +44,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._attempts = Attempts(name, project, run_id, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
+        self._steering: Steering | None = None
 
     def __getstate__(self) -> dict[str, str | None]:
         return dict(self._config)
@@ -88,14 +91,20 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._step("substep_end", _TRAINING, args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Published."""
+        """Published, once what was asked for from outside is done."""
+        steering = self._steering
+        if steering is not None and steering.is_due:
+            self._guarded(steering.steer, Moment("step_end", args, state, control, given))
         self._step("step_end", _NEXT, args, state, control)
+        if steering is not None and steering.is_paused:
+            self._hold("step_end", args, state, control, given)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
         self._guarded(self._measured, "evaluate", args, state, control, metrics, given)
+        self._hold("evaluate", args, state, control, given)
 
     def on_predict(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
@@ -106,10 +115,13 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published with the checkpoint's path."""
         self._guarded(self._save, args, state, control)
+        self._hold("save", args, state, control, given)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""
         self._step("log", _KEEP, args, state, control, {} if logs is None else logs)
+        if self._steering is not None and self._steering.is_paused:
+            self._hold("log", args, state, control, given)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published; opens a run if there is none."""
@@ -153,6 +165,12 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             if comes_from_outside(error):
                 raise
             self._failed(error)
+
+    def _hold(self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+        """Stay here while training is paused from outside."""
+        steering = self._steering
+        if steering is not None and steering.is_paused:
+            self._guarded(steering.hold, Moment(hook, args, state, control, given))
 
     def _rare(
         self,
@@ -198,17 +216,29 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def _train_begin(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
         self._is_training = True
+        self._close_steering()
         self._open(args, state, given, now_ns)
         self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
         self._flag_training()
+        publisher = self._attempts.publisher
+        if publisher is not None and publisher.identity.place.rank == 0:
+            self._steering = Steering(publisher, control, state.global_step)
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False
         self._rare("train_end", _FINISHED, state, control)
+        answers = self._close_steering()
         publisher = self._attempts.publisher
         if publisher is not None:
             publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING)
-            publisher.wait()
+            publisher.wait(*answers)
+
+    def _close_steering(self) -> list[Unconfirmed]:
+        steering, self._steering = self._steering, None
+        if steering is None:
+            return []
+        steering.close()
+        return [steering.unconfirmed()]
 
     def _measured(
         self,

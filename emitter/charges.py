@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lineside.bus import commands
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Stream
 from lineside.emitter import vitals, yard
 from lineside.emitter.keeper import Kept
 from lineside.emitter.link import Link
+from lineside.emitter.orders import Orders
 from lineside.emitter.reports import Reports
 from lineside.emitter.tail import segments
 from lineside.emitter.transfer import Transfer
@@ -37,6 +39,7 @@ class Charges:
         self._spool = spool
         self._link = link
         self._reports = Reports(spool)
+        self.orders = Orders(link, self._reports.refuse)
         self._transfers: dict[Stream, Transfer] = {}
         self._watches: dict[Stream, Watch] = {}  # of producers that live
         self._judged: set[Stream] = set()  # ended, and process_lost published if it had to be
@@ -136,6 +139,8 @@ class Charges:
             transfer.check(now)
             if stream not in self._judged and now >= self._ask_again.get(stream, now):
                 self._judge(transfer, now)
+            if transfer.settled and stream.producer == commands.PRODUCER:
+                self.orders.end(stream, transfer.acked)
             if transfer.settled and not transfer.folder.exists():
                 transfer.close()
                 del self._transfers[stream]
@@ -155,8 +160,20 @@ class Charges:
             transfer.reopen_page()
             if transfer.page is not None:
                 transfer.page.stamp(time.monotonic_ns())
+            if stream.producer == commands.PRODUCER and not self._has_answers_left(stream):
+                self.orders.open(stream, transfer.folder)
             if beat and _RANK.fullmatch(stream.producer):
                 self._heartbeat(transfer, watch, now)
+
+    def _has_answers_left(self, stream: Stream) -> bool:
+        """Whether what earlier trainings of the run answered may not be on the bus yet."""
+        return any(
+            other.stream.run == stream.run
+            and other.stream.producer == commands.PRODUCER
+            and other.final
+            and not other.settled
+            for other in self
+        )
 
     def _heartbeat(self, transfer: Transfer, watch: Watch, now: float) -> None:
         stream, words = transfer.stream, transfer.words()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 
-from lineside.bus.messages import Ack, Hi, Put
+from lineside.bus.messages import Evt, GapMessage, Hi, Put, Who
 from lineside.emitter.charges import Charges
 from lineside.emitter.link import Link
 from lineside.emitter.transfer import Outgoing, Transfer
@@ -37,6 +37,7 @@ class Exchange:
 
         A greeting counts as two: more than one, so that the answer to it finds us awake.
         """
+        self._charges.orders.turn(now)
         waiting = deque(self._charges)
         self._first += 1  # so that a full window is not always filled by the same stream
         waiting.rotate(-self._first)
@@ -63,18 +64,27 @@ class Exchange:
 
     def hear(self, seconds: float) -> None:
         """Take the broker's answers, waiting up to ``seconds`` for the first of them."""
+        orders = self._charges.orders
         for said in self._link.receive(seconds):
-            transfer = self._charges[said.key if isinstance(said, Ack) else said.stream]
-            if transfer is None:
-                continue  # of a stream that was let go meanwhile
-            if isinstance(said, Ack):
-                transfer.on_ack(said, time.monotonic())
+            if isinstance(said, (Evt, GapMessage)):
+                orders.on_delivery(said)
+            elif isinstance(said, Who):
+                # Whoever was forgotten as a producer was forgotten as a reader too.
+                orders.on_who()
+                transfer = self._charges[said.stream]
+                if transfer is not None:
+                    transfer.on_who()
+            elif not said.key:
+                orders.on_ack(said)
             else:
-                transfer.on_who()
+                transfer = self._charges[said.key]
+                if transfer is not None:  # else of a stream that was let go meanwhile
+                    transfer.on_ack(said, time.monotonic())
         self._mind_silence(time.monotonic())
         if self._losses != self._link.losses:
             self._losses = self._link.losses
             self._owed_since = None
+            orders.on_who()
             for transfer in self._charges:
                 transfer.lost()
 

@@ -25,7 +25,7 @@ class StreamFolder:
     """``<root>/<run>/<producer>/<attempt>/`` with its lock, page and facts; mode 0700.
 
     It is put together under a name with a leading dot, which no stream has, and renamed: nobody
-    ever sees it without a held lock. ``role`` is rank, shipper or launcher.
+    ever sees it without a held lock. ``role`` is rank, shipper, launcher or control.
 
     Raises:
         SettingsError: the spool's root cannot be made or written.

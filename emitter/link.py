@@ -6,13 +6,16 @@ import logging
 import math
 import struct
 import time
+from typing import TypeAlias
 
 import zmq
 
 from lineside.bus import sockets
 from lineside.bus.errors import BadMessage
-from lineside.bus.messages import Ack, Who, decode
+from lineside.bus.messages import Ack, Cur, Evt, GapMessage, Sub, Who, decode
 from lineside.emitter.transfer import Outgoing
+
+Said: TypeAlias = "Ack | Who | Evt | GapMessage"
 
 log = logging.getLogger("lineside")
 
@@ -41,7 +44,7 @@ class Link:
         self._context: sockets.Context = zmq.Context()
         self._open()
 
-    def send(self, message: Outgoing) -> bool:
+    def send(self, message: Outgoing | Sub | Cur) -> bool:
         """Hand ``message`` to the connection; False if there is none, or none with room, now."""
         try:
             self._socket.send_multipart(message.encode(), zmq.NOBLOCK)
@@ -49,7 +52,7 @@ class Link:
             return False
         return True
 
-    def receive(self, seconds: float) -> list[Ack | Who]:
+    def receive(self, seconds: float) -> list[Said]:
         """What the broker said. Waits up to ``seconds`` for the first of it, or for a watched
         descriptor."""
         ready = dict(self._poller.poll(math.ceil(max(seconds, 0) * 1000)))
@@ -95,8 +98,8 @@ class Link:
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
 
-    def _drain(self) -> list[Ack | Who]:
-        said: list[Ack | Who] = []
+    def _drain(self) -> list[Said]:
+        said: list[Said] = []
         while True:
             try:
                 message = decode(self._socket.recv_multipart(zmq.NOBLOCK))
@@ -105,7 +108,7 @@ class Link:
             except BadMessage as error:
                 log.warning("shipper: the broker sent what is no message: %s", error)
                 continue
-            if isinstance(message, (Ack, Who)):
+            if isinstance(message, (Ack, Who, Evt, GapMessage)):
                 said.append(message)
         self.heard = time.monotonic()
         self.answered = True

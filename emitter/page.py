@@ -39,6 +39,7 @@ STARTED_MONOTONIC_NS = 12
 ACKED_SEQ = 32  # the bus has committed every event before this one
 SHIPPER_PID = 33
 SHIPPER_MONOTONIC_NS = 34  # when the shipper last looked
+INBOX = 35  # bytes of commands it has put into the stream's inbox
 
 TRAINING, TRAIN_ENDED, CLOSED = 1, 2, 4
 """Bits of FLAGS: between train_begin and train_end; train_end was emitted; run_end was emitted."""
@@ -50,6 +51,7 @@ PHASES = (
     "evaluating",
     "saving",
     "finished",
+    "paused",  # held up by a command
 )
 
 

@@ -59,6 +59,8 @@ class Publisher:
         self._inside = False
         self._deferred: deque[Callable[[], object]] = deque()
         self._tend_ns = 0
+        self.tended: list[Callable[[], object]] = []
+        """What else is to be called about once a second while hooks come."""
         self.step = 0
         self._epoch: float | None = None
         self._hooks = 0
@@ -169,9 +171,20 @@ class Publisher:
         if self._hook_errors == 1:
             say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
 
-    def wait(self) -> bool:
+    @property
+    def words(self) -> memoryview:
+        """The page's words as they are mapped now."""
+        return self._spool.words
+
+    def tend_if_due(self) -> None:
+        """See to the spool and the shipper although no hook comes."""
+        now_ns = monotonic_ns()
+        if self.is_open and now_ns >= self._tend_ns:
+            self._exclusively(partial(self._tend, now_ns))
+
+    def wait(self, *more: ending.Unconfirmed) -> bool:
         """Wait until the bus has everything so far; False if the process's 5 s are spent."""
-        return ending.wait(self.unconfirmed())
+        return ending.wait(self.unconfirmed(), *more)
 
     def unconfirmed(self) -> ending.Unconfirmed:
         """What the bus may not have confirmed yet."""
@@ -229,6 +242,8 @@ class Publisher:
         self._tend_ns = now_ns + _TEND_EVERY_NS
         self._spool.tend()
         self._sidecar.ensure()
+        for tend in self.tended:
+            tend()
 
     def _defer(
         self,

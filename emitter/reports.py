@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lineside.bus import commands
 from lineside.bus.errors import LinesideError
 from lineside.bus.events import Stream, new_attempt
 from lineside.emitter.spool import SpoolWriter
@@ -43,6 +44,16 @@ class Reports:
                 self._complained.add(run)
                 log.warning("shipper: a %s of %s cannot be written: %s", kind, run, error)
             return False
+
+    def refuse(self, run: str, data: dict[str, Any]) -> None:
+        """Say in the run's control streams that a command was not applied."""
+        try:
+            stream = Stream(run, commands.PRODUCER, new_attempt())
+            writer = SpoolWriter(self._spool, stream, role="control")
+            writer.write(commands.REJECTED, data=data)
+            writer.close()
+        except (OSError, LinesideError) as error:
+            log.warning("shipper: an answer of %s cannot be written: %s", run, error)
 
     def stream(self, run: str) -> Stream | None:
         """The open stream for ``run``, if there is one."""

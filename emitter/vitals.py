@@ -16,6 +16,7 @@ from lineside.emitter.page import (
     ACKED_SEQ,
     CLOSED,
     FILE_NAME,
+    INBOX,
     MAGIC,
     PHASES,
     SHIPPER_MONOTONIC_NS,
@@ -101,6 +102,14 @@ class PageView:
         """Tell the producer that a shipper looks after it."""
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, _TWO_WORDS.pack(os.getpid(), now_ns), SHIPPER_PID * _WORD.size)
+
+    def tell_inbox(self, size: int) -> None:
+        """Tell the producer that its inbox holds ``size`` bytes.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        os.pwrite(self._fd, _WORD.pack(size), INBOX * _WORD.size)
 
     def is_at(self, folder: Path) -> bool:
         """Whether this is still the page that lies in ``folder``."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Stream
 from lineside.emitter.folder import FACTS_NAME, LOCK_NAME, SEGMENT_SUFFIX
+from lineside.emitter.inbox import FILE_NAME as INBOX_NAME
 from lineside.emitter.page import FILE_NAME as PAGE_NAME
 from lineside.emitter.tail import segments
 from lineside.emitter.vitals import PageView
@@ -19,7 +20,7 @@ POSITION_NAME = "acked"
 """Holds how far a stream was confirmed, when its page cannot; its mtime is when that was."""
 LOST_NAME = "lost"
 """Says that process_lost was published for this stream."""
-_OURS = frozenset({FACTS_NAME, LOCK_NAME, PAGE_NAME, POSITION_NAME, LOST_NAME})
+_OURS = frozenset({FACTS_NAME, LOCK_NAME, PAGE_NAME, INBOX_NAME, POSITION_NAME, LOST_NAME})
 
 
 def streams(spool: Path) -> Iterator[tuple[Stream, Path]]:

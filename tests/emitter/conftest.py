@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lineside.bus import wire
+from lineside.bus.commands import PRODUCER
 from lineside.bus.events import Event
 from lineside.emitter import exit as ending
 from lineside.emitter import notice
@@ -53,8 +54,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def spooled(home: Path) -> ReadSpool:
-    """``spooled()``: the events of every stream in the home's spool, oldest stream first."""
+    """``spooled()``: the events of every rank's stream in the home's spool, oldest first."""
     return lambda: read_spool(home / "spool")
+
+
+@pytest.fixture
+def answered(home: Path) -> ReadSpool:
+    """``answered()``: the same of the streams in which commands are answered."""
+    return lambda: read_spool(home / "spool", PRODUCER)
 
 
 @pytest.fixture
@@ -77,10 +84,10 @@ def make(root: Path) -> Iterator[MakeWriter]:
         one.close()
 
 
-def read_spool(root: Path) -> dict[str, list[Event]]:
-    """Every stream under ``root`` with its events in the order they lie there."""
+def read_spool(root: Path, producer: str = "rank*") -> dict[str, list[Event]]:
+    """Every stream of ``producer`` under ``root``, its events in the order they lie there."""
     streams = {}
-    for folder in sorted(root.glob("*/*/*/"), key=lambda path: path.name):
+    for folder in sorted(root.glob(f"*/{producer}/*/"), key=lambda path: path.name):
         events = []
         for segment in sorted(folder.glob("*.seg")):
             events += [wire.decode_event(body) for body in wire.bodies(segment.read_bytes())]

@@ -7,6 +7,7 @@ from typing import Any
 from lineside.bus.events import Event
 from lineside.emitter import exit as ending
 from lineside.emitter.page import Page
+from lineside.emitter.publisher import Publisher
 
 
 def only(streams: dict[str, list[Event]]) -> list[Event]:
@@ -29,7 +30,11 @@ def close_all() -> None:
 
 
 def open_page() -> Page:
-    [publisher] = ending._ending.open
-    page = Page.open(publisher._spool.folder.path)  # type: ignore[attr-defined]
+    page = Page.open(open_publisher()._spool.folder.path)
     assert page is not None
     return page
+
+
+def open_publisher() -> Publisher:
+    [publisher] = [one for one in ending._ending.open if isinstance(one, Publisher)]
+    return publisher

@@ -17,7 +17,7 @@ from lineside.emitter import LinesideCallback
 from lineside.emitter import exit as ending
 from lineside.emitter.page import HOOK_ERRORS
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.streams import close_all, data_of, only, open_page
+from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
 from tests.emitter.training import trainer
 
 
@@ -64,12 +64,10 @@ def test_errors_inside_stay_inside_and_are_counted(
 ) -> None:
     class Breaking(TrainerCallback):
         def on_epoch_begin(self, *given: Any, **more: Any) -> None:
-            [publisher] = ending._ending.open
-
             def fail(*given: Any) -> bool:
                 raise Panic
 
-            monkeypatch.setattr(publisher._spool, "write", fail)  # type: ignore[attr-defined]
+            monkeypatch.setattr(open_publisher()._spool, "write", fail)
 
         def on_step_begin(self, args: Any, state: Any, *given: Any, **more: Any) -> None:
             if state.global_step == 3:

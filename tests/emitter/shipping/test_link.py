@@ -16,7 +16,7 @@ from lineside.bus.messages import Ack, Cur, Hi, Put, Who, decode
 from lineside.emitter import exchange as exchanging
 from lineside.emitter.charges import Charges
 from lineside.emitter.exchange import WINDOW_BYTES, WINDOW_MESSAGES, Exchange
-from lineside.emitter.link import Link
+from lineside.emitter.link import Link, Said
 from lineside.emitter.spool import SpoolWriter
 from tests.emitter.shipping.conftest import Bench, until
 
@@ -75,7 +75,7 @@ def test_answers_are_heard_and_nonsense_is_passed_over(
     peer.say(*Cur(1, 1).encode())
     peer.say(*Ack(str(STREAM), 3).encode())
     peer.say(*Who(str(STREAM)).encode())
-    said: list[Ack | Who] = []
+    said: list[Said] = []
     while len(said) < 2:
         said += link.receive(5.0)
     assert said == [Ack(str(STREAM), 3), Who(str(STREAM))]

@@ -1,0 +1,73 @@
+"""The shipper's part in steering, played by the test: commands put straight into the inbox."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lineside.bus.commands import COMMAND, Command
+from lineside.bus.wire import Encoder
+from lineside.emitter import exit as ending
+from lineside.emitter import inbox
+from lineside.emitter.page import PHASE, PHASES
+from lineside.emitter.steering import Steering
+from lineside.emitter.vitals import PageView
+from tests.emitter.streams import open_page
+
+_PATIENCE = 30.0
+
+
+def put(*asked: Command | Mapping[str, Any] | bytes) -> None:
+    """Deliver commands, or data of a command event, or bytes as they are."""
+    [steering] = [one for one in ending._ending.open if isinstance(one, Steering)]
+    folder = steering._spool.folder.path
+    page = PageView.open(folder)
+    assert page is not None
+    page.tell_inbox(inbox.deliver(folder, [_record(one) for one in asked]))
+    page.close()
+
+
+class Asking(TrainerCallback):
+    """Delivers ``at[step]`` when that step begins."""
+
+    def __init__(self, at: Mapping[int, list[Any]]) -> None:
+        self.at = dict(at)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        put(*self.at.pop(state.global_step + 1, []))
+
+
+def while_paused(*acts: Callable[[], object]) -> threading.Thread:
+    """Once training is paused do each of ``acts``, the next when it is paused again."""
+
+    def run() -> None:
+        until = time.monotonic() + _PATIENCE
+        for act in acts:
+            while not _is_paused():
+                assert time.monotonic() < until, "it was never paused"
+                time.sleep(0.01)
+            time.sleep(0.1)
+            act()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def _is_paused() -> bool:
+    with contextlib.suppress(ValueError):  # no run is open yet
+        return PHASES[open_page().words[PHASE]] == "paused"
+    return False
+
+
+def _record(asked: Command | Mapping[str, Any] | bytes) -> bytes:
+    if isinstance(asked, bytes):
+        return asked
+    data = asked.data() if isinstance(asked, Command) else asked
+    return Encoder().encode(0, time.time(), 0, COMMAND, 0, None, 0, data)

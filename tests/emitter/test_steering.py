@@ -1,0 +1,488 @@
+"""Commands applied to a real Trainer in this process, whose shipper the test plays."""
+
+from __future__ import annotations
+
+import _thread
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Trainer, TrainerCallback
+
+from lineside.bus.commands import OPS, Command
+from lineside.bus.events import Event
+from lineside.emitter import LinesideCallback
+from tests.emitter.conftest import ReadSpool
+from tests.emitter.desk import Asking, put, while_paused
+from tests.emitter.streams import close_all, data_of, only
+from tests.emitter.training import Witness, trainer
+
+
+def said(answers: list[Event]) -> list[tuple[str, str, int]]:
+    """What became of each command: its op, its end and the step; ``control_on`` left out."""
+    ends = [event for event in answers if event.kind not in ("control_on", "control_delivered")]
+    return [(str(data_of(e).get("op")), e.kind.removeprefix("control_"), e.step) for e in ends]
+
+
+def why(answers: list[Event]) -> str:
+    [reason] = [data_of(e)["why"] for e in answers if e.kind == "control_rejected"]
+    return str(reason)
+
+
+def seen(witness: Witness, *kinds: str) -> list[tuple[str, int]]:
+    return [(note["kind"], note["step"]) for note in witness.seen if note["kind"] in kinds]
+
+
+def test_a_stop_saves_and_ends_at_the_boundary(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    witness = Witness()
+    asking = Asking({2: [Command("stop", reason="enough")]})
+    made = trainer(tmp_path, asking, LinesideCallback(), witness)
+    made.train()
+    assert made.state.global_step == 2
+    assert seen(witness, "save", "train_end") == [("save", 2), ("train_end", 2)]
+    assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
+    answers = only(answered())
+    assert [event.kind for event in answers] == [
+        "control_on",
+        "control_delivered",
+        "control_applied",
+    ]
+    assert data_of(answers[0]) == {"ops": list(OPS), "why": None}
+    assert said(answers) == [("stop", "applied", 2)]
+
+
+def test_a_stop_without_saving_leaves_no_checkpoint(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    asking = Asking({1: [Command("stop", {"save": False})]})
+    made = trainer(tmp_path, asking, LinesideCallback())
+    made.train()
+    assert made.state.global_step == 1
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert said(only(answered())) == [("stop", "applied", 1)]
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_save_evaluate_and_log_are_done_at_the_step_they_came(
+    home: Path, tmp_path: Path, answered: ReadSpool, accumulation: int
+) -> None:
+    witness = Witness()
+    at = {2: [Command("save"), Command("evaluate")], 3: [Command("log")]}
+    made = trainer(
+        tmp_path,
+        Asking(at),
+        LinesideCallback(),
+        witness,
+        logging_steps=100,
+        gradient_accumulation_steps=accumulation,
+    )
+    made.train()
+    assert made.state.global_step == 4
+    assert seen(witness, "save", "evaluate") == [("evaluate", 2), ("save", 2)]
+    logs = [(note["step"], "loss" in note["logs"]) for note in witness.seen if note["logs"]]
+    assert (3, True) in logs
+    assert said(only(answered())) == [
+        ("evaluate", "applied", 2),
+        ("save", "applied", 2),
+        ("log", "applied", 3),
+    ]
+
+
+def test_an_evaluation_without_a_dataset_is_refused_and_training_goes_on(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("evaluate")]}), LinesideCallback())
+    made.eval_dataset = None
+    made.train()
+    assert made.state.global_step == 4
+    answers = only(answered())
+    assert said(answers) == [("evaluate", "rejected", 2)]
+    assert why(answers) == "the Trainer has no evaluation dataset"
+
+
+def test_a_save_waits_where_the_trainer_would_forget_it(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    """With save_strategy="best" an evaluation decides anew whether its step is saved."""
+    witness = Witness()
+    made = trainer(
+        tmp_path,
+        Asking({2: [Command("save")]}),
+        LinesideCallback(),
+        witness,
+        save_strategy="best",
+        metric_for_best_model="nothing_ever",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        max_steps=6,
+    )
+    made._determine_best_metric = lambda *_, **__: False
+    made.train()
+    assert seen(witness, "save") == [("save", 3)]
+    assert said(only(answered())) == [("save", "applied", 3)]
+
+
+def test_a_pause_holds_until_it_is_resumed(
+    home: Path, tmp_path: Path, answered: ReadSpool, spooled: ReadSpool
+) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), LinesideCallback())
+    began: list[float] = []
+
+    def go_on() -> None:
+        began.append(time.monotonic())
+        put(Command("resume"))
+
+    thread = while_paused(lambda: time.sleep(0.3), go_on)
+    started = time.monotonic()
+    made.train()
+    thread.join()
+    assert began[0] - started > 0.3
+    assert made.state.global_step == 4
+    assert said(only(answered())) == [("pause", "applied", 2), ("resume", "applied", 2)]
+    steps = [event.step for event in only(spooled()) if event.kind == "step_end"]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_what_is_asked_for_in_a_pause_is_done_and_the_pause_goes_on(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    witness = Witness()
+    made = trainer(
+        tmp_path, Asking({2: [Command("pause")]}), LinesideCallback(), witness, logging_steps=100
+    )
+    thread = while_paused(
+        lambda: put(Command("log")),
+        lambda: put(Command("evaluate")),
+        lambda: put(Command("save")),
+        lambda: put(Command("set_lr", {"lr": 0.5})),
+        lambda: put(Command("evaluate")),
+        lambda: put(Command("stop")),
+    )
+    made.train()
+    thread.join()
+    assert made.state.global_step == 2
+    assert seen(witness, "evaluate", "save") == [("evaluate", 2), ("save", 2)]
+    answers = only(answered())
+    assert said(answers) == [
+        ("pause", "applied", 2),
+        ("log", "applied", 2),
+        ("evaluate", "applied", 2),
+        ("save", "applied", 2),
+        ("set_lr", "applied", 2),
+        ("evaluate", "rejected", 2),
+        ("stop", "applied", 2),
+    ]
+    assert "paused right after its save" in why(answers)
+
+
+def test_a_stop_in_a_pause_saves_first(home: Path, tmp_path: Path, answered: ReadSpool) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), LinesideCallback())
+    thread = while_paused(lambda: put(Command("stop")))
+    made.train()
+    thread.join()
+    assert made.state.global_step == 2
+    assert (tmp_path / "checkpoint-2").exists()
+    assert said(only(answered()))[-1] == ("stop", "applied", 2)
+
+
+def test_an_interrupt_ends_a_pause(home: Path, tmp_path: Path, answered: ReadSpool) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), LinesideCallback())
+    thread = while_paused(_thread.interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    thread.join()
+    close_all()
+    assert said(only(answered())) == [("pause", "applied", 2)]
+
+
+@pytest.mark.parametrize("call", ["evaluate", "log"])
+def test_what_a_script_does_after_an_interrupted_pause_is_not_held_up(
+    home: Path, tmp_path: Path, call: str
+) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), LinesideCallback())
+    thread = while_paused(_thread.interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    thread.join()
+    if call == "log":
+        made.log({"a": 1.0})
+    else:
+        made.evaluate()
+
+
+def test_an_evaluation_that_fails_in_a_pause_holds_nothing_up_afterwards(
+    home: Path, tmp_path: Path
+) -> None:
+    class Failing(TrainerCallback):
+        def on_prediction_step(self, *_: Any, **__: Any) -> None:
+            if self.fails:
+                raise MemoryError
+
+        fails = True
+
+    failing = Failing()
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), LinesideCallback(), failing)
+    thread = while_paused(lambda: put(Command("evaluate")))
+    with pytest.raises(MemoryError):
+        made.train()
+    thread.join()
+    failing.fails = False
+    made.evaluate()
+
+
+def test_a_pause_ends_by_itself_when_it_was_asked_to(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("pause", {"seconds": 0.5})]}), LinesideCallback())
+    started = time.monotonic()
+    made.train()
+    assert time.monotonic() - started > 0.5
+    assert made.state.global_step == 4
+
+
+def test_a_pause_waits_for_what_its_step_is_to_do(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    there: list[bool] = []
+    at = {2: [Command("save"), Command("evaluate"), Command("pause")]}
+    made = trainer(tmp_path, Asking(at), LinesideCallback())
+    thread = while_paused(
+        lambda: there.append((tmp_path / "checkpoint-2" / "trainer_state.json").exists()),
+        lambda: put(Command("resume")),
+    )
+    made.train()
+    thread.join()
+    assert there == [True]
+
+
+def test_a_pause_goes_on_over_a_dict_of_datasets(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    witness = Witness()
+    made = trainer(tmp_path, Asking({2: [Command("pause")]}), witness, LinesideCallback())
+    made.eval_dataset = {"one": made.eval_dataset, "other": made.eval_dataset}
+    evaluated: list[int] = []
+    thread = while_paused(
+        lambda: put(Command("evaluate")),
+        lambda: evaluated.append(len(seen(witness, "evaluate"))),
+        lambda: put(Command("resume")),
+    )
+    made.train()
+    thread.join()
+    assert evaluated == [2]
+
+
+def test_a_pause_outlives_what_the_trainer_does_not_do(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    class Refusing(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_save = False
+
+    made = trainer(
+        tmp_path, Asking({2: [Command("save"), Command("pause")]}), LinesideCallback(), Refusing()
+    )
+    thread = while_paused(lambda: put(Command("resume")))
+    made.train()
+    thread.join()
+    assert said(only(answered()))[-1] == ("resume", "applied", 3)
+
+
+def test_an_evaluation_after_a_prediction_still_needs_a_dataset(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    made = trainer(tmp_path, Asking({2: [Command("evaluate")]}), LinesideCallback())
+    rows, made.eval_dataset = made.eval_dataset, None
+    made.predict(rows)
+    made.train()
+    assert made.state.global_step == 4
+    *_, answers = answered().values()
+    assert said(answers) == [("evaluate", "rejected", 2)]
+
+
+def test_an_evaluation_that_may_be_the_best_is_saved(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    witness = Witness()
+    made = trainer(
+        tmp_path,
+        Asking({3: [Command("evaluate")]}),
+        LinesideCallback(),
+        witness,
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+    )
+    made.train()
+    assert ("save", 3) in seen(witness, "save")
+    assert Path(made.state.best_model_checkpoint).exists()
+
+
+def test_of_two_rates_the_one_that_expired_takes_nobodys_place(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    late = Command("set_lr", {"lr": 0.5}, expires_at=time.time() - 1)
+    asked = [Command("set_lr", {"lr": 0.1}), late]
+    trainer(tmp_path, Asking({2: asked}), LinesideCallback()).train()
+    assert said(only(answered())) == [("set_lr", "applied", 2), ("set_lr", "expired", 2)]
+
+
+def test_a_training_that_fails_refuses_what_waited_once_the_next_begins(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    class Failing(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 2 and not answered_before:
+                answered_before.append(1)
+                put(Command("save"))
+                raise RuntimeError("once")
+
+    answered_before: list[int] = []
+    made = trainer(tmp_path, LinesideCallback(), Failing())
+    with pytest.raises(RuntimeError, match="once"):
+        made.train()
+    made.train()
+    first, second = answered().values()
+    assert said(first) == [("save", "rejected", 2)]
+    assert said(second) == []
+
+
+def test_a_changed_learning_rate_scales_what_is_to_come(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    def rates(*asked: Any) -> list[float]:
+        witness = Witness()
+        asking = Asking({3: list(asked)})
+        made = trainer(
+            tmp_path, asking, LinesideCallback(), witness, max_steps=8, learning_rate=0.01
+        )
+        made.train()
+        return [
+            note["logs"]["learning_rate"]
+            for note in witness.seen
+            if "learning_rate" in (note["logs"] or {})
+        ]
+
+    plain = rates()
+    changed = rates(Command("set_lr", {"lr": 1.0}), Command("set_lr", {"lr": 0.1}))
+    assert changed[:2] == plain[:2]
+    factor = changed[3] / plain[3]
+    assert changed[3:] == pytest.approx([rate * factor for rate in plain[3:]])
+    *_, answers = answered().values()
+    assert said(answers) == [("set_lr", "superseded", 3), ("set_lr", "applied", 3)]
+    applied = data_of(answers[-1])
+    assert applied["to"] == 0.1
+    assert factor == pytest.approx(0.1 / applied["from"])
+
+
+def test_a_changed_learning_rate_survives_a_resume(home: Path, tmp_path: Path) -> None:
+    asked = {2: [Command("set_lr", {"lr": 0.2}), Command("save")]}
+    witness = Witness()
+    trainer(tmp_path, Asking(asked), LinesideCallback(), witness, max_steps=8).train()
+    again = Witness()
+    made = trainer(tmp_path, LinesideCallback(), again, max_steps=8)
+    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+    def rates(of: Witness) -> dict[int, float]:
+        return {
+            note["step"]: note["logs"]["learning_rate"]
+            for note in of.seen
+            if "learning_rate" in (note["logs"] or {}) and note["step"] > 2
+        }
+
+    assert rates(again) == pytest.approx(rates(witness))
+    assert max(rates(again).values()) > 0.1
+
+
+def test_a_command_is_applied_once_however_often_it_comes(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    witness = Witness()
+    save = Command("save")
+    made = trainer(tmp_path, Asking({1: [save, save], 3: [save]}), LinesideCallback(), witness)
+    made.train()
+    assert seen(witness, "save") == [("save", 1)]
+    assert said(only(answered())) == [("save", "applied", 1)]
+
+
+def test_one_that_comes_too_late_expires(home: Path, tmp_path: Path, answered: ReadSpool) -> None:
+    late = Command("stop", expires_at=time.time() - 1)
+    made = trainer(tmp_path, Asking({2: [late]}), LinesideCallback())
+    made.train()
+    assert made.state.global_step == 4
+    assert said(only(answered())) == [("stop", "expired", 2)]
+
+
+def test_what_is_no_command_is_refused_and_does_no_harm(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    good = Command("save").data()
+    asked = [
+        good | {"id": "a", "op": "explode"},
+        good | {"id": "b", "op": "set_lr", "args": {"lr": -1}},
+        good | {"id": "c", "args": 5},
+        good | {"id": ""},
+        {"nothing": "known"},
+        b"\0" * 20,
+        good | {"id": "d", "later": "field"},
+    ]
+    made = trainer(tmp_path, Asking({2: asked}), LinesideCallback())
+    made.train()
+    assert made.state.global_step == 4
+    answers = only(answered())
+    assert [(data_of(e)["id"], e.kind) for e in answers if e.kind != "control_on"] == [
+        ("a", "control_rejected"),
+        ("b", "control_rejected"),
+        ("c", "control_rejected"),
+        ("d", "control_delivered"),
+        ("d", "control_applied"),
+    ]
+    assert "'explode' cannot be; expected one of stop" in data_of(answers[1])["why"]
+
+
+def test_one_that_is_pending_when_training_ends_is_told_so(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    class Late(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == state.max_steps:
+                put(Command("save"))
+
+    made = trainer(tmp_path, LinesideCallback(), Late())
+    made.train()
+    answers = only(answered())
+    assert said(answers) == [("save", "rejected", 4)]
+    assert why(answers) == "training ended before it could be applied"
+
+
+def test_each_training_takes_its_own_commands(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    asking = Asking({2: [Command("stop", {"save": False})]})
+    made = trainer(tmp_path, asking, LinesideCallback())
+    made.train()
+    asking.at = {1: [Command("save")]}
+    made.train()
+    first, second = answered().values()
+    assert said(first) == [("stop", "applied", 2)]
+    assert said(second) == [("save", "applied", 1)]
+
+
+def test_several_processes_refuse_what_one_alone_may_not_do(
+    home: Path, tmp_path: Path, answered: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag set on one rank aborts or hangs the others."""
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", 2)
+    made: Trainer = trainer(tmp_path, Asking({2: [Command("stop")]}), LinesideCallback())
+    made.train()
+    assert made.state.global_step == 4
+    answers = only(answered())
+    assert said(answers) == [("stop", "rejected", 2)]
+    assert "training runs in 2 processes" in why(answers)
+    assert data_of(answers[0])["ops"] == []
