@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import demo, doctor, export, processes, runs, tail, training
+from lineside.cli import control, demo, doctor, export, processes, runs, tail, training
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -59,6 +59,13 @@ for _command in (
     runs.runs,
     runs.show,
     tail.tail,
+    control.stop,
+    control.save,
+    control.evaluate,
+    control.log,
+    control.pause,
+    control.resume,
+    control.set_lr,
     export.export,
     doctor.doctor,
     processes.broker,

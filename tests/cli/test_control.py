@@ -1,0 +1,96 @@
+"""Steering from the command line: a real training beside a real stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.homes import DEADLINE, RUN_ID, Home, wait_until
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "emitter" / "shipping" / "steered_trainer.py"
+STEERED = "steered"
+
+
+@pytest.fixture
+def training(station: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A slow training under the id ``steered``, known to the store."""
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(tmp_path / "out"), "100000"],
+        env=station.environment({"LINESIDE_RUN_ID": STEERED, "PYTHONPATH": str(ROOT)}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        wait_until(
+            lambda: '"status": "running"' in station.lineside("show", STEERED, "--json").stdout
+        )
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.Popen[str]) -> None:
+    refused = station.lineside("resume", STEERED)
+    assert refused.returncode == 1
+    assert "resume: rejected at step" in refused.stdout
+    assert refused.stderr == "lineside: resume was not applied\n"
+
+    changed = station.lineside("set-lr", STEERED, "0.001", "--json", "--reason", "a test")
+    states = [json.loads(line) for line in changed.stdout.splitlines()]
+    assert [state["state"] for state in states] == ["requested", "delivered", "applied"]
+    assert states[-1]["detail"].endswith("to 0.001")
+
+    assert station.lineside("save", STEERED, "--no-wait").stdout == "save: requested\n"
+    stopped = station.lineside("stop", STEERED, "--no-save")
+    assert stopped.returncode == 0
+    *_, last = stopped.stdout.splitlines()
+    output, _ = training.communicate(timeout=DEADLINE)
+    assert last == f"stop: applied at step {int(output.split()[-1]):,}"
+
+    wait_until(lambda: "finished" in station.lineside("runs", STEERED).stdout)
+    again = station.lineside("stop", STEERED)
+    assert again.returncode == 2
+    assert "expected a run that is training: it is finished" in again.stderr
+    counts = json.loads(station.lineside("show", STEERED, "--json").stdout)["event_counts"]
+    assert counts["command"] == 4
+    assert counts["control_applied"] == 3
+    assert counts["control_rejected"] == 1
+
+
+def test_a_run_that_is_none_or_has_ended_takes_no_commands(station: Home) -> None:
+    ended = station.lineside("save", RUN_ID)
+    assert ended.returncode == 2
+    assert f"'{RUN_ID}' cannot be; expected a run that is training" in ended.stderr
+    unknown = station.lineside("save", "nobody")
+    assert unknown.returncode == 2
+    assert "no run 'nobody' in the store" in unknown.stderr
+    odd = station.lineside("save", "a b", "--ahead")
+    assert odd.returncode == 2
+
+
+def test_one_that_nobody_takes_says_so(station: Home) -> None:
+    sent = station.lineside("stop", "not-yet", "--ahead", "--expires", "1")
+    assert sent.returncode == 1
+    assert sent.stdout == "stop: requested\n"
+    assert sent.stderr == "lineside: stop: no answer has come in time\n"
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])
+def test_a_rate_that_is_none_is_refused(station: Home, rate: str) -> None:
+    done = station.lineside("set-lr", "--ahead", "not-yet", "--", rate)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_broker_it_says_so(home: Home) -> None:
+    done = home.lineside("stop", "not-yet", "--ahead")
+    assert done.returncode == 1
+    assert "no broker answered" in done.stderr
