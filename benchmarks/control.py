@@ -1,0 +1,88 @@
+"""How long a command takes from being sent to being applied, and what waiting for one costs.
+
+A loop of steps beside a real broker and a real shipper, in one process with its steering, as a
+Trainer's callback has it. Each command is ``log``, which costs the step nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks.table import Row, markdown
+from lineside.bus.commands import Command
+from lineside.bus.controller import Controller
+from lineside.bus.testing import BrokerProcess
+from lineside.emitter import start_run
+from lineside.emitter.steering import Moment, Steering
+
+COMMANDS = 300
+STEP_SECONDS = 0.005
+LOOKS = 200_000
+
+
+def measure() -> list[Row]:
+    """Milliseconds from send to applied less a step, and microseconds a look costs."""
+    with tempfile.TemporaryDirectory() as folder, BrokerProcess(Path(folder)) as broker:
+        os.environ["LINESIDE_HOME"] = folder
+        run = start_run("bench", run_id="bench")
+        assert run.publisher is not None
+        steering = Steering(run.publisher, None, 0)
+        look = _look(steering)
+        took: list[float] = []
+        asking = threading.Thread(target=_ask, args=(broker.address, took))
+        asking.start()
+        _train(steering, asking)
+        steering.close()
+        run.finish()
+    late = sorted(1_000 * (seconds - STEP_SECONDS) for seconds in took)
+    step = f"steps of {1_000 * STEP_SECONDS:g} ms, {len(late)} commands"
+    return [
+        Row("command to applied, less a step, p50", statistics.median(late), "ms", 10, note=step),
+        Row("command to applied, less a step, p99", late[int(len(late) * 0.99)], "ms", 30),
+        Row("a look for commands at a step's end", look, "us", 0.5),
+    ]
+
+
+def _train(steering: Steering, asking: threading.Thread) -> None:
+    state = SimpleNamespace(global_step=0, epoch=0.0)
+    control = SimpleNamespace(should_log=False)
+    while asking.is_alive():
+        time.sleep(STEP_SECONDS)
+        state.global_step += 1
+        if steering.is_due:
+            steering.steer(Moment("step_end", None, state, control, {}))
+
+
+def _ask(address: str, took: list[float]) -> None:
+    with Controller(address, "bench") as controller:
+        for n in range(COMMANDS + 1):
+            command = Command("log")
+            sent = time.time()
+            controller.send(command)
+            *_, last = controller.follow(command.id, 60)
+            if n:  # the first one waits for a shipper to be started
+                took.append(last.time - sent)
+            time.sleep(0.01)
+
+
+def _look(steering: Any) -> float:
+    started = time.perf_counter_ns()
+    for _ in range(LOOKS):
+        if steering is not None and steering.is_due:
+            raise AssertionError("nobody has asked for anything yet")
+    both = time.perf_counter_ns() - started
+    started = time.perf_counter_ns()
+    for _ in range(LOOKS):
+        pass
+    return (both - (time.perf_counter_ns() - started)) / LOOKS / 1_000
+
+
+if __name__ == "__main__":
+    print(markdown(measure()))
