@@ -40,13 +40,18 @@ def shell_lines(page: Path) -> list[str]:
 def test_every_command_and_option_is_documented(command: str) -> None:
     said = section(command)
     for parameter in COMMANDS[command].params:
-        for name in parameter.opts if parameter.param_type_name == "option" else ():
+        is_option = parameter.param_type_name == "option"
+        for name in (*parameter.opts, *parameter.secondary_opts) if is_option else ():
             assert f"`{name}" in said, f"{command} {name}"
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_no_option_is_documented_that_is_not_there(command: str) -> None:
-    real = {name for parameter in COMMANDS[command].params for name in parameter.opts}
+    real = {
+        name
+        for parameter in COMMANDS[command].params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     for row in re.findall(r"^\| (`-.*?) \|", section(command), re.M):
         for name in re.findall(r"`(--?[a-z-]+)", row):
             assert name in real, f"{command} {name}"
@@ -54,7 +59,7 @@ def test_no_option_is_documented_that_is_not_there(command: str) -> None:
 
 def test_no_command_is_documented_that_is_not_there() -> None:
     text = (REFERENCE / "commands.md").read_text()
-    assert set(re.findall(r"^### `lineside (\w+)`", text, re.M)) == set(COMMANDS)
+    assert set(re.findall(r"^### `lineside ([\w-]+)`", text, re.M)) == set(COMMANDS)
 
 
 def test_every_setting_is_documented() -> None:
