@@ -51,7 +51,8 @@ faults: $(VENV)/.dev
 	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest $(PARALLEL) -m fault $(ARGS)
 
 compat: $(COMPAT)/.ready
-	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py $(ARGS)
+	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
+	  tests/emitter/test_steering.py tests/emitter/test_rates.py $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

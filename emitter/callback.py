@@ -12,11 +12,13 @@ from transformers import TrainerCallback
 
 from lineside.emitter import snapshot
 from lineside.emitter.attempts import Attempts, InitEnd
+from lineside.emitter.effects import Moment
 from lineside.emitter.exit import Unconfirmed
+from lineside.emitter.following import Following
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
-from lineside.emitter.steering import Moment, Steering
+from lineside.emitter.steering import Steering
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
     PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
@@ -44,7 +46,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._attempts = Attempts(name, project, run_id, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
-        self._steering: Steering | None = None
+        self._steering: Steering | Following | None = None
 
     def __getstate__(self) -> dict[str, str | None]:
         return dict(self._config)
@@ -93,7 +95,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published, once what was asked for from outside is done."""
         steering = self._steering
-        if steering is not None and steering.is_due:
+        if steering is not None and steering.is_due(state.global_step):
             self._guarded(steering.steer, Moment("step_end", args, state, control, given))
         self._step("step_end", _NEXT, args, state, control)
         if steering is not None and steering.is_paused:
@@ -221,8 +223,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
         self._flag_training()
         publisher = self._attempts.publisher
-        if publisher is not None and publisher.identity.place.rank == 0:
-            self._steering = Steering(publisher, control, state.global_step)
+        if publisher is not None:
+            kind = Steering if publisher.identity.place.rank == 0 else Following
+            self._steering = kind(publisher, control, state.global_step)
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False
@@ -238,7 +241,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         if steering is None:
             return []
         steering.close()
-        return [steering.unconfirmed()]
+        return [steering.unconfirmed()] if isinstance(steering, Steering) else []
 
     def _measured(
         self,

@@ -14,7 +14,7 @@ from pathlib import Path
 from lineside.bus.events import Stream
 from lineside.bus.settings import private_folder
 from lineside.emitter.ownfile import OwnFile
-from lineside.emitter.page import RANK, STARTED_MONOTONIC_NS, Page
+from lineside.emitter.page import INBOX, RANK, STARTED_MONOTONIC_NS, Page
 
 LOCK_NAME = "lock"
 FACTS_NAME = "stream.json"
@@ -77,9 +77,11 @@ class StreamFolder:
         said = self.page.words.tolist()
         self._release()
         self.page = self._fill(self.path) if self.path.is_dir() else self._create()
-        # The old page stays mapped: another thread may be about to store into it.
+        # The old page stays mapped: another thread may be about to store into it. An inbox begins
+        # anew, because its file may be gone too.
         for word, value in enumerate(said):
-            self.page.words[word] = value
+            if word != INBOX:
+                self.page.words[word] = value
 
     def close(self) -> None:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""

@@ -129,14 +129,14 @@ class Agreement:
     def tell(self, identity: Identity) -> None:
         """Rank 0: say which run this is. Never raises."""
         with contextlib.suppress(Exception):
-            store = _store()
+            store = job_store()
             if store is not None:
                 store.set(self._key, json.dumps(identity.mark()))
 
     def hear(self, place: Place, wait: float) -> Identity | None:
         """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
         try:
-            store = _store()
+            store = job_store()
             if store is None:
                 return None
             if wait > 0:
@@ -175,7 +175,8 @@ def _distributed() -> Any:
     return None
 
 
-def _store() -> Any:
+def job_store() -> Any:
+    """The key-value store of the job this process belongs to; None without torch.distributed."""
     distributed = _distributed()
     return None if distributed is None else distributed.distributed_c10d._get_default_store()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 # Every rate they give is a multiple of the base rates, or of the rate before, so that all that is
@@ -25,31 +26,34 @@ class CannotChange(Exception):
     """Why the learning rate stays as it is."""
 
 
-def change(optimizer: Any, scheduler: Any, rate: float) -> float:
-    """Make ``rate`` the learning rate of the first parameter group; what it was until now.
+def prepare(optimizer: Any, scheduler: Any, rate: float) -> Callable[[], float]:
+    """What makes ``rate`` the learning rate of the first parameter group; gives the one before.
 
     The other groups and all that the schedule has yet to give are scaled alike. Optimizer and
     scheduler carry it into checkpoints.
 
     Raises:
-        CannotChange: nothing was changed.
+        CannotChange: it cannot be done.
     """
     groups, inner = _groups(optimizer), _inner(scheduler)
-    before = groups[0]["lr"]
-    before = float(before)
+    before = float(groups[0]["lr"])
     if not (math.isfinite(before) and before > 0):
         raise CannotChange(f"the schedule is at a learning rate of {before:g}, which has no scale")
     factor = rate / before
     bases = [] if inner is None else [base * factor for base in inner.base_lrs]
-    scaled: set[int] = set()  # tensors that several groups may share
-    for group in groups:
-        for key in ("lr", "initial_lr"):
-            if key in group and id(group[key]) not in scaled:
-                _scale(group, key, factor, scaled)
-    if inner is not None:
-        inner.base_lrs = bases
-        inner._last_lr = [float(group["lr"]) for group in groups]
-    return before
+
+    def change() -> float:
+        scaled: set[int] = set()  # tensors that several groups may share
+        for group in groups:
+            for key in ("lr", "initial_lr"):
+                if key in group and id(group[key]) not in scaled:
+                    _scale(group, key, factor, scaled)
+        if inner is not None:
+            inner.base_lrs = bases
+            inner._last_lr = [float(group["lr"]) for group in groups]
+        return before
+
+    return change
 
 
 def _groups(optimizer: Any) -> Any:

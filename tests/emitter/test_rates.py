@@ -58,7 +58,7 @@ def test_all_that_is_to_come_is_scaled(name: str) -> None:
     made = optimizer()
     schedule = SCALABLE[name](made)
     run(made, schedule, 4)
-    before = rates.change(made, schedule, 0.5)
+    before = rates.prepare(made, schedule, 0.5)()
     assert before == pytest.approx(expected[3][0])
     assert made.param_groups[0]["lr"] == pytest.approx(0.5)
     assert schedule.get_last_lr() == [group["lr"] for group in made.param_groups]
@@ -72,7 +72,7 @@ def test_a_checkpoint_keeps_it(name: str) -> None:
     made = optimizer()
     schedule = SCALABLE[name](made)
     run(made, schedule, 4)
-    rates.change(made, schedule, 0.5)
+    rates.prepare(made, schedule, 0.5)()
     again = optimizer()
     resumed = SCALABLE[name](again)
     again.load_state_dict(made.state_dict())
@@ -87,7 +87,7 @@ def test_a_schedule_that_may_not_keep_it_is_refused(name: str) -> None:
     schedule = OTHERS[name](made)
     there = [group["lr"] for group in made.param_groups]
     with pytest.raises(rates.CannotChange, match=name):
-        rates.change(made, schedule, 0.5)
+        rates.prepare(made, schedule, 0.5)()
     assert [group["lr"] for group in made.param_groups] == there
 
 
@@ -95,13 +95,13 @@ def test_a_rate_of_zero_has_no_scale() -> None:
     made = optimizer()
     schedule = torch_schedules.LambdaLR(made, lambda _: 0.0)
     with pytest.raises(rates.CannotChange, match="a learning rate of 0, which has no scale"):
-        rates.change(made, schedule, 0.5)
+        rates.prepare(made, schedule, 0.5)()
 
 
 def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
     made = optimizer(torch.tensor(0.1))
     tensor = made.param_groups[0]["lr"]
-    rates.change(made, None, 0.5)
+    rates.prepare(made, None, 0.5)()
     assert made.param_groups[0]["lr"] is tensor
     assert float(tensor) == pytest.approx(0.5)
 
@@ -109,4 +109,4 @@ def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
 @pytest.mark.parametrize("odd", [None, object()])
 def test_what_has_no_rate_is_refused(odd: object) -> None:
     with pytest.raises(rates.CannotChange, match="has no parameter groups"):
-        rates.change(odd, None, 0.5)
+        rates.prepare(odd, None, 0.5)()

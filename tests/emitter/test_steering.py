@@ -474,7 +474,7 @@ def test_each_training_takes_its_own_commands(
     assert said(second) == [("save", "applied", 1)]
 
 
-def test_several_processes_refuse_what_one_alone_may_not_do(
+def test_several_processes_that_cannot_agree_refuse_everything(
     home: Path, tmp_path: Path, answered: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flag set on one rank aborts or hangs the others."""
@@ -484,5 +484,5 @@ def test_several_processes_refuse_what_one_alone_may_not_do(
     assert made.state.global_step == 4
     answers = only(answered())
     assert said(answers) == [("stop", "rejected", 2)]
-    assert "training runs in 2 processes" in why(answers)
+    assert "several processes that cannot agree: torch.distributed is not in use" in why(answers)
     assert data_of(answers[0])["ops"] == []

@@ -1,0 +1,106 @@
+"""What a rank other than 0 does about commands: as rank 0 says, at the step it says."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import Any
+
+from lineside.bus import commands
+from lineside.bus.commands import Command
+from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
+from lineside.emitter.notice import say
+from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.page import PHASE
+from lineside.emitter.peers import LATER, NO, YES, Follower, PeersError, Vote
+from lineside.emitter.publisher import Publisher
+from lineside.emitter.snapshot import one_line
+from lineside.emitter.steering import PAUSED
+
+
+class Following:
+    """Takes part in the talks of one attempt; has ``Steering``'s calls. For the training thread.
+
+    What it applies it tells in its own rank's stream.
+    """
+
+    def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
+        self._publisher = publisher
+        self._effects = Effects(control)
+        self._peers: Follower | None = None
+        try:
+            self._peers = Follower(publisher.identity, step)
+        except PeersError as error:
+            self._leave(error)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._effects.is_paused
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``steer`` is to be called at the end of ``step``."""
+        peers = self._peers
+        return peers is not None and (step >= peers.next_step or self._effects.is_paused)
+
+    def steer(self, moment: Moment) -> None:
+        """Apply at ``step_end`` what the ranks agree on."""
+        self._effects.forget()
+        self._talk(moment)
+
+    def hold(self, moment: Moment) -> None:
+        """Stay in this hook as long as rank 0 does."""
+        effects = self._effects
+        if moment.hook != "step_end" and not effects.is_done(moment.hook):
+            return
+        if not effects.is_held:
+            return
+        words: Any = self._publisher.words
+        phase, words[PHASE] = words[PHASE], PAUSED
+        try:
+            self._talk(moment)
+        except BaseException:
+            effects.let_go()
+            raise
+        finally:
+            self._publisher.words[PHASE] = phase
+
+    def close(self) -> None:
+        """Take part no more."""
+        self._peers = None
+        self._effects.let_go()
+
+    def _talk(self, moment: Moment) -> None:
+        if self._peers is None or not self._publisher.is_open:
+            return
+        try:
+            while True:
+                word = self._peers.hear(self._publisher.tend_if_due)
+                if word.command is None:
+                    self._effects.is_paused = word.is_paused
+                    return
+                self._follow(self._peers, word.command, moment)
+        except PeersError as error:
+            self._leave(error)
+
+    def _follow(self, peers: Follower, command: Command, moment: Moment) -> None:
+        act: Act | None = None
+        try:
+            act = self._effects.prepare(command, moment)
+            vote = Vote(YES)
+        except NotYet:
+            vote = Vote(LATER)
+        except Refused as refused:
+            vote = Vote(NO, str(refused))
+        except Exception as error:
+            if comes_from_outside(error):
+                raise
+            vote = Vote(NO, f"it failed: {one_line(error)}")
+        if peers.vote(vote, self._publisher.tend_if_due) and act is not None:
+            data = {"id": command.id, "op": command.op, **act()}
+            state = moment.state
+            self._publisher.emit(
+                commands.APPLIED, state.global_step, state.epoch, 0, data, monotonic_ns()
+            )
+
+    def _leave(self, error: PeersError) -> None:
+        self.close()
+        say(f"commands are off on rank {self._publisher.identity.place.rank}: {error}")

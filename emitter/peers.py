@@ -1,0 +1,275 @@
+"""How the ranks of a job come to do the same at the same step: through the job's own store.
+
+That is the key-value store by which torch.distributed found together. Only single keys are asked
+for in it, and never a collective, which would hang where one rank does not take part. At the end of
+a step agreed before, rank 0 leads a talk: zero or more commands, each voted on, and a last word
+with the step of the next talk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from lineside.bus.commands import Command
+from lineside.emitter.identity import Identity, job_store
+from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.snapshot import one_line
+
+TALK_EVERY_SECONDS = 1.0
+"""About how far one talk is from the next while steps are faster."""
+_MOST_STEPS = 256  # between two talks: so many until steps that became slower are noticed
+_ROLL_CALL_SECONDS = 5.0
+_VERDICT_SECONDS = 15.0
+_VOTE_SECONDS = 30.0
+_SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unless told otherwise
+_STILL_SECONDS = 10.0
+_SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
+_SWEEP = 64  # talks whose keys are deleted together
+
+YES, LATER, NO = "yes", "later", "no"
+
+
+class Vote(NamedTuple):
+    """What one rank says to a command: yes, later (not at this step) or no, and why."""
+
+    answer: str
+    why: str = ""
+
+
+class Word(NamedTuple):
+    """What rank 0 says next: a ``command`` to vote on, or the end of this talk.
+
+    With the end come the step at which the ``next`` one begins, and whether training is held.
+    """
+
+    command: Command | None
+    next: int = 0
+    is_paused: bool = False
+
+
+class PeersError(Exception):
+    """Why the ranks do not agree on anything any more."""
+
+
+class _Keys:
+    """The keys of one attempt in the job's store."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._store = job_store()
+        if self._store is None:
+            raise PeersError("torch.distributed is not in use, so its ranks cannot be asked")
+        self._prefix = f"lineside/control/{identity.attempt}"
+
+    def set(self, name: str, value: object) -> None:
+        with _told():
+            self._store.set(f"{self._prefix}/{name}", json.dumps(value))
+
+    def has(self, name: str) -> bool:
+        with _told():
+            return bool(self._store.check([f"{self._prefix}/{name}"]))
+
+    def get(self, name: str) -> Any:
+        with _told():
+            return json.loads(self._store.get(f"{self._prefix}/{name}"))
+
+    def settle(self, name: str, value: object) -> Any:
+        """Set it if nobody has; what it is now."""
+        with _told():
+            told = self._store.compare_set(f"{self._prefix}/{name}", "", json.dumps(value))
+            return json.loads(told)
+
+    def count(self, name: str, n: int) -> int:
+        with _told():
+            return int(self._store.add(f"{self._prefix}/{name}", n))
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(Exception):  # not every kind of store can
+            self._store.delete_key(f"{self._prefix}/{name}")
+
+    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> bool:
+        """Whether it came in time. Looked for, not waited for: signals are served meanwhile."""
+        until, nap = time.monotonic() + seconds, _SHORTEST_NAP
+        while not self.has(name):
+            if time.monotonic() > until:
+                return False
+            time.sleep(nap)
+            nap = min(nap * 1.5, _LONGEST_NAP)
+            meanwhile()
+        return True
+
+
+class Leader:
+    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins.
+
+    Raises:
+        PeersError: a rank takes no part; none of them will wait for a talk.
+    """
+
+    def __init__(self, identity: Identity, step: int) -> None:
+        self._keys = _Keys(identity)
+        self._others = range(1, identity.place.world_size)
+        until = time.monotonic() + _ROLL_CALL_SECONDS
+        missing = [
+            rank
+            for rank in self._others
+            if not self._keys.wait(f"here/{rank}", until - time.monotonic(), _nothing)
+        ]
+        why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
+        why = self._keys.settle("verdict", why)
+        if why:
+            raise PeersError(why)
+        self.next_step = step + 1
+        self._said = 0
+        self._swept = 0
+        self._steps = 1
+        self._last = (step, time.monotonic())
+        self._still_at = 0.0
+
+    def agree(self, command: Command) -> Vote:
+        """Put it to the vote. After yes every rank applies it, else none does.
+
+        Raises:
+            PeersError: some rank did not vote; none applies it.
+        """
+        talk = self._say({"do": command.data()})
+        is_on = False
+        try:
+            vote = self._count_votes(talk)
+            is_on = vote.answer == YES
+        finally:  # whatever is raised here: those who voted wait for this
+            self._keys.set(f"outcome/{talk}", is_on)
+        return vote
+
+    def go(self, step: int, is_paused: bool) -> None:
+        """End this talk and let everyone go on from ``step``."""
+        last, at = self._last
+        self._last = now_step, now = (step, time.monotonic())
+        if now_step > last:
+            pace = max((now - at) / (now_step - last), 1e-6)
+            most = min(2 * self._steps, _MOST_STEPS)
+            self._steps = min(max(int(TALK_EVERY_SECONDS / pace), 1), most)
+        self.next_step = step + self._steps
+        self._say({"next": self.next_step, "paused": is_paused})
+        self._sweep()
+
+    def still(self) -> None:
+        """Say in a pause, now and then, that rank 0 is there."""
+        now = time.monotonic()
+        if now > self._still_at:
+            self._still_at = now + _STILL_SECONDS
+            self._keys.set("still", now)
+
+    def leave(self, why: str) -> None:
+        """There will be no further talk."""
+        with contextlib.suppress(PeersError):
+            self._say({"off": why})
+
+    def _count_votes(self, talk: int) -> Vote:
+        until = time.monotonic() + _VOTE_SECONDS
+        total = Vote(YES)
+        for rank in self._others:
+            name = f"vote/{talk}/{rank}"
+            if not self._keys.wait(name, until - time.monotonic(), _nothing):
+                raise PeersError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
+            vote = Vote(*self._keys.get(name))
+            if vote.answer == NO:
+                total = Vote(NO, f"rank {rank}: {vote.why}")
+            elif vote.answer == LATER and total.answer == YES:
+                total = vote
+        return total
+
+    def _say(self, what: Mapping[str, Any]) -> int:
+        talk = self._said
+        self._said += 1
+        self._keys.set(f"say/{talk}", what)
+        return talk
+
+    def _sweep(self) -> None:
+        """Delete what everyone has heard, or a long training would fill the store."""
+        first, end = self._swept, self._swept + _SWEEP
+        if self._said < end + _SWEEP or self._said % 16:
+            return
+        if self._keys.count(f"heard/{end}", 0) == len(self._others):
+            self._swept = end
+            for talk in range(first, end):
+                self._keys.delete(f"say/{talk}")
+            self._keys.delete(f"heard/{end}")
+
+
+class Follower:
+    """Another rank's side. ``next_step`` is the step at whose end the next talk begins.
+
+    Raises:
+        PeersError: some rank takes no part; rank 0 knows it too.
+    """
+
+    def __init__(self, identity: Identity, step: int) -> None:
+        self._keys = _Keys(identity)
+        self._rank = identity.place.rank
+        self._keys.set(f"here/{self._rank}", True)
+        self._keys.wait("verdict", _VERDICT_SECONDS, _nothing)
+        why = self._keys.settle("verdict", f"rank {self._rank} heard nothing from rank 0 in time")
+        if why:
+            raise PeersError(why)
+        self.next_step = step + 1
+        self._heard = 0
+
+    def hear(self, meanwhile: Callable[[], object]) -> Word:
+        """Rank 0's next word; ``meanwhile`` is called now and then until it comes.
+
+        Raises:
+            PeersError: there will be none.
+        """
+        talk = self._heard
+        self._await(f"say/{talk}", meanwhile)
+        said = self._keys.get(f"say/{talk}")
+        self._heard += 1
+        if self._heard % _SWEEP == 0:
+            self._keys.count(f"heard/{self._heard}", 1)
+        if "off" in said:
+            raise PeersError(said["off"])
+        if "do" in said:
+            return Word(Command.read(said["do"]))
+        self.next_step = said["next"]
+        return Word(None, said["next"], said["paused"])
+
+    def vote(self, vote: Vote, meanwhile: Callable[[], object]) -> bool:
+        """Vote on the command just heard; whether everyone applies it now.
+
+        Raises:
+            PeersError: the outcome did not come.
+        """
+        talk = self._heard - 1
+        self._keys.set(f"vote/{talk}/{self._rank}", vote)
+        self._await(f"outcome/{talk}", meanwhile)
+        return bool(self._keys.get(f"outcome/{talk}"))
+
+    def _await(self, name: str, meanwhile: Callable[[], object]) -> None:
+        still = None
+        while not self._keys.wait(name, _SILENCE_SECONDS, meanwhile):
+            before, still = still, self._keys.get("still") if self._keys.has("still") else None
+            if still is None or still == before:
+                raise PeersError(f"rank 0 said nothing for {_SILENCE_SECONDS:g} s")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each kind of store has its own errors
+        if comes_from_outside(error):
+            raise
+        raise PeersError(f"the job's store failed: {one_line(error)}") from error
+
+
+def _ranks(ranks: list[int]) -> str:
+    named = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    return f"rank {named}" if len(ranks) == 1 else f"ranks {named}"
+
+
+def _nothing() -> None:
+    """Nobody has anything to do while ranks find together."""

@@ -1,0 +1,173 @@
+"""Jobs of several ranks under torchrun, steered over a real broker and shipper."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside.bus.commands import Command
+from lineside.bus.controller import Controller, Progress
+from lineside.bus.events import Event
+from lineside.bus.messages import START
+from lineside.bus.reader import Reader
+from lineside.bus.testing import BrokerProcess
+from tests.emitter.streams import data_of
+
+Line = tuple[str, str, int, float | None]
+"""A command's id and op, the step at which it was applied, and the new learning rate."""
+RUN = "ranks"
+PATIENCE = 120.0
+ROOT = Path(__file__).parents[3]
+
+
+class Job:
+    """``torchrun`` of ``job.py``, its broker and somebody who commands it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = folder / "out"
+        self.output.mkdir()
+        self.broker = BrokerProcess(folder / "bus")
+        self.ranks = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._controller: Controller | None = None
+
+    @property
+    def controller(self) -> Controller:
+        if self._controller is None:
+            self._controller = Controller(self.broker.address, RUN)
+        return self._controller
+
+    def start(self, ranks: int, *, restarts: int = 0, **plan: Any) -> None:
+        """Begin to train with ``ranks`` processes; ``plan`` is what ``job.py`` reads."""
+        self.ranks = ranks
+        usual: dict[str, Any] = {
+            "seed": 0,
+            "late": 0.02,
+            "dies": None,
+            "without": [],
+            "no_evaluation": [],
+            "save_steps": None,
+            "steps": 100_000,
+            "accumulation": 1,
+            "timeout": 60,
+        }
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        sizes = [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*torchrun, *sizes, str(Path(__file__).with_name("job.py")), str(self.output)],
+                env={
+                    **os.environ,
+                    "LINESIDE_SPOOL": str(self.folder / "spool"),
+                    "LINESIDE_BROKER": self.broker.address,
+                    "LINESIDE_RUN_ID": RUN,
+                    "OMP_NUM_THREADS": "1",
+                    # Else a restarted rank may find the address of one that is gone (torch 2.13).
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                    "PYTHONPATH": str(ROOT),
+                    "JOB": json.dumps(usual | plan),
+                },
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def ask(self, op: str, **args: Any) -> Progress:
+        """What became of a command."""
+        return self.end_of(self.send(op, **args))
+
+    def send(self, op: str, **args: Any) -> Command:
+        command = Command(op, args)
+        self.controller.send(command)
+        return command
+
+    def end_of(self, command: Command) -> Progress:
+        states = list(self.controller.follow(command.id, PATIENCE))
+        assert states, f"{command.op} was not even requested\n{self.log}"
+        assert states[-1].is_final, (states, self.log)
+        return states[-1]
+
+    def kill_rank(self, rank: int, restart: int = 0) -> None:
+        os.kill(int((self.output / f"pid{rank}-{restart}").read_text()), signal.SIGKILL)
+
+    def end(self) -> list[dict[str, Any]]:
+        """What each rank says once training is over: steps, a hash of the weights, the rate."""
+        assert self._process is not None
+        assert self._process.wait(PATIENCE) == 0, self.log
+        return [
+            json.loads((self.output / f"rank{rank}.json").read_text()) for rank in range(self.ranks)
+        ]
+
+    def events(self) -> dict[tuple[str, str], list[Event]]:
+        """All of the run once every rank has ended, by attempt and producer."""
+        waiting = {f"rank{rank}" for rank in range(self.ranks)}
+        found: dict[tuple[str, str], list[Event]] = {}
+        until = time.monotonic() + PATIENCE
+        with Reader(self.broker.address, start=START, streams=[RUN]) as reader:
+            while waiting:
+                assert time.monotonic() < until, f"{waiting} did not end"
+                batch = reader.poll(0.2)
+                if batch is None or batch.stream is None:
+                    continue
+                found.setdefault((batch.stream.attempt, batch.stream.producer), []).extend(
+                    batch.events
+                )
+                if any(event.kind == "run_end" for event in batch.events):
+                    waiting.discard(batch.stream.producer)
+        return found
+
+    def log_of_commands(self) -> dict[str, list[Line]]:
+        """What each producer says it applied, in order: ``control`` for rank 0."""
+        told: dict[str, list[Line]] = {"control": []}
+        for (_, producer), events in sorted(self.events().items()):
+            told.setdefault(producer, []).extend(
+                (data_of(e)["id"], data_of(e)["op"], e.step, data_of(e).get("to"))
+                for e in events
+                if e.kind == "control_applied"
+            )
+        return told
+
+    def checkpoints(self) -> list[Path]:
+        return list(self.output.glob("checkpoint-*"))
+
+    @property
+    def complete_checkpoint(self) -> set[str]:
+        """The files a checkpoint of this job is not complete without."""
+        common = {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
+        return common | {f"rng_state_{rank}.pth" for rank in range(self.ranks)}
+
+    def wait_for_restart(self) -> None:
+        """Until every rank was started a second time."""
+        until = time.monotonic() + PATIENCE
+        while not all((self.output / f"pid{rank}-1").exists() for rank in range(self.ranks)):
+            assert time.monotonic() < until, self.log
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        if self._controller is not None:
+            self._controller.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.broker.stop()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    made = Job(tmp_path)
+    with made.broker:
+        yield made
+        made.close()

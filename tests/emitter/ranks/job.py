@@ -1,0 +1,84 @@
+"""One rank of a small training: OUTPUT, and in the environment what is to happen (``Job``)."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from lineside.emitter import LinesideCallback
+from tests.emitter.training import trainer
+
+OUTPUT = Path(sys.argv[1])
+PLAN = json.loads(os.environ["JOB"])
+RANK = int(os.environ["RANK"])
+RESTART = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+
+
+class Jitter(TrainerCallback):
+    """Each rank is late now and then, each at other hooks."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(f"{PLAN['seed']}-{RANK}-{RESTART}")
+
+    def _late(self, *_: Any, **__: Any) -> None:
+        if self.random.random() < 0.3:
+            time.sleep(self.random.random() * PLAN["late"])
+
+    on_step_begin = on_substep_end = on_step_end = on_log = on_evaluate = on_save = _late
+
+
+class Fate(TrainerCallback):
+    """Ends this rank the way the plan has it."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if PLAN["dies"] == [RANK, state.global_step] and RESTART == 0:
+            os._exit(3)
+
+
+def main() -> None:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=PLAN["timeout"]))
+    callbacks: list[TrainerCallback] = [Jitter(), Fate()]
+    if RANK not in PLAN["without"]:
+        callbacks.insert(PLAN["seed"] % 3, LinesideCallback())
+    made = trainer(
+        OUTPUT,
+        *callbacks,
+        max_steps=PLAN["steps"],
+        logging_steps=7,
+        gradient_accumulation_steps=PLAN["accumulation"],
+        max_grad_norm=0.5,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        save_strategy="steps" if PLAN["save_steps"] else "no",
+        save_steps=PLAN["save_steps"] or 500,
+    )
+    if RANK in PLAN["no_evaluation"]:
+        made.eval_dataset = None
+    (OUTPUT / f"pid{RANK}-{RESTART}").write_text(str(os.getpid()))
+    made.train(resume_from_checkpoint=get_last_checkpoint(str(OUTPUT)))
+    digest = hashlib.sha256()
+    for weights in made.model.parameters():
+        digest.update(weights.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    told = {
+        "steps": made.state.global_step,
+        "weights": digest.hexdigest(),
+        "rate": made.optimizer.param_groups[0]["lr"],
+    }
+    (OUTPUT / f"rank{RANK}.json").write_text(json.dumps(told))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+main()

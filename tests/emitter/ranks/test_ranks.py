@@ -1,0 +1,136 @@
+"""What several ranks do of what is asked from outside: the same at the same step, or nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from lineside.bus.commands import Command
+from tests.emitter.ranks.conftest import Job
+
+COMMANDS = 60
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_sixty_commands_are_followed_by_all_ranks_alike(job: Job, ranks: int) -> None:
+    chance = random.Random()
+    job.start(ranks, accumulation=chance.choice([1, 3]), seed=chance.randrange(1_000_000))
+    sent: list[Command] = []
+    while len(sent) < COMMANDS - 1:
+        burst = [job.send(op, **args) for op, args in _some(chance, COMMANDS - 1 - len(sent))]
+        sent += burst
+        for command in burst:
+            job.end_of(command)
+    sent.append(job.send("stop"))
+    ends = {command.id: job.end_of(command) for command in sent}
+    assert ends[sent[-1].id].state == "applied"
+    told = job.end()
+    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1, told
+    log = job.log_of_commands()
+    applied = [name for name, end in ends.items() if end.state == "applied"]
+    assert len(applied) > COMMANDS / 3
+    assert sorted(line[0] for line in log["control"]) == sorted(applied)
+    assert all(log[f"rank{rank}"] == log["control"] for rank in range(1, ranks))
+    saved = {line[2] for line in log["control"] if line[1] in ("save", "stop")}
+    assert {int(path.name.split("-")[1]) for path in job.checkpoints()} == saved
+    for path in job.checkpoints():
+        assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint, path
+
+
+def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job: Job) -> None:
+    job.start(2, without=[1], steps=60)
+    refused = job.ask("save")
+    assert refused.state == "rejected"
+    assert "no LinesideCallback takes part on rank 1" in refused.detail
+    [one, other] = job.end()
+    assert one["steps"] == other["steps"] == 60
+    assert "commands are off" in job.log
+
+
+def test_a_pause_may_be_longer_than_a_rank_would_wait_for_another(job: Job) -> None:
+    job.start(2, timeout=4)
+    paused = job.ask("pause")
+    time.sleep(7)
+    saved = job.ask("save")
+    assert (saved.state, saved.step) == ("applied", paused.step)
+    assert job.ask("resume").step == paused.step
+    stopped = job.ask("stop", save=False)
+    assert stopped.state == "applied"
+    assert [one["steps"] for one in job.end()] == [stopped.step] * 2
+
+
+def test_a_stop_in_a_pause_saves_on_all_ranks(job: Job) -> None:
+    job.start(2)
+    paused = job.ask("pause")
+    assert job.ask("stop").step == paused.step
+    assert [one["steps"] for one in job.end()] == [paused.step] * 2
+    [path] = job.checkpoints()
+    assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
+
+
+def test_what_one_rank_cannot_do_none_does(job: Job) -> None:
+    job.start(2, no_evaluation=[1])
+    refused = job.ask("evaluate")
+    assert (refused.state, refused.detail) == (
+        "rejected",
+        "rank 1: the Trainer has no evaluation dataset",
+    )
+    assert job.ask("stop", save=False).state == "applied"
+    job.end()
+
+
+def test_a_job_that_is_restarted_takes_commands_again(job: Job) -> None:
+    job.start(2, restarts=1, dies=[1, 40], save_steps=10)
+    first = job.ask("set_lr", lr=5e-4)
+    assert first.state == "applied"
+    job.wait_for_restart()
+    second = job.ask("set_lr", lr=2e-4)
+    assert second.state == "applied"
+    stopped = job.ask("stop")
+    assert stopped.state == "applied"
+    told = job.end()
+    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1
+    assert told[0]["rate"] == pytest.approx(2e-4)
+    log = job.log_of_commands()
+    assert log["control"] == log["rank1"]
+
+
+@pytest.mark.fault
+def test_a_rank_killed_while_commands_are_under_way_leaves_the_ranks_agreed(job: Job) -> None:
+    chance = random.Random()
+    job.start(2, restarts=1, save_steps=10, seed=chance.randrange(1_000_000))
+    job.ask("log")
+    sent = [job.send("set_lr", lr=chance.choice([1e-3, 2e-3, 5e-3])) for _ in range(8)]
+    time.sleep(chance.random() * 1.5)
+    job.kill_rank(1)
+    job.wait_for_restart()
+    ends = [job.end_of(command) for command in sent]
+    assert {end.state for end in ends} <= {"applied", "superseded", "rejected"}
+    last = job.ask("set_lr", lr=7e-4)
+    assert last.state == "applied"
+    assert job.ask("stop").state == "applied"
+    told = job.end()
+    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1
+    log = job.log_of_commands()
+    names = [line[0] for line in log["control"]]
+    assert len(names) == len(set(names)), "one was applied twice"
+    # What the killed rank did at the last moment it could not tell.
+    assert set(log["rank1"]) <= set(log["control"])
+    assert len(log["control"]) - len(log["rank1"]) <= 1
+
+
+def _some(chance: random.Random, most: int) -> list[tuple[str, dict[str, object]]]:
+    """A burst of random commands; a pause ends by itself."""
+    made: list[tuple[str, dict[str, object]]] = []
+    for _ in range(min(chance.randint(1, 6), most)):
+        op = chance.choice(["save", "evaluate", "log", "set_lr", "set_lr", "pause", "resume"])
+        args: dict[str, object] = {}
+        if op == "set_lr":
+            args["lr"] = chance.choice([1e-4, 3e-4, 1e-3, 3e-3])
+        elif op == "pause":
+            args["seconds"] = round(chance.uniform(0.05, 0.4), 2)
+        made.append((op, args))
+    return made

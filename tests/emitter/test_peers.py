@@ -1,0 +1,216 @@
+"""Ranks that agree over a job's store: here threads over one in memory, elsewhere real jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from lineside.bus.commands import Command
+from lineside.emitter import peers
+from lineside.emitter.identity import Identity, Place
+from lineside.emitter.peers import LATER, NO, YES, Follower, Leader, PeersError, Vote, Word
+
+SAVE = Command("save")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = dist.HashStore()
+    monkeypatch.setattr(peers, "job_store", lambda: made)
+    for name, seconds in (("_ROLL_CALL", 2.0), ("_VERDICT", 4.0), ("_VOTE", 2.0)):
+        monkeypatch.setattr(peers, f"{name}_SECONDS", seconds)
+    return made
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def rank(number: int, size: int) -> Identity:
+    return Identity("run", "attempt", "name", "project", Place(number, size, number))
+
+
+def gather(pool: ThreadPoolExecutor, size: int, step: int = 0) -> tuple[Leader, list[Follower]]:
+    others = [pool.submit(Follower, rank(n, size), step) for n in range(1, size)]
+    leader = Leader(rank(0, size), step)
+    return leader, [other.result(10) for other in others]
+
+
+def hear(follower: Follower) -> Word:
+    return follower.hear(lambda: None)
+
+
+def test_everyone_hears_the_same_and_applies_what_all_can(
+    store: Any, pool: ThreadPoolExecutor
+) -> None:
+    leader, others = gather(pool, 3, step=7)
+    assert leader.next_step == others[0].next_step == 8
+
+    def take(follower: Follower) -> tuple[bool, int]:
+        assert hear(follower).command == SAVE
+        follows = follower.vote(Vote(YES), lambda: None)
+        end = hear(follower)
+        assert (end.command, end.is_paused) == (None, False)
+        return follows, follower.next_step
+
+    taken = [pool.submit(take, other) for other in others]
+    assert leader.agree(SAVE) == Vote(YES)
+    leader.go(8, is_paused=False)
+    assert [one.result(10) for one in taken] == [(True, leader.next_step)] * 2
+    assert leader.next_step > 8
+
+
+@pytest.mark.parametrize(
+    ("votes", "outcome"),
+    [
+        ((Vote(YES), Vote(NO, "no dataset")), Vote(NO, "rank 2: no dataset")),
+        ((Vote(LATER), Vote(YES)), Vote(LATER)),
+        ((Vote(LATER), Vote(NO, "never")), Vote(NO, "rank 2: never")),
+        ((Vote(NO, "never"), Vote(LATER)), Vote(NO, "rank 1: never")),
+    ],
+)
+def test_one_rank_that_cannot_keeps_all_from_it(
+    store: Any, pool: ThreadPoolExecutor, votes: tuple[Vote, Vote], outcome: Vote
+) -> None:
+    leader, others = gather(pool, 3)
+
+    def take(follower: Follower, vote: Vote) -> bool:
+        hear(follower)
+        return follower.vote(vote, lambda: None)
+
+    taken = [pool.submit(take, *one) for one in zip(others, votes, strict=True)]
+    assert leader.agree(SAVE) == outcome
+    assert not any(one.result(10) for one in taken)
+
+
+def test_a_rank_that_does_not_vote_keeps_all_from_it(store: Any, pool: ThreadPoolExecutor) -> None:
+    leader, (voting, _silent) = gather(pool, 3)
+    hearing: Future[Word] = pool.submit(hear, voting)
+    pool.submit(lambda: (hearing.result(), voting.vote(Vote(YES), lambda: None)))
+    with pytest.raises(PeersError, match="rank 2 did not vote"):
+        leader.agree(SAVE)
+    assert store.get("lineside/control/attempt/outcome/0") == b"false"
+    leader.leave("rank 2 did not vote")
+    with pytest.raises(PeersError, match="rank 2 did not vote"):
+        hear(voting)
+
+
+def test_an_interrupted_vote_is_a_no(
+    store: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other,) = gather(pool, 2)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leader, "_count_votes", interrupt)
+    taken = pool.submit(lambda: (hear(other), other.vote(Vote(YES), lambda: None)))
+    with pytest.raises(KeyboardInterrupt):
+        leader.agree(SAVE)
+    assert taken.result(10)[1] is False
+
+
+@pytest.mark.parametrize("missing", [[1], [1, 3]])
+def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
+    store: Any, pool: ThreadPoolExecutor, missing: list[int]
+) -> None:
+    here = [pool.submit(Follower, rank(n, 4), 0) for n in range(1, 4) if n not in missing]
+    named = "rank 1" if missing == [1] else "ranks 1, 3"
+    with pytest.raises(PeersError, match=f"no LinesideCallback takes part on {named}$"):
+        Leader(rank(0, 4), 0)
+    for one in here:
+        with pytest.raises(PeersError, match=f"takes part on {named}$"):
+            one.result(10)
+
+
+def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_VERDICT_SECONDS", 0.05)
+    with pytest.raises(PeersError, match="rank 1 heard nothing from rank 0"):
+        Follower(rank(1, 2), 0)
+    with pytest.raises(PeersError, match="rank 1 heard nothing from rank 0"):
+        Leader(rank(0, 2), 0)
+
+
+def test_a_silent_leader_is_left_and_a_paused_one_is_not(
+    store: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "_STILL_SECONDS", 0.0)
+    leader, (other,) = gather(pool, 2)
+    over = threading.Event()
+
+    def pause() -> None:
+        while not over.wait(0.05):
+            leader.still()
+
+    pausing = pool.submit(pause)
+    waiting = pool.submit(hear, other)
+    with pytest.raises(TimeoutError):
+        waiting.result(1.0)
+    over.set()
+    pausing.result(5)
+    with pytest.raises(PeersError, match="rank 0 said nothing"):
+        waiting.result(10)
+
+
+def test_a_broken_store_is_said_and_nothing_else(
+    store: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other,) = gather(pool, 2)
+
+    class Broken:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            def fail(*_: Any) -> None:
+                raise RuntimeError("connection reset")
+
+            return fail
+
+    leader._keys._store = other._keys._store = Broken()
+    for act in (lambda: leader.go(1, False), lambda: leader.agree(SAVE), lambda: hear(other)):
+        with pytest.raises(PeersError, match="the job's store failed: RuntimeError"):
+            act()
+    leader.leave("nobody hears this")
+
+
+def test_without_torch_distributed_nobody_can_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "job_store", lambda: None)
+    with pytest.raises(PeersError, match=r"torch\.distributed is not in use"):
+        Leader(rank(0, 2), 0)
+
+
+def test_a_long_training_does_not_fill_the_store(store: Any, pool: ThreadPoolExecutor) -> None:
+    leader, (other,) = gather(pool, 2)
+    for step in range(1, 1_000):
+        leader.go(step, is_paused=False)
+        assert hear(other).next == leader.next_step
+    assert store.num_keys() < 250
+
+
+def test_talks_come_about_once_a_second(
+    store: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    leader, _ = gather(pool, 2)
+    leader._last = (0, now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def train(seconds: float, talks: int) -> int:
+        """Steps between the last two of so many talks, in a training with steps this long."""
+        for _ in range(talks):
+            steps = leader.next_step - leader._last[0]
+            now[0] += steps * seconds
+            leader.go(leader.next_step, is_paused=False)
+        return leader.next_step - leader._last[0]
+
+    assert train(0.02, 12) == pytest.approx(50, abs=1)
+    assert train(5.0, 2) == 1
+    assert train(0.0001, 20) == peers._MOST_STEPS
