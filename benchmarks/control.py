@@ -20,7 +20,9 @@ from lineside.bus.commands import Command
 from lineside.bus.controller import Controller
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import start_run
-from lineside.emitter.steering import Moment, Steering
+from lineside.emitter.effects import Moment
+from lineside.emitter.publisher import Publisher
+from lineside.emitter.steering import Steering
 
 COMMANDS = 300
 STEP_SECONDS = 0.005
@@ -38,7 +40,7 @@ def measure() -> list[Row]:
         took: list[float] = []
         asking = threading.Thread(target=_ask, args=(broker.address, took))
         asking.start()
-        _train(steering, asking)
+        _train(run.publisher, steering, asking)
         steering.close()
         run.finish()
     late = sorted(1_000 * (seconds - STEP_SECONDS) for seconds in took)
@@ -50,13 +52,14 @@ def measure() -> list[Row]:
     ]
 
 
-def _train(steering: Steering, asking: threading.Thread) -> None:
+def _train(publisher: Publisher, steering: Steering, asking: threading.Thread) -> None:
     state = SimpleNamespace(global_step=0, epoch=0.0)
     control = SimpleNamespace(should_log=False)
     while asking.is_alive():
         time.sleep(STEP_SECONDS)
         state.global_step += 1
-        if steering.is_due:
+        publisher.tend_if_due()  # as a hook does
+        if steering.is_due(state.global_step):
             steering.steer(Moment("step_end", None, state, control, {}))
 
 
@@ -74,8 +77,8 @@ def _ask(address: str, took: list[float]) -> None:
 
 def _look(steering: Any) -> float:
     started = time.perf_counter_ns()
-    for _ in range(LOOKS):
-        if steering is not None and steering.is_due:
+    for step in range(LOOKS):
+        if steering is not None and steering.is_due(step):
             raise AssertionError("nobody has asked for anything yet")
     both = time.perf_counter_ns() - started
     started = time.perf_counter_ns()
