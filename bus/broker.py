@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.addresses import check_network
+from lineside.bus.audit import Refusal
 from lineside.bus.errors import BadMessage, JournalDamaged, JournalError
 from lineside.bus.events import Stream
+from lineside.bus.gate import Gate, proof_of, rights_at
 from lineside.bus.housekeeping import Housekeeping
 from lineside.bus.intake import Intake
+from lineside.bus.keyring import Keyring, check_can_listen, keys_folder
 from lineside.bus.messages import (
     DENIED,
     FULL,
@@ -24,13 +28,16 @@ from lineside.bus.messages import (
     Frames,
     GapMessage,
     Hi,
+    Message,
     Put,
     Sub,
     Who,
     decode,
 )
+from lineside.bus.permits import Permits
 from lineside.bus.retention import Retention
-from lineside.bus.service import Service
+from lineside.bus.rights import Rights, is_minded
+from lineside.bus.service import Service, allow_many_files
 from lineside.bus.settings import Settings, private_folder
 from lineside.bus.sqlite_journal import SqliteJournal
 from lineside.bus.subscriptions import Sent, Subscriptions
@@ -51,11 +58,14 @@ _SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, 
 @dataclass(slots=True)
 class _Peer:
     heard: float
+    proof: str  # the key it came with; empty on this machine
+    rights: Rights | None  # None once that key may be here no more
     streams: set[Stream] = field(default_factory=set)
 
 
 class Broker(Service):
-    """Keeps every event in the journal of ``settings.home`` and serves ``settings.broker``.
+    """Keeps every event in the journal of ``settings.home`` and serves ``settings.broker``; with
+    ``listen``, a ``tcp://`` address, also whoever shows a key of the home's list there.
 
     Entries older than ``keep_days`` or beyond ``keep_bytes`` are deleted once every durable reader
     is past them.
@@ -64,9 +74,16 @@ class Broker(Service):
     name = "broker"
 
     def __init__(
-        self, settings: Settings, *, keep_days: float = 7.0, keep_bytes: int = 10 << 30
+        self,
+        settings: Settings,
+        *,
+        keep_days: float = 7.0,
+        keep_bytes: int = 10 << 30,
+        listen: str = "",
     ) -> None:
         super().__init__()
+        self._listen = check_network(listen, to_listen=True) if listen else ""
+        self._gate: Gate | None = None
         self._settings = settings
         self._keep_days = keep_days
         self._keep_bytes = keep_bytes
@@ -84,9 +101,15 @@ class Broker(Service):
 
     def startup(self) -> None:
         """Claim the address, open the journal, listen; in this order, so that nobody is let in
-        before the journal can be written."""
+        before the journal can be written.
+
+        Raises:
+            SettingsError: it is to listen on a network, and there is no key to be let in with.
+        """
         opened = self._opened
         private_folder(self._settings.home)
+        keyring = Keyring(keys_folder(self._settings.home))
+        own = check_can_listen(keyring) if self._listen else None
         claim = sockets.Claim(self._settings.broker)
         opened.callback(claim.release)
         self._journal = SqliteJournal(self._settings.journal)
@@ -98,12 +121,32 @@ class Broker(Service):
         self._readers = Subscriptions(self._journal, self._send)
         retention = Retention(self._journal, self._keep_days, self._keep_bytes)
         self._housekeeping = Housekeeping(self._intake, retention)
-        log.info("broker: listening at %s, journal at %d", claim.address, self._journal.head)
+        self._permits = Permits(self._journal, shared=own is not None)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        if own is not None:
+            allow_many_files()
+            note = self._housekeeping.refusals.note
+            self._gate = Gate(context, self._socket, self._listen, keyring, own, note)
+            self._poller.register(self._gate.asked, zmq.POLLIN)
+        log.info(
+            "broker: listening at %s, journal at %d",
+            f"{claim.address} and {self._gate.endpoint}" if self._gate else claim.address,
+            self._journal.head,
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens on a network, if it does."""
+        return self._gate.endpoint if self._gate else ""
 
     def turn(self) -> None:
         """Drain, commit, confirm, deliver."""
-        if self._socket.poll(0 if self._more else _IDLE_MS):
+        ready = dict(self._poller.poll(0 if self._more else _IDLE_MS))
+        if self._socket in ready:
             self._drain()
+        if self._gate is not None:
+            self._gate.turn()
         expire_before = self._sweep()
         self._answer(self._commit(expire_before))
         self._more = self._readers.push()
@@ -117,18 +160,22 @@ class Broker(Service):
         until = now + _DRAIN_SECONDS
         for _ in range(_DRAIN_MESSAGES):
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                # Only a frame that is not copied tells whose connection it came by.
+                origin = self._socket.recv(zmq.NOBLOCK, copy=False)
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._take(identity, frames, now)
+            self._take(origin, frames, now)
             if self._intake.size > _DRAIN_BYTES or time.monotonic() > until:
                 return
 
-    def _take(self, identity: bytes, frames: Frames, now: float) -> None:
+    def _take(self, origin: zmq.Frame, frames: Frames, now: float) -> None:
+        identity = origin.bytes
         try:
             peer = self._peers.get(identity)
             if peer is None:
-                peer = self._peers[identity] = _Peer(now)
+                proof = proof_of(origin)
+                peer = self._peers[identity] = _Peer(now, proof, rights_at(self._gate, proof))
             peer.heard = now
             self._handle(identity, peer, frames)
         except BadMessage as error:
@@ -141,17 +188,25 @@ class Broker(Service):
         if identity[:1] != b"\0":
             raise BadMessage("this broker gives out identities itself: set no routing id")
         message = decode(frames)
-        if isinstance(message, (Put, GapMessage)):
+        rights = peer.rights
+        if rights is None:
+            self._deny(identity, peer, message, "its key was revoked")
+        elif isinstance(message, (Put, GapMessage)):
             stream = message.stream
             if stream is None or stream not in peer.streams:
                 self._unknown.add((identity, str(stream or "")))
             elif isinstance(message, GapMessage):
                 self._confirm[identity, stream] = self._intake.gap(stream, message)
+            elif why := self._permits.put(rights, message):
+                self._deny(identity, peer, message, why)
             else:
                 self._put(identity, message)
         elif isinstance(message, Hi):
             if message.stream.run == "_bus":
                 raise BadMessage(f"{message.stream} is the broker's own")
+            if why := self._permits.open(rights, message.stream):
+                self._deny(identity, peer, message, why)
+                return
             peer.streams.add(message.stream)
             self._greeted.add((identity, message.stream))
         elif isinstance(message, Cur):
@@ -161,6 +216,9 @@ class Broker(Service):
             else:
                 self._unknown.add((identity, ""))
         elif isinstance(message, Sub):
+            if why := self._permits.subscribe(rights, message):
+                self._deny(identity, peer, message, why)
+                return
             position, displaced = self._readers.subscribe(identity, message)
             journal = self._journal
             answer = Ack(message.name, position, OK, journal.head, journal.id)
@@ -183,15 +241,29 @@ class Broker(Service):
         ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
         self._send([identity, *ack.encode()])
 
+    def _deny(self, identity: bytes, peer: _Peer, message: Message, why: str) -> None:
+        """Refuse what a peer may not do, and keep that for the audit."""
+        stream: Stream | None = getattr(message, "stream", None)
+        action = "publish" if stream else "subscribe"
+        if isinstance(message, Put) and is_minded(message.stream):
+            action = "command"
+        target = str(stream or ", ".join(getattr(message, "streams", ())))
+        rights = peer.rights
+        name = rights.name if rights else self._gate.name(peer.proof) if self._gate else ""
+        role = rights.said if rights else ""
+        self._housekeeping.refusals.note(Refusal(name, role, action, target, why))
+        self._send([identity, *Ack(str(stream or ""), 0, DENIED, 0, why).encode()])
+
     def _commit(self, expire_before: int) -> str:
         """Why the turn's messages could not be committed; empty if they are."""
-        cursors = self._readers.moved
-        if not (self._intake or cursors):
+        cursors, owners = self._readers.moved, self._permits.claimed
+        if not (self._intake or cursors or owners):
             return ""
         failed = ""
         try:
-            self._readers.remember(self._intake.commit(cursors, expire_before))
+            self._readers.remember(self._intake.commit(cursors, expire_before, owners))
             cursors.clear()
+            owners.clear()
         except JournalDamaged as error:
             if not expire_before:
                 raise
@@ -231,6 +303,9 @@ class Broker(Service):
         silent = [i for i, peer in self._peers.items() if now - peer.heard > _SILENT_SECONDS]
         for identity in silent:
             self._forget(identity)
+        if self._gate is not None and self._gate.sweep():
+            self._look_again()
+        self._housekeeping.audit()
         expire_before = 0
         try:
             if self._expiring:
@@ -242,6 +317,12 @@ class Broker(Service):
         # While there is something to expire, a step a turn keeps up with any producer.
         self._swept_at = now if not expire_before else float("-inf")
         return expire_before
+
+    def _look_again(self) -> None:
+        """The list of keys has changed: whoever may do other things than before begins anew."""
+        for identity, peer in list(self._peers.items()):
+            if peer.proof and rights_at(self._gate, peer.proof) != peer.rights:
+                self._forget(identity)
 
     def _stop_expiry(self, error: JournalDamaged) -> None:
         # What is old may be damaged while all that is new can be kept and read.

@@ -4,6 +4,7 @@ LinesideError
 ├── UsageError              exit code 2: what was asked for does not make sense
 │   ├── SettingsError
 │   ├── AddressError
+│   ├── KeyNameError
 │   ├── StreamNameError
 │   ├── RunNotFound
 │   ├── CommandError
@@ -13,6 +14,7 @@ LinesideError
 │   └── BadMessage
 ├── BusError                exit code 1: the bus cannot do it now
 │   ├── BrokerUnreachable
+│   │   └── KeyRefused
 │   ├── AddressInUse
 │   ├── ReaderDenied
 │   └── JournalError
@@ -57,6 +59,14 @@ class AddressError(UsageError):
     def __init__(self, address: str, expected: str) -> None:
         super().__init__(f"broker address {address!r} cannot be used: {expected}")
         self.address = address
+
+
+class KeyNameError(UsageError):
+    """A key or token that cannot be made, or is not there."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"key {name!r}: {why}")
+        self.name = name
 
 
 class StreamNameError(UsageError):
@@ -127,6 +137,18 @@ class BrokerUnreachable(BusError):
         super().__init__(
             f"no broker answered at {address} within {seconds:g} s: "
             "start one with `lineside up`, or set LINESIDE_BROKER to where it listens"
+        )
+        self.address = address
+
+
+class KeyRefused(BrokerUnreachable):
+    """A broker listens there and does not let this key in."""
+
+    def __init__(self, address: str, why: str) -> None:
+        BusError.__init__(
+            self,
+            f"{address} does not let this key in: {why}; `lineside keys list` on the broker's "
+            "machine says which ones are good, and LINESIDE_KEY which one is shown",
         )
         self.address = address
 

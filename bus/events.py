@@ -47,6 +47,7 @@ OWN_KINDS = (
     "control_rejected",  # it was not, and why
     "control_expired",  # its time was over before it could be
     "control_superseded",  # a later one took its place
+    "refused",  # from broker and dashboard: who was not allowed what
 )
 # Step-level kinds come several times a step. The store folds them into one timing row a step;
 # a full spool drops them first.
@@ -69,6 +70,9 @@ CONTROL_BITS = (
     "should_log",
 )
 """``TrainerControl`` flags, lowest bit of ``Event.control`` first."""
+
+AUDIT = "audit"
+"""The run whose streams say who was refused what; no training is called so."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -143,5 +147,5 @@ def new_attempt() -> str:
 
 
 def is_run_id(text: str) -> bool:
-    """Whether ``text`` can be the first part of a stream name."""
-    return _PART.fullmatch(text) is not None
+    """Whether a training may be called ``text``."""
+    return _PART.fullmatch(text) is not None and text != AUDIT

@@ -7,9 +7,11 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from lineside.bus.events import Stream, new_attempt
+from lineside.bus.audit import Refusals
+from lineside.bus.events import AUDIT, Stream, new_attempt
 from lineside.bus.intake import Intake
 from lineside.bus.retention import Retention
+from lineside.bus.rights import REFUSED
 from lineside.bus.wire import Encoder
 
 log = logging.getLogger("lineside")
@@ -23,13 +25,17 @@ class Housekeeping:
 
     They go on the stream ``_bus/broker/<attempt>``: ``expired`` (``first``, ``end`` as offsets,
     ``records``, ``bytes``, and ``readers``, the durable ones that had not had everything) and
-    ``refused`` (``count`` of refused messages since the broker started, and the last reason).
+    ``refused`` (``count`` of refused messages since the broker started, and the last reason). Who
+    was not allowed what goes on ``audit/broker/<attempt>``, from ``refusals``.
     """
 
     def __init__(self, intake: Intake, retention: Retention) -> None:
         self._intake = intake
         self._retention = retention
-        self._stream = Stream("_bus", "broker", new_attempt())
+        attempt = new_attempt()
+        self._stream = Stream("_bus", "broker", attempt)
+        self._audit = Stream(AUDIT, "broker", attempt)
+        self.refusals = Refusals()
         self._encoder = Encoder()
         self._refused = 0
         self._told = 0
@@ -49,7 +55,8 @@ class Housekeeping:
         now = time.monotonic()
         if self._refused > self._told and now - self._told_at >= _REFUSED_SECONDS:
             self._told, self._told_at = self._refused, now
-            self._say("refused", {"count": self._refused, "last": self._why})
+            said = {"count": self._refused, "last": self._why}
+            self._say(self._stream, "refused", said)
         if now - self._forgot_at >= _FORGET_SECONDS:
             self._forgot_at = now
             for name in self._retention.forgotten(time.time(), connected):
@@ -66,6 +73,7 @@ class Housekeeping:
                 ", ".join(expiry.readers),
             )
         self._say(
+            self._stream,
             "expired",
             {
                 "first": expiry.first,
@@ -77,10 +85,16 @@ class Housekeeping:
         )
         return expiry.end
 
-    def _say(self, kind: str, data: dict[str, Any]) -> None:
+    def audit(self) -> None:
+        """Take what is to be said of who was not allowed what."""
+        for data in self.refusals.due(time.monotonic()):
+            log.warning("broker: refused %(who)s to %(action)s %(target)s: %(why)s", data)
+            self._say(self._audit, REFUSED, data)
+
+    def _say(self, stream: Stream, kind: str, data: dict[str, Any]) -> None:
         def encode(seq: int) -> bytes:
             return self._encoder.encode(
                 seq, time.time(), time.monotonic_ns(), kind, 0, None, 0, data
             )
 
-        self._intake.own(self._stream, encode)
+        self._intake.own(stream, encode)

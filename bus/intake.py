@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lineside.bus.errors import BadMessage, CorruptRecord
 from lineside.bus.events import Stream
-from lineside.bus.journal import Entry, Journal, Write
+from lineside.bus.journal import NO_OWNERS, Entry, Journal, Write
 from lineside.bus.messages import HOLE, OK, GapMessage, Put
 from lineside.bus.wire import count_records, skip_records
 
@@ -75,16 +75,21 @@ class Intake:
         seq = self.next_seq(stream)
         self._add(Write(stream, seq, 1, encode(seq)))
 
-    def commit(self, cursors: Mapping[str, int], expire_before: int = 0) -> list[Entry]:
-        """Append everything taken, with readers' ``cursors``, and delete what is older than
-        ``expire_before``; afterwards nothing is pending.
+    def commit(
+        self,
+        cursors: Mapping[str, int],
+        expire_before: int = 0,
+        owners: Mapping[str, str] = NO_OWNERS,
+    ) -> list[Entry]:
+        """Append everything taken, with readers' ``cursors`` and what has a new owner, and delete
+        what is older than ``expire_before``; afterwards nothing is pending.
 
         Raises:
             JournalError: nothing was appended.
         """
         writes, self._writes, self.size = self._writes, [], 0
         self._next.clear()
-        first = self._journal.append(writes, cursors, expire_before)
+        first = self._journal.append(writes, cursors, expire_before, owners)
         return [Entry(offset, *write) for offset, write in enumerate(writes, first)]
 
     def _add(self, write: Write) -> None:

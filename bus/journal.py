@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from lineside.bus.events import Stream
 from lineside.bus.patterns import Patterns
+
+NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Write(NamedTuple):
@@ -32,18 +35,24 @@ class Entry(NamedTuple):
 
 
 class Journal(Protocol):
-    """What the broker needs of a log: four calls.
+    """What the broker needs of a log: five calls.
 
     ``id`` is random, one for each journal. ``head`` is the newest offset (0 when nothing was ever
-    appended), ``first`` the oldest one still kept (``head + 1`` if none is).
+    appended), ``first`` the oldest one still kept (``head + 1`` if none is). ``owners`` are kept as
+    given: which key a run or a name belongs to.
     """
 
     id: str
     head: int
     first: int
+    owners: dict[str, str]
 
     def append(
-        self, writes: Sequence[Write], cursors: Mapping[str, int], expire_before: int = 0
+        self,
+        writes: Sequence[Write],
+        cursors: Mapping[str, int],
+        expire_before: int = 0,
+        owners: Mapping[str, str] = NO_OWNERS,
     ) -> int:
         """Commit all of it or nothing; the offset of the first write, the others follow.
 
@@ -56,6 +65,9 @@ class Journal(Protocol):
     def read(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
         """Entries of ``wanted`` streams after an offset, in order, about ``limit`` bytes, and up to
         which offset there are no others."""
+
+    def runs(self) -> frozenset[str]:
+        """Every run that was ever appended to."""
 
     def cursors(self) -> dict[str, int]:
         """How far each durable reader is."""

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BrokerUnreachable, BusError
+from lineside.bus.errors import BusError
 from lineside.bus.events import Stream
 from lineside.bus.messages import DENIED, FULL, HOLE, Ack, GapMessage, Hi, Message, Put, Who, decode
 from lineside.bus.wire import Encoder
@@ -86,12 +86,13 @@ class Producer:
 
         Raises:
             BrokerUnreachable: it is not, within ``timeout`` seconds.
+            KeyRefused: a broker is there and does not take the key.
             BusError: the broker will never take it.
         """
         until = time.monotonic() + timeout
         while self.acked < self.next_seq:
             if time.monotonic() > until:
-                raise BrokerUnreachable(self.address, timeout)
+                raise sockets.unreachable(self.address, timeout)
             self.turn(0.1)
 
     def turn(self, timeout: float) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BadMessage, BrokerUnreachable, ReaderDenied
+from lineside.bus.errors import BadMessage, ReaderDenied
 from lineside.bus.events import Event, Gap, Stream
 from lineside.bus.messages import (
     CURSOR,
@@ -128,13 +128,14 @@ class Reader:
 
         Raises:
             BrokerUnreachable: none did within ``timeout`` seconds.
+            KeyRefused: one is there and does not take the key.
             ReaderDenied: it refused.
         """
         until = time.monotonic() + timeout
         while not self._subscribed:
             left = until - time.monotonic()
             if left <= 0:
-                raise BrokerUnreachable(self.address, timeout)
+                raise sockets.unreachable(self.address, timeout)
             self._turn(left)
 
     def poll(self, timeout: float) -> Batch | None:

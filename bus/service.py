@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import signal
 from types import FrameType
 
@@ -54,6 +56,14 @@ class Service:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.should_exit = True
+
+
+def allow_many_files() -> None:
+    """Raise the number of files this process may open as far as it may: libzmq aborts the process
+    when it can open no more."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def configure_logging(level: str = "INFO") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lineside.bus.addresses import with_key
 from lineside.bus.errors import SettingsError
 from lineside.bus.events import is_run_id
 
@@ -19,7 +20,8 @@ class Settings:
 
     ``home`` LINESIDE_HOME; ``broker`` LINESIDE_BROKER, a ZeroMQ address; ``spool`` LINESIDE_SPOOL;
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
-    LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED.
+    LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
+    LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too.
     """
 
     home: Path
@@ -30,6 +32,7 @@ class Settings:
     run_name: str | None = None
     project: str | None = None
     disabled: bool = False
+    key: Path | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -39,23 +42,25 @@ class Settings:
             SettingsError: a value that cannot be used.
         """
         env = os.environ if env is None else env
-        home = _folder(env, "LINESIDE_HOME") or _default_home(env)
+        home = _path(env, "LINESIDE_HOME") or _default_home(env)
         run_id = env.get("LINESIDE_RUN_ID") or None
         if run_id is not None and not is_run_id(run_id):
             raise SettingsError(
                 "LINESIDE_RUN_ID",
                 run_id,
-                "expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . or -",
+                "expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . or -, and not audit",
             )
+        key = _path(env, "LINESIDE_KEY")
         return cls(
             home=home,
-            broker=env.get("LINESIDE_BROKER") or f"ipc://{home}/bus.sock",
-            spool=_folder(env, "LINESIDE_SPOOL") or home / "spool",
+            broker=with_key(env.get("LINESIDE_BROKER") or f"ipc://{home}/bus.sock", key),
+            spool=_path(env, "LINESIDE_SPOOL") or home / "spool",
             store=env.get("LINESIDE_STORE") or f"sqlite:///{home}/store.db",
             run_id=run_id,
             run_name=env.get("LINESIDE_RUN_NAME") or None,
             project=env.get("LINESIDE_PROJECT") or None,
             disabled=_flag(env, "LINESIDE_DISABLED"),
+            key=key,
         )
 
     @property
@@ -86,7 +91,7 @@ def _default_home(env: Mapping[str, str]) -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "lineside"
 
 
-def _folder(env: Mapping[str, str], name: str) -> Path | None:
+def _path(env: Mapping[str, str], name: str) -> Path | None:
     value = env.get(name)
     if not value:
         return None

@@ -1,15 +1,24 @@
-"""Sockets with every option set: the broker's ROUTER, everybody else's DEALER, and addresses."""
+"""Sockets with every option set: the broker's ROUTER, and everybody else's DEALER."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
 
-from lineside.bus.errors import AddressError, AddressInUse
+from lineside.bus import addresses
+from lineside.bus.errors import (
+    AddressError,
+    AddressInUse,
+    BrokerUnreachable,
+    KeyRefused,
+    SettingsError,
+)
+from lineside.bus.keyfile import KeyFile
 from lineside.bus.messages import MAX_MESSAGE
 from lineside.bus.settings import private_folder
 
@@ -19,42 +28,38 @@ if TYPE_CHECKING:
     Socket: TypeAlias = "zmq.Socket[bytes]"
     Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
-IPC_PATH_MAX = 107
-"""Bytes a Unix socket's path may have."""
 HEARTBEAT_MS = 5_000
 """A ping after this long without traffic; three times as long without an answer is a cut."""
 HANDSHAKE_MS = 5_000
 """A connection whose peer does not shake hands for this long is given up and made anew."""
+HANDSHAKES = (
+    int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+)
+"""What a socket's monitor says of handshakes."""
+MONITOR_EVENT = struct.Struct("=hi")
+"""The first frame of what a monitor says: the event, and a number that belongs to it."""
 _QUEUE = 256  # messages libzmq holds in each direction of one connection
 
 
 def parse(address: str) -> Path:
-    """The socket path of an ``ipc:///absolute/path`` address.
+    """The socket path of a broker's own ``ipc:///absolute/path`` address.
 
     Raises:
         AddressError: another transport, a relative or abstract path, or one that is too long.
     """
-    transport, separator, rest = address.partition("://")
-    if not separator:
+    if address.startswith("tcp://"):
+        raise AddressError(
+            address,
+            "a broker's own address is ipc:///absolute/path/to/bus.sock; for other machines start "
+            "it there with --listen tcp://0.0.0.0:7430",
+        )
+    path = addresses.parse(address).path
+    if path is None:
         raise AddressError(address, "expected ipc:///absolute/path/to/bus.sock")
-    if transport == "tcp":
-        raise AddressError(
-            address,
-            "tcp would be open to anybody without keys, which this version does not have yet; "
-            "use ipc:///absolute/path/to/bus.sock",
-        )
-    if transport != "ipc":
-        raise AddressError(address, f"{transport}:// is not supported, only ipc:///absolute/path")
-    if not rest.startswith("/") or rest.endswith("/") or "\0" in rest:
-        raise AddressError(address, "expected an absolute path of a socket, ipc:///path/bus.sock")
-    size = len(os.fsencode(rest))
-    if size > IPC_PATH_MAX:
-        raise AddressError(
-            address,
-            f"its path has {size} bytes and a Unix socket takes {IPC_PATH_MAX}; "
-            "set LINESIDE_BROKER or LINESIDE_HOME to a shorter one",
-        )
-    return Path(rest)
+    return path
 
 
 class Claim:
@@ -119,22 +124,79 @@ def router(context: Context, claim: Claim) -> Socket:
 
 
 def dealer(context: Context, address: str) -> Socket:
-    """A DEALER connecting to ``address``, now or when a broker comes up there.
+    """A DEALER connecting to ``address``, now or when a broker comes up there, with the key that
+    the address names.
 
     It queues only into a connection that stands (``zmq.Again`` otherwise, use ``zmq.NOBLOCK``) and
     never keeps its process from ending.
 
     Raises:
         AddressError: the address cannot be used.
+        SettingsError: the key cannot.
     """
-    parse(address)
+    socket, where = _dealer(context, address)
+    socket.connect(where)
+    return socket
+
+
+def unreachable(address: str, seconds: float) -> BrokerUnreachable:
+    """The error to raise when nobody answered at ``address`` within ``seconds``: over a network
+    this connects once more, and says so if it is the key that was not taken."""
+    why = "" if address.startswith("ipc://") else why_refused(address)
+    return KeyRefused(address, why) if why else BrokerUnreachable(address, seconds)
+
+
+def why_refused(address: str, seconds: float = 1.0) -> str:
+    """Why a broker at a network address does not take the key; empty if it does, or none answers
+    within ``seconds``.
+
+    Raises:
+        AddressError, SettingsError: address or key cannot be used.
+    """
+    with zmq.Context() as context:
+        socket, where = _dealer(context, address)
+        monitor = socket.get_monitor_socket(HANDSHAKES)
+        try:
+            socket.connect(where)
+            ready = monitor.poll(int(seconds * 1000))
+            return meaning(monitor.recv_multipart()[0]) if ready else ""
+        finally:
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            socket.close(linger=0)
+
+
+def meaning(said: bytes) -> str:
+    """Why a connection did not come about, from one of the ``HANDSHAKES`` of a socket's monitor;
+    empty if it did."""
+    event, _ = MONITOR_EVENT.unpack(said)
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return "it is not in the broker's list, or was revoked"
+    if event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
+        return "what listens there is no broker, or not the one that this key was made for"
+    return ""
+
+
+def _dealer(context: Context, address: str) -> tuple[Socket, str]:
+    """A DEALER with every option set, and where to connect it."""
+    where = addresses.parse(address)
+    key = KeyFile.read(where.key) if where.key else None
     socket = context.socket(zmq.DEALER)
     _common(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5_000)
-    socket.connect(address)
-    return socket
+    if "[" in where.endpoint:
+        socket.setsockopt(zmq.IPV6, 1)
+    if key is not None:
+        try:
+            socket.curve_publickey = key.public.encode()
+            socket.curve_secretkey = key.secret.encode()
+            socket.curve_serverkey = key.broker.encode()
+        except zmq.ZMQError as error:
+            socket.close()
+            raise SettingsError("LINESIDE_KEY", where.key, "what is in it is no key") from error
+    return socket, where.endpoint
 
 
 def _lock(path: Path) -> Path:

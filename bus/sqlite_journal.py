@@ -16,7 +16,7 @@ from zlib import crc32
 from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
 from lineside.bus.events import Stream
 from lineside.bus.filesystem import network_filesystem
-from lineside.bus.journal import Entry, Write
+from lineside.bus.journal import NO_OWNERS, Entry, Write
 from lineside.bus.patterns import Patterns
 from lineside.bus.sqlite_errors import DamagedRow, translate
 
@@ -36,6 +36,8 @@ _SCHEMA = (
     "CREATE INDEX entries_by_stream ON entries (stream)",
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, time REAL NOT NULL)",
 )
+# Not among the above: a journal made before there were keys gets it too.
+_OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
 _ENTRY = "SELECT offset, stream, first_seq, records, checksum, blob FROM entries"
 _NUMBERS = struct.Struct("<qqqq?")
 _AT_ONCE = 64  # entries of one read by stream, or by single steps around damage
@@ -75,9 +77,13 @@ class SqliteJournal:
             raise
 
     def append(
-        self, writes: Sequence[Write], cursors: Mapping[str, int], expire_before: int = 0
+        self,
+        writes: Sequence[Write],
+        cursors: Mapping[str, int],
+        expire_before: int = 0,
+        owners: Mapping[str, str] = NO_OWNERS,
     ) -> int:
-        """Commit writes, cursors and expiry together.
+        """Commit writes, cursors, expiry and owners together.
 
         Raises:
             JournalFull: the disk is full; nothing was committed, everything before can be read.
@@ -107,12 +113,15 @@ class SqliteJournal:
                 "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
                 [(name, offset, now) for name, offset in cursors.items()],
             )
+            if owners:
+                db.executemany("INSERT OR REPLACE INTO owners VALUES (?, ?)", owners.items())
             if expire_before > self.first:
                 db.execute("DELETE FROM entries WHERE offset < ?", (expire_before,))
         for stream, id_ in new.items():
             self._ids[stream], self._streams[id_] = id_, stream
         self._next.update(next_seqs)
         self._cursors.update(cursors)
+        self.owners.update(owners)
         self.head += len(rows)
         self.first = max(self.first, expire_before)
         return first
@@ -150,6 +159,10 @@ class SqliteJournal:
         for name in names:
             del self._cursors[name]
         return names
+
+    def runs(self) -> frozenset[str]:
+        """Every run of which there is a stream."""
+        return frozenset(stream.run for stream in self._ids)
 
     def oldest(self) -> Iterator[tuple[int, float, int, int]]:
         """Offset, time of commit, records and bytes of each entry, the oldest first."""
@@ -197,6 +210,7 @@ class SqliteJournal:
                 db.execute(statement)
             db.execute("INSERT INTO meta VALUES ('id', ?)", (secrets.token_hex(8),))
             db.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
+        db.execute(_OWNERS)
         db.execute("COMMIT")
         self.path.chmod(0o600)
 
@@ -214,6 +228,7 @@ class SqliteJournal:
             stream = _stream(name, next_seq, checksum)
             self._ids[stream], self._streams[id_], self._next[stream] = id_, stream, next_seq
         self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
+        self.owners: dict[str, str] = dict(db.execute("SELECT what, owner FROM owners"))
 
     def _read_all(self, after: int, limit: int) -> tuple[list[Entry], int]:
         entries, size = [], 0

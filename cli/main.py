@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import control, demo, doctor, export, processes, runs, tail, training
+from lineside.cli import control, demo, doctor, export, keys, processes, runs, tail, training
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -68,6 +68,7 @@ for _command in (
     control.set_lr,
     export.export,
     doctor.doctor,
+    keys.keys,
     processes.broker,
     processes.recorder,
     processes.dashboard,

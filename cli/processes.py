@@ -13,7 +13,12 @@ from lineside.bus.settings import Settings
 
 DASHBOARD_PORT = 7431
 
-HostOption = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen on; other than loopback takes tokens.")
+]
+ListenOption = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Let keys of other machines in at tcp://HOST:PORT.")
+]
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
 ]
@@ -22,6 +27,7 @@ PortOption = Annotated[
 def up(
     host: HostOption = "127.0.0.1",
     port: PortOption = DASHBOARD_PORT,
+    listen: ListenOption = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
     ] = False,
@@ -34,7 +40,8 @@ def up(
     from lineside.cli.stack import Stack
     from lineside.cli.up import Up
 
-    Up(Stack(Settings.from_env(), host=host, port=port, report=warn), quiet=quiet).serve()
+    stack = Stack(Settings.from_env(), host=host, port=port, listen=listen, report=warn)
+    Up(stack, quiet=quiet).serve()
 
 
 def broker(
@@ -42,12 +49,18 @@ def broker(
         float, typer.Option(min=0, help="Keep journal entries this many days.")
     ] = 7.0,
     keep_gb: Annotated[float, typer.Option(min=0, help="Keep at most this many gibibytes.")] = 10.0,
+    listen: ListenOption = "",
 ) -> None:
     """Receive, keep and deliver events."""
     from lineside.bus.broker import Broker
 
     configure_logging()
-    Broker(Settings.from_env(), keep_days=keep_days, keep_bytes=int(keep_gb * (1 << 30))).serve()
+    Broker(
+        Settings.from_env(),
+        keep_days=keep_days,
+        keep_bytes=int(keep_gb * (1 << 30)),
+        listen=listen,
+    ).serve()
 
 
 def recorder() -> None:

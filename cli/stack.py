@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from lineside.bus import sockets
+from lineside.bus.addresses import check_network
 from lineside.bus.errors import (
     AddressInUse,
     BrokerUnreachable,
@@ -15,6 +16,7 @@ from lineside.bus.errors import (
     MissingExtra,
     UsageError,
 )
+from lineside.bus.keyring import Keyring, check_can_listen, keys_folder
 from lineside.bus.messages import LIVE
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings, private_folder
@@ -36,8 +38,9 @@ class StackFailed(LinesideError):
 class Stack:
     """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
 
-    ``port`` 0 takes a free one, and keeps it when the dashboard is started again. With
-    ``port_or_any`` a port in use is replaced by a free one.
+    With ``listen`` the broker lets keys of other machines in there. ``port`` 0 takes a free one,
+    and keeps it when the dashboard is started again. With ``port_or_any`` a port in use is replaced
+    by a free one.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Stack:
         *,
         host: str = "127.0.0.1",
         port: int,
+        listen: str = "",
         port_or_any: bool = False,
         report: Callable[[str], None],
     ) -> None:
@@ -53,6 +57,7 @@ class Stack:
         self.logs = settings.home / "logs"
         self.dashboard = ""
         self._host, self._port, self._port_or_any = host, port, port_or_any
+        self.listen = check_network(listen, to_listen=True) if listen else ""
         self._report = report
         self._claim: HomeClaim | None = None
         self._reader: Reader | None = None
@@ -72,15 +77,18 @@ class Stack:
             MissingExtra: the packages of the extra ``server`` are not installed.
             AddressInUse: somebody runs the stack on this home, or uses its addresses.
             UsageError: an address that cannot be used.
-            SettingsError: a folder that cannot be written.
+            SettingsError: a folder that cannot be written, or keys are wanted and there are none.
         """
         for package in NEEDED:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtra("the stack", package, "server")
         self._claim = HomeClaim(self.settings.home)
         sockets.Claim(self.settings.broker).release()
+        if self.listen:
+            check_can_listen(Keyring(keys_folder(self.settings.home)))
         port = self._take_port()
         private_folder(self.logs)
+        broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
         serve = ("dashboard", "--host", self._host, "--port", str(port))
         programs = [
             Program(
@@ -88,7 +96,7 @@ class Stack:
                 (sys.executable, "-m", "lineside.cli", *command),
                 environment(self.settings),
             )
-            for command in (("broker",), ("recorder",), serve)
+            for command in (broker, ("recorder",), serve)
         ]
         self.supervisor = Supervisor(programs, self.logs, report=self._report)
         self.supervisor.start()

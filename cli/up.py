@@ -49,10 +49,11 @@ class Up(Service):
     def on_ready(self) -> None:
         """Print the addresses."""
         settings = self.stack.settings
+        also = f", with a key {self.stack.listen}" if self.stack.listen else ""
         typer.echo(
             f"Lineside is up.\n"
             f"  page    {self.stack.dashboard}\n"
-            f"  broker  {settings.broker}\n"
+            f"  broker  {settings.broker}{also}\n"
             f"  store   {without_password(settings.store)}\n"
             f"  logs    {self.stack.logs}\n"
             "Ctrl-C ends it; training goes on without it, and nothing of it is lost."

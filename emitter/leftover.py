@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus.errors import BrokerUnreachable
+from lineside.bus.errors import BrokerUnreachable, KeyRefused
 from lineside.bus.events import Stream
 from lineside.emitter import yard
 from lineside.emitter.shipper import Shipper
@@ -52,6 +52,7 @@ def ship(
     Raises:
         AddressError: ``broker`` cannot be used.
         BrokerUnreachable: something is left, and no broker answered within ``timeout``.
+        KeyRefused: something is left, and the broker did not take the key.
         SettingsError: the spool cannot be written.
     """
     if not spool.is_dir():
@@ -71,6 +72,8 @@ def ship(
         shipper.shutdown()
     shipped = account.state
     if shipped.left and shipped.holder is None and not shipper.link.answered:
+        if shipper.link.refused:
+            raise KeyRefused(broker, shipper.link.refused)
         raise BrokerUnreachable(broker, round(time.monotonic() - started, 1))
     return shipped
 

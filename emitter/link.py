@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 import time
 from typing import TypeAlias
 
 import zmq
 
-from lineside.bus import sockets
-from lineside.bus.errors import BadMessage
+from lineside.bus import addresses, sockets
+from lineside.bus.errors import BadMessage, LinesideError
 from lineside.bus.messages import Ack, Cur, Evt, GapMessage, Sub, Who, decode
 from lineside.emitter.transfer import Outgoing
 
@@ -19,7 +18,8 @@ Said: TypeAlias = "Ack | Who | Evt | GapMessage"
 
 log = logging.getLogger("lineside")
 
-_MONITOR_EVENT = struct.Struct("=hi")
+_REFUSED_SECONDS = 5.0
+"""How long after a refused key the next connection is made."""
 
 
 class Link:
@@ -27,10 +27,13 @@ class Link:
 
     ``losses`` grows by one each time; ``heard`` is when the broker last said something (monotonic
     seconds; at first when the link was made) and ``answered`` whether it ever did; ``alarm`` is set
-    when a watched descriptor became readable, which is then watched no more.
+    when a watched descriptor became readable, which is then watched no more. ``refused`` says why
+    a broker there does not take our key, empty if it does or none is there; the file of the key is
+    read again for each connection, so the right one put in its place is enough.
 
     Raises:
         AddressError: ``address`` cannot be used.
+        SettingsError: the key that it names cannot.
     """
 
     def __init__(self, address: str) -> None:
@@ -38,11 +41,17 @@ class Link:
         self.heard = time.monotonic()
         self.answered = False
         self.alarm = False
-        sockets.parse(address)
+        self.refused = ""
         self._address = address
+        self._is_remote = addresses.parse(address).key is not None
+        self._again_at = math.inf
         self._watched: set[int] = set()
         self._context: sockets.Context = zmq.Context()
-        self._open()
+        try:
+            self._open(sockets.dealer(self._context, address))
+        except BaseException:
+            self._context.term()
+            raise
 
     def send(self, message: Outgoing | Sub | Cur) -> bool:
         """Hand ``message`` to the connection; False if there is none, or none with room, now."""
@@ -55,6 +64,8 @@ class Link:
     def receive(self, seconds: float) -> list[Said]:
         """What the broker said. Waits up to ``seconds`` for the first of it, or for a watched
         descriptor."""
+        if time.monotonic() >= self._again_at:
+            self.renew()
         ready = dict(self._poller.poll(math.ceil(max(seconds, 0) * 1000)))
         said = self._drain() if self._socket in ready else []
         if self._monitor in ready:
@@ -77,18 +88,25 @@ class Link:
 
     def renew(self) -> None:
         """Begin with a new connection: the old one does not answer."""
+        self._again_at = math.inf
+        try:
+            socket = sockets.dealer(self._context, self._address)
+        except LinesideError as error:  # somebody took the key away
+            self._on_refusal(str(error))
+            return
         self._shut()
         self.losses += 1
-        self._open()
+        self._open(socket)
 
     def close(self) -> None:
         """Close everything; what is not confirmed is not waited for."""
         self._shut()
         self._context.destroy(linger=0)
 
-    def _open(self) -> None:
-        self._socket = sockets.dealer(self._context, self._address)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    def _open(self, socket: sockets.Socket) -> None:
+        self._socket = socket
+        wanted = zmq.EVENT_DISCONNECTED | (sockets.HANDSHAKES if self._is_remote else 0)
+        self._monitor = socket.get_monitor_socket(wanted)
         self._poller = zmq.Poller()
         for item in (self._socket, self._monitor, *self._watched):
             self._poller.register(item, zmq.POLLIN)
@@ -117,6 +135,24 @@ class Link:
     def _take_events(self) -> None:
         # libzmq has thrown away what it still held for this connection, and makes another.
         while self._monitor.poll(0):
-            event, _ = _MONITOR_EVENT.unpack(self._monitor.recv_multipart()[0])
+            said = self._monitor.recv_multipart()[0]
+            event, _ = sockets.MONITOR_EVENT.unpack(said)
             if event == zmq.EVENT_DISCONNECTED:
                 self.losses += 1
+            elif why := sockets.meaning(said):
+                self._on_refusal(why)
+            elif self.refused:
+                self.refused = ""
+                log.info("shipper: %s takes the key now", self._address)
+
+    def _on_refusal(self, why: str) -> None:
+        if why != self.refused:
+            self.refused = why
+            log.error(
+                "shipper: %s does not let us in: %s; events stay in the spool, and go out once "
+                "LINESIDE_KEY names a file with a good key",
+                self._address,
+                why,
+            )
+        # libzmq does not try a refused key again, and here may be another by then.
+        self._again_at = time.monotonic() + _REFUSED_SECONDS

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lineside.bus import commands, wire
 from lineside.bus.events import Event, Stream
-from lineside.bus.messages import OFFSET, OK, START, Ack, Cur, Evt, GapMessage, Sub
+from lineside.bus.messages import DENIED, OFFSET, OK, START, Ack, Cur, Evt, GapMessage, Sub
 from lineside.emitter import inbox
 from lineside.emitter.link import Link
 from lineside.emitter.vitals import PageView
@@ -70,6 +70,7 @@ class Orders:
         self._is_subscribed = self._is_asking = False
         self._ask_at = 0.0
         self._credit = 0
+        self._denied = ""
 
     def open(self, stream: Stream, folder: Path) -> None:
         """Training takes commands in ``folder``, that of its control ``stream``."""
@@ -104,6 +105,9 @@ class Orders:
 
     def on_ack(self, ack: Ack) -> None:
         """The answer to a subscription."""
+        if self._is_asking and ack.status == DENIED and ack.text != self._denied:
+            self._denied = ack.text
+            log.error("shipper: no commands can be taken: %s", ack.text)
         if not (self._is_asking and ack.text and ack.status == OK):
             return
         self._is_asking = False

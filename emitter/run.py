@@ -187,7 +187,8 @@ def _identify(
     settings: Settings, name: str | None, project: str | None, run_id: str | None
 ) -> Identity:
     if run_id is not None and not is_run_id(run_id):
-        raise SettingsError("run_id", run_id, "expected 1 to 128 of A-Z a-z 0-9 . _ -")
+        expected = "expected 1 to 128 of A-Z a-z 0-9 . _ -, and not audit"
+        raise SettingsError("run_id", run_id, expected)
     place = Place.from_env()
     agreement = Agreement("loop")
     heard = agreement.hear(place, WAIT_FOR_RANK_0) if place.rank > 0 else None

@@ -10,14 +10,13 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lineside.bus.errors import LinesideError
-from lineside.bus.service import Service, configure_logging
+from lineside.bus.service import Service, allow_many_files, configure_logging
 from lineside.bus.settings import Settings, private_folder
 from lineside.emitter import locks
 from lineside.emitter.charges import Charges
@@ -88,7 +87,7 @@ class Shipper(Service):
             log.info("shipper: another one ships %s", self._spool)
             self.should_exit = True
         else:
-            _allow_many_files()
+            allow_many_files()
 
     def claim(self) -> bool:
         """Take the spool's lock; False if another shipper has it.
@@ -227,13 +226,6 @@ def _leave_the_trainers_children(lock: Path) -> None:
                     break
             time.sleep(0.02)
     os._exit(0)
-
-
-def _allow_many_files() -> None:
-    # libzmq aborts the process when it can open no more.
-    with contextlib.suppress(OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bound_log(path: Path) -> None:

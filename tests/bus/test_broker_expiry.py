@@ -73,10 +73,12 @@ def test_damage_found_while_expiring_stops_expiry_and_nothing_else(
     broker = served.broker
     append = broker._journal.append
 
-    def fail(writes: Sequence[Write], cursors: Mapping[str, int], before: int = 0) -> int:
+    def fail(
+        writes: Sequence[Write], cursors: Mapping[str, int], before: int, owners: Mapping[str, str]
+    ) -> int:
         if before:
             raise JournalDamaged("old")
-        return append(writes, cursors, before)
+        return append(writes, cursors, before, owners)
 
     monkeypatch.setattr(broker._journal, "append", fail)
     producer.ask(Put(STREAM, 0, 1, record(0)))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lineside.bus import broker, messages, producer, reader, sockets, subscriptions, wire
+from lineside.bus import addresses, broker, messages, producer, reader, subscriptions, wire
 from lineside.bus.events import CONTROL_BITS, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
@@ -77,7 +77,7 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "lag at which a live reader is skipped": f"{subscriptions.LIVE_LAG} entries",
     }
     assert {what: table[what] for what in expected} == expected
-    assert f"{sockets.IPC_PATH_MAX} bytes" in section(2)
+    assert f"{addresses.IPC_PATH_MAX} bytes" in section(2)
     assert f"up to {subscriptions.NAME_MAX} printable" in section(6)
 
 

@@ -1,0 +1,140 @@
+"""Who is let in over a network: the answer to each CURVE handshake, and whose a message is.
+
+libzmq asks about every key that is shown, over ZAP (ZeroMQ RFC 27), and stamps what the connection
+sends with the answer's user id, which here is the key itself. Without somebody to ask it would let
+any key in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
+
+from lineside.bus import sockets
+from lineside.bus.audit import Refusal
+from lineside.bus.errors import AddressError
+from lineside.bus.keyfile import KeyFile
+from lineside.bus.keyring import KEY, Entry, Keyring
+from lineside.bus.rights import LOCAL, Rights
+
+log = logging.getLogger("lineside")
+
+_ZAP = "inproc://zeromq.zap.01"
+_FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_AT_ONCE = 64  # handshakes answered in one turn
+_MISFIT = "the handshake failed: no CURVE, or not with this broker's public key"
+
+
+class Gate:
+    """Lets the keys of ``keyring`` in at ``address`` on ``router``; ``endpoint`` is where it really
+    listens. ``note`` is told of each refusal.
+
+    Raises:
+        AddressError: it cannot be listened at.
+    """
+
+    def __init__(
+        self,
+        context: sockets.Context,
+        router: sockets.Socket,
+        address: str,
+        keyring: Keyring,
+        own: KeyFile,
+        note: Callable[[Refusal], None],
+    ) -> None:
+        self._keyring = keyring
+        self._note = note
+        self._changes = keyring.changes
+        self.asked: sockets.Socket = context.socket(zmq.REP)
+        """Readable when a handshake waits for an answer."""
+        self.asked.bind(_ZAP)  # before anybody can connect
+        where = f"inproc://{secrets.token_hex(8)}"
+        router.monitor(where, _FAILED)
+        self._failed: sockets.Socket = context.socket(zmq.PAIR)
+        # libzmq's own thread would wait for room here, and everybody with it.
+        self._failed.setsockopt(zmq.RCVHWM, 0)
+        self._failed.connect(where)
+        router.curve_publickey, router.curve_secretkey = own.public.encode(), own.secret.encode()
+        router.curve_server = True
+        router.zap_domain = b"lineside"
+        if "[" in address:
+            router.ipv6 = True
+        try:
+            router.bind(address)
+        except zmq.ZMQError as error:
+            raise AddressError(address, f"it cannot be listened at: {error.strerror}") from error
+        self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def turn(self) -> None:
+        """Answer the handshakes that wait."""
+        for _ in range(_AT_ONCE):
+            try:
+                self._answer(self.asked.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+
+    def sweep(self) -> bool:
+        """Note the handshakes that came to nothing before a key was shown; whether the list of keys
+        has changed."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._failed.recv_multipart(zmq.NOBLOCK)
+                self._note(Refusal("", "", "connect", self.endpoint, _MISFIT))
+        self._keyring.refresh()
+        known, self._changes = self._changes, self._keyring.changes
+        return known != self._changes
+
+    def rights(self, proof: str) -> Rights | None:
+        """What the key may do now; None if it may be here no more."""
+        entry = self._keyring.find(KEY, proof)
+        return entry.rights if entry is not None and not entry.revoked else None
+
+    def name(self, proof: str) -> str:
+        """What the key is called, or was."""
+        entry = self._keyring.find(KEY, proof)
+        return entry.name if entry is not None else ""
+
+    def _answer(self, request: list[bytes]) -> None:
+        version, number, _domain, peer, _identity, mechanism, *credentials = request
+        proof = ""
+        if mechanism == b"CURVE" and credentials:
+            proof = z85.encode(credentials[0]).decode()
+        entry = self._keyring.find(KEY, proof)
+        why = _why_not(entry)
+        status, text, user = (b"400", b"refused", b"") if why else (b"200", b"", proof.encode())
+        self.asked.send_multipart([version, number, status, text, user, b""])
+        if why:
+            name, role = (entry.name, entry.rights.said) if entry else (peer.decode(), "")
+            self._note(Refusal(name, role, "connect", self.endpoint, why))
+
+
+def proof_of(frame: zmq.Frame) -> str:
+    """The key with which the message came that begins with ``frame``; empty if it came over a
+    socket of this machine, where none is shown."""
+    try:
+        said = frame.get("User-Id")
+    except zmq.ZMQError:
+        return ""
+    return str(said)
+
+
+def rights_at(gate: Gate | None, proof: str) -> Rights | None:
+    """What whoever showed ``proof`` may do now, if anything."""
+    if not proof:
+        return LOCAL
+    return gate.rights(proof) if gate is not None else None
+
+
+def _why_not(entry: Entry | None) -> str:
+    if entry is None:
+        return "a key that is not in the list"
+    if entry.revoked:
+        day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(entry.revoked))
+        return f"key {entry.name!r} was revoked at {day}"
+    return ""

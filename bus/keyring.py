@@ -1,0 +1,226 @@
+"""The list of keys and tokens of one home: who is let in, and with which rights."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lineside.bus.errors import KeyNameError, SettingsError
+from lineside.bus.keyfile import KeyFile
+from lineside.bus.rights import ROLES, Rights
+from lineside.bus.settings import private_folder
+
+log = logging.getLogger("lineside")
+
+KEY, TOKEN = "key", "token"
+TOKEN_PREFIX = "ls_"  # noqa: S105 - how a token begins, so that one is recognised in a file
+_LIST = "list.json"
+_BROKER = "broker.key"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key or token. ``proof`` is the public key, or the SHA-256 of the token; ``created`` and
+    ``revoked`` are seconds since the epoch, ``revoked`` 0 while it is good."""
+
+    name: str
+    what: str
+    proof: str
+    roles: tuple[str, ...]
+    runs: tuple[str, ...]
+    created: float
+    revoked: float = 0.0
+
+    @property
+    def rights(self) -> Rights:
+        return Rights(self.name, frozenset(self.roles), tuple(self.runs))
+
+
+class Keyring:
+    """The list in ``folder``, read again whenever somebody changed it.
+
+    A list that cannot be read lets nobody in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / _LIST
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: dict[str, Entry] = {}
+        self.changes = 0
+        """How often another list than before was read."""
+
+    def entries(self) -> list[Entry]:
+        """All of it, the oldest first, revoked ones too."""
+        self.refresh()
+        return list(self._entries.values())
+
+    def good(self, what: str) -> list[Entry]:
+        """Keys, or tokens, that are not revoked."""
+        return [one for one in self.entries() if one.what == what and not one.revoked]
+
+    def find(self, what: str, proof: str) -> Entry | None:
+        """The key or token with that proof, which may be revoked."""
+        self.refresh()
+        found = self._entries.get(proof)
+        return found if found is not None and found.what == what else None
+
+    def refresh(self) -> None:
+        """Read the list if it has changed; costs a microsecond or two when it has not."""
+        try:
+            now = os.stat(self._path)  # noqa: PTH116 - asked for each request and each message
+            seen = (now.st_ino, now.st_mtime_ns, now.st_size)
+        except FileNotFoundError:
+            seen = (0, 0, 0)
+        except OSError as error:
+            log.warning("the list of keys %s cannot be read: %s", self._path, error)
+            seen = (-1, 0, 0)
+        if seen != self._seen:
+            self._seen = seen
+            self._entries = {one.proof: one for one in self._read()}
+            self.changes += 1
+
+    def broker(self) -> KeyFile:
+        """The broker's own key pair.
+
+        Raises:
+            SettingsError: there is none, or it cannot be used.
+        """
+        return KeyFile.read(self.folder / _BROKER)
+
+    def new_key(self, name: str, roles: Sequence[str], runs: Sequence[str] = ()) -> Path:
+        """Make a key, and the broker's own if it has none yet; the file to hand over.
+
+        Raises:
+            KeyNameError: a name that cannot be, or is in use, or a role there is none of.
+            OSError: a file cannot be written.
+        """
+        import zmq
+
+        with self._changing():
+            self._check(name, roles)
+            if not (self.folder / _BROKER).exists():
+                public, secret = (part.decode() for part in zmq.curve_keypair())
+                KeyFile("broker", public, secret, public).write(self.folder / _BROKER)
+            public, secret = (part.decode() for part in zmq.curve_keypair())
+            path = self.folder / f"{name}.key"
+            path.unlink(missing_ok=True)  # of a revoked one
+            KeyFile(name, public, secret, self.broker().public).write(path)
+            self._add(Entry(name, KEY, public, tuple(roles), tuple(runs), time.time()))
+        return path
+
+    def new_token(self, name: str, roles: Sequence[str]) -> str:
+        """Make a token for the dashboard; only its hash is kept.
+
+        Raises:
+            KeyNameError: a name that cannot be, or is in use, or a role there is none of.
+            OSError: the list cannot be written.
+        """
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        with self._changing():
+            self._check(name, roles)
+            self._add(Entry(name, TOKEN, hash_token(token), tuple(roles), (), time.time()))
+        return token
+
+    def revoke(self, name: str) -> Entry:
+        """Let a key or token in no more; its file here is removed.
+
+        Raises:
+            KeyNameError: there is none of that name.
+            OSError: the list cannot be written.
+        """
+        with self._changing():
+            for one in self._entries.values():
+                if one.name == name and not one.revoked:
+                    revoked = Entry(**{**asdict(one), "revoked": time.time()})
+                    self._add(revoked)
+                    (self.folder / f"{name}.key").unlink(missing_ok=True)
+                    return revoked
+        raise KeyNameError(name, "no key or token of that name is good; `lineside keys list`")
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Alone with the newest list."""
+        private_folder(self.folder)
+        fd = os.open(self.folder / f"{_LIST}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self.refresh()
+            yield
+        finally:
+            os.close(fd)
+
+    def _check(self, name: str, roles: Sequence[str]) -> None:
+        if not _NAME.fullmatch(name) or name == "broker":
+            expected = "expected 1 to 64 of A-Z a-z 0-9 . _ - not beginning with . or -"
+            raise KeyNameError(name, f"{expected}, and not broker")
+        if any(one.name == name and not one.revoked for one in self._entries.values()):
+            raise KeyNameError(name, f"it is in use; `lineside keys revoke {name}` frees it")
+        unknown = [role for role in roles if role not in ROLES]
+        if unknown or not roles:
+            which = f"role {unknown[0]!r} is none" if unknown else "it needs a role"
+            raise KeyNameError(name, f"{which}: expected {', '.join(ROLES)}")
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.proof] = entry
+        text = json.dumps({"keys": [asdict(one) for one in self._entries.values()]}, indent=1)
+        path = self._path.with_name(f"{_LIST}.new")
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
+        ) as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(self._path)
+
+    def _read(self) -> list[Entry]:
+        try:
+            said = json.loads(self._path.read_bytes())
+            return [
+                Entry(**{**one, "roles": tuple(one["roles"]), "runs": tuple(one["runs"])})
+                for one in said["keys"]
+            ]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning(
+                "the list of keys %s cannot be read, nobody is let in: %s", self._path, error
+            )
+            return []
+
+
+def hash_token(token: str) -> str:
+    """How the list knows ``token``; of 256 random bits a quick hash says nothing."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def keys_folder(home: Path) -> Path:
+    """Where the keys of ``home`` are."""
+    return home / "keys"
+
+
+def check_can_listen(keyring: Keyring) -> KeyFile:
+    """The broker's key pair, if there is anybody to let in.
+
+    Raises:
+        SettingsError: there is nobody, or no key pair.
+    """
+    if not keyring.good(KEY):
+        raise SettingsError(
+            "--listen",
+            "tcp",
+            "nobody could connect, because no key is good; make one first: "
+            "lineside keys new NAME --role emit",
+        )
+    return keyring.broker()

@@ -1,0 +1,62 @@
+"""A broker that listens on a network too, keys to it, and its audit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lineside.bus.errors import LinesideError
+from lineside.bus.events import Event
+from lineside.bus.keyring import Keyring, keys_folder
+from lineside.bus.testing import read_all
+
+LISTEN = "tcp://127.0.0.1:0"
+
+
+class Wall:
+    """The keys of one home; ``endpoint`` is set once its broker listens."""
+
+    def __init__(self, home: Path) -> None:
+        self.keyring = Keyring(keys_folder(home))
+        self.local = f"ipc://{home}/bus.sock"
+        self.endpoint = ""
+
+    def key(self, name: str, *roles: str, runs: tuple[str, ...] = ()) -> Path:
+        """The file of a new key."""
+        return self.keyring.new_key(name, roles, runs)
+
+    def address(self, file: Path) -> str:
+        """How to connect with a key."""
+        return f"{self.endpoint}?key={file}"
+
+    def refused(
+        self, enough: Callable[[list[dict[str, Any]]], object] = bool
+    ) -> list[dict[str, Any]]:
+        """What the audit says was refused, once that is ``enough``."""
+
+        def said(events: list[Event]) -> list[dict[str, Any]]:
+            return [dict(event.data or {}) for event in events if event.kind == "refused"]
+
+        return said(
+            read_all(self.local, ["audit"], until=lambda events: bool(enough(said(events))))
+        )
+
+    def quiet(self, seconds: float = 1.2) -> bool:
+        """Whether nobody is refused anything within that time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if read_all(self.local, ["audit"]):
+                return False
+            time.sleep(0.1)
+        return True
+
+
+def why(error: Callable[[], object]) -> str:
+    """What is said when something of ours fails."""
+    try:
+        error()
+    except LinesideError as failure:
+        return str(failure)
+    raise AssertionError("it did not fail")
