@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import zmq
 
+from lineside.bus.broker import Broker
 from lineside.bus.commands import Command
 from lineside.bus.controller import Controller
 from lineside.bus.errors import (
     AddressError,
     BrokerUnreachable,
+    BusError,
     KeyRefused,
     ReaderDenied,
     SettingsError,
@@ -25,6 +27,7 @@ from lineside.bus.producer import Producer
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
+from lineside.bus.wire import Encoder
 from tests.bus.conftest import STREAM, Peer, Serve, Served, record, records, wait_for
 from tests.bus.walls import LISTEN, Wall
 
@@ -73,16 +76,12 @@ def taken(answer: object) -> bool:
     return isinstance(answer, Ack) and answer.status == OK
 
 
-def command(stream: object = "run/control/c") -> bytes:
-    from lineside.bus.wire import Encoder
-
+def command() -> bytes:
     data = Command("stop", issued_by="me").data()
     return Encoder().encode(0, 1.5, 7, "command", 0, None, 0, data)
 
 
 def answer_of(kind: str) -> bytes:
-    from lineside.bus.wire import Encoder
-
     return Encoder().encode(0, 1.5, 7, kind, 0, None, 0, {"id": "x"})
 
 
@@ -94,8 +93,6 @@ def test_without_a_key_nobody_listens_on_a_network(settings: Settings, serve: Se
 
 
 def test_a_broker_whose_own_address_is_on_a_network_says_how_it_is_done(home: Path) -> None:
-    from lineside.bus.broker import Broker
-
     env = {"LINESIDE_HOME": str(home), "LINESIDE_BROKER": "tcp://127.0.0.1:7430"}
     with pytest.raises(AddressError, match="--listen tcp://"):
         Broker(Settings.from_env(env)).startup()
@@ -161,12 +158,10 @@ def test_a_key_made_for_another_broker_is_refused_and_noted(
     wrong = home / "wrong.key"
     KeyFile(key.name, key.public, key.secret, other).write(wrong)
     open_wall()
-    with (
-        Producer(wall.address(wrong), STREAM) as producer,
-        pytest.raises(KeyRefused, match="not the one that this key was made for"),
-    ):
+    with Producer(wall.address(wrong), STREAM) as producer:
         producer.emit("log")
-        producer.flush(0.2)
+        with pytest.raises(KeyRefused, match="not the one that this key was made for"):
+            producer.flush(0.2)
     [told] = wall.refused()
     assert (told["who"], told["action"]) == ("", "connect")
     assert "not with this broker's public key" in told["why"]
@@ -290,7 +285,10 @@ def test_what_a_reader_may_not(
 ) -> None:
     key = wall.key("eyes", "read")
     open_wall()
-    with Controller(wall.address(key), "run") as controller, pytest.raises(Exception, match="read"):
+    with (
+        Controller(wall.address(key), "run") as controller,
+        pytest.raises(BusError, match="takes the role emit: key 'eyes' has read"),
+    ):
         controller.send(Command("stop"))
     peer = remote(key)
     assert "takes the role emit: key 'eyes' has read" in denied(peer.ask(Hi(STREAM)))

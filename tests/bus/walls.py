@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lineside.bus.errors import LinesideError
 from lineside.bus.events import Event
 from lineside.bus.keyring import Keyring, keys_folder
 from lineside.bus.testing import read_all
@@ -19,6 +19,7 @@ class Wall:
     """The keys of one home; ``endpoint`` is set once its broker listens."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self.keyring = Keyring(keys_folder(home))
         self.local = f"ipc://{home}/bus.sock"
         self.endpoint = ""
@@ -30,6 +31,16 @@ class Wall:
     def address(self, file: Path) -> str:
         """How to connect with a key."""
         return f"{self.endpoint}?key={file}"
+
+    def wait(self) -> str:
+        """The endpoint that the broker of another process says in its log that it took."""
+        log = self.home / "broker.log"
+        until = time.monotonic() + 30
+        while not (found := re.findall(r"listening at .* and (tcp://\S+),", log.read_text())):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        self.endpoint = found[-1]
+        return self.endpoint
 
     def refused(
         self, enough: Callable[[list[dict[str, Any]]], object] = bool
@@ -51,12 +62,3 @@ class Wall:
                 return False
             time.sleep(0.1)
         return True
-
-
-def why(error: Callable[[], object]) -> str:
-    """What is said when something of ours fails."""
-    try:
-        error()
-    except LinesideError as failure:
-        return str(failure)
-    raise AssertionError("it did not fail")
