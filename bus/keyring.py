@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lineside.bus.errors import KeyNameError, SettingsError
 from lineside.bus.keyfile import KeyFile
-from lineside.bus.rights import ROLES, Rights
+from lineside.bus.rights import EMIT, ROLES, Rights
 from lineside.bus.settings import private_folder
 
 log = logging.getLogger("lineside")
@@ -130,6 +130,8 @@ class Keyring:
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         with self._changing():
             self._check(name, roles)
+            if EMIT in roles:
+                raise KeyNameError(name, f"nobody trains over the dashboard: {EMIT} is for keys")
             self._add(Entry(name, TOKEN, hash_token(token), tuple(roles), (), time.time()))
         return token
 

@@ -22,11 +22,15 @@ ListenOption = Annotated[
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
 ]
+TokensOption = Annotated[
+    bool, typer.Option("--tokens", help="Ask for tokens on loopback too, behind a proxy.")
+]
 
 
 def up(
     host: HostOption = "127.0.0.1",
     port: PortOption = DASHBOARD_PORT,
+    tokens: TokensOption = False,
     listen: ListenOption = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
@@ -40,7 +44,9 @@ def up(
     from lineside.cli.stack import Stack
     from lineside.cli.up import Up
 
-    stack = Stack(Settings.from_env(), host=host, port=port, listen=listen, report=warn)
+    stack = Stack(
+        Settings.from_env(), host=host, port=port, tokens=tokens, listen=listen, report=warn
+    )
     Up(stack, quiet=quiet).serve()
 
 
@@ -72,12 +78,16 @@ def recorder() -> None:
     Recorder(Settings.from_env()).serve()
 
 
-def dashboard(host: HostOption = "127.0.0.1", port: PortOption = DASHBOARD_PORT) -> None:
+def dashboard(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = DASHBOARD_PORT,
+    tokens: TokensOption = False,
+) -> None:
     """Serve the pages and the REST API."""
     from lineside.dashboard.server import serve
 
     configure_logging()
-    serve(Settings.from_env(), host=host, port=port)
+    serve(Settings.from_env(), host=host, port=port, tokens=tokens)
 
 
 def shipper() -> None:

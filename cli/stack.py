@@ -49,6 +49,7 @@ class Stack:
         *,
         host: str = "127.0.0.1",
         port: int,
+        tokens: bool = False,
         listen: str = "",
         port_or_any: bool = False,
         report: Callable[[str], None],
@@ -58,6 +59,7 @@ class Stack:
         self.dashboard = ""
         self._host, self._port, self._port_or_any = host, port, port_or_any
         self.listen = check_network(listen, to_listen=True) if listen else ""
+        self._tokens = tokens
         self._report = report
         self._claim: HomeClaim | None = None
         self._reader: Reader | None = None
@@ -89,7 +91,8 @@ class Stack:
         port = self._take_port()
         private_folder(self.logs)
         broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
-        serve = ("dashboard", "--host", self._host, "--port", str(port))
+        guarded = ("--tokens",) if self._tokens else ()
+        serve = ("dashboard", "--host", self._host, "--port", str(port), *guarded)
         programs = [
             Program(
                 command[0],
@@ -147,12 +150,13 @@ class Stack:
     def _take_port(self) -> int:
         from lineside.dashboard.listening import address, listen
 
+        keyring = Keyring(keys_folder(self.settings.home))
         try:
-            listener = listen(self._host, self._port)
+            listener = listen(self._host, self._port, keyring)
         except AddressInUse:
             if not self._port_or_any:
                 raise
-            listener = listen(self._host, 0)
+            listener = listen(self._host, 0, keyring)
         with listener:
             self.dashboard = address(listener)
             port: int = listener.getsockname()[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated
 
@@ -10,13 +12,16 @@ from fastapi import FastAPI, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
+from lineside.bus.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard import api, health, pages, problems
+from lineside.dashboard import api, health, login, pages, problems
+from lineside.dashboard.access import Access
 from lineside.dashboard.answers import refusals
 from lineside.dashboard.assets import Assets
+from lineside.dashboard.audit import Audit
 from lineside.dashboard.door import Door
 from lineside.dashboard.feed import StoreFeed
-from lineside.dashboard.guard import Guard
+from lineside.dashboard.guard import LOOPBACK_NAMES, Guard
 from lineside.dashboard.live import Hub
 from lineside.dashboard.render import Renderer
 from lineside.store.reads import History
@@ -29,9 +34,16 @@ it says which. Times are RFC 3339 in UTC unless a field says seconds."""
 _LIVE_EXAMPLE = 'id: 41\nevent: changes\ndata: {"revision":41,"runs":[{"id":"..."}],"deleted":[]}\n'
 
 
-def create_app(history: History | None, writer: Writer | None, settings: Settings) -> FastAPI:
+def create_app(
+    history: History | None,
+    writer: Writer | None,
+    settings: Settings,
+    *,
+    keyring: Keyring | None = None,
+) -> FastAPI:
     """The dashboard over a store. Without ``history`` and ``writer`` it opens ``settings.store``
-    once that is there. ``app.state.hub`` holds the live streams; close it before shutting down.
+    once that is there. With ``keyring`` it takes tokens. ``app.state.hub`` holds the live streams;
+    close it before shutting down.
 
     Raises:
         MissingExtra: plotly is not installed.
@@ -41,6 +53,13 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
     renderer = Renderer(assets)
     feed = StoreFeed(door)
     hub = Hub(feed)
+    audit = Audit(settings.broker)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(audit.close)
+
     app = FastAPI(
         title="Lineside",
         version=version("lineside"),
@@ -48,10 +67,15 @@ def create_app(history: History | None, writer: Writer | None, settings: Setting
         openapi_url="/api/openapi.json",
         docs_url=None,  # both come from a CDN
         redoc_url=None,
+        lifespan=lifespan,
     )
     app.state.hub = hub
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-    app.add_middleware(Guard)
+    if keyring is not None:
+        app.add_middleware(Access, keyring=keyring, audit=audit, page=renderer.error)
+        app.include_router(login.router(keyring, audit, renderer))
+    hosts = LOOPBACK_NAMES if keyring is None else None
+    app.add_middleware(Guard, hosts=hosts, note=audit.note)
     problems.install(app, renderer.error)
     app.include_router(api.router(door))
     app.include_router(health.router(door, settings.broker))

@@ -1,17 +1,20 @@
 """What keeps other sites out: the Host check, the same-site check and the security headers.
 
-The dashboard has no passwords yet and listens on the loopback address only, so the enemies are web
-pages open in the same browser. A page whose name was rebound to 127.0.0.1 sends its own name as
-Host; a page elsewhere that posts here says so in Sec-Fetch-Site or Origin.
+On the loopback address nobody is asked for a token, so the enemies are web pages open in the same
+browser. A page whose name was rebound to 127.0.0.1 sends its own name as Host; a page elsewhere
+that posts here says so in Sec-Fetch-Site or Origin. Where tokens are asked for any name will do:
+the cookie belongs to ours, and a page under another has none.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lineside.bus.audit import Refusal
 from lineside.dashboard.problems import Problem, response
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,12 +38,19 @@ SECURITY_HEADERS = {
 class Guard:
     """ASGI middleware around the whole application.
 
-    ``hosts`` are the names a request may call this server by, without port.
+    ``hosts`` are the names a request may call this server by, without port; None is any. ``note``
+    is told of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] = LOOPBACK_NAMES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str] | None = LOOPBACK_NAMES,
+        note: Callable[[Refusal], None] | None = None,
+    ) -> None:
         self.app = app
         self.hosts = hosts
+        self._note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,15 +69,19 @@ class Guard:
         if refused is None:
             await self.app(scope, receive, send_guarded)
         else:
+            if self._note is not None:
+                target = f"{scope['method']} {scope['path']}"
+                client = scope.get("client")
+                who = str(client[0]) if client else ""
+                self._note(Refusal(who, "", "http", target, refused.detail))
             await response(refused, scope["path"])(scope, receive, send_guarded)
 
     def _refused(self, method: str, headers: Headers) -> Problem | None:
         host = headers.get("host", "")
-        if host_name(host) not in self.hosts:
-            detail = (
-                f"This dashboard does not answer to the name {host!r}: "
-                f"open it as {', '.join(sorted(self.hosts))}."
-            )
+        name = host_name(host)
+        if name is None or (self.hosts is not None and name not in self.hosts):
+            names = ", ".join(sorted(self.hosts)) if self.hosts else "what it is called"
+            detail = f"This dashboard does not answer to the name {host!r}: open it as {names}."
             return Problem(421, "wrong-host", "Wrong host name", detail)
         if method not in SAFE_METHODS and _cross_site(headers, host):
             detail = f"A {method} from another site is refused: it may only come from this one."

@@ -1,4 +1,4 @@
-"""Where the dashboard listens: this machine's loopback address, and nowhere else yet."""
+"""Where the dashboard listens: this machine's loopback address, or with tokens anywhere."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import ipaddress
 import socket
 
 from lineside.bus.errors import AddressInUse, UsageError
+from lineside.bus.keyring import TOKEN, Keyring
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address.
+def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socket:
+    """A listening socket on a loopback address, or anywhere if ``keyring`` has a good token.
 
     Raises:
-        UsageError: not a loopback address, or one that cannot be had.
+        UsageError: an address that cannot be had, or not a loopback address and no token.
         AddressInUse: somebody listens there already.
     """
     if not 0 <= port <= 65535:
@@ -25,11 +26,12 @@ def listen(host: str, port: int) -> socket.socket:
             f"dashboard address {host!r} cannot be used: {error}; "
             "expected an address of this machine, as 127.0.0.1"
         ) from error
-    if not ipaddress.ip_address(where[0]).is_loopback:
+    if not ipaddress.ip_address(where[0]).is_loopback and not has_tokens(keyring):
         raise UsageError(
-            f"dashboard address {host} is not this machine's loopback address: anyone who reaches "
-            "it could read and delete runs, and this version has no access tokens. Use 127.0.0.1, "
-            f"and from elsewhere `ssh -L {port}:127.0.0.1:{port} THIS-MACHINE`"
+            f"dashboard address {host} is not this machine's loopback address, and without a token "
+            "anyone who reaches it could read, command and delete runs. Make one with "
+            "`lineside keys new NAME --role read --token`, or use 127.0.0.1, and from elsewhere "
+            f"`ssh -L {port}:127.0.0.1:{port} THIS-MACHINE`"
         )
     try:
         return socket.create_server(where[:2], family=family, backlog=256)
@@ -40,6 +42,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"dashboard address {host}:{port} cannot be used: {error.strerror}"
         ) from error
+
+
+def has_tokens(keyring: Keyring | None) -> bool:
+    """Whether anybody has a token to be let in with."""
+    return keyring is not None and bool(keyring.good(TOKEN))
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def address(listener: socket.socket) -> str:

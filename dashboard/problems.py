@@ -71,7 +71,7 @@ def install(app: FastAPI, page: ErrorPage) -> None:
     def answer(
         request: Request, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Response:
-        if _wants_page(request):
+        if wants_page(request):
             return page(problem.status, problem.title, problem.detail)
         return response(problem, request.url.path, headers)
 
@@ -146,7 +146,8 @@ def from_validation(error: Exception) -> Problem:
     )
 
 
-def _wants_page(request: Request) -> bool:
+def wants_page(request: Request) -> bool:
+    """Whether a browser asked for a page to show to a person."""
     path = request.url.path
     if path.startswith(("/api", "/static", "/healthz", "/readyz")):
         return False

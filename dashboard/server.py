@@ -8,10 +8,11 @@ import signal
 import socket
 from types import FrameType
 
-from lineside.bus.errors import MissingExtra
+from lineside.bus.errors import MissingExtra, UsageError
+from lineside.bus.keyring import Keyring, keys_folder
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
-from lineside.dashboard.listening import address, listen
+from lineside.dashboard.listening import address, has_tokens, is_loopback, listen
 
 try:
     import uvicorn
@@ -24,20 +25,30 @@ except ModuleNotFoundError as missing:
 log = logging.getLogger("lineside")
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 7431) -> None:
+def serve(
+    settings: Settings, host: str = "127.0.0.1", port: int = 7431, *, tokens: bool = False
+) -> None:
     """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
+
+    Anywhere but on loopback it takes tokens, and there too with ``tokens``.
 
     Port 0 picks a free one; the address is logged. The store need not exist yet: the recorder makes
     it, and until then ``/readyz`` and the pages say so.
 
     Raises:
-        UsageError: ``host`` is not this machine's loopback address, or cannot be listened on.
+        UsageError: ``host`` cannot be listened on, or tokens are asked for and there are none.
         AddressInUse: somebody listens there already.
         MissingExtra: plotly is not installed.
     """
-    listener = listen(host, port)
+    keyring = Keyring(keys_folder(settings.home))
+    if tokens and not has_tokens(keyring):
+        raise UsageError(
+            "--tokens: there is none; make one with `lineside keys new NAME --role read --token`"
+        )
+    listener = listen(host, port, keyring)
     with listener:
-        app = create_app(None, None, settings)
+        is_open = is_loopback(listener) and not tokens
+        app = create_app(None, None, settings, keyring=None if is_open else keyring)
         config = uvicorn.Config(
             app,
             log_config=None,

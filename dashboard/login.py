@@ -1,0 +1,70 @@
+"""The way in for a browser: a form that takes a token, and a cookie that keeps it."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from lineside.bus.audit import Refusal
+from lineside.bus.keyring import Keyring
+from lineside.dashboard.access import COOKIE, LOGIN, address_of, caller, find
+from lineside.dashboard.audit import Audit
+from lineside.dashboard.render import Renderer
+
+_BODY_MAX = 4096
+_UNKNOWN = "This token is not known here, or was revoked."
+
+
+def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
+    """``/login`` and ``/logout``."""
+    routes = APIRouter(include_in_schema=False)
+
+    def form(onward: str, name: str | None, wrong: str = "") -> Response:
+        code = 401 if wrong else 200
+        return renderer.page("login.html", code=code, onward=onward, name=name, wrong=wrong)
+
+    @routes.get(LOGIN)
+    def show(request: Request) -> Response:
+        who = caller(request)
+        onward = _within(request.query_params.get("next", "/"))
+        return form(onward, who.name if who else None)
+
+    @routes.post(LOGIN)
+    async def log_in(request: Request) -> Response:
+        said = await _fields(request)
+        token, onward = said.get("token", "").strip(), _within(said.get("next", "/"))
+        if find(keyring, token) is None:
+            audit.note(Refusal(address_of(request.scope), "", "http", f"POST {LOGIN}", _UNKNOWN))
+            return form(onward, None, _UNKNOWN)
+        answer = RedirectResponse(onward, status_code=303)
+        is_encrypted = request.url.scheme == "https"
+        answer.set_cookie(
+            COOKIE, token, path="/", httponly=True, samesite="strict", secure=is_encrypted
+        )
+        return answer
+
+    @routes.post("/logout")
+    def log_out() -> Response:
+        answer = RedirectResponse(LOGIN, status_code=303)
+        answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        return answer
+
+    return routes
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """What a form says, if it is no longer than one of ours can be."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_MAX:
+            return {}
+    return {name: values[-1] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+
+
+def _within(path: str) -> str:
+    """``path`` if it leads to a page of ours."""
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_ours and path.isascii() else "/"
