@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -121,6 +122,7 @@ class Broker(Service):
         self._readers = Subscriptions(self._journal, self._send)
         retention = Retention(self._journal, self._keep_days, self._keep_bytes)
         self._housekeeping = Housekeeping(self._intake, retention)
+        opened.callback(self._last_words)
         self._permits = Permits(self._journal, shared=own is not None)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -305,7 +307,7 @@ class Broker(Service):
             self._forget(identity)
         if self._gate is not None and self._gate.sweep():
             self._look_again()
-        self._housekeeping.audit()
+        self._housekeeping.audit(now)
         expire_before = 0
         try:
             if self._expiring:
@@ -323,6 +325,11 @@ class Broker(Service):
         for identity, peer in list(self._peers.items()):
             if peer.proof and rights_at(self._gate, peer.proof) != peer.rights:
                 self._forget(identity)
+
+    def _last_words(self) -> None:
+        """What was refused and only counted so far."""
+        self._housekeeping.audit(math.inf)
+        self._commit(0)
 
     def _stop_expiry(self, error: JournalDamaged) -> None:
         # What is old may be damaged while all that is new can be kept and read.

@@ -85,9 +85,9 @@ class Housekeeping:
         )
         return expiry.end
 
-    def audit(self) -> None:
-        """Take what is to be said of who was not allowed what."""
-        for data in self.refusals.due(time.monotonic()):
+    def audit(self, now: float) -> None:
+        """Take what is to be said, at ``now`` in monotonic seconds, of who was not allowed what."""
+        for data in self.refusals.due(now):
             log.warning("broker: refused %(who)s to %(action)s %(target)s: %(why)s", data)
             self._say(self._audit, REFUSED, data)
 

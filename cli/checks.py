@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus import sockets
-from lineside.bus.errors import LinesideError
+from lineside.bus import addresses
+from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.events import Stream
 from lineside.bus.filesystem import network_filesystem
+from lineside.bus.keyfile import KeyFile
 from lineside.bus.messages import LIVE
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings
@@ -37,6 +38,7 @@ ANSWER_SECONDS = 2.0
 CATCH_UP_SECONDS = 3.0
 SCARCE, EXHAUSTED = 2 << 30, 256 << 20  # bytes free on a disk
 CLOCK_SECONDS = 5.0
+_NOTHING = ("_nobody/control/_",)  # what every role may ask for, and nothing is delivered of
 
 
 @dataclass(frozen=True)
@@ -156,24 +158,37 @@ def _clock(home: Path) -> Check:
 
 def _bus(settings: Settings) -> Iterator[Check]:
     try:
-        sockets.parse(settings.broker)
+        key = addresses.parse(settings.broker).key
+        name = KeyFile.read(key).name if key else ""
     except LinesideError as error:
         yield Check("broker", FAIL, str(error))
         return
     journal, head = "", 0
+    shown = f", with key {name!r}" if name else ""
     try:
-        with Reader(settings.broker, start=LIVE) as reader:
+        with Reader(settings.broker, start=LIVE, streams=_NOTHING) as reader:
             reader.wait_connected(ANSWER_SECONDS)
             journal, head = reader.journal or "", reader.head
+    except ReaderDenied as error:
+        said = f"answers at {settings.broker}{shown}, which may not read: {error}"
+        yield Check("broker", OK, said)
+    except KeyRefused as error:
+        todo = (
+            "ask whoever runs it for a key (`lineside keys new`), and set LINESIDE_KEY to its file"
+        )
+        yield Check("broker", FAIL, str(error), todo)
     except LinesideError as error:
         yield Check(
             "broker",
             FAIL,
             f"none answers at {settings.broker} ({type(error).__name__})",
-            "start it with `lineside up`; until then events wait in the spool",
+            "start it with `lineside up`; until then events wait in the spool"
+            if not name
+            else "see that it runs there with --listen, and that no firewall is between",
         )
     else:
-        yield Check("broker", OK, f"answers at {settings.broker}, its journal is at {head:,}")
+        said = f"answers at {settings.broker}{shown}, its journal is at {head:,}"
+        yield Check("broker", OK, said)
     yield from _store(settings, journal, head)
 
 

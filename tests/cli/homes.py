@@ -67,9 +67,11 @@ class Home:
             check=False,
         )
 
-    def start(self, *arguments: str, seconds: float = DEADLINE) -> Process:
+    def start(
+        self, *arguments: str, env: Mapping[str, str] = NO_MORE, seconds: float = DEADLINE
+    ) -> Process:
         """Begin a command that goes on; ``until`` waits ``seconds`` for it."""
-        self.started.append(Process(arguments, self.environment(), seconds))
+        self.started.append(Process(arguments, self.environment(env), seconds))
         return self.started[-1]
 
     def train(self, script: str = TRAINING) -> None:

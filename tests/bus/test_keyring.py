@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.audit import KINDS_MAX, OTHERS, Refusal, Refusals
+from lineside.bus.errors import KeyNameError, SettingsError
+from lineside.bus.keyring import KEY, TOKEN, Keyring, check_can_listen, hash_token
+
+
+def test_the_list_is_read_again_when_somebody_changed_it(tmp_path: Path) -> None:
+    here, there = Keyring(tmp_path), Keyring(tmp_path)
+    assert here.entries() == []
+    there.new_key("a", ["emit"])
+    [one] = here.good(KEY)
+    assert (one.name, one.roles) == ("a", ("emit",))
+    assert here.find(KEY, one.proof) == one
+    assert here.find(TOKEN, one.proof) is None
+    there.revoke("a")
+    assert here.good(KEY) == []
+    found = here.find(KEY, one.proof)
+    assert found is not None
+    assert found.revoked
+
+
+def test_a_token_is_found_by_its_hash_alone(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    token = keyring.new_token("a", ["read"])
+    found = keyring.find(TOKEN, hash_token(token))
+    assert found is not None
+    assert found.name == "a"
+    assert keyring.find(TOKEN, token) is None
+
+
+def test_a_name_is_free_again_once_it_is_revoked(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    first = keyring.new_key("a", ["emit"]).read_text()
+    with pytest.raises(KeyNameError, match="in use"):
+        keyring.new_token("a", ["read"])
+    keyring.revoke("a")
+    assert keyring.new_key("a", ["emit"]).read_text() != first
+    assert [bool(one.revoked) for one in keyring.entries()] == [True, False]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"name": "a"}]}'])
+def test_a_list_that_cannot_be_read_lets_nobody_in(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.new_key("a", ["emit"])
+    (tmp_path / "list.json").write_text(damage)
+    assert keyring.good(KEY) == []
+    assert "nobody is let in" in caplog.text
+    with pytest.raises(SettingsError, match="lineside keys new NAME"):
+        check_can_listen(keyring)
+
+
+def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    def make(name: str) -> None:
+        Keyring(tmp_path).new_key(name, ["emit"])
+
+    names = [f"key{number}" for number in range(12)]
+    threads = [threading.Thread(target=make, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.name for one in Keyring(tmp_path).good(KEY)) == sorted(names)
+
+
+def refusal(who: str, target: str = "run/rank0/a") -> Refusal:
+    return Refusal(who, "read", "publish", target, "because")
+
+
+def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None:
+    refusals = Refusals()
+    refusals.note(refusal("a"))
+    [said] = refusals.due(100.0)
+    assert said == {
+        "who": "a",
+        "role": "read",
+        "action": "publish",
+        "target": "run/rank0/a",
+        "why": "because",
+        "count": 1,
+    }
+    for _ in range(7):
+        refusals.note(refusal("a"))
+    refusals.note(refusal("b"))
+    assert [(one["who"], one["count"]) for one in refusals.due(101.0)] == [("b", 1)]
+    assert refusals.due(159.0) == []
+    assert refusals
+    assert [(one["who"], one["count"]) for one in refusals.due(160.0)] == [("a", 7)]
+    assert not refusals
+    assert refusals.due(300.0) == []
+    refusals.note(refusal("a"))
+    assert [one["count"] for one in refusals.due(300.0)] == [1]
+
+
+def test_a_flood_of_different_ones_is_bounded_and_counted_to_the_last() -> None:
+    refusals = Refusals()
+    said = []
+    for number in range(10_000):
+        refusals.note(refusal(f"x{number}" * 100))
+        if number % 100 == 0:
+            said += refusals.due(number / 1000)
+    said += refusals.due(1000.0)
+    assert len(said) <= KINDS_MAX + 2
+    assert sum(one["count"] for one in said) == 10_000
+    assert said[-1]["who"] == OTHERS
+    assert max(len(one["who"]) for one in said) <= 300
