@@ -31,7 +31,8 @@ def caller(request: Request) -> Rights | None:
 
 class Access:
     """ASGI middleware that lets in who shows a token of ``keyring`` with the role that the method
-    takes: read to look, control to change or command, admin to delete."""
+    takes: read to look, control to change or command, admin to delete. ``request.state.user`` is
+    then the token's name."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring, audit: Audit, page: ErrorPage) -> None:
         self.app = app
@@ -45,7 +46,10 @@ class Access:
             return
         token = shown_token(Headers(scope=scope))
         entry = find(self._keyring, token)
-        scope.setdefault("state", {})["caller"] = entry.rights if entry else None
+        state = scope.setdefault("state", {})
+        state["caller"] = entry.rights if entry else None
+        if entry is not None:
+            state["user"] = entry.name
         if scope["path"].startswith(_OPEN):
             await self.app(scope, receive, send)
             return
@@ -80,8 +84,9 @@ class Access:
         elif entry.rights.is_admin or needed in entry.roles:
             return None
         else:
-            why = f"it takes the role {needed}, and {entry.name!r} has {entry.rights.said}"
-            detail = f"{scope['method']} here is refused: {why}."
+            has = entry.rights.said
+            why = f"{scope['method']} takes the role {needed}, and {entry.name!r} has {has}"
+            detail = f"Refused: {why}."
             problem = Problem(403, "not-allowed", "Not allowed", detail, {"role": needed})
         is_first_look = not token and wants_page(Request(scope))
         if not is_first_look:
@@ -90,7 +95,7 @@ class Access:
                     who=entry.name if entry else address_of(scope),
                     role=entry.rights.said if entry else "",
                     action="http",
-                    target=f"{scope['method']} {scope['path']}",
+                    target=scope["path"],
                     why=why,
                 )
             )

@@ -70,10 +70,9 @@ class Guard:
             await self.app(scope, receive, send_guarded)
         else:
             if self._note is not None:
-                target = f"{scope['method']} {scope['path']}"
                 client = scope.get("client")
                 who = str(client[0]) if client else ""
-                self._note(Refusal(who, "", "http", target, refused.detail))
+                self._note(Refusal(who, "", "http", scope["path"], refused.detail))
             await response(refused, scope["path"])(scope, receive, send_guarded)
 
     def _refused(self, method: str, headers: Headers) -> Problem | None:

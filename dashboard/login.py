@@ -36,7 +36,7 @@ def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
         said = await _fields(request)
         token, onward = said.get("token", "").strip(), _within(said.get("next", "/"))
         if find(keyring, token) is None:
-            audit.note(Refusal(address_of(request.scope), "", "http", f"POST {LOGIN}", _UNKNOWN))
+            audit.note(Refusal(address_of(request.scope), "", "http", LOGIN, _UNKNOWN))
             return form(onward, None, _UNKNOWN)
         answer = RedirectResponse(onward, status_code=303)
         is_encrypted = request.url.scheme == "https"

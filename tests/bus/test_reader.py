@@ -163,7 +163,7 @@ def test_nobody_there_is_told_with_the_address(settings: Settings) -> None:
 
 
 def test_an_address_that_cannot_be_is_told_at_once() -> None:
-    with pytest.raises(AddressError, match="without keys"):
+    with pytest.raises(AddressError, match="keys only"):
         Reader("tcp://127.0.0.1:7430")
 
 
