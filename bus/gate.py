@@ -18,7 +18,7 @@ from zmq.utils import z85
 
 from lineside.bus import sockets
 from lineside.bus.audit import Refusal
-from lineside.bus.errors import AddressError
+from lineside.bus.errors import AddressError, AddressInUse
 from lineside.bus.keyfile import KeyFile
 from lineside.bus.keyring import KEY, Entry, Keyring
 from lineside.bus.rights import LOCAL, Rights
@@ -37,6 +37,7 @@ class Gate:
 
     Raises:
         AddressError: it cannot be listened at.
+        AddressInUse: somebody listens there already.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class Gate:
         try:
             router.bind(address)
         except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                hint = "another broker? choose another port with --listen"
+                raise AddressInUse("the broker address", address, hint) from error
             raise AddressError(address, f"it cannot be listened at: {error.strerror}") from error
         self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
 

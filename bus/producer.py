@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BusError
+from lineside.bus.errors import BusError, KeyRefused
 from lineside.bus.events import Stream
 from lineside.bus.messages import DENIED, FULL, HOLE, Ack, GapMessage, Hi, Message, Put, Who, decode
 from lineside.bus.wire import Encoder
@@ -100,6 +100,7 @@ class Producer:
 
         Raises:
             BusError: the broker will never take it.
+            KeyRefused: it does not take the key.
         """
         self._send()
         waiting = self._sent > self.acked or not self._greeted
@@ -107,6 +108,8 @@ class Producer:
             self._heard_at = time.monotonic()
             self._take(decode(self._socket.recv_multipart()))
         elif waiting and time.monotonic() - self._heard_at > _SILENCE_SECONDS:
+            if why := sockets.why_refused(self.address):
+                raise KeyRefused(self.address, why)
             self._socket.close()
             self._connect()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from types import TracebackType
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BadMessage, ReaderDenied
+from lineside.bus.errors import BadMessage, KeyRefused, ReaderDenied
 from lineside.bus.events import Event, Gap, Stream
 from lineside.bus.messages import (
     CURSOR,
@@ -30,6 +31,8 @@ from lineside.bus.messages import (
     decode,
 )
 from lineside.bus.wire import bodies, decode_event
+
+log = logging.getLogger("lineside")
 
 CUR_SECONDS = 1.0
 """How often a reader says how far it is."""
@@ -95,6 +98,7 @@ class Reader:
         self._began = False  # whether it is known behind which offset reading began
         self._next: dict[Stream, int] = {}
         self._denied = ""
+        self._refused = ""
         self._context: sockets.Context = zmq.Context()
         try:
             self._connect()
@@ -197,6 +201,7 @@ class Reader:
             if asked is not None and time.monotonic() - asked > SILENCE_SECONDS:
                 self._socket.close()
                 self._connect()
+                self._complain(sockets.why_refused(self.address))
             return False
         frames = self._socket.recv_multipart()
         self._asked_at = None
@@ -204,6 +209,12 @@ class Reader:
             return self._take(decode(frames)) or True
         except BadMessage:
             return True
+
+    def _complain(self, why: str) -> None:
+        """Say that the key is not taken; it is tried on, because it may be put in order."""
+        if why and why != self._refused:
+            log.warning("%s", KeyRefused(self.address, why))
+        self._refused = why
 
     def _take(self, message: Message) -> Batch | None:
         if isinstance(message, Ack):

@@ -142,17 +142,19 @@ def dealer(context: Context, address: str) -> Socket:
 def unreachable(address: str, seconds: float) -> BrokerUnreachable:
     """The error to raise when nobody answered at ``address`` within ``seconds``: over a network
     this connects once more, and says so if it is the key that was not taken."""
-    why = "" if address.startswith("ipc://") else why_refused(address)
+    why = why_refused(address)
     return KeyRefused(address, why) if why else BrokerUnreachable(address, seconds)
 
 
 def why_refused(address: str, seconds: float = 1.0) -> str:
-    """Why a broker at a network address does not take the key; empty if it does, or none answers
-    within ``seconds``.
+    """Why a broker at a network address does not take the key; empty if it does, if none answers
+    within ``seconds``, and on this machine, where there are no keys.
 
     Raises:
         AddressError, SettingsError: address or key cannot be used.
     """
+    if addresses.parse(address).key is None:
+        return ""
     with zmq.Context() as context:
         socket, where = _dealer(context, address)
         monitor = socket.get_monitor_socket(HANDSHAKES)

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from lineside.bus.errors import BrokerUnreachable, LinesideError
+from lineside.bus.errors import BrokerUnreachable, KeyRefused, LinesideError
 from lineside.bus.messages import LIVE
 from lineside.bus.reader import Reader
 from lineside.dashboard.access import caller
@@ -55,6 +55,8 @@ class Recording:
             with Reader(self._broker, start=LIVE, streams=("_nobody/_/_",), credit=1) as reader:
                 reader.wait_connected(_PATIENCE)
                 journal, head = reader.journal or "", reader.head
+        except KeyRefused as error:
+            return Check(ok=True, detail=f"Not known: {error}")
         except BrokerUnreachable:
             self._mark = None
             detail = f"No broker answers at {self._broker}: what is recorded can be read."

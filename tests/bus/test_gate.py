@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import zmq
 
+from lineside.bus import reader as reading
 from lineside.bus.broker import Broker
 from lineside.bus.commands import Command
 from lineside.bus.controller import Controller
 from lineside.bus.errors import (
     AddressError,
+    AddressInUse,
     BrokerUnreachable,
     BusError,
     KeyRefused,
@@ -102,8 +104,10 @@ def test_a_port_in_use_is_told(wall: Wall, serve: Serve) -> None:
     wall.key("a", "emit")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as taken_:
         port = taken_.bind_to_random_port("tcp://127.0.0.1")
-        with pytest.raises(AddressError, match="cannot be listened at: Address already in use"):
+        with pytest.raises(AddressInUse, match="already in use: another broker"):
             serve(listen=f"tcp://127.0.0.1:{port}")
+    with pytest.raises(AddressError, match="cannot be listened at"):
+        serve(listen="tcp://192.0.2.1:7430")
 
 
 def test_a_key_gets_its_events_through_and_the_own_machine_needs_none(
@@ -422,3 +426,28 @@ def test_a_flood_of_refusals_is_told_in_few_words(
     told = wall.refused(lambda said: sum(one["count"] for one in said) >= 2000)
     assert sum(one["count"] for one in told) == 2000
     assert len(told) <= 400
+
+
+def test_a_reader_whose_key_is_refused_says_so_and_reads_once_it_is_good(
+    wall: Wall,
+    open_wall: Callable[[], Served],
+    home: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 0.2)
+    good = wall.key("good", "read")
+    mine = home / "mine.key"
+    mine.write_bytes(wall.key("gone", "read").read_bytes())
+    mine.chmod(0o600)
+    wall.keyring.revoke("gone")
+    open_wall()
+    with Producer(wall.local, STREAM) as producer:
+        producer.emit("log")
+        producer.flush()
+    with Reader(wall.address(mine), start=START, streams=["run"]) as reader:
+        wait_for(lambda: reader.poll(0.1) or "does not let this key in" in caplog.text)
+        assert not reader.connected
+        mine.write_bytes(good.read_bytes())
+        wait_for(lambda: reader.poll(0.1))
+    assert caplog.text.count("does not let this key in") == 1

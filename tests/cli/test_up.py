@@ -142,7 +142,7 @@ def test_a_store_from_a_newer_version_is_said_with_the_sentence_of_who_found_it(
     ("settings", "sentence"),
     [
         ({"LINESIDE_BROKER": "nonsense"}, "expected ipc:///absolute/path/to/bus.sock"),
-        ({"LINESIDE_BROKER": "tcp://127.0.0.1:7430"}, "tcp would be open to anybody"),
+        ({"LINESIDE_BROKER": "tcp://127.0.0.1:7430"}, "start it there with --listen"),
         ({"LINESIDE_HOME": "/proc/no/where"}, "it cannot be made"),
         ({"LINESIDE_HOME": "here"}, "expected an absolute path"),
         ({"LINESIDE_HOME": "/home/" + "x" * 120}, "a Unix socket takes 107"),
