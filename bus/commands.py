@@ -23,6 +23,15 @@ DELIVERED, APPLIED = "control_delivered", "control_applied"
 REJECTED, EXPIRED, SUPERSEDED = "control_rejected", "control_expired", "control_superseded"
 FINAL = frozenset({APPLIED, REJECTED, EXPIRED, SUPERSEDED})
 """Answers after which nothing more becomes of a command."""
+STATES: Mapping[str, str] = {
+    COMMAND: "requested",
+    DELIVERED: "delivered",
+    APPLIED: "applied",
+    REJECTED: "rejected",
+    EXPIRED: "expired",
+    SUPERSEDED: "superseded",
+}
+"""The state that a command has once such an event was published."""
 
 _ID_LENGTH = 64
 _TEXT_LENGTH = 1000
@@ -108,6 +117,21 @@ class Command:
         if "op" not in known:
             raise CommandError("op", None, f"one of {', '.join(OPS)}")
         return cls(**known)
+
+
+def detail(data: Mapping[str, Any]) -> str:
+    """What the data of an answer say besides the state, as a sentence; empty if it is nothing."""
+    if isinstance(data.get("why"), str):
+        return str(data["why"])
+    if "from" in data and "to" in data:
+        return f"from {_number(data['from'])} to {_number(data['to'])}"
+    if "by" in data:
+        return f"by {data['by']}"
+    return ""
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check(command: Command) -> None:

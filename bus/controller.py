@@ -14,14 +14,6 @@ from lineside.bus.messages import START
 from lineside.bus.producer import Producer
 from lineside.bus.reader import Reader
 
-_STATES = {
-    commands.COMMAND: "requested",
-    commands.DELIVERED: "delivered",
-    commands.APPLIED: "applied",
-    commands.REJECTED: "rejected",
-    commands.EXPIRED: "expired",
-    commands.SUPERSEDED: "superseded",
-}
 _PREFIX = "control_"
 
 
@@ -117,18 +109,7 @@ class Controller:
         self._reader.close()
 
     def _hear(self, event: Event) -> None:
-        name, state = (event.data or {}).get("id"), _STATES.get(event.kind)
+        name, state = (event.data or {}).get("id"), commands.STATES.get(event.kind)
         if isinstance(name, str) and state is not None:
-            progress = Progress(state, event.step, event.time, _detail(event))
+            progress = Progress(state, event.step, event.time, commands.detail(event.data or {}))
             self._heard.setdefault(name, []).append(progress)
-
-
-def _detail(event: Event) -> str:
-    data = event.data or {}
-    if isinstance(data.get("why"), str):
-        return str(data["why"])
-    if "from" in data and "to" in data:
-        return f"from {data['from']:g} to {data['to']:g}"
-    if "by" in data:
-        return f"by {data['by']}"
-    return ""

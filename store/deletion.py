@@ -13,6 +13,7 @@ from lineside.store.database import reading, unpooled, writing
 from lineside.store.schema import (
     attempts,
     checkpoints,
+    commands,
     event_counts,
     events,
     gaps,
@@ -146,7 +147,7 @@ def _forget(connection: Connection, key: int) -> None:
     of_run = select(streams.c.id).where(streams.c.run_key == key)
     for table in (series, event_counts, gaps):
         connection.execute(delete(table).where(table.c.stream_id.in_(of_run)))
-    for table in (checkpoints, streams, attempts):
+    for table in (checkpoints, commands, streams, attempts):
         connection.execute(delete(table).where(table.c.run_key == key))
     connection.execute(delete(runs).where(runs.c.key == key))
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from lineside.bus.events import STEP_KINDS, Event
 from lineside.bus.reader import Batch
+from lineside.store.audit import AUDIT, read_refusal
+from lineside.store.conversation import Conversation
 from lineside.store.ledger import Ledger
 from lineside.store.meaning import Meaning, Seen, Unreadable
 from lineside.store.schema import TIMING
-from lineside.store.states import RunState, StreamState
+from lineside.store.states import RunState, StreamState, is_rank
 from lineside.store.status import RANK_0
 from lineside.store.values import INT_MAX, clean, is_count, is_epoch, is_name, is_time, to_json
 
@@ -28,12 +30,14 @@ class Intake:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._meaning = Meaning(ledger)
+        self._meaning = Meaning(ledger, Conversation(ledger).handlers)
 
     def take(self, batch: Batch, *, raw: bool = False) -> None:
         """Fold one batch. With ``raw`` nothing is read out of the events: they are only kept."""
         if batch.stream is None or batch.stream.run.startswith(UNLISTED):
             return
+        if batch.stream.run == AUDIT and is_rank(batch.stream.producer):
+            return  # a training that may not be called so
         ledger = self._ledger
         run = ledger.run(batch.stream.run)
         since = next((e.time for e in batch.events if is_time(e.time)), ledger.now)
@@ -87,7 +91,7 @@ class Intake:
         problem = "kept as it came: its meaning could not be stored" if raw else unfit(event)
         if problem is None:
             try:
-                self._meaning.read(Seen(run, stream, event, event.data or {}))
+                self._read(Seen(run, stream, event, event.data or {}))
             except Unreadable as unreadable:
                 problem = str(unreadable)
         kind = event.kind if is_name(event.kind) else UNREADABLE
@@ -112,6 +116,12 @@ class Intake:
             )
         )
         return kind
+
+    def _read(self, seen: Seen) -> None:
+        if seen.run.id == AUDIT:
+            read_refusal(self._ledger.connection, seen)
+        else:
+            self._meaning.read(seen)
 
     def _on_step_begin(self, stream: StreamState, event: Event) -> None:
         now = event.monotonic_ns

@@ -68,6 +68,11 @@ class Ledger:
         self._revision = revision
         self.now = now
 
+    @property
+    def connection(self) -> Connection:
+        """The transaction's, for rows so rare that nothing of them is kept in memory."""
+        return self._connection
+
     def run(self, run_id: str) -> RunState:
         """The run, loaded, or made if it is new."""
         run = self._touched.get(run_id)

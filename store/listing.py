@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
 from lineside.store.schema import runs
+from lineside.store.values import is_count
 
 SILENCE_SECONDS = 15.0
 """A running run not heard of for this long is shown as disconnected."""
@@ -61,7 +62,7 @@ def list_query(
     if status is not None:
         query = query.where(status_at(now) == status)
     if cursor is not None:
-        value, after = _read_cursor(cursor, sort)
+        value, after = read_cursor(cursor, sort)
         past = by < value if descending else by > value
         past_id = runs.c.id < after if descending else runs.c.id > after
         query = query.where(or_(past, and_(by == value, past_id)))
@@ -74,17 +75,34 @@ def make_cursor(sort: str, value: Any, run_id: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([sort, value, run_id]).encode()).decode()
 
 
-def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
+def read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
+    """The value and the id that ``make_cursor`` was given for a list sorted this way.
+
+    Raises:
+        UsageError: it was not made for such a list.
+    """
     try:
         made_for, value, run_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except ValueError:
+    except (ValueError, TypeError):
         made_for, value, run_id = None, None, None
-    well_typed = isinstance(value, (str, int, float)) and isinstance(run_id, str)
-    if made_for != sort or not well_typed:
+    well_typed = isinstance(value, (str, float)) or is_count(value)
+    if made_for != sort or not well_typed or not isinstance(run_id, str):
         raise UsageError(
             f"cursor {cursor!r} cannot be used: expected the `next` of a list sorted by {sort}"
         )
     return value, run_id
+
+
+def read_time_cursor(cursor: str, sort: str) -> tuple[float, str]:
+    """``read_cursor`` for a list sorted by a time.
+
+    Raises:
+        UsageError: it was not made for such a list.
+    """
+    value, name = read_cursor(cursor, sort)
+    if isinstance(value, str):
+        raise UsageError(f"cursor {cursor!r} cannot be used: expected the `next` of such a list")
+    return float(value), name
 
 
 def _sort_key(name: str, now: float) -> ColumnElement[Any]:

@@ -31,10 +31,17 @@ class Seen(NamedTuple):
     data: Mapping[str, Any]
 
 
-class Meaning:
-    """Applies one event to the ledger's states. Each reading parses first and then applies."""
+Handlers = Mapping[str, Callable[[Seen], None]]
+"""What reads an event, by its kind."""
 
-    def __init__(self, ledger: Ledger) -> None:
+
+class Meaning:
+    """Applies one event to the ledger's states. Each reading parses first and then applies.
+
+    ``more`` reads further kinds.
+    """
+
+    def __init__(self, ledger: Ledger, more: Handlers) -> None:
         self._ledger = ledger
         self._handlers: dict[str, Callable[[Seen], None]] = {
             "run_start": self._on_run_start,
@@ -48,6 +55,7 @@ class Meaning:
             "heartbeat": self._on_heartbeat,
             "process_lost": self._on_process_lost,
             "process_exit": self._on_process_exit,
+            **more,
         }
 
     def read(self, seen: Seen) -> None:

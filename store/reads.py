@@ -10,11 +10,15 @@ from sqlalchemy import Connection, Engine, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
 from lineside.store import charts, export, listing, timeline
+from lineside.store.audit import read_audit
+from lineside.store.commands import read_command, read_commands
 from lineside.store.database import reading
 from lineside.store.overview import assemble, ordered_attempts, stream_account
 from lineside.store.records import (
+    AuditEntry,
     Changes,
     Checkpoint,
+    Command,
     EventRow,
     Hole,
     Page,
@@ -240,6 +244,28 @@ class History:
         with reading(self._engine) as connection:
             row = self._row(connection, run_id)
             return timeline.read_checkpoints(connection, row.key, row.best_checkpoint)
+
+    def commands(self, run_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Command]:
+        """Commands to the run as they stand now, the newest first, ``limit`` (1 to 1,000) at a
+        time. One that expired is so even if nobody is left to say it."""
+        limit = min(max(1, limit), MAX_LIMIT)
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            return read_commands(connection, key, time.time(), limit, cursor)
+
+    def command(self, run_id: str, name: str) -> Command | None:
+        """One command to the run, by its id; None if it has none of this id."""
+        with reading(self._engine) as connection:
+            key = self._row(connection, run_id).key
+            return read_command(connection, key, name, time.time())
+
+    def audit(
+        self, *, run: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[AuditEntry]:
+        """Who asked for what and what came of it, the newest first, ``limit`` (1 to 1,000) at a
+        time. ``run`` is the id of a run, which may be deleted or never have been."""
+        with reading(self._engine) as connection:
+            return read_audit(connection, run, min(max(1, limit), MAX_LIMIT), cursor)
 
     def every_point(
         self, run_id: str, *, attempt: str | None = None, names: Sequence[str] | None = None

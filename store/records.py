@@ -243,6 +243,51 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """A command to a run, and how far it has come.
+
+    ``state`` is requested, delivered, applied, rejected, expired or superseded; ``attempt``,
+    ``step`` and ``detail`` are of the answer that says so, ``settled_at`` its time if nothing more
+    will become of the command. What the command itself says is None or empty while only answers to
+    it are recorded.
+    """
+
+    id: str
+    op: str | None
+    args: dict[str, Any]
+    reason: str
+    issued_by: str
+    requested_at: datetime | None
+    expires_at: datetime | None
+    state: str
+    delivered_at: datetime | None
+    settled_at: datetime | None
+    attempt: str | None
+    step: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who asked for what (``action``) of whom (``target``), and what came of it.
+
+    ``outcome`` is the state that a command reached, or ``refused``, ``count`` times. ``run`` and
+    ``command`` are ids where the entry is about one. What is not known is empty.
+    """
+
+    time: datetime
+    who: str
+    role: str
+    action: str
+    target: str
+    outcome: str
+    why: str
+    count: int
+    run: str | None
+    command: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """The newest ``revision``, and the runs that changed (or were deleted) since the one given."""
 

@@ -259,3 +259,53 @@ gaps = Table(
     sqlite_with_rowid=False,
 )
 """Holes: the seqs ``first`` to before ``end`` of a stream never came."""
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("run_key", ForeignKey("runs.key"), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    # What the command says; NULL while only answers to it are recorded.
+    Column("op", Text),
+    Column("args", Text),
+    Column("reason", Text),
+    Column("issued_by", Text),
+    Column("requested_at", Double),
+    Column("expires_at", Double),
+    # What became of it.
+    Column("state", String(16), nullable=False),
+    Column("delivered_at", Double),
+    Column("settled_at", Double),
+    Column("attempt", String(128)),
+    Column("step", BigInteger),
+    Column("detail", Text),
+    Column("told_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Commands to a run, and how far each has come (``store.conversation``).
+
+``attempt``, ``step`` and ``detail`` are the answer's that made its ``state``; ``told_at`` is the
+time of the first word on it, by which they are listed.
+"""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("who", Text),
+    Column("role", Text),
+    Column("action", Text),
+    Column("target", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("why", Text),
+    Column("count", BigInteger, nullable=False),
+    Column("run", String(128)),
+    Column("command", String(64)),
+    Index(None, "time", "key"),
+    Index(None, "run", "command"),
+)
+"""Who asked for what, and what came of it: each state of each command, and what was refused.
+
+No row of it goes with its run.
+"""

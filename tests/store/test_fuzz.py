@@ -19,6 +19,7 @@ KEYS = [
     *("logs", "metrics", "state", "how", "error", "counters", "checkpoint", "producer"),
     *("attempt", "emitted", "dropped", "step", "phase", "exit_code", "signal", "seconds"),
     *("name", "project", "resumed_from", "max_steps", "best_model_checkpoint", "rss", "loss"),
+    *("id", "op", "args", "reason", "issued_by", "expires_at", "why", "by", "from", "to"),
 ]
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
@@ -59,7 +60,7 @@ def told(draw: st.DrawFn) -> list[Event]:
 _numbers = itertools.count()
 
 
-@given(told(), told(), st.integers(1, 4))
+@given(told(), told(), told(), st.integers(1, 4))
 @settings(
     max_examples=40,
     deadline=None,
@@ -70,13 +71,14 @@ def test_whatever_is_told_is_recorded_once_and_read_back(
     caplog: pytest.LogCaptureFixture,
     first: list[Event],
     second: list[Event],
+    third: list[Event],
     parts: int,
 ) -> None:
     name = f"run{next(_numbers)}"
     writer, history = Writer(engine), History(engine)
     offset = writer.offset("journal")
     batches = []
-    for producer, events in (("rank0", first), ("shipper", second)):
+    for producer, events in (("rank0", first), ("shipper", second), ("control", third)):
         size = max(1, len(events) // parts)
         for start in range(0, len(events), size):
             offset += 1
@@ -100,4 +102,6 @@ def test_whatever_is_told_is_recorded_once_and_read_back(
     history.configuration(name)
     history.timing(name)
     history.checkpoints(name)
+    history.commands(name)
+    history.audit(run=name)
     writer.delete_run(name)
