@@ -14,11 +14,12 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard import api, health, login, pages, problems
+from lineside.dashboard import api, commands, health, login, pages, problems
 from lineside.dashboard.access import Access
 from lineside.dashboard.answers import refusals
 from lineside.dashboard.assets import Assets
 from lineside.dashboard.audit import Audit
+from lineside.dashboard.desk import Desk
 from lineside.dashboard.door import Door
 from lineside.dashboard.feed import StoreFeed
 from lineside.dashboard.guard import LOOPBACK_NAMES, Guard
@@ -78,6 +79,7 @@ def create_app(
     app.add_middleware(Guard, hosts=hosts, note=audit.note)
     problems.install(app, renderer.error)
     app.include_router(api.router(door))
+    app.include_router(commands.router(door, Desk(settings.broker)))
     app.include_router(health.router(door, settings.broker))
     app.include_router(assets.router())
     app.include_router(pages.router(door, renderer))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
+from lineside.bus.commands import EXPIRES_SECONDS, OPS
 from lineside.dashboard.strict import strict
 from lineside.store import records
 
@@ -181,6 +182,81 @@ class Checkpoint(Document):
     time: datetime
     path: str = Field(description="On the training machine.")
     best: bool
+
+
+class Command(Document):
+    """A command to a run, and how far it has come; what is not known is null or empty."""
+
+    id: str
+    op: str | None = Field(examples=["set_lr"])
+    args: dict[str, Any]
+    reason: str
+    issued_by: str = Field(examples=["ada@atelier"])
+    requested_at: datetime | None
+    expires_at: datetime | None = Field(description="A training that finds it later leaves it.")
+    state: str = Field(
+        examples=["requested", "delivered", "applied", "rejected", "expired", "superseded"]
+    )
+    delivered_at: datetime | None
+    settled_at: datetime | None = Field(description="Since when nothing more will become of it.")
+    attempt: str | None = Field(description="The attempt that answered last.")
+    step: int | None = Field(description="Its step then.")
+    detail: str = Field(description="A sentence on the state, where there is something to say.")
+    non_finite: dict[str, str] = Field(description=NON_FINITE)
+
+    @classmethod
+    def of(cls, record: records.Command) -> Command:
+        fields = {name: getattr(record, name) for name in cls.model_fields if name != "non_finite"}
+        clean, flags = strict({"args": record.args})
+        return cls(**{**fields, **clean, "non_finite": flags})
+
+
+class CommandRequest(BaseModel):
+    """What is to be done, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"op": "set_lr", "args": {"lr": 1e-5}, "reason": "after the spike"},
+                {"op": "stop", "args": {"save": True}, "id": "4f2a9c", "expires_in": 60},
+            ]
+        },
+    )
+
+    op: str = Field(json_schema_extra={"enum": list(OPS)})
+    args: dict[str, bool | float] = Field(
+        default_factory=dict,
+        description="`save` of stop (default true), `seconds` of pause, `lr` of set_lr.",
+    )
+    reason: str = Field(default="", max_length=1000)
+    id: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z0-9._-]{1,64}$",
+        description="However often a command of this id is sent, it is applied once.",
+    )
+    expires_in: float = Field(
+        default=EXPIRES_SECONDS,
+        ge=1,
+        le=31_536_000,
+        description="Seconds after which a training does not apply it any more.",
+    )
+
+
+class AuditEntry(Document):
+    """Who asked for what, and what came of it; what is not known is empty."""
+
+    time: datetime
+    who: str
+    role: str
+    action: str = Field(examples=["stop"])
+    target: str = Field(examples=["tiny-gpt2-20261121-084512-4f2a"])
+    outcome: str = Field(examples=["requested", "applied", "refused"])
+    why: str
+    count: int = Field(description="How often.")
+    run: str | None
+    command: str | None = Field(description="The id of the command it is about.")
 
 
 class Configuration(BaseModel):

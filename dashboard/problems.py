@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
+from lineside.dashboard.strict import strict
 
 log = logging.getLogger("lineside")
 
@@ -58,7 +59,7 @@ def document(problem: Problem, instance: str) -> dict[str, Any]:
 def response(problem: Problem, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The problem document as a response."""
     return JSONResponse(
-        document(problem, instance),
+        strict(document(problem, instance))[0],  # it may repeat what was asked, whatever that was
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=dict(headers or {}),
