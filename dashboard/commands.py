@@ -13,13 +13,12 @@ from lineside.bus import commands as bus
 from lineside.bus.errors import BusError, CommandError
 from lineside.dashboard.answers import JSON, answer, refusals
 from lineside.dashboard.api import RunId
+from lineside.dashboard.controls import LIVE_STATUSES
 from lineside.dashboard.desk import ANYBODY, Desk, OtherCommand
 from lineside.dashboard.door import Door
 from lineside.dashboard.models import AuditEntry, Command, CommandRequest, Listing
 from lineside.dashboard.problems import Problem
 
-LIVE_STATUSES = frozenset({"running", "disconnected", "paused", "stalled"})
-"""What a run is while a training of it may still take a command."""
 _SENDERS = 4  # threads that may wait for the broker; those of everybody else stay free
 Limit = Annotated[int, Query(ge=1, le=500)]
 Cursor = Annotated[str | None, Query(description="The `next` of the page before.")]

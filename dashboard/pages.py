@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
-from lineside.dashboard import account, overview, sections, timeline, words
+from lineside.bus.commands import APPLIED
+from lineside.dashboard import account, controls, overview, sections, timeline, words
 from lineside.dashboard.api import MAX_NUMBER, Sort, Status
 from lineside.dashboard.door import Door
 from lineside.dashboard.render import Renderer
@@ -143,6 +144,7 @@ def _parts(history: History, run: Run) -> dict[str, Any]:
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
     streams = history.streams(run.id)
     said = account.verdict(run, streams)
+    orders = history.commands(run.id, limit=controls.LISTED)
     groups, singles = sections.charts(_series(history, run), going_on=run.status == "running")
     numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
     return {
@@ -152,7 +154,10 @@ def _parts(history: History, run: Run) -> dict[str, Any]:
         "line": overview.line(run, checkpoints, evaluations),
         "groups": groups,
         "singles": singles,
-        "marks": len(checkpoints) + len(evaluations),
+        "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
+        "controls": controls.controls(history, run, streams),
+        "orders": [controls.order(command) for command in orders.items],
+        "older_orders": orders.next is not None,
         "many_attempts": len(run.attempts) > 1,
         "checkpoints": [
             {

@@ -34,7 +34,7 @@ class Renderer:
             number=words.number,
             duration=words.duration,
             ago=words.ago,
-            sentence=lambda text: text[:1].upper() + text[1:],
+            sentence=words.sentence,
             breakable=_breakable,
         )
         self._environment.globals.update(

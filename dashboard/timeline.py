@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from lineside.bus import commands
 from lineside.bus.events import STEP_KINDS
 from lineside.dashboard import words
 from lineside.dashboard.strict import strict
@@ -92,13 +93,15 @@ def _said(kind: str, data: Mapping[str, Any]) -> str:
         return f"{data.get('producer')} went while {data.get('phase')}, without a word"
     if kind == "gap":
         return _gap(data)
+    if kind in commands.STATES or kind == commands.CONTROL_ON:
+        return _command(kind, data)
     return ""
 
 
 def _tone(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "train_end":
         return "clear"
-    if kind in ("gap", "process_lost"):
+    if kind in ("gap", "process_lost", commands.REJECTED, commands.EXPIRED):
         return "caution"
     if kind == "run_end" and data.get("how") == "exception":
         return "danger"
@@ -142,6 +145,18 @@ def _gap(data: Mapping[str, Any]) -> str:
         return ""
     cause = {"cap": "the spool was at its cap", "disk": "the disk was full"}.get(str(why), why)
     return f"{words.plural(end - first, 'event')} dropped: {cause}"
+
+
+def _command(kind: str, data: Mapping[str, Any]) -> str:
+    if kind == commands.CONTROL_ON:
+        return str(data.get("why") or "")
+    op, args = data.get("op"), data.get("args")
+    what = words.command(str(op), args if isinstance(args, Mapping) else {}) if op else ""
+    if kind == commands.COMMAND:
+        parts = [f"{what}, by {data.get('issued_by') or 'somebody'}", str(data.get("reason") or "")]
+    else:
+        parts = [what, commands.detail(data)]
+    return ": ".join(part for part in parts if part)
 
 
 def _pretty(data: Mapping[str, Any]) -> str:

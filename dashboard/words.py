@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 NOTHING = "\N{EN DASH}"
@@ -35,6 +37,13 @@ KIND_WORDS = {
     "gap": "Events dropped",
     "process_lost": "Process lost",
     "process_exit": "Command ended",
+    "control_on": "Takes commands",
+    "command": "Command",
+    "control_delivered": "Command delivered",
+    "control_applied": "Command applied",
+    "control_rejected": "Command rejected",
+    "control_expired": "Command expired",
+    "control_superseded": "Command superseded",
     "heartbeat": "Heartbeat",
 }
 
@@ -42,6 +51,28 @@ KIND_WORDS = {
 def kind(name: str) -> str:
     """An event's kind as a person says it."""
     return KIND_WORDS.get(name) or name.replace("_", " ").capitalize()
+
+
+def command(op: str | None, args: Mapping[str, Any]) -> str:
+    """What a command asks for: ``Learning rate 5e-4``, ``Stop without saving``."""
+    if op == "stop":
+        return "Stop" if args.get("save", True) else "Stop without saving"
+    if op == "pause" and is_number(args.get("seconds")):
+        return f"Pause for {duration(args['seconds'])}"
+    if op == "set_lr" and is_number(args.get("lr")):
+        return f"Learning rate {number(args['lr'])}"
+    names = {"set_lr": "Learning rate", None: "Unknown command"}
+    return names.get(op) or sentence(str(op).replace("_", " "))
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def order(name: str) -> tuple[int, str]:

@@ -9,6 +9,10 @@ async function ask(address, options) {
   throw error;
 }
 
+function json(method, body) {
+  return { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
 export class RunApi {
   constructor(run) {
     this.root = `/api/runs/${encodeURIComponent(run)}`;
@@ -38,9 +42,16 @@ export class RunApi {
     return ask(`${this.root}/events?kinds=evaluate&limit=1000`);
   }
 
+  commands(query) {
+    return ask(`${this.root}/commands?${new URLSearchParams(query)}`);
+  }
+
+  command(wanted) {
+    return ask(`${this.root}/commands`, json("POST", wanted));
+  }
+
   change(fields) {
-    const headers = { "content-type": "application/json" };
-    return ask(this.root, { method: "PATCH", headers, body: JSON.stringify(fields) });
+    return ask(this.root, json("PATCH", fields));
   }
 
   remove() {

@@ -1,5 +1,6 @@
 // All charts of a run: what is shown, which attempts in which colour, and the cursor they share.
 import { Chart } from "./chart.js";
+import { number } from "./format.js";
 import { palette, toAxisTime } from "./plot.js";
 
 const REMEMBERED = "lineside-charts";
@@ -86,18 +87,21 @@ export class Board {
   }
 }
 
-// Checkpoints and evaluations, as small signs at the foot of each chart.
+// Checkpoints and evaluations as small signs at the foot of each chart, and a thin line from top to
+// bottom where a command was applied.
 class Marks {
   constructor() {
     this.checkpoints = [];
     this.evaluations = [];
+    this.commands = [];
   }
 
   traces({ view, colours }) {
     if (!view.marks) return [];
     const shown = (items) => items.filter((item) => view.attempts.includes(item.attempt));
+    const place = (item) => (view.x === "time" ? toAxisTime(Date.parse(item.time ?? item.settled_at) / 1000) : item.step);
     const trace = (items, symbol, marker) => ({
-      x: items.map((item) => (view.x === "time" ? toAxisTime(Date.parse(item.time) / 1000) : item.step)),
+      x: items.map(place),
       y: items.map(() => 0.03),
       yaxis: "y2",
       type: "scatter",
@@ -106,11 +110,29 @@ class Marks {
       marker: { symbol, ...marker },
       hoverinfo: "skip",
     });
+    const lines = (items) => ({
+      x: items.flatMap((item) => [place(item), place(item), null]),
+      y: items.flatMap(() => [0, 1, null]),
+      text: items.flatMap((item) => [said(item), said(item), ""]),
+      yaxis: "y2",
+      type: "scatter",
+      mode: "lines",
+      cliponaxis: false,
+      line: { width: 1.2, dash: "4px,3px", color: colours.caution },
+      hovertemplate: "%{text}<extra></extra>",
+    });
     return [
+      lines(shown(this.commands)),
       trace(shown(this.evaluations), "line-ns", { size: 4, line: { width: 1.5, color: colours["ink-3"] } }),
       trace(shown(this.checkpoints), "circle", { size: 6, color: colours.panel, line: { width: 1.5, color: colours.ink } }),
     ].filter((one) => one.x.length);
   }
+}
+
+// Plotly reads a little HTML in texts, and what a command says may be anybody's.
+function said({ op, step, detail }) {
+  const text = `${op ?? "command"} at step ${number(step)}${detail ? `: ${detail}` : ""}`;
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
 function remembered() {

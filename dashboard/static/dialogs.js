@@ -1,6 +1,7 @@
 // Editing and deleting a run. The page is loaded again from the server afterwards.
 
-function open(dialog, submit) {
+// Shows a dialog; `submit` is given its form's data, and what it throws is said there.
+export function open(dialog, submit) {
   const form = dialog.querySelector("form");
   const said = dialog.querySelector(".said");
   dialog.querySelector("[data-close]").onclick = () => dialog.close();

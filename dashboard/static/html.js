@@ -37,9 +37,13 @@ export function adoptChildren(now, next) {
 }
 
 // Takes over each `[data-live]` element of `next` whose content differs from the one of that id here.
+// The keyboard's focus stays on what has the same id.
 export function adoptParts(next) {
   for (const part of next.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
-    if (old && essence(old) !== essence(part)) old.replaceWith(part);
+    if (!old || essence(old) === essence(part)) continue;
+    const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
+    old.replaceWith(part);
+    if (focused) document.getElementById(focused)?.focus();
   }
 }

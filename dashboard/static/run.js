@@ -1,6 +1,7 @@
 // One run's page: its charts, timing and timeline, and everything on it kept up to date.
 import { RunApi } from "./api.js";
 import { Board } from "./board.js";
+import { Control } from "./control.js";
 import { dialogs } from "./dialogs.js";
 import { tick } from "./format.js";
 import { adoptParts, fetchDocument } from "./html.js";
@@ -16,6 +17,7 @@ const groups = document.getElementById("groups");
 async function start() {
   let refresh = async () => location.reload();
   dialogs(api, () => refresh());
+  const control = new Control(api, () => refresh());
   if (!window.Plotly) {
     for (const plot of document.querySelectorAll(".plot")) plot.textContent = "plotly.js could not be loaded.";
     return;
@@ -26,16 +28,20 @@ async function start() {
   const timeline = new Timeline(run, document.getElementById("timeline"));
   controls(board, timing);
   loadMarks(board);
-  refresh = () => update(board, timing, timeline);
+  refresh = async () => {
+    await update(board, timing, timeline);
+    control.watch();
+  };
   const soon = throttle(refresh, 1000);
   listen(run, (change) => (change?.deleted.includes(run) ? location.assign("/") : soon()));
   document.documentElement.dataset.ready = "";
 }
 
 async function loadMarks(board) {
-  const [checkpoints, evaluations] = await Promise.all([api.checkpoints(), api.evaluations()]);
+  const [checkpoints, evaluations, commands] = await Promise.all([api.checkpoints(), api.evaluations(), api.commands({ limit: 500 })]);
   board.marks.checkpoints = checkpoints.items;
   board.marks.evaluations = evaluations.items;
+  board.marks.commands = commands.items.filter((command) => command.state === "applied");
   board.redraw();
 }
 
@@ -55,7 +61,9 @@ async function update(board, timing, timeline) {
     figure.dataset.count = said;
   }
   await Promise.all([board.refresh(grown), timing.refresh(), timeline.newer()]);
-  if (board.marks.evaluations.length + board.marks.checkpoints.length !== Number(next.body.dataset.marks)) await loadMarks(board);
+  const { marks } = next.body.dataset;
+  if (marks !== content.dataset.marks) await loadMarks(board);
+  content.dataset.marks = marks;
 }
 
 // Charts of metrics that were not there before; those that are keep their drawing.

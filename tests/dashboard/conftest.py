@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -110,4 +112,25 @@ def site(house: House) -> Iterator[str]:
 @pytest.fixture
 def client(site: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=site, timeout=DEADLINE) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(needs: Callable[[str], str]) -> Iterator[Any]:
+    """A Chromium, for tests marked ``browser``."""
+    playwright: Any = importlib.import_module("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of its own, which must not say an error."""
+    from tests.dashboard.browsing import a_page
+
+    with a_page(browser) as found:
         yield found

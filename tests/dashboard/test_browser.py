@@ -2,82 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conftest import ON_CI
+from tests.dashboard.browsing import LOSS, a_page, colour, drawn, expect, tell_stories, visit
 from tests.dashboard.conftest import House
 from tests.dashboard.test_server import announced, process
 
-load = importlib.import_module if ON_CI else pytest.importorskip
-playwright: Any = load("playwright.sync_api")
-expect = playwright.expect
-
 pytestmark = pytest.mark.browser
 
-BLOCKED_BY_OUR_POLICY = "style-src 'self'"  # plotly.js's style sheet for maps
 LOW_CONTRAST = Path(__file__).with_name("contrast.js")
-LOSS = "figure[data-metric='loss'] .plot"
-
-
-@pytest.fixture(scope="module")
-def browser(needs: Callable[[str], str]) -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
-
-
-@contextmanager
-def a_page(browser: Any, **options: Any) -> Iterator[Any]:
-    """A page of its own, which must not say an error."""
-    context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.extend([said.text] if said.type == "error" else []))
-    yield page
-    context.close()
-    assert not [error for error in errors if BLOCKED_BY_OUR_POLICY not in error]
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    with a_page(browser) as found:
-        yield found
-
-
-def visit(page: Any, url: str) -> None:
-    """Go there and wait until the page's script takes clicks."""
-    page.goto(url)
-    page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
-
-
-def drawn(page: Any, metric: str, trace: int = 0) -> list[float | None]:
-    """The y values plotly holds for a metric's trace."""
-    selector = f"figure[data-metric='{metric}'] .plot"
-    page.wait_for_function(
-        "selector => document.querySelector(selector)?.data !== undefined", arg=selector
-    )
-    found: list[float | None] = page.eval_on_selector(
-        selector, f"plot => Array.from(plot.data[{trace}].y)"
-    )
-    return found
-
-
-def colour(page: Any, selector: str, name: str = "backgroundColor") -> str:
-    found: str = page.eval_on_selector(selector, f"node => getComputedStyle(node).{name}")
-    return found
 
 
 def test_charts_are_drawn_with_what_the_store_holds(house: House, site: str, page: Any) -> None:
@@ -304,13 +243,14 @@ def test_dark_and_light_follow_the_system_until_somebody_chooses(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_have_enough_contrast(house: House, site: str, browser: Any, scheme: str) -> None:
     house.train()
-    house.begin("live")
+    live = house.begin("live")
+    tell_stories(house, live)
     lost = house.begin("lost")
     lost.end(
         house.feeder, lost.train(house.feeder, 1, 5), "exception", {"type": "E", "message": "m"}
     )
     with a_page(browser, color_scheme=scheme) as page:
-        for url in ("/", "/runs/tiny-1", "/runs/lost"):
+        for url in ("/", "/runs/tiny-1", "/runs/lost", "/runs/live"):
             visit(page, site + url)
             assert page.evaluate(LOW_CONTRAST.read_text()) == []
 
@@ -319,13 +259,15 @@ def test_words_have_enough_contrast(house: House, site: str, browser: Any, schem
 def test_nothing_sticks_out_and_nothing_jumps(
     house: House, site: str, browser: Any, width: int
 ) -> None:
-    house.train(name="a name that goes on and on " * 6, project="p" * 60)
+    training = house.train(name="a name that goes on and on " * 6, project="p" * 60)
+    tell_stories(house, training)
     with a_page(browser, viewport={"width": width, "height": 900}) as page:
         page.add_init_script(SHIFTS)
         for url in ("/", "/runs/tiny-1"):
             visit(page, site + url)
             expect(page.locator("#link-state")).to_have_text("Live")
             if url != "/":
+                page.locator(LOSS).scroll_into_view_if_needed()
                 drawn(page, "loss")
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
             assert page.evaluate("window.shifted") < 0.02

@@ -1,0 +1,107 @@
+"""What the page of a run offers to steer it by, and the commands to it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lineside.bus.commands import CONTROL_ON, PRODUCER
+from lineside.dashboard import words
+from lineside.store.reads import History
+from lineside.store.records import Command, Run, StreamAccount
+from lineside.store.status import RANK_0
+
+LIVE_STATUSES = frozenset({"running", "disconnected", "paused", "stalled"})
+"""What a run is while a training of it may still take a command."""
+LISTED = 20
+"""Commands shown on a run's page."""
+_NEWEST = (1 << 63) - 1
+_LOOKED_AT = 100  # attempts whose first word on commands is looked through
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Which ``ops`` can be asked for now, and a sentence on why not all, or what to know."""
+
+    ops: frozenset[str]
+    said: str
+    is_paused: bool
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command for a person: what was asked for, what came of it, who asked and why."""
+
+    id: str
+    what: str
+    state: str
+    became: str
+    who: str
+    why: str
+    time: datetime | None
+    story: str
+    expires_at: datetime | None
+
+
+def controls(history: History, run: Run, streams: Sequence[StreamAccount]) -> Controls:
+    """What the newest attempt of a run can be asked for."""
+    if run.status not in LIVE_STATUSES or not run.attempts:
+        said = f"The run is {run.status}: it takes no commands any more."
+        return Controls(frozenset(), said, False)
+    attempt = run.attempts[-1].attempt
+    page = history.events(run.id, kinds=[CONTROL_ON], before=_NEWEST, limit=_LOOKED_AT)
+    facts = next(
+        (row.data for row in page.items if (row.producer, row.attempt) == (PRODUCER, attempt)), None
+    )
+    if facts is None:
+        said = (
+            "It has not said that it takes commands. A Trainer does when training begins; "
+            "a loop with start_run takes none."
+        )
+        return Controls(frozenset(), said, False)
+    offered = facts.get("ops")
+    ops = frozenset(str(op) for op in offered) if isinstance(offered, list) else frozenset[str]()
+    why = facts.get("why")
+    said = f"{words.sentence(why).rstrip('.')}." if isinstance(why, str) and why else ""
+    if ops and run.status == "disconnected":
+        said = "Nothing is heard from it now: a command waits for it until it expires."
+    is_paused = any(
+        (stream.producer, stream.attempt, stream.phase) == (RANK_0, attempt, "paused")
+        for stream in streams
+    )
+    return Controls(ops, said, is_paused)
+
+
+def order(command: Command) -> Order:
+    """A command in words."""
+    where = f"step {command.step:,}" if command.step is not None and command.attempt else ""
+    asked = command.requested_at or command.delivered_at or command.settled_at
+    return Order(
+        id=command.id,
+        what=words.command(command.op, command.args),
+        state=command.state,
+        became=" · ".join(part for part in (where, command.detail) if part),
+        who=command.issued_by or "somebody",
+        why=command.reason,
+        time=asked,
+        story=_story(command),
+        expires_at=command.expires_at if command.state == "requested" else None,
+    )
+
+
+def _story(command: Command) -> str:
+    """When it came how far: ``requested 08:26:53, delivered +0.2 s, applied +0.3 s``."""
+    began, said = command.requested_at, []
+    for word, at in (
+        ("requested", command.requested_at),
+        ("delivered", command.delivered_at),
+        (command.state, command.settled_at),
+    ):
+        if at is not None:
+            first = at == began or began is None
+            when = (
+                f"{at:%H:%M:%S} UTC" if first else f"+{(at - (began or at)).total_seconds():.1f} s"
+            )
+            said.append(f"{word} {when}")
+    return ", ".join(said)
