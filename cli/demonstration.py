@@ -22,11 +22,14 @@ from lineside.cli.output import Progress, pairs, warn
 from lineside.cli.probes import get_json
 from lineside.cli.processes import DASHBOARD_PORT
 from lineside.cli.stack import Stack, environment
+from lineside.cli.steersman import Steersman
 from lineside.cli.supervisor import ending
 from lineside.cli.up import Up
 from lineside.dashboard import words
 
 NEEDED = ("torch", "transformers", "accelerate")
+ENDS = ("finished", "stopped")
+"""What a training is called that ended well, by itself or because somebody told it to."""
 SETTLE_SECONDS = 30.0
 """How long after training the last events may take to be recorded."""
 _LOOK_SECONDS, _PLAIN_SECONDS = 1.0, 10.0  # between words of progress: terminal, otherwise
@@ -53,6 +56,7 @@ class Demonstration(Up):
         self._keep = keep
         self._output = settings.home / "runs" / self.run_id
         self._training: subprocess.Popen[bytes] | None = None
+        self._steersman = Steersman(settings.broker, self.run_id, self._share_done)
         self._progress = Progress()
         self._looked = 0.0
 
@@ -65,6 +69,7 @@ class Demonstration(Up):
             f"  {self.stack.dashboard}/runs/{self.run_id}\n"
         )
         self._training = self._start()
+        self._steersman.start()
 
     def turn(self) -> None:
         """Watch the training; when it has ended, give the account."""
@@ -76,6 +81,7 @@ class Demonstration(Up):
         if code is None:
             return
         self._training = None
+        self._steersman.end()
         self._progress.done()
         if code != 0:
             raise TrainingFailed(f"the training ended with {ending(code)}: {self._last_words()}")
@@ -95,6 +101,7 @@ class Demonstration(Up):
             except subprocess.TimeoutExpired:
                 self._training.kill()
                 self._training.wait()
+            self._steersman.end()
         super().shutdown()
 
     @property
@@ -128,6 +135,13 @@ class Demonstration(Up):
         except OSError:
             return None
         return document if status == 200 else None
+
+    def _share_done(self) -> float | None:
+        """How much of its steps the training has done; None while that is not known."""
+        run = self._document()
+        if run is None or not run["step"] or not run["max_steps"]:
+            return None
+        return float(run["step"] / run["max_steps"])
 
     def _show_progress(self) -> None:
         every = _LOOK_SECONDS if sys.stderr.isatty() else _PLAIN_SECONDS
@@ -168,7 +182,9 @@ class Demonstration(Up):
             f"Training {run['status']} at step {run['step']:,}, "
             f"loss {words.number(run['metrics'].get('train_loss'))} on average, "
             f"{words.number(run['metrics'].get('eval_loss'))} on text it never saw.\n\n"
-            "Account\n"
+            "Steered from outside while it trained\n"
+            + pairs(self._steersman.account())
+            + "\n\nAccount\n"
             + pairs(
                 [
                     ("events emitted", f"{emitted:,}"),
@@ -185,7 +201,7 @@ class Demonstration(Up):
         )
         if not agree:
             warn(f"the API tells another story: {account}")
-        self.clean = agree and lost == 0 and run["status"] == "finished"
+        self.clean = agree and lost == 0 and run["status"] in ENDS
 
     def _settled(self) -> dict[str, Any]:
         """The run once everything emitted is recorded, or as it is when time is up."""

@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     demo = home.start("demo", "--seconds", "5", "--keep", seconds=480)
     page = demo.until(r"(http://\S+)\n")
-    said = demo.until(r"(Account\n(?:.*\n)+)The stack stays up")
+    said = demo.until(r"(Steered from outside(?:.*\n)+)The stack stays up")
     emitted, recorded, lost, gaps = (
         int(re.search(rf"{word} +([\d,]+)\n", said)[1].replace(",", ""))  # type: ignore[index]
         for word in ("events emitted", "recorded", "lost", "gaps")
@@ -32,8 +32,19 @@ def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     assert (lost, gaps) == (0, 0)
     assert re.search(r"what the hooks cost +[\d.]+ us an event\n +[\d.]+ % of the training's", said)
     run = get_json(page.replace("/runs/", "/api/runs/"))[1]
-    assert run["status"] == "finished"
+    assert run["status"] in ("finished", "stopped")
     assert run["project"] == "demo"
+    # What it says of its commands is what became of them: each was applied, and changed something.
+    commands = get_json(page.replace("/runs/", "/api/runs/") + "/commands")[1]["items"]
+    assert [c["op"] for c in reversed(commands)] == ["pause", "resume", "set_lr", "stop"]
+    for command in commands:
+        assert command["state"] == "applied"
+        line = (
+            rf"  {command['op']} +requested, delivered .*, applied .* at step {command['step']}\b"
+        )
+        assert re.search(line, said), said
+    assert run["step"] == commands[0]["step"] < run["max_steps"]
+    assert commands[1]["detail"].endswith("to 0.0005")
     for kind in ("evaluate", "save", "substep_end", "log"):
         assert run["event_counts"][kind] > 0
     demo.send(signal.SIGINT)
