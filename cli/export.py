@@ -1,4 +1,4 @@
-"""``lineside export``: a run's points, timing or events as a file."""
+"""``lineside export``: a run's points, timing, events or commands as a file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class What(str, Enum):
     points = "points"
     timing = "timing"
     events = "events"
+    commands = "commands"
 
 
 def export(
     run: RunArgument,
     what: Annotated[
-        What, typer.Option(help="Logged values, seconds a step, or lifecycle events.")
+        What, typer.Option(help="Logged values, seconds a step, lifecycle events, or commands.")
     ] = What.points,
     format: Annotated[
         Format | None, typer.Option(help="By default what the file's name ends in, or csv.")
@@ -65,6 +66,7 @@ def export(
         What.points: rows.metric_rows,
         What.timing: rows.timing_rows,
         What.events: rows.event_rows,
+        What.commands: rows.command_rows,
     }[what](engine, run_id)
     progress, written = Progress(), 0
 

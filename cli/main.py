@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import control, demo, doctor, export, keys, processes, runs, tail, training
+from lineside.cli import audit, control, demo, doctor, export, keys, processes, runs, tail, training
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -59,6 +59,7 @@ for _command in (
     runs.runs,
     runs.show,
     tail.tail,
+    audit.audit,
     control.stop,
     control.save,
     control.evaluate,

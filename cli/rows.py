@@ -70,6 +70,37 @@ def event_rows(engine: Engine, run_id: str) -> Rows:
     return Rows("event", columns, items())
 
 
+def command_rows(engine: Engine, run_id: str) -> Rows:
+    """Every command to the run as it stands now, the newest first."""
+    columns = {
+        "id": TEXT,
+        "op": TEXT,
+        "args": JSON,
+        "reason": TEXT,
+        "issued_by": TEXT,
+        "requested_at": TIME,
+        "expires_at": TIME,
+        "state": TEXT,
+        "delivered_at": TIME,
+        "settled_at": TIME,
+        "attempt": TEXT,
+        "step": INTEGER,
+        "detail": TEXT,
+    }
+
+    def items() -> Iterator[tuple[Any, ...]]:
+        history, cursor = History(engine), None
+        while True:
+            page = history.commands(run_id, limit=1000, cursor=cursor)
+            for row in page.items:
+                yield tuple(getattr(row, name) for name in columns)
+            if page.next is None:
+                return
+            cursor = page.next
+
+    return Rows("command", columns, items())
+
+
 def _curve_rows(engine: Engine, run_id: str, kind: str, noun: str, name: str, value: str) -> Rows:
     columns = {
         "attempt": TEXT,

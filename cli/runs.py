@@ -159,8 +159,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("project", run.project),
         ("step", _step(run.step, run.max_steps)),
         ("epoch", words.number(run.epoch) if run.epoch is not None else ""),
-        ("started", _moment(run.started_at)),
-        ("ended", _moment(run.ended_at) if run.ended_at else ""),
+        ("started", moment(run.started_at)),
+        ("ended", moment(run.ended_at) if run.ended_at else ""),
         ("tags", ", ".join(run.tags)),
         ("note", run.note or ""),
     ]
@@ -175,7 +175,7 @@ def _attempt(attempt: Attempt) -> tuple[str, ...]:
         attempt.attempt,
         attempt.status + (f" ({attempt.reason})" if attempt.reason else ""),
         _step(attempt.step, attempt.max_steps) + resumed,
-        _moment(attempt.started_at),
+        moment(attempt.started_at),
         words.duration((end - attempt.started_at).total_seconds()),
     )
 
@@ -186,5 +186,6 @@ def _step(step: int | None, of: int | None) -> str:
     return f"{step:,}/{of:,}" if of and of > 0 else f"{step:,}"
 
 
-def _moment(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def moment(time: datetime) -> str:
+    """``2026-11-21 08:26:53`` in this machine's time."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -48,6 +48,8 @@ class Home:
 
     path: Path
     started: list[Process] = field(default_factory=list)
+    page: str = ""
+    """The dashboard's address, once ``up``."""
 
     def environment(self, more: Mapping[str, str] = NO_MORE) -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith("LINESIDE_")}
@@ -83,9 +85,9 @@ class Home:
     def up(self, *options: str) -> tuple[Process, str]:
         """``lineside up`` once it is ready, and the page's address."""
         process = self.start("up", "--port", "0", *options)
-        page = process.until(r"page +(http://\S+)\n")
+        self.page = process.until(r"page +(http://\S+)\n")
         process.until(r"Ctrl-C ends it")
-        return process, page
+        return process, self.page
 
     def close(self) -> None:
         for process in self.started:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.homes import DEADLINE, RUN_ID, Home, wait_until
@@ -38,15 +39,23 @@ def training(station: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.Popen[str]) -> None:
-    refused = station.lineside("resume", STEERED)
-    assert refused.returncode == 1
-    assert "resume: rejected at step" in refused.stdout
-    assert refused.stderr == "lineside: resume was not applied\n"
+    unpaused = station.lineside("resume", STEERED)
+    assert unpaused.returncode == 1
+    assert "resume: rejected at step" in unpaused.stdout
+    assert unpaused.stderr == "lineside: resume was not applied\n"
 
     changed = station.lineside("set-lr", STEERED, "0.001", "--json", "--reason", "a test")
     states = [json.loads(line) for line in changed.stdout.splitlines()]
     assert [state["state"] for state in states] == ["requested", "delivered", "applied"]
     assert states[-1]["detail"].endswith("to 0.001")
+
+    # Over HTTP as from the command line, and told alike.
+    address = f"{station.page}/api/runs/{STEERED}/commands"
+    logged = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
+    assert (logged.status_code, logged.json()["state"]) == (202, "requested")
+    wait_until(lambda: httpx.get(address).json()["items"][0]["state"] == "applied")
+    again = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
+    assert again.json()["state"] == "applied"
 
     assert station.lineside("save", STEERED, "--no-wait").stdout == "save: requested\n"
     stopped = station.lineside("stop", STEERED, "--no-save")
@@ -56,13 +65,40 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     assert last == f"stop: applied at step {int(output.split()[-1]):,}"
 
     wait_until(lambda: "finished" in station.lineside("runs", STEERED).stdout)
-    again = station.lineside("stop", STEERED)
-    assert again.returncode == 2
-    assert "expected a run that is training: it is finished" in again.stderr
+    late = station.lineside("stop", STEERED)
+    assert late.returncode == 2
+    assert "expected a run that is training: it is finished" in late.stderr
+    refused = httpx.post(address, json={"op": "stop"})
+    assert (refused.status_code, refused.json()["type"]) == (
+        409,
+        "urn:lineside:problem:not-training",
+    )
     counts = json.loads(station.lineside("show", STEERED, "--json").stdout)["event_counts"]
-    assert counts["command"] == 4
-    assert counts["control_applied"] == 3
+    assert counts["command"] == 5
+    assert counts["control_applied"] == 4
     assert counts["control_rejected"] == 1
+
+    told = station.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
+    entries = json.loads(told.stdout)["items"]
+    assert len(entries) == 15
+    assert [entry["outcome"] for entry in entries if entry["command"] == "http-1"] == [
+        "applied",
+        "delivered",
+        "requested",
+    ]
+    [first] = [entry for entry in entries if entry["why"] == "over HTTP"]
+    assert (first["who"], first["action"], first["target"]) == ("user@dashboard", "log", STEERED)
+    lines = station.lineside("audit", "--run", STEERED, "--limit", "2").stdout.splitlines()
+    assert [line.split()[0] for line in lines[:1]] == ["TIME"]
+    assert len(lines) == 3
+    nothing = station.lineside("audit", "--run", "nobody")
+    assert (nothing.returncode, nothing.stderr) == (0, "nothing about nobody\n")
+
+    exported = station.lineside("export", STEERED, "--what", "commands", "--format", "jsonl")
+    rows = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert len(rows) == 5
+    assert {row["op"] for row in rows} == {"resume", "set_lr", "log", "save", "stop"}
+    assert all(row["state"] in ("applied", "rejected") for row in rows)
 
 
 def test_a_run_that_is_none_or_has_ended_takes_no_commands(station: Home) -> None:
