@@ -101,7 +101,7 @@ def _story(command: Command) -> str:
         if at is not None:
             first = at == began or began is None
             when = (
-                f"{at:%H:%M:%S} UTC" if first else f"+{(at - (began or at)).total_seconds():.1f} s"
+                f"{at:%H:%M:%S} UTC" if first else f"{(at - (began or at)).total_seconds():+.1f} s"
             )
             said.append(f"{word} {when}")
     return ", ".join(said)

@@ -17,7 +17,7 @@ from lineside.store.records import EventRow
 
 NOT_LISTED = STEP_KINDS | {"heartbeat"}
 """Kinds that are counted, not listed."""
-HIDDEN_AT_FIRST = frozenset({"log"})
+HIDDEN_AT_FIRST = frozenset({"log", commands.CONTROL_ON, commands.DELIVERED})
 _DULL = re.compile(r"^epoch$|runtime|per_second|flos")
 _MOST_DATA = 20_000  # characters of one event's data shown
 
@@ -60,7 +60,7 @@ def stop(row: EventRow, began: datetime) -> Stop:
     """An event of a run that began at ``began``."""
     data = row.data or {}
     where = [f"step {row.step:,}"] if row.step else []
-    if row.producer != "rank0":
+    if row.producer not in ("rank0", commands.PRODUCER):
         where.append(row.producer)
     return Stop(
         n=row.n,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lineside.dashboard import overview, sections, timeline
-from lineside.store.records import Attempt, Checkpoint, EventRow, LossAccount, Run, Series
+from lineside.dashboard import controls, overview, sections, timeline, words
+from lineside.store.records import Attempt, Checkpoint, Command, EventRow, LossAccount, Run, Series
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=timezone.utc)
 
@@ -153,7 +153,7 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "words", "tone"),
+    ("kind", "data", "said", "tone"),
     [
         ("evaluate", {"metrics": {"eval_loss": 2.5, "epoch": 1.0}}, "eval_loss 2.5", ""),
         ("log", {"logs": {"loss": float("nan")}}, "loss NaN", ""),
@@ -192,12 +192,76 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
         ("run_start", {}, "", ""),
         ("evaluate", {"metrics": "odd"}, "", ""),
         ("brand_new", {"x": 1}, "", ""),
+        (
+            "command",
+            {"op": "stop", "args": {"save": False}, "issued_by": "ada@here", "reason": "flat"},
+            "Stop without saving, by ada@here: flat",
+            "",
+        ),
+        ("command", {"op": 1, "args": 2, "issued_by": None}, "1, by somebody", ""),
+        (
+            "control_applied",
+            {"op": "set_lr", "from": 1, "to": 0.5},
+            "Learning rate: from 1 to 0.5",
+            "",
+        ),
+        ("control_rejected", {"why": "no"}, "no", "caution"),
+        ("control_expired", {"op": "save"}, "Save", "caution"),
+        ("control_on", {"ops": [], "why": "two ranks"}, "two ranks", ""),
+        ("control_on", {}, "", ""),
     ],
 )
-def test_an_event_is_said_in_words(kind: str, data: Any, words: str, tone: str) -> None:
+def test_an_event_is_said_in_words(kind: str, data: Any, said: str, tone: str) -> None:
     row = EventRow(1, "rank0", "a1", 0, kind, 5, None, NOW, 0, data, None)
     stop = timeline.stop(row, NOW - timedelta(seconds=192))
-    assert (stop.said, stop.tone, stop.offset) == (words, tone, "+00:03:12")
+    assert (stop.said, stop.tone, stop.offset) == (said, tone, "+00:03:12")
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "said"),
+    [
+        ("stop", {}, "Stop"),
+        ("stop", {"save": False}, "Stop without saving"),
+        ("pause", {"seconds": 90}, "Pause for 1m 30s"),
+        ("pause", {"seconds": True}, "Pause"),
+        ("set_lr", {"lr": 0.0005}, "Learning rate 5e-4"),
+        ("set_lr", {"lr": float("nan")}, "Learning rate"),
+        ("evaluate", {}, "Evaluate"),
+        ("brand_new", {"x": 1}, "Brand new"),
+        (None, {}, "Unknown command"),
+    ],
+)
+def test_a_command_is_said_in_words(op: str | None, args: Any, said: str) -> None:
+    assert words.command(op, args) == said
+
+
+def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
+    command = Command(
+        id="c",
+        op="save",
+        args={},
+        reason="",
+        issued_by="",
+        requested_at=NOW,
+        expires_at=NOW,
+        state="applied",
+        delivered_at=NOW + timedelta(seconds=0.25),
+        settled_at=NOW + timedelta(seconds=1),
+        attempt="a",
+        step=5,
+        detail="",
+    )
+    told = controls.order(command)
+    assert told.story == f"requested {NOW:%H:%M:%S} UTC, delivered +0.2 s, applied +1.0 s"
+    assert (told.what, told.became, told.who, told.expires_at) == (
+        "Save",
+        "step 5",
+        "somebody",
+        None,
+    )
+    answer_only = replace(command, op=None, requested_at=None, delivered_at=None)
+    assert controls.order(answer_only).story.startswith("applied ")
+    assert controls.order(answer_only).what == "Unknown command"
 
 
 def test_an_event_that_could_not_be_read_says_why() -> None:

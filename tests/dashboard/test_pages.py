@@ -4,6 +4,7 @@ import re
 
 import httpx
 
+from lineside.bus.events import Stream
 from lineside.dashboard.app import create_app
 from lineside.store.database import open_store
 from tests.dashboard.conftest import House, serving, settings_for
@@ -40,6 +41,8 @@ def test_an_empty_store_says_how_to_start_a_run(client: httpx.Client) -> None:
 def test_whatever_people_call_things_is_only_text(house: House, client: httpx.Client) -> None:
     house.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
     client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL})
+    evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
+    house.feeder.say(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
     for url in ("/", "/runs/tiny-1", "/runs/tiny-1/parts", "/runs/tiny-1/timeline?hide="):
         text = client.get(url).text
         assert "<script>alert" not in text, url
