@@ -104,7 +104,9 @@ class Producer:
         """
         self._send()
         waiting = self._sent > self.acked or not self._greeted
-        if self._socket.poll(int(timeout * 1000)):
+        # Until the connection is there, which takes a moment, it says when it is.
+        wanted = zmq.POLLIN if self._said_hi else zmq.POLLIN | zmq.POLLOUT
+        if self._socket.poll(int(timeout * 1000), wanted) & zmq.POLLIN:
             self._heard_at = time.monotonic()
             self._take(decode(self._socket.recv_multipart()))
         elif waiting and time.monotonic() - self._heard_at > _SILENCE_SECONDS:

@@ -34,7 +34,10 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
             f"`ssh -L {port}:127.0.0.1:{port} THIS-MACHINE`"
         )
     try:
-        return socket.create_server(where[:2], family=family, backlog=256)
+        listener = socket.create_server(where[:2], family=family, backlog=256)
+        # As asyncio does for sockets that it makes: an answer of two writes waits 40 ms without.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             hint = "another dashboard? `lineside dashboard --port 0` picks a free one"
