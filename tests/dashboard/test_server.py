@@ -171,3 +171,11 @@ def test_it_is_not_ready_once_the_store_is_of_a_newer_version(house: House) -> N
         answer = httpx.get(f"{announced(started)}/readyz", timeout=DEADLINE)
         assert answer.status_code == 503
         assert "newer than this Lineside" in json.loads(answer.text)["checks"]["store"]["detail"]
+
+
+def test_an_answer_of_several_writes_does_not_wait_for_the_other_side() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
