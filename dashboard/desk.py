@@ -34,7 +34,7 @@ class Desk:
     def __init__(self, address: str) -> None:
         self._address = address
         self._lock = threading.Lock()
-        self._sent: OrderedDict[tuple[str, str], Command] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, str], records.Command] = OrderedDict()
         self._failed_at = 0.0
 
     def known(self, history: History, run: str, command: Command) -> records.Command | None:
@@ -43,9 +43,7 @@ class Desk:
         Raises:
             OtherCommand: what was sent under its id is not it.
         """
-        found = history.command(run, command.id)
-        if found is None and (before := self._sent.get((run, command.id))):
-            found = told(before)
+        found = history.command(run, command.id) or self._sent.get((run, command.id))
         if found is None:
             return None
         mine = (command.op, dict(command.args), clean(command.reason))
@@ -78,13 +76,13 @@ class Desk:
                 raise
             finally:
                 producer.close()
-            self._sent[run, command.id] = command
+            sent = self._sent[run, command.id] = _requested(command)
             while len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
-            return told(command)
+            return sent
 
 
-def told(command: Command) -> records.Command:
+def _requested(command: Command) -> records.Command:
     """A command just sent, as the store will tell it."""
     return records.Command(
         id=command.id,

@@ -110,7 +110,17 @@ class Marks {
       marker: { symbol, ...marker },
       hoverinfo: "skip",
     });
-    const lines = (items) => ({
+    return [
+      this.lines({ view, colours }, place),
+      trace(shown(this.evaluations), "line-ns", { size: 4, line: { width: 1.5, color: colours["ink-3"] } }),
+      trace(shown(this.checkpoints), "circle", { size: 6, color: colours.panel, line: { width: 1.5, color: colours.ink } }),
+    ].filter((one) => one.x.length);
+  }
+
+  // A trace of commands applied, each at its `place` on the horizontal axis.
+  lines({ view, colours }, place) {
+    const items = view.marks ? this.commands.filter((item) => view.attempts.includes(item.attempt)) : [];
+    return {
       x: items.flatMap((item) => [place(item), place(item), null]),
       y: items.flatMap(() => [0, 1, null]),
       text: items.flatMap((item) => [said(item), said(item), ""]),
@@ -120,12 +130,8 @@ class Marks {
       cliponaxis: false,
       line: { width: 1.2, dash: "4px,3px", color: colours.caution },
       hovertemplate: "%{text}<extra></extra>",
-    });
-    return [
-      lines(shown(this.commands)),
-      trace(shown(this.evaluations), "line-ns", { size: 4, line: { width: 1.5, color: colours["ink-3"] } }),
-      trace(shown(this.checkpoints), "circle", { size: 6, color: colours.panel, line: { width: 1.5, color: colours.ink } }),
-    ].filter((one) => one.x.length);
+      showlegend: false,
+    };
   }
 }
 

@@ -27,7 +27,7 @@ async function start() {
   const timing = new Timing(board, document.getElementById("steps-plot"), document.getElementById("steps-said"));
   const timeline = new Timeline(run, document.getElementById("timeline"));
   controls(board, timing);
-  loadMarks(board);
+  loadMarks(board, timing);
   refresh = async () => {
     await update(board, timing, timeline);
     control.watch();
@@ -37,12 +37,13 @@ async function start() {
   document.documentElement.dataset.ready = "";
 }
 
-async function loadMarks(board) {
+async function loadMarks(board, timing) {
   const [checkpoints, evaluations, commands] = await Promise.all([api.checkpoints(), api.evaluations(), api.commands({ limit: 500 })]);
   board.marks.checkpoints = checkpoints.items;
   board.marks.evaluations = evaluations.items;
   board.marks.commands = commands.items.filter((command) => command.state === "applied");
   board.redraw();
+  timing.redraw();
 }
 
 // What is new: parts of the page that differ, charts whose metric got points, stops on the timeline.
@@ -62,7 +63,7 @@ async function update(board, timing, timeline) {
   }
   await Promise.all([board.refresh(grown), timing.refresh(), timeline.newer()]);
   const { marks } = next.body.dataset;
-  if (marks !== content.dataset.marks) await loadMarks(board);
+  if (marks !== content.dataset.marks) await loadMarks(board, timing);
   content.dataset.marks = marks;
 }
 
@@ -111,6 +112,7 @@ function controls(board, timing) {
   press(marks, view.marks);
   marks.addEventListener("click", () => {
     board.change("marks", !view.marks);
+    timing.redraw();
     press(marks, view.marks);
   });
 

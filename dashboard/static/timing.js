@@ -21,7 +21,7 @@ export class Timing {
       this.visible = entry.isIntersecting;
       if (this.visible && this.stale) this.refresh();
     }, { rootMargin: "250px" }).observe(plot);
-    document.addEventListener("themechange", () => this.answer && this.draw());
+    document.addEventListener("themechange", () => this.redraw());
   }
 
   async refresh() {
@@ -37,6 +37,10 @@ export class Timing {
       return;
     }
     this.draw();
+  }
+
+  redraw() {
+    if (this.answer) this.draw();
   }
 
   draw() {
@@ -67,7 +71,9 @@ export class Timing {
     shape.xaxis.autorange = !this.range;
     const first = this.plot.data === undefined;
     const [a, b] = [colours.series[0], colours.series[1]];
-    window.Plotly.react(this.plot, [trace(wait, "wait", withAlpha(b, 0.85)), trace(compute, "compute", a)], shape, CONFIG);
+    const view = { ...this.board.view, attempts: this.board.view.attempts.slice(-1) };
+    const marks = this.board.marks.lines({ view, colours }, (item) => item.step);
+    window.Plotly.react(this.plot, [trace(wait, "wait", withAlpha(b, 0.85)), trace(compute, "compute", a), marks], shape, CONFIG);
     if (first) this.listen();
     this.say(compute, wait);
   }

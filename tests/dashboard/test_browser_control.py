@@ -88,6 +88,12 @@ def test_where_commands_were_applied_is_marked_on_the_charts(
             expect(page.locator(f"{LOSS} .hoverlayer")).to_contain_text("set_lr at step 20")
             page.get_by_role("button", name="Checkpoints, evaluations, commands").click()
             page.wait_for_function(f'() => document.querySelector("{LOSS}").data.length === 1')
+            steps = page.locator("#steps-plot")
+            steps.scroll_into_view_if_needed()
+            page.wait_for_function("plot => plot.data?.length === 3", arg=steps.element_handle())
+            assert steps.evaluate("plot => plot.data[2].x") == []
+            page.get_by_role("button", name="Checkpoints, evaluations, commands").click()
+            assert steps.evaluate("plot => plot.data[2].x") == [20, 20, None]
 
 
 def test_a_run_that_takes_no_commands_says_why(house: House, site: str, page: Any) -> None:
