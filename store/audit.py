@@ -72,7 +72,7 @@ def read_audit(
     audit = schema.audit.c
     query = select(schema.audit).order_by(audit.time.desc(), audit.key.desc()).limit(limit + 1)
     if run is not None:
-        query = query.where(audit.run == run)
+        query = query.where(audit.run == clean(run))
     if cursor is not None:
         time, text = read_time_cursor(cursor, _SORT)
         key = int(text) if text.isdecimal() and len(text) < 19 else 0
