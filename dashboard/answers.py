@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from lineside.dashboard.models import ProblemDocument
 from lineside.dashboard.problems import MEDIA_TYPE
 
 
-class JSON(Response):
-    """Strict JSON, as UTF-8; may be asked for again at any time."""
+class JSON(JSONResponse):
+    """Strict JSON, given as text; may be asked for again at any time."""
 
-    media_type = "application/json"
+    def render(self, content: str) -> bytes:
+        return content.encode()
 
 
 def answer(document: BaseModel, status: int = 200) -> Response:

@@ -87,7 +87,11 @@ def router(door: Door) -> APIRouter:
         """One run."""
         return answer(Run.model_validate(door.history.run(run_id)))
 
-    @routes.patch("/runs/{run_id}", response_model=Run, responses=unknown)
+    @routes.patch(
+        "/runs/{run_id}",
+        response_model=Run,
+        responses=refusals(_400="The body cannot be read.", _404="No such run."),
+    )
     def change_run(run_id: RunId, change: RunChange) -> Response:
         """Change a run's name, project, note or tags; what is left out stays."""
         fields = change.model_dump(exclude_unset=True, exclude_none=True)

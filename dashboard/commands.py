@@ -31,7 +31,7 @@ def router(door: Door, desk: Desk) -> APIRouter:
         tags=["commands"],
         default_response_class=JSON,
         responses=refusals(
-            _400="Bad cursor.",
+            _400="A cursor or a body that cannot be read.",
             _422="A parameter or the body does not fit.",
             _503="The run history cannot be read now.",
         ),

@@ -129,6 +129,9 @@ def from_status(request: Request, status: int) -> Problem:
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not something {path} answers."
         return Problem(405, "method-not-allowed", "Method not allowed", detail)
+    if status == HTTPStatus.BAD_REQUEST:
+        detail = "The body could not be read: expected JSON in UTF-8."
+        return Problem(400, "bad-request", "That cannot be answered", detail)
     phrase = HTTPStatus(status).phrase
     return Problem(status, phrase.lower().replace(" ", "-"), phrase, f"{phrase}: {path}.")
 
