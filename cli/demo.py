@@ -8,14 +8,16 @@ import typer
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=5, max=3600, help="About how long to train.")] = 75,
+    seconds: Annotated[
+        float, typer.Option(min=5, max=3600, help="About how long to train until it is stopped.")
+    ] = 75,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the stack up afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Train a small GPT-2 beside a stack of its own.
+    """Train a small GPT-2 beside a stack of its own, and steer it meanwhile.
 
-    Ends with an account of what was emitted and recorded, and what that cost.
+    Ends with an account of the commands, of what was emitted and recorded, and what that cost.
 
     It has a home of its own, .lineside/demo in this folder, or demo in LINESIDE_HOME if that is
     set. Exit code 1 if training failed or an event was lost.

@@ -22,7 +22,7 @@ from lineside.cli.output import Progress, pairs, warn
 from lineside.cli.probes import get_json
 from lineside.cli.processes import DASHBOARD_PORT
 from lineside.cli.stack import Stack, environment
-from lineside.cli.steersman import Steersman
+from lineside.cli.steersman import STOPS_AT, Steersman
 from lineside.cli.supervisor import ending
 from lineside.cli.up import Up
 from lineside.dashboard import words
@@ -110,7 +110,8 @@ class Demonstration(Up):
 
     def _start(self) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "lineside.examples.train_gpt2"]
-        argv += ["--output", str(self._output), "--seconds", str(self._seconds)]
+        planned = self._seconds / STOPS_AT
+        argv += ["--output", str(self._output), "--seconds", str(planned)]
         names = {
             "LINESIDE_RUN_ID": self.run_id,
             "LINESIDE_RUN_NAME": "byte-level GPT-2",

@@ -12,6 +12,8 @@ from lineside.bus.commands import Command
 from lineside.bus.controller import Controller, Progress
 from lineside.bus.errors import LinesideError
 
+STOPS_AT = 0.5
+"""The share of its steps at which training is stopped: what is left is time for the command."""
 PAUSE_SECONDS = 2.0
 """How long training is held up."""
 PATIENCE_SECONDS = 20.0
@@ -30,10 +32,10 @@ class Errand:
 
 
 ERRANDS = (
-    Errand(0.3, "pause", reason="to look at something"),
-    Errand(0.3, "resume"),
-    Errand(0.5, "set_lr", {"lr": 5e-4}, "the demo has seen enough of the old one"),
-    Errand(0.8, "stop", {"save": True}, "the loss will not fall much further"),
+    Errand(0.15, "pause", reason="to look at something"),
+    Errand(0.15, "resume"),
+    Errand(0.3, "set_lr", {"lr": 5e-4}, "the demo has seen enough of the old one"),
+    Errand(STOPS_AT, "stop", {"save": True}, "the loss will not fall much further"),
 )
 
 
