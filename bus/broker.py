@@ -122,8 +122,8 @@ class Broker(Service):
         self._readers = Subscriptions(self._journal, self._send)
         retention = Retention(self._journal, self._keep_days, self._keep_bytes)
         self._housekeeping = Housekeeping(self._intake, retention)
-        opened.callback(self._last_words)
         self._permits = Permits(self._journal, shared=own is not None)
+        opened.callback(self._last_words)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         if own is not None:
@@ -175,8 +175,10 @@ class Broker(Service):
         identity = origin.bytes
         try:
             peer = self._peers.get(identity)
-            if peer is None:
-                proof = proof_of(origin)
+            proof = proof_of(origin) if self._gate else ""
+            # A peer may call itself what another was called that has left.
+            if peer is None or peer.proof != proof:
+                self._forget(identity)
                 peer = self._peers[identity] = _Peer(now, proof, rights_at(self._gate, proof))
             peer.heard = now
             self._handle(identity, peer, frames)

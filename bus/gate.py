@@ -64,6 +64,7 @@ class Gate:
         router.curve_publickey, router.curve_secretkey = own.public.encode(), own.secret.encode()
         router.curve_server = True
         router.zap_domain = b"lineside"
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # let nobody in if there is nobody to ask
         if "[" in address:
             router.ipv6 = True
         try:
@@ -109,8 +110,12 @@ class Gate:
         proof = ""
         if mechanism == b"CURVE" and credentials:
             proof = z85.encode(credentials[0]).decode()
-        entry = self._keyring.find(KEY, proof)
-        why = _why_not(entry)
+        entry, why = None, "the list of keys cannot be asked"
+        try:
+            entry = self._keyring.find(KEY, proof)
+            why = _why_not(entry)
+        except Exception:  # without an answer nobody would be let in any more
+            log.exception("broker: a key could not be looked up")
         status, text, user = (b"400", b"refused", b"") if why else (b"200", b"", proof.encode())
         self.asked.send_multipart([version, number, status, text, user, b""])
         if why:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lineside.bus.errors import KeyNameError, SettingsError
 from lineside.bus.keyfile import KeyFile
@@ -188,11 +189,7 @@ class Keyring:
 
     def _read(self) -> list[Entry]:
         try:
-            said = json.loads(self._path.read_bytes())
-            return [
-                Entry(**{**one, "roles": tuple(one["roles"]), "runs": tuple(one["runs"])})
-                for one in said["keys"]
-            ]
+            return [_entry(one) for one in json.loads(self._path.read_bytes())["keys"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -200,6 +197,14 @@ class Keyring:
                 "the list of keys %s cannot be read, nobody is let in: %s", self._path, error
             )
             return []
+
+
+def _entry(said: dict[str, Any]) -> Entry:
+    entry = Entry(**{**said, "roles": tuple(said["roles"]), "runs": tuple(said["runs"])})
+    texts = (entry.name, entry.what, entry.proof, *entry.roles, *entry.runs)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise TypeError(f"{said} is no key")
+    return entry
 
 
 def hash_token(token: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import secrets
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +113,9 @@ def router(context: Context, claim: Claim) -> Socket:
 
     A send to a peer that is gone or whose queue is full raises instead of vanishing.
     """
+    # libzmq numbers connections from a place that C's rand() gives it, the same in every process.
+    # Who guesses a number can choose it as his own name, and libzmq aborts when it comes to it.
+    ctypes.CDLL(None).srand(secrets.randbits(32))
     socket = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)

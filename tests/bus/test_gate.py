@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,19 @@ from lineside.bus.errors import (
     SettingsError,
 )
 from lineside.bus.keyfile import KeyFile
-from lineside.bus.messages import DENIED, LIVE, OK, START, Ack, GapMessage, Hi, Put, Sub
+from lineside.bus.messages import (
+    DENIED,
+    LIVE,
+    OK,
+    START,
+    Ack,
+    GapMessage,
+    Hi,
+    Put,
+    Sub,
+    Who,
+    decode,
+)
 from lineside.bus.producer import Producer
 from lineside.bus.reader import Reader
 from lineside.bus.settings import Settings
@@ -333,12 +347,11 @@ def test_training_answers_on_its_control_stream_and_cannot_command_itself(
     stream = STREAM._replace(producer="control")
     assert taken(mine.ask(Hi(stream)))
     assert taken(mine.ask(Put(stream, 0, 1, answer_of("control_on"))))
-    assert taken(mine.ask(Sub("", START, 0, ("run/control",), 64)))
+    assert taken(remote(key).ask(Sub("", START, 0, ("run/control",), 64)))
     forged = STREAM._replace(producer="control", attempt="forged")
-    assert taken(mine.ask(Hi(forged))) or taken(mine.hear())
-    while not isinstance(answer := mine.ask(Put(forged, 0, 1, command())), Ack):
-        pass
-    assert "a command to run takes the role control" in denied(answer)
+    assert taken(mine.ask(Hi(forged)))
+    text = denied(mine.ask(Put(forged, 0, 1, command())))
+    assert "a command to run takes the role control" in text
     for kind in ("log", "run_end"):
         assert f"commands and answers, not {kind}" in denied(
             mine.ask(Put(forged, 0, 1, answer_of(kind)))
@@ -451,3 +464,46 @@ def test_a_reader_whose_key_is_refused_says_so_and_reads_once_it_is_good(
         mine.write_bytes(good.read_bytes())
         wait_for(lambda: reader.poll(0.1))
     assert caplog.text.count("does not let this key in") == 1
+
+
+def test_the_name_of_a_connection_that_left_carries_no_rights(
+    wall: Wall, open_wall: Callable[[], Served]
+) -> None:
+    key = KeyFile.read(wall.key("one", "emit"))
+    served = open_wall()
+    local = Peer(wall.local)
+    assert taken(local.ask(Hi(STREAM)))
+    assert taken(local.ask(Sub("", LIVE, 0, ("run",), 64)))
+    [name] = served.broker._peers
+    local.close()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.ROUTING_ID, name)
+        socket.curve_publickey, socket.curve_secretkey = key.public.encode(), key.secret.encode()
+        socket.curve_serverkey = key.broker.encode()
+        socket.linger = 0
+        socket.connect(wall.endpoint)
+        socket.send_multipart(Put(STREAM, 0, 1, record(0)).encode())
+        assert socket.poll(5000)
+        assert decode(socket.recv_multipart()) == Who(str(STREAM))
+        socket.send_multipart(Hi(STREAM).encode())
+        assert socket.poll(5000)
+        assert "belongs to the broker's own machine" in denied(decode(socket.recv_multipart()))
+    assert read_all(wall.local, ["run"]) == []
+
+
+def test_names_of_connections_cannot_be_guessed_from_another_brokers(home: Path) -> None:
+    code = (
+        "import sys, zmq; from lineside.bus import sockets\n"
+        "address = f'ipc://{sys.argv[1]}/bus.sock'\n"
+        "context = zmq.Context(); claim = sockets.Claim(address)\n"
+        "router, dealer = sockets.router(context, claim), sockets.dealer(context, address)\n"
+        "dealer.poll(5000, zmq.POLLOUT); dealer.send(b''); print(router.recv_multipart()[0])\n"
+        "context.destroy()"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(home)], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(3)
+    }
+    assert len(names) == 3

@@ -44,13 +44,18 @@ def test_a_name_is_free_again_once_it_is_revoked(tmp_path: Path) -> None:
     assert [bool(one.revoked) for one in keyring.entries()] == [True, False]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"name": "a"}]}'])
+ODD = {"name": "a", "what": "key", "proof": "x", "roles": [["emit"]], "runs": [], "created": 1}
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"name": "a"}]}', f'{{"keys": [{ODD}]}}']
+)
 def test_a_list_that_cannot_be_read_lets_nobody_in(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     keyring = Keyring(tmp_path)
     keyring.new_key("a", ["emit"])
-    (tmp_path / "list.json").write_text(damage)
+    (tmp_path / "list.json").write_text(damage.replace("'", '"'))
     assert keyring.good(KEY) == []
     assert "nobody is let in" in caplog.text
     with pytest.raises(SettingsError, match="lineside keys new NAME"):
