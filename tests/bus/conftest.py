@@ -21,6 +21,7 @@ from lineside.bus.messages import Message, decode
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.bus.wire import Encoder
+from tests.bus.walls import LISTEN, Wall
 
 # A slow machine is no fault of the code, and a test leaves nothing behind in the checkout.
 hypothesis.settings.register_profile(
@@ -164,6 +165,37 @@ def peer(settings: Settings) -> Iterator[Callable[[], Peer]]:
 
     def connect() -> Peer:
         peers.append(Peer(settings.broker))
+        return peers[-1]
+
+    yield connect
+    for each in peers:
+        each.close()
+
+
+@pytest.fixture
+def wall(home: Path) -> Wall:
+    return Wall(home)
+
+
+@pytest.fixture
+def open_wall(wall: Wall, serve: Serve) -> Callable[[], Served]:
+    """Starts the broker once there are keys."""
+
+    def start() -> Served:
+        served = serve(listen=LISTEN)
+        wall.endpoint = served.broker.endpoint
+        return served
+
+    return start
+
+
+@pytest.fixture
+def remote(wall: Wall) -> Iterator[Callable[[Path], Peer]]:
+    """Connections over TCP with a key."""
+    peers: list[Peer] = []
+
+    def connect(file: Path) -> Peer:
+        peers.append(Peer(wall.address(file)))
         return peers[-1]
 
     yield connect

@@ -25,11 +25,6 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + by
 HELLO = b"\x04\xc8" + b"\x05HELLO\x01\x00" + bytes(192)
 
 
-@pytest.fixture
-def wall(home: Path) -> Wall:
-    return Wall(home)
-
-
 def dial(wall: Wall) -> socket.socket:
     host, port = wall.endpoint.removeprefix("tcp://").rsplit(":", 1)
     connection = socket.create_connection((host, int(port)), timeout=5)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lineside.bus.commands import Command
 from lineside.bus.events import Event
 from lineside.bus.keyring import Keyring, keys_folder
+from lineside.bus.messages import DENIED, OK, Ack
 from lineside.bus.testing import read_all
+from lineside.bus.wire import Encoder
 
 LISTEN = "tcp://127.0.0.1:0"
 
@@ -62,3 +65,22 @@ class Wall:
                 return False
             time.sleep(0.1)
         return True
+
+
+def denied(answer: object) -> str:
+    assert isinstance(answer, Ack)
+    assert answer.status == DENIED
+    return answer.text
+
+
+def taken(answer: object) -> bool:
+    return isinstance(answer, Ack) and answer.status == OK
+
+
+def command() -> bytes:
+    data = Command("stop", issued_by="me").data()
+    return Encoder().encode(0, 1.5, 7, "command", 0, None, 0, data)
+
+
+def answer_of(kind: str) -> bytes:
+    return Encoder().encode(0, 1.5, 7, kind, 0, None, 0, {"id": "x"})
