@@ -73,6 +73,8 @@ CONTROL_BITS = (
 
 AUDIT = "audit"
 """The run whose streams say who was refused what; no training is called so."""
+REFUSED = "refused"
+"""The kind of events there."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 

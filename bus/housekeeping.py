@@ -8,10 +8,9 @@ from collections.abc import Collection
 from typing import Any
 
 from lineside.bus.audit import Refusals
-from lineside.bus.events import AUDIT, Stream, new_attempt
+from lineside.bus.events import AUDIT, REFUSED, Stream, new_attempt
 from lineside.bus.intake import Intake
 from lineside.bus.retention import Retention
-from lineside.bus.rights import REFUSED
 from lineside.bus.wire import Encoder
 
 log = logging.getLogger("lineside")

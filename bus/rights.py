@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lineside.bus import commands
-from lineside.bus.events import AUDIT, Stream
+from lineside.bus.events import AUDIT, REFUSED, Stream
 
 EMIT, READ, CONTROL, ADMIN = "emit", "read", "control", "admin"
 ROLES = {
@@ -17,8 +17,6 @@ ROLES = {
     ADMIN: "all of it, and write to runs of others",
 }
 """Each role, and what it is for."""
-REFUSED = "refused"
-"""The kind of an event in the audit."""
 _ANSWERS = "control_"
 
 

@@ -10,9 +10,8 @@ import time
 
 from lineside.bus.audit import Refusal, Refusals
 from lineside.bus.errors import LinesideError
-from lineside.bus.events import AUDIT, Stream, new_attempt
+from lineside.bus.events import AUDIT, REFUSED, Stream, new_attempt
 from lineside.bus.producer import Producer
-from lineside.bus.rights import REFUSED
 
 log = logging.getLogger("lineside")
 

@@ -10,16 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
 
-from lineside.bus.events import is_run_id
+from lineside.bus.events import REFUSED, is_run_id
 from lineside.store import schema
 from lineside.store.listing import make_cursor, read_time_cursor
 from lineside.store.meaning import Seen, Unreadable
 from lineside.store.records import AuditEntry, Page
 from lineside.store.values import at, clean, is_count
 
-AUDIT = "audit"
-"""The run part of the streams that say who was refused; no run can be called so."""
-REFUSED = "refused"
 _SORT = "audit"
 _TEXT_LENGTH = 1000
 

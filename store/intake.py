@@ -8,9 +8,9 @@ so, never an error.
 
 from __future__ import annotations
 
-from lineside.bus.events import STEP_KINDS, Event
+from lineside.bus.events import AUDIT, STEP_KINDS, Event
 from lineside.bus.reader import Batch
-from lineside.store.audit import AUDIT, read_refusal
+from lineside.store.audit import read_refusal
 from lineside.store.conversation import Conversation
 from lineside.store.ledger import Ledger
 from lineside.store.meaning import Meaning, Seen, Unreadable

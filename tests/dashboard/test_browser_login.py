@@ -8,8 +8,8 @@ import pytest
 
 from lineside.bus.keyring import Keyring, keys_folder
 from lineside.dashboard.app import create_app
-from tests.dashboard.conftest import House, serving
 from tests.dashboard.browsing import a_page, expect, playwright, visit
+from tests.dashboard.conftest import House, serving
 
 pytestmark = pytest.mark.browser
 
