@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import audit, control, demo, doctor, export, keys, processes, runs, tail, training
+from lineside.cli import (
+    audit,
+    control,
+    demo,
+    doctor,
+    export,
+    keys,
+    processes,
+    runs,
+    stopper,
+    tail,
+    training,
+)
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -74,6 +86,7 @@ for _command in (
     processes.recorder,
     processes.dashboard,
     processes.shipper,
+    stopper.stopper,
 ):
     register(_command)
 

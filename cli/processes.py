@@ -36,7 +36,7 @@ def up(
         bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
     ] = False,
 ) -> None:
-    """Run broker, recorder and dashboard.
+    """Run broker, recorder and dashboard, and a stopper if there are rules.
 
     Whichever ends is started again. Ctrl-C or SIGTERM ends them all.
     """

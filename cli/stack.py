@@ -1,4 +1,5 @@
-"""Broker, recorder and dashboard as one thing: checked, started, ready, ended."""
+"""Broker, recorder, dashboard, and a stopper where there are rules, as one thing: checked, started,
+ready, ended."""
 
 from __future__ import annotations
 
@@ -78,12 +79,13 @@ class Stack:
         Raises:
             MissingExtra: the packages of the extra ``server`` are not installed.
             AddressInUse: somebody runs the stack on this home, or uses its addresses.
-            UsageError: an address that cannot be used.
+            UsageError: an address or rules that cannot be used.
             SettingsError: a folder that cannot be written, or keys are wanted and there are none.
         """
         for package in NEEDED:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtra("the stack", package, "server")
+        stopper = [("stopper",)] if self._has_rules() else []
         self._claim = HomeClaim(self.settings.home)
         sockets.Claim(self.settings.broker).release()
         if self.listen:
@@ -99,7 +101,7 @@ class Stack:
                 (sys.executable, "-m", "lineside.cli", *command),
                 environment(self.settings),
             )
-            for command in (broker, ("recorder",), serve)
+            for command in (broker, ("recorder",), serve, *stopper)
         ]
         self.supervisor = Supervisor(programs, self.logs, report=self._report)
         self.supervisor.start()
@@ -161,6 +163,17 @@ class Stack:
             self.dashboard = address(listener)
             port: int = listener.getsockname()[1]
         return port
+
+    def _has_rules(self) -> bool:
+        """Whether the home has a file of rules, and they can be used.
+
+        Raises:
+            UsageError: they cannot.
+        """
+        from lineside.subscribers.stopping import reading
+
+        path = self.settings.home / reading.FILE_NAME
+        return path.exists() and bool(reading.load(path))
 
     def _ask_broker(self) -> bool:
         if self._broker_answers:

@@ -1,0 +1,27 @@
+"""Whether a metric is to go down or up, told from its name."""
+
+from __future__ import annotations
+
+import re
+
+MIN, MAX, AUTO = "min", "max", "auto"
+
+_DOWN = re.compile(
+    r"loss|perplexity|ppl|error|err|wer|cer|mer|ter|mae|mse|rmse|mape|nll|bpb|bpc|brier"
+    r"|grad|norm|hinge|fid|distance"
+)
+_UP = re.compile(
+    r"acc|accuracy|f1|f2|auc|auroc|auprc|roc|precision|recall|bleu|sacrebleu|rouge[0-9a-z]*|meteor"
+    r"|chrf|bertscore|em|exact|r2|mcc|matthews|pearson|spearman|kappa|reward|rewards|score"
+    r"|map|ndcg|mrr|iou|dice|accuracies|margin|margins|psnr|ssim"
+)
+
+
+def direction(metric: str) -> str | None:
+    """``min`` or ``max``; None where no word of the name says so, or they say both."""
+    words = [word for word in re.split(r"[^a-z0-9]+", metric.lower()) if word]
+    down = any(_DOWN.fullmatch(word) for word in words)
+    up = any(_UP.fullmatch(word) for word in words)
+    if down == up:
+        return None
+    return MIN if down else MAX

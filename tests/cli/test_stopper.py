@@ -1,0 +1,66 @@
+"""``lineside stopper`` as a person has it: rules tried, refused, and run by ``lineside up``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.homes import RUN_ID, Home, wait_until
+
+
+def test_a_rule_is_tried_on_a_recorded_run(station: Home) -> None:
+    done = station.lineside(
+        "stopper", "--monitor", "loss", "--threshold", "0.1", "--backtest", RUN_ID
+    )
+    header, row = done.stdout.splitlines()
+    assert header.split() == ["RULE", "WOULD", "ATTEMPT", "STEP", "AFTER", "WHY"]
+    assert row.startswith("loss threshold  alert        1    10  ")
+    assert row.endswith("loss has reached 0.1, and is 0.1; a loop takes no commands")
+    never = station.lineside("stopper", "--max-steps", "1000", "--backtest", "latest")
+    assert never.stdout.splitlines()[1].split() == ["max_steps", "never"]
+
+
+def test_it_is_told_to_machines_too(station: Home) -> None:
+    done = station.lineside("stopper", "--not-finite", "1", "--backtest", RUN_ID, "--json")
+    answer = json.loads(done.stdout)
+    assert answer["run"] == RUN_ID
+    [item] = answer["items"]
+    assert item["why"] == "not finite: speed is inf; a loop takes no commands"
+    assert (item["step"], item["action"], item["args"]) == (1, "alert", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "there are no rules: give one by options"),
+        (("--patience", "3"), "monitor: is missing; expected the name of a metric"),
+        (("--max-steps", "x"), "the options: max_steps: 'x' cannot be"),
+        (("--max-steps", "3", "--rules", "rules.yaml"), "--max-steps and --rules: expected one"),
+        (("--max-steps", "3", "--json"), "--json is for --backtest"),
+        (("--max-steps", "3", "--backtest", "nobody"), "no store"),
+    ],
+)
+def test_what_makes_no_sense_is_said(home: Home, options: tuple[str, ...], said: str) -> None:
+    done = home.lineside("stopper", *options)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_up_runs_a_stopper_where_there_are_rules(home: Home) -> None:
+    home.path.mkdir()
+    (home.path / "rules.yaml").write_text("rules: [{not_finite: 1, action: alert}]")
+    process, _ = home.up()
+    process.until(r"stopper +\| \S+ INFO stopper: started")
+    home.train()
+    wait_until(lambda: '"alert": 1' in home.lineside("show", RUN_ID, "--json").stdout)
+
+
+def test_up_says_what_is_wrong_with_rules_and_starts_nothing(home: Home) -> None:
+    home.path.mkdir()
+    (home.path / "rules.yaml").write_text("rules: [{max_stepz: 1}]")
+    done = home.lineside("up", "--port", "0")
+    assert done.returncode == 2
+    assert "rule 1: field: 'max_stepz' cannot be" in done.stderr
+    assert not (home.path / "logs").exists()
