@@ -46,6 +46,14 @@ def _is_positive(value: object) -> bool:
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_seq(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @dataclass(frozen=True)
 class _Argument:
     expected: str
@@ -61,6 +69,11 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     "pause": {"seconds": _Argument("a finite number above 0", _is_positive)},
     "resume": {},
     "set_lr": {"lr": _Argument("a finite number above 0", _is_positive, is_required=True)},
+    # Nothing more will be said of the evaluation of this ``attempt`` that is event ``seq``.
+    "proceed": {
+        "attempt": _Argument("an attempt's name", _is_text, is_required=True),
+        "seq": _Argument("a whole number of at least 0", _is_seq, is_required=True),
+    },
 }
 """What can be asked of a training, and with which arguments."""
 

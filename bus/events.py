@@ -48,6 +48,7 @@ OWN_KINDS = (
     "control_expired",  # its time was over before it could be
     "control_superseded",  # a later one took its place
     "refused",  # from broker and dashboard: who was not allowed what
+    "alert",  # from the stopper: a rule held, or cannot, or would have asked for something
 )
 # Step-level kinds come several times a step. The store folds them into one timing row a step;
 # a full spool drops them first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ class Settings:
     ``home`` LINESIDE_HOME; ``broker`` LINESIDE_BROKER, a ZeroMQ address; ``spool`` LINESIDE_SPOOL;
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
     LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
-    LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too.
+    LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
+    ``wait_for_verdict`` LINESIDE_WAIT_FOR_VERDICT, in seconds.
     """
 
     home: Path
@@ -33,6 +35,7 @@ class Settings:
     project: str | None = None
     disabled: bool = False
     key: Path | None = None
+    wait_for_verdict: float | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -61,6 +64,7 @@ class Settings:
             project=env.get("LINESIDE_PROJECT") or None,
             disabled=_flag(env, "LINESIDE_DISABLED"),
             key=key,
+            wait_for_verdict=_seconds(env, "LINESIDE_WAIT_FOR_VERDICT"),
         )
 
     @property
@@ -108,3 +112,16 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     if value in _FALSE:
         return False
     raise SettingsError(name, value, "expected 1 or 0")
+
+
+def _seconds(env: Mapping[str, str], name: str) -> float | None:
+    value = env.get(name)
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise SettingsError(name, value, "expected seconds, 0 or more")
+    return seconds

@@ -52,13 +52,20 @@ class Attempts:
     """Opens and ends attempts for one callback.
 
     ``publisher`` is the open one's, None while nothing is open. ``is_off`` says that the last try
-    to open was in vain, ``is_joining`` that it has not succeeded yet.
+    to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_verdict`` is for
+    how many seconds the open one waits at an evaluation for the stopper's word on it.
     """
 
     def __init__(
-        self, name: str | None, project: str | None, run_id: str | None, trial_prefix: str
+        self,
+        name: str | None,
+        project: str | None,
+        run_id: str | None,
+        wait_for_verdict: float,
+        trial_prefix: str,
     ) -> None:
         self.publisher: Publisher | None = None
+        self.wait_for_verdict = wait_for_verdict
         self.is_off = False
         self._name = name
         self._project = project
@@ -184,9 +191,12 @@ class Attempts:
         given: Mapping[str, Any],
         now_ns: int,
     ) -> None:
-        facts = {"source": "trainer"} | snapshot.trainer_facts(
-            args, state, given, is_leading=identity.place.rank == 0
-        )
+        if settings.wait_for_verdict is not None:
+            self.wait_for_verdict = settings.wait_for_verdict
+        facts = {
+            "source": "trainer",
+            "wait_for_verdict": self.wait_for_verdict,
+        } | snapshot.trainer_facts(args, state, given, is_leading=identity.place.rank == 0)
         run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
         self.publisher = run.publisher
         # A plain dict in a plain callback: it rides in trainer_state.json, and whoever resumes

@@ -35,23 +35,34 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     ``name``, ``project`` and ``run_id`` say what the run is called; the environment's
     LINESIDE_RUN_NAME, LINESIDE_PROJECT and LINESIDE_RUN_ID have the last word. Rank 0 publishes
     everything, other ranks their start, end and failures. No hook raises, and none waits but
-    ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the run.
-    A copy carries these three settings only and publishes a run of its own.
+    ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the run; and
+    ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most (LINESIDE_WAIT_FOR_VERDICT),
+    for the stopper's word on that evaluation. A copy carries these settings only and publishes a
+    run of its own.
     """
 
     def __init__(
-        self, name: str | None = None, project: str | None = None, run_id: str | None = None
+        self,
+        name: str | None = None,
+        project: str | None = None,
+        run_id: str | None = None,
+        wait_for_verdict: float = 0.0,
     ) -> None:
-        self._config = {"name": name, "project": project, "run_id": run_id}
-        self._attempts = Attempts(name, project, run_id, trial_prefix="")
+        self._config: dict[str, Any] = {
+            "name": name,
+            "project": project,
+            "run_id": run_id,
+            "wait_for_verdict": wait_for_verdict,
+        }
+        self._attempts = Attempts(**self._config, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
         self._steering: Steering | Following | None = None
 
-    def __getstate__(self) -> dict[str, str | None]:
+    def __getstate__(self) -> dict[str, Any]:
         return dict(self._config)
 
-    def __setstate__(self, config: dict[str, str | None]) -> None:
+    def __setstate__(self, config: dict[str, Any]) -> None:
         self.__init__(**config)  # type: ignore[misc]
         # Copies in several processes count hyperparameter trials each for itself.
         self._attempts = Attempts(**config, trial_prefix=f"{secrets.token_hex(2)}-")
@@ -105,7 +116,12 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
+        steering = self._steering
+        if steering is not None and steering.meets:
+            steering.announce()
         self._guarded(self._measured, "evaluate", args, state, control, metrics, given)
+        if steering is not None and steering.meets:
+            self._guarded(steering.meet, Moment("evaluate", args, state, control, given))
         self._hold("evaluate", args, state, control, given)
 
     def on_predict(
@@ -224,8 +240,12 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._flag_training()
         publisher = self._attempts.publisher
         if publisher is not None:
-            kind = Steering if publisher.identity.place.rank == 0 else Following
-            self._steering = kind(publisher, control, state.global_step)
+            step = state.global_step
+            if publisher.identity.place.rank == 0:
+                patience = self._attempts.wait_for_verdict
+                self._steering = Steering(publisher, control, step, patience)
+            else:
+                self._steering = Following(publisher, control, step)
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False

@@ -36,6 +36,11 @@ class Following:
     def is_paused(self) -> bool:
         return self._effects.is_paused
 
+    @property
+    def meets(self) -> bool:
+        """Whether rank 0 waits at evaluations for the stopper's word on them."""
+        return self._peers is not None and self._peers.meets
+
     def is_due(self, step: int) -> bool:
         """Whether ``steer`` is to be called at the end of ``step``."""
         peers = self._peers
@@ -62,6 +67,13 @@ class Following:
             raise
         finally:
             self._publisher.words[PHASE] = phase
+
+    def announce(self) -> None:
+        """Rank 0 publishes the evaluation."""
+
+    def meet(self, moment: Moment) -> None:
+        """Wait at an evaluation as rank 0 does, and do what it says."""
+        self._talk(moment)
 
     def close(self) -> None:
         """Take part no more."""

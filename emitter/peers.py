@@ -103,13 +103,14 @@ class _Keys:
 
 
 class Leader:
-    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins.
+    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with ``meets``
+    there is one at each evaluation too.
 
     Raises:
         PeersError: a rank takes no part; none of them will wait for a talk.
     """
 
-    def __init__(self, identity: Identity, step: int) -> None:
+    def __init__(self, identity: Identity, step: int, *, meets: bool = False) -> None:
         self._keys = _Keys(identity)
         self._others = range(1, identity.place.world_size)
         until = time.monotonic() + _ROLL_CALL_SECONDS
@@ -119,9 +120,7 @@ class Leader:
             if not self._keys.wait(f"here/{rank}", until - time.monotonic(), _nothing)
         ]
         why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
-        why = self._keys.settle("verdict", why)
-        if why:
-            raise PeersError(why)
+        _check(self._keys.settle("verdict", {"why": why, "meets": meets}))
         self.next_step = step + 1
         self._said = 0
         self._swept = 0
@@ -201,7 +200,8 @@ class Leader:
 
 
 class Follower:
-    """Another rank's side. ``next_step`` is the step at whose end the next talk begins.
+    """Another rank's side. ``next_step`` is the step at whose end the next talk begins; ``meets``
+    says that there is one at each evaluation too.
 
     Raises:
         PeersError: some rank takes no part; rank 0 knows it too.
@@ -212,9 +212,10 @@ class Follower:
         self._rank = identity.place.rank
         self._keys.set(f"here/{self._rank}", True)
         self._keys.wait("verdict", _VERDICT_SECONDS, _nothing)
-        why = self._keys.settle("verdict", f"rank {self._rank} heard nothing from rank 0 in time")
-        if why:
-            raise PeersError(why)
+        why = f"rank {self._rank} heard nothing from rank 0 in time"
+        verdict = self._keys.settle("verdict", {"why": why})
+        _check(verdict)
+        self.meets: bool = verdict["meets"]
         self.next_step = step + 1
         self._heard = 0
 
@@ -254,6 +255,11 @@ class Follower:
             before, still = still, self._keys.get("still") if self._keys.has("still") else None
             if still is None or still == before:
                 raise PeersError(f"rank 0 said nothing for {_SILENCE_SECONDS:g} s")
+
+
+def _check(verdict: Mapping[str, Any]) -> None:
+    if verdict["why"]:
+        raise PeersError(verdict["why"])
 
 
 @contextlib.contextmanager

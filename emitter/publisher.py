@@ -176,6 +176,11 @@ class Publisher:
         """The page's words as they are mapped now."""
         return self._spool.words
 
+    @property
+    def next_seq(self) -> int:
+        """The seq of the next event."""
+        return self._spool.next_seq
+
     def tend_if_due(self) -> None:
         """See to the spool and the shipper although no hook comes."""
         now_ns = monotonic_ns()

@@ -23,6 +23,7 @@ from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import INBOX, PHASE, PHASES
 from lineside.emitter.peers import LATER, NO, Leader, PeersError
 from lineside.emitter.publisher import Publisher
+from lineside.emitter.rendezvous import VERDICTS, Rendezvous
 from lineside.emitter.snapshot import one_line
 from lineside.emitter.spool import SpoolWriter
 
@@ -36,12 +37,16 @@ class Steering:
     ``is_due`` says that ``steer`` has something to do at this step's end, ``is_paused`` that
     ``hold`` is to be called at the hooks ``step_end``, ``log``, ``evaluate`` and ``save`` once
     their event is published. The answers are a stream of their own, ``run/control/<attempt>``.
+    With ``wait_for_verdict`` seconds, ``meets`` says that ``announce`` and ``meet`` are to be
+    called before and after an evaluation is published.
 
     Raises:
         SettingsError, OSError: its folder in the spool cannot be made.
     """
 
-    def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
+    def __init__(
+        self, publisher: Publisher, control: Any, step: int, wait_for_verdict: float = 0.0
+    ) -> None:
         identity = publisher.identity
         self._publisher = publisher
         self._effects = Effects(control)
@@ -55,9 +60,10 @@ class Steering:
         self._pending: list[Command] = []
         self._peers: Leader | None = None
         self._refusal = ""
+        self._rendezvous = Rendezvous(publisher, wait_for_verdict) if wait_for_verdict else None
         if identity.place.world_size > 1:
             try:
-                self._peers = Leader(identity, step)
+                self._peers = Leader(identity, step, meets=self.meets)
             except PeersError as error:
                 self._refuse_all(error)
         self._is_open = True
@@ -70,6 +76,11 @@ class Steering:
     @property
     def is_paused(self) -> bool:
         return self._effects.is_paused
+
+    @property
+    def meets(self) -> bool:
+        """Whether evaluations wait for the stopper's word on them."""
+        return self._rendezvous is not None
 
     def is_due(self, step: int) -> bool:
         """Whether ``steer`` is to be called at the end of ``step``."""
@@ -108,13 +119,27 @@ class Steering:
                 if time.monotonic() > effects.paused_until:
                     effects.let_go()
                 elif effects.is_held:
-                    self._stay()
+                    time.sleep(_NAP_SECONDS)
+                    self._still()
         except BaseException:
             effects.let_go()
             raise
         finally:
             self._publisher.words[PHASE] = phase
             self._end_talk(moment.state)
+
+    def announce(self) -> None:
+        """An evaluation is published next."""
+        if self._rendezvous is not None:
+            self._rendezvous.announce()
+
+    def meet(self, moment: Moment) -> None:
+        """Wait at an evaluation for what the stopper says of it, and do it."""
+        if self._rendezvous is not None and self._is_open:
+            try:
+                self._rendezvous.wait(lambda: self._listen(moment))
+            finally:
+                self._end_talk(moment.state)
 
     def close(self, _how: str = "", _error: BaseException | None = None) -> None:
         """Take no more commands; those that wait are told that training ended before."""
@@ -146,6 +171,21 @@ class Steering:
         return ending.Unconfirmed(
             folder.page, self._spool.settled_seq, folder.root, self._ensure_shipper
         )
+
+    def _listen(self, moment: Moment) -> bool:
+        """Apply what a stopper may ask for at an evaluation; whether training is to end, or takes
+        no commands any more."""
+        if not self._is_open or self._rendezvous is None:
+            return True
+        self._take(moment.state)
+        others = [command for command in self._pending if command.op not in VERDICTS]
+        self._pending = [command for command in self._pending if command.op in VERDICTS]
+        try:
+            self._apply_all(moment)
+        finally:
+            self._pending += others  # for the end of a step
+        self._still()
+        return bool(moment.control.should_training_stop)
 
     # What comes in.
 
@@ -223,6 +263,8 @@ class Steering:
         """
         if self._refusal:
             raise Refused(self._refusal)
+        if command.op == "proceed":
+            return self._proceed(command)
         act = self._effects.prepare(command, moment)
         if self._peers is not None:
             try:
@@ -236,8 +278,12 @@ class Steering:
                 raise NotYet
         return act
 
-    def _stay(self) -> None:
-        time.sleep(_NAP_SECONDS)
+    def _proceed(self, command: Command) -> Act:
+        if self._rendezvous is None or not self._rendezvous.hear(**command.args):
+            raise Refused("nothing waits for a word on that evaluation")
+        return dict
+
+    def _still(self) -> None:
         if self._peers is not None:
             try:
                 self._peers.still()
@@ -257,6 +303,7 @@ class Steering:
         self._refusal = f"training runs in several processes that cannot agree: {error}"
         say(f"commands are off: {self._refusal}")
         self._effects.let_go()
+        self._rendezvous = None
         if peers is not None:
             peers.leave(str(error))
 

@@ -25,9 +25,12 @@ def test_what_is_left_out_is_made_up() -> None:
     assert first.expires_at == pytest.approx(time.time() + EXPIRES_SECONDS, abs=5)
 
 
+ARGS: dict[str, dict[str, Any]] = {"set_lr": {"lr": 1}, "proceed": {"attempt": "a1", "seq": 0}}
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_can_be_asked_for(op: str) -> None:
-    assert Command(op, {"lr": 1} if op == "set_lr" else {}).op == op
+    assert Command(op, ARGS.get(op, {})).op == op
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,8 @@ def test_every_op_can_be_asked_for(op: str) -> None:
         ({"op": "set_lr", "args": {"lr": True}}, "set_lr lr: True cannot be"),
         ({"op": "set_lr", "args": {"lr": "1"}}, "set_lr lr: '1' cannot be"),
         ({"op": "stop", "args": {"save": 1}}, "stop save: 1 cannot be; expected true or false"),
+        ({"op": "proceed", "args": {"attempt": 1, "seq": 0}}, "attempt: 1 cannot be; expected an"),
+        ({"op": "proceed", "args": {"attempt": "a", "seq": -1}}, "proceed seq: -1 cannot be"),
         ({"op": "save", "args": {"now": 1}}, "save now: 1 cannot be; expected of the arguments"),
         ({"op": "save", "args": [1]}, "args: .1. cannot be"),
         ({"op": "save", "reason": 5}, "reason: 5 cannot be"),

@@ -37,6 +37,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_RUN_NAME": "a name",
             "LINESIDE_PROJECT": "p",
             "LINESIDE_DISABLED": "yes",
+            "LINESIDE_WAIT_FOR_VERDICT": "2.5",
         }
     )
     assert settings == Settings(
@@ -48,6 +49,7 @@ def test_each_setting_has_its_variable() -> None:
         "a name",
         "p",
         True,
+        2.5,
     )
 
 
@@ -67,6 +69,8 @@ def test_off_has_many_spellings(value: str) -> None:
         ("LINESIDE_HOME", "relative", "expected an absolute path"),
         ("LINESIDE_SPOOL", "./spool", "expected an absolute path"),
         ("LINESIDE_DISABLED", "perhaps", "expected 1 or 0"),
+        ("LINESIDE_WAIT_FOR_VERDICT", "long", "expected seconds, 0 or more"),
+        ("LINESIDE_WAIT_FOR_VERDICT", "inf", "expected seconds, 0 or more"),
         ("LINESIDE_RUN_ID", "a/b", "not beginning with"),
         ("LINESIDE_RUN_ID", "-x", "not beginning with"),
     ],
