@@ -95,13 +95,16 @@ def _said(kind: str, data: Mapping[str, Any]) -> str:
         return _gap(data)
     if kind in commands.STATES or kind == commands.CONTROL_ON:
         return _command(kind, data)
+    if kind == "alert":
+        would = f" (would {data.get('action')})" if data.get("dry_run") else ""
+        return f"{data.get('rule')}: {data.get('why')}{would}"
     return ""
 
 
 def _tone(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "train_end":
         return "clear"
-    if kind in ("gap", "process_lost", commands.REJECTED, commands.EXPIRED):
+    if kind in ("alert", "gap", "process_lost", commands.REJECTED, commands.EXPIRED):
         return "caution"
     if kind == "run_end" and data.get("how") == "exception":
         return "danger"

@@ -35,6 +35,7 @@ KIND_WORDS = {
     "log": "Logged",
     "push_begin": "Push to the hub began",
     "gap": "Events dropped",
+    "alert": "Alert",
     "process_lost": "Process lost",
     "process_exit": "Command ended",
     "control_on": "Takes commands",

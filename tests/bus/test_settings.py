@@ -49,7 +49,7 @@ def test_each_setting_has_its_variable() -> None:
         "a name",
         "p",
         True,
-        2.5,
+        wait_for_verdict=2.5,
     )
 
 

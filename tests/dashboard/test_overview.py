@@ -183,6 +183,13 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
             "caution",
         ),
         ("gap", {}, "", "caution"),
+        ("alert", {"rule": "flat", "why": "no better"}, "flat: no better", "caution"),
+        (
+            "alert",
+            {"rule": "flat", "why": "no better", "action": "stop", "dry_run": True},
+            "flat: no better (would stop)",
+            "caution",
+        ),
         (
             "run_start",
             {"process": {"pid": 1, "host": "h"}, "world_size": 2},
