@@ -36,6 +36,7 @@ LIFECYCLE_KINDS = (
 OWN_KINDS = (
     "run_start",  # first record of a rank's stream: facts of the process, arguments, model
     "run_end",  # last record of a rank's stream: how it ended, and the emitter's own counters
+    "train_error",  # train() raised: what, whether the script catches it or not
     "gap",  # the emitter dropped events: which, and why
     "heartbeat",  # from the shipper, one a second for each rank
     "process_lost",  # from the shipper: the training process went without a train_end

@@ -23,7 +23,8 @@ class Settings:
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
     LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
-    ``wait_for_verdict`` LINESIDE_WAIT_FOR_VERDICT, in seconds.
+    ``wait_for_verdict`` LINESIDE_WAIT_FOR_VERDICT, in seconds; ``stop_on_sigterm``
+    LINESIDE_STOP_ON_SIGTERM, None where it does not say.
     """
 
     home: Path
@@ -36,6 +37,7 @@ class Settings:
     disabled: bool = False
     key: Path | None = None
     wait_for_verdict: float | None = None
+    stop_on_sigterm: bool | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -65,6 +67,7 @@ class Settings:
             disabled=_flag(env, "LINESIDE_DISABLED"),
             key=key,
             wait_for_verdict=_seconds(env, "LINESIDE_WAIT_FOR_VERDICT"),
+            stop_on_sigterm=_choice(env, "LINESIDE_STOP_ON_SIGTERM"),
         )
 
     @property
@@ -103,6 +106,10 @@ def _path(env: Mapping[str, str], name: str) -> Path | None:
     if not path.is_absolute():
         raise SettingsError(name, value, "expected an absolute path")
     return path
+
+
+def _choice(env: Mapping[str, str], name: str) -> bool | None:
+    return _flag(env, name) if env.get(name) else None
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

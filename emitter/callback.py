@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 from time import monotonic_ns, time
 from typing import Any
 
 from transformers import TrainerCallback
 
-from lineside.emitter import snapshot
+from lineside.bus.settings import Settings
+from lineside.emitter import outcome, snapshot
 from lineside.emitter.attempts import Attempts, InitEnd
-from lineside.emitter.effects import Moment
+from lineside.emitter.effects import Moment, find_trainer
 from lineside.emitter.exit import Unconfirmed
 from lineside.emitter.following import Following
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
+from lineside.emitter.publisher import Publisher
+from lineside.emitter.signals import StopOnSigterm
 from lineside.emitter.steering import Steering
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
@@ -33,12 +37,15 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     """Publishes a Trainer's lifecycle: ``Trainer(..., callbacks=[LinesideCallback()])``.
 
     ``name``, ``project`` and ``run_id`` say what the run is called; the environment's
-    LINESIDE_RUN_NAME, LINESIDE_PROJECT and LINESIDE_RUN_ID have the last word. Rank 0 publishes
-    everything, other ranks their start, end and failures. No hook raises, and none waits but
-    ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the run; and
-    ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most (LINESIDE_WAIT_FOR_VERDICT),
-    for the stopper's word on that evaluation. A copy carries these settings only and publishes a
-    run of its own.
+    LINESIDE_RUN_NAME, LINESIDE_PROJECT and LINESIDE_RUN_ID have the last word. With
+    ``stop_on_sigterm``, or LINESIDE_STOP_ON_SIGTERM, a SIGTERM is a command to save and stop.
+
+    Rank 0 publishes everything, other ranks their start, end and failures. No hook raises, and none
+    waits but ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the
+    run; and ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most, or
+    LINESIDE_WAIT_FOR_VERDICT, for the stopper's word on that evaluation. Ranks wait for each other
+    where they are to follow a command. A copy carries these settings only and publishes a run of
+    its own.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         project: str | None = None,
         run_id: str | None = None,
         wait_for_verdict: float = 0.0,
+        *,
+        stop_on_sigterm: bool = False,
     ) -> None:
         self._config: dict[str, Any] = {
             "name": name,
@@ -54,21 +63,28 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             "run_id": run_id,
             "wait_for_verdict": wait_for_verdict,
         }
+        self._stop_on_sigterm = stop_on_sigterm
         self._attempts = Attempts(**self._config, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
         self._steering: Steering | Following | None = None
+        self._sigterm: StopOnSigterm | None = None
+        # A Trainer that is given the callback later calls no hook before it trains.
+        trainers = sys.modules.get("transformers.trainer")
+        if trainers is not None:
+            outcome.watch(trainers.Trainer, LinesideCallback)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(self._config)
+        return {**self._config, "stop_on_sigterm": self._stop_on_sigterm}
 
     def __setstate__(self, config: dict[str, Any]) -> None:
         self.__init__(**config)  # type: ignore[misc]
         # Copies in several processes count hyperparameter trials each for itself.
-        self._attempts = Attempts(**config, trial_prefix=f"{secrets.token_hex(2)}-")
+        self._attempts = Attempts(**self._config, trial_prefix=f"{secrets.token_hex(2)}-")
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Kept until a run opens."""
+        self._guarded(self._watch_outcome, control)
         self._guarded(self._keep_init_end, state, control)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -78,6 +94,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published, then waited for."""
         self._guarded(self._train_end, state, control)
+
+    def on_train_error(self, error: BaseException) -> None:
+        """Published, whether the script catches it or not; ``emitter.outcome`` calls this."""
+        self._guarded(self._train_error, error)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published with the state's scalars."""
@@ -226,6 +246,12 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     # What the rare hooks do.
 
+    def _watch_outcome(self, control: Any) -> None:
+        found = find_trainer(control)
+        trainer = None if found is None else found()
+        if trainer is not None:
+            outcome.watch(type(trainer), LinesideCallback)
+
     def _keep_init_end(self, state: Any, control: Any) -> None:
         self._init_end = InitEnd(
             state.global_step, state.epoch, _bits(control), monotonic_ns(), time()
@@ -238,14 +264,18 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._open(args, state, given, now_ns)
         self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
         self._flag_training()
-        publisher = self._attempts.publisher
-        if publisher is not None:
-            step = state.global_step
-            if publisher.identity.place.rank == 0:
-                patience = self._attempts.wait_for_verdict
-                self._steering = Steering(publisher, control, step, patience)
-            else:
-                self._steering = Following(publisher, control, step)
+        if self._attempts.publisher is not None:
+            self._begin_steering(self._attempts.publisher, state.global_step, control)
+
+    def _begin_steering(self, publisher: Publisher, step: int, control: Any) -> None:
+        if publisher.identity.place.rank == 0:
+            patience = self._attempts.wait_for_verdict
+            self._steering = Steering(publisher, control, step, patience)
+        else:
+            self._steering = Following(publisher, control, step)
+        said = Settings.from_env().stop_on_sigterm
+        if self._stop_on_sigterm if said is None else said:
+            self._sigterm = StopOnSigterm.begin(self._steering, publisher.identity.attempt)
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False
@@ -256,7 +286,19 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING)
             publisher.wait(*answers)
 
+    def _train_error(self, error: BaseException) -> None:
+        if not self._is_training:
+            return  # it came before training began, or was told already
+        self._is_training = False
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            publisher.fail(error)
+        self._close_steering()
+
     def _close_steering(self) -> list[Unconfirmed]:
+        sigterm, self._sigterm = self._sigterm, None
+        if sigterm is not None:
+            sigterm.end()
         steering, self._steering = self._steering, None
         if steering is None:
             return []

@@ -58,7 +58,7 @@ class Effects:
     def __init__(self, control: Any) -> None:
         self.is_paused = False
         self.paused_until = math.inf
-        self._trainer = _find_trainer(control)
+        self._trainer = find_trainer(control)
         # Asked of the Trainer in a pause, and how often the hook that says it is done is to come.
         self._awaited: Counter[str] = Counter()
 
@@ -88,13 +88,13 @@ class Effects:
         if command.op == "stop":
             saves = command.args.get("save", True) and moment.hook != "save"
             asked = self._asked("save", moment) if saves else []
-            return lambda: self._stop(asked, moment.control)
+            return lambda: self._stop(asked, command, moment.control)
         asked = self._asked(command.op, moment)
         return lambda: self._ask(asked, moment.control)
 
     def is_done(self, hook: str) -> bool:
         """Whether the Trainer has just done at ``hook`` what it was asked for in a pause."""
-        if hook not in self._awaited or not _is_training():
+        if hook not in self._awaited or not is_training(sys._getframe()):
             return False
         self._awaited[hook] -= 1
         self._awaited = +self._awaited
@@ -122,11 +122,11 @@ class Effects:
         self.is_paused = False
         return {}
 
-    def _stop(self, asked: list[str], control: Any) -> dict[str, Any]:
+    def _stop(self, asked: list[str], command: Command, control: Any) -> dict[str, Any]:
         self._ask(asked, control)
         control.should_training_stop = True
         self.is_paused = False
-        return {}
+        return {"issued_by": command.issued_by, "reason": command.reason}
 
     def _ask(self, asked: list[str], control: Any) -> dict[str, Any]:
         for what in asked:
@@ -183,7 +183,7 @@ def _new_rate(rate: float, given: Mapping[str, Any]) -> Act:
     return lambda: {"from": change(), "to": rate}
 
 
-def _find_trainer(control: Any) -> weakref.ref[Any] | None:
+def find_trainer(control: Any) -> weakref.ref[Any] | None:
     """The Trainer further up this thread's stack whose ``control`` this is.
 
     Callbacks are not given it. Only to be looked for where no batch is under way: older Pythons
@@ -198,9 +198,8 @@ def _find_trainer(control: Any) -> weakref.ref[Any] | None:
     return None
 
 
-def _is_training() -> bool:
-    """Whether a hook was called by training, and not by what the script does after it."""
-    frame: FrameType | None = sys._getframe(1)
+def is_training(frame: FrameType | None) -> bool:
+    """Whether ``frame`` is in a Trainer's training, and not in what the script does after it."""
     while frame is not None:
         if frame.f_code.co_name == "_inner_training_loop":
             return True

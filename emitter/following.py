@@ -26,6 +26,7 @@ class Following:
     def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
         self._publisher = publisher
         self._effects = Effects(control)
+        self._own: list[Command] = []
         self._peers: Follower | None = None
         try:
             self._peers = Follower(publisher.identity, step)
@@ -68,6 +69,16 @@ class Following:
         finally:
             self._publisher.words[PHASE] = phase
 
+    @property
+    def takes_commands(self) -> bool:
+        """Whether commands are applied at all."""
+        return self._peers is not None
+
+    def ask(self, command: Command) -> None:
+        """Have rank 0 put a command of this process's own to the vote. A signal handler may call
+        it."""
+        self._own.append(command)
+
     def announce(self) -> None:
         """Rank 0 publishes the evaluation."""
 
@@ -84,6 +95,8 @@ class Following:
         if self._peers is None or not self._publisher.is_open:
             return
         try:
+            while self._own:
+                self._peers.ask(self._own.pop())
             while True:
                 word = self._peers.hear(self._publisher.tend_if_due)
                 if word.command is None:

@@ -16,18 +16,21 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.events import Stream, new_attempt
 from lineside.bus.settings import Settings
-from lineside.emitter import launches, yard
+from lineside.emitter import launches, memory, vitals, yard
 from lineside.emitter.notice import say
 from lineside.emitter.page import ACKED_SEQ
 from lineside.emitter.redaction import redact_argv
 from lineside.emitter.sidecar import INJECT_FOLDER, Sidecar
 from lineside.emitter.spool import SpoolWriter
+from lineside.emitter.vitals import PageView
 
 PRODUCER = "launcher"
+RANK_0 = "rank0"
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what shells end with
 _FORWARDED = {
     signal.SIGINT,
@@ -45,15 +48,16 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n if signal n ended it.
 
     The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
-    terminal, once; a signal sent to this process alone is passed on. How it ended is published for
-    each run that it opened.
+    terminal, once; a signal sent to this process alone is passed on, and the command waited for.
+    How it ended is published for the last run that it opened, and for those before that had not
+    ended by then.
 
     Raises:
         UsageError: ``argv`` is empty.
     """
     if not argv:
         raise UsageError("nothing to run: expected a command after `lineside run --`")
-    started = time.monotonic()
+    started, kills = time.monotonic(), memory.kills()
     with _launch_folder() as folder:
         try:
             status = _run(argv, _environment(settings, folder))
@@ -62,7 +66,15 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
         runs = launches.read(folder) if folder else []
     if not settings.disabled:
         with contextlib.suppress(KeyboardInterrupt):
-            _record(runs, status, argv, time.monotonic() - started, settings)
+            rose = kills is not None and (memory.kills() or 0) > kills
+            data = {
+                "exit_code": status if status >= 0 else None,
+                "signal": _signal_name(-status) if status < 0 else None,
+                "out_of_memory": rose if kills is not None else None,
+                "argv": redact_argv(argv),
+                "seconds": time.monotonic() - started,
+            }
+            _record(runs, data, settings)
     return status if status >= 0 else 128 - status
 
 
@@ -113,6 +125,8 @@ def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
         launches.VARIABLE: str(folder) if folder else None,
     }
     env.update({name: value for name, value in given.items() if value is not None})
+    if settings.stop_on_sigterm is None:
+        env["LINESIDE_STOP_ON_SIGTERM"] = "1"
     # An empty entry would mean the working directory.
     entries = [str(INJECT_FOLDER), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
@@ -127,21 +141,15 @@ def _refusal(command: str, error: OSError) -> int:
     return NOT_EXECUTABLE
 
 
-def _record(
-    streams: Sequence[Stream], status: int, argv: Sequence[str], seconds: float, settings: Settings
-) -> None:
+def _record(streams: Sequence[Stream], data: dict[str, Any], settings: Settings) -> None:
     if not streams:
         say("no run was recorded: the command trained nothing, or its Python has no lineside")
         return
     newest = {stream.run: stream.attempt for stream in streams}
-    data = {
-        "exit_code": status if status >= 0 else None,
-        "signal": _signal_name(-status) if status < 0 else None,
-        "argv": redact_argv(argv),
-        "seconds": seconds,
-    }
     writers = []
     for run, attempt in newest.items():
+        if run != streams[-1].run and _has_ended(settings.spool / run / RANK_0 / attempt):
+            continue  # the command went on after it: how that ended says nothing of it
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
@@ -151,6 +159,20 @@ def _record(
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
     _confirm(writers, streams, settings)
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the training that wrote in ``folder`` said so, or is long gone."""
+    if not folder.exists():
+        return True
+    page = PageView.open(folder)
+    try:
+        return vitals.ended(folder, page.read() if page else None)
+    except OSError:
+        return False
+    finally:
+        if page is not None:
+            page.close()
 
 
 def _signal_name(number: int) -> str:

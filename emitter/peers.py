@@ -127,6 +127,7 @@ class Leader:
         self._steps = 1
         self._last = (step, time.monotonic())
         self._still_at = 0.0
+        self._is_asked = False
 
     def agree(self, command: Command) -> Vote:
         """Put it to the vote. After yes every rank applies it, else none does.
@@ -154,6 +155,13 @@ class Leader:
         self.next_step = step + self._steps
         self._say({"next": self.next_step, "paused": is_paused})
         self._sweep()
+
+    def asked(self) -> Command | None:
+        """What another rank asks for, once."""
+        if self._is_asked or not self._keys.has("ask"):
+            return None
+        self._is_asked = True
+        return Command.read(self._keys.get("ask"))
 
     def still(self) -> None:
         """Say in a pause, now and then, that rank 0 is there."""
@@ -218,6 +226,14 @@ class Follower:
         self.meets: bool = verdict["meets"]
         self.next_step = step + 1
         self._heard = 0
+
+    def ask(self, command: Command) -> None:
+        """Have rank 0 put this to the vote; the first of what other ranks ask counts.
+
+        Raises:
+            PeersError: it cannot be told.
+        """
+        self._keys.settle("ask", command.data())
 
     def hear(self, meanwhile: Callable[[], object]) -> Word:
         """Rank 0's next word; ``meanwhile`` is called now and then until it comes.

@@ -201,6 +201,14 @@ class Publisher:
             is_spoken_of=self.identity.place.local_rank == 0,
         )
 
+    def fail(self, error: BaseException) -> None:
+        """Publish that ``train()`` raises ``error``; what the script does next may still come."""
+        if self.is_open:
+            data = {"error": snapshot.error_facts(error)}
+            self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
+            self._spool.words[PHASE] = _FINISHED
+            self.flag(lowered=TRAINING)
+
     def close(self, how: str, error: BaseException | None = None) -> None:
         """Publish ``run_end`` and let go of the stream; does nothing the second time.
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from lineside.bus import commands
 from lineside.bus.commands import OPS, Command
-from lineside.bus.errors import CommandError
-from lineside.bus.events import Stream
 from lineside.emitter import exit as ending
-from lineside.emitter import inbox
 from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
+from lineside.emitter.mailbox import Mailbox
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import INBOX, PHASE, PHASES
+from lineside.emitter.page import PHASE, PHASES
 from lineside.emitter.peers import LATER, NO, Leader, PeersError
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.rendezvous import VERDICTS, Rendezvous
 from lineside.emitter.snapshot import one_line
-from lineside.emitter.spool import SpoolWriter
 
 PAUSED = PHASES.index("paused")
 _NAP_SECONDS = 0.02  # between looks for a command while training is paused
@@ -36,41 +33,32 @@ class Steering:
 
     ``is_due`` says that ``steer`` has something to do at this step's end, ``is_paused`` that
     ``hold`` is to be called at the hooks ``step_end``, ``log``, ``evaluate`` and ``save`` once
-    their event is published. The answers are a stream of their own, ``run/control/<attempt>``.
-    With ``wait_for_verdict`` seconds, ``meets`` says that ``announce`` and ``meet`` are to be
-    called before and after an evaluation is published.
+    their event is published. With ``wait_for_verdict`` seconds, ``meets`` says that ``announce``
+    and ``meet`` are to be called before and after an evaluation is published.
 
     Raises:
-        SettingsError, OSError: its folder in the spool cannot be made.
+        SettingsError, OSError: there can be no mailbox.
     """
 
     def __init__(
         self, publisher: Publisher, control: Any, step: int, wait_for_verdict: float = 0.0
     ) -> None:
-        identity = publisher.identity
         self._publisher = publisher
         self._effects = Effects(control)
-        unconfirmed = publisher.unconfirmed()
-        stream = Stream(identity.run, commands.PRODUCER, identity.attempt)
-        self._spool = SpoolWriter(unconfirmed.spool, stream, role="control")
-        self._ensure_shipper = unconfirmed.ensure_shipper
-        self._is_telling = False
-        self._read = 0  # bytes of the inbox
-        self._known: set[str] = set()
+        self._mail = Mailbox(publisher)
         self._pending: list[Command] = []
-        self._peers: Leader | None = None
         self._refusal = ""
         self._rendezvous = Rendezvous(publisher, wait_for_verdict) if wait_for_verdict else None
-        if identity.place.world_size > 1:
+        self._peers: Leader | None = None
+        if publisher.identity.place.world_size > 1:
             try:
-                self._peers = Leader(identity, step, meets=self.meets)
+                self._peers = Leader(publisher.identity, step, meets=self.meets)
             except PeersError as error:
                 self._refuse_all(error)
         self._is_open = True
         self.earlier_error = ending.last_error()
-        facts = {"ops": [] if self._refusal else list(OPS), "why": self._refusal or None}
-        self._spool.write(commands.CONTROL_ON, step, data=facts)
-        publisher.tended.append(self._tend)
+        ops = [] if self._refusal else list(OPS)
+        self._mail.say_on(step, {"ops": ops, "why": self._refusal or None})
         ending.watch(self)
 
     @property
@@ -82,12 +70,21 @@ class Steering:
         """Whether evaluations wait for the stopper's word on them."""
         return self._rendezvous is not None
 
+    @property
+    def takes_commands(self) -> bool:
+        """Whether commands are applied at all."""
+        return not self._refusal
+
     def is_due(self, step: int) -> bool:
         """Whether ``steer`` is to be called at the end of ``step``."""
         if self._peers is not None:
             return step >= self._peers.next_step or self._effects.is_paused
-        words: Any = self._spool.words
-        return words[INBOX] != self._read or bool(self._pending) or self._effects.is_paused
+        return self._mail.has_news or bool(self._pending) or self._effects.is_paused
+
+    def ask(self, command: Command) -> None:
+        """Have a command of this process's own applied at the end of the step, as if it had come
+        from outside. A signal handler may call it."""
+        self._mail.post(command)
 
     def steer(self, moment: Moment) -> None:
         """Apply at ``step_end`` what came."""
@@ -150,27 +147,32 @@ class Steering:
             self._take(state)
             for command in self._pending:
                 why = "training ended before it could be applied"
-                self._answer(commands.REJECTED, command, state, why=why)
+                self._mail.answer(commands.REJECTED, command, state, why=why)
         finally:
-            self._is_open = False
-            self._effects.let_go()
+            self.disable()
             self._pending.clear()
-            self._spool.settle()
-            self._publisher.tended.remove(self._tend)
             ending.leave(self, self.unconfirmed())
-            self._spool.close()
+            self._mail.close()
 
     def disable(self) -> None:
-        """This is a forked child: the commands are its parent's."""
+        """Never do anything again, as in a forked child: the commands are its parent's."""
         self._is_open = False
         self._effects.let_go()
 
     def unconfirmed(self) -> ending.Unconfirmed:
         """The answers that the bus may not have confirmed yet."""
-        folder = self._spool.folder
-        return ending.Unconfirmed(
-            folder.page, self._spool.settled_seq, folder.root, self._ensure_shipper
-        )
+        return self._mail.unconfirmed()
+
+    def _take(self, state: Any) -> None:
+        if self._peers is not None:
+            try:
+                asked = self._peers.asked()
+            except PeersError as error:
+                self._refuse_all(error)
+            else:
+                if asked is not None:
+                    self._mail.post(asked)
+        self._pending += self._mail.take(state)
 
     def _listen(self, moment: Moment) -> bool:
         """Apply what a stopper may ask for at an evaluation; whether training is to end, or takes
@@ -187,39 +189,6 @@ class Steering:
         self._still()
         return bool(moment.control.should_training_stop)
 
-    # What comes in.
-
-    def _take(self, state: Any) -> None:
-        end: int = self._spool.words[INBOX]
-        if end == self._read:
-            return
-        try:
-            events = inbox.read(self._spool.folder.path, self._read, end)
-        except OSError as error:
-            if comes_from_outside(error):
-                raise
-            say(f"commands cannot be read now: {error}")
-            return
-        self._read = end
-        for event in events:
-            if event.kind == commands.COMMAND:
-                self._take_one(event.data, state)
-
-    def _take_one(self, data: Mapping[str, Any] | None, state: Any) -> None:
-        name = str((data or {}).get("id") or "")
-        if not name or name in self._known:
-            return
-        self._known.add(name)
-        try:
-            command = Command.read(data)
-        except CommandError as error:
-            self._tell(commands.REJECTED, {"id": name, "why": str(error)}, state)
-            return
-        self._answer(commands.DELIVERED, command, state)
-        self._pending.append(command)
-
-    # What becomes of it.
-
     def _apply_all(self, moment: Moment) -> None:
         # An evaluation first: what may be saved besides depends on it.
         waiting = deque(sorted(self._pending, key=lambda command: command.op != "evaluate"))
@@ -234,25 +203,24 @@ class Steering:
 
     def _apply_one(self, command: Command, waiting: Iterable[Command], moment: Moment) -> bool:
         """Answer it; False if it has to wait."""
-        state, now = moment.state, time.time()
+        answer, state, now = self._mail.answer, moment.state, time.time()
         newer = [c for c in waiting if c.op == "set_lr" and now <= c.expires_at][-1:]
         try:
             if now > command.expires_at:
-                self._answer(commands.EXPIRED, command, state)
+                answer(commands.EXPIRED, command, state)
             elif command.op == "set_lr" and newer[0] is not command:
-                self._answer(commands.SUPERSEDED, command, state, by=newer[0].id)
+                answer(commands.SUPERSEDED, command, state, by=newer[0].id)
             else:
                 done = self._agreed(command, moment)()
-                self._answer(commands.APPLIED, command, state, **done)
+                answer(commands.APPLIED, command, state, **done)
         except NotYet:
             return False
         except Refused as refused:
-            self._answer(commands.REJECTED, command, state, why=str(refused))
+            answer(commands.REJECTED, command, state, why=str(refused))
         except Exception as error:
             if comes_from_outside(error):
                 raise
-            why = f"it failed: {one_line(error)}"
-            self._answer(commands.REJECTED, command, state, why=why)
+            answer(commands.REJECTED, command, state, why=f"it failed: {one_line(error)}")
         return True
 
     def _agreed(self, command: Command, moment: Moment) -> Act:
@@ -264,7 +232,9 @@ class Steering:
         if self._refusal:
             raise Refused(self._refusal)
         if command.op == "proceed":
-            return self._proceed(command)
+            if self._rendezvous is None or not self._rendezvous.hear(**command.args):
+                raise Refused("nothing waits for a word on that evaluation")
+            return dict
         act = self._effects.prepare(command, moment)
         if self._peers is not None:
             try:
@@ -277,11 +247,6 @@ class Steering:
             if vote.answer == LATER:
                 raise NotYet
         return act
-
-    def _proceed(self, command: Command) -> Act:
-        if self._rendezvous is None or not self._rendezvous.hear(**command.args):
-            raise Refused("nothing waits for a word on that evaluation")
-        return dict
 
     def _still(self) -> None:
         if self._peers is not None:
@@ -300,30 +265,12 @@ class Steering:
     def _refuse_all(self, error: PeersError) -> None:
         """The ranks cannot agree any more: training goes on, and no rank is held up again."""
         peers, self._peers = self._peers, None
+        self._rendezvous = None
         self._refusal = f"training runs in several processes that cannot agree: {error}"
         say(f"commands are off: {self._refusal}")
         self._effects.let_go()
-        self._rendezvous = None
         if peers is not None:
             peers.leave(str(error))
-
-    def _answer(self, kind: str, command: Command, state: Any, **more: Any) -> None:
-        self._tell(kind, {"id": command.id, "op": command.op, **more}, state)
-
-    def _tell(self, kind: str, data: dict[str, Any], state: Any) -> None:
-        self._is_telling = True
-        try:
-            self._spool.write(kind, state.global_step, state.epoch, data=data)
-        finally:
-            self._is_telling = False
-
-    def _tend(self) -> None:
-        if self._is_telling:  # a signal handler's hook came in the middle of it
-            return
-        page = self._spool.folder.page
-        self._spool.tend()
-        if self._spool.folder.page is not page:
-            self._read = 0  # somebody removed the spool: its inbox begins anew
 
 
 class _Nowhere:

@@ -23,6 +23,7 @@ def test_an_empty_environment_has_everything_under_the_users_state(
     assert settings.journal == settings.home / "journal.db"
     assert (settings.run_id, settings.run_name, settings.project) == (None, None, None)
     assert not settings.disabled
+    assert settings.stop_on_sigterm is None
     assert Settings.from_env({"XDG_STATE_HOME": "/s"}).home == Path("/s/lineside")
 
 
@@ -38,6 +39,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_PROJECT": "p",
             "LINESIDE_DISABLED": "yes",
             "LINESIDE_WAIT_FOR_VERDICT": "2.5",
+            "LINESIDE_STOP_ON_SIGTERM": "no",
         }
     )
     assert settings == Settings(
@@ -50,6 +52,7 @@ def test_each_setting_has_its_variable() -> None:
         "p",
         True,
         wait_for_verdict=2.5,
+        stop_on_sigterm=False,
     )
 
 

@@ -145,6 +145,27 @@ def test_a_signal_that_ends_the_command_is_told_as_shells_do(
     assert told["signal"] == (name or f"SIG{int(number)}")
 
 
+def test_how_the_command_ends_is_told_of_the_runs_that_had_not_ended(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    body = (
+        "import os\n"
+        "from lineside.emitter import start_run\n"
+        "start_run(run_id='ended').finish()\n"
+        "start_run(run_id='open')\n"
+        "start_run(run_id='last').finish()\n"
+        "os._exit(3)\n"
+    )
+    one = launched(*python(body))
+    assert one.end()[0] == 3
+    told = read_all(
+        bench.address, ["*/launcher"], until=lambda events: len(events) >= 2, timeout=20
+    )
+    assert [event.data["exit_code"] for event in told if event.data] == [3, 3]
+    assert {folder.parent.name for folder in bench.spool.glob("*/launcher")} == {"open", "last"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_the_launcher_alone_is_passed_on_once(
     launched: Any, number: signal.Signals
@@ -275,13 +296,15 @@ def test_the_command_is_told_where_and_keeps_its_own_python_path(
 ) -> None:
     body = (
         "import os; print(os.environ['PYTHONPATH'].split(os.pathsep)[1:],"
-        " os.environ.get('LINESIDE_RUN_ID'), os.environ['LINESIDE_SPOOL'])"
+        " os.environ.get('LINESIDE_RUN_ID'), os.environ['LINESIDE_SPOOL'],"
+        " os.environ['LINESIDE_STOP_ON_SIGTERM'])"
     )
     given = f"/one{os.pathsep}/two"
     _, output, _ = launched(*python(body), PYTHONPATH=given).end()
-    assert output == f"['/one', '/two'] None {bench.spool}\n"
-    _, output, _ = launched(*python(body), PYTHONPATH="", LINESIDE_RUN_ID="mine").end()
-    assert output == f"[] mine {bench.spool}\n"
+    assert output == f"['/one', '/two'] None {bench.spool} 1\n"
+    own = {"PYTHONPATH": "", "LINESIDE_RUN_ID": "mine", "LINESIDE_STOP_ON_SIGTERM": "0"}
+    _, output, _ = launched(*python(body), **own).end()
+    assert output == f"[] mine {bench.spool} 0\n"
 
 
 def test_nothing_to_run_is_said() -> None:

@@ -1,0 +1,91 @@
+"""SIGTERM while training: a checkpoint and an orderly end, in place of a sudden one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, Protocol
+
+from lineside.bus.commands import Command
+from lineside.emitter.effects import is_training
+
+ISSUER = "SIGTERM"
+"""Who issued the command that the signal became."""
+_SAME_SECONDS = 1.0  # a launcher passes on what was sent to its whole group: both are one wish
+_VALID_SECONDS = 86_400.0  # however long a step takes
+
+
+class Stoppable(Protocol):
+    """Who applies commands at the end of a step."""
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether any is applied."""
+
+    def ask(self, command: Command) -> None:
+        """Have one applied; safe in a signal handler."""
+
+
+class StopOnSigterm:
+    """Makes the first SIGTERM a ``stop`` for ``steering``, until ``end``.
+
+    A handler that the script had set is called as well. A second signal, a second later or more,
+    does what it would have done without this, and so does one that comes outside of training, to a
+    forked child, or where no command is applied. Python calls a handler between two instructions of
+    the main thread: what sits in a collective comes to it when that is over.
+    """
+
+    def __init__(self, steering: Stoppable, attempt: str, before: Any) -> None:
+        self._steering = steering
+        self._id = f"sigterm-{attempt}"  # a launcher signals every rank: all of them mean the same
+        self._before = before
+        self._pid = os.getpid()
+        self._asked_at: float | None = None
+        self._is_on = True
+
+    @classmethod
+    def begin(cls, steering: Stoppable, attempt: str) -> StopOnSigterm | None:
+        """None where it cannot be: in another thread than the main one, or where the handler that
+        is there is not Python's to put back."""
+        before = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread() or before is None:
+            return None
+        stopping = cls(steering, attempt, before)
+        signal.signal(signal.SIGTERM, stopping._handle)
+        return stopping
+
+    def end(self) -> None:
+        """Put back the handler that was there, unless the script has set another since."""
+        self._is_on = False
+        with contextlib.suppress(ValueError):  # in another thread it cannot be
+            if signal.getsignal(signal.SIGTERM) == self._handle:
+                signal.signal(signal.SIGTERM, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self._is_ours(frame):
+            self._pass_on(number, frame)
+        elif self._asked_at is None:
+            self._asked_at = now
+            until = time.time() + _VALID_SECONDS
+            stop = Command("stop", issued_by=ISSUER, expires_at=until, id=self._id)
+            self._steering.ask(stop)
+            if callable(self._before):
+                self._before(number, frame)
+        elif now - self._asked_at >= _SAME_SECONDS:
+            self._pass_on(number, frame)
+
+    def _is_ours(self, frame: FrameType | None) -> bool:
+        is_here = self._is_on and os.getpid() == self._pid
+        return is_here and self._steering.takes_commands and is_training(frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if callable(self._before):
+            self._before(number, frame)
+        else:
+            signal.signal(signal.SIGTERM, self._before)
+            os.kill(os.getpid(), number)
