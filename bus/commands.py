@@ -76,6 +76,8 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     },
 }
 """What can be asked of a training, and with which arguments."""
+UNTOLD = frozenset({"proceed"})
+"""What programs say to each other: nobody is shown it, nor asked for it."""
 
 
 def _this_user() -> str:

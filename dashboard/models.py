@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from lineside.bus.commands import EXPIRES_SECONDS, OPS
+from lineside.bus.commands import EXPIRES_SECONDS, OPS, UNTOLD
 from lineside.dashboard.strict import strict
 from lineside.store import records
 
@@ -225,7 +225,7 @@ class CommandRequest(BaseModel):
         },
     )
 
-    op: str = Field(json_schema_extra={"enum": list(OPS)})
+    op: str = Field(json_schema_extra={"enum": [op for op in OPS if op not in UNTOLD]})
     args: dict[str, bool | float] = Field(
         default_factory=dict,
         description="`save` of stop (default true), `seconds` of pause, `lr` of set_lr.",

@@ -17,6 +17,7 @@ from lineside.store.audit import add_entry, name_issuer
 from lineside.store.ledger import Ledger
 from lineside.store.meaning import Handlers, Seen, Unreadable
 from lineside.store.schema import commands
+from lineside.store.states import is_rank
 from lineside.store.values import clean, is_number, is_time, to_json
 
 _WEIGHT = {
@@ -42,6 +43,8 @@ class Conversation:
         }
 
     def _on_command(self, seen: Seen) -> None:
+        if seen.data.get("op") in bus.UNTOLD:
+            return
         if seen.stream.producer != bus.PRODUCER:
             raise Unreadable(f"a command counts only in a stream of {bus.PRODUCER!r}")
         name, said, now = _id(seen), _content(seen.data), seen.event.time
@@ -67,6 +70,9 @@ class Conversation:
         )
 
     def _on_answer(self, seen: Seen) -> None:
+        # Rank 0 answers for all; the others say in streams of their own that they followed.
+        if seen.data.get("op") in bus.UNTOLD or is_rank(seen.stream.producer):
+            return
         if seen.stream.producer != bus.PRODUCER:
             raise Unreadable(f"an answer counts only in a stream of {bus.PRODUCER!r}")
         name, state, now = _id(seen), bus.STATES[seen.event.kind], seen.event.time

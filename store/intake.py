@@ -14,8 +14,9 @@ from lineside.store.audit import read_refusal
 from lineside.store.conversation import Conversation
 from lineside.store.ledger import Ledger
 from lineside.store.meaning import Meaning, Seen, Unreadable
+from lineside.store.pulse import note_progress, time_step
 from lineside.store.schema import TIMING
-from lineside.store.states import RunState, StreamState, is_rank
+from lineside.store.states import RunState, StreamState, is_own, is_rank
 from lineside.store.status import RANK_0
 from lineside.store.values import INT_MAX, clean, is_count, is_epoch, is_name, is_time, to_json
 
@@ -46,6 +47,8 @@ class Intake:
             ends = [event.seq + 1 for event in batch.events] + [gap.end for gap in batch.gaps]
             stream.next_seq = min(max([stream.next_seq, *ends]), INT_MAX)
             return
+        if is_own(stream.producer):
+            run.heard_at = ledger.now
         ledger.open(stream)
         self._take_events(run, stream, batch.events, raw)
         for gap in batch.gaps:
@@ -85,6 +88,8 @@ class Intake:
                 attempt.step = max(attempt.step or 0, top)
             if epoch is not None:
                 attempt.epoch = epoch
+            if events:
+                note_progress(attempt, stream, self._ledger.now)
 
     def _take_rare(self, run: RunState, stream: StreamState, event: Event, raw: bool) -> str:
         """Keep an event that is not step-level; returns the kind it counts as."""
@@ -129,7 +134,8 @@ class Intake:
             stream.forget_step()
             return
         if stream.step_ended_ns is not None and stream.step_ended is not None:
-            self._time(stream, "wait", stream.step_ended, event, now - stream.step_ended_ns)
+            stream.waited_ns = now - stream.step_ended_ns
+            self._time(stream, "wait", stream.step_ended, event, stream.waited_ns)
         stream.step_began_ns, stream.step_ended_ns = now, None
 
     def _on_step_end(self, stream: StreamState, event: Event) -> None:
@@ -139,6 +145,7 @@ class Intake:
             return
         if stream.step_began_ns is not None:
             self._time(stream, "compute", event.step, event, now - stream.step_began_ns)
+            time_step(stream, (now - stream.step_began_ns + stream.waited_ns) / 1e9)
         stream.step_began_ns, stream.step_ended_ns, stream.step_ended = None, now, event.step
 
     def _time(

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select
 
-from lineside.store import loading, schema
+from lineside.bus import commands
+from lineside.store import lineage, loading, schema
 from lineside.store.bulk import add_rows, insert_rows, update_rows
 from lineside.store.schema import attempts, event_counts, events, points, series, sketches, streams
 from lineside.store.states import (
@@ -79,7 +80,6 @@ class Ledger:
         if run is None:
             run = self._runs.pop(run_id, None) or self._load_or_make_run(run_id)
             self._runs[run_id] = self._touched[run_id] = run
-            run.heard_at = self.now
         return run
 
     def stream(self, run: RunState, producer: str, attempt: str, time: float) -> StreamState:
@@ -232,17 +232,20 @@ class Ledger:
                     for stream in run.streams.values()
                     if stream.attempt == attempt.attempt and is_rank(stream.producer)
                 }
-                verdict = judge_attempt(ranks, attempt.exit)
+                answers = run.streams.get((commands.PRODUCER, attempt.attempt))
+                stopped_by = answers.rank.stopped_by if answers else None
+                verdict = judge_attempt(ranks, attempt.exit, stopped_by)
                 attempt.status, attempt.reason = verdict.status, verdict.reason
-                attempt.ended_at = verdict.ended_at
+                attempt.ended_at, attempt.cause = verdict.ended_at, verdict.cause
         if not run.attempts:
             return
-        in_order = sorted(run.attempts.values(), key=lambda a: (a.started_at, a.attempt))
+        in_order = lineage.in_order(run.attempts.values())
         newest = in_order[-1]
         verdict = judge_run(Verdict(newest.status, newest.reason, newest.ended_at))
         run.status, run.reason, run.ended_at = verdict.status, verdict.reason, verdict.ended_at
         run.step, run.max_steps, run.epoch = newest.step, newest.max_steps, newest.epoch
         run.started_at = in_order[0].started_at
+        run.stalls_at = newest.stalls_at if newest.status == RUNNING else None
 
     def _load_or_make_run(self, run_id: str) -> RunState:
         run = loading.load_run(self._connection, run_id)

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
+from lineside.store.pulse import DISCONNECTED, SILENCE_SECONDS, STALLED
 from lineside.store.schema import runs
+from lineside.store.status import RUNNING
 from lineside.store.values import is_count
 
-SILENCE_SECONDS = 15.0
-"""A running run not heard of for this long is shown as disconnected."""
 DEFAULT_PROJECT = "default"
 
 name_of = func.coalesce(runs.c.name, runs.c.id)
@@ -25,8 +25,10 @@ listed = runs.c.started_at.is_not(None)
 
 def status_at(now: float) -> ColumnElement[str]:
     """A run's status as of ``now``, seconds since the epoch."""
-    silent = and_(runs.c.status == "running", runs.c.heard_at < now - SILENCE_SECONDS)
-    return case((silent, "disconnected"), else_=runs.c.status)
+    is_running = runs.c.status == RUNNING
+    silent = and_(is_running, runs.c.heard_at < now - SILENCE_SECONDS)
+    stalled = and_(is_running, runs.c.stalls_at < now)
+    return case((silent, DISCONNECTED), (stalled, STALLED), else_=runs.c.status)
 
 
 def matching(*, project: str | None, search: str | None) -> list[ColumnElement[bool]]:

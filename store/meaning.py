@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lineside.bus import commands
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Event, Stream
 from lineside.store.ledger import MAX_SERIES, Ledger
+from lineside.store.pulse import note_progress
 from lineside.store.schema import METRIC
 from lineside.store.states import AttemptState, NewestLog, RunState, StreamState
-from lineside.store.status import RANK_0
+from lineside.store.status import RAISED, RANK_0, Rank
 from lineside.store.values import clean, is_count, is_name, is_number
 
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
 _ERROR_LENGTH = 1000
+_TRACEBACK_LENGTH = 10_000
 
 
 class Unreadable(ValueError):
@@ -43,11 +47,13 @@ class Meaning:
 
     def __init__(self, ledger: Ledger, more: Handlers) -> None:
         self._ledger = ledger
+        self._more = more
         self._handlers: dict[str, Callable[[Seen], None]] = {
             "run_start": self._on_run_start,
             "run_end": self._on_run_end,
             "train_begin": self._on_train_begin,
             "train_end": self._on_train_end,
+            "train_error": self._on_train_error,
             "log": self._on_log,
             "evaluate": self._on_metrics,
             "predict": self._on_metrics,
@@ -55,7 +61,7 @@ class Meaning:
             "heartbeat": self._on_heartbeat,
             "process_lost": self._on_process_lost,
             "process_exit": self._on_process_exit,
-            **more,
+            commands.APPLIED: self._on_applied,
         }
 
     def read(self, seen: Seen) -> None:
@@ -64,9 +70,10 @@ class Meaning:
         Raises:
             Unreadable: it does not say what its kind promises.
         """
-        handler = self._handlers.get(seen.event.kind)
-        if handler is not None:
-            handler(seen)
+        for handlers in (self._handlers, self._more):
+            handler = handlers.get(seen.event.kind)
+            if handler is not None:
+                handler(seen)
         if seen.stream.producer == RANK_0 and "state" in seen.data:
             self._read_state(seen)
 
@@ -88,9 +95,11 @@ class Meaning:
         if how is None:
             raise Unreadable("run_end does not say how")
         rank = seen.stream.rank
-        if how != "exit" or not rank.ended:
-            rank.ended_at = seen.event.time
-        rank.how, rank.error = how, _error(seen.data)
+        if rank.how != RAISED:  # what ended training is known already
+            if how != "exit" or not rank.ended:
+                rank.ended_at = seen.event.time
+            rank.how = how
+            _read_error(rank, seen.data)
         seen.stream.forget_step()
         _read_counters(seen.stream, seen.data.get("counters"))
 
@@ -101,6 +110,19 @@ class Meaning:
     def _on_train_end(self, seen: Seen) -> None:
         seen.stream.rank.ended, seen.stream.rank.ended_at = True, seen.event.time
         seen.stream.forget_step()
+
+    def _on_train_error(self, seen: Seen) -> None:
+        rank = seen.stream.rank
+        rank.how, rank.ended_at = RAISED, seen.event.time
+        _read_error(rank, seen.data)
+        seen.stream.forget_step()
+
+    def _on_applied(self, seen: Seen) -> None:
+        """A stop: the training says so in the control stream of its own attempt."""
+        if seen.data.get("op") == "stop" and seen.stream.producer == commands.PRODUCER:
+            seen.stream.rank.stopped_by = _issuer(seen.data)
+            if seen.stream.attempt in seen.run.attempts:
+                self._attempt(seen)  # it is to be judged again
 
     def _on_log(self, seen: Seen) -> None:
         logs = _mapping(seen, "logs")
@@ -140,6 +162,12 @@ class Meaning:
             _read_counters(target, seen.data)
             target.phase = _text(seen.data, "phase")
             target.rank.step = _count(seen.data, "step")
+            if target.producer == RANK_0:
+                attempt = self._ledger.attempt(seen.run, target.attempt, seen.event.time)
+                age, now = seen.data.get("hook_age"), self._ledger.now
+                # A shipper on another machine does not know it: then the last event counts.
+                moved_at = now - age if is_number(age) else attempt.progress_at or now
+                note_progress(attempt, target, moved_at)
 
     def _on_process_lost(self, seen: Seen) -> None:
         target = self._target(seen)
@@ -159,6 +187,7 @@ class Meaning:
             attempt.exit_code = _count(seen.data, "exit_code")
             attempt.exit_signal = _text(seen.data, "signal")
             attempt.exited_at = seen.event.time
+            attempt.out_of_memory = seen.data.get("out_of_memory") is True
 
     def _target(self, seen: Seen) -> StreamState:
         """The stream that an event of another stream speaks of."""
@@ -232,12 +261,24 @@ def _count(data: Mapping[str, Any], name: str) -> int | None:
     return int(value) if is_count(value) else None
 
 
-def _error(data: Mapping[str, Any]) -> str | None:
+def _read_error(rank: Rank, data: Mapping[str, Any]) -> None:
     error = data.get("error")
     if not isinstance(error, Mapping):
-        return None
+        return
     parts = [_text(error, "type"), _text(error, "message")]
-    return clean(": ".join(part for part in parts if part), _ERROR_LENGTH) or None
+    rank.error = clean(": ".join(part for part in parts if part), _ERROR_LENGTH) or None
+    traceback = error.get("traceback")
+    rank.traceback = clean(traceback, _TRACEBACK_LENGTH) if isinstance(traceback, str) else None
+
+
+def _issuer(data: Mapping[str, Any]) -> str:
+    """Who stopped a training, why, and by which command."""
+    who = _text(data, "issued_by") or "a command"
+    if who in signal.Signals.__members__:
+        return f"by {who}"
+    why = _text(data, "reason")
+    said = f"by {who}: {why}" if why else f"by {who}"
+    return clean(f"{said} (command {_text(data, 'id')})", _ERROR_LENGTH)
 
 
 def _same(one: object, other: object) -> bool:

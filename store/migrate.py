@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from lineside.bus.errors import StoreError, StoreTooNew
 
 VERSION_TABLE = "lineside_version"
-KNOWN = ("0001", "0003")
+KNOWN = ("0001", "0002", "0003")
 """Every schema revision this Lineside knows, oldest first."""
 _LOCK = 0x4C494E45  # "LINE"
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from lineside.store.listing import DEFAULT_PROJECT, SILENCE_SECONDS
-from lineside.store.records import Attempt, LossAccount, Run, StreamAccount
+from lineside.store.lineage import in_order
+from lineside.store.listing import DEFAULT_PROJECT
+from lineside.store.pulse import PAUSED, STALLED, status_now
+from lineside.store.records import Attempt, Failure, LossAccount, Run, StreamAccount
 from lineside.store.schema import METRIC, attempts, event_counts, series, streams
-from lineside.store.status import RANK_0
+from lineside.store.status import RANK_0, RUNNING
 from lineside.store.values import at, from_json, join
 
 
 def ordered_attempts(connection: Connection, keys: Sequence[int]) -> list[Any]:
-    """The attempts of these runs, each run's in order of their start."""
-    return list(
-        connection.execute(
-            select(attempts)
-            .where(attempts.c.run_key.in_(keys))
-            .order_by(attempts.c.run_key, attempts.c.started_at, attempts.c.attempt)
-        )
-    )
+    """The attempts of these runs, each run's in the order they followed one another."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    for row in connection.execute(select(attempts).where(attempts.c.run_key.in_(keys))):
+        found[row.run_key].append(row)
+    return [attempt for key in sorted(found) for attempt in in_order(found[key])]
 
 
 def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Run]:
@@ -38,6 +37,7 @@ def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Ru
     row: Any
     totals: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     leading: dict[int, int] = {}
+    ranks: dict[tuple[int, str, str], Any] = {}
     for row in connection.execute(
         select(
             streams.c.id,
@@ -47,8 +47,12 @@ def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Ru
             streams.c.emitted,
             streams.c.recorded,
             streams.c.missing,
+            streams.c.phase,
+            streams.c.error,
+            streams.c.traceback,
         ).where(streams.c.run_key.in_(keys), streams.c.ignored.is_(False))
     ):
+        ranks[row.run_key, row.producer, row.attempt] = row
         total = totals[row.run_key]
         total[0] += row.emitted
         total[1] += row.recorded
@@ -74,14 +78,20 @@ def assemble(connection: Connection, rows: Sequence[Any], now: float) -> list[Ru
     ):
         metrics[leading[row.stream_id]][row.name] = join(row.last, row.last_flag)
 
+    told = {
+        key: tuple(_attempt(a, n, ranks, now) for n, a in enumerate(found, 1))
+        for key, found in tries.items()
+    }
     return [
         Run(
             id=row.id,
             name=row.name or row.id,
             project=row.project or DEFAULT_PROJECT,
             status=row.status_now,
-            reason=row.reason,
-            attempts=tuple(_attempt(a, n, now) for n, a in enumerate(tries[row.key], 1)),
+            phase=told[row.key][-1].phase,
+            reason=told[row.key][-1].reason or row.reason,
+            error=told[row.key][-1].error,
+            attempts=told[row.key],
             step=row.step,
             max_steps=row.max_steps,
             epoch=row.epoch,
@@ -121,13 +131,19 @@ def stream_account(row: Any) -> StreamAccount:
     )
 
 
-def _attempt(row: Any, number: int, now: float) -> Attempt:
-    silent = row.status == "running" and row.heard_at < now - SILENCE_SECONDS
+def _attempt(
+    row: Any, number: int, ranks: Mapping[tuple[int, str, str], Any], now: float
+) -> Attempt:
+    status = status_now(row.status, row.heard_at, row.stalls_at, now)
+    rank_0 = ranks.get((row.run_key, RANK_0, row.attempt))
+    phase = rank_0.phase if rank_0 and row.status == RUNNING else None
     return Attempt(
         attempt=row.attempt,
         number=number,
-        status="disconnected" if silent else row.status,
-        reason=row.reason,
+        status=status,
+        phase=phase,
+        reason=row.reason or _pause_or_stall(row, status, phase),
+        error=_failure(row.cause, ranks.get((row.run_key, row.cause, row.attempt))),
         started_at=at(row.started_at),
         ended_at=_maybe_at(row.ended_at),
         updated_at=at(row.heard_at),
@@ -137,6 +153,20 @@ def _attempt(row: Any, number: int, now: float) -> Attempt:
         resumed_attempt=row.resumed_attempt,
         resumed_step=row.resumed_step,
     )
+
+
+def _pause_or_stall(row: Any, status: str, phase: str | None) -> str | None:
+    if status == STALLED:
+        doing = f"while {phase}, " if phase else ""
+        return f"{doing}nothing has moved since {at(row.progress_at):%Y-%m-%d %H:%M:%S} UTC"
+    return PAUSED if (status, phase) == (RUNNING, PAUSED) else None
+
+
+def _failure(producer: str | None, rank: Any) -> Failure | None:
+    if producer is None or rank is None or rank.error is None:
+        return None
+    kind, _, message = rank.error.partition(": ")
+    return Failure(producer, kind, message, rank.traceback or "")
 
 
 def _maybe_at(seconds: float | None) -> datetime | None:

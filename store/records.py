@@ -10,9 +10,22 @@ from lineside.store.values import FLAGS, join
 
 T = TypeVar("T")
 
-RUN_STATUSES = ("running", "disconnected", "finished", "failed", "killed", "lost")
+RUN_STATUSES = (
+    "running",
+    "stalled",
+    "disconnected",
+    "finished",
+    "stopped",
+    "interrupted",
+    "failed",
+    "killed",
+    "lost",
+)
 """What a run can be. An attempt can also be ``superseded``: another one was started in its place
 before it had ended."""
+
+
+GOING_ON = frozenset({"running", "stalled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +50,25 @@ class LossAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One process start of a run. ``number`` counts from 1 in order of start.
+class Failure:
+    """The exception that ended training: of the producer (a rank) that raised it first.
 
-    ``reason`` is a sentence for a status that needs one. ``step`` is the highest step seen,
+    ``traceback`` is as Python prints it, its end if it is long; empty if it was not told.
+    """
+
+    producer: str
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process start of a run. ``number`` counts from 1 in the order they followed one another.
+
+    ``reason`` is a sentence for a status that needs one, ``error`` the exception if there was one.
+    ``phase`` is what rank 0 was doing when last heard of, as ``training`` or ``paused``, while the
+    attempt has not ended. ``step`` is the highest step seen,
     ``epoch`` the newest. ``resumed_step`` is the step of the checkpoint it went on from.
     """
 
@@ -56,11 +84,19 @@ class Attempt:
     epoch: float | None
     resumed_attempt: str | None
     resumed_step: int | None
+    phase: str | None = None
+    error: Failure | None = None
+
+    @property
+    def going_on(self) -> bool:
+        """Whether its process lives, as far as was heard."""
+        return self.status in GOING_ON
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training as a person thinks of it. Status, step and epoch are its newest attempt's.
+    """A training as a person thinks of it. Status, phase, reason, error, step and epoch are its
+    newest attempt's.
 
     ``started_at`` is the first attempt's start, ``updated_at`` when the store last heard of the
     run. ``event_counts`` maps every kind to how many events are recorded, over all producers and
@@ -85,6 +121,13 @@ class Run:
     metrics: dict[str, float]
     note: str | None
     tags: tuple[str, ...]
+    phase: str | None = None
+    error: Failure | None = None
+
+    @property
+    def going_on(self) -> bool:
+        """Whether its process lives, as far as was heard."""
+        return self.status in GOING_ON
 
 
 @dataclass(frozen=True, slots=True)

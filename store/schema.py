@@ -75,6 +75,7 @@ runs = Table(
     Column("started_at", Double),
     Column("ended_at", Double),
     Column("heard_at", Double, nullable=False),
+    Column("stalls_at", Double),
     Column("revision", BigInteger, nullable=False, index=True),
     Column("events", BigInteger, nullable=False),
     Column("note", Text),
@@ -85,7 +86,8 @@ runs = Table(
 )
 """What the run list shows, kept up to date by the recorder: the newest attempt's standing.
 
-``heard_at`` is the recorder's clock, ``events`` the number of rows in ``events``. A deleted run
+``heard_at`` is the recorder's clock, of the run's own processes; ``stalls_at`` is when the run is
+stalled if nothing moves till then. ``events`` is the number of rows in ``events``. A deleted run
 keeps its row and its streams, so that what still arrives of them is known and left out.
 """
 
@@ -108,6 +110,11 @@ attempts = Table(
     Column("exit_code", BigInteger),
     Column("exit_signal", Text),
     Column("exited_at", Double),
+    Column("out_of_memory", Boolean),
+    # The producer whose exception ended it; when a hook was called last, and as in ``runs``.
+    Column("cause", Text),
+    Column("progress_at", Double),
+    Column("stalls_at", Double),
     UniqueConstraint("run_key", "attempt"),
 )
 
@@ -140,12 +147,15 @@ streams = Table(
     Column("ended", Boolean, nullable=False),
     Column("how", Text),
     Column("error", Text),
+    Column("traceback", Text),
+    Column("stopped_by", Text),
     Column("lost", Boolean, nullable=False),
     Column("ended_at", Double),
     # The step under way.
     Column("step_began_ns", BigInteger),
     Column("step_ended_ns", BigInteger),
     Column("step_ended", BigInteger),
+    Column("step_seconds", Double),
     UniqueConstraint("run_key", "producer", "attempt"),
 )
 """One row a stream ``run/producer/attempt``."""

@@ -13,7 +13,17 @@ from lineside.store.status import Exit, Rank
 from lineside.store.values import split
 
 SERIES_COLUMNS = ("n", "last", "last_flag", "last_step", "last_time", "min", "max", "sum")
-RANK_COLUMNS = ("began", "ended", "how", "error", "lost", "step", "ended_at")
+RANK_COLUMNS = (
+    "began",
+    "ended",
+    "how",
+    "error",
+    "traceback",
+    "lost",
+    "step",
+    "ended_at",
+    "stopped_by",
+)
 STREAM_COLUMNS = (
     "next_seq",
     "recorded",
@@ -31,6 +41,7 @@ STREAM_COLUMNS = (
     "step_began_ns",
     "step_ended_ns",
     "step_ended",
+    "step_seconds",
 )
 ATTEMPT_COLUMNS = (
     "status",
@@ -46,6 +57,10 @@ ATTEMPT_COLUMNS = (
     "exit_code",
     "exit_signal",
     "exited_at",
+    "out_of_memory",
+    "cause",
+    "progress_at",
+    "stalls_at",
 )
 RUN_COLUMNS = (
     "name",
@@ -58,6 +73,7 @@ RUN_COLUMNS = (
     "started_at",
     "ended_at",
     "heard_at",
+    "stalls_at",
     "events",
     "best_checkpoint",
 )
@@ -126,7 +142,8 @@ class StreamState:
 
     ``opened`` says that ``kinds`` (those counted so far) and ``series`` are loaded; ``counted`` is
     what this transaction adds. ``logged`` is the newest log, or None if an evaluate or predict came
-    since; ``logged_known`` is False while only the rows know.
+    since; ``logged_known`` is False while only the rows know. ``waited_ns`` passed before the step
+    under way.
     """
 
     id: int
@@ -149,6 +166,8 @@ class StreamState:
     step_began_ns: int | None = None
     step_ended_ns: int | None = None
     step_ended: int | None = None
+    step_seconds: float | None = None
+    waited_ns: int = 0
     rank: Rank = field(default_factory=Rank)
     opened: bool = False
     kinds: set[str] = field(default_factory=set)
@@ -181,12 +200,16 @@ class AttemptState:
     exit_code: int | None = None
     exit_signal: str | None = None
     exited_at: float | None = None
+    out_of_memory: bool | None = None
+    cause: str | None = None
+    progress_at: float | None = None
+    stalls_at: float | None = None
 
     @property
     def exit(self) -> Exit | None:
         if self.exited_at is None:
             return None
-        return Exit(self.exit_code, self.exit_signal, self.exited_at)
+        return Exit(self.exit_code, self.exit_signal, self.exited_at, self.out_of_memory or False)
 
 
 @dataclass(slots=True)
@@ -206,6 +229,7 @@ class RunState:
     epoch: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    stalls_at: float | None = None
     events: int = 0
     best_checkpoint: str | None = None
     attempts: dict[str, AttemptState] = field(default_factory=dict)
@@ -215,6 +239,12 @@ class RunState:
 def is_rank(producer: str) -> bool:
     """Whether a producer is a training process, and not something beside one."""
     return _RANK_NAME.fullmatch(producer) is not None
+
+
+def is_own(producer: str) -> bool:
+    """Whether what a producer says shows that the run's processes live: what others say of a run,
+    such as a command to it, does not."""
+    return is_rank(producer) or producer == "shipper"
 
 
 def columns(state: object, names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -7,9 +7,12 @@ import pytest
 from lineside.store.status import (
     FAILED,
     FINISHED,
+    INTERRUPTED,
     KILLED,
     LOST,
+    RAISED,
     RUNNING,
+    STOPPED,
     SUPERSEDED,
     Exit,
     Rank,
@@ -36,6 +39,19 @@ DONE = Rank(began=True, ended=True, ended_at=5.0)
         (Rank(began=True, how="exit"), FAILED, "the process exited before training ended"),
         (Rank(began=True, how="exception", error="ValueError: x"), FAILED, "ValueError: x"),
         (Rank(began=True, how="exception"), FAILED, "an exception"),
+        # train() raised; whatever the script made of it, and wherever its process is now.
+        (Rank(began=True, how=RAISED, error="ValueError: x"), FAILED, "ValueError: x"),
+        (Rank(began=True, how=RAISED, error="E: x", lost=True), FAILED, "E: x"),
+        (
+            Rank(began=True, how=RAISED, error="KeyboardInterrupt"),
+            INTERRUPTED,
+            "SIGINT (KeyboardInterrupt)",
+        ),
+        (
+            Rank(began=True, how="exception", error="KeyboardInterrupt: x"),
+            INTERRUPTED,
+            "SIGINT (KeyboardInterrupt)",
+        ),
         # Training was done, the script failed after it.
         (Rank(began=True, ended=True, how="exception", error="E: x"), FAILED, "E: x"),
         (Rank(began=True, how="restarted"), SUPERSEDED, None),
@@ -62,6 +78,22 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
         (DONE, Exit(0, None, 9.0), FINISHED, None),
         (TRAINING, Exit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
         (TRAINING, Exit(137, None, 9.0), KILLED, "SIGKILL"),
+        (TRAINING, Exit(None, "SIGKILL", 9.0, True), KILLED, "SIGKILL (out of memory)"),
+        (TRAINING, Exit(None, "SIGTERM", 9.0, True), KILLED, "SIGTERM"),
+        (TRAINING, Exit(None, "SIGINT", 9.0), INTERRUPTED, "SIGINT"),
+        (
+            Rank(began=True, lost=True),
+            Exit(1, None, 9.0, True),
+            FAILED,
+            "the process vanished (out of memory); exit code 1",
+        ),
+        # The echo of a Ctrl-C.
+        (
+            Rank(began=True, how=RAISED, error="KeyboardInterrupt"),
+            Exit(130, None, 9.0),
+            INTERRUPTED,
+            "SIGINT (KeyboardInterrupt)",
+        ),
         (TRAINING, Exit(200, None, 9.0), FAILED, "exit code 200"),
         (TRAINING, Exit(1, None, 9.0), FAILED, "exit code 1"),
         (TRAINING, Exit(0, None, 9.0), FAILED, "the process exited before training ended"),
@@ -105,17 +137,28 @@ def test_the_first_rank_to_fail_is_the_cause() -> None:
         "rank2": Rank(lost=True, ended_at=8.5),
     }
     verdict = judge_attempt(ranks)
-    assert verdict == Verdict(FAILED, "rank1: ValueError: true cause", 9.0)
+    assert verdict == Verdict(FAILED, "rank1: ValueError: true cause", 9.0, "rank1")
 
 
-def test_a_failing_rank_beside_a_running_rank_0_is_only_a_reason() -> None:
+def test_a_rank_that_raised_beside_a_running_rank_0_is_the_end() -> None:
+    """The others wait for it, until they notice or for ever."""
+    raised = Rank(began=True, how=RAISED, error="E: x", ended_at=8.0)
+    verdict = judge_attempt({"rank0": TRAINING, "rank1": raised})
+    assert verdict == Verdict(FAILED, "rank1: E: x", 8.0, "rank1")
+
+
+def test_a_lost_rank_beside_a_running_rank_0_is_only_a_reason() -> None:
     ranks = {"rank0": TRAINING, "rank1": Rank(lost=True, step=4, ended_at=8.0)}
-    assert judge_attempt(ranks) == Verdict(RUNNING, "rank1: the process vanished at step 4")
+    verdict = judge_attempt(ranks)
+    assert (verdict.status, verdict.ended_at) == (RUNNING, None)
+    assert verdict.reason == "rank1: the process vanished at step 4"
 
 
 def test_a_failing_rank_beside_a_finished_rank_0_is_not_shown_as_finished() -> None:
     ranks = {"rank0": DONE, "rank1": Rank(how="exception", error="E: x", ended_at=8.0)}
-    assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 8.0)
+    for stopped_by in (None, "by me"):
+        verdict = judge_attempt(ranks, None, stopped_by)
+        assert verdict == Verdict(FAILED, "rank1: E: x", 8.0, "rank1")
 
 
 def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed() -> None:
@@ -124,7 +167,45 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
         "rank0": Rank(began=True, lost=True, ended_at=9.0),
         "rank1": Rank(how="exception", error="E: x", ended_at=8.0),
     }
-    assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 9.0)
+    assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 9.0, "rank1")
+
+
+def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None:
+    interrupt = Rank(began=True, how=RAISED, error="KeyboardInterrupt", ended_at=8.0)
+    lost_connection = Rank(began=True, how=RAISED, error="RuntimeError: closed", ended_at=9.0)
+    said = "SIGINT (KeyboardInterrupt)"
+    verdict = judge_attempt({"rank0": lost_connection, "rank1": interrupt})
+    assert (verdict.status, verdict.reason) == (INTERRUPTED, f"rank1: {said}")
+    verdict = judge_attempt({"rank0": interrupt, "rank1": lost_connection})
+    assert (verdict.status, verdict.reason) == (INTERRUPTED, said)
+
+
+@pytest.mark.parametrize(
+    ("rank", "exit_", "status", "reason"),
+    [
+        (DONE, None, STOPPED, "by me"),
+        (DONE, Exit(0, None, 9.0), STOPPED, "by me"),
+        # What the script ends with after it was stopped is its own affair.
+        (DONE, Exit(1, None, 9.0), STOPPED, "by me; then exit code 1"),
+        (DONE, Exit(143, None, 9.0), STOPPED, "by me; then SIGTERM"),
+        # Nothing but training's own end makes it stopped.
+        (TRAINING, None, RUNNING, None),
+        (Rank(began=True, lost=True), None, LOST, "the process vanished"),
+        (Rank(began=True, ended=True, how="exception", error="E: x"), None, FAILED, "E: x"),
+    ],
+)
+def test_a_command_to_stop_counts_once_training_has_ended(
+    rank: Rank, exit_: Exit | None, status: str, reason: str | None
+) -> None:
+    verdict = judge_attempt({"rank0": rank}, exit_, "by me")
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+def test_the_exception_shown_is_that_of_the_cause() -> None:
+    failed = Rank(began=True, how=RAISED, error="E: x", ended_at=8.0)
+    assert judge_attempt({"rank0": failed}).cause == "rank0"
+    assert judge_attempt({"rank0": failed}, Exit(1, None, 9.0)).cause == "rank0"
+    assert judge_attempt({"rank0": DONE}).cause is None
 
 
 def test_a_run_stands_as_its_newest_attempt() -> None:
