@@ -105,6 +105,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
     sections = [
         f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else ""),
         pairs(_facts(found)),
+        _traceback(found),
         "Attempts\n"
         + table(
             ("  #", "ATTEMPT", "STATUS", "STEP", "STARTED", "TOOK"),
@@ -138,6 +139,11 @@ def hook_cost(streams: list[StreamAccount]) -> str:
     return f"{spent / hooks / 1000:.1f} us each, {spent / 1e9:.3f} s in all"
 
 
+def _traceback(run: Run) -> str:
+    error = run.error
+    return f"Traceback of {error.producer}\n{error.traceback.rstrip()}" if error else "\n"
+
+
 def _row(run: Run, now: datetime) -> tuple[str, ...]:
     loss = next((run.metrics[name] for name in LOSSES if name in run.metrics), None)
     end = run.ended_at or run.updated_at
@@ -145,7 +151,7 @@ def _row(run: Run, now: datetime) -> tuple[str, ...]:
         run.id,
         run.name if run.name != run.id else "",
         run.project,
-        run.status,
+        f"{run.status} (paused)" if run.phase == "paused" else run.status,
         _step(run.step, run.max_steps),
         words.number(loss) if loss is not None else "",
         words.ago(run.started_at, now),

@@ -34,7 +34,7 @@ def verdict(run: Run, streams: Sequence[StreamAccount]) -> Verdict:
         sum(getattr(stream, name) or 0 for stream in streams)
         for name in ("dropped", "hook_errors", "encode_failures")
     )
-    going_on = run.status == "running"
+    going_on = run.going_on
     overdue = lag if not going_on else 0
     odd = hook_errors or encode_failures or unreadable
     sentences = [

@@ -25,7 +25,17 @@ from lineside.dashboard.models import (
 )
 from lineside.dashboard.problems import Problem
 
-Status = Literal["running", "disconnected", "finished", "failed", "killed", "lost"]
+Status = Literal[
+    "running",
+    "stalled",
+    "disconnected",
+    "finished",
+    "stopped",
+    "interrupted",
+    "failed",
+    "killed",
+    "lost",
+]
 Sort = Literal[
     "-started_at",
     "started_at",
@@ -109,7 +119,7 @@ def router(door: Door) -> APIRouter:
     )
     def delete_run(run_id: RunId) -> None:
         """Delete a run's history for good and free its disk. A running run is refused."""
-        if door.history.run(run_id).status == "running":
+        if door.history.run(run_id).going_on:
             detail = f"Run {run_id} is still running: it can be deleted once it has ended."
             raise Problem(409, "still-running", "Still running", detail, {"run": run_id})
         with door.writing() as writer:

@@ -10,6 +10,7 @@ from lineside.bus.errors import RunNotFound
 from lineside.dashboard.door import Door
 from lineside.dashboard.live import Change
 from lineside.dashboard.models import Run
+from lineside.store.records import GOING_ON
 
 TOO_MANY = 200
 """Runs changed at once beyond which a listener is told to start over."""
@@ -18,10 +19,10 @@ TOO_MANY = 200
 class StoreFeed:
     """Reads changes through ``door``; looks every ``silence`` seconds for who has fallen silent."""
 
-    def __init__(self, door: Door, silence: float = 5.0) -> None:
+    def __init__(self, door: Door, silence: float = 2.0) -> None:
         self._door = door
         self._silence = silence
-        self._running: set[str] = set()
+        self._going_on: dict[str, str] = {}
         self._looked = -silence
 
     def revision(self) -> int:
@@ -36,14 +37,17 @@ class StoreFeed:
         return self._change(changes.revision, changes.run_ids)
 
     def silent(self, revision: int) -> Change:
-        """Runs that were running and are not, though nothing came: no word for 15 seconds."""
+        """Runs that were running and are not, though nothing came: time makes them stalled, and
+        disconnected."""
         if time.monotonic() - self._looked < self._silence:
             return Change(revision)
         self._looked = time.monotonic()
-        page = self._door.history.runs(status="running", sort="-updated_at", limit=TOO_MANY)
-        running = {run.id for run in page.items}
-        gone, self._running = self._running - running, running
-        return self._change(revision, tuple(gone))
+        before, self._going_on = self._going_on, {}
+        for status in GOING_ON:
+            page = self._door.history.runs(status=status, sort="-updated_at", limit=TOO_MANY)
+            self._going_on.update({run.id: run.status for run in page.items})
+        changed = [run for run, status in before.items() if self._going_on.get(run) != status]
+        return self._change(revision, tuple(changed))
 
     def _change(self, revision: int, run_ids: tuple[str, ...]) -> Change:
         runs: dict[str, dict[str, Any]] = {}

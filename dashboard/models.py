@@ -32,13 +32,24 @@ class Listing(Document, Generic[T]):
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 
+class Failure(Document):
+    """The exception that ended training, of the producer that raised it first."""
+
+    producer: str = Field(examples=["rank0"])
+    type: str = Field(examples=["torch.OutOfMemoryError"])
+    message: str
+    traceback: str = Field(description="As Python prints it; its end if it is long.")
+
+
 class Attempt(Document):
     """One process start of a run; ``number`` counts from 1."""
 
     attempt: str = Field(examples=["20261121T082653-4f2a"])
     number: int
     status: str
+    phase: str | None
     reason: str | None
+    error: Failure | None
     started_at: datetime
     ended_at: datetime | None
     updated_at: datetime
@@ -65,7 +76,11 @@ class Run(Document):
     name: str
     project: str
     status: str = Field(examples=list(records.RUN_STATUSES))
+    phase: str | None = Field(
+        description="What it does, as `training` or `paused`; null once it ended."
+    )
     reason: str | None = Field(description="Why, where the status needs a reason.")
+    error: Failure | None = Field(description="The exception that ended it, if one did.")
     attempts: list[Attempt]
     step: int | None
     max_steps: int | None

@@ -67,11 +67,11 @@ def seconds_a_step(attempt: Attempt, now: datetime) -> float | None:
     None until it has gone far enough to judge.
     """
     steps = (attempt.step or 0) - (attempt.resumed_step or 0)
-    end = attempt.ended_at or (now if attempt.status == "running" else attempt.updated_at)
+    end = attempt.ended_at or (now if attempt.going_on else attempt.updated_at)
     seconds = (end - attempt.started_at).total_seconds()
     if steps < STEPS_TO_JUDGE or seconds <= 0:
         return None
-    if attempt.status == "running" and seconds < SECONDS_TO_JUDGE:
+    if attempt.going_on and seconds < SECONDS_TO_JUDGE:
         return None
     return seconds / steps
 
@@ -128,7 +128,7 @@ def _times(run: Run, attempt: Attempt | None, now: datetime) -> list[Fact]:
     if attempt is None:
         return []
     many = f"attempt {attempt.number}" if len(run.attempts) > 1 else ""
-    if attempt.status == "running" and run.status == "running":
+    if attempt.going_on and run.going_on:
         found = [Fact("Running for", "", many, since=attempt.started_at)]
     else:
         end = attempt.ended_at or attempt.updated_at

@@ -125,6 +125,7 @@ def _row(run: Run) -> dict[str, Any]:
         "name": run.name,
         "project": run.project,
         "status": run.status,
+        "phase": run.phase,
         "reason": run.reason or words.STATUS_MEANING[run.status],
         "attempts": len(run.attempts),
         "tags": run.tags,
@@ -133,7 +134,7 @@ def _row(run: Run) -> dict[str, Any]:
         "percent": overview.percent(run.step, run.max_steps),
         "metric": metric,
         "started_at": run.started_at,
-        "until": run.ended_at or (None if run.status == "running" else run.updated_at),
+        "until": run.ended_at or (None if run.going_on else run.updated_at),
     }
 
 
@@ -145,7 +146,7 @@ def _parts(history: History, run: Run) -> dict[str, Any]:
     streams = history.streams(run.id)
     said = account.verdict(run, streams)
     orders = history.commands(run.id, limit=controls.LISTED)
-    groups, singles = sections.charts(_series(history, run), going_on=run.status == "running")
+    groups, singles = sections.charts(_series(history, run), going_on=run.going_on)
     numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
     return {
         "run": run,

@@ -84,7 +84,7 @@ def _said(kind: str, data: Mapping[str, Any]) -> str:
         return str(data.get("checkpoint") or "").rpartition("/")[2]
     if kind == "run_start":
         return _process(data)
-    if kind == "run_end":
+    if kind in ("train_error", "run_end"):
         return _ending(data)
     if kind == "process_exit":
         signal = data.get("signal")
@@ -106,7 +106,7 @@ def _tone(kind: str, data: Mapping[str, Any]) -> str:
         return "clear"
     if kind in ("alert", "gap", "process_lost", commands.REJECTED, commands.EXPIRED):
         return "caution"
-    if kind == "run_end" and data.get("how") == "exception":
+    if kind == "train_error" or (kind == "run_end" and data.get("how") == "exception"):
         return "danger"
     if kind == "process_exit" and (data.get("signal") or data.get("exit_code")):
         return "danger"

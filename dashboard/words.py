@@ -13,7 +13,10 @@ _SIGNIFICANT = 4
 
 STATUS_MEANING = {
     "running": "training goes on",
+    "stalled": "the process lives, but training does not move",
     "finished": "training came to its end",
+    "stopped": "training was stopped by a command",
+    "interrupted": "training was interrupted by a person or a program",
     "failed": "training ended with an error",
     "killed": "the process was ended by a signal",
     "lost": "the process went without a word",
@@ -27,6 +30,7 @@ KIND_WORDS = {
     "init_end": "Trainer built",
     "train_begin": "Training began",
     "train_end": "Training ended",
+    "train_error": "Training failed",
     "epoch_begin": "Epoch began",
     "epoch_end": "Epoch ended",
     "evaluate": "Evaluated",

@@ -14,6 +14,7 @@ function essence(element) {
     time.textContent = "";
     time.removeAttribute("title");
   }
+  for (const details of copy.querySelectorAll("details")) details.removeAttribute("open");
   for (const node of [copy, ...copy.querySelectorAll(".fresh")]) node.classList.remove("fresh");
   return copy.outerHTML;
 }

@@ -64,10 +64,10 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     output, _ = training.communicate(timeout=DEADLINE)
     assert last == f"stop: applied at step {int(output.split()[-1]):,}"
 
-    wait_until(lambda: "finished" in station.lineside("runs", STEERED).stdout)
+    wait_until(lambda: "stopped" in station.lineside("runs", STEERED).stdout)
     late = station.lineside("stop", STEERED)
     assert late.returncode == 2
-    assert "expected a run that is training: it is finished" in late.stderr
+    assert "expected a run that is training: it is stopped" in late.stderr
     refused = httpx.post(address, json={"op": "stop"})
     assert (refused.status_code, refused.json()["type"]) == (
         409,

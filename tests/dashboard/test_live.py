@@ -14,9 +14,11 @@ from lineside.bus.errors import StoreError
 from lineside.dashboard.door import Door
 from lineside.dashboard.feed import TOO_MANY, StoreFeed
 from lineside.dashboard.live import QUEUE_LENGTH, Change, Hub
+from lineside.store.pulse import SHORTEST
 from lineside.store.writes import Writer
 from tests.dashboard.conftest import DEADLINE, House, serving, wait_for
 from tests.dashboard.synthetic import Feeder, Training
+from tests.store.trainer import Journal, Teller, heartbeat
 
 Said = tuple[str, int, dict[str, Any]]
 
@@ -121,6 +123,22 @@ def test_a_run_that_falls_silent_is_told_although_nothing_came(house: House) -> 
     wait_for(lambda: house.history.run("quiet").status == "disconnected", "it was silent for 15 s")
     change = feed.silent(1)
     assert change.runs["quiet"]["status"] == "disconnected"
+    assert not feed.silent(1)
+
+
+def test_a_run_that_stalls_is_told_although_nothing_came(house: House) -> None:
+    teller = Teller("stuck", at=time.time() - 60)
+    shipper = Teller("stuck", "shipper")
+    teller.begin()
+    for _ in range(3):
+        teller.do_step()
+    shipper.tell("heartbeat", heartbeat(teller, hook_age=SHORTEST - 1.0))
+    Journal(house.feeder.writer).deliver(teller, shipper)
+    feed = StoreFeed(Door("", house.history, house.feeder.writer), silence=0.0)
+    assert not feed.silent(1)
+    wait_for(lambda: house.history.run("stuck").status == "stalled", "it did not move")
+    change = feed.silent(1)
+    assert change.runs["stuck"]["status"] == "stalled"
     assert not feed.silent(1)
 
 

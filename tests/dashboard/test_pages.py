@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import re
+import time
+from pathlib import Path
 
 import httpx
 
 from lineside.bus.events import Stream
+from lineside.dashboard import assets
 from lineside.dashboard.app import create_app
+from lineside.dashboard.words import STATUS_MEANING
 from lineside.store.database import open_store
+from lineside.store.records import RUN_STATUSES
 from tests.dashboard.conftest import House, serving, settings_for
 from tests.dashboard.test_api import problem
 
@@ -30,6 +35,31 @@ def test_the_run_list_shows_filters_sorts_and_pages(house: House, client: httpx.
         f"run-{number}" for number in (19, 17, 15, 13, 11)
     ]
     assert "No run matches" in client.get("/", params={"status": "failed"}).text
+
+
+def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
+    house: House, client: httpx.Client
+) -> None:
+    training = house.begin()
+    error = {"type": "ValueError", "message": "bad <batch>", "traceback": "Traceback: <batch>"}
+    training.end(house.feeder, time.time(), "exception", error)
+    for url in ("/runs/tiny-1", "/runs/tiny-1/parts"):
+        page = client.get(url).text
+        assert '<details class="traceback"><summary>Traceback of rank0</summary>' in page
+        assert "Traceback: &lt;batch&gt;" in page
+        assert "ValueError: bad &lt;batch&gt;" in page
+    run = client.get("/api/runs/tiny-1").json()
+    assert run["error"] == {"producer": "rank0", **error}
+    assert run["attempts"][-1]["error"] == run["error"]
+    assert "traceback" not in client.get("/").text
+
+
+def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
+    assert set(STATUS_MEANING) == set(RUN_STATUSES)
+    style = (Path(assets.__file__).parent / "static" / "base.css").read_text()
+    for status in RUN_STATUSES:
+        assert f'.lamp[data-status="{status}"]' in style
+        assert client.get("/api/runs", params={"status": status}).status_code == 200
 
 
 def test_an_empty_store_says_how_to_start_a_run(client: httpx.Client) -> None:
