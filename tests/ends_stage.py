@@ -1,0 +1,191 @@
+"""Where trainings end in many ways at once: two homes, what starts there, and what they show."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from lineside.bus.errors import RunNotFound
+from lineside.store.reads import History
+from lineside.store.records import Run
+from tests.ends_train import FACT
+from tests.faults.processes import environment, wait_until
+from tests.faults.stack import Stack
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "tests" / "ends_train.py"
+PATIENCE = 120.0
+
+
+class Shown:
+    """Every status and reason that a home's store ever showed for its runs, and since when."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._seen: dict[str, list[tuple[float, str, str]]] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def statuses(self, run: str) -> list[str]:
+        """In the order they were shown."""
+        return [status for _, status, _ in self._seen.get(run, [])]
+
+    def since(self, run: str, status: str, reason: str, after: float = 0.0) -> float | None:
+        """When it was first shown that way, after then, in seconds since the epoch."""
+        for at, word, why in list(self._seen.get(run, [])):
+            if at >= after and word == status and re.fullmatch(reason, why):
+                return at
+        return None
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            for run in self._history.runs(limit=1000).items:
+                seen = self._seen.setdefault(run.id, [])
+                now = (run.status, run.reason or "")
+                if not seen or seen[-1][1:] != now:
+                    seen.append((time.time(), *now))
+
+
+class Place:
+    """A home with a broker and a recorder, and what its store shows."""
+
+    def __init__(self, home: Path) -> None:
+        self.stack = Stack(home)
+        self.stack.start()
+        self.history = self.stack.history()
+        self.shown = Shown(self.history)
+
+    def run(self, name: str) -> Run | None:
+        with contextlib.suppress(RunNotFound):
+            return self.history.run(name)
+        return None
+
+    def close(self) -> None:
+        self.shown.close()
+        self.stack.__exit__(None, None, None)
+
+
+class Stage:
+    """Two homes, so that the bus of one can be frozen, and a process that forks trainings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.main, self.other = Place(folder / "main"), Place(folder / "other")
+        self._lock = threading.Lock()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._forked: list[int] = []
+        self._forker = subprocess.Popen(
+            [sys.executable, str(SCRIPT)],
+            env={**environment(folder), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pid in self._forked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._forker.communicate()
+        self.main.close()
+        self.other.close()
+
+    def output(self, run: str) -> Path:
+        return self.folder / "output" / run
+
+    def fork(self, run: str, scenario: str, env: Mapping[str, str], place: Place) -> int:
+        """Start a training; its pid."""
+        more = {**env, "LINESIDE_RUN_ID": run, "LINESIDE_HOME": str(place.stack.home)}
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        with self._lock:
+            self._forker.stdin.write(json.dumps([scenario, str(self.output(run)), more]) + "\n")
+            self._forker.stdin.flush()
+            pid = int(self._forker.stdout.readline())
+            self._forked.append(pid)
+        return pid
+
+    def start(
+        self,
+        run: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        before: Callable[[], object] = lambda: None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command in a session of its own, after ``before`` in its process."""
+        output = self.output(run)
+        output.mkdir(parents=True)
+        more = {"PYTHONPATH": str(ROOT), "LINESIDE_RUN_ID": run, **env}
+        with (output / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={**environment(self.main.stack.home), **more},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=before,
+            )
+        self._started.append(process)
+        return process
+
+    def launch(
+        self,
+        run: str,
+        scenario: str,
+        env: Mapping[str, str],
+        before: Callable[[], object] = lambda: None,
+    ) -> subprocess.Popen[bytes]:
+        """The same under ``lineside run``."""
+        training = [sys.executable, str(SCRIPT), scenario, str(self.output(run))]
+        own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
+        return self.start(run, own, env, before)
+
+    def wait_training(self, run: str, place: Place) -> int:
+        """The pid of its process, once it has done a few steps."""
+
+        def trains() -> bool:
+            found = place.run(run)
+            return found is not None and (found.step or 0) >= 2
+
+        wait_until(f"{run} trains", trains, PATIENCE)
+        pid: int = place.history.configuration(run)["process"]["pid"]
+        return pid
+
+    def fact(self, run: str) -> float:
+        """When the training did to itself what it is about, in seconds since the epoch."""
+        path = self.output(run) / FACT
+        wait_until(f"{run} comes to its point", path.exists, PATIENCE)
+        wait_until(f"{run} writes down when", path.read_text, PATIENCE)
+        return float(path.read_text())
+
+    def log(self, run: str) -> str:
+        path = self.output(run) / "log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
