@@ -1,4 +1,5 @@
-"""The shipper's part in steering, played by the test: commands put straight into the inbox."""
+"""The shipper's part in steering, played by the test: commands put straight into the inbox, and
+what was answered."""
 
 from __future__ import annotations
 
@@ -11,13 +12,15 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.bus.commands import COMMAND, Command
+from lineside.bus.events import Event
 from lineside.bus.wire import Encoder
 from lineside.emitter import exit as ending
 from lineside.emitter import inbox
 from lineside.emitter.page import PHASE, PHASES
 from lineside.emitter.steering import Steering
 from lineside.emitter.vitals import PageView
-from tests.emitter.streams import open_page
+from tests.emitter.streams import data_of, open_page
+from tests.emitter.training import Witness
 
 _PATIENCE = 30.0
 
@@ -25,7 +28,7 @@ _PATIENCE = 30.0
 def put(*asked: Command | Mapping[str, Any] | bytes) -> None:
     """Deliver commands, or data of a command event, or bytes as they are."""
     [steering] = [one for one in ending._ending.open if isinstance(one, Steering)]
-    folder = steering._spool.folder.path
+    folder = steering._mail._spool.folder.path
     page = PageView.open(folder)
     assert page is not None
     page.tell_inbox(inbox.deliver(folder, [_record(one) for one in asked]))
@@ -58,6 +61,21 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
+
+
+def said(answers: list[Event]) -> list[tuple[str, str, int]]:
+    """What became of each command: its op, its end and the step; ``control_on`` left out."""
+    ends = [event for event in answers if event.kind not in ("control_on", "control_delivered")]
+    return [(str(data_of(e).get("op")), e.kind.removeprefix("control_"), e.step) for e in ends]
+
+
+def why(answers: list[Event]) -> str:
+    [reason] = [data_of(e)["why"] for e in answers if e.kind == "control_rejected"]
+    return str(reason)
+
+
+def seen(witness: Witness, *kinds: str) -> list[tuple[str, int]]:
+    return [(note["kind"], note["step"]) for note in witness.seen if note["kind"] in kinds]
 
 
 def _is_paused() -> bool:

@@ -178,8 +178,8 @@ def test_a_stopper_that_is_not_there_is_waited_for_once(
     settings: Settings, broker: BrokerProcess, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    with Training(settings, tmp_path / "out", 12, VALUES, wait=2) as training:
+    with Training(settings, tmp_path / "out", 12, VALUES, wait=5) as training:
         step, _, said = training.end()
     assert step == 12
-    assert time.monotonic() - began < 24
-    assert said.count("no stopper has spoken on an evaluation within 2 s") == 1
+    assert time.monotonic() - began < 60
+    assert said.count("no stopper has spoken on an evaluation within 5 s") == 1
