@@ -57,6 +57,9 @@ class Job:
             "without": [],
             "no_evaluation": [],
             "save_steps": None,
+            "eval_steps": None,
+            "waits": 0.0,
+            "stop_on_sigterm": False,
             "steps": 100_000,
             "accumulation": 1,
             "timeout": 60,
@@ -103,10 +106,19 @@ class Job:
     def kill_rank(self, rank: int, restart: int = 0) -> None:
         os.kill(int((self.output / f"pid{rank}-{restart}").read_text()), signal.SIGKILL)
 
-    def end(self) -> list[dict[str, Any]]:
+    def terminate(self, *, only_rank: int | None = None) -> None:
+        """SIGTERM to the launcher, or to one rank."""
+        assert self._process is not None
+        if only_rank is None:
+            self._process.terminate()
+        else:
+            os.kill(int((self.output / f"pid{only_rank}-0").read_text()), signal.SIGTERM)
+
+    def end(self, *, is_terminated: bool = False) -> list[dict[str, Any]]:
         """What each rank says once training is over: steps, a hash of the weights, the rate."""
         assert self._process is not None
-        assert self._process.wait(PATIENCE) == 0, self.log
+        code = self._process.wait(PATIENCE)
+        assert code == 0 or is_terminated, self.log
         return [
             json.loads((self.output / f"rank{rank}.json").read_text()) for rank in range(self.ranks)
         ]

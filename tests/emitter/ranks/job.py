@@ -51,7 +51,10 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=PLAN["timeout"]))
     callbacks: list[TrainerCallback] = [Jitter(), Fate()]
     if RANK not in PLAN["without"]:
-        callbacks.insert(PLAN["seed"] % 3, LinesideCallback())
+        ours = LinesideCallback(
+            wait_for_verdict=PLAN["waits"], stop_on_sigterm=PLAN["stop_on_sigterm"]
+        )
+        callbacks.insert(PLAN["seed"] % 3, ours)
     made = trainer(
         OUTPUT,
         *callbacks,
@@ -63,6 +66,8 @@ def main() -> None:
         lr_scheduler_type="constant",
         save_strategy="steps" if PLAN["save_steps"] else "no",
         save_steps=PLAN["save_steps"] or 500,
+        eval_strategy="steps" if PLAN["eval_steps"] else "no",
+        eval_steps=PLAN["eval_steps"],
     )
     if RANK in PLAN["no_evaluation"]:
         made.eval_dataset = None

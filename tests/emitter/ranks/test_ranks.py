@@ -8,7 +8,9 @@ import time
 import pytest
 
 from lineside.bus.commands import Command
-from tests.emitter.ranks.conftest import Job
+from lineside.bus.messages import START
+from lineside.bus.reader import Reader
+from tests.emitter.ranks.conftest import PATIENCE, Job
 
 COMMANDS = 60
 
@@ -120,6 +122,48 @@ def test_a_rank_killed_while_commands_are_under_way_leaves_the_ranks_agreed(job:
     # What the killed rank did at the last moment it could not tell.
     assert set(log["rank1"]) <= set(log["control"])
     assert len(log["control"]) - len(log["rank1"]) <= 1
+
+
+def test_ranks_stop_at_the_very_evaluation_on_which_they_wait_for_a_word(job: Job) -> None:
+    job.start(2, eval_steps=5, waits=60.0)
+    with Reader(job.broker.address, start=START, streams=["ranks/rank0"]) as reader:
+        for _ in range(3):
+            attempt, seq, step = _evaluation(reader)
+            if step == 15:
+                job.send("stop", save=False)
+            job.send("proceed", attempt=attempt, seq=seq)
+    assert [one["steps"] for one in job.end()] == [15, 15]
+    assert [line[1:3] for line in job.log_of_commands()["rank1"]] == [("stop", 15)]
+
+
+@pytest.mark.parametrize("who", ["the launcher", "one rank"])
+def test_a_sigterm_saves_and_stops_all_ranks(job: Job, who: str) -> None:
+    job.start(2, stop_on_sigterm=True)
+    assert job.ask("log").state == "applied"
+    job.terminate(only_rank=1 if who == "one rank" else None)
+    [one, other] = job.end(is_terminated=who == "the launcher")
+    assert one["steps"] == other["steps"]
+    [path] = job.checkpoints()
+    assert path.name == f"checkpoint-{one['steps']}"
+    assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
+    log = job.log_of_commands()
+    assert log["control"] == log["rank1"]
+    [(name, _, step, _)] = [line for line in log["control"] if line[1] == "stop"]
+    assert name.startswith("sigterm-")
+    assert step == one["steps"]
+
+
+def _evaluation(reader: Reader) -> tuple[str, int, int]:
+    """The next evaluation on the bus: its attempt, seq and step."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        batch = reader.poll(0.2)
+        for event in batch.events if batch else ():
+            if event.kind == "evaluate":
+                assert batch is not None
+                assert batch.stream is not None
+                return batch.stream.attempt, event.seq, event.step
+    raise AssertionError("no evaluation came")
 
 
 def _some(chance: random.Random, most: int) -> list[tuple[str, dict[str, object]]]:
