@@ -206,8 +206,6 @@ class Broker(Service):
             else:
                 self._put(identity, message)
         elif isinstance(message, Hi):
-            if message.stream.run == "_bus":
-                raise BadMessage(f"{message.stream} is the broker's own")
             if why := self._permits.open(rights, message.stream):
                 self._deny(identity, peer, message, why)
                 return

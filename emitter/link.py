@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from pathlib import Path
 from typing import TypeAlias
 
 import zmq
@@ -18,8 +19,8 @@ Said: TypeAlias = "Ack | Who | Evt | GapMessage"
 
 log = logging.getLogger("lineside")
 
-_REFUSED_SECONDS = 5.0
-"""How long after a refused key the next connection is made."""
+_KEY_SECONDS = 5.0
+"""How often it is looked whether a key that was refused, or replaced, is worth a connection."""
 
 
 class Link:
@@ -28,8 +29,8 @@ class Link:
     ``losses`` grows by one each time; ``heard`` is when the broker last said something (monotonic
     seconds; at first when the link was made) and ``answered`` whether it ever did; ``alarm`` is set
     when a watched descriptor became readable, which is then watched no more. ``refused`` says why
-    a broker there does not take our key, empty if it does or none is there; the file of the key is
-    read again for each connection, so the right one put in its place is enough.
+    a broker there does not take our key, empty if it does or none is there. A key that takes the
+    place of ours in its file is used within seconds.
 
     Raises:
         AddressError: ``address`` cannot be used.
@@ -43,8 +44,9 @@ class Link:
         self.alarm = False
         self.refused = ""
         self._address = address
-        self._is_remote = addresses.parse(address).key is not None
-        self._again_at = math.inf
+        self._key = addresses.parse(address).key
+        self._key_seen: tuple[int, int] | None = None
+        self._look_at = math.inf
         self._watched: set[int] = set()
         self._context: sockets.Context = zmq.Context()
         try:
@@ -64,8 +66,8 @@ class Link:
     def receive(self, seconds: float) -> list[Said]:
         """What the broker said. Waits up to ``seconds`` for the first of it, or for a watched
         descriptor."""
-        if time.monotonic() >= self._again_at:
-            self.renew()
+        if time.monotonic() >= self._look_at:
+            self._look_at_key()
         ready = dict(self._poller.poll(math.ceil(max(seconds, 0) * 1000)))
         said = self._drain() if self._socket in ready else []
         if self._monitor in ready:
@@ -88,7 +90,6 @@ class Link:
 
     def renew(self) -> None:
         """Begin with a new connection: the old one does not answer."""
-        self._again_at = math.inf
         try:
             socket = sockets.dealer(self._context, self._address)
         except LinesideError as error:  # somebody took the key away
@@ -105,7 +106,11 @@ class Link:
 
     def _open(self, socket: sockets.Socket) -> None:
         self._socket = socket
-        wanted = zmq.EVENT_DISCONNECTED | (sockets.HANDSHAKES if self._is_remote else 0)
+        wanted = int(zmq.EVENT_DISCONNECTED)
+        if self._key is not None:
+            wanted |= sockets.HANDSHAKES
+            self._key_seen = _stamp(self._key)
+            self._look_at = time.monotonic() + _KEY_SECONDS
         self._monitor = socket.get_monitor_socket(wanted)
         self._poller = zmq.Poller()
         for item in (self._socket, self._monitor, *self._watched):
@@ -154,5 +159,18 @@ class Link:
                 self._address,
                 why,
             )
-        # libzmq does not try a refused key again, and here may be another by then.
-        self._again_at = time.monotonic() + _REFUSED_SECONDS
+
+    def _look_at_key(self) -> None:
+        """Connect anew with a key that took the place of ours, or that was refused: libzmq does not
+        try that again by itself."""
+        self._look_at = time.monotonic() + _KEY_SECONDS
+        if self.refused or (self._key and _stamp(self._key) != self._key_seen):
+            self.renew()
+
+
+def _stamp(key: Path) -> tuple[int, int] | None:
+    try:
+        found = key.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -196,3 +196,27 @@ def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
     key.write_bytes(good)
     key.chmod(0o600)
     until(lambda: producer.acked == 5)
+
+
+def test_a_key_revoked_while_it_ships_is_said_and_its_successor_goes_on(
+    bench: Bench, wall: Wall, tmp_path: Path
+) -> None:
+    key = tmp_path / "my.key"
+    key.write_bytes(wall.key("mine", "emit").read_bytes())
+    key.chmod(0o600)
+    producer: Producer = bench.producer()
+    producer.tell("write 5")
+    shipper = bench.shipper(wall.address(key))
+    until(lambda: producer.acked == 5)
+    wall.keyring.revoke("mine")
+
+    def is_denied() -> bool:
+        producer.tell("write 1")
+        return "denied" in shipper.log and "its key was revoked" in shipper.log
+
+    until(is_denied)
+    end = producer.tell("write 5")
+    assert producer.acked <= end - 5
+    key.write_bytes(wall.key("mine", "emit").read_bytes())
+    until(lambda: producer.acked == end, 60)
+    assert [event.seq for event in read_all(wall.local, ["run/rank0"])] == list(range(end))
