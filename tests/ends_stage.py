@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +25,11 @@ from tests.faults.stack import Stack
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "ends_train.py"
 PATIENCE = 120.0
+_ENTER = """
+import os, pathlib, sys
+pathlib.Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Shown:
@@ -133,13 +138,9 @@ class Stage:
         return pid
 
     def start(
-        self,
-        run: str,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        before: Callable[[], object] = lambda: None,
+        self, run: str, command: Sequence[str], env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start a command in a session of its own, after ``before`` in its process."""
+        """Start a command in a session of its own."""
         output = self.output(run)
         output.mkdir(parents=True)
         more = {"PYTHONPATH": str(ROOT), "LINESIDE_RUN_ID": run, **env}
@@ -151,22 +152,18 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=before,
             )
         self._started.append(process)
         return process
 
     def launch(
-        self,
-        run: str,
-        scenario: str,
-        env: Mapping[str, str],
-        before: Callable[[], object] = lambda: None,
+        self, run: str, scenario: str, env: Mapping[str, str], group: Path | None = None
     ) -> subprocess.Popen[bytes]:
-        """The same under ``lineside run``."""
+        """Start a training under ``lineside run``, in the cgroup ``group``."""
         training = [sys.executable, str(SCRIPT), scenario, str(self.output(run))]
         own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
-        return self.start(run, own, env, before)
+        enter = [] if group is None else [sys.executable, "-c", _ENTER, str(group)]
+        return self.start(run, [*enter, *own], env)
 
     def wait_training(self, run: str, place: Place) -> int:
         """The pid of its process, once it has done a few steps."""

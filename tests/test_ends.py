@@ -150,11 +150,7 @@ def run_out_of_memory(stage: Stage, row: Row) -> float:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(BYTES))
-
-        def enter() -> None:
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-
-        process = stage.launch(row.run, row.scenario, row.env, before=enter)
+        process = stage.launch(row.run, row.scenario, row.env, group)
         process.wait(PATIENCE)
         ended = time.time()
     finally:
