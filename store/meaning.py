@@ -166,7 +166,9 @@ class Meaning:
                 attempt = self._ledger.attempt(seen.run, target.attempt, seen.event.time)
                 age, now = seen.data.get("hook_age"), self._ledger.now
                 # A shipper on another machine does not know it: then the last event counts.
-                moved_at = now - age if is_number(age) else attempt.progress_at or now
+                moved_at = attempt.progress_at or now
+                if is_number(age) and 0 <= age <= now:
+                    moved_at = now - age
                 note_progress(attempt, target, moved_at)
 
     def _on_process_lost(self, seen: Seen) -> None:

@@ -33,7 +33,9 @@ def status_now(status: str, heard_at: float, stalls_at: float | None, now: float
 def time_step(stream: StreamState, seconds: float) -> None:
     """A step took so long, with the wait before it."""
     before = stream.step_seconds
-    if before is None:
+    if seconds < 0:
+        pass  # a clock was set back
+    elif before is None:
         stream.step_seconds = 0.0  # the first one compiles, and is no measure for the others
     elif not before:
         stream.step_seconds = seconds

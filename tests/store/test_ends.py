@@ -199,7 +199,9 @@ def test_a_training_that_does_not_move_is_stalled_until_it_does(
     assert history.run("run").status == "running"
     assert beat(9999.0, "paused") == ("running", "paused")
     assert history.run("run").reason == "paused"
-    # A shipper on another machine cannot know the age: the events say it.
+    # A shipper on another machine cannot know the age: the events say it. Nonsense says nothing.
+    assert beat(-5.0) == ("stalled", "training")
+    assert beat(1e300) == ("stalled", "training")
     assert beat(None) == ("stalled", "training")
     teller.do_step()
     journal.deliver(teller)

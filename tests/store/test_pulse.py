@@ -51,6 +51,7 @@ def test_a_steps_time_is_a_mean_in_which_one_long_wait_counts_little() -> None:
     assert training("training", 1.0, 2.0).step_seconds == pytest.approx(1.2)
     # An evaluation of an hour before a step of one second.
     assert training("training", 1.0, 3600.0).step_seconds == pytest.approx(2.8)
+    assert training("training", 1.0, -5.0).step_seconds == 1.0
     slower = training("training", 1.0, *[60.0] * 40)
     assert slower.step_seconds == pytest.approx(60.0, rel=0.01)
 
