@@ -77,6 +77,15 @@ def end_of(controller: Controller, command: Command) -> Progress:
     return states[-1]
 
 
+def hand_over(bench: Bench, controller: Controller) -> Command:
+    """A stop that lies in the inbox of a training that is frozen."""
+    command = Command("stop", {"save": False})
+    controller.send(command)
+    inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
+    until(lambda: command.id.encode() in inbox.read_bytes())
+    return command
+
+
 def steps_of(process: subprocess.Popen[str]) -> int:
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
@@ -138,10 +147,7 @@ def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
     process = train()
     assert ask(controller, "log").state == "applied"
     os.kill(process.pid, signal.SIGSTOP)
-    command = Command("stop", {"save": False})
-    controller.send(command)
-    inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
-    until(lambda: command.id.encode() in inbox.read_bytes())
+    command = hand_over(bench, controller)
     process.kill()
     again = train()
     assert end_of(controller, command).state == "applied"
@@ -150,13 +156,14 @@ def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
 
 @pytest.mark.fault
 def test_one_answered_while_no_broker_was_there_is_not_applied_by_the_next(
-    broker: BrokerProcess, controller: Controller, train: Train
+    bench: Bench, broker: BrokerProcess, controller: Controller, train: Train
 ) -> None:
     process = train()
     assert ask(controller, "pause").state == "applied"
-    stop = Command("stop", {"save": False})
-    controller.send(stop)
+    os.kill(process.pid, signal.SIGSTOP)
+    stop = hand_over(bench, controller)
     broker.kill()
+    os.kill(process.pid, signal.SIGCONT)
     first = steps_of(process) if process.wait(PATIENCE) == 0 else 0
     again = train(5)
     broker.start()
