@@ -42,7 +42,8 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # A whole number beyond 64 bits does not travel.
+    is_number = isinstance(value, float) or (_is_whole(value) and abs(value) < 2**63)  # type: ignore[arg-type]
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
 
@@ -51,7 +52,11 @@ def _is_text(value: object) -> bool:
 
 
 def _is_seq(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return _is_whole(value) and 0 <= value < 2**63  # type: ignore[operator]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

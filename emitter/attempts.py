@@ -116,10 +116,10 @@ class Attempts:
             if before is not None:
                 before.close("exit")
 
-    def join(self, args: Any, state: Any, now_ns: int) -> None:
-        """A rank other than 0 asks again, once a second, which run this is."""
+    def join(self, args: Any, state: Any, now_ns: int, *, at_once: bool = False) -> None:
+        """A rank other than 0 asks again, once a second or ``at_once``, which run this is."""
         joining = self._joining
-        if joining is None or now_ns < self._join_ns:
+        if joining is None or (now_ns < self._join_ns and not at_once):
             return
         self._join_ns = now_ns + _JOIN_EVERY_NS
         identity = joining.agreement.hear(joining.place, 0)

@@ -67,12 +67,13 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._attempts = Attempts(**self._config, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
+        self._begun_at = 0  # the step
         self._steering: Steering | Following | None = None
         self._sigterm: StopOnSigterm | None = None
         # A Trainer that is given the callback later calls no hook before it trains.
-        trainers = sys.modules.get("transformers.trainer")
+        trainers = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
         if trainers is not None:
-            outcome.watch(trainers.Trainer, LinesideCallback)
+            self._guarded(outcome.watch, trainers, LinesideCallback)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self._config, "stop_on_sigterm": self._stop_on_sigterm}
@@ -125,6 +126,8 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published, once what was asked for from outside is done."""
+        if self._attempts.is_joining:
+            self._guarded(self._join, args, state, control, is_last_chance=True)
         steering = self._steering
         if steering is not None and steering.is_due(state.global_step):
             self._guarded(steering.steer, Moment("step_end", args, state, control, given))
@@ -184,7 +187,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         publisher = self._attempts.publisher
         if publisher is None:
             if self._attempts.is_joining:
-                self._guarded(self._join, args, state)
+                self._guarded(self._join, args, state, control)
             return
         now_ns = monotonic_ns()
         try:
@@ -229,9 +232,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         data = {"state": snapshot.state_facts(state)} | (more or {})
         publisher.tell(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
 
-    def _guarded(self, act: Callable[..., None], *given: Any) -> None:
+    def _guarded(self, act: Callable[..., None], *given: Any, **named: Any) -> None:
         try:
-            act(*given)
+            act(*given, **named)
         except BaseException as error:
             if comes_from_outside(error):
                 raise
@@ -264,8 +267,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._open(args, state, given, now_ns)
         self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
         self._flag_training()
-        if self._attempts.publisher is not None:
-            self._begin_steering(self._attempts.publisher, state.global_step, control)
+        self._begun_at = state.global_step
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            self._begin_steering(publisher, self._begun_at, control)
 
     def _begin_steering(self, publisher: Publisher, step: int, control: Any) -> None:
         if publisher.identity.place.rank == 0:
@@ -339,10 +344,13 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         init_end, self._init_end = self._init_end, None
         self._attempts.begin(args, state, given, init_end, now_ns)
 
-    def _join(self, args: Any, state: Any) -> None:
-        self._attempts.join(args, state, monotonic_ns())
-        if self._is_training:
+    def _join(self, args: Any, state: Any, control: Any, *, is_last_chance: bool = False) -> None:
+        """``is_last_chance``: commands are for ranks that are there at the first step's end."""
+        self._attempts.join(args, state, monotonic_ns(), at_once=is_last_chance)
+        publisher = self._attempts.publisher
+        if publisher is not None and self._is_training:
             self._flag_training()
+            self._begin_steering(publisher, self._begun_at, control)
 
     def _flag_training(self) -> None:
         if self._attempts.publisher is not None:

@@ -140,7 +140,7 @@ class Charges:
             if stream not in self._judged and now >= self._ask_again.get(stream, now):
                 self._judge(transfer, now)
             if transfer.settled and stream.producer == commands.PRODUCER:
-                self.orders.end(stream, transfer.acked)
+                self.orders.end(stream, transfer.folder, transfer.acked)
             if transfer.settled and not transfer.folder.exists():
                 transfer.close()
                 del self._transfers[stream]

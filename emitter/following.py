@@ -10,11 +10,10 @@ from lineside.bus.commands import Command
 from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import PHASE
+from lineside.emitter.page import PAUSED, PHASE
 from lineside.emitter.peers import LATER, NO, YES, Follower, PeersError, Vote
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.snapshot import one_line
-from lineside.emitter.steering import PAUSED
 
 
 class Following:
@@ -27,6 +26,7 @@ class Following:
         self._publisher = publisher
         self._effects = Effects(control)
         self._own: list[Command] = []
+        self._first_step = step + 1
         self._peers: Follower | None = None
         try:
             self._peers = Follower(publisher.identity, step)
@@ -50,6 +50,11 @@ class Following:
     def steer(self, moment: Moment) -> None:
         """Apply at ``step_end`` what the ranks agree on."""
         self._effects.forget()
+        try:
+            if self._peers is not None and not self._peers.is_gathered:
+                self._peers.gather()
+        except PeersError as error:
+            self._leave(error)
         self._talk(moment)
 
     def hold(self, moment: Moment) -> None:
@@ -84,7 +89,8 @@ class Following:
 
     def meet(self, moment: Moment) -> None:
         """Wait at an evaluation as rank 0 does, and do what it says."""
-        self._talk(moment)
+        if moment.state.global_step >= self._first_step:
+            self._talk(moment)
 
     def close(self) -> None:
         """Take part no more."""
@@ -95,10 +101,9 @@ class Following:
         if self._peers is None or not self._publisher.is_open:
             return
         try:
-            while self._own:
-                self._peers.ask(self._own.pop())
+            self._meanwhile()
             while True:
-                word = self._peers.hear(self._publisher.tend_if_due)
+                word = self._peers.hear(self._meanwhile)
                 if word.command is None:
                     self._effects.is_paused = word.is_paused
                     return
@@ -119,12 +124,17 @@ class Following:
             if comes_from_outside(error):
                 raise
             vote = Vote(NO, f"it failed: {one_line(error)}")
-        if peers.vote(vote, self._publisher.tend_if_due) and act is not None:
+        if peers.vote(vote, self._meanwhile) and act is not None:
             data = {"id": command.id, "op": command.op, **act()}
             state = moment.state
             self._publisher.emit(
                 commands.APPLIED, state.global_step, state.epoch, 0, data, monotonic_ns()
             )
+
+    def _meanwhile(self) -> None:
+        if self._own and self._peers is not None:
+            self._peers.ask(self._own.pop())
+        self._publisher.tend_if_due()
 
     def _leave(self, error: PeersError) -> None:
         self.close()

@@ -65,6 +65,7 @@ class Orders:
         self._link = link
         self._refuse = refuse
         self._talks: dict[str, _Talk] = {}
+        self._closed: set[tuple[str, str]] = set()  # runs and attempts
         self._journal = ""
         self._offset = 0
         self._is_subscribed = self._is_asking = False
@@ -80,13 +81,18 @@ class Orders:
             self._start_again()
         self._deliver(talk)  # what could not be handed over before
 
-    def end(self, stream: Stream, seq: int) -> None:
+    def end(self, stream: Stream, folder: Path, seq: int) -> None:
         """That training is over, and its control stream, ``seq`` events long, confirmed."""
-        talk = self._talks.get(stream.run)
-        desk = talk.desks.get(stream.attempt) if talk else None
-        if talk is not None and desk is not None:
-            desk.end = seq
-            self._close(talk, stream.run, stream.attempt, desk)
+        if (stream.run, stream.attempt) in self._closed:
+            return
+        talk = self._talks.setdefault(stream.run, _Talk())
+        desk = talk.desks.get(stream.attempt)
+        if desk is None:
+            # It went together with the shipper that had opened it; what it took is in the journal.
+            desk = talk.desks[stream.attempt] = _Desk(folder)
+            self._start_again()
+        desk.end = seq
+        self._close(talk, stream.run, stream.attempt, desk)
 
     def turn(self, now: float) -> None:
         """Ask for what is to be read, and give back credit."""
@@ -136,7 +142,7 @@ class Orders:
         if isinstance(message, Evt):
             for body in wire.bodies(message.blob):
                 with contextlib.suppress(ValueError):
-                    self._hear(talk, wire.decode_event(body))
+                    self._hear(talk, desk, wire.decode_event(body))
         if desk is not None:
             if isinstance(message, Evt):
                 desk.heard = max(desk.heard, message.first_seq + message.count)
@@ -149,12 +155,14 @@ class Orders:
         self.on_who()
         self._offset = 0
 
-    def _hear(self, talk: _Talk, event: Event) -> None:
+    def _hear(self, talk: _Talk, desk: _Desk | None, event: Event) -> None:
         name = str((event.data or {}).get("id") or "")
         if event.kind == commands.COMMAND and name and name not in talk.answered:
             talk.waiting.setdefault(name, _record(event))
         elif event.kind == commands.DELIVERED:
             talk.taken.add(name)
+            if desk is not None:
+                desk.delivered.add(name)
         elif event.kind in commands.FINAL:
             talk.settle(name)
 
@@ -178,6 +186,7 @@ class Orders:
         if desk.end is None or desk.heard < desk.end:
             return
         del talk.desks[attempt]
+        self._closed.add((run, attempt))
         for name in desk.delivered & talk.taken & talk.waiting.keys():
             talk.settle(name)
             why = "training ended without an answer to it; whether it was applied is not known"

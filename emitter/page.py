@@ -53,6 +53,7 @@ PHASES = (
     "finished",
     "paused",  # held up by a command
 )
+PAUSED = PHASES.index("paused")
 
 
 # Where a store into a block once written always succeeds. A file system that copies on write takes

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from lineside.bus.commands import Command
 from lineside.emitter.identity import Identity, job_store
-from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.outside import comes_from_outside, tolerating
 from lineside.emitter.snapshot import one_line
 
 TALK_EVERY_SECONDS = 1.0
@@ -26,7 +26,9 @@ _ROLL_CALL_SECONDS = 5.0
 _VERDICT_SECONDS = 15.0
 _VOTE_SECONDS = 30.0
 _SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unless told otherwise
-_STILL_SECONDS = 10.0
+_HURRY_SECONDS = 15.0  # once this rank is to end: launchers kill half a minute after a SIGTERM
+_STILL_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 _SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
 _SWEEP = 64  # talks whose keys are deleted together
 
@@ -87,7 +89,7 @@ class _Keys:
             return int(self._store.add(f"{self._prefix}/{name}", n))
 
     def delete(self, name: str) -> None:
-        with contextlib.suppress(Exception):  # not every kind of store can
+        with tolerating(Exception):  # not every kind of store can
             self._store.delete_key(f"{self._prefix}/{name}")
 
     def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> bool:
@@ -104,15 +106,32 @@ class _Keys:
 
 class Leader:
     """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with ``meets``
-    there is one at each evaluation too.
+    there is one at each evaluation too. First of all comes ``gather``.
 
     Raises:
-        PeersError: a rank takes no part; none of them will wait for a talk.
+        PeersError: there is no store.
     """
 
     def __init__(self, identity: Identity, step: int, *, meets: bool = False) -> None:
         self._keys = _Keys(identity)
         self._others = range(1, identity.place.world_size)
+        self._meets = meets
+        self.is_gathered = False
+        self.next_step = step + 1
+        self._said = 0
+        self._swept = 0
+        self._votes: list[int] = []  # talks
+        self._steps = 1
+        self._last = (step, time.monotonic())
+        self._still_at = 0.0
+        self._is_asked = False
+
+    def gather(self) -> None:
+        """Call the roll, at the end of the first step: its collectives have brought all there.
+
+        Raises:
+            PeersError: a rank takes no part; none of them will wait for a talk.
+        """
         until = time.monotonic() + _ROLL_CALL_SECONDS
         missing = [
             rank
@@ -120,14 +139,8 @@ class Leader:
             if not self._keys.wait(f"here/{rank}", until - time.monotonic(), _nothing)
         ]
         why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
-        _check(self._keys.settle("verdict", {"why": why, "meets": meets}))
-        self.next_step = step + 1
-        self._said = 0
-        self._swept = 0
-        self._steps = 1
-        self._last = (step, time.monotonic())
-        self._still_at = 0.0
-        self._is_asked = False
+        _check(self._keys.settle("verdict", {"why": why, "meets": self._meets}))
+        self.is_gathered = True
 
     def agree(self, command: Command) -> Vote:
         """Put it to the vote. After yes every rank applies it, else none does.
@@ -136,6 +149,7 @@ class Leader:
             PeersError: some rank did not vote; none applies it.
         """
         talk = self._say({"do": command.data()})
+        self._votes.append(talk)
         is_on = False
         try:
             vote = self._count_votes(talk)
@@ -205,27 +219,42 @@ class Leader:
             for talk in range(first, end):
                 self._keys.delete(f"say/{talk}")
             self._keys.delete(f"heard/{end}")
+            for talk in [talk for talk in self._votes if talk < end]:
+                self._votes.remove(talk)
+                self._keys.delete(f"outcome/{talk}")
+                for rank in self._others:
+                    self._keys.delete(f"vote/{talk}/{rank}")
 
 
 class Follower:
     """Another rank's side. ``next_step`` is the step at whose end the next talk begins; ``meets``
-    says that there is one at each evaluation too.
+    says that there is one at each evaluation too. First of all comes ``gather``.
 
     Raises:
-        PeersError: some rank takes no part; rank 0 knows it too.
+        PeersError: there is no store.
     """
 
     def __init__(self, identity: Identity, step: int) -> None:
         self._keys = _Keys(identity)
         self._rank = identity.place.rank
+        self.is_gathered = self.meets = False
+        self.next_step = step + 1
+        self._heard = 0
+        self._has_asked = False
+
+    def gather(self) -> None:
+        """Answer the roll, at the end of the first step.
+
+        Raises:
+            PeersError: some rank takes no part; rank 0 knows it too.
+        """
         self._keys.set(f"here/{self._rank}", True)
         self._keys.wait("verdict", _VERDICT_SECONDS, _nothing)
         why = f"rank {self._rank} heard nothing from rank 0 in time"
         verdict = self._keys.settle("verdict", {"why": why})
         _check(verdict)
-        self.meets: bool = verdict["meets"]
-        self.next_step = step + 1
-        self._heard = 0
+        self.meets = bool(verdict["meets"])
+        self.is_gathered = True
 
     def ask(self, command: Command) -> None:
         """Have rank 0 put this to the vote; the first of what other ranks ask counts.
@@ -233,6 +262,7 @@ class Follower:
         Raises:
             PeersError: it cannot be told.
         """
+        self._has_asked = True
         self._keys.settle("ask", command.data())
 
     def hear(self, meanwhile: Callable[[], object]) -> Word:
@@ -266,11 +296,14 @@ class Follower:
         return bool(self._keys.get(f"outcome/{talk}"))
 
     def _await(self, name: str, meanwhile: Callable[[], object]) -> None:
-        still = None
-        while not self._keys.wait(name, _SILENCE_SECONDS, meanwhile):
+        since, still = time.monotonic(), None
+        while not self._keys.wait(name, _LOOK_SECONDS, meanwhile):
             before, still = still, self._keys.get("still") if self._keys.has("still") else None
-            if still is None or still == before:
-                raise PeersError(f"rank 0 said nothing for {_SILENCE_SECONDS:g} s")
+            if still != before:
+                since = time.monotonic()
+            patience = _HURRY_SECONDS if self._has_asked else _SILENCE_SECONDS
+            if time.monotonic() - since > patience:
+                raise PeersError(f"rank 0 said nothing for {patience:g} s")
 
 
 def _check(verdict: Mapping[str, Any]) -> None:

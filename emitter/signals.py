@@ -15,7 +15,7 @@ from lineside.emitter.effects import is_training
 
 ISSUER = "SIGTERM"
 """Who issued the command that the signal became."""
-_SAME_SECONDS = 1.0  # a launcher passes on what was sent to its whole group: both are one wish
+_SAME_SECONDS = 5.0  # a launcher passes on what was sent to its whole group: both are one wish
 _VALID_SECONDS = 86_400.0  # however long a step takes
 
 
@@ -55,6 +55,7 @@ class StopOnSigterm:
         if threading.current_thread() is not threading.main_thread() or before is None:
             return None
         stopping = cls(steering, attempt, before)
+        _watch_forks(stopping)
         signal.signal(signal.SIGTERM, stopping._handle)
         return stopping
 
@@ -64,6 +65,11 @@ class StopOnSigterm:
         with contextlib.suppress(ValueError):  # in another thread it cannot be
             if signal.getsignal(signal.SIGTERM) == self._handle:
                 signal.signal(signal.SIGTERM, self._before)
+
+    def put_back(self) -> None:
+        """In a forked child, where Python may never come to call a handler."""
+        if self._is_on and signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -89,3 +95,18 @@ class StopOnSigterm:
         else:
             signal.signal(signal.SIGTERM, self._before)
             os.kill(os.getpid(), number)
+
+
+def _watch_forks(stopping: StopOnSigterm) -> None:
+    if not _newest:
+        os.register_at_fork(after_in_child=_in_child)
+    _newest[:] = [stopping]
+
+
+def _in_child() -> None:
+    for stopping in _newest:
+        with contextlib.suppress(ValueError):
+            stopping.put_back()
+
+
+_newest: list[StopOnSigterm] = []

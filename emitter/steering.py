@@ -18,13 +18,12 @@ from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
 from lineside.emitter.mailbox import Mailbox
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import PHASE, PHASES
+from lineside.emitter.page import PAUSED, PHASE
 from lineside.emitter.peers import LATER, NO, Leader, PeersError
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.rendezvous import VERDICTS, Rendezvous
 from lineside.emitter.snapshot import one_line
 
-PAUSED = PHASES.index("paused")
 _NAP_SECONDS = 0.02  # between looks for a command while training is paused
 
 
@@ -49,6 +48,7 @@ class Steering:
         self._pending: list[Command] = []
         self._refusal = ""
         self._rendezvous = Rendezvous(publisher, wait_for_verdict) if wait_for_verdict else None
+        self._first_step = step + 1
         self._peers: Leader | None = None
         if publisher.identity.place.world_size > 1:
             try:
@@ -57,8 +57,8 @@ class Steering:
                 self._refuse_all(error)
         self._is_open = True
         self.earlier_error = ending.last_error()
-        ops = [] if self._refusal else list(OPS)
-        self._mail.say_on(step, {"ops": ops, "why": self._refusal or None})
+        if self._peers is None:
+            self._say_on(step)
         ending.watch(self)
 
     @property
@@ -90,6 +90,7 @@ class Steering:
         """Apply at ``step_end`` what came."""
         if self._is_open:
             self._effects.forget()
+            self._gather(moment.state)
             try:
                 self._take(moment.state)
                 self._apply_all(moment)
@@ -131,8 +132,12 @@ class Steering:
             self._rendezvous.announce()
 
     def meet(self, moment: Moment) -> None:
-        """Wait at an evaluation for what the stopper says of it, and do it."""
-        if self._rendezvous is not None and self._is_open:
+        """Wait at an evaluation for what the stopper says of it, and do it.
+
+        Not before the first step, where the Trainer would forget what it is asked for.
+        """
+        has_begun = moment.state.global_step >= self._first_step
+        if self._rendezvous is not None and self._is_open and has_begun:
             try:
                 self._rendezvous.wait(lambda: self._listen(moment))
             finally:
@@ -143,7 +148,10 @@ class Steering:
         if not self._is_open:
             return
         state = _Nowhere(self._publisher.step)
+        peers, self._peers = self._peers, None
         try:
+            if peers is not None:
+                peers.leave("training has ended on rank 0")
             self._take(state)
             for command in self._pending:
                 why = "training ended before it could be applied"
@@ -247,6 +255,18 @@ class Steering:
             if vote.answer == LATER:
                 raise NotYet
         return act
+
+    def _gather(self, state: Any) -> None:
+        if self._peers is not None and not self._peers.is_gathered:
+            try:
+                self._peers.gather()
+            except PeersError as error:
+                self._refuse_all(error)
+            self._say_on(state.global_step)
+
+    def _say_on(self, step: int) -> None:
+        ops = [] if self._refusal else list(OPS)
+        self._mail.say_on(step, {"ops": ops, "why": self._refusal or None})
 
     def _still(self) -> None:
         if self._peers is not None:

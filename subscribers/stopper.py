@@ -72,6 +72,7 @@ class Stopper(Subscriber):
         )
 
     def turn(self) -> None:
+        was_connected = self.reader.connected
         batch = self.reader.poll(IDLE_SECONDS if self._is_current else _END_SECONDS)
         if self.reader.restarts != self._restarts:  # another journal, or an older copy of this one
             self._restarts, self._read = self.reader.restarts, 0
@@ -79,7 +80,7 @@ class Stopper(Subscriber):
             self.take(batch)
             self._read = batch.offset
             self.reader.commit(batch.offset)
-        if self._is_at_the_end(batch):
+        if was_connected and self._is_at_the_end(batch):
             self._outbox.send()
         if time.monotonic() >= self._commit_at:
             self._commit_at = time.monotonic() + COMMIT_SECONDS

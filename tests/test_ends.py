@@ -82,7 +82,7 @@ def send_twice(number: signal.Signals, stage: Stage, row: Row) -> float:
     """The second one when nobody takes it for the first any more."""
     pid = trains(stage, row, stage.main)
     os.kill(pid, number)
-    time.sleep(1.2)
+    time.sleep(5.5)
     os.kill(pid, number)
     return time.time()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lineside.bus import commands
 from lineside.bus.commands import EXPIRES_SECONDS, Command
-from lineside.bus.errors import BrokerUnreachable
+from lineside.bus.errors import BrokerUnreachable, BusError
 from lineside.bus.events import Event, Stream, new_attempt
 from lineside.bus.producer import Producer
 from lineside.subscribers.stopping import rules
@@ -116,6 +116,9 @@ class Outbox:
                 self._links.pop((run, producer)).close()
                 log.warning("stopper: %d words to %s wait: %s", len(words), run, error)
                 return
+            except BusError as error:
+                self._links.pop((run, producer)).close()
+                log.warning("stopper: %d words to %s are refused: %s", len(words), run, error)
             for key in words:
                 del self._words[key]
 

@@ -133,4 +133,10 @@ def test_a_class_without_a_train_in_python_is_let_be() -> None:
 def test_a_copy_keeps_the_settings() -> None:
     ours = LinesideCallback(name="a", stop_on_sigterm=True)
     state = copy.deepcopy(ours).__getstate__()
-    assert state == {"name": "a", "project": None, "run_id": None, "stop_on_sigterm": True}
+    assert state == {
+        "name": "a",
+        "project": None,
+        "run_id": None,
+        "wait_for_verdict": 0.0,
+        "stop_on_sigterm": True,
+    }

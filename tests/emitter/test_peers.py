@@ -37,10 +37,21 @@ def rank(number: int, size: int) -> Identity:
     return Identity("run", "attempt", "name", "project", Place(number, size, number))
 
 
-def gather(pool: ThreadPoolExecutor, size: int, step: int = 0) -> tuple[Leader, list[Follower]]:
-    others = [pool.submit(Follower, rank(n, size), step) for n in range(1, size)]
+def join(number: int, size: int, step: int = 0) -> Follower:
+    follower = Follower(rank(number, size), step)
+    follower.gather()
+    return follower
+
+
+def lead(size: int, step: int = 0) -> Leader:
     leader = Leader(rank(0, size), step)
-    return leader, [other.result(10) for other in others]
+    leader.gather()
+    return leader
+
+
+def gather(pool: ThreadPoolExecutor, size: int, step: int = 0) -> tuple[Leader, list[Follower]]:
+    others = [pool.submit(join, n, size, step) for n in range(1, size)]
+    return lead(size, step), [other.result(10) for other in others]
 
 
 def hear(follower: Follower) -> Word:
@@ -121,10 +132,10 @@ def test_an_interrupted_vote_is_a_no(
 def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
     store: Any, pool: ThreadPoolExecutor, missing: list[int]
 ) -> None:
-    here = [pool.submit(Follower, rank(n, 4), 0) for n in range(1, 4) if n not in missing]
+    here = [pool.submit(join, n, 4) for n in range(1, 4) if n not in missing]
     named = "rank 1" if missing == [1] else "ranks 1, 3"
     with pytest.raises(PeersError, match=f"no LinesideCallback takes part on {named}$"):
-        Leader(rank(0, 4), 0)
+        lead(4)
     for one in here:
         with pytest.raises(PeersError, match=f"takes part on {named}$"):
             one.result(10)
@@ -135,15 +146,16 @@ def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
 ) -> None:
     monkeypatch.setattr(peers, "_VERDICT_SECONDS", 0.05)
     with pytest.raises(PeersError, match="rank 1 heard nothing from rank 0"):
-        Follower(rank(1, 2), 0)
+        join(1, 2)
     with pytest.raises(PeersError, match="rank 1 heard nothing from rank 0"):
-        Leader(rank(0, 2), 0)
+        lead(2)
 
 
 def test_a_silent_leader_is_left_and_a_paused_one_is_not(
     store: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(peers, "_STILL_SECONDS", 0.0)
     leader, (other,) = gather(pool, 2)
     over = threading.Event()
@@ -190,6 +202,10 @@ def test_without_torch_distributed_nobody_can_agree(monkeypatch: pytest.MonkeyPa
 def test_a_long_training_does_not_fill_the_store(store: Any, pool: ThreadPoolExecutor) -> None:
     leader, (other,) = gather(pool, 2)
     for step in range(1, 1_000):
+        if step % 10 == 0:
+            voting = pool.submit(lambda: (hear(other), other.vote(Vote(YES), lambda: None))[1])
+            leader.agree(SAVE)
+            assert voting.result(10)
         leader.go(step, is_paused=False)
         assert hear(other).next == leader.next_step
     assert store.num_keys() < 250

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,7 @@ class Job:
         usual: dict[str, Any] = {
             "seed": 0,
             "late": 0.02,
-            "dies": None,
+            "sets_up": 0.0,
             "without": [],
             "no_evaluation": [],
             "save_steps": None,
@@ -82,6 +83,7 @@ class Job:
                 },
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     @property
@@ -174,6 +176,9 @@ class Job:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        for file in self.output.glob("pid*"):  # torchrun starts each in a session of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
         self.broker.stop()
 
 

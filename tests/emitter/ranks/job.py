@@ -39,22 +39,21 @@ class Jitter(TrainerCallback):
     on_step_begin = on_substep_end = on_step_end = on_log = on_evaluate = on_save = _late
 
 
-class Fate(TrainerCallback):
-    """Ends this rank the way the plan has it."""
+class Slow(TrainerCallback):
+    """Rank 0 sets up something for a while."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if PLAN["dies"] == [RANK, state.global_step] and RESTART == 0:
-            os._exit(3)
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        time.sleep(PLAN["sets_up"] if RANK == 0 else 0)
 
 
 def main() -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=PLAN["timeout"]))
-    callbacks: list[TrainerCallback] = [Jitter(), Fate()]
+    callbacks: list[TrainerCallback] = [Slow(), Jitter()]
     if RANK not in PLAN["without"]:
         ours = LinesideCallback(
             wait_for_verdict=PLAN["waits"], stop_on_sigterm=PLAN["stop_on_sigterm"]
         )
-        callbacks.insert(PLAN["seed"] % 3, ours)
+        callbacks.insert(1 + PLAN["seed"] % 2, ours)
     made = trainer(
         OUTPUT,
         *callbacks,

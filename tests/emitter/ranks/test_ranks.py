@@ -52,6 +52,13 @@ def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job:
     assert "commands are off" in job.log
 
 
+def test_a_rank_0_that_takes_long_to_begin_is_waited_for(job: Job) -> None:
+    job.start(2, sets_up=7.0)
+    stopped = job.ask("stop", save=False)
+    assert stopped.state == "applied"
+    assert [one["steps"] for one in job.end()] == [stopped.step] * 2
+
+
 def test_a_pause_may_be_longer_than_a_rank_would_wait_for_another(job: Job) -> None:
     job.start(2, timeout=4)
     paused = job.ask("pause")
@@ -85,9 +92,10 @@ def test_what_one_rank_cannot_do_none_does(job: Job) -> None:
 
 
 def test_a_job_that_is_restarted_takes_commands_again(job: Job) -> None:
-    job.start(2, restarts=1, dies=[1, 40], save_steps=10)
+    job.start(2, restarts=1, save_steps=10)
     first = job.ask("set_lr", lr=5e-4)
     assert first.state == "applied"
+    job.kill_rank(1)
     job.wait_for_restart()
     second = job.ask("set_lr", lr=2e-4)
     assert second.state == "applied"
