@@ -42,10 +42,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     Rank 0 publishes everything, other ranks their start, end and failures. No hook raises, and none
     waits but ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the
-    run; and ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most, or
-    LINESIDE_WAIT_FOR_VERDICT, for the stopper's word on that evaluation. Ranks wait for each other
-    where they are to follow a command. A copy carries these settings only and publishes a run of
-    its own.
+    run; ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most, or
+    LINESIDE_WAIT_FOR_VERDICT, for the stopper's word on that evaluation; a step's last hook while
+    training is paused; and, of several ranks, ``on_train_begin`` for 5 s at most to hear from rank
+    0, and ``on_step_end`` for ranks that are late to agree on a command. A copy carries these
+    settings only and publishes a run of its own.
     """
 
     def __init__(

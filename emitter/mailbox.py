@@ -55,8 +55,9 @@ class Mailbox:
         taken = []
         while self._own:
             command = self._own.popleft()
-            self._tell(commands.COMMAND, command.data(), state)
-            taken += self._accept(command.data(), state)
+            if command.id not in self._known:
+                self._tell(commands.COMMAND, command.data(), state)
+                taken += self._accept(command.data(), state)
         for data in self._arrived():
             taken += self._accept(data, state)
         return taken

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from lineside.bus import commands
@@ -24,6 +25,7 @@ from lineside.emitter.publisher import Publisher
 from lineside.emitter.rendezvous import VERDICTS, Rendezvous
 from lineside.emitter.snapshot import one_line
 
+_UNSAVED = 'without a checkpoint of this step: save_strategy="best" leaves that to its evaluation'
 _NAP_SECONDS = 0.02  # between looks for a command while training is paused
 
 
@@ -46,6 +48,7 @@ class Steering:
         self._effects = Effects(control)
         self._mail = Mailbox(publisher)
         self._pending: list[Command] = []
+        self._put_off: set[str] = set()
         self._refusal = ""
         self._rendezvous = Rendezvous(publisher, wait_for_verdict) if wait_for_verdict else None
         self._first_step = step + 1
@@ -209,8 +212,10 @@ class Steering:
         finally:
             self._pending += waiting
 
-    def _apply_one(self, command: Command, waiting: Iterable[Command], moment: Moment) -> bool:
-        """Answer it; False if it has to wait."""
+    def _apply_one(
+        self, command: Command, waiting: Iterable[Command], moment: Moment, **more: str
+    ) -> bool:
+        """Answer it, an application with ``more``; False if it has to wait."""
         answer, state, now = self._mail.answer, moment.state, time.time()
         newer = [c for c in waiting if c.op == "set_lr" and now <= c.expires_at][-1:]
         try:
@@ -220,9 +225,14 @@ class Steering:
                 answer(commands.SUPERSEDED, command, state, by=newer[0].id)
             else:
                 done = self._agreed(command, moment)()
-                answer(commands.APPLIED, command, state, **done)
+                answer(commands.APPLIED, command, state, **done, **more)
         except NotYet:
-            return False
+            if command.op != "stop" or command.id not in self._put_off:
+                self._put_off.add(command.id)
+                return False
+            # Each step may be like this one, and that training ends was asked for above all.
+            unsaved = replace(command, args={"save": False})
+            return self._apply_one(unsaved, waiting, moment, why=_UNSAVED)
         except Refused as refused:
             answer(commands.REJECTED, command, state, why=str(refused))
         except Exception as error:

@@ -25,6 +25,7 @@ log = logging.getLogger("lineside")
 
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
+_FORGET_SECONDS = 3600.0
 _END_SECONDS = 0.1  # with nothing to read for so long, the journal was read to its end
 
 
@@ -54,10 +55,10 @@ class Stopper(Subscriber):
         self._read = 0  # up to this offset
         self._restarts = 0  # of the reader, as far as taken into account
         self._commit_at = 0.0
+        self._forget_at = 0.0
 
     def startup(self) -> None:
         self._memory = Memory.of(self.settings.home, self._rules, dry_run=self._dry_run)
-        self._memory.forget_old()
         self._watch = Watch(self._rules, self._memory)
         super().startup()
 
@@ -82,6 +83,9 @@ class Stopper(Subscriber):
             self.reader.commit(batch.offset)
         if was_connected and self._is_at_the_end(batch):
             self._outbox.send()
+        if self._memory is not None and time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
+            self._memory.forget_old()
         if time.monotonic() >= self._commit_at:
             self._commit_at = time.monotonic() + COMMIT_SECONDS
             self._commit()

@@ -24,6 +24,7 @@ PRODUCER = "stopper"
 ALERT = "alert"
 """The kind of event that says that a rule held, or cannot."""
 _FLUSH_SECONDS = 5.0
+_MOST_WORDS = 500  # over one connection
 _MOST_LINKS = 64  # connections that are kept open
 _OPS = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
@@ -130,6 +131,9 @@ class Outbox:
     def _link(self, run: str, producer: str) -> Producer:
         key = run, producer
         link = self._links.pop(key, None)
+        if link is not None and link.next_seq >= _MOST_WORDS:
+            link.close()  # a producer keeps all that it has said
+            link = None
         if link is None:
             link = Producer(self._address, Stream(run, producer, new_attempt()))
         self._links[key] = link  # the last used is the last of them

@@ -27,7 +27,7 @@ _PATIENCE = 30.0
 
 def put(*asked: Command | Mapping[str, Any] | bytes) -> None:
     """Deliver commands, or data of a command event, or bytes as they are."""
-    [steering] = [one for one in ending._ending.open if isinstance(one, Steering)]
+    [steering] = _steerings()
     folder = steering._mail._spool.folder.path
     page = PageView.open(folder)
     assert page is not None
@@ -54,8 +54,10 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
             while not _is_paused():
                 assert time.monotonic() < until, "it was never paused"
                 time.sleep(0.01)
-            time.sleep(0.1)
             act()
+            while any(one._mail.has_news for one in _steerings()):
+                assert time.monotonic() < until, "nobody read it"
+                time.sleep(0.01)
             time.sleep(0.1)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -76,6 +78,10 @@ def why(answers: list[Event]) -> str:
 
 def seen(witness: Witness, *kinds: str) -> list[tuple[str, int]]:
     return [(note["kind"], note["step"]) for note in witness.seen if note["kind"] in kinds]
+
+
+def _steerings() -> list[Steering]:
+    return [one for one in ending._ending.open if isinstance(one, Steering)]
 
 
 def _is_paused() -> bool:

@@ -86,6 +86,28 @@ def test_an_evaluation_without_a_dataset_is_refused_and_training_goes_on(
     assert why(answers) == "the Trainer has no evaluation dataset"
 
 
+def test_a_stop_does_not_wait_for_ever_for_a_step_that_can_be_saved(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    made = trainer(
+        tmp_path,
+        Asking({2: [Command("stop")]}),
+        LinesideCallback(),
+        save_strategy="best",
+        metric_for_best_model="nothing_ever",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=9,
+    )
+    made._determine_best_metric = lambda metrics, trial: False  # never the best
+    made.train()
+    assert made.state.global_step == 3
+    answers = only(answered())
+    assert said(answers) == [("stop", "applied", 3)]
+    assert "without a checkpoint" in data_of(answers[-1])["why"]
+
+
 def test_a_save_waits_where_the_trainer_would_forget_it(
     home: Path, tmp_path: Path, answered: ReadSpool
 ) -> None:

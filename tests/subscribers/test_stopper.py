@@ -60,7 +60,7 @@ def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
         )
         applied = data_of(events_of(settings, "control", "control_applied"))
         assert [one["op"] for one in applied].count("proceed") >= own_step - 1
-        wait_until(lambda: history.run(RUN).status == "finished", "the recorder has it")
+        wait_until(lambda: history.run(RUN).status == "stopped", "the recorder has it")
         answer = backtest(settings, *STOP)
     assert [(one["step"], one["action"]) for one in answer["items"]] == [(own_step, "stop")]
 
