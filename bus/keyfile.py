@@ -11,6 +11,7 @@ from pathlib import Path
 from lineside.bus.errors import SettingsError
 
 _SIZE = 40  # characters of a CURVE key in Z85
+_EXPECTED = "expected a file that `lineside keys new` wrote on the broker's machine"
 
 
 @dataclass(frozen=True)
@@ -24,29 +25,28 @@ class KeyFile:
     broker: str
 
     @classmethod
-    def read(cls, path: Path) -> KeyFile:
-        """What is in ``path``.
+    def read(cls, path: Path, name: str = "LINESIDE_KEY", expected: str = _EXPECTED) -> KeyFile:
+        """What is in ``path``; ``name`` is what errors call it, ``expected`` what they advise.
 
         Raises:
             SettingsError: it cannot be read, is open to others, or is not such a file.
         """
-        expected = "expected a file that `lineside keys new` wrote on the broker's machine"
         try:
             with path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 said = json.loads(file.read(4096))
-            found = cls(**{name: said[name] for name in cls.__dataclass_fields__})
+            found = cls(**{part: said[part] for part in cls.__dataclass_fields__})
         except OSError as error:
             why = f"it cannot be read ({error.strerror}); {expected}"
-            raise SettingsError("LINESIDE_KEY", path, why) from error
+            raise SettingsError(name, path, why) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError("LINESIDE_KEY", path, expected) from error
+            raise SettingsError(name, path, expected) from error
         keys = (found.public, found.secret, found.broker)
         if not all(isinstance(key, str) and len(key) == _SIZE and key.isascii() for key in keys):
-            raise SettingsError("LINESIDE_KEY", path, expected)
+            raise SettingsError(name, path, expected)
         if stat.S_IMODE(mode) & 0o077:
             why = f"others on this machine may read it; chmod 600 {path}"
-            raise SettingsError("LINESIDE_KEY", path, why)
+            raise SettingsError(name, path, why)
         return found
 
     def write(self, path: Path) -> None:

@@ -27,6 +27,10 @@ KEY, TOKEN = "key", "token"
 TOKEN_PREFIX = "ls_"  # noqa: S105 - how a token begins, so that one is recognised in a file
 _LIST = "list.json"
 _BROKER = "broker.key"
+_EXPECTED = (
+    "expected what the first `lineside keys new` wrote there; put a copy back, or remove it: then the "
+    "next `lineside keys new` makes another, for which every key has to be made anew"
+)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
@@ -51,7 +55,7 @@ class Entry:
 class Keyring:
     """The list in ``folder``, read again whenever somebody changed it.
 
-    A list that cannot be read lets nobody in.
+    A list that cannot be read lets nobody in, and is not written over.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,6 +63,7 @@ class Keyring:
         self._path = folder / _LIST
         self._seen: tuple[int, int, int] | None = None
         self._entries: dict[str, Entry] = {}
+        self._unreadable = ""  # why, if it is
         self.changes = 0
         """How often another list than before was read."""
 
@@ -98,13 +103,14 @@ class Keyring:
         Raises:
             SettingsError: there is none, or it cannot be used.
         """
-        return KeyFile.read(self.folder / _BROKER)
+        return KeyFile.read(self.folder / _BROKER, "the broker's own key", _EXPECTED)
 
     def new_key(self, name: str, roles: Sequence[str], runs: Sequence[str] = ()) -> Path:
         """Make a key, and the broker's own if it has none yet; the file to hand over.
 
         Raises:
             KeyNameError: a name that cannot be, or is in use, or a role there is none of.
+            SettingsError: the list, or the broker's own key, is there and cannot be read.
             OSError: a file cannot be written.
         """
         import zmq
@@ -126,6 +132,7 @@ class Keyring:
 
         Raises:
             KeyNameError: a name that cannot be, or is in use, or a role there is none of.
+            SettingsError: the list is there and cannot be read.
             OSError: the list cannot be written.
         """
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -141,6 +148,7 @@ class Keyring:
 
         Raises:
             KeyNameError: there is none of that name.
+            SettingsError: the list is there and cannot be read.
             OSError: the list cannot be written.
         """
         with self._changing():
@@ -159,7 +167,12 @@ class Keyring:
         fd = os.open(self.folder / f"{_LIST}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            self._seen = None
             self.refresh()
+            if self._unreadable:
+                # What is written next would be all there is.
+                hint = "mend it or put a copy back; or remove it, and every key and token with it"
+                raise SettingsError("the list of keys", self._path, f"{self._unreadable}; {hint}")
             yield
         finally:
             os.close(fd)
@@ -186,13 +199,20 @@ class Keyring:
             file.flush()
             os.fsync(file.fileno())
         path.replace(self._path)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # or a revoked key may be good again after a power cut
+        finally:
+            os.close(folder)
 
     def _read(self) -> list[Entry]:
+        self._unreadable = ""
         try:
             return [_entry(one) for one in json.loads(self._path.read_bytes())["keys"]]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self._unreadable = f"{type(error).__name__}: {error}"
             log.warning(
                 "the list of keys %s cannot be read, nobody is let in: %s", self._path, error
             )

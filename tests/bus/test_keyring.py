@@ -61,6 +61,27 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
     with pytest.raises(SettingsError, match="lineside keys new NAME"):
         check_can_listen(keyring)
 
+    # Nor is it written over: whoever can mend it has all of them again.
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for change in (
+        lambda ring: ring.new_key("a", ["emit"]),
+        lambda ring: ring.new_token("b", ["read"]),
+        lambda ring: ring.revoke("a"),
+    ):
+        with pytest.raises(SettingsError, match=r"the list of keys=.*list\.json.*put a copy back"):
+            change(Keyring(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_brokers_own_key_is_called_so_when_it_cannot_be_used(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.new_key("a", ["emit"])
+    (tmp_path / "broker.key").write_text("{}")
+    with pytest.raises(
+        SettingsError, match=r"the broker's own key=.*the first `lineside keys new`"
+    ):
+        check_can_listen(keyring)
+
 
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     def make(name: str) -> None:
