@@ -250,9 +250,8 @@ class Broker(Service):
         if isinstance(message, Put) and is_minded(message.stream):
             action = "command"
         target = str(stream or ", ".join(getattr(message, "streams", ())))
-        rights = peer.rights
-        name = rights.name if rights else self._gate.name(peer.proof) if self._gate else ""
-        role = rights.said if rights else ""
+        rights = peer.rights or (self._gate.known(peer.proof) if self._gate else None)
+        name, role = (rights.name, rights.said) if rights else ("", "")
         self._housekeeping.refusals.note(Refusal(name, role, action, target, why))
         self._send([identity, *Ack(str(stream or ""), 0, DENIED, 0, why).encode()])
 

@@ -100,10 +100,10 @@ class Gate:
         entry = self._keyring.find(KEY, proof)
         return entry.rights if entry is not None and not entry.revoked else None
 
-    def name(self, proof: str) -> str:
-        """What the key is called, or was."""
+    def known(self, proof: str) -> Rights | None:
+        """What the key may do, or might before it was revoked; None if it is not in the list."""
         entry = self._keyring.find(KEY, proof)
-        return entry.name if entry is not None else ""
+        return entry.rights if entry is not None else None
 
     def _answer(self, request: list[bytes]) -> None:
         version, number, _domain, peer, _identity, mechanism, *credentials = request

@@ -28,8 +28,8 @@ TOKEN_PREFIX = "ls_"  # noqa: S105 - how a token begins, so that one is recognis
 _LIST = "list.json"
 _BROKER = "broker.key"
 _EXPECTED = (
-    "expected what the first `lineside keys new` wrote there; put a copy back, or remove it: then the "
-    "next `lineside keys new` makes another, for which every key has to be made anew"
+    "expected what the first `lineside keys new` wrote there; put a copy back, or remove it: then "
+    "the next `lineside keys new` makes another, for which every key has to be made anew"
 )
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 

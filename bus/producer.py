@@ -81,6 +81,10 @@ class Producer:
         """Leave out ``count`` seqs: the broker is told that they cannot be had."""
         self._records += [None] * count
 
+    def forget(self) -> None:
+        """Let go of what was acknowledged. A journal made anew is told that it cannot be had."""
+        self._records[: self.acked] = [None] * self.acked
+
     def flush(self, timeout: float = 10.0) -> None:
         """Return once every event is in the journal.
 

@@ -17,17 +17,23 @@ log = logging.getLogger("lineside")
 
 _TURN_SECONDS = 0.25
 _LAST_SECONDS = 1.0
+_PAUSE_SECONDS = (4.0, 60.0)
+"""How long is waited after the broker took nothing, at first and at most; the producer connects
+anew after such a silence."""
 
 
 class Audit:
-    """Says refusals on ``audit/dashboard/<attempt>`` over the broker at ``broker``, by a thread
-    that is there only while there are any. What no broker takes is counted on until one does."""
+    """Says refusals on one stream, ``audit/dashboard/<attempt>``, over the broker at ``broker``, by
+    a thread that begins with the first. What no broker takes is kept, and counted on until one
+    does."""
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
+        self._stream = Stream(AUDIT, "dashboard", new_attempt())
         self._refusals = Refusals()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._noted = threading.Event()
         self._ending = threading.Event()
 
     def note(self, refusal: Refusal) -> None:
@@ -37,34 +43,48 @@ class Audit:
             if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
                 self._thread.start()
+        self._noted.set()
 
     def close(self) -> None:
         """Say what is left, to a broker that is there."""
         self._ending.set()
+        self._noted.set()
         thread = self._thread
         if thread is not None:
             thread.join(2 * _LAST_SECONDS)
 
     def _run(self) -> None:
+        producer = None
+        first, longest = _PAUSE_SECONDS
+        pause = first
         try:
-            stream = Stream(AUDIT, "dashboard", new_attempt())
-            with Producer(self._broker, stream) as producer:
-                while not self._is_done(producer):
-                    self._say(producer, time.monotonic())
-                    producer.turn(_TURN_SECONDS)
-                    self._ending.wait(_TURN_SECONDS)
+            while not self._ending.is_set():
+                try:
+                    producer = producer or Producer(self._broker, self._stream)
+                    self._turn(producer)
+                    pause = first
+                except LinesideError as error:
+                    log.warning("dashboard: refusals cannot be told: %s", error)
+                    self._ending.wait(pause)
+                    pause = min(2 * pause, longest)
+            if producer is not None:
                 self._say(producer, math.inf)
                 with contextlib.suppress(LinesideError):
                     producer.flush(_LAST_SECONDS)
-        except LinesideError as error:
-            log.warning("dashboard: refusals cannot be told: %s", error)
         finally:
-            with self._lock:
-                self._thread = None
+            if producer is not None:
+                producer.close()
 
-    def _is_done(self, producer: Producer) -> bool:
-        is_said = not self._refusals and producer.acked >= producer.next_seq
-        return is_said or self._ending.is_set()
+    def _turn(self, producer: Producer) -> None:
+        self._noted.clear()
+        self._say(producer, time.monotonic())
+        producer.turn(_TURN_SECONDS)
+        if producer.acked < producer.next_seq or self._refusals:
+            self._ending.wait(_TURN_SECONDS)
+        else:
+            producer.forget()
+            if not self._ending.is_set():
+                self._noted.wait()
 
     def _say(self, producer: Producer, now: float) -> None:
         # While nobody takes them they are counted, not collected.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from lineside.bus.events import REFUSED, is_run_id
 from lineside.store import schema
@@ -19,11 +19,17 @@ from lineside.store.values import at, clean, is_count
 
 _SORT = "audit"
 _TEXT_LENGTH = 1000
+REFUSALS_KEPT = 100_000
+"""The newest rows about refusals, which stay; what was asked for stays for ever."""
+_PRUNE_EVERY = 1000  # rows
 
 
 def add_entry(connection: Connection, **values: Any) -> None:
     """Write a row; ``role`` and ``count`` are unknown and 1 unless given."""
-    connection.execute(insert(schema.audit).values(**{"count": 1, **values}))
+    row = insert(schema.audit).values(**{"count": 1, **values})
+    made = connection.execute(row).inserted_primary_key
+    if made is not None and made[0] % _PRUNE_EVERY == 0:
+        _prune(connection)
 
 
 def name_issuer(
@@ -78,6 +84,15 @@ def read_audit(
     page = found[:limit]
     after = make_cursor(_SORT, page[-1].time, str(page[-1].key)) if len(found) > limit else None
     return Page(tuple(_entry(row) for row in page), after)
+
+
+def _prune(connection: Connection) -> None:
+    audit = schema.audit.c
+    refusals = select(audit.key).where(audit.outcome == REFUSED)
+    oldest = connection.scalar(refusals.order_by(audit.key.desc()).offset(REFUSALS_KEPT).limit(1))
+    if oldest is not None:
+        old = delete(schema.audit).where(audit.outcome == REFUSED, audit.key <= oldest)
+        connection.execute(old)
 
 
 def _entry(row: Any) -> AuditEntry:

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
 import pytest
 
-from lineside.bus.audit import KINDS_MAX, OTHERS, Refusal, Refusals
+from lineside.bus.audit import (
+    OTHERS,
+    SAID_MAX,
+    STRANGERS_MAX,
+    TARGETS_MAX,
+    Refusal,
+    Refusals,
+)
 from lineside.bus.errors import KeyNameError, SettingsError
 from lineside.bus.keyring import KEY, TOKEN, Keyring, check_can_listen, hash_token
 
@@ -96,8 +104,8 @@ def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     assert sorted(one.name for one in Keyring(tmp_path).good(KEY)) == sorted(names)
 
 
-def refusal(who: str, target: str = "run/rank0/a") -> Refusal:
-    return Refusal(who, "read", "publish", target, "because")
+def refusal(who: str, target: str = "run/rank0/a", role: str = "read") -> Refusal:
+    return Refusal(who, role, "publish", target, "because")
 
 
 def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None:
@@ -129,11 +137,40 @@ def test_a_flood_of_different_ones_is_bounded_and_counted_to_the_last() -> None:
     refusals = Refusals()
     said = []
     for number in range(10_000):
-        refusals.note(refusal(f"x{number}" * 100))
+        refusals.note(refusal(f"x{number}" * 100, role=""))
         if number % 100 == 0:
             said += refusals.due(number / 1000)
-    said += refusals.due(1000.0)
-    assert len(said) <= KINDS_MAX + 2
+    assert len(said) == SAID_MAX
+    said += refusals.due(math.inf)
+    assert len(said) <= STRANGERS_MAX + 2
     assert sum(one["count"] for one in said) == 10_000
-    assert said[-1]["who"] == OTHERS
+    assert OTHERS in {one["who"] for one in said}
     assert max(len(one["who"]) for one in said) <= 300
+
+
+def test_a_flood_of_strangers_does_not_hide_who_has_a_name() -> None:
+    refusals = Refusals()
+    for number in range(1000):
+        refusals.note(refusal("10.0.0.1", f"/x{number}", role=""))
+        refusals.note(refusal(f"10.1.0.{number}", role=""))
+        refusals.note(refusal("eve", f"run{number}"))
+    refusals.note(refusal("mallory", "secret/rank0/a"))
+    named = [one for one in refusals.due(100.0) if one["role"]]
+    assert ("mallory", "secret/rank0/a", 1) in {
+        (one["who"], one["target"], one["count"]) for one in named
+    }
+    eves = [(one["target"], one["count"]) for one in named if one["who"] == "eve"]
+    assert eves == [*((f"run{number}", 1) for number in range(TARGETS_MAX)), (OTHERS, 992)]
+
+
+def test_what_is_beyond_a_minutes_words_is_said_in_the_next_and_everybody_has_a_turn() -> None:
+    refusals = Refusals()
+    said = []
+    for minute in range(2):
+        for number in range(30):
+            refusals.note(refusal(f"10.0.0.{number}", role=""))
+        for second in (0, 30):
+            said += refusals.due(100.0 + 60 * minute + second)
+        assert len(said) == (minute + 1) * SAID_MAX
+    assert refusals
+    assert {one["who"] for one in said} == {f"10.0.0.{number}" for number in range(30)}

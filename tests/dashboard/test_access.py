@@ -10,12 +10,20 @@ from typing import Any
 import httpx
 import pytest
 
+from lineside.bus import producer as producing
+from lineside.bus.audit import Refusal
 from lineside.bus.errors import UsageError
+from lineside.bus.events import Event
 from lineside.bus.keyring import Keyring, keys_folder
+from lineside.bus.messages import START
+from lineside.bus.reader import Reader
 from lineside.bus.testing import BrokerProcess, read_all
+from lineside.dashboard import audit as auditing
 from lineside.dashboard.access import COOKIE
 from lineside.dashboard.app import create_app
+from lineside.dashboard.audit import Audit
 from lineside.dashboard.listening import is_loopback, listen
+from tests.bus.walls import LISTEN, Wall
 from tests.dashboard.conftest import DEADLINE, House, serving, wait_for
 from tests.dashboard.test_server import announced, process
 
@@ -219,6 +227,51 @@ def test_what_was_refused_while_no_broker_was_there_is_told_when_there_is(
     with BrokerProcess(house.settings.home):
         told = refused(house, 1)
         assert told[0]["target"] == "/api/runs"
+
+
+def test_a_flood_of_refusals_is_one_stream_and_few_words(
+    house: House, client: httpx.Client, broker: BrokerProcess
+) -> None:
+    def flood(times: int) -> None:
+        for number in range(times):
+            client.get(f"/api/x{number}", headers={"host": "evil.example"})
+
+    flood(1)
+    refused(house, 1)  # and all is said, so nothing more is to do
+    flood(40)
+    with Reader(house.settings.broker, start=START, streams=["audit/dashboard"]) as reader:
+        streams, events = set(), 0
+        while events < 9:
+            batch = reader.poll(DEADLINE)
+            assert batch is not None
+            streams.add(batch.stream)
+            events += len(batch.events)
+        assert len(streams) == 1
+        assert reader.poll(0.5) is None
+
+
+def test_what_a_broker_does_not_take_of_the_dashboards_is_said_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(auditing, "_PAUSE_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(producing, "_SILENCE_SECONDS", 0.2)
+    wall = Wall(tmp_path)
+    key, admin = wall.key("desk", "read"), wall.key("chief", "admin")
+    with BrokerProcess(tmp_path, "--listen", LISTEN) as broker:
+        wall.wait()
+        audit = Audit(wall.address(key))
+        for target in ("/a", "/b"):
+            audit.note(Refusal("10.0.0.1", "", "http", target, "no"))
+        wait_for(lambda: caplog.text.count("refusals cannot be told") > 1, "it was refused")
+        assert [thread.name for thread in threading.enumerate()].count("audit") == 1
+        key.write_bytes(admin.read_bytes())
+        audit.note(Refusal("10.0.0.1", "", "http", "/c", "no"))
+
+        def told(events: list[Event]) -> bool:
+            return sorted((event.data or {})["target"] for event in events) == ["/a", "/b", "/c"]
+
+        read_all(broker.address, ["audit/dashboard"], until=told)
+        audit.close()
 
 
 def test_off_loopback_it_takes_tokens_or_does_not_start(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, delete, select
 
 from lineside.bus.commands import (
     APPLIED,
@@ -21,6 +21,7 @@ from lineside.bus.commands import (
     Command,
 )
 from lineside.bus.errors import RunNotFound, UsageError
+from lineside.store import audit as auditing
 from lineside.store import records, schema
 from lineside.store.database import writing
 from lineside.store.reads import History
@@ -212,7 +213,7 @@ def test_a_command_before_the_run_begins_is_its_own_once_it_does(
 
 
 def test_refusals_of_brokers_and_dashboards_are_in_the_audit(
-    writer: Writer, history: History
+    engine: Engine, writer: Writer, history: History
 ) -> None:
     journal = Journal(writer)
     broker = Teller("audit", "broker")
@@ -235,3 +236,33 @@ def test_refusals_of_brokers_and_dashboards_are_in_the_audit(
     ]
     assert len(history.audit(run="run").items) == 2
     assert history.runs().items == ()
+    with writing(engine) as (connection, _):
+        kept = connection.execute(
+            select(schema.events.c.kind, schema.events.c.problem)
+            .join(schema.runs, schema.runs.c.key == schema.events.c.run_key)
+            .where(schema.runs.c.id == "audit")
+        ).all()
+    assert [kind for kind, _ in kept] == ["refused"]  # the one that no row of the audit is made of
+    assert "1 is no text" in kept[0][1]
+
+
+def test_of_refusals_the_newest_stay_and_of_commands_all(
+    writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "REFUSALS_KEPT", 5)
+    monkeypatch.setattr(auditing, "_PRUNE_EVERY", 10)
+    journal = Journal(writer)
+    training(journal)
+    journal.deliver(story()[0])
+    told = len(history.audit().items)
+    broker = Teller("audit", "broker")
+    for number in range(40):
+        broker.tell(
+            "refused", {"who": str(number), "role": "", "action": "http", "target": "/", "why": ""}
+        )
+    journal.deliver(broker)
+    entries = history.audit().items
+    refused = [entry.who for entry in entries if entry.outcome == "refused"]
+    assert refused == [str(number) for number in range(39, 39 - len(refused), -1)]
+    assert 5 <= len(refused) < 15
+    assert len(entries) - len(refused) == told
