@@ -53,6 +53,7 @@ _DRAIN_SECONDS = 0.002
 _DRAIN_BYTES = 16 << 20
 _IDLE_MS = 250
 _SWEEP_SECONDS = 1.0
+_STREAMS_MAX = 4096  # of one peer; what it opened before is forgotten, and asked for by Who
 _SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, and told so by Who
 
 
@@ -61,7 +62,14 @@ class _Peer:
     heard: float
     proof: str  # the key it came with; empty on this machine
     rights: Rights | None  # None once that key may be here no more
-    streams: set[Stream] = field(default_factory=set)
+    streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
+    reads: tuple[str, ...] = ()
+
+    def opened(self, stream: Stream) -> None:
+        self.streams.pop(stream, None)
+        self.streams[stream] = None
+        if len(self.streams) > _STREAMS_MAX:
+            del self.streams[next(iter(self.streams))]
 
 
 class Broker(Service):
@@ -199,17 +207,17 @@ class Broker(Service):
             stream = message.stream
             if stream is None or stream not in peer.streams:
                 self._unknown.add((identity, str(stream or "")))
-            elif isinstance(message, GapMessage):
-                self._confirm[identity, stream] = self._intake.gap(stream, message)
-            elif why := self._permits.put(rights, message):
+                return
+            blob = message.blob if isinstance(message, Put) else b""
+            if why := self._permits.append(rights, stream, blob):
                 self._deny(identity, peer, message, why)
-            else:
-                self._put(identity, message)
+            elif self._append(identity, stream, message) == OK:
+                self._permits.appended(rights, stream, blob)
         elif isinstance(message, Hi):
             if why := self._permits.open(rights, message.stream):
                 self._deny(identity, peer, message, why)
                 return
-            peer.streams.add(message.stream)
+            peer.opened(message.stream)
             self._greeted.add((identity, message.stream))
         elif isinstance(message, Cur):
             if identity in self._readers:
@@ -222,6 +230,7 @@ class Broker(Service):
                 self._deny(identity, peer, message, why)
                 return
             position, displaced = self._readers.subscribe(identity, message)
+            peer.reads = message.streams
             journal = self._journal
             answer = Ack(message.name, position, OK, journal.head, journal.id)
             self._send([identity, *answer.encode()])
@@ -231,11 +240,17 @@ class Broker(Service):
         else:
             raise BadMessage(f"{frames[0].decode()} is not for a broker")
 
-    def _put(self, identity: bytes, message: Put) -> None:
+    def _append(self, identity: bytes, stream: Stream, message: Put | GapMessage) -> str:
         try:
-            self._confirm[identity, message.stream] = self._intake.put(message)
+            if isinstance(message, Put):
+                status = self._intake.put(message)
+            else:
+                status = self._intake.gap(stream, message)
         except BadMessage as error:
-            self._refuse(identity, str(error), message.stream)
+            self._refuse(identity, str(error), stream)
+            return DENIED
+        self._confirm[identity, stream] = status
+        return status
 
     def _refuse(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
         self._housekeeping.refused(why)
@@ -264,7 +279,9 @@ class Broker(Service):
         try:
             self._readers.remember(self._intake.commit(cursors, expire_before, owners))
             cursors.clear()
-            owners.clear()
+            if owners:
+                owners.clear()
+                self._part_readers()
         except JournalDamaged as error:
             if not expire_before:
                 raise
@@ -324,6 +341,14 @@ class Broker(Service):
         for identity, peer in list(self._peers.items()):
             if peer.proof and rights_at(self._gate, peer.proof) != peer.rights:
                 self._forget(identity)
+
+    def _part_readers(self) -> None:
+        """A run may be somebody's now that was nobody's: who subscribed to it meanwhile and may no
+        longer is asked for its subscription again, and answered."""
+        for identity, peer in self._peers.items():
+            rights = peer.rights
+            if rights and identity in self._readers and self._permits.read(rights, peer.reads):
+                self._readers.drop(identity)
 
     def _last_words(self) -> None:
         """What was refused and only counted so far."""

@@ -8,6 +8,7 @@ any key in.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import secrets
 import time
@@ -27,6 +28,7 @@ log = logging.getLogger("lineside")
 
 _ZAP = "inproc://zeromq.zap.01"
 _FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_NOBODY = "nobody"  # no key is so short
 _AT_ONCE = 64  # handshakes answered in one turn
 _MISFIT = "the handshake failed: no CURVE, or not with this broker's public key"
 
@@ -125,12 +127,11 @@ class Gate:
 
 def proof_of(frame: zmq.Frame) -> str:
     """The key with which the message came that begins with ``frame``; empty if it came over a
-    socket of this machine, where none is shown."""
+    socket of this machine, where none is shown. What came neither so nor so is nobody's."""
     try:
-        said = frame.get("User-Id")
+        return str(frame.get("User-Id")) or _NOBODY
     except zmq.ZMQError:
-        return ""
-    return str(said)
+        return "" if _is_from_here(frame) else _NOBODY
 
 
 def rights_at(gate: Gate | None, proof: str) -> Rights | None:
@@ -138,6 +139,18 @@ def rights_at(gate: Gate | None, proof: str) -> Rights | None:
     if not proof:
         return LOCAL
     return gate.rights(proof) if gate is not None else None
+
+
+def _is_from_here(frame: zmq.Frame) -> bool:
+    try:
+        peer = str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return False
+    try:
+        ipaddress.ip_address(peer)
+    except ValueError:
+        return bool(peer)  # of a Unix socket it is whose process it is: localhost:UID:GID:PID
+    return False
 
 
 def _why_not(entry: Entry | None) -> str:

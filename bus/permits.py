@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from lineside.bus.commands import COMMAND, PRODUCER
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.events import Stream
 from lineside.bus.journal import Journal
-from lineside.bus.messages import Put, Sub
+from lineside.bus.messages import Sub
 from lineside.bus.rights import EMIT, Rights, is_minded
 from lineside.bus.wire import bodies, decode_event
 
@@ -31,44 +32,55 @@ class Permits:
         """Whose something is, to be committed with the next transaction."""
 
     def open(self, rights: Rights, stream: Stream) -> str:
-        """Begin or go on with ``stream``."""
-        why = rights.may_write(stream, self._run(stream.run))
-        if why or not self._shared:
-            return why
+        """Begin or go on with ``stream``. Nothing is anybody's by that alone."""
+        return rights.may_write(stream, self._run(stream.run)) or self._begun(rights, stream)
+
+    def append(self, rights: Rights, stream: Stream, blob: bytes) -> str:
+        """Append records, or a gap if ``blob`` is empty, to a stream that was opened."""
+        owner = self._run(stream.run)
+        if not is_minded(stream):
+            # Since it was opened somebody else may have been the first to write.
+            return rights.is_foreign(stream.run, owner)
+        if rights.is_admin and stream.producer == PRODUCER:
+            return ""
+        why = self._begun(rights, stream)
+        return why or rights.may_say(stream, dict.fromkeys(_kinds(blob)), owner)
+
+    def appended(self, rights: Rights, stream: Stream, blob: bytes) -> None:
+        """What ``append`` allowed was taken: whose it is now, if it was nobody's."""
         if not is_minded(stream):
             self._claim(stream.run, rights)
         elif not rights.is_admin:
-            holder = self._stream(stream)
-            if holder not in (None, rights.name):
-                return f"{stream} was begun by somebody else than key {rights.name!r}"
             self._claim(str(stream), rights)
-        return ""
-
-    def put(self, rights: Rights, message: Put) -> str:
-        """Append to a stream that was opened."""
-        stream = message.stream
-        if not is_minded(stream) or (rights.is_admin and stream.producer == "control"):
-            return ""
-        kinds = dict.fromkeys(_kinds(message.blob))
-        why = rights.may_say(stream, kinds, self._run(stream.run))
-        if not why and EMIT in rights.roles and kinds.keys() - {"command"}:
-            self._claim(stream.run, rights)  # a training's first answer may precede all else
-        return why
+            if EMIT in rights.roles and set(_kinds(blob)) - {COMMAND}:
+                self._claim(stream.run, rights)  # a training's first answer may precede all else
 
     def subscribe(self, rights: Rights, message: Sub) -> str:
         """Read, and keep a place under a name."""
         if rights.is_local:
-            if message.name and self._shared:
+            if message.name:
                 self._claim(f"@{message.name}", rights)
             return ""
-        for pattern in message.streams or ("",):
+        why = self.read(rights, message.streams)
+        return why or (self._name(rights, message.name) if message.name else "")
+
+    def read(self, rights: Rights, patterns: Sequence[str]) -> str:
+        """Go on reading; who only emits may not once a run is another's."""
+        for pattern in patterns or ("",):
             why = rights.may_read(pattern)
             if not why and rights.roles == {EMIT}:
                 run = pattern.partition("/")[0]
                 why = rights.is_foreign(run, self._run(run))
             if why:
                 return why
-        return self._name(rights, message.name) if message.name else ""
+        return ""
+
+    def _begun(self, rights: Rights, stream: Stream) -> str:
+        if not self._shared or not is_minded(stream) or rights.is_admin:
+            return ""
+        if self._stream(stream) in (None, rights.name):
+            return ""
+        return f"{stream} was begun by somebody else than key {rights.name!r}"
 
     def _name(self, rights: Rights, name: str) -> str:
         if rights.roles == {EMIT}:
@@ -94,7 +106,7 @@ class Permits:
         return self._journal.owners.get(what) if found is None else found
 
     def _claim(self, what: str, rights: Rights) -> None:
-        if self._owner(what) is None and what not in self._older:
+        if self._shared and self._owner(what) is None and what not in self._older:
             self.claimed[what] = rights.name
 
 

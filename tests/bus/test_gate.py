@@ -19,6 +19,7 @@ from lineside.bus.errors import (
     KeyRefused,
     SettingsError,
 )
+from lineside.bus.gate import proof_of, rights_at
 from lineside.bus.keyfile import KeyFile
 from lineside.bus.messages import (
     LIVE,
@@ -33,6 +34,7 @@ from lineside.bus.messages import (
 )
 from lineside.bus.producer import Producer
 from lineside.bus.reader import Reader
+from lineside.bus.rights import LOCAL
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from tests.bus.conftest import STREAM, Peer, Serve, Served, record, records, wait_for
@@ -204,6 +206,7 @@ def test_the_name_of_a_connection_that_left_carries_no_rights(wall: Wall, open_w
     served = open_wall()
     local = Peer(wall.local)
     assert taken(local.ask(Hi(STREAM)))
+    assert taken(local.ask(Put(STREAM, 0, 1, record(0))))
     assert taken(local.ask(Sub("", LIVE, 0, ("run",), 64)))
     [name] = served.broker._peers
     local.close()
@@ -213,13 +216,28 @@ def test_the_name_of_a_connection_that_left_carries_no_rights(wall: Wall, open_w
         socket.curve_serverkey = key.broker.encode()
         socket.linger = 0
         socket.connect(wall.endpoint)
-        socket.send_multipart(Put(STREAM, 0, 1, record(0)).encode())
+        socket.send_multipart(Put(STREAM, 1, 1, record(1)).encode())
         assert socket.poll(5000)
         assert decode(socket.recv_multipart()) == Who(str(STREAM))
         socket.send_multipart(Hi(STREAM).encode())
         assert socket.poll(5000)
         assert "belongs to the broker's own machine" in denied(decode(socket.recv_multipart()))
-    assert read_all(wall.local, ["run"]) == []
+    assert [event.seq for event in read_all(wall.local, ["run"])] == [0]
+
+
+def test_only_who_opens_the_sockets_file_is_of_this_machine(home: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        local = f"ipc://{home}/probe.sock"
+        router.bind(local)
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        for address, is_here in ((local, True), (f"tcp://127.0.0.1:{port}", False)):
+            with context.socket(zmq.DEALER) as dealer:
+                dealer.connect(address)
+                dealer.send(b"")
+                assert router.poll(5000)
+                frame = router.recv(copy=False)
+                router.recv_multipart()
+                assert (rights_at(None, proof_of(frame)) == LOCAL) is is_here
 
 
 def test_names_of_connections_cannot_be_guessed_from_another_brokers(home: Path) -> None:

@@ -10,21 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus import broker as brokers
 from lineside.bus.commands import Command
 from lineside.bus.controller import Controller
 from lineside.bus.errors import (
     BusError,
     ReaderDenied,
 )
+from lineside.bus.events import Stream
 from lineside.bus.journal import Write
 from lineside.bus.messages import (
     LIVE,
     START,
     Ack,
+    Cur,
+    Evt,
     GapMessage,
     Hi,
     Put,
     Sub,
+    Who,
 )
 from lineside.bus.producer import Producer
 from lineside.bus.reader import Reader
@@ -37,21 +42,27 @@ Open = Callable[[], Served]
 Remote = Callable[[Path], Peer]
 
 
+def begin(peer: Peer, stream: Stream = STREAM) -> None:
+    assert taken(peer.ask(Hi(stream)))
+    assert taken(peer.ask(Put(stream, 0, 1, record(0))))
+
+
 def test_a_run_is_written_by_the_key_that_began_it_and_no_other(
     wall: Wall, open_wall: Open, remote: Remote
 ) -> None:
     one, two = wall.key("one", "emit"), wall.key("two", "emit")
     served = open_wall()
     mine, other = remote(one), remote(two)
-    assert taken(mine.ask(Hi(STREAM)))
+    assert taken(other.ask(Hi(STREAM)))  # who only says that he would write has nothing
+    assert "found" in denied(other.ask(Put(STREAM, 0, 2, record(0))))
+    begin(mine)
+    assert "belongs to key 'one'" in denied(other.ask(Put(STREAM, 1, 1, record(1))))
+    assert "belongs to key 'one'" in denied(other.ask(GapMessage(STREAM, 1, 5)))
     for stream in (STREAM, STREAM._replace(producer="rank1"), STREAM._replace(attempt="b")):
         answer = other.ask(Hi(stream))
         assert "run run belongs to key 'one', and this is key 'two'" in denied(answer)
         assert isinstance(answer, Ack)
         assert (answer.key, answer.next) == (str(stream), 0)
-    other.tell(Put(STREAM, 0, 1, record(0)))
-    other.tell(GapMessage(STREAM, 0, 5))
-    assert taken(mine.ask(Put(STREAM, 0, 1, record(0))))
     assert [event.seq for event in read_all(wall.local, ["run"])] == [0]
     told = wall.refused(lambda said: len(said) == 3)
     assert {(t["who"], t["role"], t["action"]) for t in told} == {("two", "emit", "publish")}
@@ -162,6 +173,41 @@ def test_training_answers_on_its_control_stream_and_cannot_command_itself(
     assert {"node7", "node8"} >= {one["who"] for one in told}
 
 
+def test_who_asked_for_a_runs_commands_before_it_began_hears_none_once_it_does(
+    wall: Wall, open_wall: Open, remote: Remote
+) -> None:
+    listens, trains, pilot = wall.key("a", "emit"), wall.key("b", "emit"), wall.key("c", "control")
+    open_wall()
+    early, own = remote(listens), remote(trains)
+    for peer in (early, own):
+        assert taken(peer.ask(Sub("", LIVE, 0, ("run/control",), 64)))
+    begin(own)
+    with Controller(wall.address(pilot), "run") as controller:
+        controller.send(Command("stop"))
+    assert isinstance(own.hear(), Evt)
+    assert early.ask(Cur(0, 0)) == Who("")  # and not the command
+    answer = early.ask(Sub("", START, 0, ("run/control",), 64))
+    assert "belongs to key 'b'" in denied(answer)
+
+
+def test_streams_that_were_opened_and_not_used_take_no_room(
+    wall: Wall, open_wall: Open, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brokers, "_STREAMS_MAX", 3)
+    key = wall.key("one", "emit")
+    served = open_wall()
+    peer = remote(key)
+    streams = [STREAM._replace(run=f"run{number}") for number in range(5)]
+    for stream in streams:
+        assert taken(peer.ask(Hi(stream)))
+    assert served.broker._journal.owners == {}
+    assert peer.ask(Put(streams[0], 0, 1, record(0))) == Who(str(streams[0]))
+    begin(peer, streams[0])
+    assert served.broker._journal.owners == {"run0": "one"}
+    [known] = served.broker._peers.values()
+    assert len(known.streams) == 3
+
+
 def test_control_commands_any_run_and_writes_nothing_else(
     wall: Wall, open_wall: Open, remote: Remote
 ) -> None:
@@ -169,7 +215,7 @@ def test_control_commands_any_run_and_writes_nothing_else(
     second = wall.key("second", "control")
     open_wall()
     training = remote(trains)
-    assert taken(training.ask(Hi(STREAM)))
+    begin(training)
     pilot = remote(key)
     stream = STREAM._replace(producer="control", attempt="c")
     assert taken(pilot.ask(Hi(stream)))
@@ -182,7 +228,7 @@ def test_control_commands_any_run_and_writes_nothing_else(
     assert "takes the role read" in denied(pilot.ask(Sub("", LIVE, 0, ("run",), 64)))
     assert "begun by somebody else" in denied(remote(second).ask(Hi(stream)))
     assert "begun by somebody else" in denied(training.ask(Hi(stream)))
-    assert [event.kind for event in read_all(wall.local, ["run"])] == ["command"]
+    assert [event.kind for event in read_all(wall.local, ["run/control"])] == ["command"]
 
 
 def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
@@ -201,6 +247,7 @@ def test_the_audit_is_written_by_nobody_from_outside(
     wall: Wall, open_wall: Open, remote: Remote
 ) -> None:
     keys = [wall.key("chief", "admin"), wall.key("one", "emit", "control")]
+    some = wall.key("some", "admin", runs=("*",))
     open_wall()
     peers = [remote(key) for key in keys] + [Peer(wall.local)]
     for peer in peers:
@@ -213,7 +260,8 @@ def test_the_audit_is_written_by_nobody_from_outside(
             text = denied(peer.ask(Hi(stream)))
             assert "is the audit's" in text or "is the broker's own" in text
     told = STREAM._replace(run="audit", producer="dashboard")
-    assert "is the audit's" in denied(peers[1].ask(Hi(told)))
+    for peer in (peers[1], remote(some)):
+        assert "is the audit's" in denied(peer.ask(Hi(told)))
     for number, peer in enumerate((peers[0], peers[2])):
         assert taken(peer.ask(Hi(told)))
         assert "takes only refused, not log" in denied(peer.ask(Put(told, number, 1, record(0))))
