@@ -12,7 +12,7 @@ from lineside.bus.errors import UsageError
 from lineside.store.pulse import DISCONNECTED, SILENCE_SECONDS, STALLED
 from lineside.store.schema import runs
 from lineside.store.status import RUNNING
-from lineside.store.values import is_count
+from lineside.store.values import clean, is_count, is_number
 
 DEFAULT_PROJECT = "default"
 
@@ -85,13 +85,11 @@ def read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
     """
     try:
         made_for, value, run_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         made_for, value, run_id = None, None, None
-    well_typed = isinstance(value, (str, float)) or is_count(value)
-    if made_for != sort or not well_typed or not isinstance(run_id, str):
-        raise UsageError(
-            f"cursor {cursor!r} cannot be used: expected the `next` of a list sorted by {sort}"
-        )
+    well_typed = isinstance(run_id, str) and _is_stored(run_id) and _is_stored(value)
+    if made_for != sort or not well_typed:
+        raise _unusable(cursor, f"a list sorted by {sort}")
     return value, run_id
 
 
@@ -103,8 +101,19 @@ def read_time_cursor(cursor: str, sort: str) -> tuple[float, str]:
     """
     value, name = read_cursor(cursor, sort)
     if isinstance(value, str):
-        raise UsageError(f"cursor {cursor!r} cannot be used: expected the `next` of such a list")
+        raise _unusable(cursor, "such a list")
     return float(value), name
+
+
+def _is_stored(value: object) -> bool:
+    """Whether a database takes it."""
+    if isinstance(value, str):
+        return clean(value) == value
+    return is_count(value) if isinstance(value, int) else is_number(value)
+
+
+def _unusable(cursor: str, of: str) -> UsageError:
+    return UsageError(f"cursor {cursor!r:.100} cannot be used: expected the `next` of {of}")
 
 
 def _sort_key(name: str, now: float) -> ColumnElement[Any]:

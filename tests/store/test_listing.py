@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from lineside.bus.errors import RunNotFound, UsageError
@@ -114,7 +116,28 @@ def test_a_sort_key_that_does_not_exist_is_told(history: History, sort: str) -> 
         history.runs(sort=sort)
 
 
-@pytest.mark.parametrize("cursor", ["", "!", "bm90aGluZw==", "WyJuYW1lIiwgMV0=", "ünïcode"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "!",
+        "bm90aGluZw==",
+        "WyJuYW1lIiwgMV0=",
+        "ünïcode",
+        base64.urlsafe_b64encode(b"[" * 200_000).decode(),
+        *(
+            base64.urlsafe_b64encode(f'["-started_at", {rest}]'.encode()).decode()
+            for rest in (
+                r'1.5, "a\u0000b"',
+                r'"\u0000", "a"',
+                r'"\ud800", "a"',
+                r'1.5, "\ud800"',
+                'NaN, "a"',
+                f'{2**64}, "a"',
+            )
+        ),
+    ],
+)
 def test_a_cursor_that_is_none_is_told(history: History, cursor: str) -> None:
     with pytest.raises(UsageError, match="expected the `next` of a list sorted by -started_at"):
         history.runs(cursor=cursor)
