@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from lineside.bus.errors import RunNotFound
+from lineside.dashboard.api import MAX_NUMBER
 from lineside.dashboard.door import Door
 from lineside.dashboard.live import Change
 from lineside.dashboard.models import Run
@@ -26,12 +27,12 @@ class StoreFeed:
         self._looked = -silence
 
     def revision(self) -> int:
-        """The store's present revision."""
-        return self._door.history.changes(_NEVER).revision
+        """The store's present revision: no store reaches the one that is asked for."""
+        return self._door.history.changes(MAX_NUMBER).revision
 
     def since(self, revision: int) -> Change | None:
         """What changed after ``revision``; None if that is too much, or not this store's."""
-        changes = self._door.history.changes(min(revision, _NEVER))
+        changes = self._door.history.changes(min(revision, MAX_NUMBER))
         if revision > changes.revision or len(changes.run_ids) > TOO_MANY:
             return None
         return self._change(changes.revision, changes.run_ids)
@@ -59,7 +60,3 @@ class StoreFeed:
             except RunNotFound:
                 deleted.add(run_id)
         return Change(revision, runs, frozenset(deleted))
-
-
-_NEVER = (1 << 63) - 1
-"""A revision no store reaches: asking what came after it answers only with the present one."""

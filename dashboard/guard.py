@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lineside.bus.audit import Refusal
+from lineside.dashboard.access import address_of
 from lineside.dashboard.problems import Problem, response
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -70,8 +71,7 @@ class Guard:
             await self.app(scope, receive, send_guarded)
         else:
             if self._note is not None:
-                client = scope.get("client")
-                who = str(client[0]) if client else ""
+                who = address_of(scope)
                 self._note(Refusal(who, "", "http", scope["path"], refused.detail))
             await response(refused, scope["path"])(scope, receive, send_guarded)
 
