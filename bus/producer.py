@@ -116,8 +116,9 @@ class Producer:
         elif waiting and time.monotonic() - self._heard_at > _SILENCE_SECONDS:
             if why := sockets.why_refused(self.address):
                 raise KeyRefused(self.address, why)
-            self._socket.close()
-            self._connect()
+            before = self._socket
+            self._connect()  # which may fail, and be tried again
+            before.close()
 
     def close(self) -> None:
         """Disconnect. What was not flushed is lost."""

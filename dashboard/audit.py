@@ -63,7 +63,7 @@ class Audit:
                     producer = producer or Producer(self._broker, self._stream)
                     self._turn(producer)
                     pause = first
-                except LinesideError as error:
+                except Exception as error:  # noqa: BLE001 - nobody else would tell the next
                     log.warning("dashboard: refusals cannot be told: %s", error)
                     self._ending.wait(pause)
                     pause = min(2 * pause, longest)
@@ -79,12 +79,12 @@ class Audit:
         self._noted.clear()
         self._say(producer, time.monotonic())
         producer.turn(_TURN_SECONDS)
-        if producer.acked < producer.next_seq or self._refusals:
+        with self._lock:
+            is_done = not self._refusals
+        if producer.acked < producer.next_seq or not is_done:
             self._ending.wait(_TURN_SECONDS)
-        else:
-            producer.forget()
-            if not self._ending.is_set():
-                self._noted.wait()
+        elif not self._ending.is_set():
+            self._noted.wait()
 
     def _say(self, producer: Producer, now: float) -> None:
         # While nobody takes them they are counted, not collected.
@@ -92,6 +92,8 @@ class Audit:
             return
         with self._lock:
             said = self._refusals.due(now)
+        if said:
+            producer.forget()
         for data in said:
             log.warning("dashboard: refused %(who)s %(target)s: %(why)s", data)
             producer.emit(REFUSED, data=data)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,12 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
 
     # Nor is it written over: whoever can mend it has all of them again.
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for change in (
+    changes: list[Callable[[Keyring], object]] = [
         lambda ring: ring.new_key("a", ["emit"]),
         lambda ring: ring.new_token("b", ["read"]),
         lambda ring: ring.revoke("a"),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(SettingsError, match=r"the list of keys=.*list\.json.*put a copy back"):
             change(Keyring(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -129,6 +129,21 @@ def test_a_producer_says_what_it_leaves_out(broker: BrokerProcess) -> None:
     assert [gap.count for batch in batches if batch for gap in batch.gaps] == [3]
 
 
+def test_a_producer_lets_go_of_what_was_acknowledged_and_goes_on(broker: BrokerProcess) -> None:
+    with Producer(broker.address, "run/rank0/a") as producer:
+        producer.emit("log")
+        producer.flush()
+        producer.emit("log")
+        producer.forget()
+        producer.flush()
+        producer.forget()
+        assert producer._records == [None, None]
+        assert producer.emit("log") == 2
+        producer.flush()
+    found = read_all(broker.address, ["run"], until=lambda events: len(events) == 3)
+    assert [event.seq for event in found] == [0, 1, 2]
+
+
 def test_a_producer_refuses_what_is_no_stream(home: Path) -> None:
     with pytest.raises(StreamNameError):
         Producer(f"ipc://{home}/bus.sock", "run")
