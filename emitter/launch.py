@@ -27,7 +27,7 @@ from lineside.emitter.page import ACKED_SEQ
 from lineside.emitter.redaction import redact_argv
 from lineside.emitter.sidecar import INJECT_FOLDER, Sidecar
 from lineside.emitter.spool import SpoolWriter
-from lineside.emitter.vitals import PageView
+from lineside.emitter.vitals import PageView, Words
 
 PRODUCER = "launcher"
 RANK_0 = "rank0"
@@ -148,12 +148,15 @@ def _record(streams: Sequence[Stream], data: dict[str, Any], settings: Settings)
     newest = {stream.run: stream.attempt for stream in streams}
     writers = []
     for run, attempt in newest.items():
-        if run != streams[-1].run and _has_ended(settings.spool / run / RANK_0 / attempt):
+        folder = settings.spool / run / RANK_0 / attempt
+        words = _words(folder)
+        if run != streams[-1].run and _has_ended(folder, words):
             continue  # the command went on after it: how that ended says nothing of it
+        emitted = words.next_seq if words else None
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
-            writer.write("process_exit", data={"attempt": attempt, **data})
+            writer.write("process_exit", data={"attempt": attempt, "emitted": emitted, **data})
             writer.close()
             writers.append(writer)
         except (OSError, LinesideError) as error:
@@ -161,18 +164,22 @@ def _record(streams: Sequence[Stream], data: dict[str, Any], settings: Settings)
     _confirm(writers, streams, settings)
 
 
-def _has_ended(folder: Path) -> bool:
-    """Whether the training that wrote in ``folder`` said so, or is long gone."""
-    if not folder.exists():
-        return True
+def _words(folder: Path) -> Words | None:
     page = PageView.open(folder)
+    if page is None:
+        return None
     try:
-        return vitals.ended(folder, page.read() if page else None)
+        return page.read()
+    finally:
+        page.close()
+
+
+def _has_ended(folder: Path, words: Words | None) -> bool:
+    """Whether the training that wrote in ``folder`` said so, or is long gone."""
+    try:
+        return not folder.exists() or vitals.ended(folder, words)
     except OSError:
         return False
-    finally:
-        if page is not None:
-            page.close()
 
 
 def _signal_name(number: int) -> str:

@@ -133,6 +133,7 @@ class Intake:
         if unfit(event) is not None:
             stream.forget_step()
             return
+        stream.waited_ns = 0
         if stream.step_ended_ns is not None and stream.step_ended is not None:
             stream.waited_ns = now - stream.step_ended_ns
             self._time(stream, "wait", stream.step_ended, event, stream.waited_ns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select
@@ -228,7 +229,7 @@ class Ledger:
         for attempt in run.attempts.values():
             if attempt.id in self._dirty_attempts:
                 ranks = {
-                    stream.producer: stream.rank
+                    stream.producer: replace(stream.rank, awaited=stream.is_awaited)
                     for stream in run.streams.values()
                     if stream.attempt == attempt.attempt and is_rank(stream.producer)
                 }

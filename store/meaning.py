@@ -105,7 +105,9 @@ class Meaning:
 
     def _on_train_begin(self, seen: Seen) -> None:
         rank = seen.stream.rank
-        rank.began, rank.ended, rank.ended_at = True, False, None
+        rank.began, rank.ended = True, False
+        if not rank.lost:  # that is told in another stream, which may have come before
+            rank.ended_at = None
 
     def _on_train_end(self, seen: Seen) -> None:
         seen.stream.rank.ended, seen.stream.rank.ended_at = True, seen.event.time
@@ -181,14 +183,16 @@ class Meaning:
 
     def _on_process_exit(self, seen: Seen) -> None:
         named = _stream(seen, RANK_0)
-        seconds = seen.data.get("seconds")
-        began = max(seen.event.time - (seconds if is_number(seconds) else 0.0), 0.0)
+        seconds, ended = seen.data.get("seconds"), seen.event.time
+        is_possible = is_number(seconds) and 0.0 <= seconds <= ended
+        began = ended - seconds if is_possible else ended
         target = self._ledger.stream(seen.run, named.producer, named.attempt, began)
         if not target.ignored:
+            _read_counters(target, seen.data)
             attempt = self._ledger.attempt(seen.run, named.attempt, began)
             attempt.exit_code = _count(seen.data, "exit_code")
             attempt.exit_signal = _text(seen.data, "signal")
-            attempt.exited_at = seen.event.time
+            attempt.exited_at = ended
             attempt.out_of_memory = seen.data.get("out_of_memory") is True
 
     def _target(self, seen: Seen) -> StreamState:

@@ -176,9 +176,15 @@ class StreamState:
     logged: NewestLog | None = None
     logged_known: bool = False
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether events that its producer made are still to come, or to be known as missing."""
+        return self.next_seq < self.emitted
+
     def forget_step(self) -> None:
         """Events are missing: what is open cannot be measured any more."""
         self.step_began_ns = self.step_ended_ns = self.step_ended = None
+        self.waited_ns = 0
 
 
 @dataclass(slots=True)

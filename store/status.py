@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,13 @@ RAISED = "raised"
 """How a training ended whose ``train()`` raised; the process may have gone on after that."""
 _UNFINISHED = "the process exited before training ended"
 _SHELL_SIGNAL = 128  # what a shell adds to a signal's number to make an exit code
+# What a rank raises of which a peer is gone, and how long after that the shipper may notice.
+_LOST_PEER = re.compile(
+    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|remote process exited"
+    r"|gloo|nccl|Dist(Backend|Network)Error",
+    re.IGNORECASE,
+)
+_NOTICED_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -30,7 +38,8 @@ class Rank:
     train_error on; ``error`` is theirs, as ``Type: message``, and ``traceback``. ``lost`` is the
     shipper's word that the process is gone without having said so. ``ended_at`` is the time of the
     newest of these, seconds since the epoch. ``stopped_by``, in the attempt's control stream, says
-    which command ended training.
+    which command ended training. ``awaited``: events of it are known of and still on their way, as
+    after an outage, so what others say of its end is not all there is to say.
     """
 
     began: bool = False
@@ -42,6 +51,7 @@ class Rank:
     step: int | None = None
     ended_at: float | None = None
     stopped_by: str | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ def judge_rank(rank: Rank) -> Verdict:
         return Verdict(FAILED, _UNFINISHED, rank.ended_at)
     if rank.ended:
         return Verdict(FINISHED, None, rank.ended_at)
-    if rank.lost:
+    if rank.lost and not rank.awaited:
         at_step = f" at step {rank.step}" if rank.step is not None else ""
         return Verdict(LOST, f"the process vanished{at_step}", rank.ended_at)
     return Verdict(RUNNING)
@@ -114,7 +124,7 @@ def judge_attempt(
     if own.status == FINISHED and stopped_by is not None and rank.ended:
         own = replace(own, status=STOPPED, reason=stopped_by)
     verdict = _with_cause(own, _first_to_fail(ranks))
-    return verdict if exit_ is None else _with_exit(verdict, rank, exit_)
+    return verdict if exit_ is None else _with_exit(verdict, ranks, exit_)
 
 
 def judge_run(newest: Verdict | None) -> Verdict:
@@ -134,7 +144,10 @@ def _judge_error(rank: Rank) -> Verdict:
 
 
 def _first_to_fail(ranks: Mapping[str, Rank]) -> tuple[str, Verdict] | None:
-    """The rank whose failure came first carries the true cause: the others lost a connection."""
+    """The rank whose failure came first carries the true cause: the others lost a connection.
+
+    Of a process that vanished they may say so before anybody else has noticed.
+    """
     failed = [
         (verdict.ended_at or 0.0, name, verdict)
         for name, verdict in ((name, judge_rank(rank)) for name, rank in ranks.items())
@@ -142,7 +155,11 @@ def _first_to_fail(ranks: Mapping[str, Rank]) -> tuple[str, Verdict] | None:
     ]
     if not failed:
         return None
-    _, name, verdict = min(failed, key=lambda item: item[:2])
+    first, name, verdict = min(failed, key=lambda item: item[:2])
+    if verdict.status == FAILED and _LOST_PEER.search(verdict.reason or ""):
+        for at, other, lost in sorted(failed, key=lambda item: item[:2]):
+            if lost.status == LOST and at <= first + _NOTICED_SECONDS:
+                return other, lost
     return name, verdict
 
 
@@ -161,8 +178,11 @@ def _with_cause(own: Verdict, cause: tuple[str, Verdict] | None) -> Verdict:
     return Verdict(verdict.status if follows else own.status, reason, own.ended_at, name)
 
 
-def _with_exit(verdict: Verdict, own: Rank, exit_: Exit) -> Verdict:
+def _with_exit(verdict: Verdict, ranks: Mapping[str, Rank], exit_: Exit) -> Verdict:
+    own = ranks.get(RANK_0, Rank())
     after = " after training had ended" if own.ended else ""
+    if exit_.out_of_memory and judge_rank(ranks.get(verdict.cause or RANK_0, own)).status == LOST:
+        verdict = replace(verdict, reason=f"{verdict.reason} (out of memory)")
     if verdict.status in (FAILED, INTERRUPTED):
         return verdict
     if verdict.status == STOPPED:
@@ -174,10 +194,9 @@ def _with_exit(verdict: Verdict, own: Rank, exit_: Exit) -> Verdict:
     if exit_.code:
         reason = f"exit code {exit_.code}{after}"
         if verdict.reason:
-            memory = " (out of memory)" if verdict.status == LOST and exit_.out_of_memory else ""
-            reason = f"{verdict.reason}{memory}; {reason}"
+            reason = f"{verdict.reason}; {reason}"
         return Verdict(FAILED, reason, exit_.at, verdict.cause)
-    if verdict.status == RUNNING:
+    if verdict.status == RUNNING and not own.awaited:
         if own.began:
             return Verdict(FAILED, _UNFINISHED, exit_.at)
         return Verdict(FINISHED, None, exit_.at)

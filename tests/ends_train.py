@@ -96,6 +96,12 @@ def one_rank_raises(output: Path) -> None:
     train(output, bad_batch if is_second else nothing, use_cpu=True)
 
 
+def one_rank_killed(output: Path) -> None:
+    """Of two ranks, the second is killed, and the first only loses its connection."""
+    is_second = os.environ["RANK"] == "1"
+    train(output, kill if is_second else nothing, use_cpu=True)
+
+
 def hungry() -> None:
     """Take memory until there is none left."""
     taken = []
@@ -124,6 +130,7 @@ SCENARIOS: Mapping[str, Callable[[Path], object]] = {
     "hungry": lambda output: train(output, hungry),
     "one_after_another": one_after_another,
     "one_rank_raises": one_rank_raises,
+    "one_rank_killed": one_rank_killed,
 }
 
 

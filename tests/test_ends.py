@@ -127,9 +127,10 @@ def cut_off_and_back(stage: Stage, row: Row) -> float:
     return time.time()
 
 
-def one_rank_raises(stage: Stage, row: Row) -> float:
-    torchrun = str(Path(sys.executable).with_name("torchrun"))
-    ranks = [torchrun, "--standalone", "--nproc_per_node", "2", TRAIN, row.scenario]
+def one_of_two_ranks(stage: Stage, row: Row) -> float:
+    """torchrun takes its time, so that the other one tells what it met with."""
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
+    ranks = [*torchrun, "--monitor-interval", "3", "--nproc_per_node", "2", TRAIN, row.scenario]
     stage.start(row.run, [*ranks, str(stage.output(row.run))], row.env)
     return stage.fact(row.run)
 
@@ -190,7 +191,8 @@ ROWS = [
     Row("stop while paused", "endless", "stopped", BY_COMMAND, pause_and_stop),
     Row("SIGSTOP and SIGCONT, kill -9", "endless", "lost", VANISHED, freeze_and_thaw),
     Row("network cut and back, kill -9", "endless", "lost", VANISHED, cut_off_and_back),
-    Row("one rank raises", "one_rank_raises", "failed", f"rank1: {BAD}", one_rank_raises),
+    Row("one rank raises", "one_rank_raises", "failed", f"rank1: {BAD}", one_of_two_ranks),
+    Row("one rank killed -9", "one_rank_killed", "failed", f"rank1: {VANISHED}", one_of_two_ranks),
     Row("run: success", "success", "finished"),
     Row("run: exception", "exception", "failed", BAD),
     Row("run: os._exit", "os_exit", "failed", rf"({VANISHED}; )?exit code 3"),
@@ -270,7 +272,7 @@ def test_every_way_to_end_is_shown_for_what_it_is(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage, ThreadPoolExecutor(12) as many, ThreadPoolExecutor(4) as few:
         # Those that wait long begin first, and those that import torch anew are few at a time.
         rows.sort(key=lambda row: row.act not in (freeze_and_thaw, cut_off_and_back))
-        alone = {row for row in rows if row.launched or row.act is one_rank_raises}
+        alone = {row for row in rows if row.launched or row.act is one_of_two_ranks}
         waits = {row: (few if row in alone else many).submit(play, stage, row) for row in rows}
         for row, wait in waits.items():
             try:

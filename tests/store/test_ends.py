@@ -6,11 +6,12 @@ import time
 from datetime import datetime, timezone
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from lineside.store.pulse import SHORTEST
 from lineside.store.reads import History
 from lineside.store.records import Failure
+from lineside.store.schema import streams
 from lineside.store.writes import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, Journal, Teller, heartbeat
 
@@ -234,3 +235,70 @@ def test_a_kill_for_want_of_memory_is_said(journal: Journal, history: History) -
     journal.deliver(teller, launcher)
     run = history.run("run")
     assert (run.status, run.reason) == ("killed", "SIGKILL (out of memory)")
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_an_outage_is_never_told_as_an_end(
+    journal: Journal, history: History, engine: Engine, launched: bool
+) -> None:
+    """How the process ended is on the bus before what it said: that is a backlog."""
+    rank_0, ended = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 9)
+    rank_0.begin()
+    journal.deliver(rank_0)
+    rank_0.do_step(loss=1.0)
+    backlog = [rank_0.take()]
+    rank_0.tell("train_end")
+    backlog.append(rank_0.take())
+    if launched:
+        ended = Teller(producer="launcher", attempt=SHIPPER, at=START + 9)
+        ended.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 0, "emitted": rank_0.seq})
+    else:
+        ended.tell("process_lost", heartbeat(rank_0))
+    journal.deliver(ended)
+    journal = Journal(Writer(engine), "another")  # a recorder that has to read it all again
+    for events in backlog:
+        run = history.run("run")
+        assert (run.status, run.reason, run.ended_at) == ("running", None, None)
+        journal.writer.apply(journal.name, [journal.batch(rank_0.stream, events)])
+    assert history.run("run").status == "finished"
+
+
+def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_recorded(
+    journal: Journal, history: History
+) -> None:
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 9)
+    teller.begin()
+    lost = shipper.tell("process_lost", heartbeat(teller))
+    journal.deliver(shipper)
+    journal.deliver(teller)
+    run = history.run("run")
+    assert run.status == "lost"
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() == pytest.approx(lost.time)
+
+
+@pytest.mark.parametrize("seconds", [-1e300, 1e300, -1, "long", None, 1 << 80])
+def test_nonsense_for_how_long_a_command_ran_is_no_start(
+    journal: Journal, history: History, seconds: object
+) -> None:
+    launcher = Teller(producer="launcher", attempt=SHIPPER)
+    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 1, "seconds": seconds})
+    journal.deliver(launcher)
+    assert history.run("run").started_at.timestamp() == pytest.approx(START)
+
+
+def test_a_wait_before_a_gap_is_no_part_of_the_step_after_it(
+    journal: Journal, engine: Engine
+) -> None:
+    """Else one that took long once makes a stall be noticed late."""
+    teller = Teller()
+    teller.begin()
+    for wait in (1.0, 1.0, 9.0):
+        teller.do_step(compute=1.0, wait=wait)
+    teller.tell("step_begin")
+    teller.tell("train_end")  # and another training
+    teller.do_step(compute=1.0)
+    journal.deliver(teller)
+    with engine.connect() as connection:
+        (measured,) = connection.execute(select(streams.c.step_seconds)).scalars()
+    assert measured == pytest.approx(1.8, abs=0.01)  # 2, 2 and 1

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lineside.bus.events import Gap
 from lineside.store.reads import History
 from lineside.store.writes import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, Journal, Teller, heartbeat
@@ -76,9 +77,13 @@ def test_a_lost_process_shows_where_it_was(journal: Journal, history: History) -
     shipper.tell("process_lost", heartbeat(teller, step=1, emitted=teller.seq + 2))
     journal.deliver(shipper)
     run = history.run("run")
+    assert (run.status, run.loss_account.lag) == ("running", 2)
+    missing = Gap(teller.stream, teller.seq, teller.seq + 2)
+    journal.writer.apply("journal", [journal.batch(teller.stream, (), missing)])
+    run = history.run("run")
     assert (run.status, run.reason) == ("lost", "the process vanished at step 1")
     assert run.ended_at is not None
-    assert run.loss_account.lag == 2
+    assert (run.loss_account.lag, run.loss_account.gaps) == (0, 2)
 
 
 def test_the_launcher_says_what_killed_it(journal: Journal, history: History) -> None:

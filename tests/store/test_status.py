@@ -109,6 +109,12 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             "the process vanished; exit code 1",
         ),
         (Rank(began=True, lost=True), Exit(0, None, 9.0), LOST, "the process vanished"),
+        # Nobody knows yet what it said before it ended; how it was ended is known.
+        (Rank(began=True, awaited=True), Exit(0, None, 9.0), RUNNING, None),
+        (Rank(awaited=True), Exit(0, None, 9.0), RUNNING, None),
+        (Rank(began=True, lost=True, awaited=True), Exit(0, None, 9.0), RUNNING, None),
+        (Rank(began=True, lost=True, awaited=True), Exit(1, None, 9.0), FAILED, "exit code 1"),
+        (Rank(began=True, awaited=True), Exit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
         # The exception is the cause, the exit code only its echo.
         (
             Rank(began=True, how="exception", error="OOM: x"),
@@ -168,6 +174,34 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
         "rank1": Rank(how="exception", error="E: x", ended_at=8.0),
     }
     assert judge_attempt(ranks) == Verdict(FAILED, "rank1: E: x", 9.0, "rank1")
+
+
+@pytest.mark.parametrize(
+    ("error", "noticed", "reason"),
+    [
+        ("RuntimeError: [pair.cc:534] Connection closed by peer", 5.0, "rank1: {}"),
+        ("DistBackendError: NCCL error: remote process exited", 0.05, "rank1: {}"),
+        ("BrokenPipeError: [Errno 32] Broken pipe", -1.0, "rank1: {}"),
+        # It vanished of something else, or for that: a launcher ends the others.
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", 5.1, None),
+        ("ValueError: bad batch", 0.05, None),
+    ],
+)
+def test_who_lost_a_peer_is_not_the_cause_of_it(
+    error: str, noticed: float, reason: str | None
+) -> None:
+    ranks = {
+        "rank0": Rank(began=True, how=RAISED, error=error, ended_at=8.0),
+        "rank1": Rank(lost=True, step=4, ended_at=8.0 + noticed),
+        "rank2": Rank(lost=True, step=4, ended_at=8.1 + noticed),
+    }
+    vanished = "the process vanished at step 4"
+    expected = reason.format(vanished) if reason else error
+    verdict = judge_attempt(ranks)
+    assert (verdict.status, verdict.reason) == (FAILED, expected)
+    verdict = judge_attempt(ranks, Exit(1, None, 9.0, True))
+    memory = " (out of memory)" if reason else ""
+    assert (verdict.status, verdict.reason) == (FAILED, expected + memory)
 
 
 def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None:

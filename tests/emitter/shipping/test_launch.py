@@ -120,8 +120,9 @@ def test_the_exit_code_is_the_commands_and_is_published(
     assert output == "ready\n"
     assert errors == ""
     told = exit_of(one)
-    (start, *_) = read_all(bench.address, ["*/rank0"])
+    (start, *more) = read_all(bench.address, ["*/rank0"])
     assert start.kind == "run_start"
+    assert told["emitted"] == 1 + len(more)
     assert told["exit_code"] == code
     assert told["signal"] is None
     assert told["argv"][:2] == [sys.executable, "-c"]
