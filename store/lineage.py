@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+from math import inf
 from typing import Protocol, TypeVar
 
 
@@ -26,14 +27,25 @@ def in_order(attempts: Iterable[A]) -> list[A]:
     """By the time they started, but none before the one from whose checkpoint it went on: clocks
     of two machines may differ, and what was recorded last may have been shipped late."""
     by_name = {attempt.attempt: attempt for attempt in attempts}
+    # Each is as late as the latest it descends from; among those as late, ancestors are first.
+    places: dict[str, tuple[float, int]] = {}
+    for attempt in by_name.values():
+        for one in reversed(_line(attempt, by_name, places)):
+            latest, behind = places.get(one.resumed_attempt or "", (-inf, 0))
+            is_later = one.started_at >= latest
+            places[one.attempt] = (one.started_at, 0) if is_later else (latest, behind + 1)
+    return sorted(by_name.values(), key=lambda a: (*places[a.attempt], a.started_at, a.attempt))
 
-    def place(attempt: A) -> tuple[float, int, float, str]:
-        line = [attempt]
-        while (before := by_name.get(line[-1].resumed_attempt or "")) and before not in line:
-            line.append(before)
-        # As late as the latest it descends from; among those as late, ancestors first.
-        latest = max(one.started_at for one in line)
-        behind = next(n for n, one in enumerate(line) if one.started_at == latest)
-        return latest, behind, attempt.started_at, attempt.attempt
 
-    return sorted(by_name.values(), key=place)
+def _line(attempt: A, by_name: Mapping[str, A], placed: Container[str]) -> list[A]:
+    """The attempt and those before it that are not placed yet."""
+    line: dict[str, A] = {}
+    one: A | None = attempt
+    while one is not None and one.attempt not in placed:
+        if one.attempt in line:
+            # A circle, which is nonsense: once more round, so that each one has met all others.
+            names = list(line)
+            return [*line.values(), *(line[name] for name in names[names.index(one.attempt) :])]
+        line[one.attempt] = one
+        one = by_name.get(one.resumed_attempt or "")
+    return list(line.values())

@@ -184,8 +184,7 @@ class Meaning:
     def _on_process_exit(self, seen: Seen) -> None:
         named = _stream(seen, RANK_0)
         seconds, ended = seen.data.get("seconds"), seen.event.time
-        is_possible = is_number(seconds) and 0.0 <= seconds <= ended
-        began = ended - seconds if is_possible else ended
+        began = ended - seconds if is_number(seconds) and 0.0 <= seconds <= ended else ended
         target = self._ledger.stream(seen.run, named.producer, named.attempt, began)
         if not target.ignored:
             _read_counters(target, seen.data)
