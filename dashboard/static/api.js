@@ -4,6 +4,7 @@ async function ask(address, options) {
   const answer = await fetch(address, options);
   const body = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (answer.ok) return body;
+  if (answer.status === 401) location.reload(); // to the login: the token has ended
   const error = new Error(body?.detail ?? `${address} answered ${answer.status}`);
   error.status = answer.status;
   throw error;

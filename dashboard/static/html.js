@@ -3,6 +3,10 @@
 
 export async function fetchDocument(address) {
   const answer = await fetch(address, { headers: { accept: "text/html" } });
+  if (answer.redirected) {
+    location.reload(); // to the login: the token has ended
+    throw new Error(`${address} takes a token`);
+  }
   if (!answer.ok) throw new Error(`${address} answered ${answer.status}`);
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }

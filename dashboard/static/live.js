@@ -31,6 +31,7 @@ export function listen(run, onChange) {
       missed = true;
       if (source.readyState === EventSource.CLOSED) {
         close();
+        onChange(null); // refused, not only out of reach: the page finds out why
         setTimeout(() => document.hidden || open(), 3000);
       }
     });
