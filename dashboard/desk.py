@@ -88,7 +88,7 @@ def _requested(command: Command) -> records.Command:
         id=command.id,
         op=command.op,
         args=dict(command.args),
-        reason=command.reason,
+        reason=clean(command.reason),
         issued_by=command.issued_by,
         requested_at=at(time.time()),
         expires_at=at(command.expires_at),

@@ -298,7 +298,10 @@ class History:
             if revision == after:
                 return Changes(revision, ())
             rows = connection.execute(
-                select(runs.c.id).where(runs.c.revision > after).order_by(runs.c.revision)
+                select(runs.c.id)
+                .where(runs.c.revision > after)
+                .where(listing.listed | runs.c.deleted_at.is_not(None))
+                .order_by(runs.c.revision)
             ).all()
         return Changes(revision, tuple(row.id for row in rows))
 

@@ -95,7 +95,7 @@ def test_the_same_command_again_is_sent_once(
     for other in others:
         problem(client.post(COMMANDS, json={**body, **other}), 409, "other-command")
     recorder.kill()
-    wanted = {"op": "log", "id": "not-recorded"}
+    wanted = {"op": "log", "id": "not-recorded", "reason": "no\0text"}
     assert client.post(COMMANDS, json=wanted).json()["state"] == "requested"
     assert client.post(COMMANDS, json=wanted).status_code == 202
     problem(client.post(COMMANDS, json={**wanted, "op": "save"}), 409, "other-command")
