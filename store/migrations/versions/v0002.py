@@ -26,3 +26,15 @@ def upgrade() -> None:
         sa.Column("step_seconds", sa.Double(), nullable=True),
     ):
         op.add_column("streams", column)
+    # Which rank's exception it was could be seen from the reason only.
+    op.execute(
+        """
+        UPDATE attempts SET cause = (
+            SELECT producer FROM streams
+            WHERE streams.run_key = attempts.run_key AND streams.attempt = attempts.attempt
+            AND streams.how = 'exception'
+            AND attempts.reason IN (streams.error, streams.producer || ': ' || streams.error)
+            ORDER BY producer LIMIT 1
+        )
+        """
+    )
