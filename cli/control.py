@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lineside.bus.commands import EXPIRES_SECONDS
 from lineside.bus.errors import CommandError, LinesideError, RunNotFound
 from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
@@ -24,8 +25,6 @@ ExpiresOption = Annotated[
 AheadOption = Annotated[
     bool, typer.Option("--ahead", help="Send it to the run whose id is RUN, training or not.")
 ]
-_EXPIRES = 600.0
-_GRACE_SECONDS = 2.0  # an answer may still be on its way when a command expires
 
 
 class NotDone(LinesideError):
@@ -37,7 +36,7 @@ def stop(
     save: Annotated[bool, typer.Option(help="Write a checkpoint first.")] = True,
     reason: ReasonOption = "",
     wait: WaitOption = True,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = EXPIRES_SECONDS,
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -52,7 +51,7 @@ def _plain(op: str, said: str) -> Callable[..., None]:
         run: RunArgument,
         reason: ReasonOption = "",
         wait: WaitOption = True,
-        expires: ExpiresOption = _EXPIRES,
+        expires: ExpiresOption = EXPIRES_SECONDS,
         ahead: AheadOption = False,
         json: JsonOption = False,
     ) -> None:
@@ -75,7 +74,7 @@ def pause(
     ] = None,
     reason: ReasonOption = "",
     wait: WaitOption = True,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = EXPIRES_SECONDS,
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -89,7 +88,7 @@ def set_lr(
     rate: Annotated[float, typer.Argument(metavar="X", help="The learning rate from now on.")],
     reason: ReasonOption = "",
     wait: WaitOption = True,
-    expires: ExpiresOption = _EXPIRES,
+    expires: ExpiresOption = EXPIRES_SECONDS,
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -109,6 +108,7 @@ def _send(
 ) -> None:
     from lineside.bus.commands import Command
     from lineside.bus.controller import Controller
+    from lineside.store.commands import GRACE_SECONDS
 
     command = Command(op, args, reason, expires_at=time.time() + expires)
     with Controller(Settings.from_env().broker, _target(run, ahead)) as controller:
@@ -117,7 +117,7 @@ def _send(
             _show(command.id, op, "requested", 0, "", json)
             return
         state = ""
-        for progress in controller.follow(command.id, expires + _GRACE_SECONDS):
+        for progress in controller.follow(command.id, expires + GRACE_SECONDS):
             state = progress.state
             _show(command.id, op, state, progress.step, progress.detail, json)
     if state != "applied":
@@ -133,7 +133,7 @@ def _target(run: str, ahead: bool) -> str:
     """
     if not ahead:
         found = open_history().find(run)
-        if found.ended_at is not None:
+        if not found.takes_commands:
             raise CommandError("RUN", found.id, f"a run that is training: it is {found.status}")
         return found.id
     if not is_run_id(run):

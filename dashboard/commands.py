@@ -13,7 +13,6 @@ from lineside.bus import commands as bus
 from lineside.bus.errors import BusError, CommandError
 from lineside.dashboard.answers import JSON, answer, refusals
 from lineside.dashboard.api import RunId
-from lineside.dashboard.controls import LIVE_STATUSES
 from lineside.dashboard.desk import ANYBODY, Desk, OtherCommand
 from lineside.dashboard.door import Door
 from lineside.dashboard.models import AuditEntry, Command, CommandRequest, Listing
@@ -72,7 +71,7 @@ def router(door: Door, desk: Desk) -> APIRouter:
         command = _command(wanted, who)
         try:
             found = desk.known(history, run.id, command)
-            if found is None and run.status not in LIVE_STATUSES:
+            if found is None and not run.takes_commands:
                 detail = f"Run {run.id} is {run.status}: it takes no commands any more."
                 raise Problem(409, "not-training", "Not training", detail, {"run": run.id})
             found = found or desk.send(history, run.id, command)

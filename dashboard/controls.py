@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lineside.bus.commands import CONTROL_ON, PRODUCER
 from lineside.dashboard import words
+from lineside.store.commands import GRACE_SECONDS
+from lineside.store.pulse import PAUSED
 from lineside.store.reads import History
-from lineside.store.records import Command, Run, StreamAccount
-from lineside.store.status import RANK_0
+from lineside.store.records import Command, Run
 
-LIVE_STATUSES = frozenset({"running", "disconnected", "paused", "stalled"})
-"""What a run is while a training of it may still take a command."""
 LISTED = 20
 """Commands shown on a run's page."""
 _NEWEST = (1 << 63) - 1
@@ -31,7 +29,10 @@ class Controls:
 
 @dataclass(frozen=True)
 class Order:
-    """A command for a person: what was asked for, what came of it, who asked and why."""
+    """A command for a person: what was asked for, what came of it, who asked and why.
+
+    One that nobody takes is told as expired ``expired_at``.
+    """
 
     id: str
     what: str
@@ -41,12 +42,12 @@ class Order:
     why: str
     time: datetime | None
     story: str
-    expires_at: datetime | None
+    expired_at: datetime | None
 
 
-def controls(history: History, run: Run, streams: Sequence[StreamAccount]) -> Controls:
+def controls(history: History, run: Run) -> Controls:
     """What the newest attempt of a run can be asked for."""
-    if run.status not in LIVE_STATUSES or not run.attempts:
+    if not run.takes_commands or not run.attempts:
         said = f"The run is {run.status}: it takes no commands any more."
         return Controls(frozenset(), said, False)
     attempt = run.attempts[-1].attempt
@@ -66,11 +67,7 @@ def controls(history: History, run: Run, streams: Sequence[StreamAccount]) -> Co
     said = f"{words.sentence(why).rstrip('.')}." if isinstance(why, str) and why else ""
     if ops and run.status == "disconnected":
         said = "Nothing is heard from it now: a command waits for it until it expires."
-    is_paused = any(
-        (stream.producer, stream.attempt, stream.phase) == (RANK_0, attempt, "paused")
-        for stream in streams
-    )
-    return Controls(ops, said, is_paused)
+    return Controls(ops, said, run.phase == PAUSED)
 
 
 def order(command: Command) -> Order:
@@ -86,8 +83,14 @@ def order(command: Command) -> Order:
         why=command.reason,
         time=asked,
         story=_story(command),
-        expires_at=command.expires_at if command.state == "requested" else None,
+        expired_at=_expired_at(command),
     )
+
+
+def _expired_at(command: Command) -> datetime | None:
+    if command.state != "requested" or command.expires_at is None:
+        return None
+    return command.expires_at + timedelta(seconds=GRACE_SECONDS)
 
 
 def _story(command: Command) -> str:

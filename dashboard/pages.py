@@ -156,7 +156,7 @@ def _parts(history: History, run: Run) -> dict[str, Any]:
         "groups": groups,
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
-        "controls": controls.controls(history, run, streams),
+        "controls": controls.controls(history, run),
         "orders": [controls.order(command) for command in orders.items],
         "older_orders": orders.next is not None,
         "many_attempts": len(run.attempts) > 1,

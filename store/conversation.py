@@ -49,13 +49,14 @@ class Conversation:
             raise Unreadable(f"a command counts only in a stream of {bus.PRODUCER!r}")
         name, said, now = _id(seen), _content(seen.data), seen.event.time
         known = self._known(seen, name)
+        first = known or said
         if known is None:
             self._make(seen, name, state="requested", requested_at=now, **said)
         elif known["requested_at"] is None or _order(now, said) < _order(
             known["requested_at"], known
         ):
             self._change(seen, name, requested_at=now, told_at=min(now, known["told_at"]), **said)
-        first = self._known(seen, name) or {}
+            first = said
         name_issuer(self._ledger.connection, seen.run.id, name, first["issued_by"], first["op"])
         add_entry(
             self._ledger.connection,

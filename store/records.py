@@ -26,6 +26,9 @@ before it had ended."""
 
 
 GOING_ON = frozenset({"running", "stalled"})
+"""What a run is whose process lives, as far as was heard."""
+NOT_ENDED = GOING_ON | {"disconnected"}
+"""What a run is that has not ended, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,11 @@ class Run:
     def going_on(self) -> bool:
         """Whether its process lives, as far as was heard."""
         return self.status in GOING_ON
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether there may be a training that a command reaches."""
+        return self.status in NOT_ENDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 import { open } from "./dialogs.js";
 
 const LONGEST_TIMER = 2 ** 31 - 1;
-const GRACE = 2500; // ms after which one that expired is said to have
+const MARGIN = 500; // ms after which one that expired is said to have
 
 export class Control {
   constructor(api, refresh) {
@@ -55,8 +55,8 @@ export class Control {
   // A command that nobody takes expires without a word: look again when the next one has.
   watch() {
     clearTimeout(this.timer);
-    const times = [...document.querySelectorAll("#orders [data-expires]")].map((order) => Date.parse(order.dataset.expires));
-    const wait = Math.min(...times) - Date.now() + GRACE;
+    const times = [...document.querySelectorAll("#orders [data-expired]")].map((order) => Date.parse(order.dataset.expired));
+    const wait = Math.min(...times) - Date.now() + MARGIN;
     if (wait < LONGEST_TIMER) this.timer = setTimeout(this.refresh, Math.max(wait, 1000));
   }
 }

@@ -260,7 +260,7 @@ def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
     )
     told = controls.order(command)
     assert told.story == f"requested {NOW:%H:%M:%S} UTC, delivered +0.2 s, applied +1.0 s"
-    assert (told.what, told.became, told.who, told.expires_at) == (
+    assert (told.what, told.became, told.who, told.expired_at) == (
         "Save",
         "step 5",
         "somebody",
