@@ -53,7 +53,10 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     address = f"{station.page}/api/runs/{STEERED}/commands"
     logged = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
     assert (logged.status_code, logged.json()["state"]) == (202, "requested")
-    wait_until(lambda: httpx.get(address).json()["items"][0]["state"] == "applied")
+    applied = ("http-1", "applied")
+    wait_until(
+        lambda: any((c["id"], c["state"]) == applied for c in httpx.get(address).json()["items"])
+    )
     again = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
     assert again.json()["state"] == "applied"
 
