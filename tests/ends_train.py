@@ -97,9 +97,10 @@ def one_rank_raises(output: Path) -> None:
 
 
 def one_rank_killed(output: Path) -> None:
-    """Of two ranks, the second is killed, and the first only loses its connection."""
+    """Of two ranks, the second is killed while the first waits for it, and so loses its connection
+    before anybody else has noticed."""
     is_second = os.environ["RANK"] == "1"
-    train(output, kill if is_second else nothing, use_cpu=True)
+    train(output, kill_late if is_second else nothing, use_cpu=True)
 
 
 def hungry() -> None:
@@ -112,6 +113,12 @@ def hungry() -> None:
 def kill() -> None:
     """Be ended from one moment to the next."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_late() -> None:
+    """Be waited for, and then be ended."""
+    time.sleep(0.5)
+    kill()
 
 
 SCENARIOS: Mapping[str, Callable[[Path], object]] = {
