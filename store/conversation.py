@@ -43,7 +43,7 @@ class Conversation:
         }
 
     def _on_command(self, seen: Seen) -> None:
-        if seen.data.get("op") in bus.UNTOLD:
+        if _text(seen.data, "op") in bus.UNTOLD:
             return
         if seen.stream.producer != bus.PRODUCER:
             raise Unreadable(f"a command counts only in a stream of {bus.PRODUCER!r}")
@@ -72,7 +72,7 @@ class Conversation:
 
     def _on_answer(self, seen: Seen) -> None:
         # Rank 0 answers for all; the others say in streams of their own that they followed.
-        if seen.data.get("op") in bus.UNTOLD or is_rank(seen.stream.producer):
+        if _text(seen.data, "op") in bus.UNTOLD or is_rank(seen.stream.producer):
             return
         if seen.stream.producer != bus.PRODUCER:
             raise Unreadable(f"an answer counts only in a stream of {bus.PRODUCER!r}")
