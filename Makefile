@@ -52,7 +52,7 @@ faults: $(VENV)/.dev
 
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
-	  tests/emitter/test_steering.py tests/emitter/test_pauses.py tests/emitter/test_rates.py $(ARGS)
+	  $(foreach it,steering pauses rates outcome signals,tests/emitter/test_$(it).py) $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -40,6 +40,10 @@ class Act(TrainerCallback):
             self.act()
 
 
+# Coverage sets a handler of its own in every process, which ends it once it is called.
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def nothing() -> None:
     """Go on."""
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from lineside.bus.events import Stream
 from lineside.dashboard.account import CAUTION, CLEAR, Verdict, cost, verdict
 from tests.dashboard.conftest import House
 
@@ -39,9 +38,8 @@ def test_what_did_not_come_though_the_run_has_ended_is_named_with_the_remedy(
     training = house.begin()
     now = training.train(house.feeder, 1, 20)
     emitted = house.feeder.next_seq(training.stream)
-    lost = {"producer": "rank0", "attempt": training.attempt, "pid": 1, "host": "atelier"}
-    lost |= {"step": 20, "phase": "training", "emitted": emitted + 7}
-    house.feeder.say(Stream("tiny-1", "shipper", training.attempt), "process_lost", now, 20, lost)
+    ended = {"how": "exit", "error": None, "counters": {"emitted": emitted + 8}}
+    house.feeder.say(training.stream, "run_end", now, 20, ended)
     said = judged(house)
     assert said.tone == CAUTION
     assert said.headline == f"7 events of {emitted + 8} have not come yet."

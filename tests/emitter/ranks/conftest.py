@@ -131,16 +131,18 @@ class Job:
         found: dict[tuple[str, str], list[Event]] = {}
         until = time.monotonic() + PATIENCE
         with Reader(self.broker.address, start=START, streams=[RUN]) as reader:
-            while waiting:
+            # What tells that a process is gone may come before the last that it had to say.
+            while (batch := reader.poll(1.0)) is not None or waiting:
                 assert time.monotonic() < until, f"{waiting} did not end"
-                batch = reader.poll(0.2)
                 if batch is None or batch.stream is None:
                     continue
-                found.setdefault((batch.stream.attempt, batch.stream.producer), []).extend(
-                    batch.events
-                )
-                if any(event.kind == "run_end" for event in batch.events):
-                    waiting.discard(batch.stream.producer)
+                attempt, producer = batch.stream.attempt, batch.stream.producer
+                found.setdefault((attempt, producer), []).extend(batch.events)
+                for event in batch.events:
+                    if event.kind == "run_end":
+                        waiting.discard(producer)
+                    elif event.kind == "process_lost":  # by the launcher, after a SIGTERM
+                        waiting.discard(data_of(event)["producer"])
         return found
 
     def log_of_commands(self) -> dict[str, list[Line]]:

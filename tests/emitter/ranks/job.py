@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from lineside.emitter import LinesideCallback
 from tests.emitter.training import trainer
 
+# Coverage sets a handler of its own in every process, which ends it once it is called.
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 OUTPUT = Path(sys.argv[1])
 PLAN = json.loads(os.environ["JOB"])
 RANK = int(os.environ["RANK"])

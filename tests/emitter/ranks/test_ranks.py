@@ -59,53 +59,30 @@ def test_a_rank_0_that_takes_long_to_begin_is_waited_for(job: Job) -> None:
     assert [one["steps"] for one in job.end()] == [stopped.step] * 2
 
 
-def test_a_pause_may_be_longer_than_a_rank_would_wait_for_another(job: Job) -> None:
-    job.start(2, timeout=4)
-    paused = job.ask("pause")
-    time.sleep(7)
-    saved = job.ask("save")
-    assert (saved.state, saved.step) == ("applied", paused.step)
-    assert job.ask("resume").step == paused.step
-    stopped = job.ask("stop", save=False)
-    assert stopped.state == "applied"
-    assert [one["steps"] for one in job.end()] == [stopped.step] * 2
-
-
-def test_a_stop_in_a_pause_saves_on_all_ranks(job: Job) -> None:
-    job.start(2)
-    paused = job.ask("pause")
-    assert job.ask("stop").step == paused.step
-    assert [one["steps"] for one in job.end()] == [paused.step] * 2
-    [path] = job.checkpoints()
-    assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
-
-
-def test_what_one_rank_cannot_do_none_does(job: Job) -> None:
-    job.start(2, no_evaluation=[1])
+def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
+    job: Job,
+) -> None:
+    job.start(2, timeout=4, no_evaluation=[1])
     refused = job.ask("evaluate")
     assert (refused.state, refused.detail) == (
         "rejected",
         "rank 1: the Trainer has no evaluation dataset",
     )
-    assert job.ask("stop", save=False).state == "applied"
-    job.end()
-
-
-def test_a_job_that_is_restarted_takes_commands_again(job: Job) -> None:
-    job.start(2, restarts=1, save_steps=10)
-    first = job.ask("set_lr", lr=5e-4)
-    assert first.state == "applied"
-    job.kill_rank(1)
-    job.wait_for_restart()
-    second = job.ask("set_lr", lr=2e-4)
-    assert second.state == "applied"
+    paused = job.ask("pause")
+    time.sleep(7)
+    saved = job.ask("save")
+    assert (saved.state, saved.step) == ("applied", paused.step)
+    resumed = job.ask("resume")
+    assert (resumed.state, resumed.step) == ("applied", paused.step)
+    again = job.ask("pause")
     stopped = job.ask("stop")
-    assert stopped.state == "applied"
-    told = job.end()
-    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1
-    assert told[0]["rate"] == pytest.approx(2e-4)
-    log = job.log_of_commands()
-    assert log["control"] == log["rank1"]
+    assert (stopped.state, stopped.step) == ("applied", again.step)
+    assert [one["steps"] for one in job.end()] == [stopped.step] * 2
+    assert {path.name for path in job.checkpoints()} == {
+        f"checkpoint-{step}" for step in (saved.step, stopped.step)
+    }
+    for path in job.checkpoints():
+        assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
 
 
 @pytest.mark.fault
