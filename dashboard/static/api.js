@@ -56,6 +56,10 @@ export class RunApi {
   }
 
   remove() {
-    return ask(this.root, { method: "DELETE" });
+    this.isGoing = true; // nothing of it is to be asked for meanwhile
+    return ask(this.root, { method: "DELETE" }).catch((error) => {
+      this.isGoing = false;
+      throw error;
+    });
   }
 }

@@ -29,6 +29,7 @@ async function start() {
   controls(board, timing);
   loadMarks(board, timing);
   refresh = async () => {
+    if (api.isGoing) return;
     await update(board, timing, timeline);
     control.watch();
   };
