@@ -92,7 +92,11 @@ class Effects:
         asked = self._asked(command.op, moment)
         return lambda: self._ask(asked, moment.control)
 
-    def is_done(self, hook: str) -> bool:
+    def holds_at(self, hook: str) -> bool:
+        """Whether ``hook`` is one to stay in: the step's end, or what was asked for in a pause."""
+        return (hook == "step_end" or self._is_done(hook)) and self.is_held
+
+    def _is_done(self, hook: str) -> bool:
         """Whether the Trainer has just done at ``hook`` what it was asked for in a pause."""
         if hook not in self._awaited or not is_training(sys._getframe()):
             return False

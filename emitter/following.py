@@ -10,7 +10,7 @@ from lineside.bus.commands import Command
 from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import PAUSED, PHASE
+from lineside.emitter.page import PAUSED
 from lineside.emitter.peers import LATER, NO, YES, Follower, PeersError, Vote
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.snapshot import one_line
@@ -59,20 +59,14 @@ class Following:
 
     def hold(self, moment: Moment) -> None:
         """Stay in this hook as long as rank 0 does."""
-        effects = self._effects
-        if moment.hook != "step_end" and not effects.is_done(moment.hook):
+        if not self._effects.holds_at(moment.hook):
             return
-        if not effects.is_held:
-            return
-        words: Any = self._publisher.words
-        phase, words[PHASE] = words[PHASE], PAUSED
         try:
-            self._talk(moment)
+            with self._publisher.in_phase(PAUSED):
+                self._talk(moment)
         except BaseException:
-            effects.let_go()
+            self._effects.let_go()
             raise
-        finally:
-            self._publisher.words[PHASE] = phase
 
     @property
     def takes_commands(self) -> bool:

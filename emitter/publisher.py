@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from time import monotonic_ns, time
@@ -180,6 +181,16 @@ class Publisher:
     def next_seq(self) -> int:
         """The seq of the next event."""
         return self._spool.next_seq
+
+    @contextmanager
+    def in_phase(self, phase: int) -> Iterator[None]:
+        """Say that the process does this meanwhile, and afterwards again what it did before."""
+        words: Any = self._spool.words
+        before, words[PHASE] = words[PHASE], phase
+        try:
+            yield
+        finally:
+            self._spool.words[PHASE] = before
 
     def tend_if_due(self) -> None:
         """See to the spool and the shipper although no hook comes."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from lineside.emitter.notice import say
-from lineside.emitter.page import PHASE, PHASES
+from lineside.emitter.page import PHASES
 from lineside.emitter.publisher import Publisher
 
 VERDICTS = frozenset({"stop", "set_lr", "proceed"})
@@ -55,10 +55,8 @@ class Rendezvous:
         """
         if listen() or self._heard >= self._asked or not self._is_answered:
             return
-        words = self._publisher.words
-        phase, words[PHASE] = words[PHASE], _EVALUATING
         until = time.monotonic() + self._seconds
-        try:
+        with self._publisher.in_phase(_EVALUATING):
             while not listen() and self._heard < self._asked:
                 if time.monotonic() > until:
                     self._is_answered = False
@@ -70,5 +68,3 @@ class Rendezvous:
                     return
                 self._publisher.tend_if_due()
                 time.sleep(_NAP_SECONDS)
-        finally:
-            self._publisher.words[PHASE] = phase

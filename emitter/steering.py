@@ -19,7 +19,7 @@ from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
 from lineside.emitter.mailbox import Mailbox
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import PAUSED, PHASE
+from lineside.emitter.page import PAUSED
 from lineside.emitter.peers import LATER, NO, Leader, PeersError
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.rendezvous import VERDICTS, Rendezvous
@@ -106,27 +106,23 @@ class Steering:
         Whatever is raised meanwhile ends the pause: the script goes another way.
         """
         effects = self._effects
-        if moment.hook != "step_end" and not effects.is_done(moment.hook):
+        if not effects.holds_at(moment.hook) or not self._is_open:
             return
-        if not effects.is_held or not self._is_open:
-            return
-        words: Any = self._publisher.words
-        phase, words[PHASE] = words[PHASE], PAUSED
         try:
-            while effects.is_held and self._is_open:
-                self._publisher.tend_if_due()
-                self._take(moment.state)
-                self._apply_all(moment)
-                if time.monotonic() > effects.paused_until:
-                    effects.let_go()
-                elif effects.is_held:
-                    time.sleep(_NAP_SECONDS)
-                    self._still()
+            with self._publisher.in_phase(PAUSED):
+                while effects.is_held and self._is_open:
+                    self._publisher.tend_if_due()
+                    self._take(moment.state)
+                    self._apply_all(moment)
+                    if time.monotonic() > effects.paused_until:
+                        effects.let_go()
+                    elif effects.is_held:
+                        time.sleep(_NAP_SECONDS)
+                        self._still()
         except BaseException:
             effects.let_go()
             raise
         finally:
-            self._publisher.words[PHASE] = phase
             self._end_talk(moment.state)
 
     def announce(self) -> None:
