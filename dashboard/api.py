@@ -24,18 +24,8 @@ from lineside.dashboard.models import (
     Timing,
 )
 from lineside.dashboard.problems import Problem
+from lineside.store.records import Status
 
-Status = Literal[
-    "running",
-    "stalled",
-    "disconnected",
-    "finished",
-    "stopped",
-    "interrupted",
-    "failed",
-    "killed",
-    "lost",
-]
 Sort = Literal[
     "-started_at",
     "started_at",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from lineside.bus.commands import CONTROL_ON, PRODUCER
 from lineside.dashboard import words
+from lineside.dashboard.api import MAX_NUMBER
 from lineside.store.commands import GRACE_SECONDS
 from lineside.store.pulse import PAUSED
 from lineside.store.reads import History
@@ -14,7 +15,6 @@ from lineside.store.records import Command, Run
 
 LISTED = 20
 """Commands shown on a run's page."""
-_NEWEST = (1 << 63) - 1
 _LOOKED_AT = 100  # attempts whose first word on commands is looked through
 
 
@@ -51,7 +51,7 @@ def controls(history: History, run: Run) -> Controls:
         said = f"The run is {run.status}: it takes no commands any more."
         return Controls(frozenset(), said, False)
     attempt = run.attempts[-1].attempt
-    page = history.events(run.id, kinds=[CONTROL_ON], before=_NEWEST, limit=_LOOKED_AT)
+    page = history.events(run.id, kinds=[CONTROL_ON], before=MAX_NUMBER, limit=_LOOKED_AT)
     facts = next(
         (row.data for row in page.items if (row.producer, row.attempt) == (PRODUCER, attempt)), None
     )

@@ -11,11 +11,11 @@ from fastapi.responses import HTMLResponse
 
 from lineside.bus.commands import APPLIED
 from lineside.dashboard import account, controls, overview, sections, timeline, words
-from lineside.dashboard.api import MAX_NUMBER, Sort, Status
+from lineside.dashboard.api import MAX_NUMBER, Sort
 from lineside.dashboard.door import Door
 from lineside.dashboard.render import Renderer
 from lineside.store.reads import History
-from lineside.store.records import RUN_STATUSES, Run, Series
+from lineside.store.records import RUN_STATUSES, Run, Series, Status
 
 PAGE_LENGTH = 50
 STOPS = 100

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from lineside.store.values import FLAGS, join
 
 T = TypeVar("T")
 
-RUN_STATUSES = (
+Status = Literal[
     "running",
     "stalled",
     "disconnected",
@@ -20,7 +20,8 @@ RUN_STATUSES = (
     "failed",
     "killed",
     "lost",
-)
+]
+RUN_STATUSES: tuple[str, ...] = get_args(Status)
 """What a run can be. An attempt can also be ``superseded``: another one was started in its place
 before it had ended."""
 
