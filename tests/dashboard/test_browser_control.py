@@ -11,7 +11,7 @@ from lineside.bus import commands
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from tests.dashboard.browsing import LOSS, a_page, ask, expect, take_commands, visit
 from tests.dashboard.conftest import House
-from tests.subscribers.conftest import RecorderProcess
+from tests.subscribers.conftest import ServiceProcess
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +22,7 @@ def test_a_run_is_steered_from_its_page(house: House, site: str, page: Any) -> N
     take_commands(house, training)
     with (
         BrokerProcess(house.settings.home) as broker,
-        RecorderProcess(house.settings),
+        ServiceProcess("recorder", house.settings),
         Producer(broker.address, "tiny-1/control/answers") as answers,
     ):
         visit(page, f"{site}/runs/tiny-1")

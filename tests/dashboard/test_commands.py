@@ -15,7 +15,7 @@ from lineside.bus.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from tests.dashboard.conftest import DEADLINE, House, wait_for
 from tests.dashboard.test_api import problem
-from tests.subscribers.conftest import RecorderProcess
+from tests.subscribers.conftest import ServiceProcess
 
 COMMANDS = "/api/runs/tiny-1/commands"
 
@@ -27,8 +27,8 @@ def broker(house: House) -> Iterator[BrokerProcess]:
 
 
 @pytest.fixture
-def recorder(house: House, broker: BrokerProcess) -> Iterator[RecorderProcess]:
-    with RecorderProcess(house.settings) as process:
+def recorder(house: House, broker: BrokerProcess) -> Iterator[ServiceProcess]:
+    with ServiceProcess("recorder", house.settings) as process:
         yield process
 
 
@@ -49,7 +49,7 @@ def listed(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 def test_a_command_goes_out_and_comes_back_with_each_state(
-    house: House, client: httpx.Client, recorder: RecorderProcess, broker: BrokerProcess
+    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
 ) -> None:
     del recorder
     begin(house)
@@ -79,7 +79,7 @@ def test_a_command_goes_out_and_comes_back_with_each_state(
 
 
 def test_the_same_command_again_is_sent_once(
-    house: House, client: httpx.Client, recorder: RecorderProcess, broker: BrokerProcess
+    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
 ) -> None:
     begin(house)
     body = {"op": "stop", "args": {"save": False}, "id": "only-once"}

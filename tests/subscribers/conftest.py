@@ -31,11 +31,12 @@ def wait_until(fulfilled: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-class RecorderProcess:
-    """``lineside recorder`` as a user would start it; killed and started again at will."""
+class ServiceProcess:
+    """``lineside SERVICE`` as a user would start it; killed and started again at will."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.log = settings.home / "recorder.log"
+    def __init__(self, service: str, settings: Settings, *options: str) -> None:
+        self.log = settings.home / f"{service}.log"
+        self._command = [sys.executable, "-m", "lineside.cli", service, *options]
         self._environment = {
             **os.environ,
             "LINESIDE_HOME": str(settings.home),
@@ -48,14 +49,21 @@ class RecorderProcess:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lineside.cli", "recorder"],
+                self._command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
 
+    def wait_started(self) -> None:
+        """Return once it says so."""
+        assert self.process is not None
+        said = f"started, pid {self.process.pid}\n"
+        wait_until(lambda: said in self.log.read_text(), f"{self.log.stem} is up")
+
     def kill(self) -> None:
+        """``kill -9``."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -69,7 +77,7 @@ class RecorderProcess:
         self.process = None
         return code
 
-    def __enter__(self) -> RecorderProcess:
+    def __enter__(self) -> ServiceProcess:
         self.start()
         return self
 

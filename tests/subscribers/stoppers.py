@@ -12,10 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from lineside.bus.events import Event
-from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
-from tests.subscribers.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
 RUN = "scripted"
@@ -30,52 +28,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "LINESIDE_PROJECT": "tests",
         "PYTHONPATH": str(ROOT),
     }
-
-
-class StopperProcess:
-    """``lineside stopper`` as a user would start it; killed and started again at will."""
-
-    def __init__(self, settings: Settings, *options: str) -> None:
-        self.log = settings.home / "stopper.log"
-        self._settings = settings
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lineside.cli", "stopper", *self._options],
-                env=environment(self._settings) | {SUPERVISOR_PID: str(os.getpid())},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def wait_started(self) -> None:
-        """Return once it says so."""
-        assert self._process is not None
-        said = f"started, pid {self._process.pid}\n"
-        wait_until(lambda: said in self.log.read_text(), "the stopper is up")
-
-    def kill(self) -> None:
-        """``kill -9``."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> StopperProcess:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
-        print(self.log.read_text()[-4000:])  # pytest shows it if the test failed
 
 
 class Training:

@@ -23,14 +23,14 @@ from lineside.store.database import open_store, unpooled
 from lineside.store.reads import History
 from lineside.store.writes import Writer
 from tests.store.postgres import Postgres, find_binaries
-from tests.subscribers.conftest import RecorderProcess, wait_until
+from tests.subscribers.conftest import ServiceProcess, wait_until
 from tests.subscribers.training import Training
 
 
 def test_events_are_on_the_page_moments_after_they_happened(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+    with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
         training.producer.flush()
         wait_until(lambda: training.is_recorded(history), "the recorder is up")
         waits = []
@@ -50,7 +50,7 @@ def test_killed_again_and_again_it_records_everything_once(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     dice = random.Random()
-    recorder = RecorderProcess(settings)
+    recorder = ServiceProcess("recorder", settings)
     with recorder, Training(broker.address) as training:
         for _ in range(6):
             for _ in range(dice.randrange(2, 12)):
@@ -69,7 +69,7 @@ def test_killed_again_and_again_it_records_everything_once(
 def test_a_broker_killed_meanwhile_costs_nothing(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    with RecorderProcess(settings), Training(broker.address) as training:
+    with ServiceProcess("recorder", settings), Training(broker.address) as training:
         for _ in range(3):
             training.train(300)
             training.producer.turn(0.05)
@@ -85,7 +85,7 @@ def test_a_broker_killed_meanwhile_costs_nothing(
 def test_a_journal_that_is_new_is_read_from_its_start_and_doubles_nothing(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    with RecorderProcess(settings):
+    with ServiceProcess("recorder", settings):
         with Training(broker.address) as training:
             training.train(200)
             training.producer.flush()
@@ -106,7 +106,7 @@ def test_a_journal_that_is_put_back_to_an_older_copy_is_read_again(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     """What is published then bears offsets that were recorded before, with other events."""
-    with RecorderProcess(settings):
+    with ServiceProcess("recorder", settings):
         with Training(broker.address) as training:
             training.train(10)
             training.producer.flush()
@@ -136,7 +136,7 @@ def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
 ) -> None:
     store = settings.home / "store.db"
     old = tmp_path / "old.db"
-    with RecorderProcess(settings), Training(broker.address) as training:
+    with ServiceProcess("recorder", settings), Training(broker.address) as training:
         wait_until(store.exists, "the store is made")
         engine = open_store(settings.store, create=True)
         history = History(engine)
@@ -172,7 +172,7 @@ def _is_recorded(training: Training, history: History) -> bool:
 def test_a_store_that_others_keep_locked_is_waited_for(
     settings: Settings, broker: BrokerProcess, engine: Engine, history: History
 ) -> None:
-    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+    with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
         training.producer.flush()
         wait_until(lambda: training.is_recorded(history), "the recorder is up")
         holder = sqlite3.connect(engine.url.database or "", isolation_level=None)
@@ -190,7 +190,7 @@ def test_a_store_that_others_keep_locked_is_waited_for(
 def test_told_to_end_while_the_store_cannot_be_had_it_ends_and_loses_nothing(
     settings: Settings, broker: BrokerProcess, engine: Engine, history: History
 ) -> None:
-    recorder = RecorderProcess(settings)
+    recorder = ServiceProcess("recorder", settings)
     with recorder, Training(broker.address) as training:
         training.producer.flush()
         wait_until(lambda: training.is_recorded(history), "the recorder is up")
@@ -227,7 +227,7 @@ def test_a_full_disk_is_waited_for(
     ballast.write_bytes(bytes(3_400_000))
     engine = open_store(settings.store, create=True)
     history = History(engine)
-    with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+    with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
         training.train(5000)
         training.producer.flush(30)
         wait_until(lambda: "full" in recorder.log.read_text(), "the recorder says so")
@@ -246,7 +246,7 @@ def test_a_database_server_that_goes_away_is_waited_for(
         settings = replace(settings, store=server.new_database())
         engine = open_store(settings.store, create=True)
         history = History(engine)
-        with RecorderProcess(settings) as recorder, Training(broker.address) as training:
+        with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
             training.train(100)
             training.producer.flush()
             wait_until(lambda: training.is_recorded(history), "the first part")
@@ -298,7 +298,7 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
 
     trainings = [Training(broker.address, f"run-{number}") for number in range(20)]
     threads = [threading.Thread(target=target) for target in (look, look, tidy)]
-    with RecorderProcess(settings) as recorder:
+    with ServiceProcess("recorder", settings) as recorder:
         for thread in threads:
             thread.start()
         try:

@@ -12,11 +12,10 @@ from transformers import EarlyStoppingCallback
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.reads import History
-from tests.subscribers.conftest import RecorderProcess, wait_until
+from tests.subscribers.conftest import ServiceProcess, wait_until
 from tests.subscribers.scripted_trainer import scripted
 from tests.subscribers.stoppers import (
     RUN,
-    StopperProcess,
     Training,
     backtest,
     data_of,
@@ -43,8 +42,8 @@ def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
     settings: Settings, broker: BrokerProcess, history: History, tmp_path: Path, own_step: int
 ) -> None:
     with (
-        RecorderProcess(settings),
-        StopperProcess(settings, *STOP),
+        ServiceProcess("recorder", settings),
+        ServiceProcess("stopper", settings, *STOP),
         Training(settings, tmp_path / "out", LONG, VALUES, wait=60) as training,
     ):
         step, _, said = training.end()
@@ -70,7 +69,7 @@ def test_without_a_rendezvous_it_is_a_few_steps_later_and_saves_first(
 ) -> None:
     output = tmp_path / "out"
     with (
-        StopperProcess(settings, *RULE),
+        ServiceProcess("stopper", settings, *RULE),
         Training(settings, output, LONG, VALUES, pause=0.1) as training,
     ):
         step, _, _ = training.end()
@@ -83,7 +82,7 @@ def test_without_a_rendezvous_it_is_a_few_steps_later_and_saves_first(
 def test_killed_between_evaluations_it_changes_nothing(
     settings: Settings, broker: BrokerProcess, tmp_path: Path, own_step: int
 ) -> None:
-    stopper = StopperProcess(settings, *STOP)
+    stopper = ServiceProcess("stopper", settings, *STOP)
     with (
         stopper,
         Training(settings, tmp_path / "out", LONG, VALUES, wait=120, pause=0.2) as training,
@@ -104,7 +103,7 @@ def test_a_resumed_training_counts_on_although_the_stopper_was_killed(
     settings: Settings, broker: BrokerProcess, tmp_path: Path, own_step: int
 ) -> None:
     output = tmp_path / "out"
-    with StopperProcess(settings, *STOP) as stopper:
+    with ServiceProcess("stopper", settings, *STOP) as stopper:
         with Training(settings, output, 7, VALUES, wait=60) as training:
             assert training.end()[0] == 7
         stopper.kill()
@@ -130,7 +129,7 @@ def test_alerts_a_plateau_and_a_budget_of_one_training(
     settings.home.mkdir(exist_ok=True)
     (settings.home / "rules.yaml").write_text(RULES)
     with (
-        StopperProcess(settings),
+        ServiceProcess("stopper", settings),
         Training(settings, tmp_path / "out", LONG, VALUES, wait=60, nan=4, pause=0.1) as training,
     ):
         step, rate, _ = training.end()
@@ -161,7 +160,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     settings: Settings, broker: BrokerProcess, tmp_path: Path
 ) -> None:
     with (
-        StopperProcess(settings, *STOP, "--dry-run") as stopper,
+        ServiceProcess("stopper", settings, *STOP, "--dry-run") as stopper,
         Training(settings, tmp_path / "out", 12, VALUES, wait=0.5) as training,
     ):
         assert training.end()[0] == 12

@@ -17,6 +17,8 @@ from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter import sidecar, yard
 from lineside.emitter.shipper import Shipper
 
+ROOT = Path(__file__).parents[3]
+
 
 class Producer:
     """The process of ``producer.py``."""
@@ -117,6 +119,26 @@ class Bench:
         shipper = ShipperProcess(self.spool, address or self.address)
         self._stack.callback(shipper.kill)
         return shipper
+
+    def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """``steered_trainer.py`` with its own output folder, steps and what else it takes."""
+        script = Path(__file__).with_name("steered_trainer.py")
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(self.folder / "out"), *map(str, arguments)],
+            env={
+                **os.environ,
+                "LINESIDE_SPOOL": str(self.spool),
+                "LINESIDE_BROKER": self.address,
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(process.communicate)
+        self._stack.callback(process.kill)
+        return process
 
     def events(self, stream: str, count: int, timeout: float = 30) -> list[Event]:
         """The events of ``stream`` at the broker once there are ``count``."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +19,9 @@ from lineside.emitter.sidecar import LOG_NAME
 from tests.bus.walls import LISTEN, Wall
 from tests.emitter.shipping.conftest import Bench, Producer, until
 
-ROOT = Path(__file__).parents[3]
 RUN = "steered"
 PATIENCE = 60.0
+Train = Callable[[Path, int], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -36,38 +34,16 @@ def wall(tmp_path: Path) -> Iterator[Wall]:
         yield found
 
 
-Train = Callable[[Path, int], "subprocess.Popen[str]"]
-
-
 @pytest.fixture
-def train(bench: Bench, wall: Wall) -> Iterator[Train]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(key: Path, steps: int) -> subprocess.Popen[str]:
-        script = Path(__file__).with_name("steered_trainer.py")
-        started.append(
-            subprocess.Popen(
-                [sys.executable, str(script), str(bench.folder / "out"), str(steps)],
-                env={
-                    **os.environ,
-                    "LINESIDE_HOME": str(bench.folder / "home"),
-                    "LINESIDE_SPOOL": str(bench.spool),
-                    "LINESIDE_BROKER": wall.endpoint,
-                    "LINESIDE_KEY": str(key),
-                    "LINESIDE_RUN_ID": RUN,
-                    "PYTHONPATH": str(ROOT),
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+def train(bench: Bench, wall: Wall) -> Train:
+    """``train(key, steps)`` over the network, in a process of its own."""
+    return lambda key, steps: bench.training(
+        steps,
+        LINESIDE_HOME=str(bench.folder / "home"),
+        LINESIDE_BROKER=wall.endpoint,
+        LINESIDE_KEY=str(key),
+        LINESIDE_RUN_ID=RUN,
+    )
 
 
 def kinds(events: list[Event]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,38 +18,17 @@ from tests.emitter.shipping.conftest import Bench, until
 
 RUN = "steered"
 PATIENCE = 60.0
-ROOT = Path(__file__).parents[3]
 Train = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def train(bench: Bench, tmp_path: Path) -> Iterator[Train]:
+def train(bench: Bench) -> Train:
     """``train(steps, seconds_before)`` in a process of its own."""
-    started: list[subprocess.Popen[str]] = []
 
     def start(steps: int = 100_000, before: float = 0) -> subprocess.Popen[str]:
-        script = Path(__file__).with_name("steered_trainer.py")
-        started.append(
-            subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path / "out"), str(steps), str(before)],
-                env={
-                    **os.environ,
-                    "LINESIDE_SPOOL": str(bench.spool),
-                    "LINESIDE_BROKER": bench.address,
-                    "LINESIDE_RUN_ID": RUN,
-                    "PYTHONPATH": str(ROOT),
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        )
-        return started[-1]
+        return bench.training(steps, before, LINESIDE_RUN_ID=RUN)
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 @pytest.fixture
