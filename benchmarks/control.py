@@ -53,6 +53,7 @@ def measure() -> list[Row]:
 
 
 def _train(publisher: Publisher, steering: Steering, asking: threading.Thread) -> None:
+    args = SimpleNamespace(save_strategy="no")
     state = SimpleNamespace(global_step=0, epoch=0.0)
     control = SimpleNamespace(should_log=False)
     while asking.is_alive():
@@ -60,19 +61,30 @@ def _train(publisher: Publisher, steering: Steering, asking: threading.Thread) -
         state.global_step += 1
         publisher.tend_if_due()  # as a hook does
         if steering.is_due(state.global_step):
-            steering.steer(Moment("step_end", None, state, control, {}))
+            steering.steer(Moment("step_end", args, state, control, {}))
 
 
 def _ask(address: str, took: list[float]) -> None:
     with Controller(address, "bench") as controller:
-        for n in range(COMMANDS + 1):
-            command = Command("log")
-            sent = time.time()
-            controller.send(command)
-            *_, last = controller.follow(command.id, 60)
-            if n:  # the first one waits for a shipper to be started
-                took.append(last.time - sent)
+        time_one(controller)  # it waits for a shipper to be started
+        for _ in range(COMMANDS):
             time.sleep(0.01)
+            took.append(time_one(controller))
+
+
+def time_one(controller: Controller) -> float:
+    """Seconds from sending a command to its application.
+
+    Raises:
+        RuntimeError: it was not applied, so there is nothing to measure.
+    """
+    command = Command("log")
+    sent = time.time()
+    controller.send(command)
+    *_, last = controller.follow(command.id, 60)
+    if last.state != "applied":
+        raise RuntimeError(f"{command.op} was {last.state}: {last.detail}")
+    return last.time - sent
 
 
 def _look(steering: Any) -> float:

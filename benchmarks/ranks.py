@@ -1,120 +1,179 @@
-"""What agreeing costs several ranks: the share of a training they spend on it while nobody asks.
+"""What agreeing costs several ranks while nobody asks, and how long a command takes on all of them.
 
 A loop of DDP steps over gloo under torchrun, each rank with its side of the steering. All time in
 it counts, also that in which a rank waits for one that is late anyway. Beside it, per talk, a
-broadcast over gloo, which was the other way to do it.
+broadcast over gloo, which was the other way to do it. Then somebody commands, at any time between
+two talks, beside a real broker and a real shipper.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+from benchmarks.control import time_one
 from benchmarks.table import Row, markdown
+from lineside.bus.controller import Controller
+from lineside.bus.testing import BrokerProcess
 
 SECONDS = 10.0
 STEP_SECONDS = 0.02
+COMMANDS = 30
+RUN = "bench"
+MEASURED, OVER = "measured", "over"
+"""Files: of rank 0 once commands may come, and of who commands once none comes any more."""
 
 
 def measure() -> list[Row]:
-    """The worst rank's share in percent, with 2 and 4 ranks, and milliseconds a talk."""
+    """The worst rank's share in percent, and seconds to application, with 2 and 4 ranks."""
     rows = []
     for ranks in (2, 4):
-        told = _job(ranks)
+        told, took = _job(ranks)
         share = max(100 * one["steering"] / one["training"] for one in told)
         talk = 1_000 * max(one["talk"] for one in told)
         gloo = 1_000 * max(one["broadcast"] for one in told)
         steps = f"steps of {1_000 * told[0]['step']:.0f} ms"
         note = f"{steps}; {talk:.2f} ms a talk, {gloo:.2f} ms a gloo broadcast"
         rows.append(Row(f"share of control in training, {ranks} ranks", share, "%", 0.5, note=note))
+        note = f"{steps}, {len(took)} commands, p50 {statistics.median(took):.2f} s"
+        rows.append(
+            Row(f"command to applied on {ranks} ranks, slowest", max(took), "s", 2, note=note)
+        )
     return rows
 
 
-def _job(ranks: int) -> list[dict[str, float]]:
-    with tempfile.TemporaryDirectory() as folder:
+def _job(ranks: int) -> tuple[list[dict[str, float]], list[float]]:
+    """What each rank measured, and the seconds that each command took."""
+    with tempfile.TemporaryDirectory() as name, BrokerProcess(Path(name)) as broker:
+        folder = Path(name)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        environment = {**os.environ, "LINESIDE_HOME": folder, "OMP_NUM_THREADS": "1"}
-        subprocess.run(
-            [*torchrun, f"--nproc-per-node={ranks}", "-m", "benchmarks.ranks", folder],
+        environment = {**os.environ, "LINESIDE_HOME": name, "OMP_NUM_THREADS": "1"}
+        job = subprocess.Popen(
+            [*torchrun, f"--nproc-per-node={ranks}", "-m", "benchmarks.ranks", name],
             env=environment,
-            check=True,
-            capture_output=True,
         )
-        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(ranks)]
+        try:
+            while not (folder / MEASURED).exists():
+                if job.poll() is not None:
+                    raise SystemExit(f"torchrun ended with {job.returncode}")
+                time.sleep(0.1)
+            took = _ask(broker.address)
+            (folder / OVER).touch()
+            job.wait()
+        finally:
+            job.terminate()
+            job.wait()
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)], took
 
 
-def _rank(folder: str) -> None:
+def _ask(address: str) -> list[float]:
+    took = []
+    with Controller(address, RUN) as controller:
+        time_one(controller)  # it waits for a shipper to be started
+        for _ in range(COMMANDS):
+            time.sleep(random.uniform(0, 1))
+            took.append(time_one(controller))
+    return took
+
+
+class _Rank:
+    """One rank's training with its side of the steering."""
+
+    def __init__(self) -> None:
+        import torch
+
+        from lineside.bus.settings import Settings
+        from lineside.emitter.following import Following
+        from lineside.emitter.identity import Identity, Place
+        from lineside.emitter.publisher import Publisher
+        from lineside.emitter.steering import Steering
+
+        place = Place.from_env()
+        identity = Identity(RUN, "attempt", "bench", "bench", place)
+        self.publisher = Publisher(Settings.from_env(), identity)
+        kind = Steering if place.rank == 0 else Following
+        self.steering = kind(self.publisher, None, 0)
+        self.rank = place.rank
+        self.model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64))
+        self.batch = torch.ones(8, 64)
+        self.args = SimpleNamespace(save_strategy="no")
+        self.state = SimpleNamespace(global_step=0, epoch=0.0)
+        self.control = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
+        self.talks: list[float] = []
+        self.steering_seconds = 0.0
+
+    def train(self, is_over: Callable[[], bool]) -> float:
+        """Until it is over for rank 0; the seconds that took."""
+        from lineside.emitter.effects import Moment
+
+        began = time.perf_counter()
+        while not _told_by_rank_0(is_over()):
+            self.model(self.batch).sum().backward()
+            time.sleep(STEP_SECONDS)
+            self.state.global_step += 1
+            self.publisher.tend_if_due()  # as a hook does
+            asked = time.perf_counter()
+            if self.steering.is_due(self.state.global_step):
+                self.steering.steer(Moment("step_end", self.args, self.state, self.control, {}))
+                self.talks.append(time.perf_counter() - asked)
+            self.steering_seconds += time.perf_counter() - asked
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        self.steering.close()
+        self.publisher.close("exit")
+
+
+def _measure_rank(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from lineside.bus.settings import Settings
-    from lineside.emitter.effects import Moment
-    from lineside.emitter.following import Following
-    from lineside.emitter.identity import Identity, Place
-    from lineside.emitter.publisher import Publisher
-    from lineside.emitter.steering import Steering
-
     dist.init_process_group("gloo")
-    place = Place.from_env()
-    publisher = Publisher(
-        Settings.from_env(), Identity("bench", "attempt", "bench", "bench", place)
-    )
-    kind = Steering if place.rank == 0 else Following
-    steering = kind(publisher, None, 0)
-    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64))
-    state = SimpleNamespace(global_step=0, epoch=0.0)
-    control = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
-    talks: list[float] = []
-    steering_seconds = 0.0
-    began = time.perf_counter()
-    while not _is_over(began):
-        model(torch.ones(8, 64)).sum().backward()
-        time.sleep(STEP_SECONDS)
-        state.global_step += 1
-        asked = time.perf_counter()
-        if steering.is_due(state.global_step):
-            steering.steer(Moment("step_end", None, state, control, {}))
-            talks.append(time.perf_counter() - asked)
-        steering_seconds += time.perf_counter() - asked
-    training = time.perf_counter() - began
-    steering.close()
-    publisher.close("exit")
+    rank = _Rank()
+    until = time.perf_counter() + SECONDS
+    training = rank.train(lambda: time.perf_counter() > until)
     tensor, broadcasts = torch.zeros(2), []
-    for _ in range(len(talks)):
+    for _ in range(len(rank.talks)):
         time.sleep(STEP_SECONDS)
         asked = time.perf_counter()
         dist.broadcast(tensor, 0)
         broadcasts.append(time.perf_counter() - asked)
     told = {
         "training": training,
-        "steering": steering_seconds,
-        "step": training / state.global_step,
-        "talk": statistics.median(talks),
+        "steering": rank.steering_seconds,
+        "step": training / rank.state.global_step,
+        "talk": statistics.median(rank.talks),
         "broadcast": statistics.median(broadcasts),
     }
-    (Path(folder) / f"{place.rank}.json").write_text(json.dumps(told))
+    (folder / f"{rank.rank}.json").write_text(json.dumps(told))
+    if rank.rank == 0:
+        (folder / MEASURED).touch()
+    rank.train((folder / OVER).exists)
+    rank.close()
     dist.destroy_process_group()
 
 
-def _is_over(began: float) -> bool:
-    """Whether rank 0's time is up: all ranks leave at the same step."""
+def _told_by_rank_0(is_over: bool) -> bool:
+    """What it is for rank 0: all ranks leave at the same step."""
     import torch
     import torch.distributed as dist
 
-    over = torch.tensor([time.perf_counter() - began > SECONDS], dtype=torch.int32)
+    over = torch.tensor([is_over], dtype=torch.int32)
     dist.broadcast(over, 0)
     return bool(over.item())
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _rank(sys.argv[1])
+        _measure_rank(Path(sys.argv[1]))
     else:
         print(markdown(measure()))
