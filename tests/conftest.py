@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -27,6 +28,11 @@ __all__ = [
 # Tiny models gain nothing from a second thread, and torch's threads wait in busy loops: on a
 # machine that has other things to do a step takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the suite in the background, and nohup, leave these ignored, for all that the
+# tests start too; and tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ON_CI = os.environ.get("CI") == "true"
 
