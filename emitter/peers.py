@@ -9,14 +9,14 @@ with the step of the next talk.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lineside.bus.commands import Command
-from lineside.emitter.identity import Identity, job_store
-from lineside.emitter.outside import comes_from_outside, tolerating
+from lineside.emitter.identity import Identity
+from lineside.emitter.jobstore import JobStore, PeersError
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.snapshot import one_line
 
 TALK_EVERY_SECONDS = 1.0
@@ -29,7 +29,6 @@ _SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unle
 _HURRY_SECONDS = 15.0  # once this rank is to end: launchers kill half a minute after a SIGTERM
 _STILL_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
-_SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
 _SWEEP = 64  # talks whose keys are deleted together
 
 YES, LATER, NO = "yes", "later", "no"
@@ -53,57 +52,6 @@ class Word(NamedTuple):
     is_paused: bool = False
 
 
-class PeersError(Exception):
-    """Why the ranks do not agree on anything any more."""
-
-
-class _Keys:
-    """The keys of one attempt in the job's store."""
-
-    def __init__(self, identity: Identity) -> None:
-        self._store = job_store()
-        if self._store is None:
-            raise PeersError("torch.distributed is not in use, so its ranks cannot be asked")
-        self._prefix = f"lineside/control/{identity.attempt}"
-
-    def set(self, name: str, value: object) -> None:
-        with _told():
-            self._store.set(f"{self._prefix}/{name}", json.dumps(value))
-
-    def has(self, name: str) -> bool:
-        with _told():
-            return bool(self._store.check([f"{self._prefix}/{name}"]))
-
-    def get(self, name: str) -> Any:
-        with _told():
-            return json.loads(self._store.get(f"{self._prefix}/{name}"))
-
-    def settle(self, name: str, value: object) -> Any:
-        """Set it if nobody has; what it is now."""
-        with _told():
-            told = self._store.compare_set(f"{self._prefix}/{name}", "", json.dumps(value))
-            return json.loads(told)
-
-    def count(self, name: str, n: int) -> int:
-        with _told():
-            return int(self._store.add(f"{self._prefix}/{name}", n))
-
-    def delete(self, name: str) -> None:
-        with tolerating(Exception):  # not every kind of store can
-            self._store.delete_key(f"{self._prefix}/{name}")
-
-    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> bool:
-        """Whether it came in time. Looked for, not waited for: signals are served meanwhile."""
-        until, nap = time.monotonic() + seconds, _SHORTEST_NAP
-        while not self.has(name):
-            if time.monotonic() > until:
-                return False
-            time.sleep(nap)
-            nap = min(nap * 1.5, _LONGEST_NAP)
-            meanwhile()
-        return True
-
-
 class Leader:
     """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with ``meets``
     there is one at each evaluation too. First of all comes ``gather``.
@@ -113,7 +61,7 @@ class Leader:
     """
 
     def __init__(self, identity: Identity, step: int, *, meets: bool = False) -> None:
-        self._keys = _Keys(identity)
+        self._keys = JobStore(identity)
         self._others = range(1, identity.place.world_size)
         self._meets = meets
         self.is_gathered = False
@@ -139,23 +87,27 @@ class Leader:
             if not self._keys.wait(f"here/{rank}", until - time.monotonic(), _nothing)
         ]
         why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
-        _check(self._keys.settle("verdict", {"why": why, "meets": self._meets}))
+        _check(self._keys.settle("verdict", {"why": why, "meets": self._meets})["why"])
         self.is_gathered = True
 
     def agree(self, command: Command) -> Vote:
         """Put it to the vote. After yes every rank applies it, else none does.
 
         Raises:
-            PeersError: some rank did not vote; none applies it.
+            PeersError: some rank did not vote, or went after it had; none applies it.
         """
-        talk = self._say({"do": command.data()})
+        talk, is_on = self._said, False
         self._votes.append(talk)
-        is_on = False
         try:
+            self._say({"do": command.data()})
             vote = self._count_votes(talk)
             is_on = vote.answer == YES
         finally:  # whatever is raised here: those who voted wait for this
-            self._keys.set(f"outcome/{talk}", is_on)
+            if not is_on:
+                self._keys.post(f"outcome/{talk}", False)
+        if is_on:
+            with self._keys.waiting():
+                _check(self._keys.settle(f"outcome/{talk}", True))
         return vote
 
     def go(self, step: int, is_paused: bool) -> None:
@@ -186,8 +138,7 @@ class Leader:
 
     def leave(self, why: str) -> None:
         """There will be no further talk."""
-        with contextlib.suppress(PeersError):
-            self._say({"off": why})
+        self._keys.post(f"say/{self._said}", {"off": why})
 
     def _count_votes(self, talk: int) -> Vote:
         until = time.monotonic() + _VOTE_SECONDS
@@ -235,7 +186,7 @@ class Follower:
     """
 
     def __init__(self, identity: Identity, step: int) -> None:
-        self._keys = _Keys(identity)
+        self._keys = JobStore(identity)
         self._rank = identity.place.rank
         self.is_gathered = self.meets = False
         self.next_step = step + 1
@@ -252,7 +203,7 @@ class Follower:
         self._keys.wait("verdict", _VERDICT_SECONDS, _nothing)
         why = f"rank {self._rank} heard nothing from rank 0 in time"
         verdict = self._keys.settle("verdict", {"why": why})
-        _check(verdict)
+        _check(verdict["why"])
         self.meets = bool(verdict["meets"])
         self.is_gathered = True
 
@@ -272,7 +223,7 @@ class Follower:
             PeersError: there will be none.
         """
         talk = self._heard
-        self._await(f"say/{talk}", meanwhile)
+        self._await(f"say/{talk}", meanwhile, _HURRY_SECONDS)
         said = self._keys.get(f"say/{talk}")
         self._heard += 1
         if self._heard % _SWEEP == 0:
@@ -288,37 +239,47 @@ class Follower:
         """Vote on the command just heard; whether everyone applies it now.
 
         Raises:
-            PeersError: the outcome did not come.
+            PeersError: nobody applies it.
         """
         talk = self._heard - 1
-        self._keys.set(f"vote/{talk}/{self._rank}", vote)
-        self._await(f"outcome/{talk}", meanwhile)
-        return bool(self._keys.get(f"outcome/{talk}"))
+        name = f"outcome/{talk}"
+        with self._keys.waiting():  # from here on the others may count on this rank
+            self._keys.set(f"vote/{talk}/{self._rank}", vote)
+            try:
+                self._await(name, meanwhile, _VOTE_SECONDS + _STILL_SECONDS)
+                outcome = self._keys.get(name)
+            except BaseException as error:
+                # Nobody is to apply it without this rank, unless everybody does already.
+                why = f"rank {self._rank} takes no part any more: {one_line(error)}"
+                outcome = self._keys.settle(name, why)
+                if outcome is not True or comes_from_outside(error):
+                    raise
+        _check(outcome)
+        return bool(outcome)
 
-    def _await(self, name: str, meanwhile: Callable[[], object]) -> None:
+    def _await(self, name: str, meanwhile: Callable[[], object], hurry: float) -> None:
+        """``hurry`` is how many seconds rank 0 may be silent once this rank is to end."""
         since, still = time.monotonic(), None
         while not self._keys.wait(name, _LOOK_SECONDS, meanwhile):
             before, still = still, self._keys.get("still") if self._keys.has("still") else None
             if still != before:
                 since = time.monotonic()
-            patience = _HURRY_SECONDS if self._has_asked else _SILENCE_SECONDS
+            patience = hurry if self._has_asked else _SILENCE_SECONDS
             if time.monotonic() - since > patience:
                 raise PeersError(f"rank 0 said nothing for {patience:g} s")
 
 
-def _check(verdict: Mapping[str, Any]) -> None:
-    if verdict["why"]:
-        raise PeersError(verdict["why"])
+def decline(identity: Identity, error: Exception) -> None:
+    """Rank 0 has failed with this and will not lead: the others are not to wait for it."""
+    if identity.place.rank == 0 and identity.place.world_size > 1:
+        with contextlib.suppress(PeersError):  # without a store nobody waits
+            JobStore(identity).post("verdict", {"why": f"rank 0 has none ({one_line(error)})"})
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each kind of store has its own errors
-        if comes_from_outside(error):
-            raise
-        raise PeersError(f"the job's store failed: {one_line(error)}") from error
+def _check(why: object) -> None:
+    """Raise what is a reason."""
+    if isinstance(why, str) and why:
+        raise PeersError(why)
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -48,7 +48,9 @@ class Job:
             self._controller = Controller(self.broker.address, RUN)
         return self._controller
 
-    def start(self, ranks: int, *, restarts: int = 0, **plan: Any) -> None:
+    def start(
+        self, ranks: int, *, restarts: int = 0, store_in_launcher: bool = False, **plan: Any
+    ) -> None:
         """Begin to train with ``ranks`` processes; ``plan`` is what ``job.py`` reads."""
         self.ranks = ranks
         usual: dict[str, Any] = {
@@ -57,6 +59,8 @@ class Job:
             "sets_up": 0.0,
             "without": [],
             "no_evaluation": [],
+            "logs_on_main": False,
+            "logging_steps": 7,
             "save_steps": None,
             "eval_steps": None,
             "waits": 0.0,
@@ -76,8 +80,9 @@ class Job:
                     "LINESIDE_BROKER": self.broker.address,
                     "LINESIDE_RUN_ID": RUN,
                     "OMP_NUM_THREADS": "1",
-                    # Else a restarted rank may find the address of one that is gone (torch 2.13).
-                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                    # In the launcher, as torch 2.13 has it, it may give a restarted rank the
+                    # address of one that is gone.
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(not store_in_launcher)),
                     "PYTHONPATH": str(ROOT),
                     "JOB": json.dumps(usual | plan),
                 },
@@ -115,6 +120,22 @@ class Job:
             self._process.terminate()
         else:
             os.kill(int((self.output / f"pid{only_rank}-0").read_text()), signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """Stop the launcher, in which the job's store is served; its ranks go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait_for_ranks(self) -> None:
+        """Until each has trained to its end."""
+        until = time.monotonic() + PATIENCE
+        while not all((self.output / f"rank{rank}.json").exists() for rank in range(self.ranks)):
+            assert time.monotonic() < until, self.log
+            time.sleep(0.05)
 
     def end(self, *, is_terminated: bool = False) -> list[dict[str, Any]]:
         """What each rank says once training is over: steps, a hash of the weights, the rate."""

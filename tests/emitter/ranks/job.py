@@ -61,7 +61,7 @@ def main() -> None:
         OUTPUT,
         *callbacks,
         max_steps=PLAN["steps"],
-        logging_steps=7,
+        logging_steps=PLAN["logging_steps"],
         gradient_accumulation_steps=PLAN["accumulation"],
         max_grad_norm=0.5,
         learning_rate=1e-3,
@@ -73,6 +73,8 @@ def main() -> None:
     )
     if RANK in PLAN["no_evaluation"]:
         made.eval_dataset = None
+    if PLAN["logs_on_main"] and RANK:
+        made.log = lambda *_, **__: None
     (OUTPUT / f"pid{RANK}-{RESTART}").write_text(str(os.getpid()))
     made.train(resume_from_checkpoint=get_last_checkpoint(str(OUTPUT)))
     digest = hashlib.sha256()

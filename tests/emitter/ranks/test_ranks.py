@@ -62,13 +62,14 @@ def test_a_rank_0_that_takes_long_to_begin_is_waited_for(job: Job) -> None:
 def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
     job: Job,
 ) -> None:
-    job.start(2, timeout=4, no_evaluation=[1])
+    job.start(2, timeout=4, no_evaluation=[1], logs_on_main=True, logging_steps=1)
     refused = job.ask("evaluate")
     assert (refused.state, refused.detail) == (
         "rejected",
         "rank 1: the Trainer has no evaluation dataset",
     )
     paused = job.ask("pause")
+    assert "one rank may be all that logs" in job.ask("log").detail
     time.sleep(7)
     saved = job.ask("save")
     assert (saved.state, saved.step) == ("applied", paused.step)
@@ -83,6 +84,16 @@ def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
     }
     for path in job.checkpoints():
         assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
+
+
+def test_a_launcher_that_is_frozen_holds_no_rank_up(job: Job) -> None:
+    job.start(2, steps=300, store_in_launcher=True)
+    assert job.ask("pause").state == "applied"
+    job.freeze()  # which ends the pause, as nobody could ask for that any more
+    job.wait_for_ranks()
+    assert "the job's store did not answer" in job.log
+    job.thaw()
+    assert [one["steps"] for one in job.end()] == [300, 300]
 
 
 @pytest.mark.fault

@@ -1,0 +1,135 @@
+"""The store by which torch.distributed found together, asked without ever hanging in it.
+
+Its calls wait for the store's server without an end, and the server is often the launcher: to
+freeze that would freeze every rank. So a thread asks, in the order it was told to, and whoever
+wants the answer waits for it only so long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from queue import SimpleQueue
+from typing import Any
+
+from lineside.emitter.identity import Identity, job_store
+from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.snapshot import one_line
+
+_ANSWER_SECONDS = 10.0
+_SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
+
+_Orders = SimpleQueue["tuple[Callable[[Any], Any], Future[Any]] | None"]
+
+
+class PeersError(Exception):
+    """Why the ranks do not agree on anything any more."""
+
+
+class JobStore:
+    """The keys of one attempt, with values that JSON takes. For one thread.
+
+    Raises:
+        PeersError: there is none; in every method: it failed, or did not answer for 10 s, once.
+            What it is told is done all the same when it comes to itself.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        store = job_store()
+        if store is None:
+            raise PeersError("torch.distributed is not in use, so its ranks cannot be asked")
+        self._prefix = f"lineside/control/{identity.attempt}"
+        self._patience: float | None = _ANSWER_SECONDS
+        self._is_silent = False
+        self._orders: _Orders = SimpleQueue()
+        weakref.finalize(self, self._orders.put, None)
+        asking = (store, self._orders)
+        threading.Thread(target=_ask, args=asking, name="lineside-ranks", daemon=True).start()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Meanwhile wait for each answer, however long it takes: nobody could do without it."""
+        self._patience = None
+        try:
+            yield
+        finally:
+            self._patience = _ANSWER_SECONDS
+
+    def set(self, name: str, value: object) -> None:
+        key, text = self._key(name), json.dumps(value)
+        self._told(lambda store: store.set(key, text))
+
+    def post(self, name: str, value: object) -> None:
+        """Set it without waiting for that. Raises nothing."""
+        key, text = self._key(name), json.dumps(value)
+        self._order(lambda store: store.set(key, text))
+
+    def has(self, name: str) -> bool:
+        key = self._key(name)
+        return bool(self._told(lambda store: store.check([key])))
+
+    def get(self, name: str) -> Any:
+        key = self._key(name)
+        return json.loads(self._told(lambda store: store.get(key)))
+
+    def settle(self, name: str, value: object) -> Any:
+        """Set it if nobody has; what it is now."""
+        key, text = self._key(name), json.dumps(value)
+        return json.loads(self._told(lambda store: store.compare_set(key, "", text)))
+
+    def count(self, name: str, n: int) -> int:
+        key = self._key(name)
+        return int(self._told(lambda store: store.add(key, n)))
+
+    def delete(self, name: str) -> None:
+        """Raises nothing: not every kind of store can."""
+        key = self._key(name)
+        self._order(lambda store: store.delete_key(key))
+
+    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> bool:
+        """Whether it came in time; ``meanwhile`` is called now and then until it does."""
+        until, nap = time.monotonic() + seconds, _SHORTEST_NAP
+        while not self.has(name):
+            if time.monotonic() > until:
+                return False
+            time.sleep(nap)
+            nap = min(nap * 1.5, _LONGEST_NAP)
+            meanwhile()
+        return True
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
+
+    def _order(self, act: Callable[[Any], Any]) -> Future[Any]:
+        answer: Future[Any] = Future()
+        self._orders.put((act, answer))
+        return answer
+
+    def _told(self, act: Callable[[Any], Any]) -> Any:
+        answer = self._order(act)
+        try:
+            return answer.result(0 if self._is_silent else self._patience)
+        except Exception as error:  # each kind of store has its own errors
+            if comes_from_outside(error):
+                raise
+            if isinstance(error, NoAnswer) and not answer.done():
+                self._is_silent = True
+                why = f"the job's store did not answer for {_ANSWER_SECONDS:g} s"
+                raise PeersError(why) from None
+            raise PeersError(f"the job's store failed: {one_line(error)}") from error
+
+
+def _ask(store: Any, orders: _Orders) -> None:
+    """Do what is ordered, one after another, until there is an order for None."""
+    while (order := orders.get()) is not None:
+        act, answer = order
+        try:
+            answer.set_result(act(store))
+        except BaseException as error:  # noqa: BLE001 - who asked sorts it
+            answer.set_exception(error)
