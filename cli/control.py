@@ -106,9 +106,8 @@ def _send(
     ahead: bool,
     json: bool,
 ) -> None:
-    from lineside.bus.commands import Command
+    from lineside.bus.commands import GRACE_SECONDS, Command
     from lineside.bus.controller import Controller
-    from lineside.store.commands import GRACE_SECONDS
 
     command = Command(op, args, reason, expires_at=time.time() + expires)
     with Controller(Settings.from_env().broker, _target(run, ahead)) as controller:

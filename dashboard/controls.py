@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lineside.bus.commands import CONTROL_ON, PRODUCER
+from lineside.bus.commands import CONTROL_ON, GRACE_SECONDS, PRODUCER
 from lineside.dashboard import words
 from lineside.dashboard.api import MAX_NUMBER
-from lineside.store.commands import GRACE_SECONDS
 from lineside.store.pulse import PAUSED
 from lineside.store.reads import History
 from lineside.store.records import Command, Run

@@ -21,6 +21,7 @@ from lineside.emitter.identity import (
 )
 from lineside.emitter.notice import say, say_off
 from lineside.emitter.outside import comes_from_outside
+from lineside.emitter.peers import decline
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.run import Run
 
@@ -197,7 +198,11 @@ class Attempts:
             "source": "trainer",
             "wait_for_verdict": self.wait_for_verdict,
         } | snapshot.trainer_facts(args, state, given, is_leading=identity.place.rank == 0)
-        run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
+        try:
+            run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
+        except Exception as error:
+            decline(identity, error)
+            raise
         self.publisher = run.publisher
         # A plain dict in a plain callback: it rides in trainer_state.json, and whoever resumes
         # without Lineside, or resumes what was written without it, is not disturbed.

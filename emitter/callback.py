@@ -20,6 +20,7 @@ from lineside.emitter.following import Following
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
+from lineside.emitter.peers import decline
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.signals import StopOnSigterm
 from lineside.emitter.steering import Steering
@@ -42,11 +43,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     Rank 0 publishes everything, other ranks their start, end and failures. No hook raises, and none
     waits but ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the
-    run; ``on_evaluate``, if it is to: ``wait_for_verdict`` seconds at most, or
+    run; ``on_evaluate``, if it is to, on every rank: ``wait_for_verdict`` seconds at most, or
     LINESIDE_WAIT_FOR_VERDICT, for the stopper's word on that evaluation; a step's last hook while
     training is paused; and, of several ranks, ``on_train_begin`` for 5 s at most to hear from rank
-    0, and ``on_step_end`` for ranks that are late to agree on a command. A copy carries these
-    settings only and publishes a run of its own.
+    0, and ``on_step_end``, 15 s at most at the first, for ranks that are late or to agree on a
+    command. A copy carries these settings only and publishes a run of its own.
     """
 
     def __init__(
@@ -276,7 +277,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def _begin_steering(self, publisher: Publisher, step: int, control: Any) -> None:
         if publisher.identity.place.rank == 0:
             patience = self._attempts.wait_for_verdict
-            self._steering = Steering(publisher, control, step, patience)
+            try:
+                self._steering = Steering(publisher, control, step, patience)
+            except Exception as error:
+                decline(publisher.identity, error)
+                raise
         else:
             self._steering = Following(publisher, control, step)
         said = Settings.from_env().stop_on_sigterm
@@ -285,8 +290,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False
-        self._rare("train_end", _FINISHED, state, control)
-        answers = self._close_steering()
+        try:
+            self._rare("train_end", _FINISHED, state, control)
+        finally:
+            answers = self._close_steering()
         publisher = self._attempts.publisher
         if publisher is not None:
             publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING)
@@ -297,9 +304,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             return  # it came before training began, or was told already
         self._is_training = False
         publisher = self._attempts.publisher
-        if publisher is not None:
-            publisher.fail(error)
-        self._close_steering()
+        try:
+            if publisher is not None:
+                publisher.fail(error)
+        finally:
+            self._close_steering()
 
     def _close_steering(self) -> list[Unconfirmed]:
         sigterm, self._sigterm = self._sigterm, None

@@ -53,10 +53,13 @@ class Effects:
     """Prepares commands for the Trainer whose ``control`` this is, further up the stack.
 
     ``is_paused`` says that training is to be held, until the monotonic ``paused_until`` at most.
+    ``is_alone`` says that there are no other ranks: those may leave logging to one of them, so that
+    none is held in it.
     """
 
-    def __init__(self, control: Any) -> None:
+    def __init__(self, control: Any, *, is_alone: bool) -> None:
         self.is_paused = False
+        self._is_alone = is_alone
         self.paused_until = math.inf
         self._trainer = find_trainer(control)
         # Asked of the Trainer in a pause, and how often the hook that says it is done is to come.
@@ -89,7 +92,13 @@ class Effects:
             saves = command.args.get("save", True) and moment.hook != "save"
             asked = self._asked("save", moment) if saves else []
             return lambda: self._stop(asked, command, moment.control)
-        asked = self._asked(command.op, moment)
+        try:
+            asked = self._asked(command.op, moment)
+        except NotYet:
+            if self.is_paused:
+                why = "this step evaluates and saves only if it is the best; resume first"
+                raise Refused(why) from None
+            raise
         return lambda: self._ask(asked, moment.control)
 
     def holds_at(self, hook: str) -> bool:
@@ -117,7 +126,7 @@ class Effects:
         self.is_paused = True
         self.paused_until = time.monotonic() + seconds
         # What this step is to do anyway, or was asked for, is done before training is held up.
-        for what in ("log", "evaluate", "save"):
+        for what in ("log", "evaluate", "save") if self._is_alone else ("evaluate", "save"):
             if getattr(control, f"should_{what}"):
                 self._await(what)
         return {}
@@ -144,14 +153,13 @@ class Effects:
         hook, control, args = moment.hook, moment.control, moment.args
         if what not in _STILL[hook]:
             raise Refused(f"training is paused right after its {hook} of this step; resume first")
+        if what == "log" and self.is_paused and not self._is_alone:
+            raise Refused("training is paused, and one rank may be all that logs; resume first")
         if what == "evaluate":
             self._check_evaluation(args)
         is_best_only = _text(args.save_strategy) == "best"
         if what == "save" and is_best_only and (control.should_evaluate or hook == "evaluate"):
-            # The Trainer decides anew whether to save once it has evaluated.
-            if self.is_paused:
-                raise Refused("this step evaluates and saves only if it is the best; resume first")
-            raise NotYet
+            raise NotYet  # the Trainer decides anew whether to save once it has evaluated
         if what == "evaluate" and args.load_best_model_at_end and not is_best_only:
             # It counts as the best one if it is, and then has to be there to be loaded.
             return [what, *self._asked("save", moment)]
@@ -205,7 +213,8 @@ def find_trainer(control: Any) -> weakref.ref[Any] | None:
 def is_training(frame: FrameType | None) -> bool:
     """Whether ``frame`` is in a Trainer's training, and not in what the script does after it."""
     while frame is not None:
-        if frame.f_code.co_name == "_inner_training_loop":
+        # Unsloth and others put their own version of it in its place, as _fast_inner_training_loop.
+        if frame.f_code.co_name.endswith("_inner_training_loop"):
             return True
         frame = frame.f_back
     return False

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
 from lineside.bus import commands
 from lineside.bus.commands import Command
 from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
+from lineside.emitter.jobstore import PeersError
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PAUSED
-from lineside.emitter.peers import LATER, NO, YES, Follower, PeersError, Vote
+from lineside.emitter.peers import LATER, NO, YES, Follower, Vote
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.snapshot import one_line
 
@@ -24,8 +26,9 @@ class Following:
 
     def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
         self._publisher = publisher
-        self._effects = Effects(control)
+        self._effects = Effects(control, is_alone=False)
         self._own: list[Command] = []
+        self._otherwise: Callable[[], object] | None = None
         self._first_step = step + 1
         self._peers: Follower | None = None
         try:
@@ -73,10 +76,11 @@ class Following:
         """Whether commands are applied at all."""
         return self._peers is not None
 
-    def ask(self, command: Command) -> None:
-        """Have rank 0 put a command of this process's own to the vote. A signal handler may call
-        it."""
+    def ask(self, command: Command, otherwise: Callable[[], object]) -> None:
+        """Have rank 0 put a command of this process's own to the vote; ``otherwise`` is called if
+        the ranks cannot agree any more before it is applied. A signal handler may call it."""
         self._own.append(command)
+        self._otherwise = otherwise
 
     def announce(self) -> None:
         """Rank 0 publishes the evaluation."""
@@ -120,6 +124,8 @@ class Following:
             vote = Vote(NO, f"it failed: {one_line(error)}")
         if peers.vote(vote, self._meanwhile) and act is not None:
             data = {"id": command.id, "op": command.op, **act()}
+            if command.op == "stop":
+                self._otherwise = None
             state = moment.state
             self._publisher.emit(
                 commands.APPLIED, state.global_step, state.epoch, 0, data, monotonic_ns()
@@ -133,3 +139,5 @@ class Following:
     def _leave(self, error: PeersError) -> None:
         self.close()
         say(f"commands are off on rank {self._publisher.identity.place.rank}: {error}")
+        if self._otherwise is not None:
+            self._otherwise()

@@ -16,6 +16,7 @@ from lineside.emitter import exit as ending
 from lineside.emitter import launches, snapshot
 from lineside.emitter.identity import Identity
 from lineside.emitter.notice import say
+from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import (
     CLOSED,
     FLAGS,
@@ -263,11 +264,17 @@ class Publisher:
                 self._drain()
 
     def _tend(self, now_ns: int) -> None:
+        """Raises nothing of ours: what it is called on the way of has to go on."""
         self._tend_ns = now_ns + _TEND_EVERY_NS
-        self._spool.tend()
-        self._sidecar.ensure()
-        for tend in self.tended:
-            tend()
+        try:
+            self._spool.tend()
+            self._sidecar.ensure()
+            for tend in self.tended:
+                tend()
+        except Exception as error:
+            if comes_from_outside(error):
+                raise
+            self.failed(error)
 
     def _defer(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -26,17 +28,19 @@ class Stoppable(Protocol):
     def takes_commands(self) -> bool:
         """Whether any is applied."""
 
-    def ask(self, command: Command) -> None:
-        """Have one applied; safe in a signal handler."""
+    def ask(self, command: Command, otherwise: Callable[[], object]) -> None:
+        """Have one applied, or ``otherwise`` called; safe in a signal handler."""
 
 
 class StopOnSigterm:
     """Makes the first SIGTERM a ``stop`` for ``steering``, until ``end``.
 
-    A handler that the script had set is called as well. A second signal, a second later or more,
-    does what it would have done without this, and so does one that comes outside of training, to a
-    forked child, or where no command is applied. Python calls a handler between two instructions of
-    the main thread: what sits in a collective comes to it when that is over.
+    A handler that the script had set is called as well. Where the stop is refused, the signal does
+    what it would have done without this, and so does a second one, five seconds later or more, and
+    one that comes outside of training, to a forked child, or where no command is applied. What the
+    process trains after it is stopped at its first step, unless somebody sits at a prompt. Python
+    calls a handler between two instructions of the main thread: what sits in a collective comes to
+    it when that is over.
     """
 
     def __init__(self, steering: Stoppable, attempt: str, before: Any) -> None:
@@ -57,6 +61,8 @@ class StopOnSigterm:
         stopping = cls(steering, attempt, before)
         _watch_forks(stopping)
         signal.signal(signal.SIGTERM, stopping._handle)
+        if _told == [os.getpid()] and not hasattr(sys, "ps1"):
+            stopping._ask({"save": False})
         return stopping
 
     def end(self) -> None:
@@ -77,13 +83,22 @@ class StopOnSigterm:
             self._pass_on(number, frame)
         elif self._asked_at is None:
             self._asked_at = now
-            until = time.time() + _VALID_SECONDS
-            stop = Command("stop", issued_by=ISSUER, expires_at=until, id=self._id)
-            self._steering.ask(stop)
+            _told[:] = [self._pid]
+            self._ask({})
             if callable(self._before):
                 self._before(number, frame)
         elif now - self._asked_at >= _SAME_SECONDS:
             self._pass_on(number, frame)
+
+    def _ask(self, args: dict[str, bool]) -> None:
+        until = time.time() + _VALID_SECONDS
+        stop = Command("stop", args, issued_by=ISSUER, expires_at=until, id=self._id)
+        self._steering.ask(stop, self._give_up)
+
+    def _give_up(self) -> None:
+        """The stop was refused. A handler of the script's has been called already."""
+        if self._is_on and not callable(self._before):
+            self._pass_on(signal.SIGTERM, None)
 
     def _is_ours(self, frame: FrameType | None) -> bool:
         is_here = self._is_on and os.getpid() == self._pid
@@ -110,3 +125,4 @@ def _in_child() -> None:
 
 
 _newest: list[StopOnSigterm] = []
+_told: list[int] = []  # the process that was sent one while it trained

@@ -147,8 +147,8 @@ class SpoolWriter:
         Costs a few microseconds; for about once a second.
         """
         self.folder.page.exchange()
-        is_gone = not (self._file.path if self._file else self.folder.path).exists()
         with contextlib.suppress(LinesideError), tolerating(OSError):
+            is_gone = not (self._file.path if self._file else self.folder.path).exists()
             if not self.folder.is_intact():
                 self._close_segment()
                 self.folder.rebuild()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from lineside.bus import commands
 from lineside.bus.commands import OPS, Command
 from lineside.emitter import exit as ending
 from lineside.emitter.effects import Act, Effects, Moment, NotYet, Refused
+from lineside.emitter.jobstore import PeersError
 from lineside.emitter.mailbox import Mailbox
 from lineside.emitter.notice import say
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PAUSED
-from lineside.emitter.peers import LATER, NO, Leader, PeersError
+from lineside.emitter.peers import LATER, NO, Leader
 from lineside.emitter.publisher import Publisher
 from lineside.emitter.rendezvous import VERDICTS, Rendezvous
 from lineside.emitter.snapshot import one_line
@@ -45,15 +46,17 @@ class Steering:
         self, publisher: Publisher, control: Any, step: int, wait_for_verdict: float = 0.0
     ) -> None:
         self._publisher = publisher
-        self._effects = Effects(control)
+        is_alone = publisher.identity.place.world_size == 1
+        self._effects = Effects(control, is_alone=is_alone)
         self._mail = Mailbox(publisher)
         self._pending: list[Command] = []
-        self._put_off: set[str] = set()
+        self._put_off: dict[str, int] = {}  # a command's id, the step at which it had to wait
+        self._otherwise: dict[str, Callable[[], object]] = {}
         self._refusal = ""
         self._rendezvous = Rendezvous(publisher, wait_for_verdict) if wait_for_verdict else None
         self._first_step = step + 1
         self._peers: Leader | None = None
-        if publisher.identity.place.world_size > 1:
+        if not is_alone:
             try:
                 self._peers = Leader(publisher.identity, step, meets=self.meets)
             except PeersError as error:
@@ -84,9 +87,10 @@ class Steering:
             return step >= self._peers.next_step or self._effects.is_paused
         return self._mail.has_news or bool(self._pending) or self._effects.is_paused
 
-    def ask(self, command: Command) -> None:
+    def ask(self, command: Command, otherwise: Callable[[], object]) -> None:
         """Have a command of this process's own applied at the end of the step, as if it had come
-        from outside. A signal handler may call it."""
+        from outside; ``otherwise`` is called if it is refused. A signal handler may call it."""
+        self._otherwise[command.id] = otherwise
         self._mail.post(command)
 
     def steer(self, moment: Moment) -> None:
@@ -136,6 +140,8 @@ class Steering:
         Not before the first step, where the Trainer would forget what it is asked for.
         """
         has_begun = moment.state.global_step >= self._first_step
+        if self._peers is not None and not self._peers.is_gathered:
+            return  # no other rank would be there
         if self._rendezvous is not None and self._is_open and has_begun:
             try:
                 self._rendezvous.wait(lambda: self._listen(moment))
@@ -222,11 +228,10 @@ class Steering:
             else:
                 done = self._agreed(command, moment)()
                 answer(commands.APPLIED, command, state, **done, **more)
+                self._otherwise.pop(command.id, None)
         except NotYet:
-            if command.op != "stop" or command.id not in self._put_off:
-                self._put_off.add(command.id)
+            if command.op != "stop" or not self._waits_in_vain(command, state):
                 return False
-            # Each step may be like this one, and that training ends was asked for above all.
             unsaved = replace(command, args={"save": False})
             return self._apply_one(unsaved, waiting, moment, why=_UNSAVED)
         except Refused as refused:
@@ -235,7 +240,16 @@ class Steering:
             if comes_from_outside(error):
                 raise
             answer(commands.REJECTED, command, state, why=f"it failed: {one_line(error)}")
+        self._otherwise.pop(command.id, _nothing)()
         return True
+
+    def _waits_in_vain(self, command: Command, state: Any) -> bool:
+        """Whether a stop has waited for a step to save already, or none is going to come.
+
+        Each step may be like this one, and that training ends was asked for above all.
+        """
+        since = self._put_off.setdefault(command.id, state.global_step)
+        return self.is_paused or state.global_step > since
 
     def _agreed(self, command: Command, moment: Moment) -> Act:
         """What applies it, once every rank has said that it can and will.
@@ -297,6 +311,12 @@ class Steering:
         self._effects.let_go()
         if peers is not None:
             peers.leave(str(error))
+            if peers.is_gathered:  # it was said that commands are taken
+                self._say_on(self._publisher.step)
+
+
+def _nothing() -> None:
+    """Nobody wanted to know that a command was refused."""
 
 
 class _Nowhere:

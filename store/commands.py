@@ -6,13 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select
 
+from lineside.bus.commands import GRACE_SECONDS
 from lineside.store.listing import make_cursor, read_time_cursor
 from lineside.store.records import Command, Page
 from lineside.store.schema import commands
 from lineside.store.values import at, from_json
 
-GRACE_SECONDS = 2.0
-"""How long after a command expired an answer may still be on its way."""
 _SORT = "commands"
 _NOBODY = "nobody took it in time"
 _NO_ANSWER = "no answer to it has come, so whether it was applied is not known"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -131,3 +132,35 @@ def test_the_environment_has_the_last_word(
     trainer(tmp_path, callback, **EVALUATING).train()
     assert max(callback.took) < 30
     assert data_of(only(spooled())[0])["wait_for_verdict"] == 0
+
+
+def test_a_stop_that_has_to_wait_for_a_step_to_save_waits_for_that_step(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    """However often it is looked at while this one's evaluation waits for a word."""
+    stopper = Stopper({2: lambda _: put(Command("stop"))})
+
+    class Later(TrainerCallback):
+        """Says the word once the stop was looked at more than once."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 2:
+                threading.Timer(0.3, lambda: put(proceed(stopper.seqs[2]))).start()
+
+    made = trainer(
+        tmp_path,
+        stopper,
+        Later(),
+        LinesideCallback(wait_for_verdict=60),
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="best",
+        metric_for_best_model="nothing_ever",
+        greater_is_better=True,
+        max_steps=9,
+    )
+    made._determine_best_metric = lambda *_, **__: False
+    made.train()
+    assert made.state.global_step == 3
+    assert (tmp_path / "checkpoint-3").is_dir()
+    assert "why" not in data_of(only(answered())[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import sys
@@ -18,6 +19,7 @@ from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import HOOK_ERRORS
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.loops import page_of, publisher_of
+from tests.emitter.streams import data_of, only
 
 OURS = str(Path(notice.__file__).parent)
 
@@ -55,6 +57,29 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
         start_run().log({"a": Stopping()})
     with pytest.raises(KeyboardInterrupt):
         start_run().event("x", {"a": Stopping()})
+
+
+def test_trouble_with_the_spools_folder_takes_no_event_along(
+    home: Path, spooled: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may say for a moment that a file handle is stale."""
+
+    def stale(*_: object, **__: object) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    run = start_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", stale)
+        publisher_of(run)._tend_ns = 0
+        run.log({"a": 1})
+        patch.setattr(type(publisher_of(run)._sidecar), "ensure", stale)
+        publisher_of(run)._tend_ns = 0
+        run.log({"a": 2})
+        publisher_of(run)._tend_ns = 0
+        publisher_of(run).tend_if_due()
+    run.finish()
+    logs = [data_of(event)["logs"] for event in only(spooled()) if event.kind == "log"]
+    assert logs == [{"a": 1}, {"a": 2}]
 
 
 class Preempted(TimeoutError):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from lineside.bus.commands import Command
-from lineside.emitter import LinesideCallback, signals
+from lineside.emitter import LinesideCallback, signals, snapshot
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, while_paused
 from tests.emitter.streams import data_of, only
@@ -33,9 +35,10 @@ class At(TrainerCallback):
 
 
 @pytest.fixture(autouse=True)
-def received() -> Iterator[list[int]]:
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The signals that reach the script's own handler, which is there again afterwards."""
     seen: list[int] = []
+    monkeypatch.setattr(signals, "_told", [])
 
     def handler(number: int, frame: object) -> None:
         seen.append(number)
@@ -116,6 +119,86 @@ def test_one_in_a_pause_ends_it(home: Path, tmp_path: Path, answered: ReadSpool)
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
+def test_one_in_a_pause_that_cannot_save_ends_it_without(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    """After its evaluation the Trainer decides whether the step is the best, and saved."""
+    asking = Asking({2: [Command("pause"), Command("evaluate")]})
+    made = trainer(
+        tmp_path,
+        asking,
+        LinesideCallback(stop_on_sigterm=True),
+        save_strategy="best",
+        metric_for_best_model="nothing_ever",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=500,
+    )
+    made._determine_best_metric = lambda *_, **__: False
+    thread = while_paused(lambda: os.kill(os.getpid(), TERM))
+    made.train()
+    thread.join()
+    assert made.state.global_step == 2
+    answers = only(answered())
+    assert answers[-1].kind == "control_applied"
+    assert "without a checkpoint" in data_of(answers[-1])["why"]
+
+
+@pytest.mark.parametrize("at_a_prompt", [False, True])
+def test_what_the_process_trains_afterwards_is_stopped_too(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_prompt: bool
+) -> None:
+    if at_a_prompt:
+        monkeypatch.setattr(sys, "ps1", "> ", raising=False)
+    first = trainer(tmp_path / "1", At({2: send}), LinesideCallback(stop_on_sigterm=True))
+    second = trainer(tmp_path / "2", LinesideCallback(stop_on_sigterm=True))
+    first.train()
+    second.train()
+    assert (first.state.global_step, second.state.global_step) == (2, 4 if at_a_prompt else 1)
+
+
+def test_in_a_training_loop_that_was_put_in_place_of_the_trainers_it_is_one(
+    home: Path, tmp_path: Path
+) -> None:
+    class Fast(Trainer):
+        """As Unsloth does it."""
+
+        _inner_training_loop = FunctionType(
+            Trainer._inner_training_loop.__code__.replace(co_name="_fast_inner_training_loop"),
+            Trainer._inner_training_loop.__globals__,
+            argdefs=Trainer._inner_training_loop.__defaults__,
+        )
+
+    made = trainer(tmp_path, At({2: send}), LinesideCallback(stop_on_sigterm=True), kind=Fast)
+    made.train()
+    assert made.state.global_step == 2
+
+
+class Refusing:
+    """Takes commands, and refuses each."""
+
+    takes_commands = True
+
+    def ask(self, command: Command, otherwise: Callable[[], object]) -> None:
+        self.otherwise = otherwise
+
+
+def test_one_whose_stop_is_refused_does_what_it_would_have_done() -> None:
+    steering = Refusing()
+
+    def _inner_training_loop() -> None:
+        send()
+
+    own = signal.signal(TERM, signal.SIG_IGN)
+    stopping = signals.StopOnSigterm.begin(steering, "attempt")
+    assert stopping is not None
+    _inner_training_loop()
+    assert signal.getsignal(TERM) != signal.SIG_IGN
+    steering.otherwise()
+    assert signal.signal(TERM, own) == signal.SIG_IGN
+    stopping.end()
+
+
 def test_a_forked_child_is_ended_as_ever(home: Path, tmp_path: Path) -> None:
     own = signal.signal(TERM, signal.SIG_DFL)
     ended: list[int] = []
@@ -145,6 +228,21 @@ def test_after_an_exception_the_scripts_handler_is_back(home: Path, tmp_path: Pa
     made = trainer(tmp_path, At({2: fail}), LinesideCallback(stop_on_sigterm=True))
     with pytest.raises(ValueError, match="x"):
         made.train()
+
+
+def test_it_is_put_back_although_the_end_cannot_be_published(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: list[int]
+) -> None:
+    def fail(state: Any) -> None:
+        raise OSError("no")
+
+    def break_it() -> None:
+        monkeypatch.setattr(snapshot, "state_facts", fail)
+
+    made = trainer(tmp_path, At({4: break_it}), LinesideCallback(stop_on_sigterm=True))
+    made.train()
+    send()
+    assert received == [TERM]
 
 
 def test_a_handler_that_the_script_sets_meanwhile_stays(home: Path, tmp_path: Path) -> None:
