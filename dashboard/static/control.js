@@ -24,7 +24,6 @@ export class Control {
       if (op === "set_lr") args.lr = Number(form.get("lr"));
       await this.send({ op, args, reason: form.get("reason") });
       dialog.close();
-      dialog.querySelector("form").reset();
     });
   }
 

@@ -1,6 +1,7 @@
 // Editing and deleting a run. The page is loaded again from the server afterwards.
 
-// Shows a dialog; `submit` is given its form's data, and what it throws is said there.
+// Shows a dialog as the page has it, whatever was entered before; `submit` is given its form's data,
+// and what it throws is said there.
 export function open(dialog, submit) {
   const form = dialog.querySelector("form");
   const said = dialog.querySelector(".said");
@@ -18,6 +19,8 @@ export function open(dialog, submit) {
       button.disabled = false;
     }
   };
+  form.reset();
+  said.textContent = "";
   dialog.showModal();
 }
 
@@ -28,6 +31,7 @@ export function dialogs(api, refresh) {
     open(edit, async (form) => {
       const tags = form.get("tags").split(",").map((tag) => tag.trim()).filter(Boolean);
       await api.change({ name: form.get("name"), project: form.get("project"), note: form.get("note"), tags });
+      for (const field of edit.querySelectorAll("[name]")) field.defaultValue = field.value;
       await refresh();
       edit.close();
     }),

@@ -198,6 +198,13 @@ def test_a_run_is_renamed_and_deleted_after_asking(house: House, site: str, page
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("the good one")
     expect(page.locator("#heading .tag")).to_have_text(["paper", "keep"])
+    page.get_by_role("button", name="Edit").click()
+    expect(page.get_by_label("Name")).to_have_value("the good one")
+    page.get_by_label("Name").fill("never mind")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Edit").click()
+    expect(page.get_by_label("Name")).to_have_value("the good one")
+    page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Keep it").click()
     assert house.history.run("tiny-1").name == "the good one"

@@ -129,6 +129,38 @@ def test_the_focus_stays_on_a_control_that_is_drawn_anew(
     expect(page.get_by_role("button", name="Stop…")).to_be_focused()
 
 
+def test_a_dialog_keeps_nothing_of_the_time_before(house: House, site: str, browser: Any) -> None:
+    take_commands(house, house.begin())
+    context = browser.new_context()  # the console tells of the refusal too
+    page = context.new_page()
+    visit(page, f"{site}/runs/tiny-1")
+    dialog = page.locator("#stop-dialog")
+    for leave in ("Let it train", None):
+        page.get_by_role("button", name="Stop…").click()
+        expect(dialog.get_by_label("Save a checkpoint first")).to_be_checked()
+        expect(dialog.get_by_label("Reason")).to_have_value("")
+        dialog.get_by_label("Save a checkpoint first").uncheck()
+        dialog.get_by_label("Reason").fill("the wrong run")
+        if leave is None:
+            page.keyboard.press("Escape")
+        else:
+            page.get_by_role("button", name=leave).click()
+        expect(dialog).to_be_hidden()
+    page.get_by_role("button", name="Stop…").click()
+    expect(dialog.get_by_label("Save a checkpoint first")).to_be_checked()
+    page.keyboard.press("Escape")
+    dialog = page.locator("#set_lr-dialog")
+    page.get_by_role("button", name="Set learning rate").click()
+    dialog.get_by_label("Learning rate").fill("0")
+    page.get_by_role("button", name="Set it").click()
+    expect(dialog.locator(".said")).to_contain_text("above 0")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Set learning rate").click()
+    expect(dialog.locator(".said")).to_be_empty()
+    expect(dialog.get_by_label("Learning rate")).to_have_value("")
+    context.close()
+
+
 def test_a_command_that_nobody_takes_expires_on_the_page(
     house: House, site: str, page: Any
 ) -> None:
