@@ -8,6 +8,7 @@ export class Control {
   constructor(api, refresh) {
     this.api = api;
     this.refresh = refresh;
+    this.unanswered = new Map(); // what was asked for, to its id and what to do once it is known to have come
     this.sent = document.getElementById("sent");
     document.getElementById("control").addEventListener("click", (event) => this.ask(event.target.closest("[data-op]")));
     this.watch();
@@ -22,8 +23,7 @@ export class Control {
       const args = {};
       if (op === "stop") args.save = form.get("save") === "on";
       if (op === "set_lr") args.lr = Number(form.get("lr"));
-      await this.send({ op, args, reason: form.get("reason") });
-      dialog.close();
+      await this.send({ op, args, reason: form.get("reason") }, () => dialog.close());
     });
   }
 
@@ -39,10 +39,28 @@ export class Control {
     }
   }
 
-  async send(wanted) {
-    await this.api.command(wanted);
-    this.say("");
+  // Until an answer came, or the list has it, the same asked for again is the same command.
+  async send(wanted, done = () => {}) {
+    const said = JSON.stringify(wanted);
+    const order = this.unanswered.get(said) ?? { id: newId() };
+    this.unanswered.set(said, order);
+    try {
+      await this.api.command({ ...wanted, id: order.id });
+    } catch (error) {
+      order.done = done;
+      if (!isListed(order.id)) {
+        if (error.status) throw error;
+        throw new Error(`No answer came (${error.message}), so it may be sent or not. Asked for again, it is applied once.`);
+      }
+    }
+    this.came(said, done);
     this.refresh();
+  }
+
+  came(said, done) {
+    this.unanswered.delete(said);
+    this.say("");
+    done();
   }
 
   // What went wrong; what went well is in the list.
@@ -51,11 +69,21 @@ export class Control {
     this.sent.hidden = !text;
   }
 
-  // A command that nobody takes expires without a word: look again when the next one has.
+  // The list is new. A command that nobody takes expires without a word: look again when the next one has.
   watch() {
+    for (const [said, { id, done }] of this.unanswered) if (done && isListed(id)) this.came(said, done);
     clearTimeout(this.timer);
     const times = [...document.querySelectorAll("#orders [data-expired]")].map((order) => Date.parse(order.dataset.expired));
     const wait = Math.min(...times) - Date.now() + MARGIN;
     if (wait < LONGEST_TIMER) this.timer = setTimeout(this.refresh, Math.max(wait, 1000));
   }
+}
+
+function isListed(id) {
+  return document.getElementById(`order-${id}`) !== null;
+}
+
+// crypto.randomUUID is there on encrypted and loopback pages only.
+function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

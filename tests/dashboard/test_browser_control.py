@@ -181,3 +181,51 @@ def test_a_command_that_cannot_be_sent_says_why(house: House, site: str, browser
     expect(page.get_by_role("button", name="Log now")).to_be_enabled()
     expect(page.locator("#orders li")).to_have_count(0)
     context.close()
+
+
+def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
+    house: House, site: str, browser: Any
+) -> None:
+    take_commands(house, house.begin())
+    context = browser.new_context()
+    page = context.new_page()
+    losing: list[Any] = []
+
+    def lose(route: Any) -> None:
+        if route.request.method == "POST" and losing:
+            losing.pop()
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/commands", lose)
+    said, orders = page.locator("#sent"), page.locator("#orders li")
+    with BrokerProcess(house.settings.home) as broker:
+
+        def sent(op: str) -> int:
+            events = read_all(broker.address, ["tiny-1/control"])
+            asked = [e.data or {} for e in events if e.kind == commands.COMMAND]
+            return sum(data["op"] == op for data in asked)
+
+        visit(page, f"{site}/runs/tiny-1")
+        save = page.get_by_role("button", name="Save now")
+        losing.append(save)
+        save.click()
+        expect(said).to_contain_text("No answer came")
+        save.click()  # the list does not have it yet: nobody records
+        expect(said).to_be_hidden()
+        assert sent("save") == 1
+        with ServiceProcess("recorder", house.settings):
+            expect(orders).to_have_count(1, timeout=15_000)
+            save.click()  # answered before, so this is another one
+            expect(orders).to_have_count(2)
+            for count in (1, 2):
+                losing.append(page)
+                page.get_by_role("button", name="Set learning rate").click()
+                page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
+                page.get_by_role("button", name="Set it").click()
+                expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=15_000)
+                expect(orders).to_have_count(2 + count)  # it came, as the list shows
+        assert (sent("save"), sent("set_lr")) == (2, 2)
+    context.close()
