@@ -28,6 +28,14 @@ def caller(request: Request) -> Rights | None:
     return found
 
 
+def refusal(rights: Rights | None, what: str, role: str) -> str:
+    """Why who has ``rights`` may not do ``what``, which takes ``role``; empty if he may."""
+    if rights is not None and (rights.is_admin or role in rights.roles):
+        return ""
+    has = f"{rights.name!r} has {rights.said}" if rights else "no token was shown"
+    return f"{what} takes the role {role}, and {has}"
+
+
 class Access:
     """ASGI middleware that lets in who shows a token of ``keyring`` with the role that the method
     takes: read to look, control to change or command, admin to delete. ``request.state.user`` is
@@ -80,11 +88,10 @@ class Access:
                 "--token` on this dashboard's machine makes one."
             )
             problem = Problem(401, "no-access", title, detail)
-        elif entry.rights.is_admin or needed in entry.roles:
-            return None
         else:
-            has = entry.rights.said
-            why = f"{scope['method']} takes the role {needed}, and {entry.name!r} has {has}"
+            why = refusal(entry.rights, scope["method"], needed)
+            if not why:
+                return None
             detail = f"Refused: {why}."
             problem = Problem(403, "not-allowed", "Not allowed", detail, {"role": needed})
         is_first_look = not token and wants_page(Request(scope))
@@ -105,7 +112,7 @@ class Access:
             shown = {"www-authenticate": "Bearer"} if problem.status == 401 else None
             return response(problem, request.url.path, shown)
         if problem.status != 401:
-            return self._page(problem.status, problem.title, problem.detail)
+            return self._page(request, problem)
         there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"{LOGIN}?next={quote(there, safe='')}", status_code=303)
 

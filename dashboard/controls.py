@@ -44,8 +44,8 @@ class Order:
     expired_at: datetime | None
 
 
-def controls(history: History, run: Run) -> Controls:
-    """What the newest attempt of a run can be asked for."""
+def controls(history: History, run: Run, refused: str = "") -> Controls:
+    """What the newest attempt of a run can be asked for; nothing by whom it is ``refused`` to."""
     if not run.takes_commands or not run.attempts:
         said = f"The run is {run.status}: it takes no commands any more."
         return Controls(frozenset(), said, False)
@@ -66,6 +66,8 @@ def controls(history: History, run: Run) -> Controls:
     said = f"{words.sentence(why).rstrip('.')}." if isinstance(why, str) and why else ""
     if ops and run.status == "disconnected":
         said = "Nothing is heard from it now: a command waits for it until it expires."
+    if refused:
+        ops, said = frozenset(), f"{refused}."
     return Controls(ops, said, run.phase == PAUSED)
 
 

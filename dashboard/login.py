@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from lineside.bus.audit import Refusal
 from lineside.bus.keyring import Keyring
-from lineside.dashboard.access import COOKIE, LOGIN, address_of, caller, find
+from lineside.dashboard.access import COOKIE, LOGIN, address_of, find
 from lineside.dashboard.audit import Audit
 from lineside.dashboard.render import Renderer
 
@@ -21,15 +21,13 @@ def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
     """``/login`` and ``/logout``."""
     routes = APIRouter(include_in_schema=False)
 
-    def form(onward: str, name: str | None, wrong: str = "") -> Response:
+    def form(request: Request, onward: str, wrong: str = "") -> Response:
         code = 401 if wrong else 200
-        return renderer.page("login.html", code=code, onward=onward, name=name, wrong=wrong)
+        return renderer.page(request, "login.html", code=code, onward=onward, wrong=wrong)
 
     @routes.get(LOGIN)
     def show(request: Request) -> Response:
-        who = caller(request)
-        onward = _within(request.query_params.get("next", "/"))
-        return form(onward, who.name if who else None)
+        return form(request, _within(request.query_params.get("next", "/")))
 
     @routes.post(LOGIN)
     async def log_in(request: Request) -> Response:
@@ -37,7 +35,7 @@ def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
         token, onward = said.get("token", "").strip(), _within(said.get("next", "/"))
         if find(keyring, token) is None:
             audit.note(Refusal(address_of(request.scope), "", "http", LOGIN, _UNKNOWN))
-            return form(onward, None, _UNKNOWN)
+            return form(request, onward, _UNKNOWN)
         answer = RedirectResponse(onward, status_code=303)
         is_encrypted = request.url.scheme == "https"
         answer.set_cookie(

@@ -6,11 +6,13 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from lineside.bus.commands import APPLIED
+from lineside.bus.rights import ADMIN, CONTROL, Rights
 from lineside.dashboard import account, controls, overview, sections, timeline, words
+from lineside.dashboard.access import caller, refusal
 from lineside.dashboard.api import MAX_NUMBER, Sort
 from lineside.dashboard.door import Door
 from lineside.dashboard.render import Renderer
@@ -38,6 +40,7 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
 
     @routes.get("/")
     def run_list(
+        request: Request,
         status: Status | None = None,
         project: str | None = None,
         search: Annotated[str | None, Query(max_length=200)] = None,
@@ -51,11 +54,11 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
             "sort": sort,
             "cursor": cursor,
         }
-        return renderer.page("runs.html", section="runs", **_list(door.history, query))
+        return renderer.page(request, "runs.html", section="runs", **_list(door.history, query))
 
     @routes.get("/runs/{run_id}")
-    def run_page(run_id: str) -> HTMLResponse:
-        history = door.history
+    def run_page(request: Request, run_id: str) -> HTMLResponse:
+        history, who = door.history, caller(request)
         run = history.run(run_id)
         attempts = [
             {
@@ -66,20 +69,25 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
             for attempt in run.attempts
         ]
         return renderer.page(
+            request,
             "run.html",
             attempts=attempts,
             configuration=sections.configuration(history.configuration(run_id)),
-            **_parts(history, run),
+            no_edit=refusal(who, "Editing", CONTROL),
+            no_delete=refusal(who, "Deleting", ADMIN),
+            **_parts(history, run, who),
             **_stops(history, run, timeline.HIDDEN_AT_FIRST),
         )
 
     @routes.get("/runs/{run_id}/parts")
-    def run_parts(run_id: str) -> HTMLResponse:
+    def run_parts(request: Request, run_id: str) -> HTMLResponse:
         history = door.history
-        return renderer.page("run_parts.html", **_parts(history, history.run(run_id)))
+        parts = _parts(history, history.run(run_id), caller(request))
+        return renderer.page(request, "run_parts.html", **parts)
 
     @routes.get("/runs/{run_id}/timeline")
     def run_timeline(
+        request: Request,
         run_id: str,
         hide: str | None = None,
         after: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
@@ -88,7 +96,7 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
         history = door.history
         hidden = timeline.HIDDEN_AT_FIRST if hide is None else frozenset(hide.split(","))
         stops = _stops(history, history.run(run_id), hidden, after, before)
-        return renderer.page("run_stops.html", **stops)
+        return renderer.page(request, "run_stops.html", **stops)
 
     return routes
 
@@ -138,8 +146,8 @@ def _row(run: Run) -> dict[str, Any]:
     }
 
 
-def _parts(history: History, run: Run) -> dict[str, Any]:
-    """What of a run's page changes while it runs."""
+def _parts(history: History, run: Run, who: Rights | None) -> dict[str, Any]:
+    """What of a run's page changes while it runs, where ``who`` looks at it."""
     now = datetime.now(timezone.utc)
     checkpoints = history.checkpoints(run.id)
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
@@ -156,7 +164,7 @@ def _parts(history: History, run: Run) -> dict[str, Any]:
         "groups": groups,
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
-        "controls": controls.controls(history, run),
+        "controls": controls.controls(history, run, refusal(who, "Steering", CONTROL)),
         "orders": [controls.order(command) for command in orders.items],
         "older_orders": orders.next is not None,
         "many_attempts": len(run.attempts) > 1,

@@ -18,8 +18,6 @@ from lineside.dashboard.strict import strict
 log = logging.getLogger("lineside")
 
 MEDIA_TYPE = "application/problem+json"
-ErrorPage = Callable[[int, str, str], Response]
-"""Renders ``(status, title, detail)`` for a person."""
 
 
 class Problem(Exception):
@@ -42,6 +40,10 @@ class Problem(Exception):
         self.title = title
         self.detail = detail
         self.extra = extra or {}
+
+
+ErrorPage = Callable[[Request, Problem], Response]
+"""Renders a problem for a person."""
 
 
 def document(problem: Problem, instance: str) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def install(app: FastAPI, page: ErrorPage) -> None:
         request: Request, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Response:
         if wants_page(request):
-            return page(problem.status, problem.title, problem.detail)
+            return page(request, problem)
         return response(problem, request.url.path, headers)
 
     async def on_problem(request: Request, error: Exception) -> Response:

@@ -8,12 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lineside.dashboard import words
+from lineside.dashboard.access import caller
 from lineside.dashboard.assets import Assets
+from lineside.dashboard.problems import Problem
 
 FOLDER = Path(__file__).parent / "templates"
 _SEAM = re.compile(r"([_./]+)(?=[^_./])")
@@ -41,15 +44,19 @@ class Renderer:
             asset=assets.url, version=version("lineside"), section="", meaning=words.STATUS_MEANING
         )
 
-    def page(self, template: str, *, code: int = 200, **context: Any) -> HTMLResponse:
-        """``template`` as a response with that status code; it knows ``code`` and ``now``."""
+    def page(
+        self, request: Request, template: str, *, code: int = 200, **context: Any
+    ) -> HTMLResponse:
+        """``template`` as a response with that status code; it knows ``code``, ``now`` and the
+        ``caller``."""
         context.setdefault("now", datetime.now(timezone.utc))
-        html = self._environment.get_template(template).render(context, code=code)
+        known = {"code": code, "caller": caller(request)}
+        html = self._environment.get_template(template).render(context, **known)
         return HTMLResponse(html, status_code=code, headers={"cache-control": "no-store"})
 
-    def error(self, code: int, title: str, detail: str) -> HTMLResponse:
+    def error(self, request: Request, problem: Problem) -> HTMLResponse:
         """The page a person sees instead of a problem document."""
-        return self.page("error.html", code=code, title=title, detail=detail)
+        return self.page(request, "error.html", code=problem.status, problem=problem)
 
 
 def _breakable(name: str) -> Markup:
