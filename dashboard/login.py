@@ -37,16 +37,17 @@ def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
             audit.note(Refusal(address_of(request.scope), "", "http", LOGIN, _UNKNOWN))
             return form(request, onward, _UNKNOWN)
         answer = RedirectResponse(onward, status_code=303)
+        # Lax: a link on another site leads in. It can only look, and that site does not see it.
         is_encrypted = request.url.scheme == "https"
         answer.set_cookie(
-            COOKIE, token, path="/", httponly=True, samesite="strict", secure=is_encrypted
+            COOKIE, token, path="/", httponly=True, samesite="lax", secure=is_encrypted
         )
         return answer
 
     @routes.post("/logout")
     def log_out() -> Response:
         answer = RedirectResponse(LOGIN, status_code=303)
-        answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
         return answer
 
     return routes

@@ -128,3 +128,30 @@ def test_whose_token_may_not_look_gets_on_to_another(
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("link", name="tiny-1")).to_be_visible()
     page.close()
+
+
+def test_a_link_on_another_site_leads_to_the_run_and_a_form_there_to_nothing(
+    house: House, keyring: Keyring, closed: str, browser: Any
+) -> None:
+    house.train()
+    page = browser.new_page()
+    page.route(
+        "http://chat.example/",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body=f"<a href='{closed}/runs/tiny-1'>a run</a>"
+            f"<form method='post' action='{closed}/logout'><button>post</button></form>",
+        ),
+    )
+    page.goto(f"{closed}/login")
+    page.get_by_label("Token").fill(keyring.new_token("eyes", ["read"]))
+    page.get_by_role("button", name="Log in").click()
+    page.goto("http://chat.example/")
+    page.get_by_role("link", name="a run").click()
+    expect(page.get_by_role("heading", name="tiny-1")).to_be_visible()
+    page.goto("http://chat.example/")
+    page.get_by_role("button", name="post").click()
+    expect(page.locator("body")).to_contain_text("A POST from another site is refused")
+    page.goto(closed)
+    expect(page.get_by_role("link", name="tiny-1")).to_be_visible()
+    page.close()
