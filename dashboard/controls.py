@@ -30,7 +30,8 @@ class Controls:
 class Order:
     """A command for a person: what was asked for, what came of it, who asked and why.
 
-    One that nobody takes is told as expired ``expired_at``.
+    One that nobody answers is told as expired, or as never answered, from ``expired_at`` on; it is
+    None where that is told, or cannot come any more.
     """
 
     id: str
@@ -71,8 +72,8 @@ def controls(history: History, run: Run, refused: str = "") -> Controls:
     return Controls(ops, said, run.phase == PAUSED)
 
 
-def order(command: Command) -> Order:
-    """A command in words."""
+def order(command: Command, now: datetime) -> Order:
+    """A command in words, looked at no later than it was read."""
     where = f"step {command.step:,}" if command.step is not None and command.attempt else ""
     asked = command.requested_at or command.delivered_at or command.settled_at
     return Order(
@@ -84,14 +85,15 @@ def order(command: Command) -> Order:
         why=command.reason,
         time=asked,
         story=_story(command),
-        expired_at=_expired_at(command),
+        expired_at=_expired_at(command, now),
     )
 
 
-def _expired_at(command: Command) -> datetime | None:
-    if command.state != "requested" or command.expires_at is None:
+def _expired_at(command: Command, now: datetime) -> datetime | None:
+    if command.state not in ("requested", "delivered") or command.expires_at is None:
         return None
-    return command.expires_at + timedelta(seconds=GRACE_SECONDS)
+    at = command.expires_at + timedelta(seconds=GRACE_SECONDS)
+    return at if at >= now else None
 
 
 def _story(command: Command) -> str:

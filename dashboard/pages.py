@@ -165,7 +165,7 @@ def _parts(history: History, run: Run, who: Rights | None) -> dict[str, Any]:
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
         "controls": controls.controls(history, run, refusal(who, "Steering", CONTROL)),
-        "orders": [controls.order(command) for command in orders.items],
+        "orders": [controls.order(command, now) for command in orders.items],
         "older_orders": orders.next is not None,
         "many_attempts": len(run.attempts) > 1,
         "checkpoints": [

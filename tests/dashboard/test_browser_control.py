@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lineside.bus import commands
+from lineside.bus.events import Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from tests.dashboard.browsing import LOSS, a_page, ask, expect, take_commands, visit
 from tests.dashboard.conftest import House
@@ -161,13 +162,21 @@ def test_a_dialog_keeps_nothing_of_the_time_before(house: House, site: str, brow
     context.close()
 
 
-def test_a_command_that_nobody_takes_expires_on_the_page(
+def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
     house: House, site: str, page: Any
 ) -> None:
-    take_commands(house, house.begin())
-    ask(house, "tiny-1", commands.Command("log", expires_at=time.time() + 1))
+    training = house.train()  # which is over: nothing else has the page look again
+    answers = Stream("tiny-1", commands.PRODUCER, training.attempt)
+    for wait, name in ((1, "untaken"), (3, "taken")):
+        command = commands.Command("log", expires_at=time.time() + wait, id=name)
+        ask(house, "tiny-1", command)
+    house.feeder.say(answers, commands.DELIVERED, time.time(), 10, {"id": "taken"})
     visit(page, f"{site}/runs/tiny-1")
-    expect(page.locator("#orders li")).to_contain_text("nobody took it in time", timeout=15_000)
+    untaken, taken = page.locator("#order-untaken"), page.locator("#order-taken")
+    expect(taken).to_contain_text("delivered")
+    expect(untaken).to_contain_text("nobody took it in time", timeout=15_000)
+    expect(taken).to_contain_text("no answer to it has come", timeout=15_000)
+    expect(page.locator("#orders [data-expired]")).to_have_count(0)  # it looks no more
 
 
 def test_a_command_that_cannot_be_sent_says_why(house: House, site: str, browser: Any) -> None:

@@ -258,7 +258,7 @@ def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
         step=5,
         detail="",
     )
-    told = controls.order(command)
+    told = controls.order(command, NOW)
     assert told.story == f"requested {NOW:%H:%M:%S} UTC, delivered +0.2 s, applied +1.0 s"
     assert (told.what, told.became, told.who, told.expired_at) == (
         "Save",
@@ -267,8 +267,8 @@ def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
         None,
     )
     answer_only = replace(command, op=None, requested_at=None, delivered_at=None)
-    assert controls.order(answer_only).story.startswith("applied ")
-    assert controls.order(answer_only).what == "Unknown command"
+    assert controls.order(answer_only, NOW).story.startswith("applied ")
+    assert controls.order(answer_only, NOW).what == "Unknown command"
 
 
 def test_an_event_that_could_not_be_read_says_why() -> None:
