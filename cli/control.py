@@ -13,7 +13,7 @@ from lineside.bus.errors import CommandError, LinesideError, RunNotFound
 from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.cli.output import JsonOption, print_json
-from lineside.cli.runs import RunArgument, open_history
+from lineside.cli.runs import RunArgument, look_up
 
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
 WaitOption = Annotated[
@@ -129,15 +129,16 @@ def _target(run: str, ahead: bool) -> str:
 
     Raises:
         RunNotFound, CommandError: there is none that could take a command now.
+        UsageError: as ``look_up`` does.
     """
-    if not ahead:
-        found = open_history().find(run)
-        if not found.takes_commands:
-            raise CommandError("RUN", found.id, f"a run that is training: it is {found.status}")
-        return found.id
-    if not is_run_id(run):
-        raise RunNotFound(run)
-    return run
+    if ahead:
+        if not is_run_id(run):
+            raise RunNotFound(run)
+        return run
+    name, found = look_up(run)
+    if found is not None and not found.takes_commands:
+        raise CommandError("RUN", name, f"a run that is training: it is {found.status}")
+    return name
 
 
 def _show(name: str, op: str, state: str, step: int, detail: str, json: bool) -> None:

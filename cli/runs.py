@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lineside.bus.errors import MissingExtra, StoreError, UsageError
+from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.cli.output import JsonOption, pairs, print_json, table, warn
 from lineside.dashboard import words
@@ -41,6 +43,24 @@ def open_history() -> History:
     from lineside.store.reads import History
 
     return History(engine)
+
+
+def look_up(run: str) -> tuple[str, Run | None]:
+    """The id of the run that a person means, and what is known of it. Without a store here to ask,
+    as on another machine than the broker's, ``run`` must be an id, and nothing is known.
+
+    Raises:
+        RunNotFound: nothing fits.
+        UsageError: several runs do, or it is no id and there is no store to ask.
+    """
+    try:
+        found = open_history().find(run)
+    except (StoreError, MissingExtra) as error:
+        if run == "latest" or not is_run_id(run):
+            raise UsageError(f"{error}; or give a run's whole id, not {run!r}") from error
+        warn(f"there is no store to look {run!r} up in: taken as a run's id")
+        return run, None
+    return found.id, found
 
 
 def runs(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.bus.errors import MissingExtra, StoreError
-from lineside.bus.events import Event, Gap, Stream, is_run_id
+from lineside.bus.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
-from lineside.cli.output import JsonOption, print_json, warn
-from lineside.cli.runs import open_history
+from lineside.cli.output import JsonOption, print_json
+from lineside.cli.runs import look_up
 from lineside.dashboard import words
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def tail(
     from lineside.bus.reader import Reader
 
     settings = Settings.from_env()
-    streams = (resolve(run),) if run is not None else ()
+    streams = (look_up(run)[0],) if run is not None else ()
     start = START if from_start else LIVE
     with Reader(settings.broker, start=start, streams=streams) as reader:
         reader.wait_connected(CONNECT_SECONDS)
@@ -52,17 +51,6 @@ def tail(
                 else:
                     typer.echo(line(stream, item, one_run=run is not None))
             reader.commit(batch.offset)
-
-
-def resolve(run: str) -> str:
-    """The id of the run that is meant; without a store to ask, ``run`` itself must be one."""
-    try:
-        return open_history().find(run).id
-    except (StoreError, MissingExtra):
-        if is_run_id(run):
-            warn(f"there is no store to look {run!r} up in: taken as a run's id")
-            return run
-        raise
 
 
 def line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:

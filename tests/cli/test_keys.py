@@ -125,6 +125,40 @@ def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_
     assert "takes the role emit: key 'eyes' has read" in stop.stderr
 
 
+@pytest.mark.parametrize("packages", ["all", "none of the extra server"])
+def test_a_training_is_steered_from_a_machine_without_a_store(
+    home: Home, tmp_path: Path, packages: str
+) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    key = made(home, "pilot", "--role", "control")["file"]
+    home.start("broker", "--listen", address).until("listening at .* and tcp")
+    far = {
+        "LINESIDE_HOME": str(tmp_path / "far"),
+        "LINESIDE_BROKER": address,
+        "LINESIDE_KEY": key,
+    }
+    if packages != "all":
+        hidden = tmp_path / "hidden"
+        hidden.mkdir()
+        code = "import sys\nsys.modules['sqlalchemy'] = sys.modules['fastapi'] = None\n"
+        (hidden / "sitecustomize.py").write_text(code)
+        far["PYTHONPATH"] = str(hidden)
+    sent = home.lineside("save", "my-run", "--expires", "1", env=far)
+    assert sent.returncode == 1
+    assert sent.stdout == "save: requested\n"
+    assert sent.stderr.splitlines() == [
+        "there is no store to look 'my-run' up in: taken as a run's id",
+        "lineside: save: no answer has come in time",
+    ]
+    [event] = read_all(f"ipc://{home.path}/bus.sock", ["my-run/control"], until=bool)
+    assert (event.data or {})["op"] == "save"
+    for no_id in ("latest", "a b"):
+        refused = home.lineside("save", no_id, env=far)
+        assert refused.returncode == 2
+        assert refused.stderr.endswith(f"; or give a run's whole id, not '{no_id}'\n")
+        assert ("package sqlalchemy" in refused.stderr) == (packages != "all")
+
+
 def test_a_revoked_key_is_let_in_no_more_without_a_restart(home: Home) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     reads = made(home, "eyes", "--role", "read")["file"]
