@@ -61,7 +61,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _clock(settings.home)
     yield from _bus(settings)
     yield from _spool(settings)
-    yield _dashboard(settings)
+    if not _is_elsewhere(settings):
+        yield _dashboard(settings)
 
 
 def _python() -> Check:
@@ -192,7 +193,18 @@ def _bus(settings: Settings) -> Iterator[Check]:
     yield from _store(settings, journal, head)
 
 
+def _is_elsewhere(settings: Settings) -> bool:
+    """Whether store and page are left to the machine of the broker: it is another one, and nothing
+    here tells of a store."""
+    default = Settings.from_env({"LINESIDE_HOME": str(settings.home)}).store
+    is_told = settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
+    return settings.broker.startswith("tcp://") and not is_told
+
+
 def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
+    if _is_elsewhere(settings):
+        yield Check("store", OK, "on the broker's machine, and so is the page")
+        return
     try:
         from lineside.store.database import open_store
         from lineside.store.reads import History

@@ -101,8 +101,13 @@ def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_
         "with key 'eyes', its journal is at"
         in report(home, LINESIDE_KEY=reads, **far)["broker"]["said"]
     )
-    emitting = report(home, LINESIDE_KEY=emits, **far)["broker"]
-    assert emitting["state"] == "ok"
+    emitting = report(home, LINESIDE_KEY=emits, **far)
+    assert {name for name, check in emitting.items() if check["state"] == "fail"} == set()
+    assert emitting["broker"]["state"] == "ok"
+    assert emitting["store"]["said"] == "on the broker's machine, and so is the page"
+    assert "dashboard" not in emitting
+    told = report(home, LINESIDE_KEY=emits, LINESIDE_STORE=f"sqlite:///{tmp_path}/no.db", **far)
+    assert (told["store"]["state"], "dashboard" in told) == ("fail", True)
     wrong = report(home, LINESIDE_KEY=str(kept), **far)["broker"]
     assert wrong["state"] == "fail"
     assert "not in the broker's list, or was revoked" in wrong["said"]
@@ -115,8 +120,8 @@ def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_
     kept.unlink()
     assert "cannot be read" in report(home, LINESIDE_KEY=str(kept), **far)["broker"]["said"]
 
-    told = read_all(f"ipc://{home.path}/bus.sock", ["audit"], until=bool)
-    assert {(event.data or {})["who"] for event in told} == {"gone"}
+    noted = read_all(f"ipc://{home.path}/bus.sock", ["audit"], until=bool)
+    assert {(event.data or {})["who"] for event in noted} == {"gone"}
 
     stop = home.lineside(
         "stop", "some-run", "--ahead", "--no-wait", env=far | {"LINESIDE_KEY": reads}
