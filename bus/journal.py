@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -66,8 +66,8 @@ class Journal(Protocol):
         """Entries of ``wanted`` streams after an offset, in order, about ``limit`` bytes, and up to
         which offset there are no others."""
 
-    def runs(self) -> frozenset[str]:
-        """Every run that was ever appended to."""
+    def streams(self) -> Collection[Stream]:
+        """Every stream that was ever appended to."""
 
     def cursors(self) -> dict[str, int]:
         """How far each durable reader is."""

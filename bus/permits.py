@@ -26,8 +26,10 @@ class Permits:
     def __init__(self, journal: Journal, *, shared: bool) -> None:
         self._journal = journal
         self._shared = shared
-        # Runs from before there were keys are this machine's.
-        self._older = journal.runs() if shared else frozenset()
+        # Runs from before there were keys are this machine's; of one to which there is only a
+        # command nobody has written anything.
+        streams = journal.streams() if shared else ()
+        self._older = frozenset(stream.run for stream in streams if not is_minded(stream))
         self.claimed: dict[str, str] = {}
         """Whose something is, to be committed with the next transaction."""
 

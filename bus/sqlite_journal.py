@@ -160,9 +160,9 @@ class SqliteJournal:
             del self._cursors[name]
         return names
 
-    def runs(self) -> frozenset[str]:
-        """Every run of which there is a stream."""
-        return frozenset(stream.run for stream in self._ids)
+    def streams(self) -> Collection[Stream]:
+        """Every stream that was ever appended to."""
+        return self._ids.keys()
 
     def oldest(self) -> Iterator[tuple[int, float, int, int]]:
         """Offset, time of commit, records and bytes of each entry, the oldest first."""

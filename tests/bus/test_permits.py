@@ -235,12 +235,18 @@ def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
     wall: Wall, open_wall: Open, remote: Remote
 ) -> None:
     both, trains = wall.key("both", "control", "emit"), wall.key("node7", "emit")
-    open_wall()
-    with Controller(wall.address(both), "run") as controller:
-        controller.send(Command("stop"))
-    peer = remote(trains)
-    assert taken(peer.ask(Hi(STREAM)))
-    assert taken(peer.ask(Hi(STREAM._replace(producer="control"))))
+    served = open_wall()
+    for run, address in (("run", wall.address(both)), ("own", wall.local)):
+        with Controller(address, run) as controller:
+            controller.send(Command("stop"))
+    for is_restarted in (False, True):
+        if is_restarted:
+            served.stop()
+            open_wall()
+        peer = remote(trains)
+        for stream in (STREAM, STREAM._replace(run="own")):
+            assert taken(peer.ask(Hi(stream)))
+            assert taken(peer.ask(Hi(stream._replace(producer="control"))))
 
 
 def test_the_audit_is_written_by_nobody_from_outside(
@@ -303,5 +309,5 @@ def test_owners_are_kept_also_by_a_journal_from_before_there_were_any(home: Path
     journal.close()
     again = SqliteJournal(path)
     assert again.owners == {"run": "node7", "@name": ""}
-    assert again.runs() == {STREAM.run}
+    assert set(again.streams()) == {STREAM}
     again.close()
