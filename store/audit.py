@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from lineside.bus.events import REFUSED, is_run_id
 from lineside.store import schema
@@ -32,15 +32,14 @@ def add_entry(connection: Connection, **values: Any) -> None:
         _prune(connection)
 
 
-def name_issuer(
-    connection: Connection, run: str, command: str, who: str | None, op: str | None
-) -> None:
-    """Write into the answers to a command who had asked for what."""
+def name_issuer(connection: Connection, run: str, command: str, who: str, op: str) -> None:
+    """Write into the answers to a command that came before it who had asked, and for what where
+    they do not say."""
     audit = schema.audit.c
     connection.execute(
         update(schema.audit)
-        .where(audit.run == run, audit.command == command, audit.outcome != "requested")
-        .values(who=who, action=op)
+        .where(audit.run == run, audit.command == command, audit.who.is_(None))
+        .values(who=who, action=func.coalesce(audit.action, op))
     )
 
 

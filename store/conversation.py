@@ -1,8 +1,9 @@
 """What is said about commands to a run: the command itself, and the answers to it, as one row.
 
 They come from several streams, so an answer may be recorded before its command. Whatever their
-order, the row is the same: a command sent twice is as it was first sent, and of several answers the
-one that says most stands, because whoever did a thing knows better than who only heard nothing.
+order, the row is the same: of several answers the one that says most stands, because whoever did a
+thing knows better than who only heard nothing. A command sent twice is as it was recorded first,
+whenever its sender says that was: so stands it in the journal, and so the training took it.
 """
 
 from __future__ import annotations
@@ -49,15 +50,11 @@ class Conversation:
             raise Unreadable(f"a command counts only in a stream of {bus.PRODUCER!r}")
         name, said, now = _id(seen), _content(seen.data), seen.event.time
         known = self._known(seen, name)
-        first = known or said
         if known is None:
             self._make(seen, name, state="requested", requested_at=now, **said)
-        elif known["requested_at"] is None or _order(now, said) < _order(
-            known["requested_at"], known
-        ):
+        elif known["requested_at"] is None:
             self._change(seen, name, requested_at=now, told_at=min(now, known["told_at"]), **said)
-            first = said
-        name_issuer(self._ledger.connection, seen.run.id, name, first["issued_by"], first["op"])
+            name_issuer(self._ledger.connection, seen.run.id, name, said["issued_by"], said["op"])
         add_entry(
             self._ledger.connection,
             time=now,
@@ -104,7 +101,7 @@ class Conversation:
             self._ledger.connection,
             time=now,
             who=known["issued_by"] if known else None,
-            action=(known["op"] if known else None) or op,
+            action=op or (known["op"] if known else None),
             target=seen.run.id,
             outcome=state,
             why=answer["detail"],
@@ -147,12 +144,6 @@ def _content(data: Mapping[str, Any]) -> dict[str, Any]:
         "issued_by": _text(data, "issued_by") or "",
         "expires_at": float(expires) if is_number(expires) and is_time(expires) else None,
     }
-
-
-def _order(requested_at: float, said: Mapping[str, Any]) -> tuple[Any, ...]:
-    """By which the first of several commands of one id is told, whatever order they came in."""
-    texts = tuple(said[name] or "" for name in ("op", "args", "reason", "issued_by"))
-    return (requested_at, *texts, said["expires_at"] or 0.0)
 
 
 def _says_more(answer: Mapping[str, Any], now: float, known: Mapping[str, Any]) -> bool:
