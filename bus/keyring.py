@@ -32,6 +32,7 @@ _EXPECTED = (
     "the next `lineside keys new` makes another, for which every key has to be made anew"
 )
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_RUNS = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,17 @@ class Keyring:
             self._entries = {one.proof: one for one in self._read()}
             self.changes += 1
 
+    def check(self) -> None:
+        """Read the list if it has changed.
+
+        Raises:
+            SettingsError: it is there and cannot be read.
+        """
+        self.refresh()
+        if self._unreadable:
+            hint = "mend it or put a copy back; or remove it, and every key and token with it"
+            raise SettingsError("the list of keys", self._path, f"{self._unreadable}; {hint}")
+
     def broker(self) -> KeyFile:
         """The broker's own key pair.
 
@@ -109,14 +121,15 @@ class Keyring:
         """Make a key, and the broker's own if it has none yet; the file to hand over.
 
         Raises:
-            KeyNameError: a name that cannot be, or is in use, or a role there is none of.
+            KeyNameError: a name that cannot be, or is in use, a role there is none of, or a
+                pattern that fits no run.
             SettingsError: the list, or the broker's own key, is there and cannot be read.
             OSError: a file cannot be written.
         """
         import zmq
 
         with self._changing():
-            self._check(name, roles)
+            self._check(name, roles, runs)
             if not (self.folder / _BROKER).exists():
                 public, secret = (part.decode() for part in zmq.curve_keypair())
                 KeyFile("broker", public, secret, public).write(self.folder / _BROKER)
@@ -168,16 +181,12 @@ class Keyring:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             self._seen = None
-            self.refresh()
-            if self._unreadable:
-                # What is written next would be all there is.
-                hint = "mend it or put a copy back; or remove it, and every key and token with it"
-                raise SettingsError("the list of keys", self._path, f"{self._unreadable}; {hint}")
+            self.check()  # what is written next would be all there is
             yield
         finally:
             os.close(fd)
 
-    def _check(self, name: str, roles: Sequence[str]) -> None:
+    def _check(self, name: str, roles: Sequence[str], runs: Sequence[str] = ()) -> None:
         if not _NAME.fullmatch(name) or name == "broker":
             expected = "expected 1 to 64 of A-Z a-z 0-9 . _ - not beginning with . or -"
             raise KeyNameError(name, f"{expected}, and not broker")
@@ -187,6 +196,10 @@ class Keyring:
         if unknown or not roles:
             which = f"role {unknown[0]!r} is none" if unknown else "it needs a role"
             raise KeyNameError(name, f"{which}: expected {', '.join(ROLES)}")
+        for pattern in runs:
+            if not _RUNS.fullmatch(pattern):
+                expected = "expected an id, or as nlp-*: 1 to 128 of A-Z a-z 0-9 . _ - *"
+                raise KeyNameError(name, f"no run fits {pattern!r}: {expected}")
 
     def _add(self, entry: Entry) -> None:
         self._entries[entry.proof] = entry

@@ -75,6 +75,7 @@ def _new_token(
 
 
 def _list(keyring: Keyring, json: bool) -> None:
+    keyring.check()
     found = keyring.entries()
     if json:
         print_json({"items": [_document(one) for one in found]})

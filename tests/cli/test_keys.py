@@ -61,6 +61,8 @@ def test_a_key_is_made_listed_and_revoked(home: Home) -> None:
         (("revoke", "nobody"), "no key or token of that name is good"),
         (("new", "a"), "it needs a role: expected emit, read, control, admin"),
         (("new", "a", "--role", "root"), "role 'root' is none: expected emit"),
+        (("new", "a", "--role", "emit", "--runs", ""), "no run fits '': expected an id, or as"),
+        (("new", "a", "--role", "emit", "--runs", "a/b"), "no run fits 'a/b': expected an id"),
         (("new", "../a", "--role", "emit"), "expected 1 to 64 of A-Z"),
         (("new", "broker", "--role", "emit"), "and not broker"),
         (("new", "a", "--role", "emit", "--token"), "emit is for keys"),
@@ -72,6 +74,15 @@ def test_what_cannot_be_is_one_sentence(home: Home, arguments: tuple[str, ...], 
     assert done.returncode == 2
     assert done.stderr.startswith("lineside: ")
     assert why in done.stderr
+
+
+def test_a_list_that_cannot_be_read_is_not_shown_as_an_empty_one(home: Home) -> None:
+    made(home, "a", "--role", "emit")
+    (home.path / "keys" / "list.json").write_text("{")
+    done = home.lineside("keys", "list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the list of keys=" in done.stderr
+    assert "put a copy back" in done.stderr
 
 
 def test_a_name_in_use_is_not_given_twice(home: Home) -> None:
