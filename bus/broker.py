@@ -113,7 +113,7 @@ class Broker(Service):
         before the journal can be written.
 
         Raises:
-            SettingsError: it is to listen on a network, and there is no key to be let in with.
+            SettingsError: it is to listen on a network, and no key was ever made.
         """
         opened = self._opened
         private_folder(self._settings.home)

@@ -64,7 +64,8 @@ class Keyring:
         self._path = folder / _LIST
         self._seen: tuple[int, int, int] | None = None
         self._entries: dict[str, Entry] = {}
-        self._unreadable = ""  # why, if it is
+        self.unreadable = ""
+        """Why the list cannot be read, if it cannot."""
         self.changes = 0
         """How often another list than before was read."""
 
@@ -105,9 +106,9 @@ class Keyring:
             SettingsError: it is there and cannot be read.
         """
         self.refresh()
-        if self._unreadable:
+        if self.unreadable:
             hint = "mend it or put a copy back; or remove it, and every key and token with it"
-            raise SettingsError("the list of keys", self._path, f"{self._unreadable}; {hint}")
+            raise SettingsError("the list of keys", self._path, f"{self.unreadable}; {hint}")
 
     def broker(self) -> KeyFile:
         """The broker's own key pair.
@@ -219,13 +220,13 @@ class Keyring:
             os.close(folder)
 
     def _read(self) -> list[Entry]:
-        self._unreadable = ""
+        self.unreadable = ""
         try:
             return [_entry(one) for one in json.loads(self._path.read_bytes())["keys"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            self._unreadable = f"{type(error).__name__}: {error}"
+            self.unreadable = f"{type(error).__name__}: {error}"
             log.warning(
                 "the list of keys %s cannot be read, nobody is let in: %s", self._path, error
             )
@@ -251,16 +252,21 @@ def keys_folder(home: Path) -> Path:
 
 
 def check_can_listen(keyring: Keyring) -> KeyFile:
-    """The broker's key pair, if there is anybody to let in.
+    """The broker's key pair, if there was ever anybody to let in.
+
+    Who is on the broker's own machine does not lose it with the last key.
 
     Raises:
-        SettingsError: there is nobody, or no key pair.
+        SettingsError: there never was, or there is no key pair.
     """
-    if not keyring.good(KEY):
+    keys = [one for one in keyring.entries() if one.what == KEY]
+    if not keys and not keyring.unreadable:
         raise SettingsError(
             "--listen",
             "tcp",
-            "nobody could connect, because no key is good; make one first: "
+            "nobody could connect, because there is no key; make one first: "
             "lineside keys new NAME --role emit",
         )
+    if keys and all(one.revoked for one in keys):
+        log.warning("every key is revoked: nobody is let in until `lineside keys new` makes one")
     return keyring.broker()

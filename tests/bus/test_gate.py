@@ -51,6 +51,26 @@ def test_without_a_key_nobody_listens_on_a_network(settings: Settings, serve: Se
         serve(listen="ipc:///somewhere")
 
 
+def test_the_own_machine_keeps_its_broker_when_the_last_key_is_revoked(
+    wall: Wall, open_wall: Open, remote: Remote, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = home / "kept.key"
+    kept.write_bytes(wall.key("a", "emit").read_bytes())
+    kept.chmod(0o600)
+    wall.keyring.revoke("a")
+    open_wall()
+    assert "every key is revoked: nobody is let in" in caplog.text
+    with Producer(wall.local, STREAM) as producer:
+        producer.emit("log")
+        producer.flush()
+    with (
+        Reader(wall.address(kept), start=LIVE) as reader,
+        pytest.raises(KeyRefused, match="or was revoked"),
+    ):
+        reader.wait_connected(0.2)
+    assert taken(remote(wall.key("b", "emit")).ask(Hi(STREAM._replace(run="other"))))
+
+
 def test_a_broker_whose_own_address_is_on_a_network_says_how_it_is_done(home: Path) -> None:
     env = {"LINESIDE_HOME": str(home), "LINESIDE_BROKER": "tcp://127.0.0.1:7430"}
     with pytest.raises(AddressError, match="--listen tcp://"):
