@@ -77,13 +77,16 @@ class Settings:
 
 
 def private_folder(path: Path) -> Path:
-    """``path``, made with mode 0700 if it was missing.
+    """``path``, made with mode 0700 if it was missing, and so the folders above it.
 
     Raises:
         SettingsError: it cannot be made or written.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: ``parents`` would leave those above open to everybody.
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise SettingsError(
             "folder", path, f"it cannot be made ({error.strerror}); set LINESIDE_HOME elsewhere"

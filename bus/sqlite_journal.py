@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
 from zlib import crc32
@@ -66,6 +66,10 @@ class SqliteJournal:
                 path,
                 kind,
             )
+        # What SQLite makes beside the file has the file's mode. Why it cannot be had SQLite says.
+        with suppress(OSError):
+            path.touch(mode=0o600)
+            path.chmod(0o600)
         with self._translated():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
         try:
@@ -212,7 +216,6 @@ class SqliteJournal:
             db.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
         db.execute(_OWNERS)
         db.execute("COMMIT")
-        self.path.chmod(0o600)
 
     def _load(self) -> None:
         db = self._db

@@ -75,7 +75,9 @@ def test_journals_have_different_ids(tmp_path: Path) -> None:
 
 
 def test_only_its_user_may_read_it(journal: SqliteJournal) -> None:
-    assert journal.path.stat().st_mode & 0o777 == 0o600
+    fill(journal, 1)
+    names = {path.name: path.stat().st_mode & 0o777 for path in journal.path.parent.iterdir()}
+    assert names == dict.fromkeys(("journal.db", "journal.db-wal"), 0o600)
 
 
 def test_a_read_is_bounded_but_never_empty(journal: SqliteJournal) -> None:
