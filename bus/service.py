@@ -9,6 +9,8 @@ import resource
 import signal
 from types import FrameType
 
+from lineside.bus.text import printable
+
 log = logging.getLogger("lineside")
 
 SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
@@ -67,9 +69,14 @@ def allow_many_files() -> None:
 
 
 def configure_logging(level: str = "INFO") -> None:
-    """Log lines of a process of ours go to stderr, one format for all."""
-    logging.basicConfig(
-        level=level,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    """Log lines of a process of ours go to stderr, one format for all, each on one line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """A message may hold what somebody asked for who is not even let in."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))

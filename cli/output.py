@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lineside.bus.text import printable
 from lineside.dashboard.strict import strict
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -25,6 +26,7 @@ def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:
     """Aligned columns; those whose index is in ``right`` are numbers, aligned at their end."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
     lines = [
         "  ".join(
@@ -38,6 +40,7 @@ def table(
 
 def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
     """Names and what they are, one a line."""
+    items = [(printable(name), printable(said)) for name, said in items]
     width = max((len(name) for name, _ in items), default=0)
     return "\n".join(f"{' ' * indent}{name.ljust(width)}  {said}".rstrip() for name, said in items)
 
@@ -45,7 +48,7 @@ def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
 def warn(sentence: str) -> None:
     """A line on stderr, where it does not mix with what is piped on; never fails."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(f"{printable(sentence)}\n")
         sys.stderr.flush()
 
 

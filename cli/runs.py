@@ -10,6 +10,7 @@ import typer
 from lineside.bus.errors import MissingExtra, StoreError, UsageError
 from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
+from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, pairs, print_json, table, warn
 from lineside.dashboard import words
 
@@ -123,7 +124,9 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         return
     account = found.loss_account
     sections = [
-        f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else ""),
+        printable(
+            f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else "")
+        ),
         pairs(_facts(found)),
         _traceback(found),
         "Attempts\n"
@@ -161,7 +164,10 @@ def hook_cost(streams: list[StreamAccount]) -> str:
 
 def _traceback(run: Run) -> str:
     error = run.error
-    return f"Traceback of {error.producer}\n{error.traceback.rstrip()}" if error else "\n"
+    if error is None:
+        return "\n"
+    lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
+    return "\n".join((f"Traceback of {error.producer}", *lines))
 
 
 def _row(run: Run, now: datetime) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import typer
 
 from lineside.bus.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
+from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, print_json
 from lineside.cli.runs import look_up
 from lineside.dashboard import words
@@ -49,7 +50,7 @@ def tail(
                 if json:
                     print_json(document(stream, item), indent=None)
                 else:
-                    typer.echo(line(stream, item, one_run=run is not None))
+                    typer.echo(printable(line(stream, item, one_run=run is not None)))
             reader.commit(batch.offset)
 
 

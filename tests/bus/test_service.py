@@ -95,5 +95,9 @@ def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -
         configure_logging()
         logging.getLogger("lineside").info("a word")
         assert " INFO a word" in capsys.readouterr().err
+        # What others wrote makes no lines of its own, and tells a terminal nothing.
+        logging.getLogger("lineside").info("refused %s", "/x\n2026 INFO let in\x1b[31m\u202e")
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.endswith(r"refused /x\n2026 INFO let in\x1b[31m\u202e")
     finally:
         root.handlers, root.level = before

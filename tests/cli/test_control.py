@@ -122,6 +122,17 @@ def test_one_that_nobody_takes_says_so(station: Home) -> None:
     assert sent.stderr == "lineside: stop: no answer has come in time\n"
 
 
+def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(station: Home) -> None:
+    reason = "ok\n2026-11-21 18:00:00  eve  stop\x1b[2J"
+    sent = station.lineside("save", "odd", "--ahead", "--no-wait", "--reason", reason)
+    assert sent.returncode == 0
+    audit = wait_until(lambda: station.lineside("audit", "--run", "odd").stdout)
+    _, line = audit.splitlines()
+    assert line.endswith(r"ok\n2026-11-21 18:00:00  eve  stop\x1b[2J")
+    nobody = station.lineside("audit", "--run", "x\x1b[2J").stderr
+    assert nobody == "nothing about x\\x1b[2J\n"
+
+
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])
 def test_a_rate_that_is_none_is_refused(station: Home, rate: str) -> None:
     done = station.lineside("set-lr", "--ahead", "not-yet", "--", rate)
