@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -63,7 +64,7 @@ class _Peer:
     proof: str  # the key it came with; empty on this machine
     rights: Rights | None  # None once that key may be here no more
     streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
-    reads: tuple[str, ...] = ()
+    awaits: frozenset[str] = frozenset()  # runs whose commands it reads until they are another's
 
     def opened(self, stream: Stream) -> None:
         self.streams.pop(stream, None)
@@ -230,7 +231,8 @@ class Broker(Service):
                 self._deny(identity, peer, message, why)
                 return
             position, displaced = self._readers.subscribe(identity, message)
-            peer.reads = message.streams
+            runs = {pattern.partition("/")[0] for pattern in message.streams}
+            peer.awaits = frozenset(runs if rights.only_emits else ())
             journal = self._journal
             answer = Ack(message.name, position, OK, journal.head, journal.id)
             self._send([identity, *answer.encode()])
@@ -280,8 +282,8 @@ class Broker(Service):
             self._readers.remember(self._intake.commit(cursors, expire_before, owners))
             cursors.clear()
             if owners:
+                self._part_readers(owners)
                 owners.clear()
-                self._part_readers()
         except JournalDamaged as error:
             if not expire_before:
                 raise
@@ -342,12 +344,15 @@ class Broker(Service):
             if peer.proof and rights_at(self._gate, peer.proof) != peer.rights:
                 self._forget(identity)
 
-    def _part_readers(self) -> None:
-        """A run may be somebody's now that was nobody's: who subscribed to it meanwhile and may no
+    def _part_readers(self, owners: Mapping[str, str]) -> None:
+        """Runs are somebody's now that were nobody's: who subscribed to one meanwhile and may no
         longer is asked for its subscription again, and answered."""
         for identity, peer in self._peers.items():
             rights = peer.rights
-            if rights and identity in self._readers and self._permits.read(rights, peer.reads):
+            if (rights and peer.awaits) and any(
+                run in peer.awaits and rights.is_foreign(run, owner)
+                for run, owner in owners.items()
+            ):
                 self._readers.drop(identity)
 
     def _last_words(self) -> None:

@@ -21,6 +21,10 @@ MAX_BLOB = 4 << 20
 """Bytes of records one PUT may carry (4 MiB). Producers aim for 256 KiB."""
 MAX_MESSAGE = 16 << 20
 """Bytes of a whole frame beyond which a socket is cut off by libzmq."""
+MAX_PATTERNS = 4096
+"""Patterns one SUB may carry."""
+MAX_PATTERN = 386
+"""Characters of a pattern: three parts of 128."""
 
 Frames: TypeAlias = "list[bytes]"
 _U64 = struct.Struct("<Q")
@@ -172,6 +176,11 @@ class Sub:
         streams = _unpack(args, 3)
         if not isinstance(streams, list) or not all(isinstance(s, str) for s in streams):
             raise BadMessage("streams: expected a list of patterns")
+        if len(streams) > MAX_PATTERNS or any(len(text) > MAX_PATTERN for text in streams):
+            raise BadMessage(
+                f"streams: {len(streams)} patterns, the longest of {max(map(len, streams))} "
+                f"characters: at most {MAX_PATTERNS} of {MAX_PATTERN} are taken"
+            )
         name = _str(args, 0)
         if start == CURSOR and not name:
             raise BadMessage("start cursor needs a reader's name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from lineside.bus.events import Stream
 
@@ -16,12 +17,12 @@ class Patterns:
     """
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
-        self._parts = []
+        self._parts = set()
         for text in texts:
-            parts = text.split("/")
+            parts = tuple(text.split("/"))
             if len(parts) > 3 or not all(parts):
                 raise ValueError(f"pattern {text[:200]!r}: expected run[/producer[/attempt]]")
-            self._parts.append(parts)
+            self._parts.add(parts)
         self._decided: dict[Stream, bool] = {}
 
     @property
@@ -34,8 +35,10 @@ class Patterns:
             return True
         decided = self._decided.get(stream)
         if decided is None:
+            # However many patterns there are, no more than these 14 fit.
             decided = self._decided[stream] = any(
-                all(part in ("*", have) for part, have in zip(parts, stream, strict=False))
-                for parts in self._parts
+                parts in self._parts
+                for count in (1, 2, 3)
+                for parts in product(*((part, "*") for part in stream[:count]))
             )
         return decided

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from lineside.bus.commands import COMMAND, PRODUCER
 from lineside.bus.errors import CorruptRecord
@@ -63,19 +63,14 @@ class Permits:
             if message.name:
                 self._claim(f"@{message.name}", rights)
             return ""
-        why = self.read(rights, message.streams)
-        return why or (self._name(rights, message.name) if message.name else "")
-
-    def read(self, rights: Rights, patterns: Sequence[str]) -> str:
-        """Go on reading; who only emits may not once a run is another's."""
-        for pattern in patterns or ("",):
+        for pattern in message.streams or ("",):
             why = rights.may_read(pattern)
-            if not why and rights.roles == {EMIT}:
+            if not why and rights.only_emits:
                 run = pattern.partition("/")[0]
                 why = rights.is_foreign(run, self._run(run))
             if why:
                 return why
-        return ""
+        return self._name(rights, message.name) if message.name else ""
 
     def _begun(self, rights: Rights, stream: Stream) -> str:
         if not self._shared or not is_minded(stream) or rights.is_admin:
@@ -85,7 +80,7 @@ class Permits:
         return f"{stream} was begun by somebody else than key {rights.name!r}"
 
     def _name(self, rights: Rights, name: str) -> str:
-        if rights.roles == {EMIT}:
+        if rights.only_emits:
             return f"a durable name takes the role read: key {rights.name!r} has {rights.said}"
         holder = self._owner(f"@{name}")
         if holder is None and name in self._journal.cursors():

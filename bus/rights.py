@@ -42,6 +42,11 @@ class Rights:
         return ADMIN in self.roles
 
     @property
+    def only_emits(self) -> bool:
+        """Whether he may read no more than the commands for his own runs."""
+        return self.roles == {EMIT}
+
+    @property
     def said(self) -> str:
         """The roles, for people."""
         return ", ".join(role for role in ROLES if role in self.roles)

@@ -16,6 +16,8 @@ from lineside.bus.messages import (
     CURSOR,
     LIVE,
     MAX_BLOB,
+    MAX_PATTERN,
+    MAX_PATTERNS,
     OFFSET,
     START,
     Ack,
@@ -54,7 +56,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         any_text,
         st.sampled_from([START, LIVE, OFFSET]),
         u64,
-        st.lists(any_text).map(tuple),
+        st.lists(st.text(max_size=MAX_PATTERN)).map(tuple),
         u64,
     ),
     st.builds(Evt, u64, streams, u64, u64, st.binary()),
@@ -118,6 +120,14 @@ def test_what_is_wrong_is_told(frames: list[bytes], why: str) -> None:
     with pytest.raises(BadMessage) as told:
         decode(frames)
     assert why in str(told.value)
+
+
+@pytest.mark.parametrize("patterns", [("run",) * (MAX_PATTERNS + 1), ("r" * (MAX_PATTERN + 1),)])
+def test_a_subscription_is_bounded(patterns: tuple[str, ...]) -> None:
+    with pytest.raises(BadMessage, match="at most 4096 of 386 are taken"):
+        decode(Sub("", START, 0, patterns, 64).encode())
+    most = Sub("", START, 0, ("r" * MAX_PATTERN,) * MAX_PATTERNS, 64)
+    assert decode(most.encode()) == most
 
 
 def test_a_durable_reader_may_start_at_its_cursor() -> None:
