@@ -90,7 +90,9 @@ def router(door: Door) -> APIRouter:
     @routes.patch(
         "/runs/{run_id}",
         response_model=Run,
-        responses=refusals(_400="The body cannot be read.", _404="No such run."),
+        responses=refusals(
+            _400="The body cannot be read.", _404="No such run.", _413="The body is too large."
+        ),
     )
     def change_run(run_id: RunId, change: RunChange) -> Response:
         """Change a run's name, project, note or tags; what is left out stays."""

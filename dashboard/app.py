@@ -19,6 +19,7 @@ from lineside.dashboard.access import Access
 from lineside.dashboard.answers import refusals
 from lineside.dashboard.assets import Assets
 from lineside.dashboard.audit import Audit
+from lineside.dashboard.body import Bounded
 from lineside.dashboard.desk import Desk
 from lineside.dashboard.door import Door
 from lineside.dashboard.feed import StoreFeed
@@ -71,6 +72,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.hub = hub
+    app.add_middleware(Bounded)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if keyring is not None:
         app.add_middleware(Access, keyring=keyring, audit=audit, page=renderer.error)

@@ -55,6 +55,7 @@ def router(door: Door, desk: Desk) -> APIRouter:
         responses=refusals(
             _404="No such run.",
             _409="Its training is over, or another command was sent under this id.",
+            _413="The body is too large.",
             _503="No broker takes it now, or the run history cannot be read.",
         ),
     )

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
+from lineside.dashboard.body import BODY_MAX
 from lineside.dashboard.strict import strict
 
 log = logging.getLogger("lineside")
@@ -134,6 +135,9 @@ def from_status(request: Request, status: int) -> Problem:
     if status == HTTPStatus.BAD_REQUEST:
         detail = "The body could not be read: expected JSON in UTF-8."
         return Problem(400, "bad-request", "That cannot be answered", detail)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        detail = f"The body is too large: expected at most {BODY_MAX:,} bytes."
+        return Problem(413, "too-large", "The request is too large", detail)
     phrase = HTTPStatus(status).phrase
     return Problem(status, phrase.lower().replace(" ", "-"), phrase, f"{phrase}: {path}.")
 

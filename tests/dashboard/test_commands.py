@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ import pytest
 from lineside.bus import commands
 from lineside.bus.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
+from lineside.dashboard.body import BODY_MAX
 from tests.dashboard.conftest import DEADLINE, House, wait_for
 from tests.dashboard.test_api import problem
 from tests.subscribers.conftest import ServiceProcess
@@ -161,6 +165,25 @@ def test_what_is_no_command_is_refused_with_a_reason(
     headers = {"content-type": "application/json"}
     refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
     assert refused["errors"]
+
+
+@pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
+def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
+    house: House, site: str, framing: str
+) -> None:
+    begin(house)
+    for method, path in (("POST", COMMANDS), ("PATCH", "/api/runs/tiny-1")):
+        with closing(HTTPConnection(site.partition("://")[2], timeout=DEADLINE)) as connection:
+            connection.putrequest(method, path)
+            connection.putheader("content-type", "application/json")
+            is_chunked = framing == "transfer-encoding"
+            connection.putheader(framing, "chunked" if is_chunked else str(1 << 32))
+            connection.endheaders()
+            piece = b" " * (BODY_MAX + 1)
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+            answer = connection.getresponse()
+            assert answer.status == 413
+            assert json.loads(answer.read())["type"] == "urn:lineside:problem:too-large"
 
 
 def test_a_command_from_another_site_is_refused(
