@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -28,7 +29,7 @@ def caller(request: Request) -> Rights | None:
     return found
 
 
-def refusal(rights: Rights | None, what: str, role: str) -> str:
+def why_not(rights: Rights | None, what: str, role: str) -> str:
     """Why who has ``rights`` may not do ``what``, which takes ``role``; empty if he may."""
     if rights is not None and (rights.is_admin or role in rights.roles):
         return ""
@@ -89,22 +90,14 @@ class Access:
             )
             problem = Problem(401, "no-access", title, detail)
         else:
-            why = refusal(entry.rights, scope["method"], needed)
+            why = why_not(entry.rights, scope["method"], needed)
             if not why:
                 return None
             detail = f"Refused: {why}."
             problem = Problem(403, "not-allowed", "Not allowed", detail, {"role": needed})
         is_first_look = not token and wants_page(Request(scope))
         if not is_first_look:
-            self._audit.note(
-                Refusal(
-                    who=entry.name if entry else address_of(scope),
-                    role=entry.rights.said if entry else "",
-                    action="http",
-                    target=scope["path"],
-                    why=why,
-                )
-            )
+            self._audit.note(refusal(self._keyring, token, scope, why))
         return problem
 
     def _answer(self, request: Request, problem: Problem) -> Response:
@@ -119,8 +112,19 @@ class Access:
 
 def find(keyring: Keyring, token: str) -> Entry | None:
     """The good token that ``token`` is, if it is one."""
-    entry = keyring.find(TOKEN, hash_token(token)) if token else None
+    entry = _listed(keyring, token)
     return entry if entry is not None and not entry.revoked else None
+
+
+def refusal(keyring: Keyring, token: str, scope: Scope, why: str) -> Refusal:
+    """What is noted of who showed ``token``, which may be none, unknown, or revoked by now."""
+    entry = _listed(keyring, token)
+    who, role = (entry.name, entry.rights.said) if entry else (address_of(scope), "")
+    return Refusal(who, role, "http", scope["path"], why)
+
+
+def _listed(keyring: Keyring, token: str) -> Entry | None:
+    return keyring.find(TOKEN, hash_token(token)) if token else None
 
 
 def shown_token(headers: Headers) -> str:
@@ -132,6 +136,9 @@ def shown_token(headers: Headers) -> str:
 
 
 def address_of(scope: Scope) -> str:
-    """Where a request comes from."""
+    """Where a request comes from; empty if a header that a proxy passed on says no address."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    try:
+        return str(ipaddress.ip_address(client[0])) if client else ""
+    except ValueError:
+        return ""

@@ -7,9 +7,8 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from lineside.bus.audit import Refusal
 from lineside.bus.keyring import Keyring
-from lineside.dashboard.access import COOKIE, LOGIN, address_of, find
+from lineside.dashboard.access import COOKIE, LOGIN, find, refusal
 from lineside.dashboard.audit import Audit
 from lineside.dashboard.render import Renderer
 
@@ -34,7 +33,7 @@ def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
         said = await _fields(request)
         token, onward = said.get("token", "").strip(), _within(said.get("next", "/"))
         if find(keyring, token) is None:
-            audit.note(Refusal(address_of(request.scope), "", "http", LOGIN, _UNKNOWN))
+            audit.note(refusal(keyring, token, request.scope, _UNKNOWN))
             return form(request, onward, _UNKNOWN)
         answer = RedirectResponse(onward, status_code=303)
         # Lax: a link on another site leads in. It can only look, and that site does not see it.

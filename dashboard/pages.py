@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from lineside.bus.commands import APPLIED
 from lineside.bus.rights import ADMIN, CONTROL, Rights
 from lineside.dashboard import account, controls, overview, sections, timeline, words
-from lineside.dashboard.access import caller, refusal
+from lineside.dashboard.access import caller, why_not
 from lineside.dashboard.api import MAX_NUMBER, Sort
 from lineside.dashboard.door import Door
 from lineside.dashboard.render import Renderer
@@ -73,8 +73,8 @@ def router(door: Door, renderer: Renderer) -> APIRouter:
             "run.html",
             attempts=attempts,
             configuration=sections.configuration(history.configuration(run_id)),
-            no_edit=refusal(who, "Editing", CONTROL),
-            no_delete=refusal(who, "Deleting", ADMIN),
+            no_edit=why_not(who, "Editing", CONTROL),
+            no_delete=why_not(who, "Deleting", ADMIN),
             **_parts(history, run, who),
             **_stops(history, run, timeline.HIDDEN_AT_FIRST),
         )
@@ -164,7 +164,7 @@ def _parts(history: History, run: Run, who: Rights | None) -> dict[str, Any]:
         "groups": groups,
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
-        "controls": controls.controls(history, run, refusal(who, "Steering", CONTROL)),
+        "controls": controls.controls(history, run, why_not(who, "Steering", CONTROL)),
         "orders": [controls.order(command, now) for command in orders.items],
         "older_orders": orders.next is not None,
         "many_attempts": len(run.attempts) > 1,

@@ -113,15 +113,30 @@ def test_an_unknown_and_a_revoked_token_are_refused_and_noted_without_being_kept
     gone = keyring.new_token("gone", ["read"])
     assert closed.get("/api/runs", headers=bearer(gone)).status_code == 200
     keyring.revoke("gone")
-    for token in (gone, "ls_guessed", "Ünknown"):
+    for token in ("ls_guessed", "Ünknown", gone):
         answer = closed.get("/api/runs", headers={b"authorization": f"Bearer {token}".encode()})
         assert answer.status_code == 401
         assert "was revoked" in answer.json()["detail"]
-    [told] = refused(house, 1)
-    assert (told["who"], told["target"]) == ("127.0.0.1", "/api/runs")
+    assert closed.post("/login", data={"token": gone}).status_code == 401
+    told = {(one["who"], one["role"], one["target"]) for one in refused(house, 3)}
+    assert told == {
+        ("127.0.0.1", "", "/api/runs"),
+        ("gone", "read", "/api/runs"),
+        ("gone", "read", "/login"),
+    }
     kept = "".join(file.read_text() for file in keyring.folder.iterdir())
     assert gone not in kept
     assert gone not in (house.settings.home / "broker.log").read_text()
+
+
+def test_who_is_refused_over_a_proxy_is_an_address_whatever_he_says(
+    closed: httpx.Client, house: House, broker: BrokerProcess
+) -> None:
+    for number, client in enumerate(("chief", "10.1.2.3", "2001:db8::1", "chief, 10.1.2.4")):
+        forwarded = {"x-forwarded-for": client}
+        assert closed.get(f"/api/{number}", headers=forwarded).status_code == 401
+    told = {one["target"]: one["who"] for one in refused(house, 4)}
+    assert list(map(told.get, sorted(told))) == ["", "10.1.2.3", "2001:db8::1", "10.1.2.4"]
 
 
 def test_a_browser_is_led_to_a_form_and_its_cookie_is_for_this_site_alone(
