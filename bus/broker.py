@@ -117,6 +117,7 @@ class Broker(Service):
             SettingsError: it is to listen on a network, and no key was ever made.
         """
         opened = self._opened
+        allow_many_files()
         private_folder(self._settings.home)
         keyring = Keyring(keys_folder(self._settings.home))
         own = check_can_listen(keyring) if self._listen else None
@@ -136,7 +137,6 @@ class Broker(Service):
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         if own is not None:
-            allow_many_files()
             note = self._housekeeping.refusals.note
             self._gate = Gate(context, self._socket, self._listen, keyring, own, note)
             self._poller.register(self._gate.asked, zmq.POLLIN)

@@ -13,6 +13,7 @@ from lineside.bus.text import printable
 
 log = logging.getLogger("lineside")
 
+_FEW_FILES = 1024
 SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
 """Set by a supervisor for its children, which end when it is no longer their parent."""
 
@@ -61,11 +62,17 @@ class Service:
 
 
 def allow_many_files() -> None:
-    """Raise the number of files this process may open as far as it may: libzmq aborts the process
-    when it can open no more."""
+    """Raise the number of files this process may open as far as it may, and say so if that is not
+    far: libzmq aborts the process when it can open no more."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if 0 <= hard < _FEW_FILES:
+            log.warning(
+                "this process may open only %d files, and each connection takes one: it ends when "
+                "they are used up; raise what `ulimit -Hn` says",
+                hard,
+            )
 
 
 def configure_logging(level: str = "INFO") -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -85,6 +87,18 @@ def test_a_bare_service_has_nothing_to_do() -> None:
     with pytest.raises(NotImplementedError):
         service.turn()
     service.shutdown()
+
+
+@pytest.mark.parametrize(("hard", "is_told"), [(300, True), (2000, False)])
+def test_all_files_may_be_opened_that_may_be_and_few_are_told(hard: int, is_told: bool) -> None:
+    code = (
+        "import resource as r; from lineside.bus.service import allow_many_files\n"
+        f"r.setrlimit(r.RLIMIT_NOFILE, (200, {hard})); allow_many_files()\n"
+        "print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{hard}\n"
+    assert ("may open only 300 files" in done.stderr) is is_told
 
 
 def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -> None:
