@@ -12,6 +12,7 @@ from lineside.bus.commands import EXPIRES_SECONDS
 from lineside.bus.errors import CommandError, LinesideError, RunNotFound
 from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
+from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, print_json
 from lineside.cli.runs import RunArgument, look_up
 
@@ -148,4 +149,4 @@ def _show(name: str, op: str, state: str, step: int, detail: str, json: bool) ->
         )
         return
     where = "" if state == "requested" else f" at step {step:,}"
-    typer.echo(f"{op}: {state}{where}" + (f": {detail}" if detail else ""))
+    typer.echo(f"{op}: {state}{where}" + (f": {printable(detail)}" if detail else ""))
