@@ -49,10 +49,6 @@ def _is_positive(value: object) -> bool:
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
 def _is_seq(value: object) -> bool:
     return _is_whole(value) and 0 <= value < 2**63  # type: ignore[operator]
 
@@ -76,11 +72,8 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     "pause": {"seconds": _Argument("a finite number above 0", _is_positive)},
     "resume": {},
     "set_lr": {"lr": _Argument("a finite number above 0", _is_positive, is_required=True)},
-    # Nothing more will be said of the evaluation of this ``attempt`` that is event ``seq``.
-    "proceed": {
-        "attempt": _Argument("an attempt's name", _is_text, is_required=True),
-        "seq": _Argument("a whole number of at least 0", _is_seq, is_required=True),
-    },
+    # Nothing more will be said of the evaluation that is event ``seq``.
+    "proceed": {"seq": _Argument("a whole number of at least 0", _is_seq, is_required=True)},
 }
 """What can be asked of a training, and with which arguments."""
 UNTOLD = frozenset({"proceed"})
@@ -100,6 +93,7 @@ class Command:
     """One command. ``id`` makes it unique: however often it is sent, it is applied once.
 
     ``expires_at`` is in seconds since the epoch; a training that finds it later does not apply it.
+    With an ``attempt`` only that one applies it; without, whichever trains or is the next to train.
 
     Raises:
         CommandError: no such ``op``, or not its arguments.
@@ -111,6 +105,7 @@ class Command:
     issued_by: str = field(default_factory=_this_user)
     expires_at: float = field(default_factory=lambda: time.time() + EXPIRES_SECONDS)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
+    attempt: str = ""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -124,6 +119,7 @@ class Command:
             "reason": self.reason,
             "issued_by": self.issued_by,
             "expires_at": self.expires_at,
+            "attempt": self.attempt,
         }
 
     @classmethod
@@ -157,7 +153,7 @@ def _number(value: object) -> str:
 
 
 def _check(command: Command) -> None:
-    for name in ("id", "issued_by", "reason"):
+    for name in ("id", "issued_by", "reason", "attempt"):
         text, longest = getattr(command, name), _ID_LENGTH if name == "id" else _TEXT_LENGTH
         if not isinstance(text, str) or len(text) > longest:
             raise CommandError(name, text, f"a text of at most {longest} characters")

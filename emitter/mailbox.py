@@ -31,6 +31,7 @@ class Mailbox:
         identity = publisher.identity
         unconfirmed = publisher.unconfirmed()
         stream = Stream(identity.run, commands.PRODUCER, identity.attempt)
+        self._attempt = identity.attempt
         self._spool = SpoolWriter(unconfirmed.spool, stream, role="control")
         self._ensure_shipper = unconfirmed.ensure_shipper
         self._tended = publisher.tended
@@ -106,6 +107,10 @@ class Mailbox:
             command = Command.read(data)
         except CommandError as error:
             self._tell(commands.REJECTED, {"id": name, "why": str(error)}, state)
+            return []
+        if command.attempt not in ("", self._attempt):
+            why = f"it was meant for attempt {command.attempt}, and this is {self._attempt}"
+            self.answer(commands.REJECTED, command, state, why=why)
             return []
         self.answer(commands.DELIVERED, command, state)
         return [command]

@@ -40,13 +40,10 @@ class Rendezvous:
         """An evaluation is published next."""
         self._asked = self._publisher.next_seq
 
-    def hear(self, attempt: str, seq: int) -> bool:
-        """The stopper has nothing more to say of that evaluation; whether it is one of ours."""
-        if attempt != self._publisher.identity.attempt:
-            return False
+    def hear(self, seq: int) -> None:
+        """The stopper has nothing more to say of the evaluation that is this event of ours."""
         self._heard = max(self._heard, seq)
         self._is_answered = True
-        return True
 
     def wait(self, listen: Callable[[], bool]) -> None:
         """Return once the word on the evaluation was heard by ``listen``, or no more is awaited.

@@ -260,8 +260,9 @@ class Steering:
         if self._refusal:
             raise Refused(self._refusal)
         if command.op == "proceed":
-            if self._rendezvous is None or not self._rendezvous.hear(**command.args):
+            if self._rendezvous is None:
                 raise Refused("nothing waits for a word on that evaluation")
+            self._rendezvous.hear(**command.args)
             return dict
         act = self._effects.prepare(command, moment)
         if self._peers is not None:

@@ -59,16 +59,16 @@ def word(firing: Firing, *, dry_run: bool) -> Word:
         return Word(name, firing.stream.run, PRODUCER, ALERT, firing.step, data)
     op = _OPS.get(firing.action, firing.action)
     until = firing.time + EXPIRES_SECONDS  # by the clock of the training, which looks at it
-    command = Command(op, firing.args, why, _issuer(), until, firing.id)
+    # Another attempt may have gone back to where the rule does not hold.
+    command = Command(op, firing.args, why, _issuer(), until, firing.id, firing.stream.attempt)
     return _command(firing.stream, firing.step, command)
 
 
 def proceed(stream: Stream, event: Event) -> Word:
     """That nothing more will be said of this evaluation, to a training that waits for it."""
-    args = {"attempt": stream.attempt, "seq": event.seq}
     name = f"proceed-{stream.attempt}-{event.seq}"[-64:]
     until = event.time + EXPIRES_SECONDS
-    command = Command("proceed", args, "", _issuer(), until, name)
+    command = Command("proceed", {"seq": event.seq}, "", _issuer(), until, name, stream.attempt)
     return _command(stream, event.step, command, f"proceed {stream.run}")
 
 

@@ -13,7 +13,7 @@ from lineside.bus.commands import OPS, Command
 from lineside.emitter import LinesideCallback
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, put, said, seen, why
-from tests.emitter.streams import data_of, only
+from tests.emitter.streams import data_of, only, open_publisher
 from tests.emitter.training import Witness, trainer
 
 
@@ -256,6 +256,23 @@ def test_one_that_comes_too_late_expires(home: Path, tmp_path: Path, answered: R
     made.train()
     assert made.state.global_step == 4
     assert said(only(answered())) == [("stop", "expired", 2)]
+
+
+def test_one_that_is_meant_for_another_attempt_is_refused(
+    home: Path, tmp_path: Path, answered: ReadSpool
+) -> None:
+    class AskingBoth(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 1:
+                mine = open_publisher().identity.attempt
+                put(Command("stop", attempt="an-earlier-one"), Command("save", attempt=mine))
+
+    made = trainer(tmp_path, AskingBoth(), LinesideCallback())
+    made.train()
+    assert made.state.global_step == 4
+    answers = only(answered())
+    assert said(answers) == [("stop", "rejected", 2), ("save", "applied", 2)]
+    assert why(answers).startswith("it was meant for attempt an-earlier-one, and this is ")
 
 
 def test_what_is_no_command_is_refused_and_does_no_harm(

@@ -29,6 +29,7 @@ def test_a_firing_is_the_same_command_however_often_it_is_found() -> None:
         "max_steps: enough",
     )
     assert command.expires_at == 1600.0
+    assert command.attempt == "a1"
     dry = outbox.word(FIRING, dry_run=True)
     assert (dry.kind, dry.producer) == ("alert", "stopper")
     assert dry.id != first.id
@@ -45,7 +46,7 @@ def test_of_several_evaluations_only_the_last_is_answered_after_all_commands(
     assert box.is_empty
     box.close()
     said = [Command.read(event.data) for event in read_all(broker.address, ["run/control"])]
-    assert [(command.op, command.args.get("seq")) for command in said] == [
-        ("stop", None),
-        ("proceed", 9),
+    assert [(command.op, command.args.get("seq"), command.attempt) for command in said] == [
+        ("stop", None, "a1"),
+        ("proceed", 9, "a1"),
     ]

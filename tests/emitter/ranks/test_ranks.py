@@ -124,10 +124,10 @@ def test_ranks_stop_at_the_very_evaluation_on_which_they_wait_for_a_word(job: Jo
     job.start(2, eval_steps=5, waits=60.0)
     with Reader(job.broker.address, start=START, streams=["ranks/rank0"]) as reader:
         for _ in range(3):
-            attempt, seq, step = _evaluation(reader)
+            seq, step = _evaluation(reader)
             if step == 15:
                 job.send("stop", save=False)
-            job.send("proceed", attempt=attempt, seq=seq)
+            job.send("proceed", seq=seq)
     assert [one["steps"] for one in job.end()] == [15, 15]
     assert [line[1:3] for line in job.log_of_commands()["rank1"]] == [("stop", 15)]
 
@@ -149,16 +149,14 @@ def test_a_sigterm_saves_and_stops_all_ranks(job: Job, who: str) -> None:
     assert step == one["steps"]
 
 
-def _evaluation(reader: Reader) -> tuple[str, int, int]:
-    """The next evaluation on the bus: its attempt, seq and step."""
+def _evaluation(reader: Reader) -> tuple[int, int]:
+    """The next evaluation on the bus: its seq and step."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         batch = reader.poll(0.2)
         for event in batch.events if batch else ():
             if event.kind == "evaluate":
-                assert batch is not None
-                assert batch.stream is not None
-                return batch.stream.attempt, event.seq, event.step
+                return event.seq, event.step
     raise AssertionError("no evaluation came")
 
 
