@@ -93,7 +93,7 @@ class Reader:
         self._taken = 0  # messages received and not yet given back as credit
         self._committed = 0
         self._said = 0  # what the broker was told of it
-        self._kept = 0  # the durable cursor, as the broker last said
+        self._kept = 0  # the durable cursor, or the like without a name, as the broker last said
         self._delivered = 0  # the newest offset handed out
         self._began = False  # whether it is known behind which offset reading began
         self._next: dict[Stream, int] = {}
@@ -126,6 +126,12 @@ class Reader:
     def offset(self) -> int:
         """The newest offset that was taken in, whether or not a batch came of it."""
         return self._delivered
+
+    @property
+    def processed(self) -> int:
+        """Up to this offset, as the broker last said, all was committed that was asked for; with a
+        name, by any reader of it."""
+        return self._kept
 
     def wait_connected(self, timeout: float) -> None:
         """Return once a broker has answered.

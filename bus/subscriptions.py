@@ -49,6 +49,7 @@ class Subscription:
         self.live = message.start == LIVE
         self.position = position
         self.sent = position  # the newest offset really sent; the filter may be further on
+        self.done = 0  # up to here nothing is left that it wants and has not processed
         self.credit = min(message.credit, MAX_CREDIT)
         try:
             self.streams = Patterns(message.streams)
@@ -135,10 +136,12 @@ class Subscriptions:
         return self._journal.cursors().get(name) if moved is None else moved
 
     def place(self, identity: bytes) -> tuple[str, int]:
-        """A reader's name and its durable cursor."""
+        """A reader's name and its durable cursor; without a name, how far it has processed."""
         subscription = self._by_identity.get(identity)
-        name = subscription.name if subscription else ""
-        return name, self.cursor(name) or 0
+        if subscription is None:
+            return "", 0
+        name = subscription.name
+        return name, (self.cursor(name) or 0) if name else subscription.done
 
     def advance(self, identity: bytes, message: Cur) -> None:
         """A reader processed up to an offset and grants credit."""
@@ -147,6 +150,7 @@ class Subscriptions:
         name, offset = subscription.name, message.offset
         if offset >= subscription.sent:
             offset = subscription.position
+        subscription.done = offset
         if name and offset > (self.cursor(name) or 0):
             self.moved[name] = offset
 

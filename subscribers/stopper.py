@@ -26,7 +26,7 @@ log = logging.getLogger("lineside")
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
 _FORGET_SECONDS = 3600.0
-_END_SECONDS = 0.1  # with nothing to read for so long, the journal was read to its end
+_CATCH_UP_SECONDS = 0.1  # that a turn waits for more until the journal was read to its end
 
 
 class Stopper(Subscriber):
@@ -74,14 +74,15 @@ class Stopper(Subscriber):
 
     def turn(self) -> None:
         was_connected = self.reader.connected
-        batch = self.reader.poll(IDLE_SECONDS if self._is_current else _END_SECONDS)
+        batch = self.reader.poll(IDLE_SECONDS if self._is_current else _CATCH_UP_SECONDS)
         if self.reader.restarts != self._restarts:  # another journal, or an older copy of this one
             self._restarts, self._read = self.reader.restarts, 0
+            self._head, self._is_current = None, False
         if batch is not None:
             self.take(batch)
             self._read = batch.offset
             self.reader.commit(batch.offset)
-        if was_connected and self._is_at_the_end(batch):
+        if was_connected and self._is_at_the_end():
             self._outbox.send()
         if self._memory is not None and time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + _FORGET_SECONDS
@@ -136,11 +137,11 @@ class Stopper(Subscriber):
             " (dry run)" if self._dry_run else "",
         )
 
-    def _is_at_the_end(self, batch: Batch | None) -> bool:
+    def _is_at_the_end(self) -> bool:
         """Whether all was read that the journal had when we began."""
         if not self._is_current and self.reader.connected:
             self._head = self.reader.head if self._head is None else self._head
-            self._is_current = batch is None or batch.offset >= self._head
+            self._is_current = self.reader.processed >= self._head
         return self._is_current
 
     def _commit(self) -> None:

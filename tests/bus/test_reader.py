@@ -130,6 +130,27 @@ def test_a_filtered_durable_reader_does_not_hold_back_what_it_does_not_want(
             reader.poll(0.1)
 
 
+def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(
+    serve: Serve, settings: Settings
+) -> None:
+    serve()
+    publish(settings.broker, "mine/rank0/a", 1)
+    publish(settings.broker, "other/rank0/a", 64 * 5)
+    with Reader(settings.broker, start=START, streams=["mine"]) as reader:
+        deadline = time.monotonic() + 10
+        while (batch := reader.poll(0.1)) is None:
+            assert time.monotonic() < deadline
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            reader.poll(0.1)
+            assert reader.processed == 0, "what was not committed is not processed"
+        reader.commit(batch.offset)
+        while reader.processed < 6:
+            assert time.monotonic() < deadline
+            reader.poll(0.1)
+        assert reader.processed == reader.head == 6
+
+
 def test_a_newer_reader_takes_the_name_and_the_older_is_told(
     serve: Serve, settings: Settings
 ) -> None:

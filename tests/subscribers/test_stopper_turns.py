@@ -141,6 +141,27 @@ def test_without_its_memory_it_reads_the_journal_again_and_says_nothing_twice(
     assert command.step == 3
 
 
+@pytest.mark.fault
+def test_a_broker_that_is_held_up_is_not_taken_for_the_end_of_the_journal(
+    settings: Settings, broker: BrokerProcess, training: Producer, begin: Begin
+) -> None:
+    for step in range(1, 101):  # more than the broker sends ahead
+        evaluate(training, step, 1.0)
+    life = begin()
+    life.until(lambda: life.stopper._read > 0)
+    broker.freeze()
+    try:
+        for _ in range(80):
+            life.stopper.turn()
+        assert not life.stopper._outbox.is_empty
+        assert not life.stopper._is_current
+    finally:
+        broker.resume()
+    life.until(lambda: bool(said(settings)))
+    life.end()
+    assert [event.step for event in said(settings)] == [3]
+
+
 def test_a_broker_that_is_gone_is_told_once_it_is_back(
     settings: Settings, broker: BrokerProcess, training: Producer, begin: Begin
 ) -> None:
