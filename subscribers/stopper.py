@@ -26,6 +26,7 @@ log = logging.getLogger("lineside")
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
 _FORGET_SECONDS = 3600.0
+_OVER = frozenset({"train_end", "run_end"})  # after these an attempt takes no commands
 _CATCH_UP_SECONDS = 0.1  # that a turn waits for more until the journal was read to its end
 
 
@@ -115,6 +116,8 @@ class Stopper(Subscriber):
     def _take(self, stream: Stream, event: Event) -> None:
         self._outbox.hear(event)
         firings = self._watch.take(stream, event)
+        if event.kind in _OVER and stream.producer == RANK_0:
+            self._outbox.drop(stream)
         if not self._is_current and event.time < time.time() - EXPIRES_SECONDS:
             return  # it would be of no use any more
         for firing in firings:

@@ -31,7 +31,9 @@ _OPS = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
 @dataclass(frozen=True)
 class Word:
-    """One thing to be said of ``run``. Of several with the same ``matter`` only the last is."""
+    """One thing to be said of ``run``, to its ``attempt`` if it is a command. Of several with the
+    same ``matter`` only the last is.
+    """
 
     id: str
     run: str
@@ -39,6 +41,7 @@ class Word:
     kind: str
     step: int
     data: Mapping[str, Any]
+    attempt: str = ""
     matter: str = ""
 
 
@@ -99,6 +102,13 @@ class Outbox:
             name = (event.data or {}).get("id")
             self._words = {key: one for key, one in self._words.items() if one[0].id != name}
 
+    def drop(self, stream: Stream) -> None:
+        """The training of ``stream`` is over: there is nobody left to command."""
+        over = stream.run, stream.attempt
+        self._words = {
+            key: one for key, one in self._words.items() if (one[0].run, one[0].attempt) != over
+        }
+
     def send(self) -> None:
         """Say everything; what the broker does not take now stays for the next time."""
         late = time.monotonic() - EXPIRES_SECONDS
@@ -150,6 +160,7 @@ def _command(stream: Stream, step: int, command: Command, matter: str = "") -> W
         commands.COMMAND,
         step,
         command.data(),
+        command.attempt,
         matter,
     )
 

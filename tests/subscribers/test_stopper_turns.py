@@ -193,6 +193,19 @@ def test_an_event_that_makes_no_sense_is_passed_over(
     assert [event.step for event in said(settings)] == [3]
 
 
+def test_a_training_that_has_ended_meanwhile_is_asked_nothing(
+    settings: Settings, training: Producer, begin: Begin
+) -> None:
+    for step in (1, 2, 3):
+        evaluate(training, step, float("nan"))
+    training.emit("train_end", step=3)
+    training.flush()
+    life = begin()
+    life.until(lambda: life.stopper._is_current and life.stopper._outbox.is_empty)
+    life.end()
+    assert [event.kind for event in said(settings)] == ["alert"]
+
+
 def test_what_is_long_past_when_rules_are_new_is_counted_and_not_said(
     settings: Settings, training: Producer, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
