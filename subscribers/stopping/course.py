@@ -109,6 +109,7 @@ class Course:
         self.waits = float(waits) if isinstance(waits, (int, float)) else 0.0
         if self.source == LOOP:
             self._begin(event)
+            self.phase = TRAINING
         yield from ()
 
     def _on_train_begin(self, event: Event, _given: Sequence[Rule]) -> Iterator[Firing]:
@@ -125,17 +126,10 @@ class Course:
         if not self.is_training:
             return
         self.phase = TRAINING
-        seen = Seen({SECONDS: self.seconds, STEPS: event.step}, event.step, event.time)
-        for rule in given:
-            if rule.condition in _BUDGETS:
-                yield from self._judge(rule, seen, event)
-            elif rule.monitor is not None:
-                yield from self._miss(rule, event, is_over=False)
+        yield from self._look(event, given)
 
     def _on_log(self, event: Event, given: Sequence[Rule]) -> Iterator[Firing]:
-        values = _numbers((event.data or {}).get("logs"))
-        if self.source == TRAINER:  # it evaluates right after it has logged the same
-            values = {n: v for n, v in values.items() if not n.startswith(EVAL_PREFIX)}
+        values = self._values(event, "logs", of_evaluations=False)
         if not self.is_training or not values.keys() - {"epoch"}:
             return
         self.logs += 1
@@ -148,7 +142,7 @@ class Course:
             return
         self.evaluations += 1
         self.evaluated = event.step
-        values = _numbers((event.data or {}).get("metrics"))
+        values = self._values(event, "metrics", of_evaluations=True)
         seen = Seen(values, event.step, event.time, leads=self.phase == TRAINING)
         yield from self._compare("evaluate", seen, event, given)
 
@@ -166,6 +160,22 @@ class Course:
         self.phase, self.began = STARTING, event.time
         self.time, self.step = event.time, event.step
 
+    def _values(self, event: Event, name: str, *, of_evaluations: bool) -> dict[str, float]:
+        """The numbers to look at; a Trainer logs what it evaluated right before it says so."""
+        values = _numbers((event.data or {}).get(name))
+        if self.source == LOOP:
+            return values
+        return {n: v for n, v in values.items() if n.startswith(EVAL_PREFIX) == of_evaluations}
+
+    def _look(self, event: Event, given: Sequence[Rule]) -> Iterator[Firing]:
+        """What is to be looked at however little comes: budgets, and whether metrics do."""
+        seen = Seen({SECONDS: self.seconds, STEPS: event.step}, event.step, event.time)
+        for rule in given:
+            if rule.condition in _BUDGETS:
+                yield from self._judge(rule, seen, event)
+            elif rule.monitor is not None:
+                yield from self._miss(rule, event, is_over=False)
+
     def _compare(
         self, kind: str, seen: Seen, event: Event, given: Sequence[Rule]
     ) -> Iterator[Firing]:
@@ -177,6 +187,8 @@ class Course:
                 if rule.monitor is not None:
                     self._state(rule)["came"] = True
                 yield from self._judge(rule, seen, event)
+        if self.source == LOOP:  # it need not say when a step ends
+            yield from self._look(event, given)
 
     def _judge(self, rule: Rule, seen: Seen, event: Event) -> Iterator[Firing]:
         start = rule.start_after
@@ -205,18 +217,19 @@ class Course:
         state = self._state(rule)
         if state.get("came") or state.get("missed"):
             return
-        if rule.is_of_evaluations and self.source == TRAINER:
-            kind, by = "evaluate", "evaluations"
+        if rule.is_of_evaluations:
+            names, by = self.names["evaluate"], "evaluations"
             is_due = self.evaluated is not None and event.step > self.evaluated
         else:
-            kind, by = "log", "logs"
+            names, by = self.names["log"], "logs"
             is_due = self.logs >= _LOGS
+        if self.source == LOOP:  # it may say any metric by either
+            names, by = [*self.names["log"], *self.names["evaluate"]], "logs or evaluations"
         if is_due or is_over:
             state["missed"] = True
-            names = tuple(self.names[kind])
             what = f"there are {', '.join(names)}" if names else "nothing came at all"
             why = f"{rule.monitor} did not come with {by}, so the rule cannot hold: {what}"
-            yield self._firing(rule, event, rules.ALERT, why, names=names)
+            yield self._firing(rule, event, rules.ALERT, why, names=tuple(names))
 
     def _firing(self, rule: Rule, event: Event, action: str, why: str, **more: Any) -> Firing:
         stream = Stream(self.run, "rank0", self.attempt)

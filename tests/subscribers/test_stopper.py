@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.subscribers.stoppers import (
     Training,
     backtest,
     data_of,
+    environment,
     events_of,
 )
 
@@ -154,6 +157,34 @@ def test_alerts_a_plateau_and_a_budget_of_one_training(
         if (one.data or {})["op"] == "set_lr"
     ]
     assert changed.step == 8
+
+
+LOOP = """
+from lineside.emitter import start_run
+with start_run("a loop") as run:
+    for step in range(1, 31):
+        run.log({"loss": 1.0}, step=step)
+        if step % 10 == 0:
+            run.event("evaluate", {"metrics": {"eval_loss": 5.0}}, step=step)
+"""
+LOOP_RULES = """
+rules:
+  - {name: flat, monitor: eval_loss, patience: 2}
+  - {name: budget, max_steps: 25, action: stop}
+"""
+
+
+def test_rules_of_a_loop_alert(settings: Settings, broker: BrokerProcess) -> None:
+    (settings.home / "rules.yaml").write_text(LOOP_RULES)
+    with ServiceProcess("stopper", settings):
+        subprocess.run([sys.executable, "-c", LOOP], env=environment(settings), check=True)
+        wait_until(lambda: len(events_of(settings, "stopper", "alert")) == 2, "two alerts")
+    told = [
+        (alert.step, data["rule"], data["action"])
+        for alert in events_of(settings, "stopper", "alert")
+        for data in data_of([alert])
+    ]
+    assert sorted(told) == [(25, "budget", "alert"), (30, "flat", "alert")]
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +71,7 @@ def test_a_metric_that_never_comes_is_reported_once_with_those_that_did() -> Non
     script.evaluate(3, 2, 1)
     [firing] = script.firings
     assert (firing.action, firing.step) == ("alert", 2)
-    assert firing.names == ("eval_loss", "epoch")
+    assert firing.names == ("eval_loss",)
     assert firing.why.startswith("eval_acc did not come with evaluations")
 
 
@@ -162,11 +164,59 @@ def test_only_rank_0_counts_and_only_while_it_trains() -> None:
     assert not script.firings
 
 
-def test_a_loop_says_its_evaluations_by_logs() -> None:
-    script = Script(watch_of({"monitor": "eval_loss", "patience": 1}), source="loop")
+def test_a_metric_without_the_prefix_counts_once_though_it_is_logged_and_evaluated() -> None:
+    script = Script(watch_of({"monitor": "test_loss", "patience": 2, "mode": "min"}))
+    script.evaluate(3, 2, 1, 1, name="test_loss")
+    assert not script.firings
+    script.evaluate(1, name="test_loss")
+    assert script.fired == [("save_and_stop", 5)]
+
+
+class Loop(Script):
+    """A loop as ``docs/how-to/plain-loop.md`` has it, that does not say when steps end."""
+
+    def __init__(self, *given: Mapping[str, Any]) -> None:
+        self.watch, self.stream = watch_of(*given), Stream("run", "rank0", "a1")
+        self.firings, self.events = [], []
+        self.step, self._first, self._start = 0, 0, 0.0
+        self.tell("run_start", {"name": "a run", "project": "tests", "source": "loop"})
+
+    def go(self, steps: int = 1, **logs: float) -> None:
+        for _ in range(steps):
+            self.step += 1
+            self.tell("log", {"logs": logs})
+
+
+def test_a_loop_says_its_evaluations_by_logs_or_as_such() -> None:
+    script = Loop({"monitor": "eval_loss", "patience": 1})
     script.go(2, eval_loss=1.0)
     assert script.fired == [("alert", 2)]
     assert script.firings[0].why.endswith("and is 1; a loop takes no commands")
+    script = Loop({"monitor": "eval_loss", "patience": 1})
+    for loss in (2.0, 1.0, 1.0):
+        script.go(10, loss=1.0)
+        script.tell("evaluate", {"metrics": {"eval_loss": loss}})
+    assert script.fired == [("alert", 30)]
+    assert "no better than 1 of step 20 once" in script.firings[0].why
+
+
+def test_the_budgets_of_a_loop_are_looked_at_whenever_it_says_something() -> None:
+    script = Loop({"max_steps": 3}, {"max_seconds": 45})
+    script.go(6, loss=1.0)
+    assert script.fired == [("alert", 3), ("alert", 5)]
+
+
+def test_a_loop_misses_a_metric_as_a_trainer_does() -> None:
+    script = Loop({"monitor": "eval_acc", "patience": 1}, {"monitor": "wer", "patience": 1})
+    script.go(2, loss=1.0)
+    script.tell("evaluate", {"metrics": {"eval_loss": 1.0}})
+    assert not script.firings
+    script.go(loss=1.0)
+    assert sorted(firing.why for firing in script.firings) == [
+        f"{name} did not come with logs or evaluations, so the rule cannot hold: "
+        "there are loss, eval_loss"
+        for name in ("eval_acc", "wer")
+    ]
 
 
 def test_a_rule_is_for_the_runs_it_names() -> None:
