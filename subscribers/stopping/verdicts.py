@@ -98,10 +98,11 @@ def _threshold(rule: Rule, _state: State, seen: Seen) -> str | None:
 
 def _divergence(rule: Rule, state: State, seen: Seen) -> str | None:
     value, best = seen.values[rule.monitor or ""], state.get("best")
+    if math.isnan(value):
+        return f"{rule.monitor} is nan"
     if best is None or rule.beats(value, best):
-        state["best"] = best if math.isnan(value) else value
+        state["best"] = value
         return None
-    # So that a NaN is as far away as can be.
     if abs(value - best) <= (rule.divergence or 0.0):
         return None
     return f"{rule.monitor} was {best:.6g} and is {value:.6g}"

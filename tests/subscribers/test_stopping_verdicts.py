@@ -34,6 +34,7 @@ NAN, INF = math.nan, math.inf
         ({"threshold": 0.5, "mode": "max"}, [0.1, NAN, 0.7], [3]),
         ({"divergence": 1.0}, [3, 2, 3, 3.1], [4]),
         ({"divergence": 1.0}, [3, NAN], [2]),
+        ({"divergence": 1.0}, [NAN, 3, NAN], [1, 3]),
         ({"not_finite": 1}, [3, INF], [2]),
         ({"not_finite": 2}, [NAN, 3, NAN, NAN], [4]),
         # One that goes on to hold is silent until what it asked for has expired.
