@@ -1,11 +1,19 @@
-"""Which streams a reader wants: ``run[/producer[/attempt]]``, ``*`` for any one part."""
+"""Which streams a reader wants: ``run[/producer[/attempt]]``, ``*`` for any one part; and patterns
+of names, ``*`` for any characters."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import product
 
 from lineside.bus.events import Stream
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether ``text`` is ``pattern``, in which ``*`` stands for any characters."""
+    return fnmatchcase(text, re.sub(r"[?[]", r"[\g<0>]", pattern))  # to which these mean something
 
 
 class Patterns:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from lineside.bus import commands
 from lineside.bus.events import AUDIT, REFUSED, Stream
+from lineside.bus.patterns import fits
 
 EMIT, READ, CONTROL, ADMIN = "emit", "read", "control", "admin"
 ROLES = {
@@ -53,7 +53,7 @@ class Rights:
 
     def covers(self, run: str) -> bool:
         """Whether ``run`` is among his."""
-        return not self.runs or any(fnmatchcase(run, pattern) for pattern in self.runs)
+        return not self.runs or any(fits(run, pattern) for pattern in self.runs)
 
     def may_write(self, stream: Stream, owner: str | None) -> str:
         """On ``stream``, of a run that belongs to the key ``owner`` (None: to nobody yet)."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from lineside.bus.errors import UsageError
+from lineside.bus.patterns import fits
 from lineside.subscribers.stopping.modes import AUTO, MAX, direction
 
 PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
@@ -106,8 +106,8 @@ class Rule:
 
     def fits(self, run: str, name: str, project: str) -> bool:
         """Whether it is for the run of this id, name and project."""
-        is_run = fnmatchcase(run, self.run) or fnmatchcase(name, self.run)
-        return is_run and fnmatchcase(project, self.project)
+        is_run = fits(run, self.run) or fits(name, self.run)
+        return is_run and fits(project, self.project)
 
 
 def _check(rule: Rule) -> None:

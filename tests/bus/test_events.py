@@ -16,7 +16,7 @@ from lineside.bus.events import (
     is_run_id,
     new_attempt,
 )
-from lineside.bus.patterns import Patterns
+from lineside.bus.patterns import Patterns, fits
 
 
 def test_a_stream_reads_as_it_is_written() -> None:
@@ -71,6 +71,22 @@ def test_step_kinds_are_lifecycle_kinds() -> None:
 def test_a_pattern_of_other_parts_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected run\[/producer"):
         Patterns([text])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "other"),
+    [
+        ("exp*-1", ["exp-1", "exp 2\n-1"], ["exp-10", "an exp-1"]),
+        ("run", ["run"], ["Run", "run2"]),
+        ("v[2]?", ["v[2]?"], ["v2x", "v[2]x"]),
+        ("*", ["", "*", "[!a]"], []),
+    ],
+)
+def test_only_a_star_stands_for_other_characters(
+    pattern: str, fitting: list[str], other: list[str]
+) -> None:
+    assert all(fits(text, pattern) for text in fitting)
+    assert not any(fits(text, pattern) for text in other)
 
 
 def test_patterns_want_what_they_name_and_none_wants_all() -> None:

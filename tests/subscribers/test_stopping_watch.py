@@ -220,7 +220,7 @@ def test_a_loop_misses_a_metric_as_a_trainer_does() -> None:
 
 
 def test_a_rule_is_for_the_runs_it_names() -> None:
-    for pattern, count in (("tests", 1), ("t*", 1), ("other", 0)):
+    for pattern, count in (("tests", 1), ("t*", 1), ("other", 0), ("test?", 0)):
         script = Script(watch_of({"max_steps": 1, "project": pattern}))
         script.go()
         assert len(script.firings) == count
