@@ -36,6 +36,7 @@ _BELONGS: Mapping[str, Sequence[str]] = {
     "min_delta": (PATIENCE,),
     "baseline": (PATIENCE,),
 }
+_FOR_SET_LR = ("factor", "min_lr")  # nor these beside another action
 
 
 class RuleError(UsageError):
@@ -119,13 +120,17 @@ def _check(rule: Rule) -> None:
     condition = given[0]
     if condition in _COMPARING and rule.monitor is None:
         raise RuleError(rule.name, "monitor", None, f"the name of a metric beside {condition}")
-    if (rule.factor is None) == (rule.action == SET_LR):
-        raise RuleError(
-            rule.name, "factor", rule.factor, "a number below 1 with the action set_lr, and only so"
-        )
+    if rule.factor is None and rule.action == SET_LR:
+        raise RuleError(rule.name, "factor", None, "a number below 1 beside the action set_lr")
     for name, belongs_to in _BELONGS.items():
-        is_given = getattr(rule, name) != Rule.__dataclass_fields__[name].default
-        if is_given and condition not in belongs_to:
-            raise RuleError(
-                rule.name, name, getattr(rule, name), f"none beside {condition}, it does nothing"
-            )
+        if condition not in belongs_to:
+            _check_left_out(rule, name, condition)
+    for name in _FOR_SET_LR:
+        if rule.action != SET_LR:
+            _check_left_out(rule, name, rule.action)
+
+
+def _check_left_out(rule: Rule, name: str, beside: str) -> None:
+    value = getattr(rule, name)
+    if value != Rule.__dataclass_fields__[name].default:
+        raise RuleError(rule.name, name, value, f"none beside {beside}, it does nothing")
