@@ -12,7 +12,7 @@ from types import TracebackType
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.errors import BadMessage, KeyRefused, ReaderDenied
+from lineside.bus.errors import BadMessage, ReaderDenied
 from lineside.bus.events import Event, Gap, Stream
 from lineside.bus.messages import (
     CURSOR,
@@ -98,7 +98,7 @@ class Reader:
         self._began = False  # whether it is known behind which offset reading began
         self._next: dict[Stream, int] = {}
         self._denied = ""
-        self._refused = ""
+        self._complaint = ""
         self._context: sockets.Context = zmq.Context()
         try:
             self._connect()
@@ -207,7 +207,7 @@ class Reader:
             if asked is not None and time.monotonic() - asked > SILENCE_SECONDS:
                 self._socket.close()
                 self._connect()
-                self._complain(sockets.why_refused(self.address))
+                self._complain()
             return False
         frames = self._socket.recv_multipart()
         self._asked_at = None
@@ -216,11 +216,13 @@ class Reader:
         except BadMessage:
             return True
 
-    def _complain(self, why: str) -> None:
-        """Say that the key is not taken; it is tried on, because it may be put in order."""
-        if why and why != self._refused:
-            log.warning("%s", KeyRefused(self.address, why))
-        self._refused = why
+    def _complain(self) -> None:
+        """Say once that nobody answers, or not to this key; it is tried on, because that may be put
+        in order."""
+        why = str(sockets.unreachable(self.address, SILENCE_SECONDS))
+        if why != self._complaint:
+            log.warning("%s", why)
+        self._complaint = why
 
     def _take(self, message: Message) -> Batch | None:
         if isinstance(message, Ack):
@@ -253,6 +255,7 @@ class Reader:
             self.restarts += 1
             return
         self._subscribed = True
+        self._complaint = ""
         self._taken = 0
         self._start = LIVE if self._start == LIVE else OFFSET
         self._offset = ack.next

@@ -19,7 +19,7 @@ from lineside.dashboard import words
 if TYPE_CHECKING:
     from lineside.bus.reader import Batch
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
 _SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
 
 

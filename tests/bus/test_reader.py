@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lineside.bus import reader as reading
 from lineside.bus.errors import AddressError, BrokerUnreachable, ReaderDenied
 from lineside.bus.events import Stream
 from lineside.bus.messages import LIVE, OFFSET, START
@@ -181,6 +182,24 @@ def test_nobody_there_is_told_with_the_address(settings: Settings) -> None:
         assert reader.poll(0.05) is None
         with pytest.raises(BrokerUnreachable, match="no broker answered at ipc://"):
             reader.wait_connected(0.1)
+
+
+def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
+    serve: Serve,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 0.1)
+    with Reader(settings.broker) as reader:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            reader.poll(0.1)
+        assert caplog.text.count(f"no broker answered at {settings.broker} within 0.1 s") == 1
+        monkeypatch.undo()
+        serve()
+        reader.wait_connected(10)
+    assert caplog.text.count("no broker answered") == 1
 
 
 def test_an_address_that_cannot_be_is_told_at_once() -> None:
