@@ -30,6 +30,10 @@ class Closable(Protocol):
     earlier_error: BaseException | None
     """``last_error()`` when it was opened: that did not end it."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its training ended by itself."""
+
     def close(self, how: str, error: BaseException | None = None) -> None:
         """End it: ``how`` is exit or exception."""
 
@@ -133,11 +137,17 @@ def report(*rests: Unconfirmed) -> None:
 
 
 def at_exit() -> None:
-    """Close every run still open, then wait and report; for the interpreter's end."""
+    """Close every run still open, then wait and report; for the interpreter's end.
+
+    What ends the process ended those whose training was under way, and is the affair of the one
+    opened last even after that. But a notebook went on after an error that it showed.
+    """
     last = last_error()
     with contextlib.suppress(BaseException):
-        for run in list(_ending.open):
-            error = None if last is run.earlier_error else last
+        runs = list(_ending.open)
+        for run in runs:
+            is_other = run is not runs[-1] or hasattr(sys, "ps1")
+            error = None if last is run.earlier_error or (run.is_over and is_other) else last
             run.close("exit" if error is None else "exception", error)
         wait(*_ending.left)
     with contextlib.suppress(BaseException):

@@ -27,6 +27,7 @@ from lineside.emitter.page import (
     PHASE,
     PHASES,
     STEP,
+    TRAIN_ENDED,
     TRAINING,
 )
 from lineside.emitter.sidecar import Sidecar
@@ -177,6 +178,11 @@ class Publisher:
     def words(self) -> memoryview:
         """The page's words as they are mapped now."""
         return self._spool.words
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a training was published on it that ended by itself."""
+        return bool(self._spool.words[FLAGS] & TRAIN_ENDED)
 
     @property
     def next_seq(self) -> int:

@@ -42,6 +42,8 @@ class Steering:
         SettingsError, OSError: there can be no mailbox.
     """
 
+    is_over = False
+
     def __init__(
         self, publisher: Publisher, control: Any, step: int, wait_for_verdict: float = 0.0
     ) -> None:

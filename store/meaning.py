@@ -96,7 +96,7 @@ class Meaning:
             raise Unreadable("run_end does not say how")
         rank = seen.stream.rank
         if rank.how != RAISED:  # what ended training is known already
-            if how != "exit" or not rank.ended:
+            if how == "exception" or not rank.ended:
                 rank.ended_at = seen.event.time
             rank.how = how
             _read_error(rank, seen.data)

@@ -46,6 +46,42 @@ def test_the_end_of_the_process_ends_the_run(
     assert (only(spooled())[-1].data or {})["how"] == how
 
 
+@pytest.mark.parametrize(
+    ("over", "more", "how"),
+    [
+        ("ab", "1 / 0", {"a": "exit", "b": "exit", "c": "exception"}),
+        ("b", "raise KeyboardInterrupt", {"a": "exception", "b": "exit", "c": "exception"}),
+        # The script's own failure, after its last training.
+        ("abc", "1 / 0", {"a": "exit", "b": "exit", "c": "exception"}),
+        # A notebook, of which a cell failed that is not the last.
+        ("abc", "sys.ps1 = ''; sys.last_value = NameError()", dict.fromkeys("abc", "exit")),
+        (
+            "ab",
+            "sys.ps1 = ''; sys.last_value = NameError()",
+            {"a": "exit", "b": "exit", "c": "exception"},
+        ),
+    ],
+)
+def test_what_ends_the_process_ended_no_training_that_was_over_before(
+    home: Path, spooled: ReadSpool, over: str, more: str, how: dict[str, str]
+) -> None:
+    script(
+        home,
+        f"""
+        import sys
+        from lineside.emitter.page import TRAIN_ENDED
+        for name in "abc":
+            run = start_run(run_id=name)
+            if name in {over!r}:
+                run.publisher.flag(raised=TRAIN_ENDED)
+        {more}
+        """,
+    )
+    assert {
+        name.partition("/")[0]: (events[-1].data or {})["how"] for name, events in spooled().items()
+    } == how
+
+
 def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its_events_are(
     home: Path,
 ) -> None:

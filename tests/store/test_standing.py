@@ -36,15 +36,16 @@ def test_a_run_is_listed_from_its_first_event_and_running(
     assert attempt.resumed_attempt is None
 
 
+@pytest.mark.parametrize("how", ["exit", "restarted"])
 def test_a_run_that_ends_well_is_finished_since_training_ended(
-    journal: Journal, history: History
+    journal: Journal, history: History, how: str
 ) -> None:
     teller = Teller()
     teller.begin()
     ended = teller.tell("train_end")
     teller.tick(60)
     teller.tell("evaluate", {"metrics": {"eval_loss": 1.0}})
-    teller.end()
+    teller.end(how)
     journal.deliver(teller)
     run = history.run("run")
     assert run.status == "finished"
