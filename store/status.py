@@ -19,13 +19,13 @@ SUPERSEDED = "superseded"
 RANK_0 = "rank0"
 RAISED = "raised"
 """How a training ended whose ``train()`` raised; the process may have gone on after that."""
+_FAILURES = frozenset({FAILED, INTERRUPTED, LOST})
 _UNFINISHED = "the process exited before training ended"
 _SHELL_SIGNAL = 128  # what a shell adds to a signal's number to make an exit code
-# What a rank raises of which a peer is gone, and how long after that the shipper may notice.
+# What a rank raises of which a peer is gone, and how long after that the shipper may notice. A rank
+# that timed out waited for one that lived.
 _LOST_PEER = re.compile(
-    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|remote process exited"
-    r"|gloo|nccl|Dist(Backend|Network)Error",
-    re.IGNORECASE,
+    r"connection (was )?(closed|reset) by|broken pipe|remote process exit", re.IGNORECASE
 )
 _NOTICED_SECONDS = 5.0
 
@@ -77,7 +77,7 @@ class Exit:
 class Verdict:
     """A status, the reason where it needs one, and since when if it is an end.
 
-    ``cause`` is the producer whose exception it was.
+    ``cause`` is the producer whose failure it was: whose exception, if there was one.
     """
 
     status: str
@@ -86,10 +86,11 @@ class Verdict:
     cause: str | None = None
 
 
-def judge_rank(rank: Rank) -> Verdict:
+def judge_rank(rank: Rank, *, out_of_memory: bool = False) -> Verdict:
     """How one process stands, by its own word and the shipper's.
 
-    A process that exits in the middle of training failed, even if it did so quietly.
+    A process that exits in the middle of training failed, even if it did so quietly. One that
+    vanished did so for want of memory if the kernel killed for that.
     """
     if rank.how in ("exception", RAISED):
         return _judge_error(rank)
@@ -103,7 +104,8 @@ def judge_rank(rank: Rank) -> Verdict:
         return Verdict(FINISHED, None, rank.ended_at)
     if rank.lost and not rank.awaited:
         at_step = f" at step {rank.step}" if rank.step is not None else ""
-        return Verdict(LOST, f"the process vanished{at_step}", rank.ended_at)
+        why = " (out of memory)" if out_of_memory else ""
+        return Verdict(LOST, f"the process vanished{at_step}{why}", rank.ended_at)
     return Verdict(RUNNING)
 
 
@@ -116,15 +118,21 @@ def judge_attempt(
     is never shown as finished.
     """
     rank = ranks.get(RANK_0, Rank())
-    own = judge_rank(rank)
+    out_of_memory = exit_ is not None and exit_.out_of_memory
+    own = judge_rank(rank, out_of_memory=out_of_memory)
     if own.status == SUPERSEDED:
         return own
     if own.status in (FAILED, INTERRUPTED):
         own = replace(own, cause=RANK_0)
     if own.status == FINISHED and stopped_by is not None and rank.ended:
         own = replace(own, status=STOPPED, reason=stopped_by)
-    verdict = _with_cause(own, _first_to_fail(ranks))
-    return verdict if exit_ is None else _with_exit(verdict, ranks, exit_)
+    failed = [
+        replace(verdict, cause=name)
+        for name, one in ranks.items()
+        if (verdict := judge_rank(one, out_of_memory=out_of_memory)).status in _FAILURES
+    ]
+    verdict = _with_cause(own, _first_to_fail(failed))
+    return verdict if exit_ is None else _with_exit(verdict, rank, exit_)
 
 
 def judge_run(newest: Verdict | None) -> Verdict:
@@ -143,46 +151,46 @@ def _judge_error(rank: Rank) -> Verdict:
     return Verdict(FAILED, error, rank.ended_at)
 
 
-def _first_to_fail(ranks: Mapping[str, Rank]) -> tuple[str, Verdict] | None:
+def _first_to_fail(failed: list[Verdict]) -> Verdict | None:
     """The rank whose failure came first carries the true cause: the others lost a connection.
 
-    Of a process that vanished they may say so before anybody else has noticed.
+    If it vanished, what others raised of that is told too. They may do so before anybody else has
+    noticed.
     """
-    failed = [
-        (verdict.ended_at or 0.0, name, verdict)
-        for name, verdict in ((name, judge_rank(rank)) for name, rank in ranks.items())
-        if verdict.status in (FAILED, INTERRUPTED, LOST)
-    ]
-    if not failed:
-        return None
-    first, name, verdict = min(failed, key=lambda item: item[:2])
-    if verdict.status == FAILED and _LOST_PEER.search(verdict.reason or ""):
-        for at, other, lost in sorted(failed, key=lambda item: item[:2]):
-            if lost.status == LOST and at <= first + _NOTICED_SECONDS:
-                return other, lost
-    return name, verdict
+    in_order = sorted(failed, key=lambda verdict: (verdict.ended_at or 0.0, verdict.cause))
+    vanished = next((verdict for verdict in in_order if verdict.status == LOST), None)
+    raised = next((verdict for verdict in in_order if verdict.status != LOST), None)
+    if vanished is None or raised is None:
+        return _named(vanished or raised)
+    noticed_after = (vanished.ended_at or 0.0) - (raised.ended_at or 0.0)
+    lost_a_peer = raised.status == FAILED and _LOST_PEER.search(raised.reason or "")
+    if noticed_after > (_NOTICED_SECONDS if lost_a_peer else 0.0):
+        return _named(raised)
+    reason = f"{vanished.cause}: {vanished.reason}; {raised.cause}: {raised.reason}"
+    return replace(raised, reason=reason)
 
 
-def _with_cause(own: Verdict, cause: tuple[str, Verdict] | None) -> Verdict:
-    if cause is None or cause[0] == RANK_0 or own.status == INTERRUPTED:
+def _named(verdict: Verdict | None) -> Verdict | None:
+    if verdict is None or verdict.cause == RANK_0:
+        return verdict
+    return replace(verdict, reason=f"{verdict.cause}: {verdict.reason}")
+
+
+def _with_cause(own: Verdict, cause: Verdict | None) -> Verdict:
+    if cause is None or own.status == INTERRUPTED:
         return own
-    name, verdict = cause
-    reason = f"{name}: {verdict.reason}"
     # When one rank has left train(), training is over even before the others notice. Of one that
     # only vanished they may still say more.
-    if own.status in (FINISHED, STOPPED) or (own.status == RUNNING and verdict.status != LOST):
-        return Verdict(verdict.status, reason, verdict.ended_at, name)
+    if own.status in (FINISHED, STOPPED) or (own.status == RUNNING and cause.status != LOST):
+        return cause
     # A launcher ends the other ranks when one fails: rank 0 then vanished of that failure. And a
     # Ctrl-C reaches all of them, but one may have missed another's answer before.
-    follows = own.status == LOST or (own.status, verdict.status) == (FAILED, INTERRUPTED)
-    return Verdict(verdict.status if follows else own.status, reason, own.ended_at, name)
+    follows = own.status == LOST or (own.status, cause.status) == (FAILED, INTERRUPTED)
+    return replace(cause, status=cause.status if follows else own.status, ended_at=own.ended_at)
 
 
-def _with_exit(verdict: Verdict, ranks: Mapping[str, Rank], exit_: Exit) -> Verdict:
-    own = ranks.get(RANK_0, Rank())
+def _with_exit(verdict: Verdict, own: Rank, exit_: Exit) -> Verdict:
     after = " after training had ended" if own.ended else ""
-    if exit_.out_of_memory and judge_rank(ranks.get(verdict.cause or RANK_0, own)).status == LOST:
-        verdict = replace(verdict, reason=f"{verdict.reason} (out of memory)")
     if verdict.status in (FAILED, INTERRUPTED):
         return verdict
     if verdict.status == STOPPED:

@@ -177,31 +177,34 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
 
 
 @pytest.mark.parametrize(
-    ("error", "noticed", "reason"),
+    ("error", "noticed", "is_why"),
     [
-        ("RuntimeError: [pair.cc:534] Connection closed by peer", 5.0, "rank1: {}"),
-        ("DistBackendError: NCCL error: remote process exited", 0.05, "rank1: {}"),
-        ("BrokenPipeError: [Errno 32] Broken pipe", -1.0, "rank1: {}"),
+        ("RuntimeError: [pair.cc:534] Connection closed by peer", 5.0, True),
+        ("DistBackendError: NCCL error: remote process exited", 0.05, True),
+        ("BrokenPipeError: [Errno 32] Broken pipe", -1.0, True),
+        ("DistBackendError: timed out", -60.0, True),
         # It vanished of something else, or for that: a launcher ends the others.
-        ("ConnectionResetError: [Errno 104] Connection reset by peer", 5.1, None),
-        ("ValueError: bad batch", 0.05, None),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", 5.1, False),
+        ("DistBackendError: NCCL error: GPU has fallen off the bus", 1.3, False),
+        ("ConnectionError: ('Connection aborted.', RemoteDisconnected())", 1.3, False),
+        ("ValueError: bad batch", 0.05, False),
     ],
 )
-def test_who_lost_a_peer_is_not_the_cause_of_it(
-    error: str, noticed: float, reason: str | None
+@pytest.mark.parametrize(("other", "raiser"), [("rank1", "rank0"), ("rank0", "rank1")])
+def test_who_lost_a_peer_is_not_the_cause_of_it_but_is_told_too(
+    error: str, noticed: float, is_why: bool, other: str, raiser: str
 ) -> None:
     ranks = {
-        "rank0": Rank(began=True, how=RAISED, error=error, ended_at=8.0),
-        "rank1": Rank(lost=True, step=4, ended_at=8.0 + noticed),
-        "rank2": Rank(lost=True, step=4, ended_at=8.1 + noticed),
+        raiser: Rank(began=True, how=RAISED, error=error, ended_at=80.0),
+        other: Rank(began=True, lost=True, step=4, ended_at=80.0 + noticed),
+        "rank2": Rank(lost=True, step=4, ended_at=80.1 + noticed),
     }
-    vanished = "the process vanished at step 4"
-    expected = reason.format(vanished) if reason else error
-    verdict = judge_attempt(ranks)
-    assert (verdict.status, verdict.reason) == (FAILED, expected)
-    verdict = judge_attempt(ranks, Exit(1, None, 9.0, True))
-    memory = " (out of memory)" if reason else ""
-    assert (verdict.status, verdict.reason) == (FAILED, expected + memory)
+    raised = f"{raiser}: {error}" if is_why or raiser != "rank0" else error
+    for memory, exit_ in (("", None), (" (out of memory)", Exit(1, None, 90.0, True))):
+        verdict = judge_attempt(ranks, exit_)
+        vanished = f"{other}: the process vanished at step 4{memory}; " if is_why else ""
+        assert (verdict.status, verdict.reason) == (FAILED, f"{vanished}{raised}")
+        assert verdict.cause == raiser, "whose traceback is shown"
 
 
 def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None:
