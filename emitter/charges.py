@@ -148,11 +148,11 @@ class Charges:
 
     def _look_at_living(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
-        watch = self._watches.get(stream)
+        watch, words = self._watches.get(stream), transfer.words()
         if watch is None:
             if not self._reports.owns(stream):
                 transfer.producer_gone()
-        elif watch.is_gone(now):
+        elif watch.is_gone(now, has_closed=words is None or words.closed):
             del self._watches[stream]
             self._unwatch(watch)
             transfer.producer_gone()
@@ -197,7 +197,7 @@ class Charges:
         if is_lost:
             data: dict[str, Any] = {"producer": stream.producer, "attempt": stream.attempt}
             words, facts = transfer.words(), vitals.Facts.read(folder)
-            data |= vitals.last_words(words, facts)
+            data |= vitals.last_words(folder, words, facts)
             log.warning("%s: its process %s is gone without an end", stream, data["pid"])
             if not self._report(stream.run, "process_lost", words.step if words else 0, data, now):
                 self._ask_again[stream] = now + _FULL_DISK_SECONDS

@@ -14,7 +14,7 @@ from pathlib import Path
 from lineside.bus.events import Stream
 from lineside.bus.settings import private_folder
 from lineside.emitter.ownfile import OwnFile
-from lineside.emitter.page import INBOX, RANK, STARTED_MONOTONIC_NS, Page
+from lineside.emitter.page import CLOSED, FLAGS, INBOX, RANK, STARTED_MONOTONIC_NS, Page
 
 LOCK_NAME = "lock"
 FACTS_NAME = "stream.json"
@@ -64,9 +64,18 @@ class StreamFolder:
         return total
 
     def is_intact(self) -> bool:
-        """Whether the lock is still held on the file that others see."""
+        """Whether the lock is held on the file that others see.
+
+        It is taken anew: who only opens and closes that file in this process lets go of it.
+
+        Raises:
+            OSError: it cannot be taken.
+        """
         lock = self._lock
-        return lock is not None and lock.is_ours and lock.is_at(self.path / LOCK_NAME)
+        if lock is None or not (lock.is_ours and lock.is_at(self.path / LOCK_NAME)):
+            return False
+        fcntl.lockf(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
 
     def rebuild(self) -> None:
         """Make again what was removed, or closed under us; what the page said is kept.
@@ -85,6 +94,7 @@ class StreamFolder:
 
     def close(self) -> None:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
+        self.page.words[FLAGS] |= CLOSED
         self.page.exchange()
         self._release()
 

@@ -42,7 +42,7 @@ SHIPPER_MONOTONIC_NS = 34  # when the shipper last looked
 INBOX = 35  # bytes of commands it has put into the stream's inbox
 
 TRAINING, TRAIN_ENDED, CLOSED = 1, 2, 4
-"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; run_end was emitted."""
+"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; nothing more will be."""
 
 PHASES = (
     "starting",

@@ -172,14 +172,23 @@ def phase(words: Words) -> str:
     return PHASES[words.phase] if 0 <= words.phase < len(PHASES) else "unknown"
 
 
-def last_words(words: Words | None, facts: Facts) -> dict[str, Any]:
-    """What is known of a producer that is gone; what is not known is None."""
+def last_words(folder: Path, words: Words | None, facts: Facts) -> dict[str, Any]:
+    """What is known of the producer in ``folder``, which is gone; what is not known is None.
+
+    ``alive_at``, seconds since the epoch, is its last sign of life: a shipper that watched it wrote
+    into its page about once a second.
+    """
+    signs = []
+    for path in (folder / FILE_NAME, *(segment.path for segment in segments(folder)[-1:])):
+        with contextlib.suppress(OSError):
+            signs.append(path.stat().st_mtime)
     return {
         "pid": words.pid if words else facts.pid or None,
         "host": facts.host or None,
         "step": words.step if words else None,
         "phase": phase(words) if words else None,
         "emitted": words.next_seq if words else None,
+        "alive_at": max(signs, default=None),
     }
 
 

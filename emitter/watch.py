@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from pathlib import Path
 
 from lineside.emitter import locks
@@ -16,8 +17,9 @@ _MISSING_SECONDS = 5.0  # how long a live producer may take to make a removed fo
 class Watch:
     """Watches the producer of the stream in ``folder``.
 
-    The stream's lock decides. ``fd`` is a pidfd that becomes readable when the process ends, or
-    None where there is none to have; it only says when to look.
+    The stream's lock decides, and where it was seen to be held by the process that ``fd`` is of,
+    that process's end: a script may let go of the lock without knowing. ``fd`` is a pidfd that
+    becomes readable then, or None where there is none to have.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,17 +27,21 @@ class Watch:
         self.fd: int | None = None
         self._lock = folder / LOCK_NAME
         self._missing_since: float | None = None
+        self._is_known = False
 
     def begin(self) -> None:
         """Open the pidfd, if the process is one of this machine."""
         if self.fd is None and self.facts.is_local and hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self.fd = os.pidfd_open(self.facts.pid)
+                # In another pid namespace it is another process.
+                self._is_known = locks.holder(self._lock) == self.facts.pid
 
-    def is_gone(self, now: float) -> bool:
+    def is_gone(self, now: float, *, has_closed: bool = True) -> bool:
         """Whether the producer has ended. ``now`` is monotonic, in seconds.
 
-        A lock file that is missing proves nothing yet: a live producer makes it again.
+        One that has not closed its stream lives as long as its process. A lock file that is missing
+        proves nothing yet: a live producer makes it again.
 
         Raises:
             OSError: the lock may not be opened.
@@ -47,7 +53,14 @@ class Watch:
                 self._missing_since = now
             return now - self._missing_since >= _MISSING_SECONDS
         self._missing_since = None
-        return not held
+        return not held and (has_closed or not self._lives())
+
+    def _lives(self) -> bool:
+        if self.fd is None or not self._is_known:
+            return False
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return not poll.poll(0)
 
     def end(self) -> None:
         """Close the pidfd."""

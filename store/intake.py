@@ -14,7 +14,7 @@ from lineside.store.audit import read_refusal
 from lineside.store.conversation import Conversation
 from lineside.store.ledger import Ledger
 from lineside.store.meaning import Meaning, Seen, Unreadable
-from lineside.store.pulse import note_progress, time_step
+from lineside.store.pulse import note_life, note_progress, time_step
 from lineside.store.schema import TIMING
 from lineside.store.states import RunState, StreamState, is_own, is_rank
 from lineside.store.status import RANK_0
@@ -90,6 +90,8 @@ class Intake:
                 attempt.epoch = epoch
             if events:
                 note_progress(attempt, stream, self._ledger.now)
+                if is_time(events[-1].time):
+                    note_life(attempt, stream, events[-1].time)
 
     def _take_rare(self, run: RunState, stream: StreamState, event: Event, raw: bool) -> str:
         """Keep an event that is not step-level; returns the kind it counts as."""

@@ -11,11 +11,11 @@ from lineside.bus import commands
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Event, Stream
 from lineside.store.ledger import MAX_SERIES, Ledger
-from lineside.store.pulse import note_progress
+from lineside.store.pulse import note_life, note_progress
 from lineside.store.schema import METRIC
-from lineside.store.states import AttemptState, NewestLog, RunState, StreamState
-from lineside.store.status import RAISED, RANK_0, Rank
-from lineside.store.values import clean, is_count, is_name, is_number
+from lineside.store.states import AttemptState, NewestLog, RunState, StreamState, is_rank
+from lineside.store.status import NOTICED_SECONDS, RAISED, RANK_0, Rank
+from lineside.store.values import clean, is_count, is_name, is_number, is_time
 
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
 _ERROR_LENGTH = 1000
@@ -164,8 +164,10 @@ class Meaning:
             _read_counters(target, seen.data)
             target.phase = _text(seen.data, "phase")
             target.rank.step = _count(seen.data, "step")
-            if target.producer == RANK_0:
+            if is_rank(target.producer):
                 attempt = self._ledger.attempt(seen.run, target.attempt, seen.event.time)
+                note_life(attempt, target, seen.event.time)
+            if target.producer == RANK_0:
                 age, now = seen.data.get("hook_age"), self._ledger.now
                 # A shipper on another machine does not know it: then the last event counts.
                 moved_at = attempt.progress_at or now
@@ -179,7 +181,11 @@ class Meaning:
             _read_counters(target, seen.data)
             target.rank.lost, target.rank.step = True, _count(seen.data, "step")
             if target.rank.ended_at is None:
-                target.rank.ended_at = seen.event.time
+                # A shipper that only found it, perhaps the next day, knows when it lived last.
+                ended, alive = seen.event.time, seen.data.get("alive_at")
+                if is_number(alive) and is_time(alive) and alive < ended - NOTICED_SECONDS:
+                    ended = alive
+                target.rank.ended_at = ended
 
     def _on_process_exit(self, seen: Seen) -> None:
         named = _stream(seen, RANK_0)

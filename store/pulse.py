@@ -7,7 +7,7 @@ when the newest sign of progress holds good.
 from __future__ import annotations
 
 from lineside.store.states import AttemptState, StreamState
-from lineside.store.status import RUNNING
+from lineside.store.status import NOTICED_SECONDS, RANK_0, RUNNING
 
 DISCONNECTED, STALLED = "disconnected", "stalled"
 SILENCE_SECONDS = 15.0
@@ -49,6 +49,19 @@ def note_progress(attempt: AttemptState, rank_0: StreamState, at: float) -> None
     patience = _patience(attempt, rank_0)
     attempt.progress_at = at
     attempt.stalls_at = None if patience is None else at + patience
+
+
+def note_life(attempt: AttemptState, stream: StreamState, at: float) -> None:
+    """The process of a rank lived ``at``, in seconds since the epoch: who had said before that it
+    is gone was wrong."""
+    rank = stream.rank
+    if rank.lost and at > (rank.ended_at or 0.0) + NOTICED_SECONDS:
+        rank.lost = False
+        if rank.how is None and not rank.ended:
+            rank.ended_at = None
+    # A command may end before what it started.
+    if stream.producer == RANK_0 and attempt.exited_at is not None and at > attempt.exited_at:
+        attempt.exited_at = None
 
 
 def _patience(attempt: AttemptState, rank_0: StreamState) -> float | None:

@@ -22,12 +22,12 @@ RAISED = "raised"
 _FAILURES = frozenset({FAILED, INTERRUPTED, LOST})
 _UNFINISHED = "the process exited before training ended"
 _SHELL_SIGNAL = 128  # what a shell adds to a signal's number to make an exit code
-# What a rank raises of which a peer is gone, and how long after that the shipper may notice. A rank
-# that timed out waited for one that lived.
+# What a rank raises of which a peer is gone. One that timed out waited for a peer that lived.
 _LOST_PEER = re.compile(
     r"connection (was )?(closed|reset) by|broken pipe|remote process exit", re.IGNORECASE
 )
-_NOTICED_SECONDS = 5.0
+NOTICED_SECONDS = 5.0
+"""So soon a shipper that watches a process notices that it vanished."""
 
 
 @dataclass(slots=True)
@@ -118,6 +118,9 @@ def judge_attempt(
     is never shown as finished.
     """
     rank = ranks.get(RANK_0, Rank())
+    has_spoken = rank.ended or rank.how is not None
+    if exit_ is not None and has_spoken and (rank.ended_at or 0.0) > exit_.at:
+        exit_ = None  # what ended was not the training, which went on
     out_of_memory = exit_ is not None and exit_.out_of_memory
     own = judge_rank(rank, out_of_memory=out_of_memory)
     if own.status == SUPERSEDED:
@@ -164,7 +167,7 @@ def _first_to_fail(failed: list[Verdict]) -> Verdict | None:
         return _named(vanished or raised)
     noticed_after = (vanished.ended_at or 0.0) - (raised.ended_at or 0.0)
     lost_a_peer = raised.status == FAILED and _LOST_PEER.search(raised.reason or "")
-    if noticed_after > (_NOTICED_SECONDS if lost_a_peer else 0.0):
+    if noticed_after > (NOTICED_SECONDS if lost_a_peer else 0.0):
         return _named(raised)
     reason = f"{vanished.cause}: {vanished.reason}; {raised.cause}: {raised.reason}"
     return replace(raised, reason=reason)

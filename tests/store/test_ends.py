@@ -277,6 +277,68 @@ def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_reco
     assert run.ended_at.timestamp() == pytest.approx(lost.time)
 
 
+@pytest.mark.parametrize(
+    ("alive", "ended"),
+    [(40.0, 40.0), (99.0, 100.0), (101.0, 100.0), (-1e300, 100.0), ("late", 100.0)],
+)
+def test_a_process_that_was_found_late_ended_when_it_lived_last(
+    journal: Journal, history: History, alive: float | str, ended: float
+) -> None:
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 100)
+    teller.begin()
+    at = START + alive if isinstance(alive, float) else alive
+    shipper.tell("process_lost", heartbeat(teller, alive_at=at))
+    journal.deliver(teller, shipper)
+    run = history.run("run")
+    assert run.status == "lost"
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() == pytest.approx(START + ended)
+
+
+@pytest.mark.parametrize("by", ["rank0", "shipper"])
+@pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
+def test_an_end_is_taken_back_when_the_process_is_heard_of_after_it(
+    journal: Journal, history: History, engine: Engine, by: str, ending: str
+) -> None:
+    """What lost its lock, or the command that had started it, still trains."""
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER)
+    teller.begin()
+    journal.deliver(teller)
+    before = [shipper.tell("heartbeat", heartbeat(teller))]
+    teller.tick(10)
+    ended = Teller(producer="shipper", attempt="20231114T221310-tttt", at=START + 10)
+    if ending == "process_exit":
+        ended = Teller(producer="launcher", attempt="20231114T221310-llll", at=START + 10)
+    status = {"process_lost": "lost", "process_exit": "killed"}[ending]
+    said = {"attempt": ATTEMPT, "producer": "rank0", "signal": "SIGTERM", "alive_at": START + 9}
+    ended.tell(ending, said)
+    journal.deliver(ended)
+    journal.writer.apply("journal", [journal.batch(shipper.stream, before)])
+    assert history.run("run").status == status, "what was said before it says nothing of it"
+    journal = Journal(Writer(engine), "another")
+    teller.tick(10)
+    shipper.time = teller.time
+    shipper.told.clear()
+    told = {"rank0": teller, "shipper": shipper}[by]
+    told.tell("heartbeat" if by == "shipper" else "step_begin", heartbeat(teller))
+    journal.deliver(told)
+    run = history.run("run")
+    assert (run.status, run.reason, run.ended_at) == ("running", None, None)
+
+
+def test_a_training_that_outlived_its_command_ended_as_it_says(
+    journal: Journal, history: History
+) -> None:
+    teller, launcher = Teller(at=START), Teller(producer="launcher", attempt=SHIPPER, at=START + 9)
+    teller.begin()
+    teller.tick(60)
+    teller.tell("train_end")
+    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGTERM"})
+    for told in (teller, launcher):
+        journal.deliver(told)
+    assert history.run("run").status == "finished"
+
+
 @pytest.mark.parametrize("seconds", [-1e300, 1e300, -1, "long", None, 1 << 80])
 def test_nonsense_for_how_long_a_command_ran_is_no_start(
     journal: Journal, history: History, seconds: object

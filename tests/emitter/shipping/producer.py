@@ -2,7 +2,8 @@
 
 ``write N`` events, ``flow N SECONDS`` writes them that far apart without waiting for the next
 line, ``flags F`` sets the page's flags, ``say K`` writes one event of that kind, ``close`` closes
-the writer, ``fork`` leaves a child behind. Each is answered by a line with the next seq.
+the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind. Each is answered
+by a line with the next seq.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def main() -> None:
             writer.words[HOOK_MONOTONIC_NS] = time.monotonic_ns()
         elif order == "tend":
             writer.tend()
+        elif order == "read":
+            for path in writer.folder.path.iterdir():
+                path.read_bytes()
         elif order == "fork":
             if os.fork() == 0:
                 os.close(0)

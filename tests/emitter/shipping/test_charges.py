@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,40 @@ def test_a_loss_is_told_once_however_often_it_is_looked_at(bench: Bench, charges
         charges.discover(now)
         charges.look(now, beat=True)
     assert [event.kind for event in told(bench.spool)] == ["process_lost"]
+
+
+def test_a_rank_that_let_go_of_its_lock_is_lost_with_its_process_or_ended_when_it_closed(
+    bench: Bench, charges: Charges
+) -> None:
+    killed, closed = bench.producer("run/rank0/a1"), bench.producer("run/control/a1")
+    for producer in (killed, closed):
+        producer.tell("write 3")
+    charges.discover(0.0)
+    for producer in (killed, closed):
+        producer.tell("read")
+    charges.look(1.0, beat=True)
+    assert [event.kind for event in told(bench.spool)] == ["heartbeat"]
+    killed.kill()
+    closed.tell("close")
+    charges.look(2.0, beat=True)
+    assert [event.kind for event in told(bench.spool)] == ["heartbeat", "process_lost"]
+    control = charges["run/control/a1"]
+    assert control is not None
+    assert control.final
+
+
+def test_a_loss_found_late_is_told_with_the_last_sign_of_life(
+    bench: Bench, charges: Charges
+) -> None:
+    producer = bench.producer()
+    producer.tell("write 3")
+    producer.kill()
+    (segment,) = producer.folder.glob("*.seg")
+    os.utime(producer.folder / "page", (1e9, 1e9))
+    os.utime(segment, (2e9, 1e9 + 60))
+    charges.discover(0.0)
+    (lost,) = told(bench.spool)
+    assert (lost.data or {})["alive_at"] == 1e9 + 60
 
 
 def test_a_rank_that_never_wrote_and_others_than_ranks_are_not_called_lost(

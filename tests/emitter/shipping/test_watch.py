@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.events import Stream
-from lineside.emitter import vitals
+from lineside.emitter import locks, vitals
 from lineside.emitter.folder import LOCK_NAME
 from lineside.emitter.page import CLOSED, PAGE_BYTES, TRAIN_ENDED, TRAINING
 from lineside.emitter.vitals import Facts, PageView
@@ -44,6 +44,27 @@ def test_a_forked_child_does_not_keep_a_killed_producer_alive(bench: Bench) -> N
     os.kill(producer.process.pid, signal.SIGKILL)
     producer.process.wait()
     assert watch.is_gone(0.0)
+
+
+def test_a_producer_that_let_go_of_its_lock_lives_as_long_as_its_process(bench: Bench) -> None:
+    """A script that copies the spool lets go of every lock of its process."""
+    producer = bench.producer()
+    watch = Watch(producer.folder)
+    watch.begin()
+    producer.tell("read")
+    assert locks.holder(producer.folder / LOCK_NAME) is None
+    assert not watch.is_gone(0.0, has_closed=False)
+    assert watch.is_gone(0.0, has_closed=True)
+    late = Watch(producer.folder)
+    late.begin()
+    assert late.is_gone(0.0, has_closed=False), "nobody knows whose process it is"
+    late.end()
+    producer.tell("tend")
+    assert locks.holder(producer.folder / LOCK_NAME) == producer.process.pid
+    producer.tell("read")
+    producer.kill()
+    assert watch.is_gone(0.0, has_closed=False)
+    watch.end()
 
 
 def test_a_lock_file_that_was_removed_is_no_death_for_five_seconds(bench: Bench) -> None:
@@ -166,7 +187,7 @@ def test_a_folder_that_is_gone_says_nothing(bench: Bench) -> None:
     producer.kill()
     shutil.rmtree(producer.folder)
     assert not vitals.ended(producer.folder, None)
-    last = vitals.last_words(None, Facts.read(producer.folder))
+    last = vitals.last_words(producer.folder, None, Facts.read(producer.folder))
     assert set(last.values()) == {None}
 
 
