@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.events import Stream, new_attempt
 from lineside.bus.settings import Settings
-from lineside.emitter import launches, memory, vitals, yard
+from lineside.emitter import launches, memory, orphans, vitals, yard
 from lineside.emitter.notice import say
 from lineside.emitter.page import ACKED_SEQ
 from lineside.emitter.redaction import redact_argv
@@ -49,6 +49,7 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
 
     The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
     terminal, once; a signal sent to this process alone is passed on, and the command waited for.
+    Trainings that outlive a command which got a SIGTERM get one too, and are waited for.
     How it ended is published for the last run that it opened, and for those before that had not
     ended by then.
 
@@ -60,7 +61,8 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     started, kills = time.monotonic(), memory.kills()
     with _launch_folder() as folder:
         try:
-            status = _run(argv, _environment(settings, folder))
+            trainings = partial(orphans.end, folder, settings.spool) if folder else None
+            status, ended = _run(argv, _environment(settings, folder), trainings)
         except OSError as error:
             return _refusal(argv[0], error)
         runs = launches.read(folder) if folder else []
@@ -74,26 +76,35 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
                 "argv": redact_argv(argv),
                 "seconds": time.monotonic() - started,
             }
-            _record(runs, data, settings)
+            _record(runs, data, ended, settings)
     return status if status >= 0 else 128 - status
 
 
-def _run(argv: Sequence[str], env: dict[str, str]) -> int:
-    """What ``argv`` ended with; minus n if signal n ended it."""
+def _run(
+    argv: Sequence[str],
+    env: dict[str, str],
+    end_trainings: Callable[[Iterable[int]], None] | None,
+) -> tuple[int, float]:
+    """What ``argv`` ended with, minus n if signal n ended it, and when."""
     waited = _FORWARDED | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     try:
         unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         child = subprocess.Popen(argv, env=env, preexec_fn=unblock)
+        is_told = False
         while child.poll() is None:
             received = signal.sigtimedwait(waited, 1.0)
             if received is None or received.si_signo == signal.SIGCHLD:
                 continue
             if received.si_code != _SI_KERNEL:  # the terminal told the child itself
                 child.send_signal(received.si_signo)
+            is_told = is_told or received.si_signo == signal.SIGTERM
+        ended = time.time()
+        if is_told and end_trainings is not None:
+            end_trainings(waited)
         while signal.sigtimedwait(waited, 0) is not None:
             pass  # what came too late for the child is not meant for what follows
-        return child.returncode
+        return child.returncode, ended
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -141,7 +152,9 @@ def _refusal(command: str, error: OSError) -> int:
     return NOT_EXECUTABLE
 
 
-def _record(streams: Sequence[Stream], data: dict[str, Any], settings: Settings) -> None:
+def _record(
+    streams: Sequence[Stream], data: dict[str, Any], ended: float, settings: Settings
+) -> None:
     if not streams:
         say("no run was recorded: the command trained nothing, or its Python has no lineside")
         return
@@ -156,7 +169,8 @@ def _record(streams: Sequence[Stream], data: dict[str, Any], settings: Settings)
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
-            writer.write("process_exit", data={"attempt": attempt, "emitted": emitted, **data})
+            more = {"attempt": attempt, "emitted": emitted, **data}
+            writer.write("process_exit", data=more, wall=ended)
             writer.close()
             writers.append(writer)
         except (OSError, LinesideError) as error:

@@ -188,6 +188,32 @@ def test_a_signal_to_the_launcher_alone_is_passed_on_once(
     assert (status, output) == (0, "1\n")
 
 
+def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_for(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    body = (
+        "ends = []\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    time.sleep(1.0)\n"
+        "    print(len(ends))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    one = launched("sh", "-c", f"{sys.executable} {script}; true")
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    status, output, _ = one.end()
+    assert (status, output) == (128 + signal.SIGTERM, "1\n")
+    told = exit_of(one)
+    assert told["signal"] == "SIGTERM"
+    *_, end = read_all(bench.address, ["*/rank0"])
+    (exit_,) = one.exits()
+    assert end.kind == "run_end"
+    assert exit_.time < end.time
+
+
 def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any) -> None:
     count = (
         "import signal, sys, time\n"

@@ -1,0 +1,47 @@
+"""Trainings that outlive the command which had started them, when that was told to end.
+
+A launcher of the script's own, or a shell, often ends at once and leaves the training behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from lineside.emitter import launches, locks
+from lineside.emitter.folder import LOCK_NAME
+
+_ASK_SECONDS = 0.1
+
+
+def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
+    """Tell them to end too, with a SIGTERM, and wait until they have.
+
+    They are the processes of this machine whose streams are registered in ``folder``. ``signals``,
+    which are blocked, are passed on to them meanwhile.
+    """
+    told: set[int] = set()
+    while living := _living(folder, spool):
+        for pid in living - told:
+            _send(pid, signal.SIGTERM)
+        told |= living
+        received = signal.sigtimedwait(signals, _ASK_SECONDS)
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            for pid in living:
+                _send(pid, received.si_signo)
+
+
+def _living(folder: Path, spool: Path) -> set[int]:
+    found = set()
+    for stream in launches.read(folder):
+        with contextlib.suppress(OSError):
+            found.add(locks.holder(spool.joinpath(*stream) / LOCK_NAME) or 0)
+    return {pid for pid in found if pid > 0}  # none holds it, or one of another machine
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
