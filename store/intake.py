@@ -8,7 +8,7 @@ so, never an error.
 
 from __future__ import annotations
 
-from lineside.bus.events import AUDIT, STEP_KINDS, Event
+from lineside.bus.events import AUDIT, CONTROL_BITS, STEP_KINDS, Event
 from lineside.bus.reader import Batch
 from lineside.store.audit import read_refusal
 from lineside.store.conversation import Conversation
@@ -24,6 +24,7 @@ UNREADABLE = "unreadable"
 """The kind under which an event is kept and counted whose own kind cannot be a name."""
 UNLISTED = "_"
 """What the run part of a stream begins with that is no run, such as the broker's own."""
+_TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
 
 
 class Intake:
@@ -89,6 +90,7 @@ class Intake:
             if epoch is not None:
                 attempt.epoch = epoch
             if events:
+                stream.is_stopping = bool(events[-1].control & _TRAINING_STOP)
                 note_progress(attempt, stream, self._ledger.now)
                 if is_time(events[-1].time):
                     note_life(attempt, stream, events[-1].time)

@@ -69,6 +69,7 @@ def _patience(attempt: AttemptState, rank_0: StreamState) -> float | None:
     if not rank_0.rank.began or rank_0.phase in _STILL:
         return None
     steps = STEPS * (rank_0.step_seconds or 0.0)
-    is_done = attempt.max_steps is not None and (attempt.step or 0) >= attempt.max_steps
+    is_last = attempt.max_steps is not None and (attempt.step or 0) >= attempt.max_steps
+    is_done = is_last or rank_0.is_stopping  # what comes now may be long: loading the best model
     is_stepping = rank_0.phase in _STEPPING and steps > 0 and not is_done
     return max(steps, SHORTEST if is_stepping else LONGEST)

@@ -143,7 +143,7 @@ class StreamState:
     ``opened`` says that ``kinds`` (those counted so far) and ``series`` are loaded; ``counted`` is
     what this transaction adds. ``logged`` is the newest log, or None if an evaluate or predict came
     since; ``logged_known`` is False while only the rows know. ``waited_ns`` passed before the step
-    under way.
+    under way. ``is_stopping`` says that training is to stop after the newest event.
     """
 
     id: int
@@ -168,6 +168,7 @@ class StreamState:
     step_ended: int | None = None
     step_seconds: float | None = None
     waited_ns: int = 0
+    is_stopping: bool = False
     rank: Rank = field(default_factory=Rank)
     opened: bool = False
     kinds: set[str] = field(default_factory=set)

@@ -213,6 +213,21 @@ def test_a_training_that_does_not_move_is_stalled_until_it_does(
     assert (run.status, run.phase, run.reason) == ("finished", None, None)
 
 
+def test_a_training_that_was_told_to_stop_may_take_its_time_to_end(
+    journal: Journal, history: History, clock: Clock
+) -> None:
+    """As to load its best model after an early stop."""
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER)
+    teller.begin()
+    for _ in range(3):
+        teller.do_step()
+    teller.tell("epoch_end", control=1)
+    shipper.tell("heartbeat", heartbeat(teller, hook_age=SHORTEST + 5, phase="waiting"))
+    journal.deliver(teller)
+    journal.deliver(shipper)
+    assert history.run("run").status == "running"
+
+
 def test_a_run_resumed_where_the_clock_is_behind_is_shown_by_its_newest_attempt(
     journal: Journal, history: History
 ) -> None:

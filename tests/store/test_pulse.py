@@ -45,6 +45,9 @@ def test_how_long_a_hook_may_stay_away(stream: StreamState, seconds: float | Non
 def test_what_comes_after_the_last_step_may_take_long() -> None:
     assert patience(training("waiting", 0.1), step=10) == LONGEST
     assert patience(training("waiting", 0.1), step=10, max_steps=None) == SHORTEST
+    stopping = training("waiting", 0.1)
+    stopping.is_stopping = True
+    assert patience(stopping) == LONGEST
 
 
 def test_a_steps_time_is_a_mean_in_which_one_long_wait_counts_little() -> None:
