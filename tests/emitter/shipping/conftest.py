@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from lineside.bus.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter import sidecar, yard
 from lineside.emitter.shipper import Shipper
+from tests.emitter.shipping.launched import Launched
 
 ROOT = Path(__file__).parents[3]
 
@@ -151,6 +154,22 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with ExitStack() as stack:
         yield Bench(tmp_path, stack)
+
+
+@pytest.fixture
+def launched(bench: Bench) -> Iterator[Any]:
+    """Starts a ``Launched``; its process group ends with the test."""
+    started: list[Launched] = []
+
+    def start(*command: str, tty: int | None = None, **env: str) -> Launched:
+        started.append(Launched(bench.folder, bench.spool, bench.address, *command, tty=tty, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.communicate()
 
 
 def until(true: Callable[[], object], seconds: float = 20.0) -> None:

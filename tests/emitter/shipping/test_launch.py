@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import signal
-import subprocess
 import sys
 import tempfile
-import termios
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lineside.bus.errors import UsageError
-from lineside.bus.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from lineside.emitter.launch import launch
-from tests.emitter.shipping.conftest import Bench, until
+from tests.emitter.shipping.conftest import Bench
+from tests.emitter.shipping.launched import exit_of
 
-PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
 LOOP = """
 import os, signal, sys, time
 from lineside.emitter import start_run
@@ -35,77 +29,8 @@ with start_run() as run:
 """
 
 
-class Launched:
-    """A ``lineside run`` of its own process."""
-
-    def __init__(self, bench: Bench, *command: str, tty: int | None = None, **env: str) -> None:
-        self.bench = bench
-
-        def take_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lineside.cli", "run", "--", *command],
-            env={
-                **os.environ,
-                "LINESIDE_HOME": str(bench.folder / "home"),
-                "LINESIDE_SPOOL": str(bench.spool),
-                "LINESIDE_BROKER": bench.address,
-                **env,
-            },
-            stdin=tty if tty is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=take_terminal if tty is not None else None,
-        )
-
-    def wait_ready(self) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def end(self, seconds: float = 60) -> tuple[int, str, str]:
-        """Exit code, output and errors."""
-        output, errors = self.process.communicate(timeout=seconds)
-        return self.process.returncode, output, errors
-
-    def exits(self) -> list[Event]:
-        """What was published of how the command ended."""
-        events = read_all(
-            self.bench.address,
-            ["*/launcher"],
-            until=lambda events: bool(events),
-            timeout=20,
-        )
-        assert {event.kind for event in events} == {"process_exit"}
-        return events
-
-
-@pytest.fixture
-def launched(bench: Bench) -> Iterator[Any]:
-    """Starts a ``Launched``; its process group ends with the test."""
-    started: list[Launched] = []
-
-    def start(*command: str, tty: int | None = None, **env: str) -> Launched:
-        started.append(Launched(bench, *command, tty=tty, **env))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.communicate()
-
-
 def python(body: str) -> tuple[str, ...]:
     return sys.executable, "-c", body
-
-
-def exit_of(launched: Launched) -> dict[str, Any]:
-    (event,) = launched.exits()
-    assert event.data is not None
-    return dict(event.data)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -357,52 +282,3 @@ def test_signals_are_as_before_once_the_command_has_ended(bench: Bench) -> None:
         ["true"], Settings.from_env({"LINESIDE_HOME": str(bench.folder), "LINESIDE_DISABLED": "1"})
     )
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-
-
-# With real training. Each of these takes as long as importing torch does.
-
-
-def kinds(bench: Bench, producer: str) -> list[str]:
-    return [event.kind for event in read_all(bench.address, [f"*/{producer}"])]
-
-
-def trained(bench: Bench, one: Launched, code: int = 0, ranks: int = 1) -> None:
-    status, _, errors = one.end(110)
-    assert status == code, errors
-    assert exit_of(one)["exit_code"] == code
-    until(lambda: "run_end" in kinds(bench, "rank0"))
-    first = kinds(bench, "rank0")
-    assert first.count("step_end") == 4
-    assert first.count("train_end") == 1
-    for rank in range(1, ranks):
-        others = kinds(bench, f"rank{rank}")
-        assert others[0] == "run_start"
-        assert others[-1] == "run_end"
-    assert len({run.name for run in bench.spool.iterdir() if run.is_dir()}) == 1
-
-
-def test_an_unmodified_script_is_recorded_under_python(bench: Bench, launched: Any) -> None:
-    bench.broker()
-    one = launched(sys.executable, PLAIN_TRAINER, str(bench.folder / "out"), "3")
-    trained(bench, one, code=3)
-
-
-def test_an_unmodified_script_is_recorded_under_torchrun(bench: Bench, launched: Any) -> None:
-    bench.broker()
-    torchrun = str(Path(sys.executable).with_name("torchrun"))
-    one = launched(
-        torchrun, "--standalone", "--nproc_per_node", "2", PLAIN_TRAINER, str(bench.folder / "out")
-    )
-    trained(bench, one, ranks=2)
-
-
-def test_an_unmodified_script_is_recorded_under_accelerate(bench: Bench, launched: Any) -> None:
-    bench.broker()
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
-    one = launched(
-        *(accelerate, "launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        *(PLAIN_TRAINER, str(bench.folder / "out")),
-        HF_HOME=str(bench.folder / "hf"),
-    )
-    trained(bench, one)
