@@ -148,7 +148,7 @@ def test_a_broker_that_is_held_up_is_not_taken_for_the_end_of_the_journal(
     for step in range(1, 101):  # more than the broker sends ahead
         evaluate(training, step, 1.0)
     life = begin()
-    life.until(lambda: life.stopper._read > 0)
+    life.until(lambda: not life.stopper._outbox.is_empty)
     broker.freeze()
     try:
         for _ in range(80):
