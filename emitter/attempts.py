@@ -9,10 +9,9 @@ from weakref import WeakSet
 
 from lineside.bus.settings import Settings
 from lineside.emitter import snapshot
+from lineside.emitter.agreement import WAIT_FOR_RANK_0, Agreement
 from lineside.emitter.identity import (
     MARK,
-    WAIT_FOR_RANK_0,
-    Agreement,
     Identity,
     Place,
     begin,

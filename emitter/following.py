@@ -92,8 +92,7 @@ class Following:
 
     def close(self) -> None:
         """Take part no more."""
-        self._peers = None
-        self._effects.let_go()
+        self._end("training has ended there")
 
     def _talk(self, moment: Moment) -> None:
         if self._peers is None or not self._publisher.is_open:
@@ -136,8 +135,14 @@ class Following:
             self._peers.ask(self._own.pop())
         self._publisher.tend_if_due()
 
+    def _end(self, why: str) -> None:
+        peers, self._peers = self._peers, None
+        self._effects.let_go()
+        if peers is not None:
+            peers.leave(why)
+
     def _leave(self, error: PeersError) -> None:
-        self.close()
+        self._end(str(error))
         say(f"commands are off on rank {self._publisher.identity.place.rank}: {error}")
         if self._otherwise is not None:
             self._otherwise()

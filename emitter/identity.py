@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import re
 import secrets
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +17,8 @@ from lineside.bus.settings import Settings
 
 MARK = "lineside"
 """Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
-WAIT_FOR_RANK_0 = 5.0
-"""Seconds a rank waits at train begin for rank 0 to say which run this is."""
 _SLUG_CHARACTERS = 32
 _ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
-_occasions: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -110,43 +105,6 @@ def begin(
         project=settings.project or project or "default",
         place=place,
     )
-
-
-class Agreement:
-    """How the ranks of one job come to the same run and attempt: rank 0 tells through the store.
-
-    Every rank makes one each time it opens a run, and so they find each other: keys carry the
-    ``occasion`` (in the same words on every rank) and how often there was one, and torchrun's
-    restart count, because a restarted job finds the keys of its previous life. It is a key in the
-    job's own store and never a collective, which would hang if one rank did not take part.
-    """
-
-    def __init__(self, occasion: str) -> None:
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._key = f"lineside/{restart}/{occasion}/{_occasions[occasion]}"
-        _occasions[occasion] += 1
-
-    def tell(self, identity: Identity) -> None:
-        """Rank 0: say which run this is. Never raises."""
-        with contextlib.suppress(Exception):
-            store = job_store()
-            if store is not None:
-                store.set(self._key, json.dumps(identity.mark()))
-
-    def hear(self, place: Place, wait: float) -> Identity | None:
-        """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
-        try:
-            store = job_store()
-            if store is None:
-                return None
-            if wait > 0:
-                store.wait([self._key], datetime.timedelta(seconds=wait))
-            elif not store.check([self._key]):
-                return None
-            said = json.loads(store.get(self._key))
-            return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)
-        except Exception:  # noqa: BLE001 - each kind of store has its own errors
-            return None
 
 
 def _later_attempt() -> str:

@@ -7,6 +7,7 @@ wants the answer waits for it only so long.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import threading
@@ -18,11 +19,13 @@ from concurrent.futures import TimeoutError as NoAnswer
 from queue import SimpleQueue
 from typing import Any
 
-from lineside.emitter.identity import Identity, job_store
+from lineside.emitter.identity import job_store
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.snapshot import one_line
 
 _ANSWER_SECONDS = 10.0
+_SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unless told otherwise
+_JOIN_SECONDS = 2.0
 _SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
 
 _Orders = SimpleQueue["tuple[Callable[[Any], Any], Future[Any]] | None"]
@@ -33,33 +36,41 @@ class PeersError(Exception):
 
 
 class JobStore:
-    """The keys of one attempt, with values that JSON takes. For one thread.
+    """The keys that begin with ``prefix``, with values that JSON takes. For one thread.
 
     Raises:
-        PeersError: there is none; in every method: it failed, or did not answer for 10 s, once.
-            What it is told is done all the same when it comes to itself.
+        PeersError: there is none; in every method: it failed, or did not answer for ``patience``
+            seconds, once. What it is told is done all the same when it comes to itself.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, prefix: str, patience: float = _ANSWER_SECONDS) -> None:
         store = job_store()
         if store is None:
             raise PeersError("torch.distributed is not in use, so its ranks cannot be asked")
-        self._prefix = f"lineside/control/{identity.attempt}"
-        self._patience: float | None = _ANSWER_SECONDS
+        self._prefix = prefix
+        self._patience = patience
         self._is_silent = False
         self._orders: _Orders = SimpleQueue()
-        weakref.finalize(self, self._orders.put, None)
+        self._end = weakref.finalize(self, self._orders.put, None)
         asking = (store, self._orders)
-        threading.Thread(target=_ask, args=asking, name="lineside-ranks", daemon=True).start()
+        self._thread = threading.Thread(target=_ask, args=asking, name="lineside", daemon=True)
+        self._thread.start()
+        _threads.add(self._thread)
+
+    def close(self) -> None:
+        """Return once all is done that it was told, but do not wait for long. Raises nothing."""
+        self._end()
+        if not self._is_silent:
+            self._thread.join(_JOIN_SECONDS)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Meanwhile wait for each answer, however long it takes: nobody could do without it."""
-        self._patience = None
+        """Meanwhile wait as long for an answer as ranks do for each other: none can do without."""
+        before, self._patience = self._patience, _SILENCE_SECONDS
         try:
             yield
         finally:
-            self._patience = _ANSWER_SECONDS
+            self._patience = before
 
     def set(self, name: str, value: object) -> None:
         key, text = self._key(name), json.dumps(value)
@@ -120,7 +131,7 @@ class JobStore:
                 raise
             if isinstance(error, NoAnswer) and not answer.done():
                 self._is_silent = True
-                why = f"the job's store did not answer for {_ANSWER_SECONDS:g} s"
+                why = f"the job's store did not answer for {self._patience:g} s"
                 raise PeersError(why) from None
             raise PeersError(f"the job's store failed: {one_line(error)}") from error
 
@@ -133,3 +144,13 @@ def _ask(store: Any, orders: _Orders) -> None:
             answer.set_result(act(store))
         except BaseException as error:  # noqa: BLE001 - who asked sorts it
             answer.set_exception(error)
+
+
+@atexit.register
+def _join() -> None:
+    """A thread that comes out of the store while the interpreter ends would abort the process."""
+    for thread in list(_threads):
+        thread.join(_JOIN_SECONDS)
+
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()

@@ -61,7 +61,7 @@ class Leader:
     """
 
     def __init__(self, identity: Identity, step: int, *, meets: bool = False) -> None:
-        self._keys = JobStore(identity)
+        self._keys = JobStore(_prefix(identity))
         self._others = range(1, identity.place.world_size)
         self._meets = meets
         self.is_gathered = False
@@ -139,14 +139,18 @@ class Leader:
     def leave(self, why: str) -> None:
         """There will be no further talk."""
         self._keys.post(f"say/{self._said}", {"off": why})
+        self._keys.close()
 
     def _count_votes(self, talk: int) -> Vote:
         until = time.monotonic() + _VOTE_SECONDS
         total = Vote(YES)
         for rank in self._others:
             name = f"vote/{talk}/{rank}"
-            if not self._keys.wait(name, until - time.monotonic(), _nothing):
-                raise PeersError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
+            while not self._keys.wait(name, _LOOK_SECONDS, _nothing):
+                if self._keys.has(f"gone/{rank}"):
+                    raise PeersError(self._keys.get(f"gone/{rank}"))
+                if time.monotonic() > until:
+                    raise PeersError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
             vote = Vote(*self._keys.get(name))
             if vote.answer == NO:
                 total = Vote(NO, f"rank {rank}: {vote.why}")
@@ -186,7 +190,7 @@ class Follower:
     """
 
     def __init__(self, identity: Identity, step: int) -> None:
-        self._keys = JobStore(identity)
+        self._keys = JobStore(_prefix(identity))
         self._rank = identity.place.rank
         self.is_gathered = self.meets = False
         self.next_step = step + 1
@@ -244,8 +248,8 @@ class Follower:
         talk = self._heard - 1
         name = f"outcome/{talk}"
         with self._keys.waiting():  # from here on the others may count on this rank
-            self._keys.set(f"vote/{talk}/{self._rank}", vote)
             try:
+                self._keys.set(f"vote/{talk}/{self._rank}", vote)
                 self._await(name, meanwhile, _VOTE_SECONDS + _STILL_SECONDS)
                 outcome = self._keys.get(name)
             except BaseException as error:
@@ -256,6 +260,11 @@ class Follower:
                     raise
         _check(outcome)
         return bool(outcome)
+
+    def leave(self, why: str) -> None:
+        """Take part no more. Raises nothing."""
+        self._keys.post(f"gone/{self._rank}", f"rank {self._rank}: {why}")
+        self._keys.close()
 
     def _await(self, name: str, meanwhile: Callable[[], object], hurry: float) -> None:
         """``hurry`` is how many seconds rank 0 may be silent once this rank is to end."""
@@ -273,7 +282,13 @@ def decline(identity: Identity, error: Exception) -> None:
     """Rank 0 has failed with this and will not lead: the others are not to wait for it."""
     if identity.place.rank == 0 and identity.place.world_size > 1:
         with contextlib.suppress(PeersError):  # without a store nobody waits
-            JobStore(identity).post("verdict", {"why": f"rank 0 has none ({one_line(error)})"})
+            store = JobStore(_prefix(identity))
+            store.post("verdict", {"why": f"rank 0 has none ({one_line(error)})"})
+            store.close()
+
+
+def _prefix(identity: Identity) -> str:
+    return f"lineside/control/{identity.attempt}"
 
 
 def _check(why: object) -> None:

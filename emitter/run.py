@@ -12,7 +12,8 @@ from lineside.bus.events import OWN_KINDS, is_run_id
 from lineside.bus.settings import Settings
 from lineside.emitter import exit as ending
 from lineside.emitter import snapshot
-from lineside.emitter.identity import WAIT_FOR_RANK_0, Agreement, Identity, Place, begin, new_run_id
+from lineside.emitter.agreement import WAIT_FOR_RANK_0, Agreement
+from lineside.emitter.identity import Identity, Place, begin, new_run_id
 from lineside.emitter.notice import say, say_off
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.page import PHASES, TRAINING

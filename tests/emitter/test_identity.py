@@ -15,10 +15,10 @@ import torch.distributed
 
 from lineside.bus.events import Event, is_run_id
 from lineside.bus.settings import Settings
-from lineside.emitter import identity
+from lineside.emitter import agreement, identity
+from lineside.emitter.agreement import Agreement
 from lineside.emitter.identity import (
     MARK,
-    Agreement,
     Identity,
     Place,
     begin,
@@ -110,9 +110,9 @@ def test_without_torch_distributed_the_environment_says_where_we_are(
 
 
 def test_without_a_store_nobody_is_told_and_nothing_heard() -> None:
-    agreement = Agreement("loop")
-    agreement.tell(ME)
-    assert agreement.hear(Place(rank=1), 0.1) is None
+    alone = Agreement("loop")
+    alone.tell(ME)
+    assert alone.hear(Place(rank=1), 0.1) is None
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def group(tmp_path: Path) -> Iterator[object]:
 
 
 def _agreement(monkeypatch: pytest.MonkeyPatch, count: int) -> Agreement:
-    monkeypatch.setattr(identity, "_occasions", Counter(train=count))
+    monkeypatch.setattr(agreement, "_occasions", Counter(train=count))
     return Agreement("train")
 
 

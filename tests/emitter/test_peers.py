@@ -210,7 +210,6 @@ def test_a_frozen_store_holds_nobody_up_and_all_know_it_once_it_is_back(
     store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (other, waiting) = gather(pool, 3)
-    monkeypatch.setattr(jobstore, "_ANSWER_SECONDS", 0.2)
     leader._keys._patience = other._keys._patience = 0.2
     heard = pool.submit(hear, waiting)
     store.answers.clear()
@@ -231,8 +230,8 @@ def test_a_frozen_store_holds_nobody_up_and_all_know_it_once_it_is_back(
 def test_who_has_voted_yes_waits_for_the_outcome_however_long_the_store_is_frozen(
     store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobstore, "_ANSWER_SECONDS", 0.1)
     leader, (other,) = gather(pool, 2)
+    leader._keys._patience = other._keys._patience = 0.1
     counted = leader._count_votes
 
     def freeze_after(talk: int) -> Vote:
@@ -269,6 +268,36 @@ def test_a_rank_that_goes_after_its_vote_takes_the_command_from_all(
     why = "rank 1 takes no part any more: OSError: stale file handle"
     for act in (lambda: late.vote(Vote(YES), lambda: None), voting.result, agreeing.result):
         with pytest.raises(PeersError, match=why):
+            act()
+
+
+def test_a_rank_that_is_gone_is_not_waited_for(
+    store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_VOTE_SECONDS", 60.0)
+    leader, (other,) = gather(pool, 2)
+    other.leave("its spool is full")
+    with pytest.raises(PeersError, match=r"^rank 1: its spool is full$"):
+        leader.agree(SAVE)
+
+
+def test_an_interrupt_while_the_vote_is_written_takes_the_command_from_all(
+    store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other, late) = gather(pool, 3)
+    agreeing = pool.submit(leader.agree, SAVE)
+    assert hear(other).command == hear(late).command == SAVE
+    told = other._keys.set
+
+    def interrupt(name: str, value: object) -> None:
+        told(name, value)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(other._keys, "set", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        other.vote(Vote(YES), lambda: None)
+    for act in (lambda: late.vote(Vote(YES), lambda: None), agreeing.result):
+        with pytest.raises(PeersError, match="rank 1 takes no part any more: KeyboardInterrupt"):
             act()
 
 

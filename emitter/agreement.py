@@ -1,0 +1,52 @@
+"""How the ranks of one job come to the same run and attempt: rank 0 tells through its store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+
+from lineside.emitter.identity import Identity, Place
+from lineside.emitter.jobstore import JobStore, PeersError
+
+WAIT_FOR_RANK_0 = 5.0
+"""Seconds a rank waits at train begin for rank 0 to say which run this is."""
+_occasions: Counter[str] = Counter()
+
+
+class Agreement:
+    """What rank 0 tells and the others hear of one run that is opened.
+
+    Every rank makes one each time it opens a run, and so they find each other: keys carry the
+    ``occasion`` (in the same words on every rank) and how often there was one, and torchrun's
+    restart count, because a restarted job finds the keys of its previous life. It is a key in the
+    job's own store and never a collective, which would hang if one rank did not take part.
+    """
+
+    def __init__(self, occasion: str) -> None:
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._prefix = f"lineside/{restart}/{occasion}"
+        self._name = str(_occasions[occasion])
+        self._store: JobStore | None = None
+        _occasions[occasion] += 1
+
+    def tell(self, identity: Identity) -> None:
+        """Rank 0: say which run this is. Raises nothing of ours."""
+        with contextlib.suppress(PeersError):
+            self._opened().set(self._name, identity.mark())
+
+    def hear(self, place: Place, wait: float) -> Identity | None:
+        """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
+        try:
+            store = self._opened()
+            if not store.wait(self._name, wait, lambda: None):
+                return None
+            said = store.get(self._name)
+            return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)
+        except (PeersError, KeyError, TypeError, ValueError):
+            return None
+
+    def _opened(self) -> JobStore:
+        if self._store is None:
+            self._store = JobStore(self._prefix, WAIT_FOR_RANK_0)
+        return self._store
