@@ -21,8 +21,8 @@ MAX_BLOB = 4 << 20
 """Bytes of records one PUT may carry (4 MiB). Producers aim for 256 KiB."""
 MAX_MESSAGE = 16 << 20
 """Bytes of a whole frame beyond which a socket is cut off by libzmq."""
-MAX_PATTERNS = 4096
-"""Patterns one SUB may carry."""
+MAX_PATTERNS = 65536
+"""Patterns one SUB may carry: a shipper asks in one for the commands of all its runs."""
 MAX_PATTERN = 386
 """Characters of a pattern: three parts of 128."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from itertools import product
 
 from lineside.bus.events import Stream
@@ -13,7 +14,12 @@ from lineside.bus.events import Stream
 
 def fits(text: str, pattern: str) -> bool:
     """Whether ``text`` is ``pattern``, in which ``*`` stands for any characters."""
-    return fnmatchcase(text, re.sub(r"[?[]", r"[\g<0>]", pattern))  # to which these mean something
+    return _expression(pattern).match(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(re.sub(r"[?[]", r"[\g<0>]", pattern)))  # these mean something there
 
 
 class Patterns:

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lineside.bus import subscriptions
-from lineside.bus.messages import OK, START, Ack, Cur, Evt, Hi, Put, Sub
+from lineside.bus.events import Stream
+from lineside.bus.messages import MAX_PATTERNS, OK, START, Ack, Cur, Evt, Hi, Put, Sub
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer, read_all
 from tests.bus.conftest import STREAM, Connect, Peer, Serve, records
@@ -23,6 +24,21 @@ def test_a_batch_reaches_the_reader_as_it_was_put(serve: Serve, peer: Connect) -
     assert isinstance(ack, Ack)
     assert (ack.next, ack.status, ack.head) == (0, OK, 1)
     assert reader.hear() == Evt(1, STREAM, 0, 3, blob)
+
+
+def test_as_many_patterns_as_may_be_of_the_longest_runs_are_one_question(
+    serve: Serve, peer: Connect
+) -> None:
+    serve()
+    reader, producer = peer(), peer()
+    runs = tuple(f"{number:0128}/control" for number in range(MAX_PATTERNS))
+    ack = reader.ask(Sub("", START, 0, runs, 10))
+    assert isinstance(ack, Ack)
+    assert ack.status == OK
+    for stream in (STREAM, Stream.parse(f"{runs[-1]}/one")):
+        producer.ask(Hi(stream))
+        producer.ask(Put(stream, 0, 3, records(0, 3)))
+    assert reader.hear() == Evt(2, stream, 0, 3, records(0, 3))
 
 
 def test_readers_at_the_head_are_served_from_a_bounded_piece_of_memory(
