@@ -26,6 +26,7 @@ from lineside.bus.settings import Settings
 from lineside.cli.home import is_held, read_note
 from lineside.cli.probes import http_problem
 from lineside.cli.processes import DASHBOARD_PORT
+from lineside.cli.runs import has_store
 from lineside.cli.stack import NEEDED
 from lineside.cli.supervisor import times
 from lineside.dashboard.words import plural, size
@@ -194,11 +195,9 @@ def _bus(settings: Settings) -> Iterator[Check]:
 
 
 def _is_elsewhere(settings: Settings) -> bool:
-    """Whether store and page are left to the machine of the broker: it is another one, and nothing
-    here tells of a store."""
-    default = Settings.from_env({"LINESIDE_HOME": str(settings.home)}).store
-    is_told = settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
-    return settings.broker.startswith("tcp://") and not is_told
+    """Whether store and page are left to the machine of the broker: it is another one, and there is
+    no store here."""
+    return settings.broker.startswith("tcp://") and not has_store(settings)
 
 
 def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:

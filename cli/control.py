@@ -130,7 +130,7 @@ def _target(run: str, ahead: bool) -> str:
 
     Raises:
         RunNotFound, CommandError: there is none that could take a command now.
-        UsageError: as ``look_up`` does.
+        UsageError, StoreError: as ``look_up`` does.
     """
     if ahead:
         if not is_run_id(run):

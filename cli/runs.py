@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,20 +47,30 @@ def open_history() -> History:
     return History(engine)
 
 
+def has_store(settings: Settings) -> bool:
+    """Whether there is a store here, be it a broken one: in the home, or in ``LINESIDE_STORE``."""
+    default = Settings.from_env({"LINESIDE_HOME": str(settings.home)}).store
+    return settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
+
+
 def look_up(run: str) -> tuple[str, Run | None]:
-    """The id of the run that a person means, and what is known of it. Without a store here to ask,
-    as on another machine than the broker's, ``run`` must be an id, and nothing is known.
+    """The id of the run that a person means, and what is known of it. Without a store here, as on
+    another machine than the broker's, or without what reads it, ``run`` must be an id, and nothing
+    is known.
 
     Raises:
         RunNotFound: nothing fits.
         UsageError: several runs do, or it is no id and there is no store to ask.
+        StoreError: there is a store here, which cannot be read.
     """
     try:
         found = open_history().find(run)
     except (StoreError, MissingExtra) as error:
+        if isinstance(error, StoreError) and has_store(Settings.from_env()):
+            raise
         if run == "latest" or not is_run_id(run):
             raise UsageError(f"{error}; or give a run's whole id, not {run!r}") from error
-        warn(f"there is no store to look {run!r} up in: taken as a run's id")
+        warn(f"{run!r} cannot be looked up here: taken as a run's id")
         return run, None
     return found.id, found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lineside.store.database import open_store
+from lineside.store.migrate import KNOWN
 from tests.cli.homes import DEADLINE, RUN_ID, Home, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +135,22 @@ def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(station: Home) ->
     assert line.endswith(r"ok\n2026-11-21 18:00:00  eve  stop\x1b[2J")
     nobody = station.lineside("audit", "--run", "x\x1b[2J").stderr
     assert nobody == "nothing about x\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("command", ["stop", "tail"])
+def test_a_store_that_cannot_be_read_is_not_taken_for_none(home: Home, command: str) -> None:
+    home.start("broker").until("listening")
+    store = home.path / "store.db"
+    open_store(f"sqlite:///{store}", create=True).dispose()
+    with contextlib.closing(sqlite3.connect(store)) as older, older:
+        older.execute("UPDATE lineside_version SET version_num = ?", KNOWN[:1])
+    elsewhere = {"LINESIDE_STORE": f"sqlite:///{home.path}/no.db"}
+    for env, why in (({}, "brings it up to date"), (elsewhere, "there is no store at")):
+        refused = home.lineside(command, "baseline", env=env)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert why in refused.stderr
+    ahead = home.lineside("stop", "baseline", "--ahead", "--no-wait")
+    assert (ahead.returncode, ahead.stdout) == (0, "stop: requested\n")
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])

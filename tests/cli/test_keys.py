@@ -163,7 +163,7 @@ def test_a_training_is_steered_from_a_machine_without_a_store(
     assert sent.returncode == 1
     assert sent.stdout == "save: requested\n"
     assert sent.stderr.splitlines() == [
-        "there is no store to look 'my-run' up in: taken as a run's id",
+        "'my-run' cannot be looked up here: taken as a run's id",
         "lineside: save: no answer has come in time",
     ]
     [event] = read_all(f"ipc://{home.path}/bus.sock", ["my-run/control"], until=bool)
