@@ -19,11 +19,16 @@ export class Control {
     const { op } = button.dataset;
     const dialog = document.getElementById(`${op}-dialog`);
     if (!dialog) return this.now(button, op);
+    const entered = () => JSON.stringify([...new FormData(dialog.querySelector("form"))]);
     open(dialog, async (form) => {
+      const sent = entered();
       const args = {};
       if (op === "stop") args.save = form.get("save") === "on";
       if (op === "set_lr") args.lr = Number(form.get("lr"));
-      await this.send({ op, args, reason: form.get("reason") }, () => dialog.close());
+      await this.send({ op, args, reason: form.get("reason") }, () => {
+        if (entered() === sent) dialog.close();
+        else dialog.querySelector(".said").textContent = "The one before was sent, this one is not yet.";
+      });
     });
   }
 

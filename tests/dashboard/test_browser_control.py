@@ -192,12 +192,8 @@ def test_a_command_that_cannot_be_sent_says_why(house: House, site: str, browser
     context.close()
 
 
-def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
-    house: House, site: str, browser: Any
-) -> None:
-    take_commands(house, house.begin())
-    context = browser.new_context()
-    page = context.new_page()
+def lose_answers(page: Any) -> list[Any]:
+    """The answer to a command is lost for each thing in the list."""
     losing: list[Any] = []
 
     def lose(route: Any) -> None:
@@ -209,6 +205,16 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
             route.continue_()
 
     page.route("**/commands", lose)
+    return losing
+
+
+def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
+    house: House, site: str, browser: Any
+) -> None:
+    take_commands(house, house.begin())
+    context = browser.new_context()
+    page = context.new_page()
+    losing = lose_answers(page)
     said, orders = page.locator("#sent"), page.locator("#orders li")
     with BrokerProcess(house.settings.home) as broker:
 
@@ -237,4 +243,31 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
                 expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=15_000)
                 expect(orders).to_have_count(2 + count)  # it came, as the list shows
         assert (sent("save"), sent("set_lr")) == (2, 2)
+    context.close()
+
+
+def test_a_dialog_that_was_changed_after_a_lost_answer_stays_open(
+    house: House, site: str, browser: Any
+) -> None:
+    take_commands(house, house.begin())
+    context = browser.new_context()
+    page = context.new_page()
+    dialog, orders = page.locator("#set_lr-dialog"), page.locator("#orders li")
+    rate, said = dialog.get_by_label("Learning rate"), dialog.locator(".said")
+    with BrokerProcess(house.settings.home):
+        visit(page, f"{site}/runs/tiny-1")
+        lose_answers(page).append(dialog)
+        page.get_by_role("button", name="Set learning rate").click()
+        rate.fill("3e-4")
+        page.get_by_role("button", name="Set it").click()
+        expect(said).to_contain_text("No answer came", timeout=15_000)
+        rate.fill("3e-5")
+        with ServiceProcess("recorder", house.settings):
+            expect(orders).to_have_count(1, timeout=15_000)
+            expect(said).to_contain_text("this one is not yet")
+            expect(rate).to_have_value("3e-5")
+            page.get_by_role("button", name="Set it").click()
+            expect(dialog).to_be_hidden(timeout=15_000)
+            expect(orders.first).to_contain_text("Learning rate 3e-5")
+            expect(orders).to_have_count(2)
     context.close()
