@@ -20,6 +20,7 @@ from lineside.store.values import clean, is_count, is_name, is_number, is_time
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
 _ERROR_LENGTH = 1000
 _TRACEBACK_LENGTH = 10_000
+_SIGN_SECONDS = 2.0  # signs of life come once a second, on a loaded machine a little later
 
 
 class Unreadable(ValueError):
@@ -181,10 +182,11 @@ class Meaning:
             _read_counters(target, seen.data)
             target.rank.lost, target.rank.step = True, _count(seen.data, "step")
             if target.rank.ended_at is None:
-                # A shipper that only found it, perhaps the next day, knows when it lived last.
+                # A shipper that only found it, perhaps the next day, knows when it lived last. It
+                # ended after that, and perhaps after what another rank raised.
                 ended, alive = seen.event.time, seen.data.get("alive_at")
                 if is_number(alive) and is_time(alive) and alive < ended - NOTICED_SECONDS:
-                    ended = alive
+                    ended = alive + _SIGN_SECONDS
                 target.rank.ended_at = ended
 
     def _on_process_exit(self, seen: Seen) -> None:

@@ -294,9 +294,9 @@ def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_reco
 
 @pytest.mark.parametrize(
     ("alive", "ended"),
-    [(40.0, 40.0), (99.0, 100.0), (101.0, 100.0), (-1e300, 100.0), ("late", 100.0)],
+    [(40.0, 42.0), (99.0, 100.0), (101.0, 100.0), (-1e300, 100.0), ("late", 100.0)],
 )
-def test_a_process_that_was_found_late_ended_when_it_lived_last(
+def test_a_process_that_was_found_late_ended_soon_after_it_lived_last(
     journal: Journal, history: History, alive: float | str, ended: float
 ) -> None:
     teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 100)
@@ -308,6 +308,20 @@ def test_a_process_that_was_found_late_ended_when_it_lived_last(
     assert run.status == "lost"
     assert run.ended_at is not None
     assert run.ended_at.timestamp() == pytest.approx(START + ended)
+
+
+def test_a_rank_that_went_with_its_container_is_not_the_cause_of_what_ended_that(
+    journal: Journal, history: History
+) -> None:
+    rank0, rank1 = Teller(), Teller(producer="rank1")
+    rank0.begin()
+    rank1.tell("run_start", {})
+    rank0.tick(30)
+    raised = rank0.tell("train_error", {"error": ERROR})
+    shipper = Teller(producer="shipper", attempt=SHIPPER, at=START + 100)
+    shipper.tell("process_lost", heartbeat(rank1, alive_at=raised.time - 0.7))
+    journal.deliver(rank0, rank1, shipper)
+    assert history.run("run").reason == "ValueError: bad: batch"
 
 
 @pytest.mark.parametrize("by", ["rank0", "shipper"])
