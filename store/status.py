@@ -118,10 +118,9 @@ def judge_attempt(
     is never shown as finished.
     """
     rank = ranks.get(RANK_0, Rank())
-    has_spoken = rank.ended or rank.how is not None
-    if exit_ is not None and has_spoken and (rank.ended_at or 0.0) > exit_.at:
-        exit_ = None  # what ended was not the training, which went on
     out_of_memory = exit_ is not None and exit_.out_of_memory
+    if exit_ is not None and _outlived(rank, exit_):
+        exit_ = None  # what ended was not the training, which went on
     own = judge_rank(rank, out_of_memory=out_of_memory)
     if own.status == SUPERSEDED:
         return own
@@ -145,6 +144,13 @@ def judge_run(newest: Verdict | None) -> Verdict:
     if newest.status == SUPERSEDED:
         return Verdict(RUNNING, "being started again")
     return newest
+
+
+def _outlived(rank: Rank, exit_: Exit) -> bool:
+    """Whether the process went on after the command that had started it ended."""
+    has_spoken = rank.ended or rank.how is not None
+    later = (rank.ended_at or 0.0) - exit_.at
+    return later > (0.0 if has_spoken else NOTICED_SECONDS)
 
 
 def _judge_error(rank: Rank) -> Verdict:

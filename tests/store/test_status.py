@@ -109,6 +109,20 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             "the process vanished; exit code 1",
         ),
         (Rank(began=True, lost=True), Exit(0, None, 9.0), LOST, "the process vanished"),
+        # It vanished with its command, which was noticed a little later, or had outlived it.
+        (Rank(began=True, lost=True, ended_at=14.0), Exit(143, None, 9.0), KILLED, "SIGTERM"),
+        (
+            Rank(began=True, lost=True, ended_at=69.0),
+            Exit(143, None, 9.0),
+            LOST,
+            "the process vanished",
+        ),
+        (
+            Rank(began=True, lost=True, ended_at=69.0),
+            Exit(None, "SIGTERM", 9.0, True),
+            LOST,
+            "the process vanished (out of memory)",
+        ),
         # Nobody knows yet what it said before it ended; how it was ended is known.
         (Rank(began=True, awaited=True), Exit(0, None, 9.0), RUNNING, None),
         (Rank(awaited=True), Exit(0, None, 9.0), RUNNING, None),
