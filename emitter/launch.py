@@ -40,7 +40,6 @@ _FORWARDED = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
-_SI_KERNEL = 0x80  # si_code of what a terminal sends
 _CONFIRM_SECONDS = 3.0
 
 
@@ -93,12 +92,10 @@ def _run(
         child = subprocess.Popen(argv, env=env, preexec_fn=unblock)
         is_told = False
         while child.poll() is None:
-            received = signal.sigtimedwait(waited, 1.0)
-            if received is None or received.si_signo == signal.SIGCHLD:
-                continue
-            if received.si_code != _SI_KERNEL:  # the terminal told the child itself
-                child.send_signal(received.si_signo)
-            is_told = is_told or received.si_signo == signal.SIGTERM
+            number = orphans.to_pass_on(waited, 1.0)
+            if number is not None:
+                child.send_signal(number)
+            is_told = is_told or number == signal.SIGTERM
         ended = time.time()
         if is_told and end_trainings is not None:
             end_trainings(waited)

@@ -15,6 +15,18 @@ from lineside.emitter import launches, locks
 from lineside.emitter.folder import LOCK_NAME
 
 _ASK_SECONDS = 0.1
+_SI_KERNEL = 0x80  # si_code of what a terminal sends
+
+
+def to_pass_on(signals: Iterable[int], seconds: float) -> int | None:
+    """Wait so long for one of ``signals``, which are blocked; it, if it is to be passed on.
+
+    That a child ended is for this process alone, and the terminal tells all its processes itself.
+    """
+    received = signal.sigtimedwait(signals, seconds)
+    if received is None or received.si_code == _SI_KERNEL or received.si_signo == signal.SIGCHLD:
+        return None
+    return received.si_signo
 
 
 def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
@@ -28,10 +40,10 @@ def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
         for pid in living - told:
             _send(pid, signal.SIGTERM)
         told |= living
-        received = signal.sigtimedwait(signals, _ASK_SECONDS)
-        if received is not None and received.si_signo != signal.SIGCHLD:
+        number = to_pass_on(signals, _ASK_SECONDS)
+        if number is not None:
             for pid in living:
-                _send(pid, received.si_signo)
+                _send(pid, number)
 
 
 def _living(folder: Path, spool: Path) -> set[int]:

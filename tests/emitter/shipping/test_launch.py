@@ -139,6 +139,33 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     assert exit_.time < end.time
 
 
+def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_once(
+    bench: Bench, launched: Any
+) -> None:
+    body = (
+        "seen = []\n"
+        "    signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: print('ready', flush=True))\n"
+        "    print('ready', flush=True)\n"
+        "    while not seen: time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+        "    print(len(seen))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    master, terminal = pty.openpty()
+    one = launched("sh", "-c", f"{sys.executable} {script}; true", tty=terminal)
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    one.wait_ready()
+    os.write(master, b"\x03")
+    status, output, _ = one.end()
+    os.close(master)
+    os.close(terminal)
+    assert (status, output) == (128 + signal.SIGTERM, "1\n")
+
+
 def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any) -> None:
     count = (
         "import signal, sys, time\n"
