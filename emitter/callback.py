@@ -286,7 +286,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             self._steering = Following(publisher, control, step)
         said = Settings.from_env().stop_on_sigterm
         if self._stop_on_sigterm if said is None else said:
-            self._sigterm = StopOnSigterm.begin(self._steering, publisher.identity.attempt)
+            self._sigterm = StopOnSigterm.begin(self._steering, publisher)
 
     def _train_end(self, state: Any, control: Any) -> None:
         self._is_training = False

@@ -27,7 +27,7 @@ from lineside.emitter.page import ACKED_SEQ
 from lineside.emitter.redaction import redact_argv
 from lineside.emitter.sidecar import INJECT_FOLDER, Sidecar
 from lineside.emitter.spool import SpoolWriter
-from lineside.emitter.vitals import PageView, Words
+from lineside.emitter.vitals import Words
 
 PRODUCER = "launcher"
 RANK_0 = "rank0"
@@ -159,7 +159,7 @@ def _record(
     writers = []
     for run, attempt in newest.items():
         folder = settings.spool / run / RANK_0 / attempt
-        words = _words(folder)
+        words = vitals.read_page(folder)
         if run != streams[-1].run and _has_ended(folder, words):
             continue  # the command went on after it: how that ended says nothing of it
         emitted = words.next_seq if words else None
@@ -173,16 +173,6 @@ def _record(
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
     _confirm(writers, streams, settings)
-
-
-def _words(folder: Path) -> Words | None:
-    page = PageView.open(folder)
-    if page is None:
-        return None
-    try:
-        return page.read()
-    finally:
-        page.close()
 
 
 def _has_ended(folder: Path, words: Words | None) -> bool:

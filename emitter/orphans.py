@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from lineside.emitter import launches, locks
+from lineside.emitter import launches, locks, vitals
 from lineside.emitter.folder import LOCK_NAME
 
 _ASK_SECONDS = 0.1
@@ -32,26 +32,33 @@ def to_pass_on(signals: Iterable[int], seconds: float) -> int | None:
 def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
     """Tell them to end too, with a SIGTERM, and wait until they have.
 
-    They are the processes of this machine whose streams are registered in ``folder``. ``signals``,
-    which are blocked, are passed on to them meanwhile.
+    They are the processes of this machine whose streams are registered in ``folder``. What the
+    command told itself is not told again, for a second SIGTERM may end it in the middle of a save.
+    ``signals``, which are blocked, are passed on to them meanwhile.
     """
     told: set[int] = set()
     while living := _living(folder, spool):
-        for pid in living - told:
-            _send(pid, signal.SIGTERM)
-        told |= living
+        for pid in living.keys() - told:
+            if not living[pid]:
+                _send(pid, signal.SIGTERM)
+        told |= living.keys()
         number = to_pass_on(signals, _ASK_SECONDS)
         if number is not None:
             for pid in living:
                 _send(pid, number)
 
 
-def _living(folder: Path, spool: Path) -> set[int]:
-    found = set()
+def _living(folder: Path, spool: Path) -> dict[int, bool]:
+    """Their process ids, each with whether it was asked to stop."""
+    found: dict[int, bool] = {}
     for stream in launches.read(folder):
         with contextlib.suppress(OSError):
-            found.add(locks.holder(spool.joinpath(*stream) / LOCK_NAME) or 0)
-    return {pid for pid in found if pid > 0}  # none holds it, or one of another machine
+            path = spool.joinpath(*stream)
+            pid = locks.holder(path / LOCK_NAME) or 0
+            if pid > 0:  # else none holds it, or one of another machine
+                words = vitals.read_page(path)
+                found[pid] = found.get(pid, False) or (words is not None and words.stop_asked)
+    return found
 
 
 def _send(pid: int, number: int) -> None:

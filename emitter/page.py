@@ -41,8 +41,9 @@ SHIPPER_PID = 33
 SHIPPER_MONOTONIC_NS = 34  # when the shipper last looked
 INBOX = 35  # bytes of commands it has put into the stream's inbox
 
-TRAINING, TRAIN_ENDED, CLOSED = 1, 2, 4
-"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; nothing more will be."""
+TRAINING, TRAIN_ENDED, CLOSED, STOP_ASKED = 1, 2, 4, 8
+"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; nothing more will be; a
+SIGTERM has become a stop, and another may end the process."""
 
 PHASES = (
     "starting",

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from lineside.bus.commands import Command
 from lineside.emitter.effects import is_training
+from lineside.emitter.page import FLAGS, STOP_ASKED
+from lineside.emitter.publisher import Publisher
 
 ISSUER = "SIGTERM"
 """Who issued the command that the signal became."""
@@ -43,22 +45,24 @@ class StopOnSigterm:
     it when that is over.
     """
 
-    def __init__(self, steering: Stoppable, attempt: str, before: Any) -> None:
+    def __init__(self, steering: Stoppable, publisher: Publisher, before: Any) -> None:
         self._steering = steering
-        self._id = f"sigterm-{attempt}"  # a launcher signals every rank: all of them mean the same
+        self._publisher = publisher
+        # A launcher signals every rank: all of them mean the same.
+        self._id = f"sigterm-{publisher.identity.attempt}"
         self._before = before
         self._pid = os.getpid()
         self._asked_at: float | None = None
         self._is_on = True
 
     @classmethod
-    def begin(cls, steering: Stoppable, attempt: str) -> StopOnSigterm | None:
+    def begin(cls, steering: Stoppable, publisher: Publisher) -> StopOnSigterm | None:
         """None where it cannot be: in another thread than the main one, or where the handler that
         is there is not Python's to put back."""
         before = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or before is None:
             return None
-        stopping = cls(steering, attempt, before)
+        stopping = cls(steering, publisher, before)
         _watch_forks(stopping)
         signal.signal(signal.SIGTERM, stopping._handle)
         if _told == [os.getpid()] and not hasattr(sys, "ps1"):
@@ -91,12 +95,14 @@ class StopOnSigterm:
             self._pass_on(number, frame)
 
     def _ask(self, args: dict[str, bool]) -> None:
+        self._publisher.words[FLAGS] |= STOP_ASKED
         until = time.time() + _VALID_SECONDS
         stop = Command("stop", args, issued_by=ISSUER, expires_at=until, id=self._id)
         self._steering.ask(stop, self._give_up)
 
     def _give_up(self) -> None:
         """The stop was refused. A handler of the script's has been called already."""
+        self._publisher.words[FLAGS] &= ~STOP_ASKED
         if self._is_on and not callable(self._before):
             self._pass_on(signal.SIGTERM, None)
 

@@ -21,6 +21,7 @@ from lineside.emitter.page import (
     PHASES,
     SHIPPER_MONOTONIC_NS,
     SHIPPER_PID,
+    STOP_ASKED,
     TRAIN_ENDED,
 )
 from lineside.emitter.tail import segments
@@ -58,6 +59,11 @@ class Words(NamedTuple):
     def closed(self) -> bool:
         """Whether nothing more will be written."""
         return bool(self.flags & CLOSED)
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a SIGTERM has become a stop, and another may end the process."""
+        return bool(self.flags & STOP_ASKED)
 
 
 class PageView:
@@ -121,6 +127,17 @@ class PageView:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def read_page(folder: Path) -> Words | None:
+    """The words of the page in ``folder`` as they stand; None if there is none to read."""
+    page = PageView.open(folder)
+    if page is None:
+        return None
+    try:
+        return page.read()
+    finally:
+        page.close()
 
 
 class Facts(NamedTuple):

@@ -14,7 +14,7 @@ from lineside.emitter.folder import FACTS_NAME, LOCK_NAME, SEGMENT_SUFFIX
 from lineside.emitter.inbox import FILE_NAME as INBOX_NAME
 from lineside.emitter.page import FILE_NAME as PAGE_NAME
 from lineside.emitter.tail import segments
-from lineside.emitter.vitals import PageView
+from lineside.emitter.vitals import read_page
 
 POSITION_NAME = "acked"
 """Holds how far a stream was confirmed, when its page cannot; its mtime is when that was."""
@@ -34,13 +34,8 @@ def streams(spool: Path) -> Iterator[tuple[Stream, Path]]:
 
 def position(folder: Path) -> int:
     """The seq up to which the stream in ``folder`` was confirmed, by its page or its file."""
-    known = 0
-    page = PageView.open(folder)
-    if page is not None:
-        words = page.read()
-        known = words.acked if words else 0
-        page.close()
-    return max(known, saved_position(folder) or 0)
+    words = read_page(folder)
+    return max(words.acked if words else 0, saved_position(folder) or 0)
 
 
 def saved_position(folder: Path) -> int | None:

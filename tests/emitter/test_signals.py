@@ -15,9 +15,11 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from lineside.bus.commands import Command
-from lineside.emitter import LinesideCallback, signals, snapshot
+from lineside.emitter import LinesideCallback, signals, snapshot, start_run, vitals
+from lineside.emitter.page import FLAGS, STOP_ASKED
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, while_paused
+from tests.emitter.loops import publisher_of
 from tests.emitter.streams import data_of, only
 from tests.emitter.training import trainer
 
@@ -155,6 +157,9 @@ def test_what_the_process_trains_afterwards_is_stopped_too(
     first.train()
     second.train()
     assert (first.state.global_step, second.state.global_step) == (2, 4 if at_a_prompt else 1)
+    pages = [vitals.read_page(folder) for folder in (home / "spool").glob("*/rank0/*")]
+    asked = sorted(page is not None and page.stop_asked for page in pages)
+    assert asked == [not at_a_prompt, True], "whoever passes a signal on is to see it"
 
 
 def test_in_a_training_loop_that_was_put_in_place_of_the_trainers_it_is_one(
@@ -183,20 +188,24 @@ class Refusing:
         self.otherwise = otherwise
 
 
-def test_one_whose_stop_is_refused_does_what_it_would_have_done() -> None:
-    steering = Refusing()
+def test_one_whose_stop_is_refused_does_what_it_would_have_done(home: Path) -> None:
+    steering, run = Refusing(), start_run()
+    words = publisher_of(run).words
 
     def _inner_training_loop() -> None:
         send()
 
     own = signal.signal(TERM, signal.SIG_IGN)
-    stopping = signals.StopOnSigterm.begin(steering, "attempt")
+    stopping = signals.StopOnSigterm.begin(steering, publisher_of(run))
     assert stopping is not None
     _inner_training_loop()
     assert signal.getsignal(TERM) != signal.SIG_IGN
+    assert words[FLAGS] & STOP_ASKED
     steering.otherwise()
+    assert not words[FLAGS] & STOP_ASKED
     assert signal.signal(TERM, own) == signal.SIG_IGN
     stopping.end()
+    run.finish()
 
 
 def test_a_forked_child_is_ended_as_ever(home: Path, tmp_path: Path) -> None:

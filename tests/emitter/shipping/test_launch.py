@@ -139,6 +139,34 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     assert exit_.time < end.time
 
 
+def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_again(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    body = (
+        "from lineside.emitter.page import FLAGS, STOP_ASKED\n"
+        "    ends = []\n"
+        "    def stop(number, frame):\n"
+        "        ends.append(1)\n"
+        "        run.publisher.words[FLAGS] |= STOP_ASKED\n"
+        "    signal.signal(signal.SIGTERM, stop)\n"
+        "    print('ready', flush=True)\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    while os.getppid() == int(sys.argv[1]): time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+        "    print(len(ends))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    trap = "trap 'kill -TERM $!; sleep 0.5; exit 3' TERM"
+    one = launched("sh", "-c", f"{trap}; {sys.executable} {script} $$ & wait")
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    status, output, _ = one.end()
+    assert (status, output) == (3, "1\n")
+
+
 def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_once(
     bench: Bench, launched: Any
 ) -> None:
