@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -12,7 +13,8 @@ from typing import Any
 from lineside.bus import commands
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Stream
-from lineside.emitter import vitals, yard
+from lineside.emitter import locks, vitals, yard
+from lineside.emitter.folder import LOCK_NAME
 from lineside.emitter.keeper import Kept
 from lineside.emitter.link import Link
 from lineside.emitter.orders import Orders
@@ -114,12 +116,17 @@ class Charges:
         transfer = Transfer(stream, folder, yard.position(folder))
         self._transfers[stream] = transfer
         if not self._reports.owns(stream):
-            watch = self._watches[stream] = Watch(folder)
-            watch.begin()
-            if watch.fd is not None:
-                self._link.watch(watch.fd)
+            self._watch(transfer)
         self._try_to_look(transfer, now, beat=False)
+        if stream in self._watches:  # whatever an earlier shipper took it for
+            yard.unmark_lost(folder)
         return transfer
+
+    def _watch(self, transfer: Transfer) -> None:
+        watch = self._watches[transfer.stream] = Watch(transfer.folder)
+        watch.begin()
+        if watch.fd is not None:
+            self._link.watch(watch.fd)
 
     def _try_to_look(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
@@ -133,6 +140,11 @@ class Charges:
 
     def _look_at(self, transfer: Transfer, now: float, *, beat: bool) -> None:
         stream = transfer.stream
+        if transfer.final and beat and self._lives_on(transfer):
+            transfer.producer_back()
+            self._judged.discard(stream)
+            yard.unmark_lost(transfer.folder)
+            self._watch(transfer)
         if not transfer.final:
             self._look_at_living(transfer, now, beat=beat)
         if transfer.final:
@@ -164,6 +176,18 @@ class Charges:
                 self.orders.open(stream, transfer.folder)
             if beat and _RANK.fullmatch(stream.producer):
                 self._heartbeat(transfer, watch, now)
+
+    def _lives_on(self, transfer: Transfer) -> bool:
+        """Whether a producer that was taken for gone has its lock again, and not closed its stream.
+
+        A script may let go of the lock without knowing, and it is taken anew once a second.
+        """
+        words = transfer.words()
+        if self._reports.owns(transfer.stream) or words is None or words.closed:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return locks.holder(transfer.folder / LOCK_NAME) is not None
+        return False
 
     def _has_answers_left(self, stream: Stream) -> bool:
         """Whether what earlier trainings of the run answered may not be on the bus yet."""

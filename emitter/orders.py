@@ -78,6 +78,7 @@ class Orders:
         talk = self._talks.setdefault(stream.run, _Talk())
         if stream.attempt not in talk.desks:
             talk.desks[stream.attempt] = _Desk(folder)
+            self._closed.discard((stream.run, stream.attempt))  # it was taken for gone
             self._start_again()
         self._deliver(talk)  # what could not be handed over before
 

@@ -136,6 +136,12 @@ class Transfer:
         self.final = True
         self._look_at = 0.0
 
+    def producer_back(self) -> None:
+        """It was not gone."""
+        self.final = False
+        self._exhausted_at = None
+        self._look_at = 0.0
+
     def lost(self) -> None:
         """The connection is gone, and whatever was not confirmed with it."""
         self._state = _State.UNKNOWN

@@ -68,6 +68,12 @@ def mark_lost(folder: Path) -> None:
         (folder / LOST_NAME).touch(0o600)
 
 
+def unmark_lost(folder: Path) -> None:
+    """Its process lives: that it is gone is to be published again once it is."""
+    with contextlib.suppress(OSError):
+        (folder / LOST_NAME).unlink()
+
+
 def confirmed_segments(folder: Path, acked: int) -> list[Path]:
     """The segments in ``folder`` all of whose events come before ``acked``.
 

@@ -11,6 +11,7 @@ import pytest
 from lineside.bus import wire
 from lineside.bus.events import Event, Stream
 from lineside.emitter import reports as reporting
+from lineside.emitter import yard
 from lineside.emitter.charges import Charges
 from lineside.emitter.folder import LOCK_NAME
 from lineside.emitter.link import Link
@@ -96,6 +97,38 @@ def test_a_rank_that_let_go_of_its_lock_is_lost_with_its_process_or_ended_when_i
     control = charges["run/control/a1"]
     assert control is not None
     assert control.final
+
+
+def test_a_rank_that_was_taken_for_gone_while_it_had_lost_its_lock_is_watched_again(
+    bench: Bench, charges: Charges
+) -> None:
+    producer = bench.producer()
+    producer.tell("write 3")
+    producer.tell("read")
+    charges.discover(0.0)
+    assert [event.kind for event in told(bench.spool)] == ["process_lost"]
+    producer.tell("tend")
+    charges.look(1.0, beat=True)
+    transfer = charges["run/rank0/a1"]
+    assert transfer is not None
+    assert not transfer.final
+    assert charges.live
+    producer.kill()
+    charges.look(2.0, beat=True)
+    kinds = [event.kind for event in told(bench.spool)]
+    assert kinds == ["process_lost", "heartbeat", "process_lost"]
+
+
+def test_a_rank_that_an_earlier_shipper_took_for_gone_is_told_of_again_when_it_is(
+    bench: Bench, charges: Charges
+) -> None:
+    producer = bench.producer()
+    producer.tell("write 3")
+    yard.mark_lost(producer.folder)
+    charges.discover(0.0)
+    producer.kill()
+    charges.look(1.0, beat=True)
+    assert [event.kind for event in told(bench.spool)] == ["process_lost"]
 
 
 def test_a_loss_found_late_is_told_with_the_last_sign_of_life(
