@@ -38,10 +38,9 @@ class Agreement:
     def hear(self, place: Place, wait: float) -> Identity | None:
         """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
         try:
-            store = self._opened()
-            if not store.wait(self._name, wait, lambda: None):
+            said = self._opened().wait(self._name, wait, lambda: None)
+            if said is None:
                 return None
-            said = store.get(self._name)
             return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)
         except (PeersError, KeyError, TypeError, ValueError):
             return None

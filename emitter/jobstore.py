@@ -36,7 +36,7 @@ class PeersError(Exception):
 
 
 class JobStore:
-    """The keys that begin with ``prefix``, with values that JSON takes. For one thread.
+    """The keys that begin with ``prefix``, with values that JSON takes, but null. For one thread.
 
     Raises:
         PeersError: there is none; in every method: it failed, or did not answer for ``patience``
@@ -81,13 +81,11 @@ class JobStore:
         key, text = self._key(name), json.dumps(value)
         self._order(lambda store: store.set(key, text))
 
-    def has(self, name: str) -> bool:
+    def find(self, name: str) -> Any:
+        """Its value; None if nobody has set it."""
         key = self._key(name)
-        return bool(self._told(lambda store: store.check([key])))
-
-    def get(self, name: str) -> Any:
-        key = self._key(name)
-        return json.loads(self._told(lambda store: store.get(key)))
+        text = self._told(lambda store: store.get(key) if store.check([key]) else None)
+        return None if text is None else json.loads(text)
 
     def settle(self, name: str, value: object) -> Any:
         """Set it if nobody has; what it is now."""
@@ -103,16 +101,16 @@ class JobStore:
         key = self._key(name)
         self._order(lambda store: store.delete_key(key))
 
-    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> bool:
-        """Whether it came in time; ``meanwhile`` is called now and then until it does."""
+    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> Any:
+        """Its value; None if it did not come in time. ``meanwhile`` is called now and then."""
         until, nap = time.monotonic() + seconds, _SHORTEST_NAP
-        while not self.has(name):
+        while (value := self.find(name)) is None:
             if time.monotonic() > until:
-                return False
+                return None
             time.sleep(nap)
             nap = min(nap * 1.5, _LONGEST_NAP)
             meanwhile()
-        return True
+        return value
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"

@@ -124,10 +124,11 @@ class Leader:
 
     def asked(self) -> Command | None:
         """What another rank asks for, once."""
-        if self._is_asked or not self._keys.has("ask"):
+        asked = None if self._is_asked else self._keys.find("ask")
+        if asked is None:
             return None
         self._is_asked = True
-        return Command.read(self._keys.get("ask"))
+        return Command.read(asked)
 
     def still(self) -> None:
         """Say in a pause, now and then, that rank 0 is there."""
@@ -146,12 +147,11 @@ class Leader:
         total = Vote(YES)
         for rank in self._others:
             name = f"vote/{talk}/{rank}"
-            while not self._keys.wait(name, _LOOK_SECONDS, _nothing):
-                if self._keys.has(f"gone/{rank}"):
-                    raise PeersError(self._keys.get(f"gone/{rank}"))
+            while (told := self._keys.wait(name, _LOOK_SECONDS, _nothing)) is None:
+                _check(self._keys.find(f"gone/{rank}"))
                 if time.monotonic() > until:
                     raise PeersError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
-            vote = Vote(*self._keys.get(name))
+            vote = Vote(*told)
             if vote.answer == NO:
                 total = Vote(NO, f"rank {rank}: {vote.why}")
             elif vote.answer == LATER and total.answer == YES:
@@ -227,8 +227,7 @@ class Follower:
             PeersError: there will be none.
         """
         talk = self._heard
-        self._await(f"say/{talk}", meanwhile, _HURRY_SECONDS)
-        said = self._keys.get(f"say/{talk}")
+        said = self._await(f"say/{talk}", meanwhile, _HURRY_SECONDS)
         self._heard += 1
         if self._heard % _SWEEP == 0:
             self._keys.count(f"heard/{self._heard}", 1)
@@ -250,8 +249,7 @@ class Follower:
         with self._keys.waiting():  # from here on the others may count on this rank
             try:
                 self._keys.set(f"vote/{talk}/{self._rank}", vote)
-                self._await(name, meanwhile, _VOTE_SECONDS + _STILL_SECONDS)
-                outcome = self._keys.get(name)
+                outcome = self._await(name, meanwhile, _VOTE_SECONDS + _STILL_SECONDS)
             except BaseException as error:
                 # Nobody is to apply it without this rank, unless everybody does already.
                 why = f"rank {self._rank} takes no part any more: {one_line(error)}"
@@ -266,16 +264,18 @@ class Follower:
         self._keys.post(f"gone/{self._rank}", f"rank {self._rank}: {why}")
         self._keys.close()
 
-    def _await(self, name: str, meanwhile: Callable[[], object], hurry: float) -> None:
-        """``hurry`` is how many seconds rank 0 may be silent once this rank is to end."""
+    def _await(self, name: str, meanwhile: Callable[[], object], hurry: float) -> Any:
+        """The value of a key that rank 0 sets. ``hurry`` is how many seconds it may be silent once
+        this rank is to end."""
         since, still = time.monotonic(), None
-        while not self._keys.wait(name, _LOOK_SECONDS, meanwhile):
-            before, still = still, self._keys.get("still") if self._keys.has("still") else None
+        while (value := self._keys.wait(name, _LOOK_SECONDS, meanwhile)) is None:
+            before, still = still, self._keys.find("still")
             if still != before:
                 since = time.monotonic()
             patience = hurry if self._has_asked else _SILENCE_SECONDS
             if time.monotonic() - since > patience:
                 raise PeersError(f"rank 0 said nothing for {patience:g} s")
+        return value
 
 
 def decline(identity: Identity, error: Exception) -> None:
