@@ -38,7 +38,7 @@ class Agreement:
     def hear(self, place: Place, wait: float) -> Identity | None:
         """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
         try:
-            said = self._opened().wait(self._name, wait, lambda: None)
+            said = self._opened().wait(self._name, wait)
             if said is None:
                 return None
             return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)

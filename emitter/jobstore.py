@@ -23,8 +23,9 @@ from lineside.emitter.identity import job_store
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.snapshot import one_line
 
+SILENCE_SECONDS = 1_800.0
+"""As long as torch.distributed waits for a peer unless told otherwise."""
 _ANSWER_SECONDS = 10.0
-_SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unless told otherwise
 _JOIN_SECONDS = 2.0
 _SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.1
 
@@ -66,7 +67,7 @@ class JobStore:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Meanwhile wait as long for an answer as ranks do for each other: none can do without."""
-        before, self._patience = self._patience, _SILENCE_SECONDS
+        before, self._patience = self._patience, SILENCE_SECONDS
         try:
             yield
         finally:
@@ -101,7 +102,9 @@ class JobStore:
         key = self._key(name)
         self._order(lambda store: store.delete_key(key))
 
-    def wait(self, name: str, seconds: float, meanwhile: Callable[[], object]) -> Any:
+    def wait(
+        self, name: str, seconds: float, meanwhile: Callable[[], object] = lambda: None
+    ) -> Any:
         """Its value; None if it did not come in time. ``meanwhile`` is called now and then."""
         until, nap = time.monotonic() + seconds, _SHORTEST_NAP
         while (value := self.find(name)) is None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lineside.bus.commands import Command
 from lineside.emitter.identity import Identity
-from lineside.emitter.jobstore import JobStore, PeersError
+from lineside.emitter.jobstore import SILENCE_SECONDS, JobStore, PeersError
 from lineside.emitter.outside import comes_from_outside
 from lineside.emitter.snapshot import one_line
 
@@ -25,7 +25,6 @@ _MOST_STEPS = 256  # between two talks: so many until steps that became slower a
 _ROLL_CALL_SECONDS = 5.0
 _VERDICT_SECONDS = 15.0
 _VOTE_SECONDS = 30.0
-_SILENCE_SECONDS = 1_800.0  # as long as torch.distributed waits for a peer unless told otherwise
 _HURRY_SECONDS = 15.0  # once this rank is to end: launchers kill half a minute after a SIGTERM
 _STILL_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
@@ -84,7 +83,7 @@ class Leader:
         missing = [
             rank
             for rank in self._others
-            if not self._keys.wait(f"here/{rank}", until - time.monotonic(), _nothing)
+            if not self._keys.wait(f"here/{rank}", until - time.monotonic())
         ]
         why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
         _check(self._keys.settle("verdict", {"why": why, "meets": self._meets})["why"])
@@ -147,7 +146,7 @@ class Leader:
         total = Vote(YES)
         for rank in self._others:
             name = f"vote/{talk}/{rank}"
-            while (told := self._keys.wait(name, _LOOK_SECONDS, _nothing)) is None:
+            while (told := self._keys.wait(name, _LOOK_SECONDS)) is None:
                 _check(self._keys.find(f"gone/{rank}"))
                 if time.monotonic() > until:
                     raise PeersError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
@@ -204,7 +203,7 @@ class Follower:
             PeersError: some rank takes no part; rank 0 knows it too.
         """
         self._keys.set(f"here/{self._rank}", True)
-        self._keys.wait("verdict", _VERDICT_SECONDS, _nothing)
+        self._keys.wait("verdict", _VERDICT_SECONDS)
         why = f"rank {self._rank} heard nothing from rank 0 in time"
         verdict = self._keys.settle("verdict", {"why": why})
         _check(verdict["why"])
@@ -272,7 +271,7 @@ class Follower:
             before, still = still, self._keys.find("still")
             if still != before:
                 since = time.monotonic()
-            patience = hurry if self._has_asked else _SILENCE_SECONDS
+            patience = hurry if self._has_asked else SILENCE_SECONDS
             if time.monotonic() - since > patience:
                 raise PeersError(f"rank 0 said nothing for {patience:g} s")
         return value
@@ -300,7 +299,3 @@ def _check(why: object) -> None:
 def _ranks(ranks: list[int]) -> str:
     named = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     return f"rank {named}" if len(ranks) == 1 else f"ranks {named}"
-
-
-def _nothing() -> None:
-    """Nobody has anything to do while ranks find together."""

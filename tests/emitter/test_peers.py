@@ -177,7 +177,7 @@ def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
 def test_a_silent_leader_is_left_and_a_paused_one_is_not(
     store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.3)
     monkeypatch.setattr(peers, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(peers, "_STILL_SECONDS", 0.0)
     leader, (other,) = gather(pool, 2)
