@@ -37,6 +37,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ON_CI = os.environ.get("CI") == "true"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine's LINESIDE_ variables say is not for tests."""

@@ -271,6 +271,7 @@ def play(stage: Stage, row: Row) -> float:
     return late
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_way_to_end_is_shown_for_what_it_is(tmp_path: Path) -> None:
     rows, told, lates = list(ROWS), [], []

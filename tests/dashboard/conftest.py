@@ -24,7 +24,7 @@ from lineside.store.reads import History
 from lineside.store.writes import Writer
 from tests.dashboard.synthetic import Feeder, Training
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_without_a_broker_nothing_is_pretended(house: House, client: httpx.Clien
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post(COMMANDS, json={"op": "stop"}), range(8)))
-    assert time.monotonic() - started < DEADLINE  # not one after the other
+    assert time.monotonic() - started < 20  # not one after the other, each of which takes 3 s
     for answer in answers:
         refused = problem(answer, 503, "not-sent")
         assert str(refused["id"]) in str(refused["detail"])

@@ -120,6 +120,7 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     body = (
         "ends = []\n"
         "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "    print('ready', flush=True)\n"
         "    while not ends: time.sleep(0.01)\n"
         "    time.sleep(1.0)\n"
         "    print(len(ends))"
@@ -127,6 +128,7 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     script = bench.folder / "loop.py"
     script.write_text(LOOP % body)
     one = launched("sh", "-c", f"{sys.executable} {script}; true")
+    one.wait_ready()
     one.wait_ready()
     os.kill(one.process.pid, signal.SIGTERM)
     status, output, _ = one.end()
