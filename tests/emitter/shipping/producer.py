@@ -2,8 +2,8 @@
 
 ``write N`` events, ``flow N SECONDS`` writes them that far apart without waiting for the next
 line, ``flags F`` sets the page's flags, ``say K`` writes one event of that kind, ``close`` closes
-the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind. Each is answered
-by a line with the next seq.
+the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` begins
+another program. Each is answered by a line with the next seq.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def main() -> None:
                 os.close(1)  # or the test would wait for the end of this output
                 time.sleep(5)
                 os._exit(0)
+        elif order == "exec":
+            os.execv("/bin/sh", ["sh", "-c", "echo 0; read line"])  # noqa: S606
         elif order == "close":
             writer.close()
         print(writer.next_seq, flush=True)

@@ -67,6 +67,17 @@ def test_a_producer_that_let_go_of_its_lock_lives_as_long_as_its_process(bench: 
     watch.end()
 
 
+def test_a_producer_that_begins_another_program_is_gone(bench: Bench) -> None:
+    """The process lives on with the same id, the training does not."""
+    producer = bench.producer()
+    watch = Watch(producer.folder)
+    watch.begin()
+    producer.tell("exec")
+    assert producer.process.poll() is None
+    assert watch.is_gone(0.0, has_closed=False)
+    watch.end()
+
+
 def test_a_lock_file_that_was_removed_is_no_death_for_five_seconds(bench: Bench) -> None:
     producer = bench.producer()
     watch = Watch(producer.folder)
