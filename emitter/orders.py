@@ -21,7 +21,7 @@ from lineside.emitter.vitals import PageView
 
 log = logging.getLogger("lineside")
 
-_CREDIT = 64
+_CREDIT = 256
 _ASK_AGAIN_SECONDS = 2.0
 
 
@@ -98,8 +98,7 @@ class Orders:
     def turn(self, now: float) -> None:
         """Ask for what is to be read, and give back credit."""
         if self._is_subscribed:
-            if self._credit and self._link.send(Cur(0, self._credit)):
-                self._credit = 0
+            self._give_credit()
         elif self._talks and now >= self._ask_at:
             runs = tuple(
                 f"{run}/{commands.PRODUCER}" for run, talk in self._talks.items() if talk.desks
@@ -133,8 +132,10 @@ class Orders:
         """What was said about a run."""
         if not self._is_subscribed:
             return
-        self._credit += 1
         self._offset = message.offset
+        self._credit += 1
+        if self._credit >= _CREDIT // 2:  # a long conversation is not to wait for our turns
+            self._give_credit()
         stream = message.stream
         talk = self._talks.get(stream.run) if stream else None
         if talk is None or stream is None:
@@ -152,6 +153,10 @@ class Orders:
             self._close(talk, stream.run, stream.attempt, desk)
         self._deliver(talk)
 
+    def _give_credit(self) -> None:
+        if self._credit and self._link.send(Cur(0, self._credit)):
+            self._credit = 0
+
     def _start_again(self) -> None:
         self.on_who()
         self._offset = 0
@@ -168,8 +173,8 @@ class Orders:
             talk.settle(name)
 
     def _deliver(self, talk: _Talk) -> None:
-        given = {name for desk in talk.desks.values() for name in desk.delivered} | talk.taken
-        new = [name for name in talk.waiting if name not in given]
+        given = [talk.taken, *(desk.delivered for desk in talk.desks.values())]
+        new = [name for name in talk.waiting if not any(name in names for names in given)]
         desk = next((desk for desk in reversed(talk.desks.values()) if desk.is_open), None)
         page = PageView.open(desk.folder) if new and desk else None
         if desk is None or page is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 
 from lineside.bus.commands import Command
 from lineside.bus.controller import Controller, Progress
+from lineside.bus.messages import Ack, Evt
 from lineside.bus.testing import BrokerProcess, read_all
+from lineside.emitter.link import Link
+from lineside.emitter.orders import Orders
 from lineside.emitter.sidecar import shipper_pid
 from tests.emitter.shipping.conftest import Bench, until
 
@@ -156,3 +160,30 @@ def test_a_training_in_which_nobody_asks_for_anything_answers_nothing(
     assert steps_of(train(5)) == 5
     events = read_all(bench.address, [f"{RUN}/control"])
     assert [event.kind for event in events] == ["control_on"]
+
+
+def test_a_long_conversation_is_read_without_a_turn_of_ours(
+    bench: Bench, controller: Controller
+) -> None:
+    sent = [Command("save") for _ in range(1_000)]
+    for command in sent:
+        controller.send(command)
+    link = Link(bench.address)
+    orders = Orders(link, lambda run, told: None)
+    producer = bench.producer(f"{RUN}/control/a1")
+    orders.open(producer.stream, producer.folder)
+    orders.turn(time.monotonic())
+    messages = 0
+
+    def hear() -> bool:
+        nonlocal messages
+        for said in link.receive(0.1):
+            if isinstance(said, Ack):
+                orders.on_ack(said)
+            elif isinstance(said, Evt):
+                orders.on_delivery(said)
+                messages += 1
+        return messages == len(sent)
+
+    until(hear)
+    link.close()
