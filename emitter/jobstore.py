@@ -41,7 +41,8 @@ class JobStore:
 
     Raises:
         PeersError: there is none; in every method: it failed, or did not answer for ``patience``
-            seconds, once. What it is told is done all the same when it comes to itself.
+            seconds, and is not waited for again before it has. What it is told is done all the same
+            when it comes to itself.
     """
 
     def __init__(self, prefix: str, patience: float = _ANSWER_SECONDS) -> None:
@@ -50,18 +51,18 @@ class JobStore:
             raise PeersError("torch.distributed is not in use, so its ranks cannot be asked")
         self._prefix = prefix
         self._patience = patience
-        self._is_silent = False
+        self._overdue: Future[Any] | None = None
         self._orders: _Orders = SimpleQueue()
         self._end = weakref.finalize(self, self._orders.put, None)
         asking = (store, self._orders)
         self._thread = threading.Thread(target=_ask, args=asking, name="lineside", daemon=True)
         self._thread.start()
-        _threads.add(self._thread)
+        _threads[self._thread] = self._orders
 
     def close(self) -> None:
         """Return once all is done that it was told, but do not wait for long. Raises nothing."""
         self._end()
-        if not self._is_silent:
+        if not self._is_silent():
             self._thread.join(_JOIN_SECONDS)
 
     @contextlib.contextmanager
@@ -115,6 +116,9 @@ class JobStore:
             meanwhile()
         return value
 
+    def _is_silent(self) -> bool:
+        return self._overdue is not None and not self._overdue.done()
+
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
@@ -124,14 +128,15 @@ class JobStore:
         return answer
 
     def _told(self, act: Callable[[Any], Any]) -> Any:
+        patience = 0 if self._is_silent() else self._patience
         answer = self._order(act)
         try:
-            return answer.result(0 if self._is_silent else self._patience)
+            return answer.result(patience)
         except Exception as error:  # each kind of store has its own errors
             if comes_from_outside(error):
                 raise
             if isinstance(error, NoAnswer) and not answer.done():
-                self._is_silent = True
+                self._overdue = answer
                 why = f"the job's store did not answer for {self._patience:g} s"
                 raise PeersError(why) from None
             raise PeersError(f"the job's store failed: {one_line(error)}") from error
@@ -150,8 +155,12 @@ def _ask(store: Any, orders: _Orders) -> None:
 @atexit.register
 def _join() -> None:
     """A thread that comes out of the store while the interpreter ends would abort the process."""
-    for thread in list(_threads):
-        thread.join(_JOIN_SECONDS)
+    threads = dict(_threads)
+    for orders in threads.values():
+        orders.put(None)
+    until = time.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0))
 
 
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_threads: weakref.WeakKeyDictionary[threading.Thread, _Orders] = weakref.WeakKeyDictionary()

@@ -85,7 +85,7 @@ class Leader:
             for rank in self._others
             if not self._keys.wait(f"here/{rank}", until - time.monotonic())
         ]
-        why = f"no LinesideCallback takes part on {_ranks(missing)}" if missing else ""
+        why = f"no LinesideCallback on {_ranks(missing)} answered in time" if missing else ""
         _check(self._keys.settle("verdict", {"why": why, "meets": self._meets})["why"])
         self.is_gathered = True
 

@@ -28,7 +28,7 @@ from lineside.emitter.identity import (
 )
 from tests.emitter.conftest import read_spool
 
-ME = Identity("run-1", "a", "My run", "mine", Place())
+ME = Identity("run-1", "a", "My run", "mine", Place(world_size=4))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,14 @@ def test_nonsense_in_the_store_is_not_heard(group: object, monkeypatch: pytest.M
     store = torch.distributed.distributed_c10d._get_default_store()
     store.set("lineside/0/train/1", "{}")
     assert _agreement(monkeypatch, 1).hear(Place(rank=1), 0) is None
+
+
+def test_a_job_of_one_rank_asks_its_store_for_nothing(
+    group: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _agreement(monkeypatch, 7).tell(begin(Settings.from_env(), Place(), run="r"))
+    store = torch.distributed.distributed_c10d._get_default_store()
+    assert not store.check(["lineside/0/train/7"])
 
 
 RANKS = """

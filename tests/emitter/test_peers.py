@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from lineside.bus.commands import Command
 from lineside.emitter import jobstore, peers
 from lineside.emitter.identity import Identity, Place
 from lineside.emitter.jobstore import PeersError
 from lineside.emitter.peers import LATER, NO, YES, Follower, Leader, Vote, Word, decline
+from tests.emitter.stores import Store
 
 SAVE = Command("save")
-
-
-class Store:
-    """A job's store in memory, whose server may be frozen or gone."""
-
-    def __init__(self) -> None:
-        self.kept = dist.HashStore()
-        self.answers = threading.Event()
-        self.answers.set()
-        self.is_gone = False
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def ask(*given: Any) -> Any:
-            self.answers.wait()
-            if self.is_gone:
-                raise RuntimeError("connection reset")
-            return getattr(self.kept, name)(*given)
-
-        return ask
 
 
 @pytest.fixture
@@ -157,10 +138,10 @@ def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
 ) -> None:
     here = [pool.submit(join, n, 4) for n in range(1, 4) if n not in missing]
     named = "rank 1" if missing == [1] else "ranks 1, 3"
-    with pytest.raises(PeersError, match=f"no LinesideCallback takes part on {named}$"):
+    with pytest.raises(PeersError, match=f"no LinesideCallback on {named} answered in time$"):
         lead(4)
     for one in here:
-        with pytest.raises(PeersError, match=f"takes part on {named}$"):
+        with pytest.raises(PeersError, match=f"on {named} answered in time$"):
             one.result(10)
 
 

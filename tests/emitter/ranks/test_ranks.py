@@ -46,7 +46,7 @@ def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job:
     job.start(2, without=[1], steps=60)
     refused = job.ask("save")
     assert refused.state == "rejected"
-    assert "no LinesideCallback takes part on rank 1" in refused.detail
+    assert "no LinesideCallback on rank 1 answered in time" in refused.detail
     [one, other] = job.end()
     assert one["steps"] == other["steps"] == 60
     assert "commands are off" in job.log
