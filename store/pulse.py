@@ -52,15 +52,17 @@ def note_progress(attempt: AttemptState, rank_0: StreamState, at: float) -> None
 
 
 def note_life(attempt: AttemptState, stream: StreamState, at: float) -> None:
-    """The process of a rank lived ``at``, in seconds since the epoch: who had said before that it
-    is gone was wrong."""
+    """The process of a rank lived ``at``, in seconds since the epoch: who had said well before that
+    it is gone was wrong. A little later proves nothing, for a heartbeat is stamped after the look.
+    """
     rank = stream.rank
     if rank.lost and at > (rank.ended_at or 0.0) + NOTICED_SECONDS:
         rank.lost = False
         if rank.how is None and not rank.ended:
             rank.ended_at = None
     # A command may end before what it started.
-    if stream.producer == RANK_0 and attempt.exited_at is not None and at > attempt.exited_at:
+    exited_at = attempt.exited_at if stream.producer == RANK_0 else None
+    if exited_at is not None and at > exited_at + NOTICED_SECONDS:
         attempt.exited_at = None
 
 

@@ -147,10 +147,11 @@ def judge_run(newest: Verdict | None) -> Verdict:
 
 
 def _outlived(rank: Rank, exit_: Exit) -> bool:
-    """Whether the process went on after the command that had started it ended."""
-    has_spoken = rank.ended or rank.how is not None
-    later = (rank.ended_at or 0.0) - exit_.at
-    return later > (0.0 if has_spoken else NOTICED_SECONDS)
+    """Whether the process went on after the command that had started it ended.
+
+    A little longer is nothing: its end is noticed late, or its clock is not the command's.
+    """
+    return (rank.ended_at or 0.0) - exit_.at > NOTICED_SECONDS
 
 
 def _judge_error(rank: Rank) -> Verdict:
@@ -204,7 +205,9 @@ def _with_exit(verdict: Verdict, own: Rank, exit_: Exit) -> Verdict:
         return verdict
     if verdict.status == STOPPED:
         then = exit_.by or (f"exit code {exit_.code}" if exit_.code else None)
-        return replace(verdict, reason=f"{verdict.reason}; then {then}") if then else verdict
+        if then is None or exit_.at < (own.ended_at or 0.0):
+            return verdict
+        return replace(verdict, reason=f"{verdict.reason}; then {then}")
     if exit_.by is not None:
         status = INTERRUPTED if exit_.by == "SIGINT" else KILLED
         return Verdict(status, f"{exit_.by}{after}", exit_.at)

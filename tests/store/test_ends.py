@@ -355,6 +355,22 @@ def test_an_end_is_taken_back_when_the_process_is_heard_of_after_it(
     assert (run.status, run.reason, run.ended_at) == ("running", None, None)
 
 
+def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
+    journal: Journal, history: History
+) -> None:
+    """The shipper looks whether the process lives, and then at the clock."""
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 10.1)
+    launcher = Teller(producer="launcher", attempt="20231114T221310-llll", at=START + 10)
+    teller.begin()
+    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGKILL"})
+    journal.deliver(teller, launcher)
+    shipper.tell("heartbeat", heartbeat(teller))
+    shipper.tell("process_lost", heartbeat(teller, alive_at=START + 10))
+    journal.deliver(shipper)
+    run = history.run("run")
+    assert (run.status, run.reason) == ("killed", "SIGKILL")
+
+
 def test_a_training_that_outlived_its_command_ended_as_it_says(
     journal: Journal, history: History
 ) -> None:

@@ -101,6 +101,9 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
         (Rank(), Exit(0, None, 9.0), FINISHED, None),
         (DONE, Exit(1, None, 9.0), FAILED, "exit code 1 after training had ended"),
         (DONE, Exit(None, "SIGSEGV", 9.0), KILLED, "SIGSEGV after training had ended"),
+        # A clock was set back, or is another machine's; or the training went on after it.
+        (DONE, Exit(3, None, 0.1), FAILED, "exit code 3 after training had ended"),
+        (DONE, Exit(3, None, -0.1), FINISHED, None),
         (Rank(began=True, lost=True), Exit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
         (
             Rank(began=True, lost=True),
@@ -239,6 +242,8 @@ def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None
         # What the script ends with after it was stopped is its own affair.
         (DONE, Exit(1, None, 9.0), STOPPED, "by me; then exit code 1"),
         (DONE, Exit(143, None, 9.0), STOPPED, "by me; then SIGTERM"),
+        # A shell that the same SIGTERM ended at once, while the training saved.
+        (DONE, Exit(143, None, 3.0), STOPPED, "by me"),
         # Nothing but training's own end makes it stopped.
         (TRAINING, None, RUNNING, None),
         (Rank(began=True, lost=True), None, LOST, "the process vanished"),
