@@ -92,7 +92,9 @@ class Intake:
             if events:
                 stream.is_stopping = bool(events[-1].control & _TRAINING_STOP)
                 note_progress(attempt, stream, self._ledger.now)
-                if is_time(events[-1].time):
+                # What others knew of as they told of its end, it said before that.
+                is_news = events[-1].seq >= stream.emitted
+                if is_news and is_time(events[-1].time):
                     note_life(attempt, stream, events[-1].time)
 
     def _take_rare(self, run: RunState, stream: StreamState, event: Event, raw: bool) -> str:

@@ -371,6 +371,26 @@ def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
     assert (run.status, run.reason) == ("killed", "SIGKILL")
 
 
+@pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
+def test_what_a_process_had_said_before_its_end_is_no_sign_of_life_whatever_the_clocks_say(
+    journal: Journal, history: History, ending: str
+) -> None:
+    """The clock of a file server is behind, or that of the machine with the launcher."""
+    teller = Teller()
+    teller.begin()
+    journal.deliver(teller)
+    teller.tick(30)
+    teller.do_step()
+    at = teller.time - 10
+    ended = Teller(producer="launcher", attempt=SHIPPER, at=at)
+    if ending == "process_lost":
+        ended = Teller(producer="shipper", attempt=SHIPPER, at=teller.time + 0.5)
+    ended.tell(ending, heartbeat(teller, alive_at=at, signal="SIGKILL"))
+    journal.deliver(ended)
+    journal.deliver(teller)
+    assert history.run("run").status == {"process_lost": "lost", "process_exit": "killed"}[ending]
+
+
 def test_a_training_that_outlived_its_command_ended_as_it_says(
     journal: Journal, history: History
 ) -> None:
