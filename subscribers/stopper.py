@@ -26,7 +26,7 @@ log = logging.getLogger("lineside")
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
 _FORGET_SECONDS = 3600.0
-_OVER = frozenset({"train_end", "run_end"})  # after these an attempt takes no commands
+_OVER = frozenset({"train_end", "train_error", "run_end"})  # then nobody takes commands any more
 _CATCH_UP_SECONDS = 0.1  # that a turn waits for more until the journal was read to its end
 
 

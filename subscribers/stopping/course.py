@@ -153,8 +153,7 @@ class Course:
                     yield from self._miss(rule, event, is_over=True)
         self.phase = OVER
 
-    def _on_run_end(self, event: Event, given: Sequence[Rule]) -> Iterator[Firing]:
-        yield from self._on_train_end(event, given)
+    _on_train_error = _on_run_end = _on_train_end  # the script may go on, the training does not
 
     def _begin(self, event: Event) -> None:
         self.phase, self.began = STARTING, event.time

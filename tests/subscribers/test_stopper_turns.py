@@ -193,12 +193,13 @@ def test_an_event_that_makes_no_sense_is_passed_over(
     assert [event.step for event in said(settings)] == [3]
 
 
+@pytest.mark.parametrize("end", ["train_end", "train_error"])
 def test_a_training_that_has_ended_meanwhile_is_asked_nothing(
-    settings: Settings, training: Producer, begin: Begin
+    settings: Settings, training: Producer, begin: Begin, end: str
 ) -> None:
     for step in (1, 2, 3):
         evaluate(training, step, float("nan"))
-    training.emit("train_end", step=3)
+    training.emit(end, step=3)
     training.flush()
     life = begin()
     life.until(lambda: life.stopper._is_current and life.stopper._outbox.is_empty)

@@ -154,14 +154,22 @@ def test_without_a_rate_there_is_none_to_lower() -> None:
     assert firing.why.endswith("no learning_rate was logged to be lowered")
 
 
-def test_only_rank_0_counts_and_only_while_it_trains() -> None:
-    script = Script(watch_of({"not_finite": 1}))
+@pytest.mark.parametrize("end", ["train_end", "train_error", "run_end"])
+def test_only_rank_0_counts_and_only_while_it_trains(end: str) -> None:
+    watch = watch_of({"not_finite": 1}, {"max_seconds": 35})
+    script = Script(watch)
     script.stream = Stream("run", "rank1", "a1")
     script.go(loss=math.nan)
     script.stream = Stream("run", "rank0", "a1")
-    script.tell("train_end")
-    script.evaluate(math.nan)
+    script.tell(end)
+    script.evaluate(math.nan)  # of a script that goes on
+    script.go(9)
     assert not script.firings
+    again = Script(watch, "a2", start=1000.0)
+    again.go(2)
+    assert not again.firings
+    again.go()
+    assert again.firings[0].why == "it has trained for 40 s, and 35 are allowed"
 
 
 def test_a_metric_without_the_prefix_counts_once_though_it_is_logged_and_evaluated() -> None:
