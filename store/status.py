@@ -24,7 +24,9 @@ _UNFINISHED = "the process exited before training ended"
 _SHELL_SIGNAL = 128  # what a shell adds to a signal's number to make an exit code
 # What a rank raises of which a peer is gone. One that timed out waited for a peer that lived.
 _LOST_PEER = re.compile(
-    r"connection (was )?(closed|reset) by|broken pipe|remote process exit", re.IGNORECASE
+    r"connection (was )?(closed|reset) by|broken pipe|remote process exit"
+    r"|failed to (recv, got|send, sent) 0 bytes",  # of torch's store, that rank 0 keeps
+    re.IGNORECASE,
 )
 NOTICED_SECONDS = 5.0
 """So soon a shipper that watches a process notices that it vanished."""

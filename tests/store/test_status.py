@@ -199,6 +199,7 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
         ("RuntimeError: [pair.cc:534] Connection closed by peer", 5.0, True),
         ("DistBackendError: NCCL error: remote process exited", 0.05, True),
         ("BrokenPipeError: [Errno 32] Broken pipe", -1.0, True),
+        ("DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed.", 0.1, True),
         ("DistBackendError: timed out", -60.0, True),
         # It vanished of something else, or for that: a launcher ends the others.
         ("ConnectionResetError: [Errno 104] Connection reset by peer", 5.1, False),
