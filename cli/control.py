@@ -27,6 +27,8 @@ AheadOption = Annotated[
     bool, typer.Option("--ahead", help="Send it to the run whose id is RUN, training or not.")
 ]
 
+_OTHERWISE = "or command it without a store, by --ahead and its whole id"
+
 
 class NotDone(LinesideError):
     """The command was not applied."""
@@ -136,7 +138,7 @@ def _target(run: str, ahead: bool) -> str:
         if not is_run_id(run):
             raise RunNotFound(run)
         return run
-    name, found = look_up(run)
+    name, found = look_up(run, _OTHERWISE)
     if found is not None and not found.takes_commands:
         raise CommandError("RUN", name, f"a run that is training: it is {found.status}")
     return name

@@ -53,10 +53,10 @@ def has_store(settings: Settings) -> bool:
     return settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
 
 
-def look_up(run: str) -> tuple[str, Run | None]:
+def look_up(run: str, otherwise: str) -> tuple[str, Run | None]:
     """The id of the run that a person means, and what is known of it. Without a store here, as on
     another machine than the broker's, or without what reads it, ``run`` must be an id, and nothing
-    is known.
+    is known. ``otherwise`` tells what can be done without asking a store.
 
     Raises:
         RunNotFound: nothing fits.
@@ -67,7 +67,7 @@ def look_up(run: str) -> tuple[str, Run | None]:
         found = open_history().find(run)
     except (StoreError, MissingExtra) as error:
         if isinstance(error, StoreError) and has_store(Settings.from_env()):
-            raise
+            raise StoreError(f"{error}; {otherwise}") from error
         if run == "latest" or not is_run_id(run):
             raise UsageError(f"{error}; or give a run's whole id, not {run!r}") from error
         warn(f"{run!r} cannot be looked up here: taken as a run's id")

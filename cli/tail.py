@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineside.bus.reader import Batch
 
 CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
+_OTHERWISE = "or leave RUN out, and read all runs without a store"
 _SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
 
 
@@ -38,7 +39,7 @@ def tail(
     from lineside.bus.reader import Reader
 
     settings = Settings.from_env()
-    streams = (look_up(run)[0],) if run is not None else ()
+    streams = (look_up(run, _OTHERWISE)[0],) if run is not None else ()
     start = START if from_start else LIVE
     with Reader(settings.broker, start=start, streams=streams) as reader:
         reader.wait_connected(CONNECT_SECONDS)

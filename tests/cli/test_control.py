@@ -137,8 +137,13 @@ def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(station: Home) ->
     assert nobody == "nothing about x\\x1b[2J\n"
 
 
-@pytest.mark.parametrize("command", ["stop", "tail"])
-def test_a_store_that_cannot_be_read_is_not_taken_for_none(home: Home, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "otherwise"),
+    [("stop", "; or command it without a store, by --ahead"), ("tail", "; or leave RUN out")],
+)
+def test_a_store_that_cannot_be_read_is_not_taken_for_none(
+    home: Home, command: str, otherwise: str
+) -> None:
     home.start("broker").until("listening")
     store = home.path / "store.db"
     open_store(f"sqlite:///{store}", create=True).dispose()
@@ -149,6 +154,7 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_none(home: Home, command: 
         refused = home.lineside(command, "baseline", env=env)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert why in refused.stderr
+        assert otherwise in refused.stderr
     ahead = home.lineside("stop", "baseline", "--ahead", "--no-wait")
     assert (ahead.returncode, ahead.stdout) == (0, "stop: requested\n")
 
