@@ -28,10 +28,12 @@ export function dialogs(api, refresh) {
   const edit = document.getElementById("edit-dialog");
   const remove = document.getElementById("delete-dialog");
   document.getElementById("edit").addEventListener("click", () =>
-    open(edit, async (form) => {
-      const tags = form.get("tags").split(",").map((tag) => tag.trim()).filter(Boolean);
-      await api.change({ name: form.get("name"), project: form.get("project"), note: form.get("note"), tags });
-      for (const field of edit.querySelectorAll("[name]")) field.defaultValue = field.value;
+    open(edit, async () => {
+      const changed = {}; // alone: another may have changed the rest meanwhile
+      for (const field of edit.querySelectorAll("[name]"))
+        if (field.value !== field.defaultValue) changed[field.name] = field.value;
+      if ("tags" in changed) changed.tags = changed.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
+      await api.change(changed);
       await refresh();
       edit.close();
     }),
@@ -42,4 +44,10 @@ export function dialogs(api, refresh) {
       location.assign("/");
     }),
   );
+}
+
+// Takes over what the edited fields are by now; what somebody is entering stays.
+export function adoptFields(next) {
+  for (const field of next.querySelectorAll("#edit-dialog [name]"))
+    document.querySelector(`#edit-dialog [name="${field.name}"]`).defaultValue = field.defaultValue;
 }

@@ -2,7 +2,7 @@
 import { RunApi } from "./api.js";
 import { Board } from "./board.js";
 import { Control } from "./control.js";
-import { dialogs } from "./dialogs.js";
+import { adoptFields, dialogs } from "./dialogs.js";
 import { tick } from "./format.js";
 import { adoptParts, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
@@ -52,6 +52,7 @@ async function update(board, timing, timeline) {
   const [next, metrics] = await Promise.all([fetchDocument(`/runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
   if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
   adoptParts(next);
+  adoptFields(next);
   adoptCharts(next, board);
   tick();
   const grown = [];

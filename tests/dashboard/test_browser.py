@@ -214,6 +214,31 @@ def test_a_run_is_renamed_and_deleted_after_asking(house: House, site: str, page
     assert house.history.runs().items == ()
 
 
+def test_an_edit_changes_nothing_that_another_changed_meanwhile(
+    house: House, site: str, page: Any
+) -> None:
+    def change(**fields: object) -> None:
+        httpx.patch(f"{site}/api/runs/tiny-1", json=fields).raise_for_status()
+        expect(page.get_by_role("heading", level=1)).to_have_text(str(fields["name"]))
+
+    house.train()
+    visit(page, f"{site}/runs/tiny-1")
+    change(name="renamed", note="of another")
+    page.get_by_role("button", name="Edit").click()
+    expect(page.get_by_label("Name")).to_have_value("renamed")
+    expect(page.get_by_label("Note")).to_have_value("of another")
+    page.get_by_label("Tags").fill("mine")
+    change(name="renamed again", project="moved")
+    expect(page.get_by_label("Name")).to_have_value("renamed again")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator("#edit-dialog")).to_be_hidden()
+    run = house.history.run("tiny-1")
+    assert (run.name, run.project, run.note) == ("renamed again", "moved", "of another")
+    assert list(run.tags) == ["mine"]
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("#delete-dialog")).to_contain_text("configuration of renamed again")
+
+
 def test_a_refused_deletion_says_why(house: House, site: str, browser: Any) -> None:
     house.begin()
     context = browser.new_context()
