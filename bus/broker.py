@@ -120,7 +120,7 @@ class Broker(Service):
         allow_many_files()
         private_folder(self._settings.home)
         keyring = Keyring(keys_folder(self._settings.home))
-        own = check_can_listen(keyring) if self._listen else None
+        own = check_can_listen(keyring, self._listen) if self._listen else None
         claim = sockets.Claim(self._settings.broker)
         opened.callback(claim.release)
         self._journal = SqliteJournal(self._settings.journal)

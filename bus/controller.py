@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -78,10 +78,13 @@ class Controller:
         self._producer.emit(commands.COMMAND, data=command.data())
         self._producer.flush(timeout)
 
-    def follow(self, command_id: str, timeout: float) -> Iterator[Progress]:
+    def follow(
+        self, command_id: str, timeout: float, is_over: Callable[[], bool] | None = None
+    ) -> Iterator[Progress]:
         """Each state of the command as it is reached, those from before too, until the final one.
 
-        Ends after ``timeout`` seconds if that has not come by then.
+        Ends after ``timeout`` seconds if that has not come by then, or within half a second once
+        ``is_over`` says that it is not worth waiting for.
 
         Raises:
             ReaderDenied: the broker refuses to let this be read.
@@ -95,7 +98,7 @@ class Controller:
                     return
             told = len(known)
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or (is_over and is_over()):
                 return
             batch = self._reader.poll(min(left, 0.5))
             for event in batch.events if batch else ():

@@ -251,8 +251,8 @@ def keys_folder(home: Path) -> Path:
     return home / "keys"
 
 
-def check_can_listen(keyring: Keyring) -> KeyFile:
-    """The broker's key pair, if there was ever anybody to let in.
+def check_can_listen(keyring: Keyring, address: str) -> KeyFile:
+    """The broker's key pair to listen at ``address`` with, if there was ever anybody to let in.
 
     Who is on the broker's own machine does not lose it with the last key.
 
@@ -263,7 +263,7 @@ def check_can_listen(keyring: Keyring) -> KeyFile:
     if not keys and not keyring.unreadable:
         raise SettingsError(
             "--listen",
-            "tcp",
+            address,
             "nobody could connect, because there is no key; make one first: "
             "lineside keys new NAME --role emit",
         )

@@ -14,7 +14,7 @@ from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, print_json
-from lineside.cli.runs import RunArgument, look_up
+from lineside.cli.runs import RunArgument, look_up, open_history
 
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
 WaitOption = Annotated[
@@ -28,6 +28,10 @@ AheadOption = Annotated[
 ]
 
 _OTHERWISE = "or command it without a store, by --ahead and its whole id"
+
+
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 3.0
 
 
 class NotDone(LinesideError):
@@ -81,7 +85,10 @@ def pause(
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Hold a training up after its current step, a day at most."""
+    """Hold a training up after its current step.
+
+    It goes on by itself after a day, or as many seconds as --for says.
+    """
     args = {} if seconds is None else {"seconds": seconds}
     _send(run, "pause", args, reason, wait, expires, ahead, json)
 
@@ -95,7 +102,10 @@ def set_lr(
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Change a training's learning rate; its schedule goes on from there."""
+    """Change a training's learning rate.
+
+    Its schedule goes on from there.
+    """
     _send(run, "set_lr", {"lr": rate}, reason, wait, expires, ahead, json)
 
 
@@ -113,22 +123,57 @@ def _send(
     from lineside.bus.controller import Controller
 
     command = Command(op, args, reason, expires_at=time.time() + expires)
-    with Controller(Settings.from_env().broker, _target(run, ahead)) as controller:
+    name, is_known = _target(run, ahead)
+    end = _End(name) if is_known else None
+    with Controller(Settings.from_env().broker, name) as controller:
         controller.send(command)
         if not wait:
             _show(command.id, op, "requested", 0, "", json)
             return
         state = ""
-        for progress in controller.follow(command.id, expires + GRACE_SECONDS):
+        for progress in controller.follow(command.id, expires + GRACE_SECONDS, end):
             state = progress.state
             _show(command.id, op, state, progress.step, progress.detail, json)
+    if state in ("rejected", "expired", "superseded"):
+        raise NotDone(f"{op} was not applied")
+    if state != "applied" and end is not None and end.status:
+        left = f"{max(command.expires_at - time.time(), 0):.0f} s"
+        then = f"should it go on within {left}, it is applied then"
+        raise NotDone(f"{op} was not applied: run {name} is {end.status}; {then}")
     if state != "applied":
-        is_known = state in ("rejected", "expired", "superseded")
-        raise NotDone(f"{op} was not applied" if is_known else f"{op}: no answer has come in time")
+        later = f"`lineside audit --run {name}` tells of a later one"
+        raise NotDone(f"{op}: no answer has come in time from run {name}; {later}")
 
 
-def _target(run: str, ahead: bool) -> str:
-    """The id of the run to command.
+class _End:
+    """Whether ``run`` has been over for long enough that what was sent to it would be answered."""
+
+    def __init__(self, run: str) -> None:
+        self.status = ""
+        self._run = run
+        self._history = open_history()
+        self._look_at = self._over_since = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now < self._look_at:
+            return bool(self.status)
+        self._look_at = now + _LOOK_SECONDS
+        try:
+            found = self._history.run(self._run)
+        except LinesideError:  # what the broker says goes on being heard
+            return False
+        if found.takes_commands:
+            self._over_since = 0.0
+        elif not self._over_since:
+            self._over_since = now
+        elif now - self._over_since >= _ANSWER_SECONDS:
+            self.status = found.status
+        return bool(self.status)
+
+
+def _target(run: str, ahead: bool) -> tuple[str, bool]:
+    """The id of the run to command, and whether a store here knows it.
 
     Raises:
         RunNotFound, CommandError: there is none that could take a command now.
@@ -137,11 +182,11 @@ def _target(run: str, ahead: bool) -> str:
     if ahead:
         if not is_run_id(run):
             raise RunNotFound(run)
-        return run
+        return run, False
     name, found = look_up(run, _OTHERWISE)
     if found is not None and not found.takes_commands:
         raise CommandError("RUN", name, f"a run that is training: it is {found.status}")
-    return name
+    return name, found is not None
 
 
 def _show(name: str, op: str, state: str, step: int, detail: str, json: bool) -> None:

@@ -15,7 +15,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave the stack up afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Train a small GPT-2 beside a stack of its own, and steer it meanwhile.
+    """Train a small GPT-2 beside a stack of its own, and steer it.
 
     Ends with an account of the commands, of what was emitted and recorded, and what that cost.
 

@@ -32,10 +32,10 @@ def keys(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Make, list and revoke keys to the broker and tokens for the dashboard.
+    """Make, list and revoke keys and tokens.
 
-    As `lineside keys new node7 --role emit`, on the machine of the broker. A change takes effect
-    within a second, without a restart.
+    Keys are to the broker, tokens to the dashboard. As `lineside keys new node7 --role emit`, on
+    the machine of the broker. A change takes effect within a second, without a restart.
     """
     keyring = Keyring(keys_folder(Settings.from_env().home))
     if action == "list":

@@ -59,8 +59,14 @@ def register(command: Callable[..., None]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             _end(f"{where}{error.strerror or error}", 1)
 
-    # What follows the first word of a training command belongs to that command.
-    app.command(context_settings={"allow_interspersed_args": command is not training.run})(guarded)
+    app.command(
+        context_settings={
+            # What follows the first word of a training command belongs to that command.
+            "allow_interspersed_args": command is not training.run,
+            # A rate below zero is no option, but a rate that cannot be.
+            "ignore_unknown_options": command is control.set_lr,
+        }
+    )(guarded)
 
 
 for _command in (

@@ -36,9 +36,10 @@ def up(
         bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
     ] = False,
 ) -> None:
-    """Run broker, recorder and dashboard, and a stopper if there are rules.
+    """Run broker, recorder and dashboard in the foreground.
 
-    Whichever ends is started again. Ctrl-C or SIGTERM ends them all.
+    Beside them a stopper, if the home has a rules.yaml. Whichever ends is started again. Ctrl-C or
+    SIGTERM ends them all.
     """
     from lineside.cli.output import warn
     from lineside.cli.stack import Stack

@@ -88,9 +88,10 @@ class Stack:
         stopper = [("stopper",)] if self._has_rules() else []
         self._claim = HomeClaim(self.settings.home)
         sockets.Claim(self.settings.broker).release()
+        keyring = Keyring(keys_folder(self.settings.home))
         if self.listen:
-            check_can_listen(Keyring(keys_folder(self.settings.home)))
-        port = self._take_port()
+            check_can_listen(keyring, self.listen)
+        port = self._take_port(keyring)
         private_folder(self.logs)
         broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
         guarded = ("--tokens",) if self._tokens else ()
@@ -149,10 +150,11 @@ class Stack:
         children = self.supervisor.children if self.supervisor else []
         return [(child.program.name, line) for child in children for line in child.log.news()]
 
-    def _take_port(self) -> int:
-        from lineside.dashboard.listening import address, listen
+    def _take_port(self, keyring: Keyring) -> int:
+        from lineside.dashboard.listening import address, check_tokens, listen
 
-        keyring = Keyring(keys_folder(self.settings.home))
+        if self._tokens:
+            check_tokens(keyring)
         try:
             listener = listen(self._host, self._port, keyring)
         except AddressInUse:

@@ -52,6 +52,18 @@ def has_tokens(keyring: Keyring | None) -> bool:
     return keyring is not None and bool(keyring.good(TOKEN))
 
 
+def check_tokens(keyring: Keyring) -> None:
+    """Whoever is to be asked for tokens must have made one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not has_tokens(keyring):
+        raise UsageError(
+            "--tokens: there is none; make one with `lineside keys new NAME --role read --token`"
+        )
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine reaches it."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

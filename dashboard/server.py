@@ -8,11 +8,11 @@ import signal
 import socket
 from types import FrameType
 
-from lineside.bus.errors import MissingExtra, UsageError
+from lineside.bus.errors import MissingExtra
 from lineside.bus.keyring import Keyring, keys_folder
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
-from lineside.dashboard.listening import address, has_tokens, is_loopback, listen
+from lineside.dashboard.listening import address, check_tokens, is_loopback, listen
 
 try:
     import uvicorn
@@ -41,10 +41,8 @@ def serve(
         MissingExtra: plotly is not installed.
     """
     keyring = Keyring(keys_folder(settings.home))
-    if tokens and not has_tokens(keyring):
-        raise UsageError(
-            "--tokens: there is none; make one with `lineside keys new NAME --role read --token`"
-        )
+    if tokens:
+        check_tokens(keyring)
     listener = listen(host, port, keyring)
     with listener:
         is_open = is_loopback(listener) and not tokens

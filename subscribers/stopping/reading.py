@@ -24,8 +24,8 @@ def load(path: Path) -> tuple[Rule, ...]:
 
     Raises:
         RuleError: they are none.
+        UsageError: the file cannot be read, or is no YAML.
         MissingExtra: PyYAML is not installed.
-        OSError: the file cannot be read.
     """
     try:
         import yaml
@@ -33,6 +33,10 @@ def load(path: Path) -> tuple[Rule, ...]:
         raise MissingExtra("a file of rules", "pyyaml", "server") from None
     try:
         document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(
+            f"rules cannot be read from {path}: {error.strerror}; expected a YAML file of rules"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     given = document.get("rules") if isinstance(document, dict) else None

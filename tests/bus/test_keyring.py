@@ -68,7 +68,7 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
     assert keyring.good(KEY) == []
     assert "nobody is let in" in caplog.text
     # The broker's own machine is not to lose it over that.
-    assert check_can_listen(keyring).name == "broker"
+    assert check_can_listen(keyring, "tcp://h:1").name == "broker"
 
     # Nor is it written over: whoever can mend it has all of them again.
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -91,7 +91,7 @@ def test_the_brokers_own_key_is_called_so_when_it_cannot_be_used(tmp_path: Path)
     with pytest.raises(
         SettingsError, match=r"the broker's own key=.*the first `lineside keys new`"
     ):
-        check_can_listen(keyring)
+        check_can_listen(keyring, "tcp://h:1")
 
 
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:

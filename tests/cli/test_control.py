@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -123,7 +125,21 @@ def test_one_that_nobody_takes_says_so(station: Home) -> None:
     sent = station.lineside("stop", "not-yet", "--ahead", "--expires", "1")
     assert sent.returncode == 1
     assert sent.stdout == "stop: requested\n"
-    assert sent.stderr == "lineside: stop: no answer has come in time\n"
+    assert sent.stderr.startswith("lineside: stop: no answer has come in time from run not-yet; ")
+
+
+def test_one_that_nobody_is_left_to_take_is_not_waited_for(
+    station: Home, training: subprocess.Popen[str]
+) -> None:
+    training.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(station.lineside, "save", STEERED)
+        wait_until(lambda: len(station.lineside("audit", "--run", STEERED).stdout.splitlines()) > 1)
+        training.kill()
+        saved = saving.result()
+    assert saved.returncode == 1
+    assert saved.stdout.splitlines()[0] == "save: requested"
+    assert "lineside: save was not applied" in saved.stderr
 
 
 def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(station: Home) -> None:
@@ -161,9 +177,10 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_none(
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])
 def test_a_rate_that_is_none_is_refused(station: Home, rate: str) -> None:
-    done = station.lineside("set-lr", "--ahead", "not-yet", "--", rate)
+    done = station.lineside("set-lr", "--ahead", "not-yet", rate)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    assert "No such option" not in done.stderr
 
 
 def test_without_a_broker_it_says_so(home: Home) -> None:

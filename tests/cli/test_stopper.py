@@ -37,6 +37,7 @@ def test_it_is_told_to_machines_too(station: Home) -> None:
         (("--patience", "3"), "monitor: is missing; expected the name of a metric"),
         (("--max-steps", "x"), "the options: max_steps: 'x' cannot be"),
         (("--max-steps", "3", "--rules", "rules.yaml"), "--max-steps and --rules: expected one"),
+        (("--rules", "no.yaml"), "rules cannot be read from no.yaml: No such file or directory"),
         (("--max-steps", "3", "--json"), "--json is for --backtest"),
         (("--max-steps", "3", "--backtest", "nobody"), "no store"),
     ],

@@ -166,6 +166,22 @@ def test_only_this_machine_is_listened_to(home: Home) -> None:
     assert "is not this machine's loopback address" in up.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tokens",), "--tokens: there is none; make one"),
+        (("--listen", "tcp://127.0.0.1:0"), "--listen='tcp://127.0.0.1:0' cannot be used: nobody"),
+    ],
+)
+def test_nothing_is_started_for_others_before_there_is_a_key_to_it(
+    home: Home, options: tuple[str, ...], said: str
+) -> None:
+    up = home.lineside("up", "--port", "0", *options)
+    assert up.returncode == 2
+    assert up.stderr.startswith(f"lineside: {said}")
+    assert up.stderr.count("\n") == 1
+
+
 def test_a_password_in_the_stores_address_is_not_shown() -> None:
     from lineside.cli.up import without_password
 
