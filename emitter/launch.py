@@ -92,10 +92,10 @@ def _run(
         child = subprocess.Popen(argv, env=env, preexec_fn=unblock)
         is_told = False
         while child.poll() is None:
-            number = orphans.to_pass_on(waited, 1.0)
-            if number is not None:
-                child.send_signal(number)
-            is_told = is_told or number == signal.SIGTERM
+            received = orphans.heard(waited, 1.0)
+            if received is not None:
+                orphans.pass_on(received, [child.pid])
+                is_told = is_told or received.si_signo == signal.SIGTERM
         ended = time.time()
         if is_told and end_trainings is not None:
             end_trainings(waited)

@@ -18,15 +18,27 @@ _ASK_SECONDS = 0.1
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
 
 
-def to_pass_on(signals: Iterable[int], seconds: float) -> int | None:
-    """Wait so long for one of ``signals``, which are blocked; it, if it is to be passed on.
+def heard(signals: Iterable[int], seconds: float) -> signal.struct_siginfo | None:
+    """Wait so long for one of ``signals``, which are blocked; None if there is none to pass on.
 
-    That a child ended is for this process alone, and the terminal tells all its processes itself.
+    That a child ended is for this process alone.
     """
     received = signal.sigtimedwait(signals, seconds)
-    if received is None or received.si_code == _SI_KERNEL or received.si_signo == signal.SIGCHLD:
-        return None
-    return received.si_signo
+    return None if received is None or received.si_signo == signal.SIGCHLD else received
+
+
+def pass_on(received: signal.struct_siginfo, pids: Iterable[int]) -> None:
+    """Send the signal that was ``received`` to those of ``pids`` that have not got it themselves.
+
+    A terminal tells all of a process group of a Ctrl-C, but when it goes away only the session's
+    leader, and the group once that has ended.
+    """
+    is_for_leader = received.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+    is_for_group = received.si_code == _SI_KERNEL and not is_for_leader
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if not is_for_group or os.getpgid(pid) != os.getpgrp():
+                os.kill(pid, received.si_signo)
 
 
 def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
@@ -42,10 +54,9 @@ def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
             if not living[pid]:
                 _send(pid, signal.SIGTERM)
         told |= living.keys()
-        number = to_pass_on(signals, _ASK_SECONDS)
-        if number is not None:
-            for pid in living:
-                _send(pid, number)
+        received = heard(signals, _ASK_SECONDS)
+        if received is not None:
+            pass_on(received, living)
 
 
 def _living(folder: Path, spool: Path) -> dict[int, bool]:

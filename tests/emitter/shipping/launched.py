@@ -13,6 +13,19 @@ from typing import Any
 from lineside.bus.events import Event
 from lineside.bus.testing import read_all
 
+LOOP = """
+import os, signal, sys, time
+from lineside.emitter import start_run
+with start_run() as run:
+    run.log({"loss": 1.0}, step=1)
+    print("ready", flush=True)
+    %s
+"""
+
+
+def python(body: str) -> tuple[str, ...]:
+    return sys.executable, "-c", body
+
 
 class Launched:
     """``lineside run -- COMMAND`` with spool and broker of a test, in a session of its own."""

@@ -17,20 +17,7 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from lineside.emitter.launch import launch
 from tests.emitter.shipping.conftest import Bench
-from tests.emitter.shipping.launched import exit_of
-
-LOOP = """
-import os, signal, sys, time
-from lineside.emitter import start_run
-with start_run() as run:
-    run.log({"loss": 1.0}, step=1)
-    print("ready", flush=True)
-    %s
-"""
-
-
-def python(body: str) -> tuple[str, ...]:
-    return sys.executable, "-c", body
+from tests.emitter.shipping.launched import LOOP, exit_of, python
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -113,92 +100,11 @@ def test_a_signal_to_the_launcher_alone_is_passed_on_once(
     assert (status, output) == (0, "1\n")
 
 
-def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_for(
-    bench: Bench, launched: Any
-) -> None:
-    bench.broker()
-    body = (
-        "ends = []\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
-        "    print('ready', flush=True)\n"
-        "    while not ends: time.sleep(0.01)\n"
-        "    time.sleep(1.0)\n"
-        "    print(len(ends))"
-    )
-    script = bench.folder / "loop.py"
-    script.write_text(LOOP % body)
-    one = launched("sh", "-c", f"{sys.executable} {script}; true")
-    one.wait_ready()
-    one.wait_ready()
-    os.kill(one.process.pid, signal.SIGTERM)
-    status, output, _ = one.end()
-    assert (status, output) == (128 + signal.SIGTERM, "1\n")
-    told = exit_of(one)
-    assert told["signal"] == "SIGTERM"
-    *_, end = read_all(bench.address, ["*/rank0"])
-    (exit_,) = one.exits()
-    assert end.kind == "run_end"
-    assert exit_.time < end.time
-
-
-def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_again(
-    bench: Bench, launched: Any
-) -> None:
-    bench.broker()
-    body = (
-        "from lineside.emitter.page import FLAGS, STOP_ASKED\n"
-        "    ends = []\n"
-        "    def stop(number, frame):\n"
-        "        ends.append(1)\n"
-        "        run.publisher.words[FLAGS] |= STOP_ASKED\n"
-        "    signal.signal(signal.SIGTERM, stop)\n"
-        "    print('ready', flush=True)\n"
-        "    while not ends: time.sleep(0.01)\n"
-        "    while os.getppid() == int(sys.argv[1]): time.sleep(0.01)\n"
-        "    time.sleep(0.5)\n"
-        "    print(len(ends))"
-    )
-    script = bench.folder / "loop.py"
-    script.write_text(LOOP % body)
-    trap = "trap 'kill -TERM $!; sleep 0.5; exit 3' TERM"
-    one = launched("sh", "-c", f"{trap}; {sys.executable} {script} $$ & wait")
-    one.wait_ready()
-    one.wait_ready()
-    os.kill(one.process.pid, signal.SIGTERM)
-    status, output, _ = one.end()
-    assert (status, output) == (3, "1\n")
-
-
-def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_once(
-    bench: Bench, launched: Any
-) -> None:
-    body = (
-        "seen = []\n"
-        "    signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: print('ready', flush=True))\n"
-        "    print('ready', flush=True)\n"
-        "    while not seen: time.sleep(0.01)\n"
-        "    time.sleep(0.5)\n"
-        "    print(len(seen))"
-    )
-    script = bench.folder / "loop.py"
-    script.write_text(LOOP % body)
-    master, terminal = pty.openpty()
-    one = launched("sh", "-c", f"{sys.executable} {script}; true", tty=terminal)
-    one.wait_ready()
-    one.wait_ready()
-    os.kill(one.process.pid, signal.SIGTERM)
-    one.wait_ready()
-    os.write(master, b"\x03")
-    status, output, _ = one.end()
-    os.close(master)
-    os.close(terminal)
-    assert (status, output) == (128 + signal.SIGTERM, "1\n")
-
-
-def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any) -> None:
+@pytest.mark.parametrize("first", ["pass", "os.setsid()"])
+def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any, first: str) -> None:
     count = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
+        f"{first}\n"
         "seen = []\n"
         "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
         "print('ready', flush=True)\n"
@@ -213,6 +119,26 @@ def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any) -> Non
     os.write(master, b"\x03")
     status, output, _ = one.end()
     os.close(master)
+    os.close(terminal)
+    assert (status, output) == (0, "1\n")
+
+
+def test_the_command_hears_once_that_the_terminal_is_gone(launched: Any) -> None:
+    count = (
+        "import signal, time\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGHUP, lambda *_: seen.append(1))\n"
+        "print('ready', flush=True)\n"
+        "end = time.monotonic() + 20\n"
+        "while not seen and time.monotonic() < end: time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"
+        "print(len(seen))\n"
+    )
+    master, terminal = pty.openpty()
+    one = launched(*python(count), tty=terminal)
+    one.wait_ready()
+    os.close(master)
+    status, output, _ = one.end()
     os.close(terminal)
     assert (status, output) == (0, "1\n")
 

@@ -1,0 +1,100 @@
+"""What a command leaves behind when it is told to end, under ``lineside run``."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from lineside.bus.testing import read_all
+from tests.emitter.shipping.conftest import Bench
+from tests.emitter.shipping.launched import LOOP, exit_of
+
+
+def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_for(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    body = (
+        "ends = []\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "    print('ready', flush=True)\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    time.sleep(1.0)\n"
+        "    print(len(ends))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    one = launched("sh", "-c", f"{sys.executable} {script}; true")
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    status, output, _ = one.end()
+    assert (status, output) == (128 + signal.SIGTERM, "1\n")
+    told = exit_of(one)
+    assert told["signal"] == "SIGTERM"
+    *_, end = read_all(bench.address, ["*/rank0"])
+    (exit_,) = one.exits()
+    assert end.kind == "run_end"
+    assert exit_.time < end.time
+
+
+def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_again(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    body = (
+        "from lineside.emitter.page import FLAGS, STOP_ASKED\n"
+        "    ends = []\n"
+        "    def stop(number, frame):\n"
+        "        ends.append(1)\n"
+        "        run.publisher.words[FLAGS] |= STOP_ASKED\n"
+        "    signal.signal(signal.SIGTERM, stop)\n"
+        "    print('ready', flush=True)\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    while os.getppid() == int(sys.argv[1]): time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+        "    print(len(ends))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    trap = "trap 'kill -TERM $!; sleep 0.5; exit 3' TERM"
+    one = launched("sh", "-c", f"{trap}; {sys.executable} {script} $$ & wait")
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    status, output, _ = one.end()
+    assert (status, output) == (3, "1\n")
+
+
+@pytest.mark.parametrize("first", ["pass", "os.setsid()"])
+def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_once(
+    bench: Bench, launched: Any, first: str
+) -> None:
+    body = (
+        f"{first}\n"
+        "    seen = []\n"
+        "    signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: print('ready', flush=True))\n"
+        "    print('ready', flush=True)\n"
+        "    while not seen: time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+        "    print(len(seen))"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    master, terminal = pty.openpty()
+    one = launched("sh", "-c", f"{sys.executable} {script}; true", tty=terminal)
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    one.wait_ready()
+    os.write(master, b"\x03")
+    status, output, _ = one.end()
+    os.close(master)
+    os.close(terminal)
+    assert (status, output) == (128 + signal.SIGTERM, "1\n")
