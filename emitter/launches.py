@@ -1,4 +1,7 @@
-"""The list through which training processes tell ``lineside run`` what streams they opened."""
+"""The folder in which training processes tell ``lineside run`` what streams they opened.
+
+Each holds a lock there until it ends, which may be long after it has closed its streams.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,21 @@ from pathlib import Path
 
 from lineside.bus.errors import StreamNameError
 from lineside.bus.events import Stream
+from lineside.emitter import locks
 
 VARIABLE = "LINESIDE_LAUNCH"
-"""Set by ``lineside run`` for its children: the folder that holds the list."""
+"""Set by ``lineside run`` for its children: the folder."""
 _FILE_NAME = "streams"
+_LOCK_SUFFIX = ".process"
+_held: set[Path] = set()  # a fork has none of them, and another name
 
 
 def register(stream: Stream) -> None:
-    """Add ``stream`` to the list if ``lineside run`` started this process; never raises."""
+    """Tell of ``stream`` and this process if ``lineside run`` started it; never raises."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         return
+    lock = Path(folder) / f"{os.getpid()}{_LOCK_SUFFIX}"
     with contextlib.suppress(OSError):
         fd = os.open(
             Path(folder) / _FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -27,6 +34,9 @@ def register(stream: Stream) -> None:
             os.write(fd, f"{stream}\n".encode())
         finally:
             os.close(fd)
+        if lock not in _held:
+            locks.take(lock)
+            _held.add(lock)
 
 
 def read(folder: Path) -> list[Stream]:
@@ -40,3 +50,12 @@ def read(folder: Path) -> list[Stream]:
         with contextlib.suppress(StreamNameError):
             streams.append(Stream.parse(line))
     return streams
+
+
+def living(folder: Path) -> set[int]:
+    """The processes that registered in ``folder`` and have not ended, of this pid namespace."""
+    found = set()
+    for path in folder.glob(f"*{_LOCK_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            found.add(locks.holder(path) or 0)
+    return {pid for pid in found if pid > 0}

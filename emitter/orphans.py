@@ -11,8 +11,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from lineside.emitter import launches, locks, vitals
-from lineside.emitter.folder import LOCK_NAME
+from lineside.emitter import launches, vitals
 
 _ASK_SECONDS = 0.1
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
@@ -44,34 +43,23 @@ def pass_on(received: signal.struct_siginfo, pids: Iterable[int]) -> None:
 def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
     """Tell them to end too, with a SIGTERM, and wait until they have.
 
-    They are the processes of this machine whose streams are registered in ``folder``. What the
-    command told itself is not told again, for a second SIGTERM may end it in the middle of a save.
+    They are the processes of this machine that registered in ``folder``. One whose training
+    a SIGTERM stops is not told again, for a second one may end it in the middle of a save.
     ``signals``, which are blocked, are passed on to them meanwhile.
     """
     told: set[int] = set()
-    while living := _living(folder, spool):
-        for pid in living.keys() - told:
-            if not living[pid]:
-                _send(pid, signal.SIGTERM)
-        told |= living.keys()
+    while living := launches.living(folder):
+        if living - told:
+            for pid in living - told - _stopping(folder, spool):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGTERM)
+            told |= living
         received = heard(signals, _ASK_SECONDS)
         if received is not None:
             pass_on(received, living)
 
 
-def _living(folder: Path, spool: Path) -> dict[int, bool]:
-    """Their process ids, each with whether it was asked to stop."""
-    found: dict[int, bool] = {}
-    for stream in launches.read(folder):
-        with contextlib.suppress(OSError):
-            path = spool.joinpath(*stream)
-            pid = locks.holder(path / LOCK_NAME) or 0
-            if pid > 0:  # else none holds it, or one of another machine
-                words = vitals.read_page(path)
-                found[pid] = found.get(pid, False) or (words is not None and words.stop_asked)
-    return found
-
-
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(OSError):
-        os.kill(pid, number)
+def _stopping(folder: Path, spool: Path) -> set[int]:
+    """The processes that a SIGTERM came to while they trained."""
+    pages = [vitals.read_page(spool.joinpath(*stream)) for stream in launches.read(folder)]
+    return {words.pid for words in pages if words is not None and words.stop_asked}

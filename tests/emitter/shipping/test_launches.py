@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,27 @@ def test_streams_come_back_in_the_order_they_were_registered(
     launches.register(FIRST)
     launches.register(SECOND)
     assert launches.read(tmp_path) == [FIRST, SECOND]
+
+
+def test_a_process_that_registered_lives_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(launches.VARIABLE, str(tmp_path))
+    body = (
+        "from lineside.bus.events import Stream\n"
+        "from lineside.emitter import launches\n"
+        "for rank in ('rank0', 'rank1'): launches.register(Stream('run', rank, 'a1'))\n"
+        "print(flush=True)\n"
+        "input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", body], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert launches.living(tmp_path) == {process.pid}
+        process.communicate(b"\n")
+    assert launches.living(tmp_path) == set()
 
 
 def test_without_a_launcher_nothing_is_written(

@@ -43,6 +43,33 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     assert exit_.time < end.time
 
 
+@pytest.mark.parametrize("before", ["pass", "run.finish()"])
+def test_a_training_left_behind_is_waited_for_until_its_process_ends(
+    bench: Bench, launched: Any, before: str
+) -> None:
+    bench.broker()
+    script, saved = bench.folder / "loop.py", bench.folder / "saved"
+    script.write_text(
+        "import pathlib, signal, time\n"
+        "from lineside.emitter import start_run\n"
+        "ends = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "run = start_run()\n"
+        f"{before}\n"
+        "print('ready', flush=True)\n"
+        "while not ends: time.sleep(0.01)\n"
+        "run.finish()\n"
+        "time.sleep(1.0)\n"
+        f"pathlib.Path({str(saved)!r}).touch()\n"
+    )
+    one = launched("sh", "-c", f"{sys.executable} {script}; true")
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    one.process.wait(60)
+    assert saved.exists()
+    one.end()
+
+
 def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_again(
     bench: Bench, launched: Any
 ) -> None:
