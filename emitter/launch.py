@@ -87,9 +87,15 @@ def _run(
     """What ``argv`` ended with, minus n if signal n ended it, and when."""
     waited = _FORWARDED | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    # Where it is ignored, the kernel keeps no word of how a child ended.
+    on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def put_back() -> None:
+        signal.signal(signal.SIGCHLD, on_child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
-        unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        child = subprocess.Popen(argv, env=env, preexec_fn=unblock)
+        child = subprocess.Popen(argv, env=env, preexec_fn=put_back)
         is_told = False
         while child.poll() is None:
             received = orphans.heard(waited, 1.0)
@@ -103,7 +109,7 @@ def _run(
             pass  # what came too late for the child is not meant for what follows
         return child.returncode, ended
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        put_back()
 
 
 @contextlib.contextmanager

@@ -259,6 +259,17 @@ def test_a_temporary_folder_that_cannot_be_made_does_not_stop_the_command(
     assert "will not be recorded: no room" in capfd.readouterr().err
 
 
+def test_the_exit_code_is_the_commands_where_signals_of_children_are_ignored(bench: Bench) -> None:
+    settings = Settings.from_env({"LINESIDE_HOME": str(bench.folder), "LINESIDE_DISABLED": "1"})
+    same = "import signal as s, sys; sys.exit(3 + (s.getsignal(s.SIGCHLD) != s.SIG_IGN))"
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert launch(python(same), settings) == 3
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_signals_are_as_before_once_the_command_has_ended(bench: Bench) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     launch(
