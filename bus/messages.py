@@ -22,7 +22,7 @@ MAX_BLOB = 4 << 20
 MAX_MESSAGE = 16 << 20
 """Bytes of a whole frame beyond which a socket is cut off by libzmq."""
 MAX_PATTERNS = 65536
-"""Patterns one SUB may carry: a shipper asks in one for the commands of all its runs."""
+"""Patterns one SUB may carry, within a frame: a shipper asks in one for all its runs' commands."""
 MAX_PATTERN = 386
 """Characters of a pattern: three parts of 128."""
 

@@ -16,6 +16,7 @@ from lineside.bus.messages import (
     CURSOR,
     LIVE,
     MAX_BLOB,
+    MAX_MESSAGE,
     MAX_PATTERN,
     MAX_PATTERNS,
     OFFSET,
@@ -126,8 +127,15 @@ def test_what_is_wrong_is_told(frames: list[bytes], why: str) -> None:
 def test_a_subscription_is_bounded(patterns: tuple[str, ...]) -> None:
     with pytest.raises(BadMessage, match="at most 65536 of 386 are taken"):
         decode(Sub("", START, 0, patterns, 64).encode())
-    most = Sub("", START, 0, ("r" * MAX_PATTERN,) * MAX_PATTERNS, 64)
-    assert decode(most.encode()) == most
+
+
+def test_a_subscription_takes_the_longest_patterns_and_the_most_that_one_frame_holds() -> None:
+    longest = Sub("", START, 0, ("r" * MAX_PATTERN,), 64)
+    most = Sub("", START, 0, ("r" * (MAX_MESSAGE // MAX_PATTERNS - 3),) * MAX_PATTERNS, 64)
+    for sub in (longest, most):
+        frames = sub.encode()
+        assert decode(frames) == sub
+        assert max(map(len, frames)) <= MAX_MESSAGE
 
 
 def test_a_durable_reader_may_start_at_its_cursor() -> None:

@@ -72,7 +72,8 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "silence before a producer connects anew": f"{producer._SILENCE_SECONDS:g} s",
         "silence before a reader connects anew": f"{reader.SILENCE_SECONDS:g} s",
         "silence after which the broker forgets a connection": f"{broker._SILENT_SECONDS:g} s",
-        "patterns of a SUB": f"{messages.MAX_PATTERNS} of {messages.MAX_PATTERN} characters",
+        "patterns of a SUB": f"{messages.MAX_PATTERNS} of {messages.MAX_PATTERN} characters, "
+        "and all in one frame",
         "credit": f"64 (advice), {subscriptions.MAX_CREDIT} at most",
         "deliveries under way to one reader": f"{subscriptions.MAX_IN_FLIGHT // mib} MiB",
         "lag at which a live reader is skipped": f"{subscriptions.LIVE_LAG} entries",
