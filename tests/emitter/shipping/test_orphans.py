@@ -108,7 +108,8 @@ def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_o
         "    signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
         "    signal.signal(signal.SIGTERM, lambda *_: print('ready', flush=True))\n"
         "    print('ready', flush=True)\n"
-        "    while not seen: time.sleep(0.01)\n"
+        "    end = time.monotonic() + 20\n"
+        "    while not seen and time.monotonic() < end: time.sleep(0.01)\n"
         "    time.sleep(0.5)\n"
         "    print(len(seen))"
     )
