@@ -78,6 +78,8 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
 """What can be asked of a training, and with which arguments."""
 UNTOLD = frozenset({"proceed"})
 """What programs say to each other: nobody is shown it, nor asked for it."""
+TOLD = tuple(op for op in OPS if op not in UNTOLD)
+"""What people can ask for."""
 
 
 def _this_user() -> str:
@@ -133,8 +135,13 @@ class Command:
             raise CommandError("a command", data, "one with an id")
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         if "op" not in known:
-            raise CommandError("op", None, f"one of {', '.join(OPS)}")
+            raise unknown_op(None)
         return cls(**known)
+
+
+def unknown_op(op: object) -> CommandError:
+    """What to raise for one that cannot be asked for."""
+    return CommandError("op", op, f"one of {', '.join(TOLD)}")
 
 
 def detail(data: Mapping[str, Any]) -> str:
@@ -160,14 +167,14 @@ def _check(command: Command) -> None:
     if not _is_positive(command.expires_at):
         raise CommandError("expires_at", command.expires_at, "seconds since 1970")
     if not isinstance(command.op, str) or command.op not in OPS:
-        raise CommandError("op", command.op, f"one of {', '.join(OPS)}")
+        raise unknown_op(command.op)
     if not isinstance(command.args, Mapping):
         raise CommandError("args", command.args, "names and values")
     known = OPS[command.op]
     for name, value in command.args.items():
         if name not in known:
-            names = ", ".join(known) or "none"
-            raise CommandError(f"{command.op} {name}", value, f"of the arguments only {names}")
+            only = f"only the argument {', '.join(known)}" if known else "no arguments"
+            raise CommandError(f"{command.op} {name}", value, only)
         if not known[name].fits(value):
             raise CommandError(f"{command.op} {name}", value, known[name].expected)
     for name, argument in known.items():

@@ -109,6 +109,8 @@ def _command(wanted: CommandRequest, who: str) -> bus.Command:
     given = {"id": wanted.id} if wanted.id else {}
     expires_at = time.time() + wanted.expires_in
     try:
+        if wanted.op in bus.UNTOLD:
+            raise bus.unknown_op(wanted.op)
         return bus.Command(wanted.op, wanted.args, wanted.reason, who, expires_at, **given)
     except CommandError as error:
         errors = [{"where": "body", "message": str(error)}]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from lineside.bus.commands import EXPIRES_SECONDS, OPS, UNTOLD
+from lineside.bus.commands import EXPIRES_SECONDS, TOLD
 from lineside.dashboard.strict import strict
 from lineside.store import records
 
@@ -240,9 +240,12 @@ class CommandRequest(BaseModel):
         },
     )
 
-    op: str = Field(json_schema_extra={"enum": [op for op in OPS if op not in UNTOLD]})
-    args: dict[str, bool | float] = Field(
+    op: str = Field(json_schema_extra={"enum": list(TOLD)})
+    args: dict[str, Any] = Field(
         default_factory=dict,
+        json_schema_extra={
+            "additionalProperties": {"anyOf": [{"type": "boolean"}, {"type": "number"}]}
+        },
         description="`save` of stop (default true), `seconds` of pause, `lr` of set_lr.",
     )
     reason: str = Field(default="", max_length=1000)

@@ -145,15 +145,21 @@ def from_status(request: Request, status: int) -> Problem:
 def from_validation(error: Exception) -> Problem:
     """The problem a request is whose parameters or body do not fit."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    errors = [
-        {"where": ".".join(str(part) for part in item["loc"]), "message": str(item["msg"])}
-        for item in found
-    ]
+    errors = [_misfit(item) for item in found]
     said = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
     title = "The request does not fit"
     return Problem(
         422, "invalid-request", title, said or "It could not be read.", {"errors": errors}
     )
+
+
+def _misfit(item: Mapping[str, Any]) -> dict[str, str]:
+    if item["type"] == "json_invalid" or item["loc"] == ("body",):
+        return {
+            "where": "body",
+            "message": "expected a JSON object, with content-type: application/json",
+        }
+    return {"where": ".".join(str(part) for part in item["loc"]), "message": str(item["msg"])}
 
 
 def wants_page(request: Request) -> bool:

@@ -36,7 +36,7 @@ def test_every_op_can_be_asked_for(op: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"op": "explode"}, "op: 'explode' cannot be; expected one of stop, save"),
+        ({"op": "explode"}, "op: 'explode' cannot be; expected one of stop, .*, set_lr$"),
         ({"op": 5}, "op: 5 cannot be"),
         ({"op": "set_lr"}, "set_lr lr: is missing; expected a finite number above 0"),
         ({"op": "set_lr", "args": {"lr": 0}}, "set_lr lr: 0 cannot be"),
@@ -45,7 +45,11 @@ def test_every_op_can_be_asked_for(op: str) -> None:
         ({"op": "set_lr", "args": {"lr": "1"}}, "set_lr lr: '1' cannot be"),
         ({"op": "stop", "args": {"save": 1}}, "stop save: 1 cannot be; expected true or false"),
         ({"op": "proceed", "args": {"seq": -1}}, "proceed seq: -1 cannot be"),
-        ({"op": "save", "args": {"now": 1}}, "save now: 1 cannot be; expected of the arguments"),
+        ({"op": "save", "args": {"now": 1}}, "save now: 1 cannot be; expected no arguments"),
+        (
+            {"op": "stop", "args": {"lr": 1}},
+            "stop lr: 1 cannot be; expected only the argument save",
+        ),
         ({"op": "save", "args": [1]}, "args: .1. cannot be"),
         ({"op": "save", "reason": 5}, "reason: 5 cannot be"),
         ({"op": "save", "attempt": 1}, "attempt: 1 cannot be; expected a text"),

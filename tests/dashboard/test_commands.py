@@ -169,6 +169,33 @@ def test_what_is_no_command_is_refused_with_a_reason(
     assert refused["errors"]
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("{", "body: expected a JSON object, with content-type: application/json"),
+        ("[]", "body: expected a JSON object, with content-type: application/json"),
+        (
+            '{"op": "fly"}',
+            "op: 'fly' cannot be; expected one of stop, save, evaluate, log, pause, ",
+        ),
+        (
+            '{"op": "proceed", "args": {"seq": 1}}',
+            "op: 'proceed' cannot be; expected one of stop, ",
+        ),
+        ('{"op": "set_lr", "args": {"lr": "x"}}', "set_lr lr: 'x' cannot be; expected a finite "),
+        ('{"op": "save", "args": {"x": [1]}}', "save x: [1] cannot be; expected no arguments"),
+    ],
+)
+def test_a_refusal_says_what_was_wrong_and_what_is_expected(
+    house: House, client: httpx.Client, body: str, said: str
+) -> None:
+    begin(house)
+    headers = {"content-type": "application/json"}
+    refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
+    assert str(refused["detail"]).startswith(said)
+    assert "proceed" not in str(refused["detail"]).partition("expected")[2]
+
+
 @pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
 def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
     house: House, site: str, framing: str
