@@ -38,6 +38,7 @@ class Renderer:
             duration=words.duration,
             ago=words.ago,
             sentence=words.sentence,
+            plural=words.plural,
             breakable=_breakable,
         )
         self._environment.globals.update(

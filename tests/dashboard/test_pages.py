@@ -34,6 +34,9 @@ def test_the_run_list_shows_filters_sorts_and_pages(house: House, client: httpx.
     assert re.findall(r'<tr id="run-(run-\d+)"', odd) == [
         f"run-{number}" for number in (19, 17, 15, 13, 11)
     ]
+    assert "5 runs, newest first" in odd
+    one = client.get("/", params={"status": "finished", "search": "run-07"}).text
+    assert "1 run, newest first" in one
     assert "No run matches" in client.get("/", params={"status": "failed"}).text
 
 
