@@ -144,6 +144,15 @@ def unknown_op(op: object) -> CommandError:
     return CommandError("op", op, f"one of {', '.join(TOLD)}")
 
 
+def wanted(op: str, args: Mapping[str, Any]) -> str:
+    """What was asked for: ``set_lr 1e-05``, ``pause 90 s``, ``stop without saving``."""
+    if op == "set_lr" and "lr" in args:
+        return f"{op} {_number(args['lr'])}"
+    if op == "pause" and "seconds" in args:
+        return f"{op} {_number(args['seconds'])} s"
+    return "stop without saving" if op == "stop" and args.get("save") is False else op
+
+
 def detail(data: Mapping[str, Any]) -> str:
     """What the data of an answer say besides the state, as a sentence; empty if it is nothing."""
     if isinstance(data.get("why"), str):

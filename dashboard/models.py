@@ -268,7 +268,7 @@ class AuditEntry(Document):
     time: datetime
     who: str
     role: str
-    action: str = Field(examples=["stop"])
+    action: str = Field(examples=["set_lr 1e-05", "stop without saving"])
     target: str = Field(examples=["tiny-gpt2-20261121-084512-4f2a"])
     outcome: str = Field(examples=["requested", "applied", "refused"])
     why: str

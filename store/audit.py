@@ -32,14 +32,13 @@ def add_entry(connection: Connection, **values: Any) -> None:
         _prune(connection)
 
 
-def name_issuer(connection: Connection, run: str, command: str, who: str, op: str) -> None:
-    """Write into the answers to a command that came before it who had asked, and for what where
-    they do not say."""
+def name_issuer(connection: Connection, run: str, command: str, who: str, action: str) -> None:
+    """Write into the answers to a command that came before it who had asked, and for what."""
     audit = schema.audit.c
     connection.execute(
         update(schema.audit)
         .where(audit.run == run, audit.command == command, audit.who.is_(None))
-        .values(who=who, action=func.coalesce(audit.action, op))
+        .values(who=who, action=action)
     )
 
 

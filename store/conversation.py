@@ -19,7 +19,7 @@ from lineside.store.ledger import Ledger
 from lineside.store.meaning import Handlers, Seen, Unreadable
 from lineside.store.schema import commands
 from lineside.store.states import is_rank
-from lineside.store.values import clean, is_number, is_time, to_json
+from lineside.store.values import clean, from_json, is_number, is_time, to_json
 
 _WEIGHT = {
     name: weight
@@ -49,17 +49,18 @@ class Conversation:
         if seen.stream.producer != bus.PRODUCER:
             raise Unreadable(f"a command counts only in a stream of {bus.PRODUCER!r}")
         name, said, now = _id(seen), _content(seen.data), seen.event.time
+        action = _action(said["op"], said["args"])
         known = self._known(seen, name)
         if known is None:
             self._make(seen, name, state="requested", requested_at=now, **said)
         elif known["requested_at"] is None:
             self._change(seen, name, requested_at=now, told_at=min(now, known["told_at"]), **said)
-            name_issuer(self._ledger.connection, seen.run.id, name, said["issued_by"], said["op"])
+            name_issuer(self._ledger.connection, seen.run.id, name, said["issued_by"], action)
         add_entry(
             self._ledger.connection,
             time=now,
             who=said["issued_by"],
-            action=said["op"],
+            action=action,
             target=seen.run.id,
             outcome="requested",
             why=said["reason"] or None,
@@ -101,7 +102,7 @@ class Conversation:
             self._ledger.connection,
             time=now,
             who=known["issued_by"] if known else None,
-            action=op or (known["op"] if known else None),
+            action=_action(known["op"] or op, known["args"]) if known else op,
             target=seen.run.id,
             outcome=state,
             why=answer["detail"],
@@ -144,6 +145,10 @@ def _content(data: Mapping[str, Any]) -> dict[str, Any]:
         "issued_by": _text(data, "issued_by") or "",
         "expires_at": float(expires) if is_number(expires) and is_time(expires) else None,
     }
+
+
+def _action(op: str | None, args: str | None) -> str | None:
+    return None if op is None else clean(bus.wanted(op, from_json(args) or {}), _TEXT_LENGTH)
 
 
 def _says_more(answer: Mapping[str, Any], now: float, known: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.commands import EXPIRES_SECONDS, OPS, Command
+from lineside.bus.commands import EXPIRES_SECONDS, OPS, Command, wanted
 from lineside.bus.errors import CommandError
 
 
@@ -60,6 +60,25 @@ def test_every_op_can_be_asked_for(op: str) -> None:
 def test_what_cannot_be_a_command_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(CommandError, match=said):
         Command(**given)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "said"),
+    [
+        ("stop", {}, "stop"),
+        ("stop", {"save": True}, "stop"),
+        ("stop", {"save": False}, "stop without saving"),
+        ("pause", {}, "pause"),
+        ("pause", {"seconds": 100_000.0}, "pause 100000 s"),
+        ("set_lr", {"lr": 1e-5}, "set_lr 1e-05"),
+        ("set_lr", {"lr": "x"}, "set_lr x"),
+        ("brand_new", {"x": 1}, "brand_new"),
+    ],
+)
+def test_what_was_asked_for_is_said_with_its_arguments(
+    op: str, args: dict[str, Any], said: str
+) -> None:
+    assert wanted(op, args) == said
 
 
 @pytest.mark.parametrize("data", [None, {}, {"op": "save"}, {"id": "a"}])

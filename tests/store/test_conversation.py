@@ -91,11 +91,11 @@ def test_a_command_and_its_answers_come_to_the_same_in_every_order(
     assert [at.timestamp() for at in times if at] == [START + 1, START + 3, START + 4, LATE]
     assert history.command("run", "c1") == command
     assert plain(history.audit(run="run").items) == [
-        ("ada@here", "set_lr", "run", "rejected", "training ended", 1),
-        ("ada@here", "set_lr", "run", "applied", "from 0.25 to 0.5", 1),
-        ("ada@here", "set_lr", "run", "delivered", "", 1),
-        ("eve@there", "set_lr", "run", "requested", "a try", 1),
-        ("ada@here", "set_lr", "run", "requested", "a try", 1),
+        ("ada@here", "set_lr 0.5", "run", "rejected", "training ended", 1),
+        ("ada@here", "set_lr 0.5", "run", "applied", "from 0.25 to 0.5", 1),
+        ("ada@here", "set_lr 0.5", "run", "delivered", "", 1),
+        ("eve@there", "set_lr 9", "run", "requested", "a try", 1),
+        ("ada@here", "set_lr 0.5", "run", "requested", "a try", 1),
     ]
 
 
