@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
+from lineside.bus.commands import GRACE_SECONDS
 from lineside.bus.events import REFUSED, is_run_id
 from lineside.store import schema
+from lineside.store.commands import NOBODY
 from lineside.store.listing import make_cursor, read_time_cursor
 from lineside.store.meaning import Seen, Unreadable
 from lineside.store.records import AuditEntry, Page
@@ -19,6 +32,7 @@ from lineside.store.values import at, clean, is_count
 
 _SORT = "audit"
 _TEXT_LENGTH = 1000
+_SAID = tuple(column.name for column in schema.audit.columns if not column.primary_key)
 REFUSALS_KEPT = 100_000
 """The newest rows about refusals, which stay; what was asked for stays for ever."""
 _PRUNE_EVERY = 1000  # rows
@@ -42,6 +56,13 @@ def name_issuer(connection: Connection, run: str, command: str, who: str, action
     )
 
 
+def keep_expired(connection: Connection, run: str, now: float) -> None:
+    """Write what ``read_audit`` tells of the run's commands that nobody took: they go with it."""
+    query, _ = _expired(now)
+    for row in connection.execute(query.where(schema.audit.c.run == run)).all():
+        add_entry(connection, **{name: row._mapping[name] for name in _SAID})
+
+
 def read_refusal(connection: Connection, seen: Seen) -> None:
     """Write a row of an event of the run ``audit`` that says who was refused.
 
@@ -63,25 +84,50 @@ def read_refusal(connection: Connection, seen: Seen) -> None:
 
 
 def read_audit(
-    connection: Connection, run: str | None, limit: int, cursor: str | None
+    connection: Connection, run: str | None, now: float, limit: int, cursor: str | None
 ) -> Page[AuditEntry]:
-    """The newest entries first, of one run or of everything.
+    """The newest entries first, of one run or of everything, as of ``now`` (seconds since the
+    epoch).
 
     Raises:
         UsageError: a cursor that does not exist.
     """
-    audit = schema.audit.c
-    query = select(schema.audit).order_by(audit.time.desc(), audit.key.desc()).limit(limit + 1)
-    if run is not None:
-        query = query.where(audit.run == clean(run))
-    if cursor is not None:
-        time, text = read_time_cursor(cursor, _SORT)
-        key = int(text) if text.isdecimal() and len(text) < 19 else 0
-        query = query.where(or_(audit.time < time, and_(audit.time == time, audit.key < key)))
-    found = connection.execute(query).all()
+    found: list[Any] = []
+    for query, time in ((select(schema.audit), schema.audit.c.time), _expired(now)):
+        key = schema.audit.c.key
+        if run is not None:
+            query = query.where(schema.audit.c.run == clean(run))
+        if cursor is not None:
+            last, text = read_time_cursor(cursor, _SORT)
+            last_key = int(text) if text.isdecimal() and len(text) < 19 else 0
+            query = query.where(or_(time < last, and_(time == last, key < last_key)))
+        found += connection.execute(query.order_by(time.desc(), key.desc()).limit(limit + 1))
+    found.sort(key=lambda row: (row.time, row.key), reverse=True)
     page = found[:limit]
     after = make_cursor(_SORT, page[-1].time, str(page[-1].key)) if len(found) > limit else None
     return Page(tuple(_entry(row) for row in page), after)
+
+
+def _expired(now: float) -> tuple[Select[Any], ColumnElement[float]]:
+    """Entries that nobody was there to write, made of those of the commands themselves; their
+    time."""
+    audit, commands, time = schema.audit.c, schema.commands.c, schema.commands.c.expires_at
+    again = schema.audit.alias()
+    earlier = select(again.c.key).where(
+        again.c.run == audit.run, again.c.command == audit.command, again.c.key < audit.key
+    )
+    told = {"time": time, "outcome": literal("expired"), "why": literal(NOBODY)}
+    columns = [told[c.name].label(c.name) if c.name in told else c for c in schema.audit.columns]
+    query = (
+        select(*columns)
+        .join(schema.runs, schema.runs.c.id == audit.run)
+        .join(
+            schema.commands,
+            and_(commands.run_key == schema.runs.c.key, commands.id == audit.command),
+        )
+        .where(commands.state == "requested", time < now - GRACE_SECONDS, ~earlier.exists())
+    )
+    return query, time
 
 
 def _prune(connection: Connection) -> None:

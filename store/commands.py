@@ -13,7 +13,7 @@ from lineside.store.schema import commands
 from lineside.store.values import at, from_json
 
 _SORT = "commands"
-_NOBODY = "nobody took it in time"
+NOBODY = "nobody took it in time"
 _NO_ANSWER = "no answer to it has come, so whether it was applied is not known"
 
 
@@ -53,7 +53,7 @@ def _command(row: Any, now: float) -> Command:
     state, detail = row.state, row.detail or ""
     if row.expires_at is not None and row.expires_at + GRACE_SECONDS < now:
         if state == "requested":
-            state, detail = "expired", _NOBODY
+            state, detail = "expired", NOBODY
         elif state == "delivered":
             detail = _NO_ANSWER
     return Command(

@@ -102,7 +102,7 @@ class Conversation:
             self._ledger.connection,
             time=now,
             who=known["issued_by"] if known else None,
-            action=_action(known["op"] or op, known["args"]) if known else op,
+            action=_action(known["op"] or op or "", known["args"]) if known else op,
             target=seen.run.id,
             outcome=state,
             why=answer["detail"],
@@ -147,8 +147,8 @@ def _content(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _action(op: str | None, args: str | None) -> str | None:
-    return None if op is None else clean(bus.wanted(op, from_json(args) or {}), _TEXT_LENGTH)
+def _action(op: str, args: str | None) -> str:
+    return clean(bus.wanted(op, from_json(args) or {}), _TEXT_LENGTH)
 
 
 def _says_more(answer: Mapping[str, Any], now: float, known: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Delete, Engine, delete, insert, select, update
 
 from lineside.bus.errors import RunNotFound
+from lineside.store.audit import keep_expired
 from lineside.store.database import reading, unpooled, writing
 from lineside.store.schema import (
     attempts,
@@ -55,6 +56,7 @@ def bury(engine: Engine, run_id: str, now: float) -> None:
         ).first()
         if row is None:
             raise RunNotFound(run_id)
+        keep_expired(connection, run_id, now)
         connection.execute(
             update(runs)
             .where(runs.c.key == row.key)

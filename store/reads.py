@@ -265,7 +265,8 @@ class History:
         """Who asked for what and what came of it, the newest first, ``limit`` (1 to 1,000) at a
         time. ``run`` is the id of a run, which may be deleted or never have been."""
         with reading(self._engine) as connection:
-            return read_audit(connection, run, min(max(1, limit), MAX_LIMIT), cursor)
+            limit = min(max(1, limit), MAX_LIMIT)
+            return read_audit(connection, run, time.time(), limit, cursor)
 
     def every_point(
         self, run_id: str, *, attempt: str | None = None, names: Sequence[str] | None = None

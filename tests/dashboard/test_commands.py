@@ -78,7 +78,8 @@ def test_a_command_goes_out_and_comes_back_with_each_state(
     assert told["requested_at"] < told["settled_at"]
     entries = client.get("/api/audit", params={"run": "tiny-1"}).json()["items"]
     assert [(e["who"], e["action"], e["outcome"]) for e in entries] == [
-        ("user@dashboard", "set_lr 0.5", outcome) for outcome in ("applied", "delivered", "requested")
+        ("user@dashboard", "set_lr 0.5", outcome)
+        for outcome in ("applied", "delivered", "requested")
     ]
 
 

@@ -161,6 +161,33 @@ def test_a_command_that_nobody_answered_is_told_truly(writer: Writer, history: H
     assert "whether it was applied is not known" in states["taken"][1]
 
 
+def test_the_audit_tells_of_a_command_that_nobody_took_as_the_list_does(
+    writer: Writer, history: History
+) -> None:
+    journal, now = Journal(writer), time.time()
+    training(journal)
+    late = asked(id="late", expires_at=now - 60)
+    journal.deliver(
+        said(COMMAND, 1, late, "a"),
+        said(COMMAND, 2, late, "again"),
+        said(COMMAND, 3, asked(id="open", expires_at=now + 60), "b"),
+        said(COMMAND, 4, asked(id="taken", expires_at=now - 60), "c"),
+        said(DELIVERED, 5, {"id": "taken"}, ATTEMPT, 3),
+    )
+    expired, *others = history.audit(run="run").items
+    assert plain([expired]) == [
+        ("ada@here", "set_lr 0.5", "run", "expired", "nobody took it in time", 1)
+    ]
+    assert (expired.command, expired.time.timestamp()) == ("late", pytest.approx(now - 60))
+    assert {entry.outcome for entry in others} == {"requested", "delivered"}
+    paged = history.audit(limit=1)
+    assert paged.items == (expired,)
+    assert history.audit(cursor=paged.next).items == tuple(others)
+    assert history.audit(run="another").items == ()
+    journal.deliver(said(APPLIED, 6, {"id": "late"}, "d", 4))  # it was taken in time after all
+    assert "expired" not in {entry.outcome for entry in history.audit().items}
+
+
 def test_commands_and_audit_come_in_pages_without_repeats(writer: Writer, history: History) -> None:
     journal = Journal(writer)
     training(journal)
@@ -211,8 +238,9 @@ def test_a_deleted_run_takes_its_commands_along_and_leaves_the_audit(
 ) -> None:
     journal = Journal(writer)
     training(journal)
-    journal.deliver(*story())
+    journal.deliver(*story(), said(COMMAND, 6, asked(id="late", expires_at=START + 9), "late"))
     before = history.audit().items
+    assert before[0].outcome == "expired"
     writer.delete_run("run")
     with pytest.raises(RunNotFound):
         history.commands("run")
