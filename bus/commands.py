@@ -17,6 +17,8 @@ PRODUCER = "control"
 """The producer part of the streams in which commands and the answers to them travel."""
 EXPIRES_SECONDS = 600.0
 """How long a command may wait for a training to take it, unless it says otherwise."""
+PAUSE_SECONDS = 86_400.0
+"""How long a pause lasts at most, unless the command says otherwise."""
 GRACE_SECONDS = 2.0
 """How long after a command expired an answer may still be on its way."""
 

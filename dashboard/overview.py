@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from lineside.dashboard.words import NOTHING, duration, number, plural
-from lineside.store.records import Attempt, Checkpoint, EventRow, Run
+from lineside.bus.commands import PAUSE_SECONDS
+from lineside.dashboard.words import NOTHING, duration, is_number, number, plural
+from lineside.store.pulse import PAUSED
+from lineside.store.records import Attempt, Checkpoint, Command, EventRow, Run
 
 KEY_METRICS = ("loss", "train/loss", "train_loss", "eval_loss", "eval/loss")
 """What stands for a run in a list: the first of these it has logged."""
@@ -61,14 +64,17 @@ def percent(step: int | None, max_steps: int | None) -> float:
     return round(min(100.0, 100 * step / max_steps), 2)
 
 
-def seconds_a_step(attempt: Attempt, now: datetime) -> float | None:
-    """Wall-clock seconds an attempt took for each of its steps, all that came between included.
+def seconds_a_step(
+    attempt: Attempt, now: datetime, commands: Sequence[Command] = ()
+) -> float | None:
+    """Wall-clock seconds an attempt took for each of its steps, all that came between included but
+    for the pauses among the ``commands``.
 
     None until it has gone far enough to judge.
     """
     steps = (attempt.step or 0) - (attempt.resumed_step or 0)
     end = attempt.ended_at or (now if attempt.going_on else attempt.updated_at)
-    seconds = (end - attempt.started_at).total_seconds()
+    seconds = (end - attempt.started_at).total_seconds() - _seconds_paused(attempt, end, commands)
     if steps < STEPS_TO_JUDGE or seconds <= 0:
         return None
     if attempt.going_on and seconds < SECONDS_TO_JUDGE:
@@ -76,15 +82,15 @@ def seconds_a_step(attempt: Attempt, now: datetime) -> float | None:
     return seconds / steps
 
 
-def facts(run: Run, now: datetime) -> list[Fact]:
-    """The row of figures under the line."""
+def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fact]:
+    """The row of figures under the line, of a run to which there were these ``commands``."""
     attempt = run.attempts[-1] if run.attempts else None
     steps = Fact("Step", number(run.step))
     if run.max_steps:
         done = percent(run.step, run.max_steps)
         steps = Fact("Step", number(run.step), f"of {run.max_steps:,} · {done:.0f} %")
     found = [steps, Fact("Epoch", number(None if run.epoch is None else round(run.epoch, 2)))]
-    found.extend(_times(run, attempt, now))
+    found.extend(_times(run, attempt, now, commands))
     found.extend(
         Fact(label, number(run.metrics[name]))
         for name, label in (("loss", "Loss"), ("eval_loss", "Eval loss"))
@@ -124,7 +130,9 @@ def line(run: Run, checkpoints: Sequence[Checkpoint], evaluations: Sequence[Even
     return Line(percent(step, end), last, said, stations)
 
 
-def _times(run: Run, attempt: Attempt | None, now: datetime) -> list[Fact]:
+def _times(
+    run: Run, attempt: Attempt | None, now: datetime, commands: Sequence[Command]
+) -> list[Fact]:
     if attempt is None:
         return []
     many = f"attempt {attempt.number}" if len(run.attempts) > 1 else ""
@@ -133,10 +141,12 @@ def _times(run: Run, attempt: Attempt | None, now: datetime) -> list[Fact]:
     else:
         end = attempt.ended_at or attempt.updated_at
         found = [Fact("Took", duration((end - attempt.started_at).total_seconds()), many)]
-    pace = seconds_a_step(attempt, now)
+    pace = seconds_a_step(attempt, now, commands)
     if run.status == "running" and run.max_steps:
         left = max(0, run.max_steps - (run.step or 0))
-        if pace is None:
+        if run.phase == PAUSED:
+            found.append(Fact("Still to go", NOTHING, "while paused"))
+        elif pace is None:
             found.append(Fact("Still to go", NOTHING, "too early to say"))
         else:
             found.append(Fact("To go at this pace", duration(left * pace)))
@@ -145,6 +155,24 @@ def _times(run: Run, attempt: Attempt | None, now: datetime) -> list[Fact]:
         value, unit = (1 / pace, "steps/s") if faster else (pace, "s/step")
         found.append(Fact("Pace", number(float(f"{value:.3g}")), unit))
     return found
+
+
+def _seconds_paused(attempt: Attempt, end: datetime, commands: Sequence[Command]) -> float:
+    """For how long commands held the attempt up, until ``end``."""
+    turns = [
+        (command.settled_at, command)
+        for command in commands
+        if command.state == "applied" and command.attempt == attempt.attempt
+        if command.op in ("pause", "resume", "stop") and command.settled_at
+    ]
+    seconds, over = 0.0, end
+    for at, command in sorted(turns, key=lambda turn: turn[0], reverse=True):
+        if command.op == "pause":
+            asked: Any = command.args.get("seconds")
+            longest = asked if is_number(asked) else PAUSE_SECONDS
+            seconds += max(0.0, min(longest, (over - at).total_seconds()))
+        over = at
+    return seconds
 
 
 def _spread(steps: Sequence[int]) -> list[int]:

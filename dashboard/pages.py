@@ -16,7 +16,7 @@ from lineside.dashboard.access import caller, why_not
 from lineside.dashboard.api import MAX_NUMBER, Sort
 from lineside.dashboard.door import Door
 from lineside.dashboard.render import Renderer
-from lineside.store.reads import History
+from lineside.store.reads import MAX_LIMIT, History
 from lineside.store.records import RUN_STATUSES, Run, Series, Status
 
 PAGE_LENGTH = 50
@@ -153,20 +153,20 @@ def _parts(history: History, run: Run, who: Rights | None) -> dict[str, Any]:
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
     streams = history.streams(run.id)
     said = account.verdict(run, streams)
-    orders = history.commands(run.id, limit=controls.LISTED)
+    commands = history.commands(run.id, limit=MAX_LIMIT).items
     groups, singles = sections.charts(_series(history, run), going_on=run.going_on)
     numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
     return {
         "run": run,
         "now": now,
-        "facts": overview.facts(run, now),
+        "facts": overview.facts(run, now, commands),
         "line": overview.line(run, checkpoints, evaluations),
         "groups": groups,
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
         "controls": controls.controls(history, run, why_not(who, "Steering", CONTROL)),
-        "orders": [controls.order(command, now) for command in orders.items],
-        "older_orders": orders.next is not None,
+        "orders": [controls.order(command, now) for command in commands[: controls.LISTED]],
+        "older_orders": len(commands) > controls.LISTED,
         "many_attempts": len(run.attempts) > 1,
         "checkpoints": [
             {

@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NamedTuple
 
-from lineside.bus.commands import Command
+from lineside.bus.commands import PAUSE_SECONDS, Command
 from lineside.emitter import rates
 
 Act = Callable[[], dict[str, Any]]
 """Does what was prepared, and gives what is worth telling of it."""
-_LONGEST_PAUSE = 86_400.0  # seconds, unless the command says otherwise
 # What the Trainer can still be asked for at a hook of the same step; the rest is done already.
 _STILL = {
     "step_end": frozenset({"log", "evaluate", "save"}),
@@ -82,7 +81,7 @@ class Effects:
         if command.op == "pause":
             if self.is_paused:
                 raise Refused("training is paused already")
-            seconds = command.args.get("seconds", _LONGEST_PAUSE)
+            seconds = command.args.get("seconds", PAUSE_SECONDS)
             return lambda: self._pause(seconds, moment.control)
         if command.op == "resume":
             if not self.is_paused:

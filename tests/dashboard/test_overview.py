@@ -53,8 +53,30 @@ def a_run(attempt: Attempt, **changed: Any) -> Run:
     return Run(**{**fields, **changed})
 
 
-def said(run: Run) -> dict[str, str]:
-    return {fact.label: f"{fact.value} {fact.unit}".strip() for fact in overview.facts(run, NOW)}
+def said(run: Run, *commands: Command) -> dict[str, str]:
+    found = overview.facts(run, NOW, commands)
+    return {fact.label: f"{fact.value} {fact.unit}".strip() for fact in found}
+
+
+def a_turn(op: str, seconds_ago: float, **changed: Any) -> Command:
+    """A command that was applied so long ago."""
+    at = NOW - timedelta(seconds=seconds_ago)
+    fields: dict[str, Any] = {
+        "id": f"{op}-{seconds_ago}",
+        "op": op,
+        "args": {},
+        "reason": "",
+        "issued_by": "",
+        "requested_at": at,
+        "expires_at": NOW,
+        "state": "applied",
+        "delivered_at": at,
+        "settled_at": at,
+        "attempt": "a1",
+        "step": 10,
+        "detail": "",
+    }
+    return Command(**{**fields, **changed})
 
 
 def test_the_time_to_go_is_that_of_this_attempt_s_own_steps() -> None:
@@ -77,6 +99,28 @@ def test_no_time_to_go_is_said_before_it_can_be_known_or_once_it_is_over() -> No
     assert said(a_run(silent))["Took"] == "50s"
     endless = an_attempt(max_steps=None)
     assert "To go at this pace" not in said(a_run(endless))
+
+
+def test_a_pause_is_no_part_of_the_pace_and_nothing_is_said_to_go_in_it() -> None:
+    run = a_run(an_attempt())
+    turns = [
+        a_turn("pause", 90),
+        a_turn("resume", 70),
+        a_turn("pause", 60, args={"seconds": 25.0}),  # ended by itself
+        a_turn("save", 50),
+        a_turn("pause", 40, state="rejected"),
+        a_turn("pause", 40, attempt="a0"),
+        a_turn("pause", 5),
+        a_turn("resume", 0),
+    ]
+    assert said(run, *turns)["Pace"] == "1 steps/s"
+    assert said(run, *reversed(turns))["To go at this pace"] == "2m 30s"
+    begun = a_turn("pause", 50, args={"seconds": "odd"})
+    paused = said(a_run(an_attempt(phase="paused"), phase="paused"), begun)
+    assert paused["Still to go"] == "\N{EN DASH} while paused"
+    assert (paused["Pace"], "To go at this pace" in paused) == ("1 steps/s", False)
+    ended = an_attempt(status="stopped", ended_at=NOW - timedelta(seconds=25))
+    assert said(a_run(ended), a_turn("pause", 50))["Pace"] == "1 steps/s"
 
 
 def test_a_run_that_went_past_its_last_step_has_nothing_to_go() -> None:
