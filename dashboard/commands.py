@@ -54,7 +54,7 @@ def router(door: Door, desk: Desk) -> APIRouter:
         response_model=Command,
         responses=refusals(
             _404="No such run.",
-            _409="Its training is over, or another command was sent under this id.",
+            _409="It has no training that goes on, or another command was sent under this id.",
             _413="The body is too large.",
             _503="No broker takes it now, or the run history cannot be read.",
         ),
@@ -72,9 +72,8 @@ def router(door: Door, desk: Desk) -> APIRouter:
         command = _command(wanted, who)
         try:
             found = desk.known(history, run.id, command)
-            if found is None and not run.takes_commands:
-                detail = f"Run {run.id} is {run.status}: it takes no commands any more."
-                raise Problem(409, "not-training", "Not training", detail, {"run": run.id})
+            if found is None and (why := history.why_no_commands(run)):
+                raise Problem(409, "not-training", "Not training", why, {"run": run.id})
             found = found or desk.send(history, run.id, command)
         except OtherCommand:
             detail = f"Another command was sent to run {run.id} under the id {command.id}."

@@ -47,8 +47,7 @@ class Order:
 
 def controls(history: History, run: Run, refused: str = "") -> Controls:
     """What the newest attempt of a run can be asked for; nothing by whom it is ``refused`` to."""
-    if not run.takes_commands or not run.attempts:
-        said = f"The run is {run.status}: it takes no commands any more."
+    if said := history.why_no_commands(run):
         return Controls(frozenset(), said, False)
     attempt = run.attempts[-1].attempt
     page = history.events(run.id, kinds=[CONTROL_ON], before=MAX_NUMBER, limit=_LOOKED_AT)
@@ -56,10 +55,7 @@ def controls(history: History, run: Run, refused: str = "") -> Controls:
         (row.data for row in page.items if (row.producer, row.attempt) == (PRODUCER, attempt)), None
     )
     if facts is None:
-        said = (
-            "It has not said that it takes commands. A Trainer does when training begins; "
-            "a loop with start_run takes none."
-        )
+        said = "It has not said that it takes commands. A Trainer does when training begins."
         return Controls(frozenset(), said, False)
     offered = facts.get("ops")
     ops = frozenset(str(op) for op in offered) if isinstance(offered, list) else frozenset[str]()

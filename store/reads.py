@@ -35,6 +35,7 @@ from lineside.store.schema import METRIC, TIMING, head, runs, streams
 LATEST = "latest"
 MAX_LIMIT = 1000
 """Runs or events one page may have."""
+_LOOP = "loop"  # the source that a run names which is no Trainer's
 
 
 class History:
@@ -244,6 +245,15 @@ class History:
         with reading(self._engine) as connection:
             row = self._row(connection, run_id)
             return timeline.read_checkpoints(connection, row.key, row.best_checkpoint)
+
+    def why_no_commands(self, run: Run) -> str:
+        """Why the run takes no commands, as a sentence; empty if it may have a training that does,
+        be it one that has not begun."""
+        if not run.takes_commands:
+            return f"The run is {run.status}: it takes no commands any more."
+        if self.configuration(run.id).get("source") == _LOOP:
+            return "It is a loop with start_run, which takes no commands."
+        return ""
 
     def commands(self, run_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Command]:
         """Commands to the run as they stand now, the newest first, ``limit`` (1 to 1,000) at a

@@ -88,6 +88,7 @@ class Training:
     seed: int = 1
     nan_at: frozenset[int] = frozenset()
     ranks: int = 1
+    source: str = "trainer"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -262,7 +263,7 @@ class Training:
                 },
             },
             "loaders": {"train": {"length": 667, "batch_size": 16}},
-            "source": "trainer",
+            "source": self.source,
             "resumed_from": {"attempt": self.resumed[0], "step": self.resumed[1]}
             if self.resumed
             else None,

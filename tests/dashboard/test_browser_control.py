@@ -99,14 +99,16 @@ def test_where_commands_were_applied_is_marked_on_the_charts(
 
 def test_a_run_that_takes_no_commands_says_why(house: House, site: str, page: Any) -> None:
     house.train("over")
-    house.begin("a-loop").heartbeat(house.feeder, time.time(), 1)
+    house.begin("a-loop", source="loop").heartbeat(house.feeder, time.time(), 1)
+    house.begin("early").heartbeat(house.feeder, time.time(), 1)
     take_commands(house, house.begin("ranks"), ops=[], why="it runs in 2 processes")
     paused = house.begin("paused")
     take_commands(house, paused)
     paused.heartbeat(house.feeder, time.time(), 1, phase="paused")
     for run, said in (
         ("over", "The run is finished: it takes no commands any more."),
-        ("a-loop", "It has not said that it takes commands."),
+        ("a-loop", "It is a loop with start_run, which takes no commands."),
+        ("early", "It has not said that it takes commands. A Trainer does when training begins."),
         ("ranks", "It runs in 2 processes."),
     ):
         visit(page, f"{site}/runs/{run}")

@@ -109,12 +109,16 @@ def test_the_same_command_again_is_sent_once(
     assert len(asked(broker)) == 2
 
 
-def test_a_run_that_is_over_or_unknown_takes_none(
+def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
     house: House, client: httpx.Client, broker: BrokerProcess
 ) -> None:
+    house.begin("loop-1", source="loop").heartbeat(house.feeder, time.time(), 3)
+    loop = client.post("/api/runs/loop-1/commands", json={"op": "save"})
+    said = "It is a loop with start_run, which takes no commands."
+    assert problem(loop, 409, "not-training")["detail"] == said
     house.train()
     refused = problem(client.post(COMMANDS, json={"op": "save"}), 409, "not-training")
-    assert refused["detail"] == "Run tiny-1 is finished: it takes no commands any more."
+    assert refused["detail"] == "The run is finished: it takes no commands any more."
     problem(client.post("/api/runs/nope/commands", json={"op": "save"}), 404, "unknown-run")
     problem(client.get("/api/runs/nope/commands"), 404, "unknown-run")
     assert read_all(broker.address) == []
