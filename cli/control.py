@@ -184,8 +184,8 @@ def _target(run: str, ahead: bool) -> tuple[str, bool]:
             raise RunNotFound(run)
         return run, False
     name, found = look_up(run, _OTHERWISE)
-    if found is not None and not found.takes_commands:
-        raise CommandError("RUN", name, f"a run that is training: it is {found.status}")
+    if found is not None and (why := open_history().why_no_commands(found)):
+        raise CommandError("RUN", name, f"a training that takes commands. {why.rstrip('.')}")
     return name, found is not None
 
 

@@ -76,7 +76,7 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     wait_until(lambda: "stopped" in station.lineside("runs", STEERED).stdout)
     late = station.lineside("stop", STEERED)
     assert late.returncode == 2
-    assert "expected a run that is training: it is stopped" in late.stderr
+    assert "expected a training that takes commands. The run is stopped" in late.stderr
     refused = httpx.post(address, json={"op": "stop"})
     assert (refused.status_code, refused.json()["type"]) == (
         409,
@@ -113,12 +113,28 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
 def test_a_run_that_is_none_or_has_ended_takes_no_commands(station: Home) -> None:
     ended = station.lineside("save", RUN_ID)
     assert ended.returncode == 2
-    assert f"'{RUN_ID}' cannot be; expected a run that is training" in ended.stderr
+    assert f"'{RUN_ID}' cannot be; expected a training that takes commands" in ended.stderr
     unknown = station.lineside("save", "nobody")
     assert unknown.returncode == 2
     assert "no run 'nobody' in the store" in unknown.stderr
     odd = station.lineside("save", "a b", "--ahead")
     assert odd.returncode == 2
+
+
+def test_a_loop_takes_no_commands_and_is_not_waited_for(station: Home) -> None:
+    script = "from lineside.emitter import start_run; start_run(run_id='loop'); input()"
+    loop = subprocess.Popen(
+        [sys.executable, "-c", script], env=station.environment(), stdin=subprocess.PIPE
+    )
+    try:
+        wait_until(
+            lambda: '"status": "running"' in station.lineside("show", "loop", "--json").stdout
+        )
+        refused = station.lineside("stop", "loop")
+    finally:
+        loop.communicate()
+    assert refused.returncode == 2
+    assert "It is a loop with start_run, which takes no commands" in refused.stderr
 
 
 def test_one_that_nobody_takes_says_so(station: Home) -> None:

@@ -164,7 +164,8 @@ def test_a_training_is_steered_from_a_machine_without_a_store(
     assert sent.stdout == "save: requested\n"
     assert sent.stderr.splitlines() == [
         "'my-run' cannot be looked up here: taken as a run's id",
-        "lineside: save: no answer has come in time",
+        "lineside: save: no answer has come in time from run my-run; "
+        "`lineside audit --run my-run` tells of a later one",
     ]
     [event] = read_all(f"ipc://{home.path}/bus.sock", ["my-run/control"], until=bool)
     assert (event.data or {})["op"] == "save"
