@@ -171,6 +171,7 @@ def start_run(
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:
             run.publisher.flag(raised=TRAINING)
+            run.publisher.tend_if_due()  # it may be long until its first event
     except Exception as error:
         if comes_from_outside(error):
             raise

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.testing import read_all
 from lineside.emitter import sidecar
 from lineside.emitter.sidecar import INJECT_FOLDER, LOG_NAME, Sidecar, shipper_pid
 from tests.emitter.shipping.conftest import Bench, until
@@ -198,6 +199,27 @@ def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
         check=True,
     )
     assert waited.stdout == "True\n"
+
+
+def test_a_run_is_shipped_before_its_first_event(bench: Bench) -> None:
+    """A loop may load its data for long after it has begun."""
+    bench.broker()
+    script = "import sys; from lineside.emitter import start_run; start_run(); sys.stdin.read()"
+    loop = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "LINESIDE_HOME": str(bench.folder / "home"),
+            "LINESIDE_SPOOL": str(bench.spool),
+            "LINESIDE_BROKER": bench.address,
+        },
+        stdin=subprocess.PIPE,
+    )
+    try:
+        (start,) = read_all(bench.address, ["*/rank0"], until=bool, timeout=60)
+    finally:
+        loop.communicate()
+    assert start.kind == "run_start"
 
 
 def test_the_shipper_is_told_where_and_nothing_else_of_ours(
