@@ -13,8 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,11 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     started, kills = time.monotonic(), memory.kills()
     with _launch_folder() as folder:
         try:
-            trainings = partial(orphans.end, folder, settings.spool) if folder else None
-            status, ended = _run(argv, _environment(settings, folder), trainings)
+            status, ended, left = _run(argv, settings, folder)
         except OSError as error:
             return _refusal(argv[0], error)
         runs = launches.read(folder) if folder else []
+        alive = _living(folder, settings) & left
     if not settings.disabled:
         with contextlib.suppress(KeyboardInterrupt):
             rose = kills is not None and (memory.kills() or 0) > kills
@@ -75,16 +74,15 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
                 "argv": redact_argv(argv),
                 "seconds": time.monotonic() - started,
             }
-            _record(runs, data, ended, settings)
+            _record(runs, data, ended, settings, left, alive)
     return status if status >= 0 else 128 - status
 
 
 def _run(
-    argv: Sequence[str],
-    env: dict[str, str],
-    end_trainings: Callable[[Iterable[int]], None] | None,
-) -> tuple[int, float]:
-    """What ``argv`` ended with, minus n if signal n ended it, and when."""
+    argv: Sequence[str], settings: Settings, folder: Path | None
+) -> tuple[int, float, set[int]]:
+    """What ``argv`` ended with, minus n if signal n ended it, when, and which processes it left."""
+    env = _environment(settings, folder)
     waited = _FORWARDED | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     # Where it is ignored, the kernel keeps no word of how a child ended.
@@ -102,14 +100,19 @@ def _run(
             if received is not None:
                 orphans.pass_on(received, [child.pid])
                 is_told = is_told or received.si_signo == signal.SIGTERM
-        ended = time.time()
-        if is_told and end_trainings is not None:
-            end_trainings(waited)
+        ended, left = time.time(), _living(folder, settings)
+        if is_told and folder is not None:
+            orphans.end(folder, settings.spool, waited)
         while signal.sigtimedwait(waited, 0) is not None:
             pass  # what came too late for the child is not meant for what follows
-        return child.returncode, ended
+        return child.returncode, ended, left
     finally:
         put_back()
+
+
+def _living(folder: Path | None, settings: Settings) -> set[int]:
+    """The trainings' processes, by their own ids."""
+    return set(orphans.living(folder, settings.spool)) if folder else set()
 
 
 @contextlib.contextmanager
@@ -156,8 +159,15 @@ def _refusal(command: str, error: OSError) -> int:
 
 
 def _record(
-    streams: Sequence[Stream], data: dict[str, Any], ended: float, settings: Settings
+    streams: Sequence[Stream],
+    data: dict[str, Any],
+    ended: float,
+    settings: Settings,
+    left: set[int],
+    alive: set[int],
 ) -> None:
+    """Tell of the streams' runs how the command ended, which ``left`` these processes behind, of
+    them ``alive`` still."""
     if not streams:
         say("no run was recorded: the command trained nothing, or its Python has no lineside")
         return
@@ -172,7 +182,9 @@ def _record(
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
-            more = {"attempt": attempt, "emitted": emitted, **data}
+            # One that went without a word, if a little later, went with the command.
+            outlived = words is not None and words.pid in (left if words.closed else alive)
+            more = {"attempt": attempt, "emitted": emitted, "outlived": outlived, **data}
             writer.write("process_exit", data=more, wall=ended)
             writer.close()
             writers.append(writer)

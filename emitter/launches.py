@@ -52,10 +52,11 @@ def read(folder: Path) -> list[Stream]:
     return streams
 
 
-def living(folder: Path) -> set[int]:
-    """The processes that registered in ``folder`` and have not ended, of this pid namespace."""
-    found = set()
+def holders(folder: Path) -> dict[int, int]:
+    """The processes that registered in ``folder`` and hold their lock: their ids by what these are
+    to themselves, which is another id in another pid namespace."""
+    found = {}
     for path in folder.glob(f"*{_LOCK_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            found.add(locks.holder(path) or 0)
-    return {pid for pid in found if pid > 0}
+        with contextlib.suppress(OSError, ValueError):
+            found[int(path.stem)] = locks.holder(path) or 0
+    return {own: pid for own, pid in found.items() if pid > 0}

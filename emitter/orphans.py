@@ -11,7 +11,8 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from lineside.emitter import launches, vitals
+from lineside.emitter import launches, locks, vitals
+from lineside.emitter.folder import LOCK_NAME
 
 _ASK_SECONDS = 0.1
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
@@ -48,18 +49,35 @@ def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
     ``signals``, which are blocked, are passed on to them meanwhile.
     """
     told: set[int] = set()
-    while living := launches.living(folder):
-        if living - told:
-            for pid in living - told - _stopping(folder, spool):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGTERM)
-            told |= living
+    while alive := living(folder, spool):
+        new = alive.keys() - told
+        for own in new - (_stopping(folder, spool) if new else set()):
+            with contextlib.suppress(OSError):
+                os.kill(alive[own], signal.SIGTERM)
+        told |= new
         received = heard(signals, _ASK_SECONDS)
         if received is not None:
-            pass_on(received, living)
+            pass_on(received, alive.values())
+
+
+def living(folder: Path, spool: Path) -> dict[int, int]:
+    """The processes that registered in ``folder`` and have not ended: their ids here by their own,
+    which are others in another pid namespace.
+
+    Each holds a lock of its own until it ends. One that let go of it, as daemons do that close
+    every descriptor, still takes those of its streams anew.
+    """
+    found = launches.holders(folder)
+    for stream in launches.read(folder):
+        with contextlib.suppress(OSError):
+            path = spool.joinpath(*stream)
+            pid, words = locks.holder(path / LOCK_NAME) or 0, vitals.read_page(path)
+            if pid > 0 and words is not None:
+                found[words.pid] = pid
+    return found
 
 
 def _stopping(folder: Path, spool: Path) -> set[int]:
-    """The processes that a SIGTERM came to while they trained."""
+    """The processes, by their own ids, that a SIGTERM came to while they trained."""
     pages = [vitals.read_page(spool.joinpath(*stream)) for stream in launches.read(folder)]
     return {words.pid for words in pages if words is not None and words.stop_asked}

@@ -196,6 +196,8 @@ class Meaning:
         target = self._ledger.stream(seen.run, named.producer, named.attempt, began)
         if not target.ignored:
             _read_counters(target, seen.data)
+            if seen.data.get("outlived") is True:
+                return  # what ended was not the training
             attempt = self._ledger.attempt(seen.run, named.attempt, began)
             attempt.exit_code = _count(seen.data, "exit_code")
             attempt.exit_signal = _text(seen.data, "signal")

@@ -111,6 +111,24 @@ def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
     assert (run.status, run.reason) == ("killed", "SIGKILL")
 
 
+@pytest.mark.parametrize(("code", "name"), [(0, None), (3, None), (None, "SIGTERM")])
+def test_the_end_of_a_command_that_a_training_outlived_says_nothing_of_it(
+    journal: Journal, history: History, code: int | None, name: str | None
+) -> None:
+    teller, launcher = Teller(), Teller(producer="launcher", attempt=SHIPPER, at=START + 10)
+    teller.begin()
+    teller.tick(10.5)
+    said = {"attempt": ATTEMPT, "exit_code": code, "signal": name, "outlived": True}
+    launcher.tell("process_exit", said)
+    journal.deliver(teller, launcher)
+    assert history.run("run").status == "running"
+    teller.tell("train_end")
+    teller.tell("run_end", {"how": "exit"})
+    journal.deliver(teller)
+    run = history.run("run")
+    assert (run.status, run.reason) == ("finished", None)
+
+
 @pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
 def test_what_a_process_had_said_before_its_end_is_no_sign_of_life_whatever_the_clocks_say(
     journal: Journal, history: History, ending: str

@@ -37,6 +37,7 @@ def test_the_exit_code_is_the_commands_and_is_published(
     assert told["emitted"] == 1 + len(more)
     assert told["exit_code"] == code
     assert told["signal"] is None
+    assert told["outlived"] is False
     assert told["argv"][:2] == [sys.executable, "-c"]
     assert "hf_secret" not in str(told["argv"])
     assert 0 < told["seconds"] < 60

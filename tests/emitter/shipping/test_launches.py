@@ -39,9 +39,9 @@ def test_a_process_that_registered_lives_until_it_ends(
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert launches.living(tmp_path) == {process.pid}
+        assert launches.holders(tmp_path) == {process.pid: process.pid}
         process.communicate(b"\n")
-    assert launches.living(tmp_path) == set()
+    assert launches.holders(tmp_path) == {}
 
 
 def test_without_a_launcher_nothing_is_written(

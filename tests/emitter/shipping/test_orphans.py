@@ -36,11 +36,47 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     status, output, _ = one.end()
     assert (status, output) == (128 + signal.SIGTERM, "1\n")
     told = exit_of(one)
-    assert told["signal"] == "SIGTERM"
+    assert (told["signal"], told["outlived"]) == ("SIGTERM", True)
     *_, end = read_all(bench.address, ["*/rank0"])
     (exit_,) = one.exits()
     assert end.kind == "run_end"
     assert exit_.time < end.time
+
+
+def test_a_training_that_went_with_its_command_did_not_outlive_it(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % "time.sleep(60)")
+    one = launched("sh", "-c", f"{sys.executable} {script}; true", LINESIDE_STOP_ON_SIGTERM="0")
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    one.end()
+    told = exit_of(one)
+    assert (told["signal"], told["outlived"]) == ("SIGTERM", False)
+
+
+def test_a_training_that_closed_every_file_of_its_process_is_left_behind_too(
+    bench: Bench, launched: Any
+) -> None:
+    """As whoever becomes a daemon does."""
+    script = bench.folder / "loop.py"
+    body = (
+        "ends = []\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "    os.closerange(3, 200)\n"
+        "    print('ready', flush=True)\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    print(len(ends))"
+    )
+    script.write_text(LOOP % body)
+    one = launched("sh", "-c", f"{sys.executable} {script}; true")
+    one.wait_ready()
+    one.wait_ready()
+    os.kill(one.process.pid, signal.SIGTERM)
+    status, output, _ = one.end()
+    assert (status, output) == (128 + signal.SIGTERM, "1\n")
 
 
 @pytest.mark.parametrize("before", ["pass", "run.finish()"])
