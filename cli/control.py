@@ -136,6 +136,8 @@ def _send(
             _show(command.id, op, state, progress.step, progress.detail, json)
     if state in ("rejected", "expired", "superseded"):
         raise NotDone(f"{op} was not applied")
+    if state == "delivered" and end is not None and end.status:
+        raise NotDone(f"{op}: run {name} is {end.status}; whether it was applied is not known")
     if state != "applied" and end is not None and end.status:
         left = f"{max(command.expires_at - time.time(), 0):.0f} s"
         then = f"should it go on within {left}, it is applied then"
@@ -161,14 +163,17 @@ class _End:
         self._look_at = now + _LOOK_SECONDS
         try:
             found = self._history.run(self._run)
+            takes_commands, status = found.takes_commands, found.status
+        except RunNotFound:
+            takes_commands, status = False, "deleted"
         except LinesideError:  # what the broker says goes on being heard
             return False
-        if found.takes_commands:
+        if takes_commands:
             self._over_since = 0.0
         elif not self._over_since:
             self._over_since = now
         elif now - self._over_since >= _ANSWER_SECONDS:
-            self.status = found.status
+            self.status = status
         return bool(self.status)
 
 

@@ -11,6 +11,7 @@ from lineside.emitter.jobstore import JobStore, PeersError
 
 WAIT_FOR_RANK_0 = 5.0
 """Seconds a rank waits at train begin for rank 0 to say which run this is."""
+_RETRY_SECONDS = 0.5  # that a step is held up by who asks again, while the store is ill
 _occasions: Counter[str] = Counter()
 
 
@@ -35,12 +36,16 @@ class Agreement:
         if identity.place.world_size == 1:
             return
         with contextlib.suppress(PeersError):
-            self._opened().set(self._name, identity.mark())
+            store = self._opened()
+            with store.patience(WAIT_FOR_RANK_0):
+                store.set(self._name, identity.mark())
 
     def hear(self, place: Place, wait: float) -> Identity | None:
         """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
         try:
-            said = self._opened().wait(self._name, wait)
+            store = self._opened()
+            with store.patience(max(wait, _RETRY_SECONDS)):
+                said = store.wait(self._name, wait)
             if said is None:
                 return None
             return Identity(said["run_id"], said["attempt"], said["name"], said["project"], place)
@@ -49,5 +54,5 @@ class Agreement:
 
     def _opened(self) -> JobStore:
         if self._store is None:
-            self._store = JobStore(self._prefix, WAIT_FOR_RANK_0)
+            self._store = JobStore(self._prefix)
         return self._store

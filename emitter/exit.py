@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lineside.emitter import jobstore  # noqa: F401 - what it does at exit comes after what we do
 from lineside.emitter.notice import say
 from lineside.emitter.page import ACKED_SEQ, Page
 

@@ -66,9 +66,9 @@ class JobStore:
             self._thread.join(_JOIN_SECONDS)
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Meanwhile wait as long for an answer as ranks do for each other: none can do without."""
-        before, self._patience = self._patience, SILENCE_SECONDS
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Meanwhile wait so long for an answer."""
+        before, self._patience = self._patience, seconds
         try:
             yield
         finally:

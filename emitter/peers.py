@@ -105,7 +105,7 @@ class Leader:
             if not is_on:
                 self._keys.post(f"outcome/{talk}", False)
         if is_on:
-            with self._keys.waiting():
+            with self._keys.patience(SILENCE_SECONDS):
                 _check(self._keys.settle(f"outcome/{talk}", True))
         return vote
 
@@ -245,7 +245,7 @@ class Follower:
         """
         talk = self._heard - 1
         name = f"outcome/{talk}"
-        with self._keys.waiting():  # from here on the others may count on this rank
+        with self._keys.patience(SILENCE_SECONDS):  # the others may count on this rank from here on
             try:
                 self._keys.set(f"vote/{talk}/{self._rank}", vote)
                 outcome = self._await(name, meanwhile, _VOTE_SECONDS + _STILL_SECONDS)

@@ -27,6 +27,7 @@ class Watch:
         self.fd: int | None = None
         self._lock = folder / LOCK_NAME
         self._missing_since: float | None = None
+        self._is_known = False
         self._program: bytes | None = None
 
     def begin(self) -> None:
@@ -35,8 +36,8 @@ class Watch:
             with contextlib.suppress(OSError):
                 self.fd = os.pidfd_open(self.facts.pid)
                 # In another pid namespace it is another process.
-                if locks.holder(self._lock) == self.facts.pid:
-                    self._program = _program(self.facts.pid)
+                self._is_known = locks.holder(self._lock) == self.facts.pid
+                self._program = _program(self.facts.pid)
 
     def is_gone(self, now: float, *, has_closed: bool = True) -> bool:
         """Whether the producer has ended. ``now`` is monotonic, in seconds.
@@ -58,7 +59,7 @@ class Watch:
         return not held and (has_closed or not self._lives())
 
     def _lives(self) -> bool:
-        if self.fd is None or self._program is None:
+        if self.fd is None or not self._is_known:
             return False
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
@@ -72,7 +73,8 @@ class Watch:
 
 
 def _program(pid: int) -> bytes | None:
-    """Other bytes for each program that a process begins: where the kernel has put its parts."""
+    """Other bytes for each program that a process begins: where the kernel has put its parts. None
+    where they cannot be read."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/auxv").read_bytes()
     return None

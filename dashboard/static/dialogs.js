@@ -48,6 +48,10 @@ export function dialogs(api, refresh) {
 
 // Takes over what the edited fields are by now; what somebody is entering stays.
 export function adoptFields(next) {
-  for (const field of next.querySelectorAll("#edit-dialog [name]"))
-    document.querySelector(`#edit-dialog [name="${field.name}"]`).defaultValue = field.defaultValue;
+  for (const { name, defaultValue } of next.querySelectorAll("#edit-dialog [name]")) {
+    const field = document.querySelector(`#edit-dialog [name="${name}"]`);
+    const isUntouched = field.value === field.defaultValue;
+    field.defaultValue = defaultValue;
+    if (isUntouched) field.value = defaultValue;
+  }
 }

@@ -122,7 +122,10 @@ def test_a_run_that_is_none_or_has_ended_takes_no_commands(station: Home) -> Non
 
 
 def test_a_loop_takes_no_commands_and_is_not_waited_for(station: Home) -> None:
-    script = "from lineside.emitter import start_run; start_run(run_id='loop'); input()"
+    script = (
+        "import sys; from lineside.emitter import start_run; start_run(run_id='loop'); "
+        "sys.stdin.read()"
+    )
     loop = subprocess.Popen(
         [sys.executable, "-c", script], env=station.environment(), stdin=subprocess.PIPE
     )

@@ -228,6 +228,8 @@ def test_an_edit_changes_nothing_that_another_changed_meanwhile(
     expect(page.get_by_label("Name")).to_have_value("renamed")
     expect(page.get_by_label("Note")).to_have_value("of another")
     page.get_by_label("Tags").fill("mine")
+    page.get_by_label("Name").fill("mine too")
+    page.get_by_label("Name").fill("renamed")  # on second thoughts
     change(name="renamed again", project="moved")
     expect(page.get_by_label("Name")).to_have_value("renamed again")
     page.get_by_role("button", name="Save", exact=True).click()
