@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.commands import EXPIRES_SECONDS
+from lineside.bus.commands import EXPIRES_SECONDS, GRACE_SECONDS, Command
 from lineside.bus.errors import CommandError, LinesideError, RunNotFound
 from lineside.bus.events import is_run_id
 from lineside.bus.settings import Settings
@@ -119,7 +119,6 @@ def _send(
     ahead: bool,
     json: bool,
 ) -> None:
-    from lineside.bus.commands import GRACE_SECONDS, Command
     from lineside.bus.controller import Controller
 
     command = Command(op, args, reason, expires_at=time.time() + expires)
@@ -134,17 +133,23 @@ def _send(
         for progress in controller.follow(command.id, expires + GRACE_SECONDS, end):
             state = progress.state
             _show(command.id, op, state, progress.step, progress.detail, json)
-    if state in ("rejected", "expired", "superseded"):
-        raise NotDone(f"{op} was not applied")
-    if state == "delivered" and end is not None and end.status:
-        raise NotDone(f"{op}: run {name} is {end.status}; whether it was applied is not known")
-    if state != "applied" and end is not None and end.status:
-        left = f"{max(command.expires_at - time.time(), 0):.0f} s"
-        then = f"should it go on within {left}, it is applied then"
-        raise NotDone(f"{op} was not applied: run {name} is {end.status}; {then}")
     if state != "applied":
-        later = f"`lineside audit --run {name}` tells of a later one"
-        raise NotDone(f"{op}: no answer has come in time from run {name}; {later}")
+        raise NotDone(_shortfall(command, name, state, end.status if end else ""))
+
+
+def _shortfall(command: Command, run: str, state: str, ended: str) -> str:
+    """What to say of a command that came as far as ``state``; ``ended`` is how its run did."""
+    op = command.op
+    if state in ("rejected", "expired", "superseded"):
+        return f"{op} was not applied"
+    if not ended:
+        later = f"`lineside audit --run {run}` tells of a later one"
+        return f"{op}: no answer has come in time from run {run}; {later}"
+    if state == "delivered":
+        return f"{op}: run {run} is {ended}; whether it was applied is not known"
+    left = f"{max(command.expires_at - time.time(), 0):.0f} s"
+    then = f"should it go on within {left}, it is applied then"
+    return f"{op} was not applied: run {run} is {ended}; {then}"
 
 
 class _End:

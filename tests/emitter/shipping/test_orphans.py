@@ -15,13 +15,15 @@ from tests.emitter.shipping.conftest import Bench
 from tests.emitter.shipping.launched import LOOP, exit_of
 
 
+@pytest.mark.parametrize("before", ["pass", "os.closerange(3, 200)  # as daemons do"])
 def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_for(
-    bench: Bench, launched: Any
+    bench: Bench, launched: Any, before: str
 ) -> None:
     bench.broker()
     body = (
         "ends = []\n"
         "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        f"    {before}\n"
         "    print('ready', flush=True)\n"
         "    while not ends: time.sleep(0.01)\n"
         "    time.sleep(1.0)\n"
@@ -55,28 +57,6 @@ def test_a_training_that_went_with_its_command_did_not_outlive_it(
     one.end()
     told = exit_of(one)
     assert (told["signal"], told["outlived"]) == ("SIGTERM", False)
-
-
-def test_a_training_that_closed_every_file_of_its_process_is_left_behind_too(
-    bench: Bench, launched: Any
-) -> None:
-    """As whoever becomes a daemon does."""
-    script = bench.folder / "loop.py"
-    body = (
-        "ends = []\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
-        "    os.closerange(3, 200)\n"
-        "    print('ready', flush=True)\n"
-        "    while not ends: time.sleep(0.01)\n"
-        "    print(len(ends))"
-    )
-    script.write_text(LOOP % body)
-    one = launched("sh", "-c", f"{sys.executable} {script}; true")
-    one.wait_ready()
-    one.wait_ready()
-    os.kill(one.process.pid, signal.SIGTERM)
-    status, output, _ = one.end()
-    assert (status, output) == (128 + signal.SIGTERM, "1\n")
 
 
 @pytest.mark.parametrize("before", ["pass", "run.finish()"])
