@@ -48,7 +48,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     training is paused; and, of several ranks, ``on_train_begin`` for 5 s at most to hear from rank
     0, and half a second at a time in the two minutes after that if the job's store is silent,
     ``on_step_end``, 15 s at most at the first, for ranks that are late or to agree on a command,
-    and the process's exit, 2 s at most, for such a store. A copy carries these settings only and
+    and the process's exit, 4 s at most, for such a store. A copy carries these settings only and
     publishes a run of its own.
     """
 

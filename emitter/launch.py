@@ -101,7 +101,7 @@ def _run(
                 orphans.pass_on(received, [child.pid])
                 is_told = is_told or received.si_signo == signal.SIGTERM
         ended, left = time.time(), _living(folder, settings)
-        if is_told and folder is not None:
+        if folder is not None and (is_told or orphans.see_off(folder, settings.spool, waited)):
             orphans.end(folder, settings.spool, waited)
         while signal.sigtimedwait(waited, 0) is not None:
             pass  # what came too late for the child is not meant for what follows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lineside.emitter import launches, locks, vitals
 from lineside.emitter.folder import LOCK_NAME
 
 _ASK_SECONDS = 0.1
+_GOING_SECONDS = 10.0
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
 
 
@@ -39,6 +41,22 @@ def pass_on(received: signal.struct_siginfo, pids: Iterable[int]) -> None:
         with contextlib.suppress(OSError):
             if not is_for_group or os.getpgid(pid) != os.getpgrp():
                 os.kill(pid, received.si_signo)
+
+
+def see_off(folder: Path, spool: Path, signals: Iterable[int]) -> bool:
+    """Wait, ten seconds at most, for those that go with the command; whether a SIGTERM came.
+
+    Who is killed beside it is there until the kernel has freed its memory. Other ``signals`` are
+    passed on meanwhile.
+    """
+    until = time.monotonic() + _GOING_SECONDS
+    while (alive := living(folder, spool)) and time.monotonic() < until:
+        received = heard(signals, _ASK_SECONDS)
+        if received is not None:
+            if received.si_signo == signal.SIGTERM:
+                return True
+            pass_on(received, alive.values())
+    return False
 
 
 def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:

@@ -59,6 +59,26 @@ def test_a_training_that_went_with_its_command_did_not_outlive_it(
     assert (told["signal"], told["outlived"]) == ("SIGTERM", False)
 
 
+def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
+    bench: Bench, launched: Any
+) -> None:
+    """Its memory is freed, and its locks are let go, only after the command is gone."""
+    bench.broker()
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % 'much = b"x" * (1 << 29); print("ready", flush=True); time.sleep(60)')
+    wrapper = (
+        "import os, signal, subprocess, sys\n"
+        "os.setsid()\n"
+        "with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE) as training:\n"
+        "    training.stdout.readline(), training.stdout.readline()\n"
+        "    os.killpg(0, signal.SIGKILL)\n"
+    )
+    one = launched(sys.executable, "-c", wrapper, sys.executable, str(script))
+    one.end()
+    told = exit_of(one)
+    assert (told["signal"], told["outlived"]) == ("SIGKILL", False)
+
+
 @pytest.mark.parametrize("before", ["pass", "run.finish()"])
 def test_a_training_left_behind_is_waited_for_until_its_process_ends(
     bench: Bench, launched: Any, before: str
