@@ -46,16 +46,14 @@ def pass_on(received: signal.struct_siginfo, pids: Iterable[int]) -> None:
 def see_off(folder: Path, spool: Path, signals: Iterable[int]) -> bool:
     """Wait, ten seconds at most, for those that go with the command; whether a SIGTERM came.
 
-    Who is killed beside it is there until the kernel has freed its memory. Other ``signals`` are
-    passed on meanwhile.
+    Who is killed beside it is there until the kernel has freed its memory. Any other of the
+    ``signals`` ends the wait and is for nobody else: what was detached is not to feel a Ctrl-C.
     """
     until = time.monotonic() + _GOING_SECONDS
-    while (alive := living(folder, spool)) and time.monotonic() < until:
+    while living(folder, spool) and time.monotonic() < until:
         received = heard(signals, _ASK_SECONDS)
         if received is not None:
-            if received.si_signo == signal.SIGTERM:
-                return True
-            pass_on(received, alive.values())
+            return received.si_signo == signal.SIGTERM
     return False
 
 

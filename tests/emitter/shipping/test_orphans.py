@@ -6,12 +6,13 @@ import os
 import pty
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lineside.bus.testing import read_all
-from tests.emitter.shipping.conftest import Bench
+from tests.emitter.shipping.conftest import Bench, until
 from tests.emitter.shipping.launched import LOOP, exit_of
 
 
@@ -77,6 +78,33 @@ def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
     one.end()
     told = exit_of(one)
     assert (told["signal"], told["outlived"]) == ("SIGKILL", False)
+
+
+def test_a_ctrl_c_ends_the_wait_for_a_detached_training_and_not_the_training(
+    bench: Bench, launched: Any
+) -> None:
+    body = (
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # a shell's & leaves it ignored
+        "    print('ready', flush=True)\n"
+        "    time.sleep(3.0)\n"
+        "    print('trained', flush=True)"
+    )
+    script = bench.folder / "loop.py"
+    script.write_text(LOOP % body)
+    master, terminal = pty.openpty()
+    shell = f"setsid {sys.executable} {script} & read line"
+    one = launched("sh", "-c", shell, tty=terminal)
+    one.wait_ready()
+    one.wait_ready()
+    os.write(master, b"\n")
+    children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
+    until(lambda: not children.read_text())
+    os.write(master, b"\x03")
+    one.process.wait(60)
+    status, output, _ = one.end()
+    os.close(master)
+    os.close(terminal)
+    assert (status, output) == (0, "trained\n")
 
 
 @pytest.mark.parametrize("before", ["pass", "run.finish()"])
