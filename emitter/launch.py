@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.events import Stream, new_attempt
@@ -40,6 +40,18 @@ _FORWARDED = {
     signal.SIGUSR2,
 }
 _CONFIRM_SECONDS = 3.0
+_BESIDE_SECONDS = 1.0
+
+
+class _Ended(NamedTuple):
+    """How the command ended and when: ``status``, minus n if signal n ended it, seconds since the
+    epoch, and seconds of the clock of the page; and the training processes that it ``left``, by
+    their own ids."""
+
+    status: int
+    wall: float
+    monotonic: float
+    left: set[int]
 
 
 def launch(argv: Sequence[str], settings: Settings) -> int:
@@ -59,11 +71,12 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     started, kills = time.monotonic(), memory.kills()
     with _launch_folder() as folder:
         try:
-            status, ended, left = _run(argv, settings, folder)
+            ended = _run(argv, settings, folder)
         except OSError as error:
             return _refusal(argv[0], error)
         runs = launches.read(folder) if folder else []
-        alive = _living(folder, settings) & left
+        alive = _living(folder, settings)
+    status = ended.status
     if not settings.disabled:
         with contextlib.suppress(KeyboardInterrupt):
             rose = kills is not None and (memory.kills() or 0) > kills
@@ -72,16 +85,13 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
                 "signal": _signal_name(-status) if status < 0 else None,
                 "out_of_memory": rose if kills is not None else None,
                 "argv": redact_argv(argv),
-                "seconds": time.monotonic() - started,
+                "seconds": ended.monotonic - started,
             }
-            _record(runs, data, ended, settings, left, alive)
+            _record(runs, data, ended, alive, settings)
     return status if status >= 0 else 128 - status
 
 
-def _run(
-    argv: Sequence[str], settings: Settings, folder: Path | None
-) -> tuple[int, float, set[int]]:
-    """What ``argv`` ended with, minus n if signal n ended it, when, and which processes it left."""
+def _run(argv: Sequence[str], settings: Settings, folder: Path | None) -> _Ended:
     env = _environment(settings, folder)
     waited = _FORWARDED | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
@@ -100,12 +110,12 @@ def _run(
             if received is not None:
                 orphans.pass_on(received, [child.pid])
                 is_told = is_told or received.si_signo == signal.SIGTERM
-        ended, left = time.time(), _living(folder, settings)
-        if folder is not None and (is_told or orphans.see_off(folder, settings.spool, waited)):
-            orphans.end(folder, settings.spool, waited)
+        now, monotonic, left = time.time(), time.monotonic(), _living(folder, settings)
+        if folder is not None:
+            orphans.end(folder, settings.spool, waited, is_told=is_told)
         while signal.sigtimedwait(waited, 0) is not None:
             pass  # what came too late for the child is not meant for what follows
-        return child.returncode, ended, left
+        return _Ended(child.returncode, now, monotonic, left)
     finally:
         put_back()
 
@@ -161,13 +171,11 @@ def _refusal(command: str, error: OSError) -> int:
 def _record(
     streams: Sequence[Stream],
     data: dict[str, Any],
-    ended: float,
-    settings: Settings,
-    left: set[int],
+    ended: _Ended,
     alive: set[int],
+    settings: Settings,
 ) -> None:
-    """Tell of the streams' runs how the command ended, which ``left`` these processes behind, of
-    them ``alive`` still."""
+    """Tell of the streams' runs how the command ended, after which these are ``alive``."""
     if not streams:
         say("no run was recorded: the command trained nothing, or its Python has no lineside")
         return
@@ -182,15 +190,22 @@ def _record(
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
-            # One that went without a word, if a little later, went with the command.
-            outlived = words is not None and words.pid in (left if words.closed else alive)
+            outlived = words is not None and _outlived(words, ended, alive)
             more = {"attempt": attempt, "emitted": emitted, "outlived": outlived, **data}
-            writer.write("process_exit", data=more, wall=ended)
+            writer.write("process_exit", data=more, wall=ended.wall)
             writer.close()
             writers.append(writer)
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
     _confirm(writers, streams, settings)
+
+
+def _outlived(words: Words, ended: _Ended, alive: set[int]) -> bool:
+    """Whether the process went on after the command; who went at once without a word did not."""
+    if words.pid not in ended.left:
+        return False
+    moved_on = words.hook_monotonic_ns > (ended.monotonic + _BESIDE_SECONDS) * 1e9
+    return words.closed or words.pid in alive or moved_on
 
 
 def _has_ended(folder: Path, words: Words | None) -> bool:

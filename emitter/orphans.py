@@ -43,37 +43,33 @@ def pass_on(received: signal.struct_siginfo, pids: Iterable[int]) -> None:
                 os.kill(pid, received.si_signo)
 
 
-def see_off(folder: Path, spool: Path, signals: Iterable[int]) -> bool:
-    """Wait, ten seconds at most, for those that go with the command; whether a SIGTERM came.
+def end(folder: Path, spool: Path, signals: Iterable[int], *, is_told: bool) -> None:
+    """Wait for those that registered in ``folder`` on this machine, when their command has ended.
 
-    Who is killed beside it is there until the kernel has freed its memory. Any other of the
-    ``signals`` ends the wait and is for nobody else: what was detached is not to feel a Ctrl-C.
-    """
-    until = time.monotonic() + _GOING_SECONDS
-    while living(folder, spool) and time.monotonic() < until:
-        received = heard(signals, _ASK_SECONDS)
-        if received is not None:
-            return received.si_signo == signal.SIGTERM
-    return False
-
-
-def end(folder: Path, spool: Path, signals: Iterable[int]) -> None:
-    """Tell them to end too, with a SIGTERM, and wait until they have.
-
-    They are the processes of this machine that registered in ``folder``. One whose training
-    a SIGTERM stops is not told again, for a second one may end it in the middle of a save.
-    ``signals``, which are blocked, are passed on to them meanwhile.
+    If it was told to end, with a SIGTERM, they get one too and are waited for until they have, and
+    ``signals``, which are blocked, are passed on to them. One whose training a SIGTERM stops is not
+    told again, for a second one may end it in the middle of a save.
+    If it was not, ten seconds at most: who is killed beside it is there until the kernel has freed
+    its memory. A SIGTERM meanwhile is for them; any other signal ends the wait and is for nobody:
+    what was detached is not to feel a Ctrl-C.
     """
     told: set[int] = set()
-    while alive := living(folder, spool):
-        new = alive.keys() - told
+    until = time.monotonic() + _GOING_SECONDS
+    while (alive := living(folder, spool)) and (is_told or time.monotonic() < until):
+        new = alive.keys() - told if is_told else set()
         for own in new - (_stopping(folder, spool) if new else set()):
             with contextlib.suppress(OSError):
                 os.kill(alive[own], signal.SIGTERM)
         told |= new
         received = heard(signals, _ASK_SECONDS)
-        if received is not None:
+        if received is None:
+            continue
+        if is_told:
             pass_on(received, alive.values())
+        elif received.si_signo == signal.SIGTERM:
+            is_told = True
+        else:
+            return
 
 
 def living(folder: Path, spool: Path) -> dict[int, int]:

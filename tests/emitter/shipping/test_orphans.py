@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import pytest
 from lineside.bus.testing import read_all
 from tests.emitter.shipping.conftest import Bench, until
 from tests.emitter.shipping.launched import LOOP, exit_of
+
+
+def children(one: Any) -> str:
+    pid = one.process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
 @pytest.mark.parametrize("before", ["pass", "os.closerange(3, 200)  # as daemons do"])
@@ -80,6 +86,50 @@ def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
     assert (told["signal"], told["outlived"]) == ("SIGKILL", False)
 
 
+def test_a_training_that_went_on_after_a_command_that_failed_outlived_it_even_without_a_word(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    script, ready = bench.folder / "loop.py", bench.folder / "ready"
+    body = (
+        f"open({str(ready)!r}, 'w').close()\n"
+        "    time.sleep(3.0)\n"
+        "    run.log({'loss': 0.5}, step=2)\n"
+        "    os._exit(0)"
+    )
+    script.write_text(LOOP % body)
+    shell = f"{sys.executable} {script} & while [ ! -e {ready} ]; do sleep 0.05; done; exit 3"
+    before = time.monotonic()
+    one = launched("sh", "-c", shell)
+    status, _, _ = one.end()
+    took = time.monotonic() - before
+    told = exit_of(one)
+    assert (status, told["exit_code"], told["outlived"]) == (3, 3, True)
+    assert told["seconds"] < took - 2.0, "the wait for it was taken for the command's"
+
+
+def test_a_sigterm_in_the_wait_for_a_training_left_behind_reaches_it_and_it_is_waited_for(
+    bench: Bench, launched: Any
+) -> None:
+    script, ready = bench.folder / "loop.py", bench.folder / "ready"
+    body = (
+        "ends = []\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        f"    open({str(ready)!r}, 'w').close()\n"
+        "    while not ends: time.sleep(0.01)\n"
+        "    time.sleep(1.0)\n"
+        "    print(len(ends))"
+    )
+    script.write_text(LOOP % body)
+    shell = f"{sys.executable} {script} & while [ ! -e {ready} ]; do sleep 0.05; done"
+    one = launched("sh", "-c", shell)
+    one.wait_ready()
+    until(lambda: not children(one))
+    os.kill(one.process.pid, signal.SIGTERM)
+    one.process.wait(60)
+    assert one.end()[:2] == (0, "1\n")
+
+
 def test_a_ctrl_c_ends_the_wait_for_a_detached_training_and_not_the_training(
     bench: Bench, launched: Any
 ) -> None:
@@ -97,8 +147,7 @@ def test_a_ctrl_c_ends_the_wait_for_a_detached_training_and_not_the_training(
     one.wait_ready()
     one.wait_ready()
     os.write(master, b"\n")
-    children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
-    until(lambda: not children.read_text())
+    until(lambda: not children(one))
     os.write(master, b"\x03")
     one.process.wait(60)
     status, output, _ = one.end()
