@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,19 +39,20 @@ _FORWARDED = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
+_WAITED = _FORWARDED | {signal.SIGCHLD}
 _CONFIRM_SECONDS = 3.0
 _BESIDE_SECONDS = 1.0
 
 
 class _Ended(NamedTuple):
-    """How the command ended and when: ``status``, minus n if signal n ended it, seconds since the
-    epoch, and seconds of the clock of the page; and the training processes that it ``left``, by
-    their own ids."""
+    """How the command ended: ``status``, minus n if signal n did it; when, in seconds since the
+    epoch and of the pages' clock; and the streams opened by then, with the pages of those ``left``.
+    """
 
     status: int
     wall: float
     monotonic: float
-    left: set[int]
+    left: dict[Stream, Words | None]
 
 
 def launch(argv: Sequence[str], settings: Settings) -> int:
@@ -59,7 +60,8 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
 
     The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
     terminal, once; a signal sent to this process alone is passed on, and the command waited for.
-    Trainings that outlive a command which got a SIGTERM get one too, and are waited for.
+    Trainings that outlive a command which got a SIGTERM get one too, and are waited for; others are
+    for ten seconds.
     How it ended is published for the last run that it opened, and for those before that had not
     ended by then.
 
@@ -69,16 +71,14 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     if not argv:
         raise UsageError("nothing to run: expected a command after `lineside run --`")
     started, kills = time.monotonic(), memory.kills()
-    with _launch_folder() as folder:
+    writers: list[SpoolWriter] = []
+    with _signals_held() as put_back, _launch_folder() as folder:
         try:
-            ended = _run(argv, settings, folder)
+            ended = _run(argv, settings, folder, put_back)
         except OSError as error:
             return _refusal(argv[0], error)
-        runs = launches.read(folder) if folder else []
-        alive = _living(folder, settings)
-    status = ended.status
-    if not settings.disabled:
-        with contextlib.suppress(KeyboardInterrupt):
+        status = ended.status
+        if not settings.disabled:
             rose = kills is not None and (memory.kills() or 0) > kills
             data = {
                 "exit_code": status if status >= 0 else None,
@@ -87,14 +87,21 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
                 "argv": redact_argv(argv),
                 "seconds": ended.monotonic - started,
             }
-            _record(runs, data, ended, alive, settings)
+            alive = set(orphans.living(folder, settings.spool)) if folder else set()
+            writers = _record(ended, alive, data, settings)
+    if writers:
+        with contextlib.suppress(KeyboardInterrupt):
+            _confirm(writers, ended.left, settings)
     return status if status >= 0 else 128 - status
 
 
-def _run(argv: Sequence[str], settings: Settings, folder: Path | None) -> _Ended:
-    env = _environment(settings, folder)
-    waited = _FORWARDED | {signal.SIGCHLD}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+@contextlib.contextmanager
+def _signals_held() -> Iterator[Callable[[], None]]:
+    """Keep signals until they are waited for; what is yielded makes a child hear them again.
+
+    What comes too late to be waited for is not meant for what follows.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
     # Where it is ignored, the kernel keeps no word of how a child ended.
     on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -103,26 +110,28 @@ def _run(argv: Sequence[str], settings: Settings, folder: Path | None) -> _Ended
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
-        child = subprocess.Popen(argv, env=env, preexec_fn=put_back)
-        is_told = False
-        while child.poll() is None:
-            received = orphans.heard(waited, 1.0)
-            if received is not None:
-                orphans.pass_on(received, [child.pid])
-                is_told = is_told or received.si_signo == signal.SIGTERM
-        now, monotonic, left = time.time(), time.monotonic(), _living(folder, settings)
-        if folder is not None:
-            orphans.end(folder, settings.spool, waited, is_told=is_told)
-        while signal.sigtimedwait(waited, 0) is not None:
-            pass  # what came too late for the child is not meant for what follows
-        return _Ended(child.returncode, now, monotonic, left)
+        yield put_back
     finally:
+        while signal.sigtimedwait(_WAITED, 0) is not None:
+            pass
         put_back()
 
 
-def _living(folder: Path | None, settings: Settings) -> set[int]:
-    """The trainings' processes, by their own ids."""
-    return set(orphans.living(folder, settings.spool)) if folder else set()
+def _run(
+    argv: Sequence[str], settings: Settings, folder: Path | None, put_back: Callable[[], None]
+) -> _Ended:
+    child = subprocess.Popen(argv, env=_environment(settings, folder), preexec_fn=put_back)
+    is_told = False
+    while child.poll() is None:
+        received = orphans.heard(_WAITED, 1.0)
+        if received is not None:
+            orphans.pass_on(received, [child.pid])
+            is_told = is_told or received.si_signo == signal.SIGTERM
+    wall, monotonic = time.time(), time.monotonic()
+    left = orphans.pages(folder, settings.spool) if folder else {}
+    if folder is not None:
+        orphans.end(folder, settings.spool, _WAITED, is_told=is_told)
+    return _Ended(child.returncode, wall, monotonic, left)
 
 
 @contextlib.contextmanager
@@ -169,43 +178,49 @@ def _refusal(command: str, error: OSError) -> int:
 
 
 def _record(
-    streams: Sequence[Stream],
-    data: dict[str, Any],
-    ended: _Ended,
-    alive: set[int],
-    settings: Settings,
-) -> None:
-    """Tell of the streams' runs how the command ended, after which these are ``alive``."""
-    if not streams:
+    ended: _Ended, alive: set[int], data: dict[str, Any], settings: Settings
+) -> list[SpoolWriter]:
+    """Tell of the command's runs how it ended, and which of the processes left are still ``alive``;
+    the streams in which that is told."""
+    if not ended.left:
         say("no run was recorded: the command trained nothing, or its Python has no lineside")
-        return
-    newest = {stream.run: stream.attempt for stream in streams}
+        return []
+    *_, last = ended.left
     writers = []
-    for run, attempt in newest.items():
-        folder = settings.spool / run / RANK_0 / attempt
+    for run, attempt in {stream.run: stream.attempt for stream in ended.left}.items():
+        stream = Stream(run, RANK_0, attempt)
+        folder = settings.spool.joinpath(*stream)
         words = vitals.read_page(folder)
-        if run != streams[-1].run and _has_ended(folder, words):
+        if run != last.run and _has_ended(folder, words):
             continue  # the command went on after it: how that ended says nothing of it
-        emitted = words.next_seq if words else None
+        more = {
+            "attempt": attempt,
+            "emitted": words.next_seq if words else None,
+            "outlived": _outlived(ended, stream, words, alive),
+        }
         try:
             own = Stream(run, PRODUCER, new_attempt())
             writer = SpoolWriter(settings.spool, own, role="launcher")
-            outlived = words is not None and _outlived(words, ended, alive)
-            more = {"attempt": attempt, "emitted": emitted, "outlived": outlived, **data}
-            writer.write("process_exit", data=more, wall=ended.wall)
+            writer.write("process_exit", data={**more, **data}, wall=ended.wall)
             writer.close()
             writers.append(writer)
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
-    _confirm(writers, streams, settings)
+    return writers
 
 
-def _outlived(words: Words, ended: _Ended, alive: set[int]) -> bool:
-    """Whether the process went on after the command; who went at once without a word did not."""
-    if words.pid not in ended.left:
+def _outlived(ended: _Ended, stream: Stream, words: Words | None, alive: set[int]) -> bool:
+    """Whether the process of ``stream`` went on after the command, as its page says now.
+
+    One that was killed beside it says nothing more, and is there until its memory is freed.
+    """
+    was = ended.left.get(stream)
+    if was is None:
         return False
-    moved_on = words.hook_monotonic_ns > (ended.monotonic + _BESIDE_SECONDS) * 1e9
-    return words.closed or words.pid in alive or moved_on
+    # The folder of a stream that was closed may have been removed since.
+    has_closed = not was.closed and (words is None or words.closed)
+    moved_at = words.hook_monotonic_ns / 1e9 if words else 0.0
+    return was.pid in alive or has_closed or moved_at > ended.monotonic + _BESIDE_SECONDS
 
 
 def _has_ended(folder: Path, words: Words | None) -> bool:
@@ -223,7 +238,7 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def _confirm(writers: Sequence[SpoolWriter], streams: Sequence[Stream], settings: Settings) -> None:
+def _confirm(writers: Sequence[SpoolWriter], streams: Iterable[Stream], settings: Settings) -> None:
     """Wait a moment until the bus has it, for this may be all that keeps a container alive."""
     sidecar = Sidecar(settings.spool, settings.broker)
     sidecar.ensure()

@@ -1,4 +1,4 @@
-"""Trainings that outlive the command which had started them, when that was told to end.
+"""Trainings that outlive the command which had started them.
 
 A launcher of the script's own, or a shell, often ends at once and leaves the training behind.
 """
@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from lineside.bus.events import Stream
 from lineside.emitter import launches, locks, vitals
 from lineside.emitter.folder import LOCK_NAME
+from lineside.emitter.notice import say
+from lineside.emitter.vitals import Words
 
 _ASK_SECONDS = 0.1
-_GOING_SECONDS = 10.0
+_GOING_SECONDS, _SILENT_SECONDS = 10.0, 2.0
+_WAITING = "waiting for the training that the command left behind"
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
 
 
@@ -54,8 +58,13 @@ def end(folder: Path, spool: Path, signals: Iterable[int], *, is_told: bool) -> 
     what was detached is not to feel a Ctrl-C.
     """
     told: set[int] = set()
-    until = time.monotonic() + _GOING_SECONDS
-    while (alive := living(folder, spool)) and (is_told or time.monotonic() < until):
+    began = time.monotonic()
+    while alive := living(folder, spool):
+        waited = time.monotonic() - began
+        if waited > _GOING_SECONDS and not is_told:
+            return
+        if waited > _SILENT_SECONDS:
+            say(_WAITING if is_told else f"{_WAITING}, {_GOING_SECONDS:.0f} s at most")
         new = alive.keys() - told if is_told else set()
         for own in new - (_stopping(folder, spool) if new else set()):
             with contextlib.suppress(OSError):
@@ -89,7 +98,18 @@ def living(folder: Path, spool: Path) -> dict[int, int]:
     return found
 
 
+def pages(folder: Path, spool: Path) -> dict[Stream, Words | None]:
+    """The streams registered in ``folder``, oldest first, each with its page as it stands; None if
+    its process has ended."""
+    found = {stream: vitals.read_page(spool.joinpath(*stream)) for stream in launches.read(folder)}
+    alive = living(folder, spool)
+    return {
+        stream: words if words is not None and words.pid in alive else None
+        for stream, words in found.items()
+    }
+
+
 def _stopping(folder: Path, spool: Path) -> set[int]:
     """The processes, by their own ids, that a SIGTERM came to while they trained."""
-    pages = [vitals.read_page(spool.joinpath(*stream)) for stream in launches.read(folder)]
-    return {words.pid for words in pages if words is not None and words.stop_asked}
+    stand = pages(folder, spool).values()
+    return {words.pid for words in stand if words is not None and words.stop_asked}

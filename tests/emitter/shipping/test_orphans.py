@@ -66,13 +66,16 @@ def test_a_training_that_went_with_its_command_did_not_outlive_it(
     assert (told["signal"], told["outlived"]) == ("SIGTERM", False)
 
 
+@pytest.mark.parametrize("before", ["pass", "run.finish()"])
 def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
-    bench: Bench, launched: Any
+    bench: Bench, launched: Any, before: str
 ) -> None:
     """Its memory is freed, and its locks are let go, only after the command is gone."""
     bench.broker()
     script = bench.folder / "loop.py"
-    script.write_text(LOOP % 'much = b"x" * (1 << 29); print("ready", flush=True); time.sleep(60)')
+    script.write_text(
+        LOOP % f'{before}; much = b"x" * (1 << 29); print("ready", flush=True); time.sleep(60)'
+    )
     wrapper = (
         "import os, signal, subprocess, sys\n"
         "os.setsid()\n"
@@ -106,6 +109,22 @@ def test_a_training_that_went_on_after_a_command_that_failed_outlived_it_even_wi
     told = exit_of(one)
     assert (status, told["exit_code"], told["outlived"]) == (3, 3, True)
     assert told["seconds"] < took - 2.0, "the wait for it was taken for the command's"
+
+
+def test_a_run_begun_after_the_command_had_ended_is_not_told_how_that_ended(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    script, ready = bench.folder / "loop.py", bench.folder / "ready"
+    script.write_text(LOOP % f"open({str(ready)!r}, 'w').close(); time.sleep(float(sys.argv[1]))")
+    wait = f"while [ ! -e {ready} ]; do sleep 0.05; done"
+    later = f"({wait}; sleep 0.5; exec {sys.executable} {script} 0)"
+    one = launched("sh", "-c", f"{sys.executable} {script} 3 & {later} & {wait}; exit 3")
+    assert one.end()[0] == 3
+    first, second = (path.name for path in sorted(bench.spool.glob("*/rank0/*")))
+    (exit_,) = one.exits()
+    assert exit_.data is not None
+    assert exit_.data["attempt"] == first != second
 
 
 def test_a_sigterm_in_the_wait_for_a_training_left_behind_reaches_it_and_it_is_waited_for(
