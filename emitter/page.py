@@ -2,7 +2,8 @@
 
 The training process stores a few words at each hook and calls nothing; the shipper reads them once
 a second and stores how far the bus has confirmed. Each word has one writer. Where a store into a
-mapped file could be a SIGBUS, the words are exchanged with the file once a second instead.
+mapped file could be a SIGBUS, the words are exchanged with the file once a second instead, and
+when the process begins what may last.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _TEND_EVERY_NS = 1_000_000_000
 # More events than this that wait for their own thread to come out of an emit cannot be real: an
 # exception thrown in from outside left the mark behind.
 _MOST_DEFERRED = 64
-_FINISHED = PHASES.index("finished")
+_WAITING, _FINISHED = PHASES.index("waiting"), PHASES.index("finished")
 
 
 class Publisher:
@@ -98,7 +98,8 @@ class Publisher:
                 return
             self._inside = True
             try:
-                if now_ns >= self._tend_ns:
+                is_due = now_ns >= self._tend_ns
+                if is_due:
                     self._tend(now_ns)
                 spool = self._spool
                 if kind is not None:
@@ -107,10 +108,14 @@ class Publisher:
                 self.step, self._epoch = step, epoch
                 words[STEP] = step
                 if phase is not None:
+                    # What may last for minutes without a hook is to be seen outside from the start.
+                    is_due = is_due or (phase > _WAITING and words[PHASE] != phase)
                     words[PHASE] = phase
                 words[HOOK_MONOTONIC_NS] = now_ns
                 self._hooks = words[HOOKS] = self._hooks + 1
                 self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
+                if is_due:
+                    spool.folder.page.exchange()
             finally:
                 self._inside = False
             if self._deferred:

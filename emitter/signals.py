@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from lineside.bus.commands import Command
 from lineside.emitter.effects import is_training
-from lineside.emitter.page import FLAGS, STOP_ASKED
+from lineside.emitter.page import STOP_ASKED
 from lineside.emitter.publisher import Publisher
 
 ISSUER = "SIGTERM"
@@ -95,14 +95,14 @@ class StopOnSigterm:
             self._pass_on(number, frame)
 
     def _ask(self, args: dict[str, bool]) -> None:
-        self._publisher.words[FLAGS] |= STOP_ASKED
+        self._publisher.flag(raised=STOP_ASKED)
         until = time.time() + _VALID_SECONDS
         stop = Command("stop", args, issued_by=ISSUER, expires_at=until, id=self._id)
         self._steering.ask(stop, self._give_up)
 
     def _give_up(self) -> None:
         """The stop was refused. A handler of the script's has been called already."""
-        self._publisher.words[FLAGS] &= ~STOP_ASKED
+        self._publisher.flag(lowered=STOP_ASKED)
         if self._is_on and not callable(self._before):
             self._pass_on(signal.SIGTERM, None)
 

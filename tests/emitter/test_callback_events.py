@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from lineside.bus.events import CONTROL_BITS, LIFECYCLE_KINDS
-from lineside.emitter import LinesideCallback
+from lineside.emitter import LinesideCallback, vitals
 from lineside.emitter import exit as ending
+from lineside.emitter import page as page_module
 from lineside.emitter.page import (
     FLAGS,
     HOOKS,
@@ -23,7 +24,7 @@ from lineside.emitter.page import (
     Page,
 )
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.streams import close_all, data_of, kinds, only, open_page
+from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
 from tests.emitter.training import Tokens, Witness, trainer
 
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
@@ -195,3 +196,40 @@ def test_workers_of_a_dataloader_publish_nothing(
     close_all()
     _, *events, _ = only(spooled())
     assert kinds(events) == [note["kind"] for note in witness.seen]
+
+
+class Looking(Trainer):
+    """Notes what can be seen from outside while it evaluates and saves."""
+
+    seen: ClassVar[list[tuple[str, int]]] = []
+
+    def look(self) -> None:
+        words = vitals.read_page(open_publisher()._spool.folder.path)
+        assert words is not None
+        self.seen.append((vitals.phase(words), words.step))
+
+    def evaluate(self, *args: Any, **options: Any) -> Any:
+        self.look()
+        return super().evaluate(*args, **options)
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> Any:
+        self.look()
+        return super()._save_checkpoint(*args, **options)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
+def test_what_may_last_is_seen_outside_from_its_begin_in_a_page_that_is_not_mapped_too(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
+    monkeypatch.setattr(Looking, "seen", [])
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"}
+    trainer(tmp_path / "out", LinesideCallback(), kind=Looking, save_steps=2, **every_step).train()
+    assert Looking.seen == [
+        ("evaluating", 1),
+        ("evaluating", 2),
+        ("saving", 2),
+        ("evaluating", 3),
+        ("evaluating", 4),
+        ("saving", 4),
+    ]

@@ -16,11 +16,12 @@ from transformers import Trainer, TrainerCallback
 
 from lineside.bus.commands import Command
 from lineside.emitter import LinesideCallback, signals, snapshot, start_run, vitals
+from lineside.emitter import page as page_module
 from lineside.emitter.page import FLAGS, STOP_ASKED
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, while_paused
 from tests.emitter.loops import publisher_of
-from tests.emitter.streams import data_of, only
+from tests.emitter.streams import data_of, only, open_publisher
 from tests.emitter.training import trainer
 
 TERM = signal.SIGTERM
@@ -74,6 +75,23 @@ def test_the_first_saves_and_stops_and_is_told_as_a_command(
     assert (asked["op"], asked["args"], asked["issued_by"]) == ("stop", {}, "SIGTERM")
     assert (applied["id"], applied["issued_by"]) == (asked["id"], "SIGTERM")
     assert events[3].step == 3
+
+
+def test_that_it_stops_is_seen_outside_at_once_in_a_page_that_is_not_mapped_too(
+    home: Path, tmp_path: Path, received: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another SIGTERM would end it in the middle of the save."""
+    monkeypatch.setattr(page_module, "filesystem", lambda _: "overlay")
+    asked: list[bool] = []
+
+    def look() -> None:
+        send()
+        words = vitals.read_page(open_publisher()._spool.folder.path)
+        assert words is not None
+        asked.append(words.stop_asked)
+
+    trainer(tmp_path, At({2: look}), LinesideCallback(stop_on_sigterm=True)).train()
+    assert asked == [True]
 
 
 @pytest.mark.parametrize(
