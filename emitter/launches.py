@@ -55,8 +55,12 @@ def read(folder: Path) -> list[Stream]:
 def holders(folder: Path) -> dict[int, int]:
     """The processes that registered in ``folder`` and hold their lock: their ids by what these are
     to themselves, which is another id in another pid namespace."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix == _LOCK_SUFFIX]
+    except OSError:
+        return {}
     found = {}
-    for path in folder.glob(f"*{_LOCK_SUFFIX}"):
+    for path in paths:
         with contextlib.suppress(OSError, ValueError):
             found[int(path.stem)] = locks.holder(path) or 0
     return {own: pid for own, pid in found.items() if pid > 0}

@@ -21,6 +21,7 @@ from lineside.emitter.vitals import Words
 _ASK_SECONDS = 0.1
 _GOING_SECONDS, _SILENT_SECONDS = 10.0, 2.0
 _WAITING = "waiting for the training that the command left behind"
+_LEAVE = {signal.SIGINT, signal.SIGQUIT}
 _SI_KERNEL = 0x80  # si_code of what a terminal sends
 
 
@@ -54,8 +55,8 @@ def end(folder: Path, spool: Path, signals: Iterable[int], *, is_told: bool) -> 
     ``signals``, which are blocked, are passed on to them. One whose training a SIGTERM stops is not
     told again, for a second one may end it in the middle of a save.
     If it was not, ten seconds at most: who is killed beside it is there until the kernel has freed
-    its memory. A SIGTERM meanwhile is for them; any other signal ends the wait and is for nobody:
-    what was detached is not to feel a Ctrl-C.
+    its memory. A SIGTERM meanwhile is for them. A Ctrl-C or Ctrl-\\ ends the wait, and neither that
+    nor any other signal is passed on: what was detached is not to feel it.
     """
     told: set[int] = set()
     began = time.monotonic()
@@ -77,7 +78,7 @@ def end(folder: Path, spool: Path, signals: Iterable[int], *, is_told: bool) -> 
             pass_on(received, alive.values())
         elif received.si_signo == signal.SIGTERM:
             is_told = True
-        else:
+        elif received.si_signo in _LEAVE:
             return
 
 
