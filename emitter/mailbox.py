@@ -85,6 +85,7 @@ class Mailbox:
         self._spool.close()
 
     def _arrived(self) -> list[Mapping[str, Any] | None]:
+        self._spool.folder.page.exchange()
         end: int = self._spool.words[INBOX]
         if end == self._read:
             return []

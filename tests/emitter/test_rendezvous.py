@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerCallback
 
 from lineside.bus.commands import Command
-from lineside.emitter import LinesideCallback
+from lineside.emitter import LinesideCallback, page
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import put
 from tests.emitter.streams import data_of, kinds, only, open_publisher
@@ -50,9 +50,16 @@ class Timed(LinesideCallback):
         self.took = [*getattr(self, "took", []), time.monotonic() - began]
 
 
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
 def test_with_a_word_in_time_it_goes_on_at_once(
-    home: Path, tmp_path: Path, spooled: ReadSpool, answered: ReadSpool
+    home: Path,
+    tmp_path: Path,
+    spooled: ReadSpool,
+    answered: ReadSpool,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
+    monkeypatch.setattr(page, "filesystem", lambda _: kind)
     stopper = Stopper(dict.fromkeys(range(1, 5), lambda seq: put(proceed(seq))))
     made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), **EVALUATING)
     began = time.monotonic()

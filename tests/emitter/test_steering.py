@@ -10,7 +10,7 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from lineside.bus.commands import OPS, Command
-from lineside.emitter import LinesideCallback
+from lineside.emitter import LinesideCallback, page
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, put, said, seen, why
 from tests.emitter.streams import data_of, only, open_publisher
@@ -302,9 +302,12 @@ def test_what_is_no_command_is_refused_and_does_no_harm(
     assert "'explode' cannot be; expected one of stop" in data_of(answers[1])["why"]
 
 
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
 def test_one_that_is_pending_when_training_ends_is_told_so(
-    home: Path, tmp_path: Path, answered: ReadSpool
+    home: Path, tmp_path: Path, answered: ReadSpool, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    monkeypatch.setattr(page, "filesystem", lambda _: kind)
+
     class Late(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             if state.global_step == state.max_steps:

@@ -210,11 +210,11 @@ def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_ag
 ) -> None:
     bench.broker()
     body = (
-        "from lineside.emitter.page import FLAGS, STOP_ASKED\n"
+        "from lineside.emitter.page import STOP_ASKED\n"
         "    ends = []\n"
         "    def stop(number, frame):\n"
         "        ends.append(1)\n"
-        "        run.publisher.words[FLAGS] |= STOP_ASKED\n"
+        "        run.publisher.flag(raised=STOP_ASKED)\n"
         "    signal.signal(signal.SIGTERM, stop)\n"
         "    print('ready', flush=True)\n"
         "    while not ends: time.sleep(0.01)\n"
