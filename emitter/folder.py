@@ -83,14 +83,14 @@ class StreamFolder:
         Raises:
             OSError, SettingsError: as when it was first made.
         """
-        said = self.page.words.tolist()
+        said = memoryview(bytearray(self.page.words)).cast("q")
+        said[INBOX] = 0  # it begins anew, because its file may be gone too
         self._release()
-        self.page = self._fill(self.path) if self.path.is_dir() else self._create()
-        # The old page stays mapped: another thread may be about to store into it. An inbox begins
-        # anew, because its file may be gone too.
-        for word, value in enumerate(said):
-            if word != INBOX:
-                self.page.words[word] = value
+        # The old page stays mapped: another thread may be about to store into it.
+        if self.path.is_dir():
+            self.page = self._fill(self.path, said.tobytes())
+        else:
+            self.page = self._create(said.tobytes())
 
     def close(self) -> None:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
@@ -103,14 +103,14 @@ class StreamFolder:
             self._lock.close()
         self._lock = None
 
-    def _create(self) -> Page:
+    def _create(self, *said: bytes) -> Page:
         private_folder(self.root)
         for folder in (self.path.parents[1], self.path.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         building = self.path.with_name(f".{self.stream.attempt}.{os.getpid()}")
         building.mkdir(mode=0o700)
         try:
-            page = self._fill(building)
+            page = self._fill(building, *said)
             building.rename(self.path)
         except BaseException:
             self._release()
@@ -118,7 +118,7 @@ class StreamFolder:
             raise
         return page
 
-    def _fill(self, folder: Path) -> Page:
+    def _fill(self, folder: Path, *said: bytes) -> Page:
         self._lock = OwnFile(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
         fcntl.lockf(self._lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         facts = {
@@ -132,4 +132,4 @@ class StreamFolder:
             os.write(fd, json.dumps(facts).encode())
         finally:
             os.close(fd)
-        return Page.create(folder)
+        return Page.create(folder, *said)

@@ -2,8 +2,8 @@
 
 The training process stores a few words at each hook and calls nothing; the shipper reads them once
 a second and stores how far the bus has confirmed. Each word has one writer. Where a store into a
-mapped file could be a SIGBUS, the words are exchanged with the file once a second instead, and
-when the process begins what may last.
+mapped file could be a SIGBUS, the words are exchanged with the file instead: once a second, when an
+evaluation, a save or a pause begins, when a flag changes, and while either side is waited for.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ PAUSED = PHASES.index("paused")
 # Where a store into a block once written always succeeds. A file system that copies on write takes
 # a new block for it after each write-back, and on a full disk that is a SIGBUS.
 _MAPPABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs"})
-_OWN_BYTES = 8 * ACKED_SEQ
 
 
 class Page:
@@ -75,8 +74,9 @@ class Page:
         self._file = file
 
     @classmethod
-    def create(cls, folder: Path) -> Page:
-        """A fresh page in ``folder``; the training process's side, which never fails.
+    def create(cls, folder: Path, said: bytes = bytes(PAGE_BYTES)) -> Page:
+        """A page in ``folder`` that says what ``said`` did; the training process's side, which
+        never fails.
 
         Its blocks are really written first: storing through a mapping of a sparse file on a full
         disk is a SIGBUS too, and that would kill training.
@@ -85,13 +85,13 @@ class Page:
         file: OwnFile | None = None
         with contextlib.suppress(OSError):
             file = OwnFile(folder / FILE_NAME, os.O_RDWR | os.O_CREAT)
-            is_whole = os.pwrite(file.fd, bytes(PAGE_BYTES), 0) == PAGE_BYTES
+            is_whole = os.pwrite(file.fd, said, 0) == PAGE_BYTES
             if is_whole and filesystem(folder) in _MAPPABLE:
                 words = _map(file.fd)
         if words is not None and file is not None:
             file.close()
             file = None
-        page = cls(words or memoryview(bytearray(PAGE_BYTES)).cast("q"), file)
+        page = cls(words or memoryview(bytearray(said)).cast("q"), file)
         page.words[PID] = os.getpid()
         page.words[MAGIC_WORD] = MAGIC
         page.exchange()
@@ -120,10 +120,9 @@ class Page:
         if file is None or not file.is_ours:
             return
         with tolerating(OSError):
-            os.pwrite(file.fd, self.words[:ACKED_SEQ].tobytes(), 0)
-            told = os.pread(file.fd, PAGE_BYTES - _OWN_BYTES, _OWN_BYTES)
-            if len(told) == PAGE_BYTES - _OWN_BYTES:
-                self.words[ACKED_SEQ:] = memoryview(told).cast("q")
+            # No copies: a signal handler that raises a flag in between would be undone.
+            os.pwrite(file.fd, self.words[:ACKED_SEQ], 0)
+            os.preadv(file.fd, [self.words[ACKED_SEQ:]], 8 * ACKED_SEQ)
 
     def close(self) -> None:
         """Exchange nothing any more; ``words`` stay readable."""

@@ -108,14 +108,14 @@ class Publisher:
                 self.step, self._epoch = step, epoch
                 words[STEP] = step
                 if phase is not None:
-                    # What may last for minutes without a hook is to be seen outside from the start.
+                    # An evaluation or a save may last for minutes without a hook.
                     is_due = is_due or (phase > _WAITING and words[PHASE] != phase)
                     words[PHASE] = phase
                 words[HOOK_MONOTONIC_NS] = now_ns
-                self._hooks = words[HOOKS] = self._hooks + 1
-                self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
                 if is_due:
                     spool.folder.page.exchange()
+                self._hooks = words[HOOKS] = self._hooks + 1
+                self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
             finally:
                 self._inside = False
             if self._deferred:
@@ -197,12 +197,16 @@ class Publisher:
     @contextmanager
     def in_phase(self, phase: int) -> Iterator[None]:
         """Say that the process does this meanwhile, and afterwards again what it did before."""
-        words: Any = self._spool.words
-        before, words[PHASE] = words[PHASE], phase
+        before = self._spool.words[PHASE]
+        self._enter(phase)
         try:
             yield
         finally:
-            self._spool.words[PHASE] = before
+            self._enter(before)
+
+    def _enter(self, phase: int) -> None:
+        self._spool.words[PHASE] = phase
+        self._spool.folder.page.exchange()
 
     def tend_if_due(self) -> None:
         """See to the spool and the shipper although no hook comes."""

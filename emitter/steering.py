@@ -166,8 +166,9 @@ class Steering:
         finally:
             self.disable()
             self._pending.clear()
-            ending.leave(self, self.unconfirmed())
+            # First, or a page that is not mapped does not say any more that it was closed.
             self._mail.close()
+            ending.leave(self, self.unconfirmed())
 
     def disable(self) -> None:
         """Never do anything again, as in a forked child: the commands are its parent's."""

@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerCallback
 
 from lineside.bus.commands import Command
-from lineside.emitter import LinesideCallback, page
+from lineside.emitter import LinesideCallback, page, publisher, vitals
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import put
 from tests.emitter.streams import data_of, kinds, only, open_publisher
@@ -60,6 +60,7 @@ def test_with_a_word_in_time_it_goes_on_at_once(
     kind: str,
 ) -> None:
     monkeypatch.setattr(page, "filesystem", lambda _: kind)
+    monkeypatch.setattr(publisher, "_TEND_EVERY_NS", 1 << 60)
     stopper = Stopper(dict.fromkeys(range(1, 5), lambda seq: put(proceed(seq))))
     made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), **EVALUATING)
     began = time.monotonic()
@@ -70,6 +71,25 @@ def test_with_a_word_in_time_it_goes_on_at_once(
     assert data_of(events[0])["wait_for_verdict"] == 60
     assert all(events[seq].kind == "evaluate" for seq in stopper.seqs.values())
     assert kinds(only(answered())).count("control_applied") == 4
+
+
+def test_after_the_wait_a_page_that_is_not_mapped_says_what_follows(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "filesystem", lambda _: "overlay")
+    monkeypatch.setattr(publisher, "_TEND_EVERY_NS", 10_000_000)
+    phases = []
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            words = vitals.read_page(open_publisher()._spool.folder.path)
+            assert words is not None
+            phases.append(vitals.phase(words))
+
+    callbacks = LinesideCallback(wait_for_verdict=0.1), Look()
+    each_step = {**EVALUATING, "save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, *callbacks, max_steps=2, **each_step).train()
+    assert phases == ["saving", "saving"]
 
 
 def test_a_stop_at_an_evaluation_saves_and_ends_at_its_step(

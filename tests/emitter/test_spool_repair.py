@@ -6,7 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
+from lineside.emitter import page as page_module
 from lineside.emitter.page import ACKED_SEQ, DROPPED, NEXT_SEQ, Page
+from lineside.emitter.vitals import PageView
 from tests.emitter.spools import MakeWriter, events, holder_of
 
 
@@ -57,6 +61,24 @@ def test_a_deleted_lock_is_made_again_where_the_rest_still_is(make: MakeWriter, 
     assert page is not None
     assert page.words[NEXT_SEQ] == 2
     page.close()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
+def test_what_was_confirmed_stays_confirmed_when_a_page_is_made_again(
+    make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
+    writer = make()
+    writer.write("log")
+    view = PageView.open(writer.folder.path)
+    assert view is not None
+    view.acknowledge(1)
+    view.close()
+    writer.tend()
+    (writer.folder.path / "lock").unlink()
+    writer.tend()
+    writer.tend()
+    assert writer.words[ACKED_SEQ] == 1
 
 
 def test_a_script_that_closes_every_descriptor_costs_no_event_and_no_lock(

@@ -10,7 +10,7 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from lineside.bus.commands import OPS, Command
-from lineside.emitter import LinesideCallback, page
+from lineside.emitter import LinesideCallback, page, vitals
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.desk import Asking, put, said, seen, why
 from tests.emitter.streams import data_of, only, open_publisher
@@ -318,6 +318,27 @@ def test_one_that_is_pending_when_training_ends_is_told_so(
     answers = only(answered())
     assert said(answers) == [("save", "rejected", 4)]
     assert why(answers) == "training ended before it could be applied"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
+def test_that_no_more_are_taken_is_seen_outside_once_training_has_ended(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(page, "filesystem", lambda _: kind)
+
+    class Shipper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            [desk] = (home / "spool").glob("*/control/*")
+            view = vitals.PageView.open(desk)
+            assert view is not None
+            view.acknowledge(100)
+            view.close()
+
+    trainer(tmp_path, LinesideCallback(), Shipper()).train()
+    [desk] = (home / "spool").glob("*/control/*")
+    words = vitals.read_page(desk)
+    assert words is not None
+    assert words.closed
 
 
 def test_each_training_takes_its_own_commands(

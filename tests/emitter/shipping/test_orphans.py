@@ -157,7 +157,8 @@ def test_a_ctrl_c_ends_the_wait_for_a_detached_training_and_not_the_training(
     body = (
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # a shell's & leaves it ignored
         "    print('ready', flush=True)\n"
-        f"    while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        "    end = time.monotonic() + 60\n"
+        f"    while not os.path.exists({str(go)!r}) and time.monotonic() < end: time.sleep(0.01)\n"
         "    print('trained', flush=True)"
     )
     script = bench.folder / "loop.py"

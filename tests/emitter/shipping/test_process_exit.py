@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.events import Stream
-from lineside.emitter import process_exit, vitals
+from lineside.emitter import page, process_exit, vitals
 from lineside.emitter.page import CLOSED, FLAGS, HOOK_MONOTONIC_NS
 from lineside.emitter.process_exit import Ended
 from lineside.emitter.vitals import Words
 from tests.emitter.conftest import read_spool
 from tests.emitter.spools import MakeWriter
 from tests.emitter.streams import data_of, only
+
+
+@pytest.fixture(autouse=True)
+def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored into the page is in its file, wherever the tests run."""
+    monkeypatch.setattr(page, "filesystem", lambda _: "ext4")
+
 
 RANK_0, RANK_8 = Stream("run", "rank0", "attempt"), Stream("run", "rank8", "attempt")
 ALIVE = {os.getpid()}
