@@ -212,12 +212,11 @@ def torment(
     *,
     shortest: float = 0.05,
     longest: float = 0.8,
-) -> int:
-    """For ``seconds`` deal one of ``blows`` after another, at random moments; how many fell."""
+) -> None:
+    """Deal one of ``blows`` after another at random moments, for ``seconds`` and twice at least."""
     until = time.monotonic() + seconds
     count = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or count < 2:
         time.sleep(chance.uniform(shortest, longest))
         chance.choice(blows)()
         count += 1
-    return count

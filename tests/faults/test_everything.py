@@ -115,7 +115,7 @@ def test_whatever_happens_together_loses_nothing(
             storm.cut,
             storm.swallow,
         ]
-        assert torment(chance, SECONDS, blows) > 1
+        torment(chance, SECONDS, blows)
         storm.finish_all()
         stack.ship()
     check_all({producer.run: producer.items() for producer in storm.finished})
