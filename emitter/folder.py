@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lineside.bus.events import Stream
 from lineside.bus.settings import private_folder
+from lineside.emitter.inbox import FILE_NAME as INBOX_NAME
 from lineside.emitter.ownfile import OwnFile
 from lineside.emitter.page import CLOSED, FLAGS, INBOX, RANK, STARTED_MONOTONIC_NS, Page
 
@@ -84,9 +85,11 @@ class StreamFolder:
             OSError, SettingsError: as when it was first made.
         """
         said = memoryview(bytearray(self.page.words)).cast("q")
-        said[INBOX] = 0  # it begins anew, because its file may be gone too
+        if not (self.path / INBOX_NAME).exists():
+            said[INBOX] = 0
         self._release()
         # The old page stays mapped: another thread may be about to store into it.
+        self.page.close()
         if self.path.is_dir():
             self.page = self._fill(self.path, said.tobytes())
         else:
@@ -96,6 +99,7 @@ class StreamFolder:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
         self.page.words[FLAGS] |= CLOSED
         self.page.exchange()
+        self.page.close()
         self._release()
 
     def _release(self) -> None:

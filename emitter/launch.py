@@ -22,7 +22,6 @@ from lineside.emitter import launches, memory, orphans, process_exit
 from lineside.emitter.notice import say
 from lineside.emitter.process_exit import Ended
 from lineside.emitter.sidecar import INJECT_FOLDER
-from lineside.emitter.spool import SpoolWriter
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what shells end with
 _FORWARDED = {
@@ -51,7 +50,7 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     """
     if not argv:
         raise UsageError("nothing to run: expected a command after `lineside run --`")
-    writers: list[SpoolWriter] = []
+    told: dict[Path, int] = {}
     with _signals_held() as put_back, _launch_folder() as folder:
         env = _environment(settings, folder)
         began, kills = time.monotonic(), memory.kills()
@@ -73,10 +72,10 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
             orphans.end(folder, settings.spool, _WAITED, is_told=is_told)
         if not settings.disabled:
             alive = set(orphans.living(folder, settings.spool)) if folder else set()
-            writers = process_exit.record(ended, alive, settings.spool)
-    if writers:
+            told = process_exit.record(ended, alive, settings.spool)
+    if told:
         with contextlib.suppress(KeyboardInterrupt):
-            process_exit.confirm(writers, ended, settings)
+            process_exit.confirm(told, ended, settings)
     return ended.status if ended.status >= 0 else 128 - ended.status
 
 

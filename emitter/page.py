@@ -2,8 +2,9 @@
 
 The training process stores a few words at each hook and calls nothing; the shipper reads them once
 a second and stores how far the bus has confirmed. Each word has one writer. Where a store into a
-mapped file could be a SIGBUS, the words are exchanged with the file instead: once a second, when an
-evaluation, a save or a pause begins, when a flag changes, and while either side is waited for.
+mapped file could be a SIGBUS, the words are exchanged with the file instead: about once a second,
+when an evaluation, a save or a pause begins or ends, when a flag changes, and while a command is
+waited for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import sys
 from pathlib import Path
 
 from lineside.bus.filesystem import filesystem
@@ -117,7 +119,8 @@ class Page:
     def exchange(self) -> None:
         """Write the training process's words and read the shipper's, where they are not mapped."""
         file = self._file
-        if file is None or not file.is_ours:
+        # In memory, a forked child has words of its own.
+        if file is None or self.words[PID] != os.getpid() or not file.is_ours:
             return
         with tolerating(OSError):
             # No copies: a signal handler that raises a flag in between would be undone.
@@ -126,9 +129,24 @@ class Page:
 
     def close(self) -> None:
         """Exchange nothing any more; ``words`` stay readable."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def confirmed(folder: Path) -> int | None:
+    """The shipper's ACKED_SEQ in the page's file in ``folder``; None if it cannot be read."""
+    try:
+        fd = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        word = os.pread(fd, 8, 8 * ACKED_SEQ)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int.from_bytes(word, sys.byteorder) if len(word) == 8 else None
 
 
 def _map(fd: int) -> memoryview:

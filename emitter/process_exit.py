@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.events import Stream, new_attempt
 from lineside.bus.settings import Settings
-from lineside.emitter import vitals, yard
+from lineside.emitter import page, vitals, yard
 from lineside.emitter.notice import say
-from lineside.emitter.page import ACKED_SEQ
 from lineside.emitter.redaction import redact_argv
 from lineside.emitter.sidecar import Sidecar
 from lineside.emitter.spool import SpoolWriter
@@ -52,17 +51,18 @@ class Ended(NamedTuple):
         }
 
 
-def record(ended: Ended, alive: set[int], spool: Path) -> list[SpoolWriter]:
-    """Tell of the command's runs how it ended; the streams in which that is told.
+def record(ended: Ended, alive: set[int], spool: Path) -> dict[Path, int]:
+    """Tell of the command's runs how it ended; the folders of the streams in which that is told,
+    and their next seqs.
 
     ``alive`` are the training processes that live, by their own ids.
     """
     if not ended.left:
         trained = "the command trained nothing until it ended"
         say(f"no run was recorded: {trained}, or its Python has no lineside")
-        return []
+        return {}
     *_, last = ended.left
-    facts, writers = ended.facts(), []
+    facts, told = ended.facts(), {}
     for run, attempt in {stream.run: stream.attempt for stream in ended.left}.items():
         folder = spool / run / _RANK_0 / attempt
         words = vitals.read_page(folder)
@@ -78,10 +78,10 @@ def record(ended: Ended, alive: set[int], spool: Path) -> list[SpoolWriter]:
             writer = SpoolWriter(spool, own, role="launcher")
             writer.write("process_exit", data={**more, **facts}, wall=ended.wall)
             writer.close()
-            writers.append(writer)
+            told[writer.folder.path] = writer.next_seq
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
-    return writers
+    return told
 
 
 def _outlived(ended: Ended, run: str, attempt: str, alive: set[int], spool: Path) -> bool:
@@ -120,7 +120,7 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def confirm(writers: Sequence[SpoolWriter], ended: Ended, settings: Settings) -> None:
+def confirm(told: Mapping[Path, int], ended: Ended, settings: Settings) -> None:
     """Wait a moment until the bus has it, for this may be all that keeps a container alive."""
     sidecar = Sidecar(settings.spool, settings.broker)
     sidecar.ensure()
@@ -129,8 +129,6 @@ def confirm(writers: Sequence[SpoolWriter], ended: Ended, settings: Settings) ->
         return
     deadline = time.monotonic() + _CONFIRM_SECONDS
     while time.monotonic() < deadline:
-        for writer in writers:
-            writer.tend()
-        if all(writer.words[ACKED_SEQ] >= writer.next_seq for writer in writers):
+        if all((page.confirmed(folder) or 0) >= end for folder, end in told.items()):
             return
         time.sleep(0.01)

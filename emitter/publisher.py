@@ -107,9 +107,9 @@ class Publisher:
                 words = spool.words
                 self.step, self._epoch = step, epoch
                 words[STEP] = step
-                if phase is not None:
-                    # An evaluation or a save may last for minutes without a hook.
-                    is_due = is_due or (phase > _WAITING and words[PHASE] != phase)
+                if phase is not None and phase != words[PHASE]:
+                    # An evaluation or a save, and the step after it, may last for minutes.
+                    is_due = is_due or phase > _WAITING or words[PHASE] > _WAITING
                     words[PHASE] = phase
                 words[HOOK_MONOTONIC_NS] = now_ns
                 if is_due:
@@ -221,7 +221,7 @@ class Publisher:
     def unconfirmed(self) -> ending.Unconfirmed:
         """What the bus may not have confirmed yet."""
         return ending.Unconfirmed(
-            self._spool.folder.page,
+            self._spool.folder.path,
             self._spool.settled_seq,
             self._spool.folder.root,
             self._sidecar.ensure,

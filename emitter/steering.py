@@ -166,9 +166,10 @@ class Steering:
         finally:
             self.disable()
             self._pending.clear()
-            # First, or a page that is not mapped does not say any more that it was closed.
-            self._mail.close()
-            ending.leave(self, self.unconfirmed())
+            try:
+                self._mail.close()
+            finally:
+                ending.leave(self, self.unconfirmed())
 
     def disable(self) -> None:
         """Never do anything again, as in a forked child: the commands are its parent's."""

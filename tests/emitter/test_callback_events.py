@@ -27,6 +27,7 @@ from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
 from tests.emitter.training import Tokens, Witness, trainer
 
+STEPPING = ("training", "waiting")
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
 
 
@@ -199,14 +200,19 @@ def test_workers_of_a_dataloader_publish_nothing(
 
 
 class Looking(Trainer):
-    """Notes what can be seen from outside while it evaluates and saves."""
+    """Notes what can be seen from outside while it trains, evaluates and saves."""
 
     seen: ClassVar[list[tuple[str, int]]] = []
 
     def look(self) -> None:
         words = vitals.read_page(open_publisher()._spool.folder.path)
         assert words is not None
-        self.seen.append((vitals.phase(words), words.step))
+        phase = vitals.phase(words)
+        self.seen.append(("stepping" if phase in STEPPING else phase, words.step))
+
+    def training_step(self, *args: Any, **options: Any) -> Any:
+        self.look()
+        return super().training_step(*args, **options)
 
     def evaluate(self, *args: Any, **options: Any) -> Any:
         self.look()
@@ -225,11 +231,15 @@ def test_what_may_last_is_seen_outside_from_its_begin_in_a_page_that_is_not_mapp
     monkeypatch.setattr(Looking, "seen", [])
     every_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"}
     trainer(tmp_path / "out", LinesideCallback(), kind=Looking, save_steps=2, **every_step).train()
-    assert Looking.seen == [
+    # The first step is seen a second later.
+    assert Looking.seen[1:] == [
         ("evaluating", 1),
+        ("stepping", 1),
         ("evaluating", 2),
         ("saving", 2),
+        ("stepping", 2),
         ("evaluating", 3),
+        ("stepping", 3),
         ("evaluating", 4),
         ("saving", 4),
     ]
