@@ -18,7 +18,7 @@ from typing import Protocol
 
 from lineside.emitter import jobstore  # noqa: F401 - what it does at exit comes after what we do
 from lineside.emitter.notice import say
-from lineside.emitter.page import confirmed
+from lineside.emitter.page import ACKED_SEQ, Page
 
 BUDGET = 5.0
 """Seconds a process waits for confirmation in all."""
@@ -44,9 +44,9 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Unconfirmed:
-    """Events up to ``end`` in the ``folder`` of a stream that the bus is yet to confirm."""
+    """Events up to ``end`` that went into a spool and that the bus is yet to confirm."""
 
-    folder: Path
+    page: Page
     end: int
     spool: Path
     ensure_shipper: Callable[[], None]
@@ -54,13 +54,9 @@ class Unconfirmed:
 
     @property
     def is_confirmed(self) -> bool:
-        before = confirmed(self.folder)
-        if before is not None:
-            return before >= self.end
-        try:
-            return not self.folder.exists()  # it is removed a while after all was confirmed
-        except OSError:
-            return False
+        self.page.exchange()
+        confirmed: int = self.page.words[ACKED_SEQ]
+        return confirmed >= self.end
 
 
 class _Ending:
@@ -103,6 +99,7 @@ def leave(run: Closable, rest: Unconfirmed) -> None:
         _ending.open.remove(run)
     for one in list(_ending.left):
         if one.is_confirmed:
+            one.page.close()
             with contextlib.suppress(ValueError):
                 _ending.left.remove(one)
 

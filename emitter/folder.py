@@ -89,7 +89,6 @@ class StreamFolder:
             said[INBOX] = 0
         self._release()
         # The old page stays mapped: another thread may be about to store into it.
-        self.page.close()
         if self.path.is_dir():
             self.page = self._fill(self.path, said.tobytes())
         else:
@@ -99,7 +98,6 @@ class StreamFolder:
         """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
         self.page.words[FLAGS] |= CLOSED
         self.page.exchange()
-        self.page.close()
         self._release()
 
     def _release(self) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.emitter import launches, memory, orphans, process_exit
+from lineside.emitter.exit import Unconfirmed
 from lineside.emitter.notice import say
 from lineside.emitter.process_exit import Ended
 from lineside.emitter.sidecar import INJECT_FOLDER
@@ -50,7 +51,7 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     """
     if not argv:
         raise UsageError("nothing to run: expected a command after `lineside run --`")
-    told: dict[Path, int] = {}
+    told: list[Unconfirmed] = []
     with _signals_held() as put_back, _launch_folder() as folder:
         env = _environment(settings, folder)
         began, kills = time.monotonic(), memory.kills()
@@ -72,10 +73,10 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
             orphans.end(folder, settings.spool, _WAITED, is_told=is_told)
         if not settings.disabled:
             alive = set(orphans.living(folder, settings.spool)) if folder else set()
-            told = process_exit.record(ended, alive, settings.spool)
+            told = process_exit.record(ended, alive, settings)
     if told:
         with contextlib.suppress(KeyboardInterrupt):
-            process_exit.confirm(told, ended, settings)
+            process_exit.confirm(told, ended)
     return ended.status if ended.status >= 0 else 128 - ended.status
 
 

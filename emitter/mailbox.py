@@ -75,7 +75,7 @@ class Mailbox:
         """The answers that the bus may not have confirmed yet."""
         folder = self._spool.folder
         return ending.Unconfirmed(
-            folder.path, self._spool.settled_seq, folder.root, self._ensure_shipper
+            folder.page, self._spool.settled_seq, folder.root, self._ensure_shipper
         )
 
     def close(self) -> None:

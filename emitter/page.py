@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import sys
 from pathlib import Path
 
 from lineside.bus.filesystem import filesystem
@@ -132,21 +131,6 @@ class Page:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-
-
-def confirmed(folder: Path) -> int | None:
-    """The shipper's ACKED_SEQ in the page's file in ``folder``; None if it cannot be read."""
-    try:
-        fd = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        word = os.pread(fd, 8, 8 * ACKED_SEQ)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return int.from_bytes(word, sys.byteorder) if len(word) == 8 else None
 
 
 def _map(fd: int) -> memoryview:

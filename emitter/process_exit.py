@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.events import Stream, new_attempt
 from lineside.bus.settings import Settings
-from lineside.emitter import page, vitals, yard
+from lineside.emitter import vitals, yard
+from lineside.emitter.exit import Unconfirmed
 from lineside.emitter.notice import say
 from lineside.emitter.redaction import redact_argv
 from lineside.emitter.sidecar import Sidecar
@@ -51,18 +52,18 @@ class Ended(NamedTuple):
         }
 
 
-def record(ended: Ended, alive: set[int], spool: Path) -> dict[Path, int]:
-    """Tell of the command's runs how it ended; the folders of the streams in which that is told,
-    and their next seqs.
+def record(ended: Ended, alive: set[int], settings: Settings) -> list[Unconfirmed]:
+    """Tell of the command's runs how it ended; what of that the bus may not have confirmed yet.
 
     ``alive`` are the training processes that live, by their own ids.
     """
     if not ended.left:
         trained = "the command trained nothing until it ended"
         say(f"no run was recorded: {trained}, or its Python has no lineside")
-        return {}
+        return []
     *_, last = ended.left
-    facts, told = ended.facts(), {}
+    facts, told, spool = ended.facts(), [], settings.spool
+    ensure = Sidecar(spool, settings.broker).ensure
     for run, attempt in {stream.run: stream.attempt for stream in ended.left}.items():
         folder = spool / run / _RANK_0 / attempt
         words = vitals.read_page(folder)
@@ -78,7 +79,7 @@ def record(ended: Ended, alive: set[int], spool: Path) -> dict[Path, int]:
             writer = SpoolWriter(spool, own, role="launcher")
             writer.write("process_exit", data={**more, **facts}, wall=ended.wall)
             writer.close()
-            told[writer.folder.path] = writer.next_seq
+            told.append(Unconfirmed(writer.folder.page, writer.next_seq, spool, ensure))
         except (OSError, LinesideError) as error:
             say(f"how {run} ended cannot be recorded: {error}")
     return told
@@ -120,15 +121,14 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def confirm(told: Mapping[Path, int], ended: Ended, settings: Settings) -> None:
+def confirm(told: Sequence[Unconfirmed], ended: Ended) -> None:
     """Wait a moment until the bus has it, for this may be all that keeps a container alive."""
-    sidecar = Sidecar(settings.spool, settings.broker)
-    sidecar.ensure()
+    told[0].ensure_shipper()
     # Where nothing of the run itself was confirmed there is no broker to wait for.
-    if not any(yard.position(settings.spool.joinpath(*stream)) for stream in ended.left):
+    if not any(yard.position(told[0].spool.joinpath(*stream)) for stream in ended.left):
         return
     deadline = time.monotonic() + _CONFIRM_SECONDS
     while time.monotonic() < deadline:
-        if all((page.confirmed(folder) or 0) >= end for folder, end in told.items()):
+        if all(one.is_confirmed for one in told):
             return
         time.sleep(0.01)

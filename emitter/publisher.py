@@ -221,7 +221,7 @@ class Publisher:
     def unconfirmed(self) -> ending.Unconfirmed:
         """What the bus may not have confirmed yet."""
         return ending.Unconfirmed(
-            self._spool.folder.path,
+            self._spool.folder.page,
             self._spool.settled_seq,
             self._spool.folder.root,
             self._sidecar.ensure,

@@ -64,21 +64,6 @@ def test_a_deleted_lock_is_made_again_where_the_rest_still_is(make: MakeWriter, 
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_a_writer_that_is_closed_holds_no_descriptor(
-    make: MakeWriter, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """Nor one that was made again: a sweep without a broker trains hundreds of times."""
-    monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
-    before = set(Path("/proc/self/fd").iterdir())
-    writer = make()
-    writer.write("log")
-    (writer.folder.path / "lock").unlink()
-    writer.tend()
-    writer.close()
-    assert set(Path("/proc/self/fd").iterdir()) <= before
-
-
-@pytest.mark.parametrize("kind", ["ext4", "overlay"])
 def test_what_was_confirmed_stays_confirmed_when_a_page_is_made_again(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

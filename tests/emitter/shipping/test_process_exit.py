@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.events import Stream
+from lineside.bus.settings import Settings
 from lineside.emitter import page, process_exit, vitals
 from lineside.emitter.page import CLOSED, FLAGS, HOOK_MONOTONIC_NS
 from lineside.emitter.process_exit import Ended
@@ -35,7 +36,8 @@ def ended(left: Mapping[Stream, Words | None]) -> Ended:
 
 
 def outlived(root: Path, end: Ended, alive: set[int]) -> bool:
-    process_exit.record(end, alive, root)
+    settings = Settings(home=root, spool=root, broker="", store="")
+    process_exit.record(end, alive, settings)
     told = data_of(only(read_spool(root, process_exit.PRODUCER))[0])
     assert (told["attempt"], told["exit_code"], told["seconds"]) == ("attempt", 3, 5.0)
     return bool(told["outlived"])
