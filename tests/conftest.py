@@ -49,6 +49,15 @@ def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_handler_outlives_a_test() -> Iterator[None]:
+    """A service that a test serves in this process takes these signals for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def nothing_outlives_a_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever was started for the test's own folder ends with it."""
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
