@@ -52,7 +52,8 @@ faults: $(VENV)/.dev
 
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
-	  $(foreach it,steering pauses rates outcome signals,tests/emitter/test_$(it).py) $(ARGS)
+	  tests/emitter/training/test_outcome.py \
+	  $(foreach it,steering pauses rates signals,tests/emitter/control/test_$(it).py) $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

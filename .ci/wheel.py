@@ -17,16 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 ROOMS = ("bus", "emitter", "store", "subscribers", "dashboard", "cli")
 FOR_TESTS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
-TRIED = ("wire", "messages", "settings", "sockets", "protocol")
+TRIED = (
+    "protocol/test_wire",
+    "protocol/test_messages",
+    "protocol/test_protocol",
+    "test_settings",
+    "test_sockets",
+)
 TRY = f"""
 import importlib, importlib.util
 for room in {ROOMS!r}:
     importlib.import_module("lineside." + room)
     assert importlib.util.find_spec(room) is None, room + " is installed as a generic name"
 from lineside.dashboard.app import create_app
-from lineside.store.reads import History
-from lineside.subscribers.recorder import Recorder
-from lineside.emitter.run import start_run
+from lineside.store.history.reads import History
+from lineside.subscribers.recorder.recorder import Recorder
+from lineside.emitter.training.run import start_run
 """
 
 
@@ -69,7 +75,7 @@ def check(version: str, interpreter: str, wheel: Path, folder: Path) -> None:
         (tests / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tests / file)
     subprocess.run(
-        [python, "-m", "pytest", "-q", *(f"tests/bus/test_{noun}.py" for noun in TRIED)],
+        [python, "-m", "pytest", "-q", *(f"tests/bus/{test}.py" for test in TRIED)],
         check=True,
         cwd=tests,
     )

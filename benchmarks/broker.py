@@ -18,10 +18,10 @@ import zmq
 
 from benchmarks.table import Row, markdown
 from lineside.bus import sockets
-from lineside.bus.events import Stream, new_attempt
-from lineside.bus.messages import OK, START, Ack, Cur, Evt, Hi, Put, Sub, decode
+from lineside.bus.protocol.events import Stream, new_attempt
+from lineside.bus.protocol.messages import OK, START, Ack, Cur, Evt, Hi, Put, Sub, decode
+from lineside.bus.protocol.wire import Encoder
 from lineside.bus.testing import BrokerProcess
-from lineside.bus.wire import Encoder
 
 BATCHES = 8_000
 RECORDS = 64

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.table import Row
-from lineside.bus.events import Event, Stream
-from lineside.bus.reader import Batch
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.writes import Writer
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Stream
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
 
 POINTS = 1_000_000
 SHOWN = 1000

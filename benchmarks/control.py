@@ -16,13 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.table import Row, markdown
-from lineside.bus.commands import Command
-from lineside.bus.controller import Controller
+from lineside.bus.client.controller import Controller
+from lineside.bus.protocol.commands import Command
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import start_run
-from lineside.emitter.effects import Moment
-from lineside.emitter.publisher import Publisher
-from lineside.emitter.steering import Steering
+from lineside.emitter.control.effects import Moment
+from lineside.emitter.control.steering import Steering
+from lineside.emitter.training.publisher import Publisher
 
 COMMANDS = 300
 STEP_SECONDS = 0.005

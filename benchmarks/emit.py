@@ -21,9 +21,9 @@ import zmq
 from benchmarks.table import Row, markdown
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.identity import Place, begin
-from lineside.emitter.page import PHASES
-from lineside.emitter.publisher import Publisher
+from lineside.emitter.spool.page import PHASES
+from lineside.emitter.training.identity import Place, begin
+from lineside.emitter.training.publisher import Publisher
 
 EVENTS = 8_000
 PACE_NS = 400_000

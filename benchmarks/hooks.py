@@ -23,7 +23,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.table import Row, markdown
-from lineside.bus.wire import HEADER
+from lineside.bus.protocol.wire import HEADER
 from lineside.emitter import LinesideCallback
 
 STEPS = 2_000

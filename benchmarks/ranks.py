@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 from benchmarks.control import time_one
 from benchmarks.table import Row, markdown
-from lineside.bus.controller import Controller
+from lineside.bus.client.controller import Controller
 from lineside.bus.testing import BrokerProcess
 
 SECONDS = 10.0
@@ -92,10 +92,10 @@ class _Rank:
         import torch
 
         from lineside.bus.settings import Settings
-        from lineside.emitter.following import Following
-        from lineside.emitter.identity import Identity, Place
-        from lineside.emitter.publisher import Publisher
-        from lineside.emitter.steering import Steering
+        from lineside.emitter.control.following import Following
+        from lineside.emitter.control.steering import Steering
+        from lineside.emitter.training.identity import Identity, Place
+        from lineside.emitter.training.publisher import Publisher
 
         place = Place.from_env()
         identity = Identity(RUN, "attempt", "bench", "bench", place)
@@ -113,7 +113,7 @@ class _Rank:
 
     def train(self, is_over: Callable[[], bool]) -> float:
         """Until it is over for rank 0; the seconds that took."""
-        from lineside.emitter.effects import Moment
+        from lineside.emitter.control.effects import Moment
 
         began = time.perf_counter()
         while not _told_by_rank_0(is_over()):

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.table import Row
-from lineside.bus.events import Event, Stream
-from lineside.bus.reader import Batch
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.writes import Writer
-from lineside.subscribers.recorder import Recorder
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
+from lineside.subscribers.recorder.recorder import Recorder
 
 STEPS = 40_000
 RECORDS_A_BATCH = 256

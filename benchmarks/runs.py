@@ -10,11 +10,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.table import Row
-from lineside.bus.events import Event, Stream
-from lineside.bus.reader import Batch
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.writes import Writer
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Stream
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
 
 RUNS = 5000
 ROUNDS = 15

@@ -18,17 +18,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.table import Row, markdown
-from lineside.bus.events import Stream
+from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.sidecar import Sidecar, shipper_pid
+from lineside.emitter.spool.sidecar import Sidecar, shipper_pid
 
 WARM_UP_SECONDS = 5.0
 SECONDS = 30.0
 _PRODUCER = """
 import sys
 from pathlib import Path
-from lineside.bus.events import Stream
-from lineside.emitter.spool import SpoolWriter
+from lineside.bus.protocol.events import Stream
+from lineside.emitter.spool.spool import SpoolWriter
 writer = SpoolWriter(Path(sys.argv[1]), Stream("quiet", "rank0", "a1"))
 writer.write("run_start")
 sys.stdin.read()

@@ -19,12 +19,12 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from benchmarks.table import Row, markdown
-from lineside.bus.events import Event, Stream
+from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import LinesideCallback
-from lineside.subscribers.stopping.memory import Memory
-from lineside.subscribers.stopping.reading import rule
-from lineside.subscribers.stopping.watch import Watch
+from lineside.subscribers.stopper.memory import Memory
+from lineside.subscribers.stopper.reading import rule
+from lineside.subscribers.stopper.watch import Watch
 
 EVALUATIONS = 200
 STEPS = 50_000

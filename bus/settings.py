@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus.addresses import with_key
 from lineside.bus.errors import SettingsError
-from lineside.bus.events import is_run_id
+from lineside.bus.protocol.addresses import with_key
+from lineside.bus.protocol.events import is_run_id
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 

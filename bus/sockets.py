@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from lineside.bus import addresses
+from lineside.bus.auth.keyfile import KeyFile
 from lineside.bus.errors import (
     AddressError,
     AddressInUse,
@@ -20,8 +20,8 @@ from lineside.bus.errors import (
     KeyRefused,
     SettingsError,
 )
-from lineside.bus.keyfile import KeyFile
-from lineside.bus.messages import MAX_MESSAGE
+from lineside.bus.protocol import addresses
+from lineside.bus.protocol.messages import MAX_MESSAGE
 from lineside.bus.settings import private_folder
 
 if TYPE_CHECKING:

@@ -15,24 +15,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus import addresses
+from lineside.bus.auth.keyfile import KeyFile
+from lineside.bus.client.reader import Reader
 from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
-from lineside.bus.events import Stream
 from lineside.bus.filesystem import network_filesystem
-from lineside.bus.keyfile import KeyFile
-from lineside.bus.messages import LIVE
-from lineside.bus.reader import Reader
+from lineside.bus.protocol import addresses
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings
-from lineside.cli.home import is_held, read_note
-from lineside.cli.probes import http_problem
-from lineside.cli.processes import DASHBOARD_PORT
-from lineside.cli.runs import has_store
-from lineside.cli.stack import NEEDED
-from lineside.cli.supervisor import times
+from lineside.cli.commands.processes import DASHBOARD_PORT
+from lineside.cli.commands.runs import has_store
+from lineside.cli.stack.home import is_held, read_note
+from lineside.cli.stack.probes import http_problem
+from lineside.cli.stack.stack import NEEDED
+from lineside.cli.stack.supervisor import times
 from lineside.dashboard.words import plural, size
-from lineside.emitter import yard
-from lineside.emitter.sidecar import shipper_pid
-from lineside.emitter.transfer import Transfer
+from lineside.emitter.shipper.transfer import Transfer
+from lineside.emitter.spool import yard
+from lineside.emitter.spool.sidecar import shipper_pid
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 ANSWER_SECONDS = 2.0
@@ -205,9 +205,9 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
         yield Check("store", OK, "on the broker's machine, and so is the page")
         return
     try:
-        from lineside.store.database import open_store
-        from lineside.store.reads import History
-        from lineside.store.writes import Writer
+        from lineside.store.database.database import open_store
+        from lineside.store.history.reads import History
+        from lineside.store.recording.writes import Writer
 
         engine = open_store(settings.store)
         newest = History(engine).runs(limit=1).items

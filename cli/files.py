@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from lineside.bus.errors import MissingExtra
 from lineside.cli.rows import FLOAT, INTEGER, JSON, TEXT, TIME, Rows
-from lineside.dashboard.strict import strict
+from lineside.dashboard.http.strict import strict
 
 Counted = Callable[[int], None]
 """Told now and then how many rows are written."""

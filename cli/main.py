@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli import (
+from lineside.cli.commands import (
     audit,
     control,
     demo,

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from lineside.store.database import reading
-from lineside.store.reads import History
-from lineside.store.schema import points, runs, series, streams
-from lineside.store.values import join
+from lineside.store.database.database import reading
+from lineside.store.database.schema import points, runs, series, streams
+from lineside.store.database.values import join
+from lineside.store.history.reads import History
 
 TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
 _FETCHED = 5_000  # rows held at once

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lineside.dashboard.words import duration, number, plural
-from lineside.store.records import Attempt, Run, StreamAccount
+from lineside.store.history.records import Attempt, Run, StreamAccount
 
 CLEAR, CAUTION = "clear", "caution"
 SHIP = "`lineside ship` on the training machine sends what is still in its spool."

@@ -12,22 +12,26 @@ from fastapi import FastAPI, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
-from lineside.bus.keyring import Keyring
+from lineside.bus.auth.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard import api, commands, health, login, pages, problems
-from lineside.dashboard.access import Access
-from lineside.dashboard.answers import refusals
-from lineside.dashboard.assets import Assets
-from lineside.dashboard.audit import Audit
-from lineside.dashboard.body import Bounded
-from lineside.dashboard.desk import Desk
-from lineside.dashboard.door import Door
-from lineside.dashboard.feed import StoreFeed
-from lineside.dashboard.guard import LOOPBACK_NAMES, Guard
-from lineside.dashboard.live import Hub
-from lineside.dashboard.render import Renderer
-from lineside.store.reads import History
-from lineside.store.writes import Writer
+from lineside.dashboard.api import api, commands
+from lineside.dashboard.api.answers import refusals
+from lineside.dashboard.auth import login
+from lineside.dashboard.auth.access import Access
+from lineside.dashboard.auth.guard import LOOPBACK_NAMES, Guard
+from lineside.dashboard.backend import health
+from lineside.dashboard.backend.audit import Audit
+from lineside.dashboard.backend.desk import Desk
+from lineside.dashboard.backend.door import Door
+from lineside.dashboard.http import problems
+from lineside.dashboard.http.assets import Assets
+from lineside.dashboard.http.body import Bounded
+from lineside.dashboard.live.feed import StoreFeed
+from lineside.dashboard.live.live import Hub
+from lineside.dashboard.pages import pages
+from lineside.dashboard.pages.render import Renderer
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
 
 DESCRIPTION = """\
 The run history of Lineside. Lists answer `{"items": [...], "next": cursor or null}`. Errors are

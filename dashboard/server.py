@@ -8,17 +8,17 @@ import signal
 import socket
 from types import FrameType
 
+from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.errors import MissingExtra
-from lineside.bus.keyring import Keyring, keys_folder
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
-from lineside.dashboard.listening import address, check_tokens, is_loopback, listen
+from lineside.dashboard.auth.listening import address, check_tokens, is_loopback, listen
 
 try:
     import uvicorn
 
     from lineside.dashboard.app import create_app
-    from lineside.dashboard.live import Hub
+    from lineside.dashboard.live.live import Hub
 except ModuleNotFoundError as missing:
     raise MissingExtra("the dashboard", missing.name or "fastapi", "server") from missing
 

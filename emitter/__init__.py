@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lineside.emitter.callback import LinesideCallback
-    from lineside.emitter.run import Run, start_run
+    from lineside.emitter.training.run import Run, start_run
 
 __all__ = ["LinesideCallback", "Run", "start_run"]
 
 _HOMES = {
     "LinesideCallback": "lineside.emitter.callback",
-    "Run": "lineside.emitter.run",
-    "start_run": "lineside.emitter.run",
+    "Run": "lineside.emitter.training.run",
+    "start_run": "lineside.emitter.training.run",
 }
 
 

@@ -12,18 +12,18 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.bus.settings import Settings
-from lineside.emitter import outcome, snapshot
-from lineside.emitter.attempts import Attempts, InitEnd
-from lineside.emitter.effects import Moment, find_trainer
-from lineside.emitter.exit import Unconfirmed
-from lineside.emitter.following import Following
-from lineside.emitter.notice import say
-from lineside.emitter.outside import comes_from_outside
-from lineside.emitter.page import PHASES, TRAIN_ENDED, TRAINING
-from lineside.emitter.peers import decline
-from lineside.emitter.publisher import Publisher
-from lineside.emitter.signals import StopOnSigterm
-from lineside.emitter.steering import Steering
+from lineside.emitter.control.effects import Moment, find_trainer
+from lineside.emitter.control.following import Following
+from lineside.emitter.control.peers import decline
+from lineside.emitter.control.signals import StopOnSigterm
+from lineside.emitter.control.steering import Steering
+from lineside.emitter.spool.outside import comes_from_outside
+from lineside.emitter.spool.page import PHASES, TRAIN_ENDED, TRAINING
+from lineside.emitter.training import outcome, snapshot
+from lineside.emitter.training.attempts import Attempts, InitEnd
+from lineside.emitter.training.exit import Unconfirmed
+from lineside.emitter.training.notice import say
+from lineside.emitter.training.publisher import Publisher
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
     PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import ClassVar
 
-from lineside.bus.events import Event, Gap, Stream
-from lineside.bus.reader import Batch, Reader
+from lineside.bus.client.reader import Batch, Reader
+from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 from lineside.bus.errors import RunNotFound
-from lineside.store.reads import History
-from lineside.store.records import Run
+from lineside.store.history.reads import History
+from lineside.store.history.records import Run
 from tests.ends_train import FACT
 from tests.faults.processes import environment, wait_until
 from tests.faults.stack import Stack

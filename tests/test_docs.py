@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from lineside.bus.events import LIFECYCLE_KINDS, OWN_KINDS
+from lineside.bus.protocol.events import LIFECYCLE_KINDS, OWN_KINDS
 from lineside.bus.settings import Settings
 from lineside.cli.main import app
 

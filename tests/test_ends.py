@@ -16,9 +16,9 @@ from statistics import median
 
 import pytest
 
-from lineside.bus.commands import Command
-from lineside.bus.controller import Controller
-from lineside.store.pulse import SHORTEST, SILENCE_SECONDS
+from lineside.bus.client.controller import Controller
+from lineside.bus.protocol.commands import Command
+from lineside.store.status.pulse import SHORTEST, SILENCE_SECONDS
 from tests.ends_stage import PATIENCE, Place, Stage
 from tests.faults.processes import wait_until
 

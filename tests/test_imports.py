@@ -39,7 +39,7 @@ def test_every_room_is_watched() -> None:
     assert packages == watched
 
 
-@pytest.mark.parametrize("module", ["lineside.emitter", "lineside.emitter.run"])
+@pytest.mark.parametrize("module", ["lineside.emitter", "lineside.emitter.training.run"])
 def test_the_training_side_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     loaded = subprocess.run(

@@ -79,8 +79,8 @@ def test_the_installed_command_works_far_from_the_source(wheel: Path, tmp_path: 
     )
     assert "Watch and keep a training run" in shown.stdout
     code = (
-        "import importlib.util as u, lineside.bus.reader\n"
-        f"print(lineside.bus.reader.__file__, [r for r in {ROOMS!r} if u.find_spec(r)])"
+        "import importlib.util as u, lineside.bus.client.reader\n"
+        f"print(lineside.bus.client.reader.__file__, [r for r in {ROOMS!r} if u.find_spec(r)])"
     )
     asked = subprocess.run(
         [python, "-c", code],

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
-from lineside.bus.reader import Reader
+from lineside.bus.client.reader import Reader
+from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
 from lineside.bus.testing import BrokerProcess
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.records import EventRow, Run
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.history.records import EventRow, Run
 
 pytest.importorskip("transformers")
 SCRIPT = Path(__file__).with_name("truth_train.py")

@@ -15,13 +15,13 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.broker import Broker
-from lineside.bus.events import Stream
-from lineside.bus.messages import Message, decode
+from lineside.bus.broker.broker import Broker
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import Message, decode
+from lineside.bus.protocol.wire import Encoder
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.bus.wire import Encoder
-from tests.bus.walls import LISTEN, Wall
+from tests.bus.broker.walls import LISTEN, Wall
 
 # A slow machine is no fault of the code, and a test leaves nothing behind in the checkout.
 hypothesis.settings.register_profile(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from lineside.bus.events import Stream
-from lineside.bus.reader import Batch, Reader
+from lineside.bus.client.reader import Batch, Reader
+from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import Producer
 
 

@@ -17,11 +17,11 @@ from fastapi import FastAPI
 
 from lineside.bus.settings import Settings
 from lineside.dashboard.app import create_app
-from lineside.dashboard.listening import address, listen
+from lineside.dashboard.auth.listening import address, listen
 from lineside.dashboard.server import Server
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.writes import Writer
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
 from tests.dashboard.synthetic import Feeder, Training
 
 DEADLINE = 60.0
@@ -130,7 +130,7 @@ def browser(needs: Callable[[str], str]) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A page of its own, which must not say an error."""
-    from tests.dashboard.browsing import a_page
+    from tests.dashboard.pages.browsing import a_page
 
     with a_page(browser) as found:
         yield found

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lineside.bus.events import Event, Gap, Stream
-from lineside.bus.reader import Batch
-from lineside.store.writes import Writer
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Gap, Stream
+from lineside.store.recording.writes import Writer
 
 JOURNAL = "synthetic"
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lineside.bus.client.producer import Producer
+from lineside.bus.client.reader import Reader
 from lineside.bus.errors import AddressInUse, MissingExtra, UsageError
-from lineside.bus.messages import START
-from lineside.bus.producer import Producer
-from lineside.bus.reader import Reader
+from lineside.bus.protocol.messages import START
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.testing import BrokerProcess
-from lineside.dashboard import assets
-from lineside.dashboard.door import Door
-from lineside.dashboard.health import BEHIND_SECONDS, Recording
-from lineside.dashboard.listening import address, listen
+from lineside.dashboard.auth.listening import address, listen
+from lineside.dashboard.backend.door import Door
+from lineside.dashboard.backend.health import BEHIND_SECONDS, Recording
+from lineside.dashboard.http import assets
 from lineside.dashboard.server import serve
 from tests.dashboard.conftest import DEADLINE, House, wait_for
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from lineside.bus import wire
-from lineside.bus.commands import PRODUCER
-from lineside.bus.events import Event
-from lineside.emitter import exit as ending
-from lineside.emitter import notice
-from lineside.emitter.spool import SpoolWriter
-from tests.emitter.spools import STREAM, MakeWriter
+from lineside.bus.protocol import wire
+from lineside.bus.protocol.commands import PRODUCER
+from lineside.bus.protocol.events import Event
+from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.training import exit as ending
+from lineside.emitter.training import notice
+from tests.emitter.spool.spools import STREAM, MakeWriter
 
 _HOLD_LOCK = """
 import fcntl, os, sys

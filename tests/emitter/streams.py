@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lineside.bus.events import Event
-from lineside.emitter import exit as ending
-from lineside.emitter.page import Page
-from lineside.emitter.publisher import Publisher
+from lineside.bus.protocol.events import Event
+from lineside.emitter.spool.page import Page
+from lineside.emitter.training import exit as ending
+from lineside.emitter.training.publisher import Publisher
 
 
 def only(streams: dict[str, list[Event]]) -> list[Event]:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from lineside.bus.events import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
-from lineside.emitter import exit as ending
-from lineside.emitter.page import HOOK_ERRORS
+from lineside.emitter.spool.page import HOOK_ERRORS
+from lineside.emitter.training import exit as ending
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
-from tests.emitter.training import trainer
+from tests.emitter.tiny_trainer import trainer
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_training_that_fails_tells_why(home: Path, tmp_path: Path, spooled: Re
             import sys
             from pathlib import Path
             from lineside.emitter import LinesideCallback, exit
-            from tests.emitter.training import Trainer, trainer
+            from tests.emitter.tiny_trainer import Trainer, trainer
 
             class Failing(Trainer):
                 def training_step(self, *given, **more):

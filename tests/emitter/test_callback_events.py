@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from lineside.bus.events import CONTROL_BITS, LIFECYCLE_KINDS
-from lineside.emitter import LinesideCallback, vitals
-from lineside.emitter import exit as ending
-from lineside.emitter import page as page_module
-from lineside.emitter.page import (
+from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS
+from lineside.emitter import LinesideCallback
+from lineside.emitter.spool import page as page_module
+from lineside.emitter.spool import vitals
+from lineside.emitter.spool.page import (
     FLAGS,
     HOOKS,
     PHASE,
@@ -23,9 +23,10 @@ from lineside.emitter.page import (
     TRAINING,
     Page,
 )
+from lineside.emitter.training import exit as ending
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
-from tests.emitter.training import Tokens, Witness, trainer
+from tests.emitter.tiny_trainer import Tokens, Witness, trainer
 
 STEPPING = ("training", "waiting")
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")

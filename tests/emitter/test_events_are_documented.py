@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.events import CONTROL_BITS, LIFECYCLE_KINDS, OWN_KINDS
-from lineside.emitter import snapshot
-from lineside.emitter.page import PHASES
+from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS, OWN_KINDS
+from lineside.emitter.spool.page import PHASES
+from lineside.emitter.training import snapshot
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "events.md").read_text()
 

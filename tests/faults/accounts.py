@@ -11,11 +11,11 @@ from itertools import pairwise
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
-from lineside.bus.messages import START, Ack, Cur, Evt, GapMessage, Sub, decode
-from lineside.bus.wire import bodies, decode_event
-from lineside.store.reads import History
-from lineside.store.records import EventRow
+from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
+from lineside.bus.protocol.messages import START, Ack, Cur, Evt, GapMessage, Sub, decode
+from lineside.bus.protocol.wire import bodies, decode_event
+from lineside.store.history.reads import History
+from lineside.store.history.records import EventRow
 
 Told = tuple[str, int]
 """A kind and a step: what a producer writes down of an event."""

@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside.bus.events import STEP_KINDS
-from lineside.emitter import publisher, start_run
-from lineside.emitter.spool import SpoolWriter
+from lineside.bus.protocol.events import STEP_KINDS
+from lineside.emitter import start_run
+from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.training import publisher
 
 LOOK_EVERY = 16
 RARE = ("evaluate", "save", "epoch_end")

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lineside.bus.reader import Reader
+from lineside.bus.client.reader import Reader
 
 
 def main(address: str, name: str, notes: Path, pause: float) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.sidecar import shipper_pid
-from lineside.store.database import open_store
-from lineside.store.reads import History
+from lineside.emitter.spool.sidecar import shipper_pid
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
 from tests.faults.accounts import Journal, is_settled, journal
 from tests.faults.processes import (
     PATIENCE,

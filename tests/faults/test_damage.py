@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from lineside.bus.messages import Evt
-from lineside.bus.wire import HEADER, read_record
-from lineside.store.reads import History
+from lineside.bus.protocol.messages import Evt
+from lineside.bus.protocol.wire import HEADER, read_record
+from lineside.store.history.reads import History
 from tests.faults.accounts import entries
 from tests.faults.conftest import Check
 from tests.faults.stack import Stack

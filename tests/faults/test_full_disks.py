@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from lineside.emitter.page import DROPPED
+from lineside.emitter.spool.page import DROPPED
 from tests.faults.accounts import Verdict, journal, rows
 from tests.faults.conftest import Check
 from tests.faults.processes import wait_until

@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.events import Stream
-from lineside.bus.messages import (
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import (
     MAX_BLOB,
     MAX_MESSAGE,
     START,
@@ -27,7 +27,7 @@ from lineside.bus.messages import (
     Sub,
     Who,
 )
-from lineside.bus.wire import Encoder
+from lineside.bus.protocol.wire import Encoder
 from tests.faults.conftest import Check
 from tests.faults.stack import Stack
 

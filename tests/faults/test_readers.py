@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from lineside.bus.events import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import LIFECYCLE_KINDS
 from tests.faults.accounts import Told, journal
 from tests.faults.conftest import Check
 from tests.faults.processes import Child, supervised, wait_until

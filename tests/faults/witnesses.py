@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside.bus.events import LIFECYCLE_KINDS
-from lineside.emitter.page import ACKED_SEQ, NEXT_SEQ, Page
+from lineside.bus.protocol.events import LIFECYCLE_KINDS
+from lineside.emitter.spool.page import ACKED_SEQ, NEXT_SEQ, Page
 from tests.faults.accounts import Told
 from tests.faults.processes import Child, environment, wait_until
 

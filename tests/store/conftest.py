@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, make_url
 
-from lineside.store.database import open_store
-from lineside.store.reads import History
-from lineside.store.writes import Writer
-from tests.store.postgres import Postgres, find_binaries
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
+from lineside.store.recording.writes import Writer
+from tests.store.database.postgres import Postgres, find_binaries
 
 
 @pytest.fixture(scope="session")

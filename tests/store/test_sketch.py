@@ -7,6 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lineside.store.database.values import split
 from lineside.store.sketch import (
     BLOCK,
     FAN,
@@ -20,7 +21,6 @@ from lineside.store.sketch import (
     thin,
     unfinished,
 )
-from lineside.store.values import split
 
 values = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, width=64),

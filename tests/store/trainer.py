@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lineside.bus.events import Event, Gap, Stream
-from lineside.bus.reader import Batch
-from lineside.store.writes import Writer
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Gap, Stream
+from lineside.store.recording.writes import Writer
 
 START = 1_700_000_000.0
 ATTEMPT = "20231114T221320-aaaa"

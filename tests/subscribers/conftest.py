@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.store.database import open_store
-from lineside.store.reads import History
+from lineside.store.database.database import open_store
+from lineside.store.history.reads import History
 
 DEADLINE = 60.0
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from lineside.bus.events import Event, Gap, Stream
-from lineside.bus.reader import Batch
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer

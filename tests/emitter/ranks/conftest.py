@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.commands import Command
-from lineside.bus.controller import Controller, Progress
-from lineside.bus.events import Event
-from lineside.bus.messages import START
-from lineside.bus.reader import Reader
+from lineside.bus.client.controller import Controller, Progress
+from lineside.bus.client.reader import Reader
+from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess
 from tests.emitter.streams import data_of
 

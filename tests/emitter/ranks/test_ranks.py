@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from lineside.bus.commands import Command
-from lineside.bus.messages import START
-from lineside.bus.reader import Reader
+from lineside.bus.client.reader import Reader
+from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.messages import START
 from tests.emitter.ranks.conftest import PATIENCE, Job
 
 COMMANDS = 60

@@ -1,0 +1,1 @@
+"""Keys, tokens and roles, shared by the broker, the dashboard and the CLI."""

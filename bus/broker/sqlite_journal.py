@@ -1,0 +1,331 @@
+"""The journal in one SQLite file."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import struct
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import NoneType
+from zlib import crc32
+
+from lineside.bus.broker.journal import NO_OWNERS, Entry, Write
+from lineside.bus.broker.sqlite_errors import DamagedRow, translate
+from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
+from lineside.bus.filesystem import network_filesystem
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.patterns import Patterns
+
+log = logging.getLogger("lineside")
+
+JOURNAL_VERSION = 1
+_PAGE_BYTES = 16_384  # half the CPU of 4 KiB for entries of some 14 KiB; SQLite's own is 4 KiB
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    " next_seq INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    # A blob of NULL is a gap. The checksum is of the numbers: SQLite keeps none, and one wrong bit
+    # in them would cost a stream more than one batch. Records in the blob have their own.
+    "CREATE TABLE entries (offset INTEGER PRIMARY KEY, stream INTEGER NOT NULL,"
+    " first_seq INTEGER NOT NULL, records INTEGER NOT NULL, time REAL NOT NULL,"
+    " checksum INTEGER NOT NULL, blob BLOB)",
+    "CREATE INDEX entries_by_stream ON entries (stream)",
+    "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, time REAL NOT NULL)",
+)
+# Not among the above: a journal made before there were keys gets it too.
+_OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
+_ENTRY = "SELECT offset, stream, first_seq, records, checksum, blob FROM entries"
+_NUMBERS = struct.Struct("<qqqq?")
+_AT_ONCE = 64  # entries of one read by stream, or by single steps around damage
+
+
+class SqliteJournal:
+    """A journal in one SQLite file (write-ahead log, ``synchronous=FULL``), owned by one process.
+
+    Raises:
+        AddressInUse: another process has it open.
+        JournalDamaged: SQLite cannot make sense of the file.
+        JournalError: it cannot be opened, or was written by a newer version.
+    """
+
+    id: str
+    head: int
+    first: int
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        kind = network_filesystem(path.parent)
+        if kind:
+            log.warning(
+                "the journal %s is on a network file system (%s): locks and fsync are often not "
+                "reliable there; set LINESIDE_HOME to a local disk",
+                path,
+                kind,
+            )
+        # What SQLite makes beside the file has the file's mode. Why it cannot be had SQLite says.
+        with suppress(OSError):
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+        with self._translated():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+        try:
+            with self._translated():
+                self._open()
+                self._load()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def append(
+        self,
+        writes: Sequence[Write],
+        cursors: Mapping[str, int],
+        expire_before: int = 0,
+        owners: Mapping[str, str] = NO_OWNERS,
+    ) -> int:
+        """Commit writes, cursors, expiry and owners together.
+
+        Raises:
+            JournalFull: the disk is full; nothing was committed, everything before can be read.
+            JournalError: SQLite failed in another way; nothing was committed.
+        """
+        first, now = self.head + 1, time.time()
+        new: dict[Stream, int] = {}
+        next_seqs: dict[Stream, int] = {}
+        rows = []
+        for offset, (stream, first_seq, records, blob) in enumerate(writes, first):
+            id_ = self._ids.get(stream) or new.get(stream)
+            if id_ is None:
+                id_ = new[stream] = len(self._ids) + len(new) + 1
+            checksum = crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+            rows.append((offset, id_, first_seq, records, now, checksum, blob))
+            next_seqs[stream] = first_seq + records
+        with self._transaction() as db:
+            db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)",
+                [
+                    (self._ids.get(stream) or new[stream], str(stream), seq, _checksum(stream, seq))
+                    for stream, seq in next_seqs.items()
+                ],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
+                [(name, offset, now) for name, offset in cursors.items()],
+            )
+            if owners:
+                db.executemany("INSERT OR REPLACE INTO owners VALUES (?, ?)", owners.items())
+            if expire_before > self.first:
+                db.execute("DELETE FROM entries WHERE offset < ?", (expire_before,))
+        for stream, id_ in new.items():
+            self._ids[stream], self._streams[id_] = id_, stream
+        self._next.update(next_seqs)
+        self._cursors.update(cursors)
+        self.owners.update(owners)
+        self.head += len(rows)
+        self.first = max(self.first, expire_before)
+        return first
+
+    def next_seq(self, stream: Stream) -> int:
+        """0 for a stream never seen."""
+        return self._next.get(stream, 0)
+
+    def read(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
+        """Entries after an offset, at least one if there is any; what is damaged has no stream.
+
+        Raises:
+            JournalError: it cannot be read now.
+        """
+        try:
+            if wanted.all:
+                return self._read_all(after, limit)
+            return self._read_streams(after, limit, wanted)
+        except (sqlite3.Error, DamagedRow) as error:
+            damage = self._as_damage(error)
+        log.warning("%s; reading on behind it", damage)
+        return self._read_singly(after, wanted)
+
+    def cursors(self) -> dict[str, int]:
+        """Durable names and the offset each has processed."""
+        return self._cursors
+
+    def forget_cursors(self, before: float, keep: Collection[str]) -> list[str]:
+        """Forget readers not heard of since ``before`` (seconds since the epoch) but for ``keep``;
+        their names."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT name FROM cursors WHERE time < ?", (before,)).fetchall()
+            names = [name for (name,) in rows if name not in keep]
+            db.executemany("DELETE FROM cursors WHERE name = ?", [(name,) for name in names])
+        for name in names:
+            del self._cursors[name]
+        return names
+
+    def streams(self) -> Collection[Stream]:
+        """Every stream that was ever appended to."""
+        return self._ids.keys()
+
+    def oldest(self) -> Iterator[tuple[int, float, int, int]]:
+        """Offset, time of commit, records and bytes of each entry, the oldest first."""
+        with self._translated():
+            yield from self._db.execute(
+                "SELECT offset, time, records, coalesce(length(blob), 0) FROM entries"
+                " ORDER BY offset"
+            )
+
+    def size(self) -> tuple[int, int]:
+        """Bytes in use, and bytes free inside the file for what comes."""
+        with self._translated():
+            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+            free = self._db.execute("PRAGMA freelist_count").fetchone()[0]
+        return (pages - free) * self._page, free * self._page
+
+    def give_back(self, size: int) -> None:
+        """Return up to ``size`` free bytes to the file system."""
+        with self._translated():
+            # One page a step, and only a script is stepped to its end.
+            self._db.executescript(f"PRAGMA incremental_vacuum({size // self._page})")
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._db.close()
+
+    def _open(self) -> None:
+        db = self._db
+        # One process owns the file: no shared memory, and a second broker is told.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if not db.execute("PRAGMA page_count").fetchone()[0]:
+            db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN EXCLUSIVE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > JOURNAL_VERSION:
+            raise JournalError(
+                f"the journal {self.path} has version {version}, newer than this Lineside knows "
+                f"({JOURNAL_VERSION}): upgrade Lineside, or set LINESIDE_HOME to another folder"
+            )
+        if version == 0:
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('id', ?)", (secrets.token_hex(8),))
+            db.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
+        db.execute(_OWNERS)
+        db.execute("COMMIT")
+
+    def _load(self) -> None:
+        db = self._db
+        self._page: int = db.execute("PRAGMA page_size").fetchone()[0]
+        self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
+        first = db.execute("SELECT min(offset) FROM entries").fetchone()[0]
+        self.head = db.execute("SELECT max(offset) FROM entries").fetchone()[0] or 0
+        self.first = first or self.head + 1
+        self._ids: dict[Stream, int] = {}
+        self._streams: dict[int, Stream] = {}
+        self._next: dict[Stream, int] = {}
+        for id_, name, next_seq, checksum in db.execute("SELECT * FROM streams"):
+            stream = _stream(name, next_seq, checksum)
+            self._ids[stream], self._streams[id_], self._next[stream] = id_, stream, next_seq
+        self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
+        self.owners: dict[str, str] = dict(db.execute("SELECT what, owner FROM owners"))
+
+    def _read_all(self, after: int, limit: int) -> tuple[list[Entry], int]:
+        entries, size = [], 0
+        for row in self._db.execute(f"{_ENTRY} WHERE offset > ? ORDER BY offset", (after,)):
+            entry = self._entry(row)
+            entries.append(entry)
+            size += len(entry.blob or b"")
+            if size >= limit:
+                break
+        return entries, entries[-1].offset if entries else self.head
+
+    def _read_streams(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
+        offsets: list[int] = []
+        for stream, id_ in self._ids.items():
+            if stream in wanted:
+                found = self._db.execute(
+                    "SELECT offset FROM entries WHERE stream = ? AND offset > ?"
+                    " ORDER BY offset LIMIT ?",
+                    (id_, after, _AT_ONCE),
+                )
+                offsets += [offset for (offset,) in found]
+        offsets.sort()
+        entries, size = [], 0
+        for offset in offsets[:_AT_ONCE]:
+            row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
+            entry = self._entry(row)
+            entries.append(entry)
+            size += len(entry.blob or b"")
+            if size >= limit:
+                return entries, offset
+        return entries, entries[-1].offset if len(entries) == _AT_ONCE else self.head
+
+    def _read_singly(self, after: int, wanted: Patterns) -> tuple[list[Entry], int]:
+        entries = []
+        last = min(after + _AT_ONCE, self.head)
+        for offset in range(after + 1, last + 1):
+            try:
+                row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
+                entry = self._entry(row)
+            except (sqlite3.Error, DamagedRow) as error:
+                self._as_damage(error)
+                entry = Entry(offset, None, offset, 1, None)
+            if entry.stream in wanted:
+                entries.append(entry)
+        return entries, last
+
+    def _entry(self, row: tuple[int, int, int, int, int, bytes | None]) -> Entry:
+        try:
+            offset, id_, first_seq, records, checksum, blob = row
+            sound = checksum == crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+            entry = Entry(offset, self._streams[id_], first_seq, records, blob)
+        except (KeyError, TypeError, struct.error) as error:
+            raise DamagedRow(f"a row that cannot be: {error}") from error
+        if not sound or not isinstance(blob, (bytes, NoneType)):
+            raise DamagedRow(f"the row of entry {offset} does not match its checksum")
+        return entry
+
+    def _as_damage(self, error: Exception) -> Exception:
+        """What to say of damage. Anything else may pass, and must not be taken for a gap."""
+        said = translate(error, self.path)
+        if not isinstance(said, JournalDamaged):
+            raise said from error
+        return said
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite rolls back by itself on some errors, a full disk among them.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, DamagedRow) as error:
+            raise translate(error, self.path) from error
+
+
+def _stream(name: str, next_seq: int, checksum: int) -> Stream:
+    try:
+        stream = Stream.parse(name)
+    except (StreamNameError, AttributeError) as error:
+        raise DamagedRow(f"a stream that cannot be: {error}") from error
+    if checksum != _checksum(stream, next_seq):
+        raise DamagedRow(f"the row of stream {stream} does not match its checksum")
+    return stream
+
+
+def _checksum(stream: Stream, next_seq: int) -> int:
+    return crc32(f"{stream} {next_seq}".encode())

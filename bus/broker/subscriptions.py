@@ -1,0 +1,255 @@
+"""Delivery: who reads what, how far each is, and what may be sent to it now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum
+
+from lineside.bus.broker.journal import Entry, Journal
+from lineside.bus.errors import BadMessage, JournalError
+from lineside.bus.protocol.messages import (
+    CURSOR,
+    LIVE,
+    OFFSET,
+    START,
+    Cur,
+    Evt,
+    Frames,
+    GapMessage,
+    Sub,
+)
+from lineside.bus.protocol.patterns import Patterns
+
+log = logging.getLogger("lineside")
+
+MAX_CREDIT = 4096
+"""Messages a reader may have open; more credit is not counted."""
+MAX_IN_FLIGHT = 32 << 20
+"""Bytes sent to one reader and not yet given back as credit, beyond which it waits (32 MiB)."""
+LIVE_LAG = 1024
+"""Entries a live reader may be behind before it is skipped forward."""
+NAME_MAX = 128
+"""Characters of a durable reader's name."""
+_TAIL_BYTES = 32 << 20
+# To one reader before the next one's turn.
+_TURN_MESSAGES = 64
+_TURN_SCANNED = 1024
+_READ_BYTES = 1 << 20
+_COMPLAIN_SECONDS = 10.0
+_OVERHEAD = 256  # bytes of memory an entry takes besides its blob
+
+
+class Sent(Enum):
+    """What became of a message to a reader."""
+
+    YES = 1
+    BUSY = 2  # its queue is full: later
+    GONE = 3
+
+
+class Subscription:
+    """One connection's place in the journal."""
+
+    def __init__(self, identity: bytes, message: Sub, position: int) -> None:
+        self.identity = identity
+        self.name = message.name
+        self.live = message.start == LIVE
+        self.position = position
+        self.sent = position  # the newest offset really sent; the filter may be further on
+        self.done = 0  # up to here nothing is left that it wants and has not processed
+        self.credit = min(message.credit, MAX_CREDIT)
+        try:
+            self.streams = Patterns(message.streams)
+        except ValueError as error:
+            raise BadMessage(str(error)) from None
+        self._in_flight: deque[int] = deque()
+        self._bytes = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.credit > 0 and self._bytes < MAX_IN_FLIGHT
+
+    def spend(self, size: int) -> None:
+        self.credit -= 1
+        self._in_flight.append(size)
+        self._bytes += size
+
+    def grant(self, credit: int) -> None:
+        self.credit = min(self.credit + credit, MAX_CREDIT)
+        for _ in range(min(credit, len(self._in_flight))):
+            self._bytes -= self._in_flight.popleft()
+
+
+class Subscriptions:
+    """Every reader's subscription, and the newest entries kept in memory for those at the head.
+
+    ``send`` takes the identity's frames and says what became of them; it never blocks.
+    """
+
+    def __init__(self, journal: Journal, send: Callable[[Frames], Sent]) -> None:
+        self._journal = journal
+        self._send = send
+        self._by_identity: dict[bytes, Subscription] = {}
+        self._by_name: dict[str, bytes] = {}
+        self._tail: dict[int, Entry] = {}
+        self._tail_bytes = 0
+        self._complained_at = float("-inf")
+        self.moved: dict[str, int] = {}
+        """Durable cursors to be committed with the next transaction."""
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._by_identity
+
+    @property
+    def names(self) -> Collection[str]:
+        """Durable readers that are connected."""
+        return self._by_name.keys()
+
+    def subscribe(self, identity: bytes, message: Sub) -> tuple[int, bytes | None]:
+        """Begin delivery; the offset after which it does, and the reader whose name this one took.
+
+        Raises:
+            BadMessage: a name or a pattern that cannot be.
+        """
+        name = message.name
+        if len(name) > NAME_MAX or not name.isprintable():
+            raise BadMessage(f"name {name[:NAME_MAX]!r}: at most {NAME_MAX} printable characters")
+        head = self._journal.head
+        kept = self.cursor(name)
+        wanted = {
+            START: 0,
+            LIVE: message.offset or head,
+            OFFSET: message.offset,
+            CURSOR: kept or 0,
+        }
+        position = min(head, wanted[message.start])
+        subscription = Subscription(identity, message, position)
+        self.drop(identity)
+        displaced = self._by_name.get(name) if name else None
+        if displaced is not None:
+            self.drop(displaced)
+        self._by_identity[identity] = subscription
+        if name:
+            self._by_name[name] = identity
+            # A reader that comes back further on has not said that it processed what is between.
+            cursor = position if kept is None else min(kept, position)
+            if cursor != kept:
+                self.moved[name] = cursor
+        return position, displaced
+
+    def cursor(self, name: str) -> int | None:
+        """How far the durable reader ``name`` is; None if there is none."""
+        moved = self.moved.get(name)
+        return self._journal.cursors().get(name) if moved is None else moved
+
+    def place(self, identity: bytes) -> tuple[str, int]:
+        """A reader's name and its durable cursor; without a name, how far it has processed."""
+        subscription = self._by_identity.get(identity)
+        if subscription is None:
+            return "", 0
+        name = subscription.name
+        return name, (self.cursor(name) or 0) if name else subscription.done
+
+    def advance(self, identity: bytes, message: Cur) -> None:
+        """A reader processed up to an offset and grants credit."""
+        subscription = self._by_identity[identity]
+        subscription.grant(message.credit)
+        name, offset = subscription.name, message.offset
+        if offset >= subscription.sent:
+            offset = subscription.position
+        subscription.done = offset
+        if name and offset > (self.cursor(name) or 0):
+            self.moved[name] = offset
+
+    def drop(self, identity: bytes) -> None:
+        """Forget a reader; its durable cursor stays."""
+        subscription = self._by_identity.pop(identity, None)
+        if subscription and self._by_name.get(subscription.name) == identity:
+            del self._by_name[subscription.name]
+
+    def remember(self, entries: Sequence[Entry]) -> None:
+        """Keep what was just committed in memory, for the readers at the head."""
+        for entry in entries:
+            self._tail[entry.offset] = entry
+            self._tail_bytes += _size(entry)
+        while self._tail_bytes > _TAIL_BYTES:
+            self._tail_bytes -= _size(self._tail.pop(next(iter(self._tail))))
+
+    def push(self) -> bool:
+        """Send every reader what it has credit for, each a bounded piece; whether more waits."""
+        more = False
+        head = self._journal.head
+        for subscription in list(self._by_identity.values()):
+            if subscription.position < head and subscription.ready:
+                try:
+                    more |= self._deliver(subscription, head)
+                except JournalError as error:
+                    self._complain(str(error))
+        return more
+
+    def _complain(self, why: str) -> None:
+        now = time.monotonic()
+        if now - self._complained_at > _COMPLAIN_SECONDS:
+            self._complained_at = now
+            log.warning("broker: a reader has to wait: %s", why)
+
+    def _deliver(self, to: Subscription, head: int) -> bool:
+        oldest = self._journal.first
+        if to.live and head - to.position > LIVE_LAG:
+            return self._skip(to, head)
+        if to.position + 1 < oldest:
+            return self._skip(to, oldest - 1)
+        entries, reached = self._after(to.position, to.streams)
+        for entry in entries:
+            if not to.ready:
+                return False
+            if not self._sent(to, entry.offset, _frames(entry), _size(entry)):
+                return False
+            to.position = entry.offset
+        to.position = reached
+        return reached < head
+
+    def _after(self, position: int, wanted: Patterns) -> tuple[list[Entry], int]:
+        entries: list[Entry] = []
+        for offset in range(position + 1, position + 1 + _TURN_SCANNED):
+            entry = self._tail.get(offset)
+            if entry is None or len(entries) == _TURN_MESSAGES:
+                break
+            if entry.stream in wanted:
+                entries.append(entry)
+            position = offset
+        else:
+            return entries, position
+        if entries or position == self._journal.head:
+            return entries, position
+        return self._journal.read(position, _READ_BYTES, wanted)
+
+    def _skip(self, to: Subscription, position: int) -> bool:
+        gap = GapMessage(None, to.position + 1, position + 1, position)
+        if not self._sent(to, position, gap.encode(), _OVERHEAD):
+            return False
+        to.position = position
+        return True
+
+    def _sent(self, to: Subscription, offset: int, frames: Frames, size: int) -> bool:
+        sent = self._send([to.identity, *frames])
+        if sent is Sent.YES:
+            to.sent = offset
+            to.spend(size)
+        elif sent is Sent.GONE:
+            self.drop(to.identity)
+        return sent is Sent.YES
+
+
+def _size(entry: Entry) -> int:
+    return _OVERHEAD + len(entry.blob or b"")
+
+
+def _frames(entry: Entry) -> Frames:
+    if entry.stream is None or entry.blob is None:
+        end = entry.first_seq + entry.records
+        return GapMessage(entry.stream, entry.first_seq, end, entry.offset).encode()
+    return Evt(entry.offset, entry.stream, entry.first_seq, entry.records, entry.blob).encode()

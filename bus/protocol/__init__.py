@@ -1,0 +1,4 @@
+"""The codec and the messages: bytes in, values out.
+
+No sockets and no files; every process may import it.
+"""

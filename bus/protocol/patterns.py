@@ -1,0 +1,58 @@
+"""Which streams a reader wants: ``run[/producer[/attempt]]``, ``*`` for any one part; and patterns
+of names, ``*`` for any characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+from functools import lru_cache
+from itertools import product
+
+from lineside.bus.protocol.events import Stream
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether ``text`` is ``pattern``, in which ``*`` stands for any characters."""
+    return _expression(pattern).match(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(re.sub(r"[?[]", r"[\g<0>]", pattern)))  # these mean something there
+
+
+class Patterns:
+    """A set of patterns; none at all means every stream, and None, a stream that cannot be known,
+    is always wanted. Remembers what it decided.
+
+    Raises:
+        ValueError: a pattern that is not one to three non-empty parts.
+    """
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self._parts = set()
+        for text in texts:
+            parts = tuple(text.split("/"))
+            if len(parts) > 3 or not all(parts):
+                raise ValueError(f"pattern {text[:200]!r}: expected run[/producer[/attempt]]")
+            self._parts.add(parts)
+        self._decided: dict[Stream, bool] = {}
+
+    @property
+    def all(self) -> bool:
+        """Whether every stream is wanted."""
+        return not self._parts
+
+    def __contains__(self, stream: Stream | None) -> bool:
+        if stream is None or not self._parts:
+            return True
+        decided = self._decided.get(stream)
+        if decided is None:
+            # However many patterns there are, no more than these 14 fit.
+            decided = self._decided[stream] = any(
+                parts in self._parts
+                for count in (1, 2, 3)
+                for parts in product(*((part, "*") for part in stream[:count]))
+            )
+        return decided

@@ -1,0 +1,59 @@
+"""``lineside audit``: who asked for what, and what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lineside.bus.errors import RunNotFound
+from lineside.cli.commands.runs import moment, open_history
+from lineside.cli.output import JsonOption, print_json, table, warn
+
+if TYPE_CHECKING:
+    from lineside.store.history.records import AuditEntry
+
+
+def audit(
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Only what is about this run.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on after an earlier list: its `next`.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell who asked for what and what came of it, the newest first."""
+    history = open_history()
+    try:
+        about = None if run is None else history.find(run).id
+    except RunNotFound:
+        about = run  # deleted, or never there: the audit may know of it nevertheless
+    page = history.audit(run=about, limit=limit, cursor=cursor)
+    if json:
+        from lineside.dashboard.api.models import AuditEntry
+
+        items = [AuditEntry.model_validate(found).model_dump(mode="json") for found in page.items]
+        print_json({"items": items, "next": page.next})
+        return
+    if not page.items:
+        warn("nothing" + (f" about {run}" if run else " yet"))
+        return
+    header = ("TIME", "WHO", "ACTION", "TARGET", "OUTCOME", "WHY")
+    typer.echo(table(header, [_row(entry) for entry in page.items]))
+    if page.next:
+        warn(f"there are more: --limit, or --cursor {page.next}")
+
+
+def _row(entry: AuditEntry) -> tuple[str, ...]:
+    who = f"{entry.who} ({entry.role})" if entry.role else entry.who
+    times = f" {entry.count:,} times" if entry.count > 1 else ""
+    return (
+        moment(entry.time),
+        who or "?",
+        entry.action or "?",
+        entry.target,
+        f"{entry.outcome}{times}",
+        entry.why,
+    )

@@ -1,0 +1,30 @@
+"""``lineside demo``: everything at once, on this machine, with an account at the end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    seconds: Annotated[
+        float, typer.Option(min=5, max=3600, help="About how long to train until it is stopped.")
+    ] = 75,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the stack up afterwards, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Train a small GPT-2 beside a stack of its own, and steer it.
+
+    Ends with an account of the commands, of what was emitted and recorded, and what that cost.
+
+    It has a home of its own, .lineside/demo in this folder, or demo in LINESIDE_HOME if that is
+    set. Exit code 1 if training failed or an event was lost.
+    """
+    from lineside.cli.demo.demonstration import Demonstration, demo_settings
+
+    demonstration = Demonstration(demo_settings(), seconds=seconds, keep=keep)
+    demonstration.serve()
+    if not demonstration.clean:
+        raise typer.Exit(1)

@@ -1,0 +1,105 @@
+"""One command per process, and ``up``, which runs the three that everybody needs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Annotated
+
+import typer
+
+from lineside.bus.service import configure_logging
+from lineside.bus.settings import Settings
+
+DASHBOARD_PORT = 7431
+
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen on; other than loopback takes tokens.")
+]
+ListenOption = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Let keys of other machines in at tcp://HOST:PORT.")
+]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+]
+TokensOption = Annotated[
+    bool, typer.Option("--tokens", help="Ask for tokens on loopback too, behind a proxy.")
+]
+
+
+def up(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = DASHBOARD_PORT,
+    tokens: TokensOption = False,
+    listen: ListenOption = "",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
+    ] = False,
+) -> None:
+    """Run broker, recorder and dashboard in the foreground.
+
+    Beside them a stopper, if the home has a rules.yaml. Whichever ends is started again. Ctrl-C or
+    SIGTERM ends them all.
+    """
+    from lineside.cli.output import warn
+    from lineside.cli.stack.stack import Stack
+    from lineside.cli.stack.up import Up
+
+    stack = Stack(
+        Settings.from_env(), host=host, port=port, tokens=tokens, listen=listen, report=warn
+    )
+    Up(stack, quiet=quiet).serve()
+
+
+def broker(
+    keep_days: Annotated[
+        float, typer.Option(min=0, help="Keep journal entries this many days.")
+    ] = 7.0,
+    keep_gb: Annotated[float, typer.Option(min=0, help="Keep at most this many gibibytes.")] = 10.0,
+    listen: ListenOption = "",
+) -> None:
+    """Receive, keep and deliver events."""
+    from lineside.bus.broker.broker import Broker
+
+    configure_logging()
+    Broker(
+        Settings.from_env(),
+        keep_days=keep_days,
+        keep_bytes=int(keep_gb * (1 << 30)),
+        listen=listen,
+    ).serve()
+
+
+def recorder() -> None:
+    """Write every event into the store."""
+    from lineside.subscribers.recorder.recorder import Recorder
+
+    configure_logging()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins at every start
+    Recorder(Settings.from_env()).serve()
+
+
+def dashboard(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = DASHBOARD_PORT,
+    tokens: TokensOption = False,
+) -> None:
+    """Serve the pages and the REST API."""
+    from lineside.dashboard.server import serve
+
+    configure_logging()
+    serve(Settings.from_env(), host=host, port=port, tokens=tokens)
+
+
+def shipper() -> None:
+    """Carry events from spool to broker, as a service.
+
+    Training starts a shipper by itself where none runs, and that one ends when nothing is left to
+    do. This one stays.
+    """
+    from lineside.emitter.shipper.shipper import Limits, Shipper
+
+    configure_logging()
+    settings = Settings.from_env()
+    stays = Limits(quiet=math.inf, patience=math.inf)
+    Shipper(settings.spool, settings.broker, stays).serve()

@@ -1,0 +1,179 @@
+"""``lineside stopper``: rules applied to every run, or tried on one that is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lineside.bus.errors import UsageError
+from lineside.bus.service import configure_logging
+from lineside.bus.settings import Settings
+from lineside.cli.output import JsonOption, print_json, table
+
+if TYPE_CHECKING:
+    from lineside.subscribers.stopper.course import Firing
+    from lineside.subscribers.stopper.rules import Rule
+
+
+def stopper(
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of rules.", show_default=False)
+    ] = None,
+    monitor: Annotated[str | None, typer.Option(help="Metric that is looked at.")] = None,
+    mode: Annotated[str | None, typer.Option(help="min, max, or auto by the name.")] = None,
+    patience: Annotated[
+        str | None, typer.Option(metavar="N", help="Act after N evaluations without a better one.")
+    ] = None,
+    min_delta: Annotated[
+        str | None, typer.Option(metavar="X", help="What counts as better is so by more than X.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="X", help="Better than X, instead of the best so far.")
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar="X", help="Act once the metric is as good as X.")
+    ] = None,
+    divergence: Annotated[
+        str | None, typer.Option(metavar="X", help="Act once it is worse than its best by over X.")
+    ] = None,
+    not_finite: Annotated[
+        str | None, typer.Option(metavar="N", help="Act after N NaNs or infinities in a row.")
+    ] = None,
+    max_seconds: Annotated[
+        str | None, typer.Option(metavar="N", help="Act after N seconds of training.")
+    ] = None,
+    max_steps: Annotated[str | None, typer.Option(metavar="N", help="Act at step N.")] = None,
+    start_after: Annotated[
+        str | None, typer.Option(help="Do not look before, as '500 steps' or '3 evaluations'.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="stop, save_and_stop, evaluate, set_lr or alert.")
+    ] = None,
+    factor: Annotated[
+        str | None, typer.Option(metavar="X", help="What set_lr multiplies the rate by.")
+    ] = None,
+    min_lr: Annotated[
+        str | None, typer.Option(metavar="X", help="Below which set_lr does not go.")
+    ] = None,
+    cool_down: Annotated[
+        str | None, typer.Option(metavar="N", help="Values not looked at after acting.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Only runs of this project; * fits.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only runs of this id or name; * fits.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    backtest: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Show where it would have acted on a recorded run."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Stop runs by rules, and do other things about them."""
+    given = {
+        "monitor": monitor,
+        "mode": mode,
+        "patience": patience,
+        "min_delta": min_delta,
+        "baseline": baseline,
+        "threshold": threshold,
+        "divergence": divergence,
+        "not_finite": not_finite,
+        "max_seconds": max_seconds,
+        "max_steps": max_steps,
+        "start_after": start_after,
+        "action": action,
+        "factor": factor,
+        "min_lr": min_lr,
+        "cool_down": cool_down,
+        "project": project,
+        "run": run,
+    }
+    settings = Settings.from_env()
+    chosen = _rules(settings, rules, {n: value for n, value in given.items() if value is not None})
+    if backtest is not None:
+        _backtest(backtest, chosen, json)
+        return
+    if json:
+        raise UsageError("--json is for --backtest: the stopper itself prints nothing")
+    from lineside.subscribers.stopper.stopper import Stopper
+
+    configure_logging()
+    Stopper(settings, chosen, dry_run=dry_run).serve()
+
+
+def _rules(settings: Settings, file: Path | None, given: dict[str, Any]) -> Sequence[Rule]:
+    """Those of the file, of the options, or of the file in the home.
+
+    Raises:
+        UsageError: there are none, or they are given twice.
+    """
+    from lineside.subscribers.stopper import reading
+
+    if given:
+        if file is not None:
+            raise UsageError(
+                f"--{next(iter(given)).replace('_', '-')} and --rules: expected one rule by "
+                "options, or a file"
+            )
+        return (reading.rule(given, "the options"),)
+    found = file or settings.home / reading.FILE_NAME
+    if file is None and not found.exists():
+        raise UsageError(
+            f"there are no rules: give one by options, as --monitor eval_loss --patience 3, or a "
+            f"file with --rules, or write {found}"
+        )
+    return reading.load(found)
+
+
+def _backtest(run: str, rules: Sequence[Rule], json: bool) -> None:
+    from lineside.cli.commands.runs import open_history
+
+    history = open_history()
+    found = history.find(run)
+    from lineside.subscribers.stopper.backtest import backtest
+
+    firings = backtest(history, found.id, rules)
+    numbers = {attempt.attempt: attempt.number for attempt in found.attempts}
+    if json:
+        items = [_document(firing, numbers) for firing in firings]
+        print_json({"run": found.id, "step": found.step, "items": items})
+        return
+    began = found.started_at.timestamp()
+    rows = [_row(firing, numbers, began) for firing in firings]
+    acted = {firing.rule.name for firing in firings}
+    rows += [(rule.name, "never", "", "", "", "") for rule in rules if rule.name not in acted]
+    header = ("RULE", "WOULD", "ATTEMPT", "STEP", "AFTER", "WHY")
+    typer.echo(table(header, rows, right=(2, 3, 4)))
+
+
+def _document(firing: Firing, numbers: dict[str, int]) -> dict[str, Any]:
+    return {
+        "rule": firing.rule.name,
+        "action": firing.action,
+        "args": dict(firing.args),
+        "attempt": firing.stream.attempt,
+        "attempt_number": numbers.get(firing.stream.attempt),
+        "step": firing.step,
+        "time": firing.time,
+        "why": firing.why,
+    }
+
+
+def _row(firing: Firing, numbers: dict[str, int], began: float) -> tuple[str, ...]:
+    from lineside.dashboard import words
+
+    would = firing.action
+    if "lr" in firing.args:
+        would += f" {firing.args['lr']:g}"
+    return (
+        firing.rule.name,
+        would,
+        str(numbers.get(firing.stream.attempt, "")),
+        f"{firing.step:,}",
+        words.duration(firing.time - began),
+        firing.why,
+    )

@@ -1,0 +1,94 @@
+"""``lineside tail``: events as they come over the bus."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lineside.bus.protocol.events import Event, Gap, Stream
+from lineside.bus.settings import Settings
+from lineside.bus.text import printable
+from lineside.cli.commands.runs import look_up
+from lineside.cli.output import JsonOption, print_json
+from lineside.dashboard import words
+
+if TYPE_CHECKING:
+    from lineside.bus.client.reader import Batch
+
+CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
+_OTHERWISE = "or leave RUN out, and read all runs without a store"
+_SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
+
+
+def tail(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A run's id, its beginning, a name, or latest."),
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the oldest event the bus still has.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print events as they happen, until Ctrl-C."""
+    from lineside.bus.client.reader import Reader
+    from lineside.bus.protocol.messages import LIVE, START
+
+    settings = Settings.from_env()
+    streams = (look_up(run, _OTHERWISE)[0],) if run is not None else ()
+    start = START if from_start else LIVE
+    with Reader(settings.broker, start=start, streams=streams) as reader:
+        reader.wait_connected(CONNECT_SECONDS)
+        while True:
+            batch = reader.poll(1.0)
+            if batch is None:
+                continue
+            for stream, item in _in_order(batch):
+                if json:
+                    print_json(document(stream, item), indent=None)
+                else:
+                    typer.echo(printable(line(stream, item, one_run=run is not None)))
+            reader.commit(batch.offset)
+
+
+def line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:
+    """One event or gap for a person; of ``one_run`` only the producer is told."""
+    where = "the journal"
+    if stream is not None:
+        where = stream.producer if one_run else f"{stream.run}/{stream.producer}"
+    if isinstance(item, Gap):
+        return f"{'':8}  {where}  gap: {item.count:,} missing, from {item.first:,}"
+    clock = time.strftime("%H:%M:%S", time.localtime(item.time))
+    return f"{clock}  {where}  {item.kind}  step {item.step}{_summary(item)}"
+
+
+def document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
+    """One event or gap for a machine."""
+    of = stream._asdict() if stream else {"run": None, "producer": None, "attempt": None}
+    if isinstance(item, Gap):
+        return {**of, "kind": None, "gap": {"first": item.first, "end": item.end}}
+    return {**of, **{f.name: getattr(item, f.name) for f in dataclasses.fields(item)}}
+
+
+def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
+    """Events and gaps by seq; journal gaps have no events beside them."""
+    both: list[Event | Gap] = [*batch.gaps, *batch.events]
+    both.sort(key=lambda item: item.seq if isinstance(item, Event) else item.first)
+    return ((batch.stream, item) for item in both)
+
+
+def _summary(event: Event) -> str:
+    data = event.data or {}
+    values = data.get(_SHOWN.get(event.kind, ""), {})
+    if isinstance(values, dict):
+        told = [
+            f"{name} {words.number(value)}"
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and name != "epoch"
+        ]
+        return "".join(f"  {item}" for item in told)
+    return ""

@@ -1,0 +1,79 @@
+"""``lineside run`` and ``lineside ship``: the two commands that stand beside a training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lineside.bus.errors import UsageError
+from lineside.bus.settings import Settings
+from lineside.cli.output import JsonOption, Progress, print_json
+from lineside.dashboard.words import plural
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD", help="The command as you would type it.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
+    project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
+) -> None:
+    """Run a training command, its Trainers watched.
+
+    As `lineside run -- python train.py --lr 1e-4`. It puts Lineside's callback into every Trainer
+    that the command makes, under python, torchrun, accelerate launch and TRL; nothing in the script
+    is changed. The exit code is the command's own, and it is recorded.
+    """
+    from lineside.emitter.launch.launch import launch
+
+    settings = Settings.from_env()
+    settings = dataclasses.replace(
+        settings, run_name=name or settings.run_name, project=project or settings.project
+    )
+    raise typer.Exit(launch(command, settings))
+
+
+def ship(
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder to ship from; by default LINESIDE_SPOOL.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up after this many seconds.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Carry to the broker what waits in a spool.
+
+    Ends when the broker has confirmed everything; exit code 1 if something is left.
+    """
+    from lineside.emitter.shipper.leftover import Shipped
+    from lineside.emitter.shipper.leftover import ship as carry
+
+    settings = Settings.from_env()
+    folder = settings.spool if spool is None else spool.absolute()
+    if not folder.is_dir():
+        raise UsageError(f"there is no spool at {folder}: expected a folder, as LINESIDE_SPOOL is")
+    progress = Progress()
+
+    def told(so_far: Shipped) -> None:
+        progress.say(f"{plural(so_far.events, 'event')} shipped, {so_far.left:,} left")
+
+    try:
+        shipped = carry(folder, settings.broker, timeout, told)
+    finally:
+        progress.done()
+    if json:
+        print_json(dataclasses.asdict(shipped))
+    else:
+        by = f" by process {shipped.holder}" if shipped.holder else ""
+        missing = f", {plural(shipped.gaps, 'gap')} reported" if shipped.gaps else ""
+        typer.echo(
+            f"{plural(shipped.events, 'event')} of {plural(shipped.streams, 'stream')} "
+            f"shipped{by}{missing}"
+            + (f", {shipped.left:,} still wait in {folder}" if shipped.left else "")
+        )
+    if shipped.left:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""``lineside demo``: a training run beside a whole stack, and an account of its events."""

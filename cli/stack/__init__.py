@@ -1,0 +1,1 @@
+"""``lineside up``: broker, recorder and dashboard as supervised child processes."""

@@ -1,0 +1,224 @@
+"""Broker, recorder, dashboard, and a stopper where there are rules, as one thing: checked, started,
+ready, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable
+
+from lineside.bus import sockets
+from lineside.bus.auth.keyring import Keyring, check_can_listen, keys_folder
+from lineside.bus.client.reader import Reader
+from lineside.bus.errors import (
+    AddressInUse,
+    BrokerUnreachable,
+    LinesideError,
+    MissingExtra,
+    UsageError,
+)
+from lineside.bus.protocol.addresses import check_network
+from lineside.bus.protocol.messages import LIVE
+from lineside.bus.settings import Settings, private_folder
+from lineside.cli.stack.home import HomeClaim
+from lineside.cli.stack.probes import http_problem
+from lineside.cli.stack.supervisor import Child, Program, Supervisor, ending
+
+NEEDED = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
+
+
+class StackFailed(LinesideError):
+    """A process of the stack ended, or was not ready in time; the message has its last words."""
+
+    def __init__(self, sentence: str, exit_code: int = LinesideError.exit_code) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+class Stack:
+    """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
+
+    With ``listen`` the broker lets keys of other machines in there. ``port`` 0 takes a free one,
+    and keeps it when the dashboard is started again. With ``port_or_any`` a port in use is replaced
+    by a free one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str = "127.0.0.1",
+        port: int,
+        tokens: bool = False,
+        listen: str = "",
+        port_or_any: bool = False,
+        report: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.logs = settings.home / "logs"
+        self.dashboard = ""
+        self._host, self._port, self._port_or_any = host, port, port_or_any
+        self.listen = check_network(listen, to_listen=True) if listen else ""
+        self._tokens = tokens
+        self._report = report
+        self._claim: HomeClaim | None = None
+        self._reader: Reader | None = None
+        self._broker_answers = False
+        self._said: tuple[int, ...] | None = None
+        self.supervisor: Supervisor | None = None
+
+    @property
+    def ready_url(self) -> str:
+        """What the dashboard answers 200 at once it is of use."""
+        return f"{self.dashboard}/readyz"
+
+    def start(self) -> None:
+        """Check whatever would keep a process from working, then start them all.
+
+        Raises:
+            MissingExtra: the packages of the extra ``server`` are not installed.
+            AddressInUse: somebody runs the stack on this home, or uses its addresses.
+            UsageError: an address or rules that cannot be used.
+            SettingsError: a folder that cannot be written, or keys are wanted and there are none.
+        """
+        for package in NEEDED:
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtra("the stack", package, "server")
+        stopper = [("stopper",)] if self._has_rules() else []
+        self._claim = HomeClaim(self.settings.home)
+        sockets.Claim(self.settings.broker).release()
+        keyring = Keyring(keys_folder(self.settings.home))
+        if self.listen:
+            check_can_listen(keyring, self.listen)
+        port = self._take_port(keyring)
+        private_folder(self.logs)
+        broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
+        guarded = ("--tokens",) if self._tokens else ()
+        serve = ("dashboard", "--host", self._host, "--port", str(port), *guarded)
+        programs = [
+            Program(
+                command[0],
+                (sys.executable, "-m", "lineside.cli", *command),
+                environment(self.settings),
+            )
+            for command in (broker, ("recorder",), serve, *stopper)
+        ]
+        self.supervisor = Supervisor(programs, self.logs, report=self._report)
+        self.supervisor.start()
+        self._note()
+
+    def turn(self) -> None:
+        """Keep the processes going. Returns at once."""
+        if self.supervisor is not None:
+            self.supervisor.turn()
+            self._note()
+
+    def ready(self) -> bool:
+        """Whether the broker answers and the dashboard can read the store, now.
+
+        Raises:
+            StackFailed: a process has ended, which before readiness means that it cannot work here.
+        """
+        for child in self.supervisor.children if self.supervisor else ():
+            code = child.exit_code()
+            if code is not None:
+                raise StackFailed(
+                    f"the {child.program.name} ended ({ending(code)}): {self._last_words(child)}",
+                    UsageError.exit_code if code == UsageError.exit_code else 1,
+                )
+        return self._ask_broker() and http_problem(self.ready_url) is None
+
+    def why_not_ready(self) -> StackFailed:
+        """The error to raise when there is no more time to wait."""
+        if not self._broker_answers:
+            return StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
+        return StackFailed(
+            f"the dashboard is not ready: {http_problem(self.ready_url)}; see {self.logs}"
+        )
+
+    def stop(self) -> None:
+        """End every process and let the home go."""
+        self._close_reader()
+        if self.supervisor is not None:
+            self.supervisor.stop()
+        if self._claim is not None:
+            self._claim.release()
+
+    def news(self) -> list[tuple[str, str]]:
+        """Log lines since the last call, each with the name of who wrote it."""
+        children = self.supervisor.children if self.supervisor else []
+        return [(child.program.name, line) for child in children for line in child.log.news()]
+
+    def _take_port(self, keyring: Keyring) -> int:
+        from lineside.dashboard.auth.listening import address, check_tokens, listen
+
+        if self._tokens:
+            check_tokens(keyring)
+        try:
+            listener = listen(self._host, self._port, keyring)
+        except AddressInUse:
+            if not self._port_or_any:
+                raise
+            listener = listen(self._host, 0, keyring)
+        with listener:
+            self.dashboard = address(listener)
+            port: int = listener.getsockname()[1]
+        return port
+
+    def _has_rules(self) -> bool:
+        """Whether the home has a file of rules, and they can be used.
+
+        Raises:
+            UsageError: they cannot.
+        """
+        from lineside.subscribers.stopper import reading
+
+        path = self.settings.home / reading.FILE_NAME
+        return path.exists() and bool(reading.load(path))
+
+    def _ask_broker(self) -> bool:
+        if self._broker_answers:
+            return True
+        if self._reader is None:
+            self._reader = Reader(self.settings.broker, start=LIVE)
+        with contextlib.suppress(BrokerUnreachable):
+            self._reader.wait_connected(0.1)
+            self._broker_answers = True
+            self._close_reader()
+        return self._broker_answers
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _last_words(self, child: Child) -> str:
+        lines = child.log.last(1)
+        said = lines[0].removeprefix("lineside: ") if lines else "it said nothing"
+        return f"{said} (all of it in {child.log.path})"
+
+    def _note(self) -> None:
+        if self.supervisor is None or self._claim is None:
+            return
+        restarts = tuple(child.restarts for child in self.supervisor.children)
+        if restarts != self._said:
+            self._said = restarts
+            names = [child.program.name for child in self.supervisor.children]
+            self._claim.say(
+                {
+                    "dashboard": self.dashboard,
+                    "broker": self.settings.broker,
+                    "restarts": dict(zip(names, restarts, strict=True)),
+                }
+            )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """``settings`` as the variables that a child process reads them from."""
+    return {
+        "LINESIDE_HOME": str(settings.home),
+        "LINESIDE_BROKER": settings.broker,
+        "LINESIDE_SPOOL": str(settings.spool),
+        "LINESIDE_STORE": settings.store,
+    }

@@ -1,0 +1,186 @@
+"""Keeps a few child processes alive: starts, watches, starts again with back-off, ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lineside.bus.service import SUPERVISOR_PID
+from lineside.cli.stack.logs import LogFile
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command to keep running; ``env`` is added to this process's own environment."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds to wait before a start: ``first``, then ``factor`` times as long, up to ``longest``.
+
+    A process that lived ``healthy`` seconds begins at ``first`` again.
+    """
+
+    first: float = 0.5
+    factor: float = 2.0
+    longest: float = 30.0
+    healthy: float = 30.0
+
+
+class Child:
+    """One program: its process while it runs, its log, and how often it had to be started again."""
+
+    def __init__(self, program: Program, log: LogFile, backoff: Backoff) -> None:
+        self.program = program
+        self.log = log
+        self.restarts = 0
+        self.last_exit: int | None = None
+        self._backoff = backoff
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._wait = backoff.first
+        self._due: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None between its end and the next start."""
+        return self._process.pid if self._process else None
+
+    def exit_code(self) -> int | None:
+        """How the process ended, as ``subprocess`` says it; None while it runs."""
+        return self._process.poll() if self._process else self.last_exit
+
+    def start(self, now: float) -> None:
+        """Start the process, its output at the end of the log.
+
+        It leads a session of its own, so that a Ctrl-C at the terminal reaches only us and the
+        order of the end is ours to choose.
+        """
+        with self.log.opened() as out:
+            self._process = subprocess.Popen(
+                self.program.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **self.program.env, SUPERVISOR_PID: str(os.getpid())},
+                start_new_session=True,
+            )
+        self._started, self._due = now, None
+
+    def turn(self, now: float) -> str | None:
+        """Notice an end or make a start that is due; what happened as a sentence, or None."""
+        name = self.program.name
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return None
+            self._process, self.last_exit = None, code
+            if now - self._started >= self._backoff.healthy:
+                self._wait = self._backoff.first
+            return f"{name} ended ({ending(code)}), next start in {self._postpone(now):g} s"
+        if self._due is None or now < self._due:
+            return None
+        try:
+            self.start(now)
+        except OSError as error:  # a full disk, no more processes: it may pass
+            return f"{name} cannot be started ({error}), again in {self._postpone(now):g} s"
+        self.restarts += 1
+        return f"{name} started again, {times(self.restarts)} so far"
+
+    def _postpone(self, now: float) -> float:
+        wait = self._wait
+        self._due = now + wait
+        self._wait = min(wait * self._backoff.factor, self._backoff.longest)
+        return wait
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if there is a process to take it."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the process has ended within ``timeout`` seconds."""
+        if self._process is None:
+            return True
+        try:
+            self.last_exit = self._process.wait(max(timeout, 0))
+        except subprocess.TimeoutExpired:
+            return False
+        self._process = None
+        return True
+
+
+class Supervisor:
+    """Runs programs until ``stop``. Each writes to ``<logs>/<name>.log``.
+
+    ``report`` is given a sentence whenever a child ended or was started again.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        logs: Path,
+        *,
+        report: Callable[[str], None],
+        backoff: Backoff | None = None,
+        grace: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        backoff = backoff or Backoff()
+        self.children = [Child(p, LogFile(logs / f"{p.name}.log"), backoff) for p in programs]
+        self._report = report
+        self._grace = grace
+        self._clock = clock
+
+    def start(self) -> None:
+        """Start every child once."""
+        for child in self.children:
+            child.start(self._clock())
+
+    def turn(self) -> None:
+        """Notice who ended, start who is due, keep logs small. Returns at once."""
+        now = self._clock()
+        for child in self.children:
+            if said := child.turn(now):
+                self._report(said)
+            child.log.trim()
+
+    def stop(self) -> None:
+        """End every child, the last one started first; kill who is not gone after ``grace`` s."""
+        for child in reversed(self.children):
+            child.signal(signal.SIGTERM)
+            child.signal(signal.SIGCONT)  # or a frozen one would not take it
+        deadline = self._clock() + self._grace
+        for child in reversed(self.children):
+            if not child.wait(deadline - self._clock()):
+                self._report(f"{child.program.name} did not end within {self._grace:g} s: killed")
+                self.kill(child)
+
+    def kill(self, child: Child) -> None:
+        """End ``child`` at once."""
+        child.signal(signal.SIGKILL)
+        child.wait(self._grace)
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its ``returncode``: ``exit code 1``, ``SIGKILL``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def times(count: int) -> str:
+    """``once``, ``twice``, ``3 times``."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

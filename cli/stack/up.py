@@ -1,0 +1,71 @@
+"""The stack in the foreground, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import typer
+
+from lineside.bus.service import Service
+from lineside.cli.output import warn
+from lineside.cli.stack.stack import Stack
+
+READY_SECONDS = 60.0
+_TURN_SECONDS = 0.2
+
+
+class Up(Service):
+    """Runs a stack and tells of it on stderr; with ``quiet`` without the processes' own lines."""
+
+    name = "up"
+
+    def __init__(self, stack: Stack, *, quiet: bool = False) -> None:
+        super().__init__()
+        self.stack = stack
+        self._quiet = quiet
+        self._ready = False
+        self._deadline = 0.0
+
+    def startup(self) -> None:
+        """Start the processes."""
+        self.stack.start()
+        self._deadline = time.monotonic() + READY_SECONDS
+
+    def turn(self) -> None:
+        """Wait for readiness once, then keep things going."""
+        if not self._quiet:
+            for name, line in self.stack.news():
+                warn(f"{name:<9} | {line}")
+        if self._ready:
+            self.stack.turn()
+        elif self.stack.ready():
+            self._ready = True
+            self.on_ready()
+        elif time.monotonic() > self._deadline:
+            raise self.stack.why_not_ready()
+        time.sleep(_TURN_SECONDS)
+
+    def on_ready(self) -> None:
+        """Print the addresses."""
+        settings = self.stack.settings
+        also = f", with a key {self.stack.listen}" if self.stack.listen else ""
+        typer.echo(
+            f"Lineside is up.\n"
+            f"  page    {self.stack.dashboard}\n"
+            f"  broker  {settings.broker}{also}\n"
+            f"  store   {without_password(settings.store)}\n"
+            f"  logs    {self.stack.logs}\n"
+            "Ctrl-C ends it; training goes on without it, and nothing of it is lost."
+        )
+
+    def shutdown(self) -> None:
+        """End the processes."""
+        if self._ready:
+            warn("ending")
+        self.stack.stop()
+
+
+def without_password(url: str) -> str:
+    """``url`` as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

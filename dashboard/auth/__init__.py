@@ -1,0 +1,1 @@
+"""Who may ask: tokens, login, origins and addresses."""

@@ -1,0 +1,1 @@
+"""What the dashboard stands on: the store, the bus, and the health of both."""

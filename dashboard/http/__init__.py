@@ -1,0 +1,1 @@
+"""HTTP itself: problem documents, request bounds, strict JSON, static files."""

@@ -1,0 +1,170 @@
+"""Errors as RFC 9457 problem documents, or as a friendly page where a browser asked for one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
+from lineside.dashboard.http.body import BODY_MAX
+from lineside.dashboard.http.strict import strict
+
+log = logging.getLogger("lineside")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """What a route raises to answer with a problem document.
+
+    ``kind`` is the last part of the document's ``type``; ``extra`` are members of its own.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.title = title
+        self.detail = detail
+        self.extra = extra or {}
+
+
+ErrorPage = Callable[[Request, Problem], Response]
+"""Renders a problem for a person."""
+
+
+def document(problem: Problem, instance: str) -> dict[str, Any]:
+    """The members of the problem document; ``instance`` is the path that was asked for."""
+    return {
+        "type": f"urn:lineside:problem:{problem.kind}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        **problem.extra,
+    }
+
+
+def response(problem: Problem, instance: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem document as a response."""
+    return JSONResponse(
+        strict(document(problem, instance))[0],  # it may repeat what was asked, whatever that was
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def install(app: FastAPI, page: ErrorPage) -> None:
+    """Make ``app`` answer every error with a problem document; ``page`` is what people see."""
+
+    def answer(
+        request: Request, problem: Problem, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        if wants_page(request):
+            return page(request, problem)
+        return response(problem, request.url.path, headers)
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        return answer(request, from_error(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 500)
+        return answer(request, from_status(request, status), getattr(error, "headers", None))
+
+    async def on_validation(request: Request, error: Exception) -> Response:
+        return answer(request, from_validation(error))
+
+    async def on_crash(request: Request, error: Exception) -> Response:
+        log.error("dashboard: %s %s failed", request.method, request.url.path, exc_info=error)
+        crashed = answer(request, CRASH)
+        # The server closes the connection after this; nobody should send another request on it.
+        crashed.headers["Connection"] = "close"
+        return crashed
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(LinesideError, on_problem)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_crash)
+
+
+CRASH = Problem(
+    500,
+    "internal-error",
+    "Something failed here",
+    "The dashboard failed while answering; its log has the traceback.",
+)
+
+
+def from_error(error: Exception) -> Problem:
+    """The problem an error of ours is."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RunNotFound):
+        return Problem(404, "unknown-run", "No such run", str(error), {"run": error.run})
+    if isinstance(error, StoreError):
+        return Problem(503, "store-unavailable", "The run history cannot be read", str(error))
+    if isinstance(error, UsageError):
+        return Problem(400, "bad-request", "That cannot be answered", str(error))
+    return Problem(500, "internal-error", "Something failed here", str(error))
+
+
+def from_status(request: Request, status: int) -> Problem:
+    """The problem an HTTP status raised by the framework is."""
+    path = request.url.path
+    if status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "not-found", "Nothing here", f"There is no page or route {path}.")
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not something {path} answers."
+        return Problem(405, "method-not-allowed", "Method not allowed", detail)
+    if status == HTTPStatus.BAD_REQUEST:
+        detail = "The body could not be read: expected JSON in UTF-8."
+        return Problem(400, "bad-request", "That cannot be answered", detail)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        detail = f"The body is too large: expected at most {BODY_MAX:,} bytes."
+        return Problem(413, "too-large", "The request is too large", detail)
+    phrase = HTTPStatus(status).phrase
+    return Problem(status, phrase.lower().replace(" ", "-"), phrase, f"{phrase}: {path}.")
+
+
+def from_validation(error: Exception) -> Problem:
+    """The problem a request is whose parameters or body do not fit."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    errors = [_misfit(item) for item in found]
+    said = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
+    title = "The request does not fit"
+    return Problem(
+        422, "invalid-request", title, said or "It could not be read.", {"errors": errors}
+    )
+
+
+def _misfit(item: Mapping[str, Any]) -> dict[str, str]:
+    if item["type"] == "json_invalid" or item["loc"] == ("body",):
+        return {
+            "where": "body",
+            "message": "expected a JSON object, with content-type: application/json",
+        }
+    return {"where": ".".join(str(part) for part in item["loc"]), "message": str(item["msg"])}
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a browser asked for a page to show to a person."""
+    path = request.url.path
+    if path.startswith(("/api", "/static", "/healthz", "/readyz")):
+        return False
+    return "text/html" in request.headers.get("accept", "")

@@ -1,0 +1,122 @@
+"""A run's charts by group, and its configuration by group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lineside.dashboard.http.strict import strict
+from lineside.store.history.records import Series
+
+_PREFIXES = (
+    ("eval", "Evaluation"),
+    ("test", "Prediction"),
+    ("predict", "Prediction"),
+    ("train", "Training"),
+)
+_GROUPS = ("Training", "Evaluation", "Prediction")
+_FIRST = ("loss", "accuracy", "grad_norm", "learning_rate")
+_NOT_CHARTED = frozenset({"epoch"})
+_CONFIGURATION = (
+    ("Arguments", ("args",)),
+    ("Model", ("model",)),
+    ("Data", ("loaders", "processing")),
+    ("Versions", ("versions",)),
+    ("Process", ("process",)),
+)
+_DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts that belong together."""
+
+    name: str
+    charts: list[Series]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the configuration; ``faint`` where there is nothing to see."""
+
+    name: str
+    value: str
+    faint: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Lines that belong together."""
+
+    name: str
+    rows: list[Setting]
+
+
+def charts(series: Iterable[Series], *, going_on: bool) -> tuple[list[Group], list[Series]]:
+    """Curves by group, and apart from them what was logged once and will not be again."""
+    groups: dict[str, list[Series]] = {}
+    singles = []
+    for one in series:
+        if one.name in _NOT_CHARTED:
+            continue
+        if one.count == 1 and not going_on:
+            singles.append(one)
+        else:
+            groups.setdefault(_group(one.name), []).append(one)
+    own = [name for name in _GROUPS if name in groups]
+    others = sorted(set(groups) - set(own))
+    return [Group(name, sorted(groups[name], key=_rank)) for name in (*own, *others)], singles
+
+
+def configuration(facts: Mapping[str, Any]) -> list[Settings]:
+    """The facts of a run by group, flattened to lines named with dots."""
+    rest = dict(strict(facts)[0])
+    found = []
+    for title, names in _CONFIGURATION:
+        rows: list[Setting] = []
+        for name in names:
+            if name in rest:
+                rows.extend(_flatten(rest.pop(name), "" if len(names) == 1 else name))
+        found.append(Settings(title, rows))
+    rest.pop("state", None)
+    found.append(Settings("Run", list(_flatten(rest, "")) if rest else []))
+    return [group for group in found if group.rows]
+
+
+def _group(name: str) -> str:
+    head, slash, _ = name.partition("/")
+    for prefix, group in _PREFIXES:
+        if head == prefix or name.startswith(f"{prefix}_"):
+            return group
+    return head if slash else "Training"
+
+
+def _rank(series: Series) -> tuple[int, str]:
+    name = series.name.lower()
+    for place, word in enumerate(_FIRST):
+        if name.rpartition("/")[2].removeprefix("eval_").removeprefix("train_") == word:
+            return place, name
+    late = any(word in name for word in ("runtime", "per_second", "flos"))
+    return len(_FIRST) + late, name
+
+
+def _flatten(value: Any, name: str, depth: int = 0) -> Iterator[Setting]:
+    if value is None and not name:
+        return
+    if isinstance(value, dict) and set(value) == {"!"}:
+        yield Setting(name, str(value["!"]), faint=True)
+    elif isinstance(value, dict) and value and depth < _DEEPEST:
+        for key in sorted(value) if depth == 0 else value:
+            yield from _flatten(value[key], f"{name}.{key}" if name else key, depth + 1)
+    elif value is None or value == "" or value == [] or value == {}:
+        yield Setting(name, "none" if value is None else "empty", faint=True)
+    else:
+        yield Setting(name, value if isinstance(value, str) else _text(value), faint=False)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        return ", ".join(str(item) for item in value)
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,167 @@
+"""Recorded events as stops of a timeline: in words, with what matters of their data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import STEP_KINDS
+from lineside.dashboard import words
+from lineside.dashboard.http.strict import strict
+from lineside.store.history.records import EventRow
+
+NOT_LISTED = STEP_KINDS | {"heartbeat"}
+"""Kinds that are counted, not listed."""
+HIDDEN_AT_FIRST = frozenset({"log", commands.CONTROL_ON, commands.DELIVERED})
+_DULL = re.compile(r"^epoch$|runtime|per_second|flos")
+_MOST_DATA = 20_000  # characters of one event's data shown
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One event for a person. ``data`` is its data as indented JSON, where that says more."""
+
+    n: int
+    kind: str
+    words: str
+    where: str
+    said: str
+    tone: str
+    time: datetime
+    offset: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of event that can be shown or hidden."""
+
+    name: str
+    words: str
+    count: int
+    shown: bool
+
+
+def kinds(counts: Mapping[str, int], hidden: frozenset[str]) -> list[Kind]:
+    """The listed kinds of a run with their counts, in order."""
+    return [
+        Kind(name, words.kind(name), count, name not in hidden)
+        for name, count in sorted(counts.items(), key=lambda item: words.order(item[0]))
+        if name not in NOT_LISTED
+    ]
+
+
+def stop(row: EventRow, began: datetime) -> Stop:
+    """An event of a run that began at ``began``."""
+    data = row.data or {}
+    where = [f"step {row.step:,}"] if row.step else []
+    if row.producer not in ("rank0", commands.PRODUCER):
+        where.append(row.producer)
+    return Stop(
+        n=row.n,
+        kind=row.kind,
+        words=words.kind(row.kind),
+        where=" · ".join(where),
+        said=row.problem or _said(row.kind, data),
+        tone="caution" if row.problem else _tone(row.kind, data),
+        time=row.time,
+        offset=words.offset((row.time - began).total_seconds()),
+        data="" if row.kind == "run_start" or not data else _pretty(data),
+    )
+
+
+def _said(kind: str, data: Mapping[str, Any]) -> str:
+    if kind in ("evaluate", "predict"):
+        return _values(data.get("metrics"))
+    if kind == "log":
+        return _values(data.get("logs"))
+    if kind == "save":
+        return str(data.get("checkpoint") or "").rpartition("/")[2]
+    if kind == "run_start":
+        return _process(data)
+    if kind in ("train_error", "run_end"):
+        return _ending(data)
+    if kind == "process_exit":
+        signal = data.get("signal")
+        return f"ended by {signal}" if signal else f"exit code {data.get('exit_code')}"
+    if kind == "process_lost":
+        return f"{data.get('producer')} went while {data.get('phase')}, without a word"
+    if kind == "gap":
+        return _gap(data)
+    if kind in commands.STATES or kind == commands.CONTROL_ON:
+        return _command(kind, data)
+    if kind == "alert":
+        would = f" (would {data.get('action')})" if data.get("dry_run") else ""
+        return f"{data.get('rule')}: {data.get('why')}{would}"
+    return ""
+
+
+def _tone(kind: str, data: Mapping[str, Any]) -> str:
+    if kind == "train_end":
+        return "clear"
+    if kind in ("alert", "gap", "process_lost", commands.REJECTED, commands.EXPIRED):
+        return "caution"
+    if kind == "train_error" or (kind == "run_end" and data.get("how") == "exception"):
+        return "danger"
+    if kind == "process_exit" and (data.get("signal") or data.get("exit_code")):
+        return "danger"
+    return ""
+
+
+def _values(metrics: object) -> str:
+    if not isinstance(metrics, Mapping):
+        return ""
+    said = [
+        f"{name} {words.number(value)}"
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not _DULL.search(str(name))
+    ]
+    return ", ".join(said[:4])
+
+
+def _process(data: Mapping[str, Any]) -> str:
+    process = data.get("process")
+    if not isinstance(process, Mapping):
+        return ""
+    said = f"pid {process.get('pid')} on {process.get('host')}"
+    world = data.get("world_size")
+    return f"{said}, {world} ranks" if isinstance(world, int) and world > 1 else said
+
+
+def _ending(data: Mapping[str, Any]) -> str:
+    error = data.get("error")
+    if isinstance(error, Mapping):
+        return f"{error.get('type')}: {error.get('message')}"
+    return {"exit": "the process ended", "restarted": "another training began in it"}.get(
+        str(data.get("how")), ""
+    )
+
+
+def _gap(data: Mapping[str, Any]) -> str:
+    first, end, why = data.get("first"), data.get("end"), data.get("why")
+    if not isinstance(first, int) or not isinstance(end, int):
+        return ""
+    cause = {"cap": "the spool was at its cap", "disk": "the disk was full"}.get(str(why), why)
+    return f"{words.plural(end - first, 'event')} dropped: {cause}"
+
+
+def _command(kind: str, data: Mapping[str, Any]) -> str:
+    if kind == commands.CONTROL_ON:
+        return str(data.get("why") or "")
+    op, args = data.get("op"), data.get("args")
+    what = words.command(str(op), args if isinstance(args, Mapping) else {}) if op else ""
+    if kind == commands.COMMAND:
+        parts = [f"{what}, by {data.get('issued_by') or 'somebody'}", str(data.get("reason") or "")]
+    else:
+        parts = [what, commands.detail(data)]
+    return ": ".join(part for part in parts if part)
+
+
+def _pretty(data: Mapping[str, Any]) -> str:
+    text = json.dumps(strict(data)[0], indent=2, ensure_ascii=False)
+    return text if len(text) <= _MOST_DATA else f"{text[:_MOST_DATA]}\n… cut here"

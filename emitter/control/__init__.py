@@ -1,0 +1,1 @@
+"""Runs in the training process: applies commands on all ranks at one step. Never imports zmq."""

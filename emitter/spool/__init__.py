@@ -1,0 +1,1 @@
+"""The files that the training process and the shipper share. Never imports zmq."""

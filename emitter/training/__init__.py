@@ -1,0 +1,1 @@
+"""Runs in the training process: opens runs and publishes their events. Never imports zmq."""

@@ -1,0 +1,146 @@
+"""Who a process is on the bus: its run, attempt and rank, the same on every rank of one job."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
+from lineside.bus.settings import Settings
+
+MARK = "lineside"
+"""Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
+_SLUG_CHARACTERS = 32
+_ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands in its job."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_env(cls) -> Place:
+        """As torch.distributed knows it, else as RANK, WORLD_SIZE and LOCAL_RANK say."""
+        local = _integer(os.environ.get("LOCAL_RANK"), 0)
+        distributed = _distributed()
+        if distributed is not None:
+            return cls(distributed.get_rank(), distributed.get_world_size(), local)
+        return cls(
+            _integer(os.environ.get("RANK"), 0), _integer(os.environ.get("WORLD_SIZE"), 1), local
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One attempt of a run: what it is called on the bus and by people."""
+
+    run: str
+    attempt: str
+    name: str
+    project: str
+    place: Place
+
+    @property
+    def stream(self) -> Stream:
+        return Stream(self.run, f"rank{self.place.rank}", self.attempt)
+
+    def mark(self) -> dict[str, str]:
+        """What a checkpoint keeps of it."""
+        return {
+            "run_id": self.run,
+            "attempt": self.attempt,
+            "name": self.name,
+            "project": self.project,
+        }
+
+
+def read_mark(stateful_callbacks: object) -> dict[str, str]:
+    """What a checkpoint's state says of the run that wrote it; empty if it says nothing usable."""
+    mark = stateful_callbacks.get(MARK) if isinstance(stateful_callbacks, Mapping) else None
+    if not isinstance(mark, Mapping) or not is_run_id(str(mark.get("run_id", ""))):
+        return {}
+    return {str(key): value for key, value in mark.items() if isinstance(value, str)}
+
+
+def new_run_id(hint: str) -> str:
+    """A fresh readable run id, sortable within one hint: ``tiny-gpt2-20261121-084512-4f2a1b``."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{slug(hint) or 'run'}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def slug(text: str) -> str:
+    """The letters, digits and dashes of ``text``, at most 32, fit to begin a run id."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.rstrip("/").rpartition("/")[2].lower())
+    return words.strip("-")[:_SLUG_CHARACTERS].strip("-")
+
+
+def begin(
+    settings: Settings,
+    place: Place,
+    *,
+    run: str,
+    name: str | None = None,
+    project: str | None = None,
+) -> Identity:
+    """A new attempt of ``run``; its name is ``name`` or the id. The environment has the last word.
+
+    ``LINESIDE_RUN_NAME`` and ``LINESIDE_PROJECT`` are looked at here, ``LINESIDE_RUN_ID`` by the
+    caller, who may have to add to it.
+    """
+    return Identity(
+        run=run,
+        attempt=_later_attempt(),
+        name=settings.run_name or name or run,
+        project=settings.project or project or "default",
+        place=place,
+    )
+
+
+def _later_attempt() -> str:
+    """A new attempt that sorts after every one this process has made."""
+    global _last_attempt
+    attempt = new_attempt()
+    if attempt <= _last_attempt:
+        # Not waited for: a clock that was set back may take hours until it is there again.
+        last, _, _ = _last_attempt.partition("-")
+        at = datetime.datetime.strptime(f"{last}+0000", f"{_ATTEMPT_TIME}%z")
+        at += datetime.timedelta(milliseconds=1)
+        attempt = f"{at.strftime(_ATTEMPT_TIME)[:-3]}-{secrets.token_hex(2)}"
+    _last_attempt = attempt
+    return attempt
+
+
+_last_attempt = ""
+
+
+def _distributed() -> Any:
+    """torch.distributed if this process is in a group of it; it is never imported here."""
+    module = sys.modules.get("torch.distributed")
+    with contextlib.suppress(Exception):
+        if module is not None and module.is_available() and module.is_initialized():
+            return module
+    return None
+
+
+def job_store() -> Any:
+    """The key-value store of the job this process belongs to; None without torch.distributed."""
+    distributed = _distributed()
+    return None if distributed is None else distributed.distributed_c10d._get_default_store()
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return int(text or default)
+    except ValueError:
+        return default

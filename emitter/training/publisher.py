@@ -1,0 +1,330 @@
+"""Puts events and the page of one stream together, safely for threads, signals, forks and exit."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from time import monotonic_ns, time
+from typing import Any
+
+from lineside.bus.settings import Settings
+from lineside.emitter.spool.outside import comes_from_outside
+from lineside.emitter.spool.page import (
+    CLOSED,
+    FLAGS,
+    HOOK_ERRORS,
+    HOOK_MONOTONIC_NS,
+    HOOK_NS,
+    HOOKS,
+    PHASE,
+    PHASES,
+    STEP,
+    TRAIN_ENDED,
+    TRAINING,
+)
+from lineside.emitter.spool.sidecar import Sidecar
+from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.spool.values import Cleaner, is_plain
+from lineside.emitter.training import exit as ending
+from lineside.emitter.training import launches, snapshot
+from lineside.emitter.training.identity import Identity
+from lineside.emitter.training.notice import say
+
+_TEND_EVERY_NS = 1_000_000_000
+# More events than this that wait for their own thread to come out of an emit cannot be real: an
+# exception thrown in from outside left the mark behind.
+_MOST_DEFERRED = 64
+_WAITING, _FINISHED = PHASES.index("waiting"), PHASES.index("finished")
+
+
+class Publisher:
+    """The engine of a ``Run`` and of the callback: one open stream of this process.
+
+    ``tell`` is what the Trainer's hooks call: ``hook`` on rank 0, ``stamp`` on other ranks.
+
+    Raises (only while being made):
+        SettingsError, OSError: the spool cannot be used.
+    """
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.identity = identity
+        self.tell = self.hook if identity.place.rank == 0 else self.stamp
+        self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.place.rank)
+        self._sidecar = _sidecar(settings.spool, settings.broker)
+        self.is_open = True
+        self.earlier_error = ending.last_error()
+        # Re-entrant, because a signal handler may come in the middle of an emit and emit itself.
+        self._lock = threading.RLock()
+        self._inside = False
+        self._deferred: deque[Callable[[], object]] = deque()
+        self._tend_ns = 0
+        self.tended: list[Callable[[], object]] = []
+        """What else is to be called about once a second while hooks come."""
+        self.step = 0
+        self._epoch: float | None = None
+        self._hooks = 0
+        self._hook_ns = 0
+        self._hook_errors = 0
+        ending.watch(self)
+        launches.register(identity.stream)
+
+    def hook(
+        self,
+        kind: str | None,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        phase: int | None,
+        now_ns: int,
+        wall: float = 0.0,
+    ) -> None:
+        """Publish one event and stamp the page; ``now_ns`` is when the hook was called.
+
+        With ``kind`` None only the page is stamped; ``phase`` None leaves that as it is. What comes
+        while this very thread is inside another event (signal handlers, finalizers) is published
+        right after it.
+        """
+        # All in one piece: after a backward pass each function on the way costs microseconds.
+        if not self.is_open:
+            return
+        with self._lock:
+            if self._inside and len(self._deferred) < _MOST_DEFERRED:
+                self._defer(kind, step, epoch, control, data, phase, now_ns)
+                return
+            self._inside = True
+            try:
+                is_due = now_ns >= self._tend_ns
+                if is_due:
+                    self._tend(now_ns)
+                spool = self._spool
+                if kind is not None:
+                    spool.write(kind, step, epoch, control, data, now_ns, wall)
+                words = spool.words
+                self.step, self._epoch = step, epoch
+                words[STEP] = step
+                if phase is not None and phase != words[PHASE]:
+                    # An evaluation or a save, and the step after it, may last for minutes.
+                    is_due = is_due or phase > _WAITING or words[PHASE] > _WAITING
+                    words[PHASE] = phase
+                words[HOOK_MONOTONIC_NS] = now_ns
+                if is_due:
+                    spool.folder.page.exchange()
+                self._hooks = words[HOOKS] = self._hooks + 1
+                self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
+            finally:
+                self._inside = False
+            if self._deferred:
+                self._drain()
+
+    def stamp(
+        self,
+        _kind: str,
+        step: int,
+        epoch: float | None,
+        control: int,
+        _data: Any,
+        phase: int | None,
+        now_ns: int,
+    ) -> None:
+        """As ``hook``, but only the page: what ranks other than 0 do."""
+        self.hook(None, step, epoch, control, None, phase, now_ns)
+
+    def emit(
+        self,
+        kind: str,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        now_ns: int,
+        wall: float = 0.0,
+    ) -> None:
+        """Publish one event that is not the account of a hook, such as ``run_start``."""
+        if self.is_open:
+            write = partial(self._spool.write, kind, step, epoch, control, data, now_ns, wall)
+            self._exclusively(write)
+
+    def flag(self, *, raised: int = 0, lowered: int = 0) -> None:
+        """Raise and lower bits of the page's FLAGS."""
+        words = self._spool.words
+        if self.is_open:
+            words[FLAGS] = words[FLAGS] & ~lowered | raised
+            self._spool.folder.page.exchange()
+
+    def tidy(self, values: Any) -> dict[str, Any]:
+        """``values`` as they can be encoded; the very same dict if they already can.
+
+        Raises:
+            TypeError: they are not names and values.
+        """
+        if is_plain(values):
+            return values  # type: ignore[no-any-return]
+        cleaner = Cleaner()
+        cleaned = cleaner.clean(values)
+        if not isinstance(cleaned, dict) or not hasattr(values, "keys"):
+            raise TypeError(f"expected names and values, got {type(values).__name__}")
+        self._spool.encode_failures += cleaner.lossy
+        return cleaned
+
+    def failed(self, error: BaseException) -> None:
+        """Count a hook that failed inside, and say so the first time."""
+        self._hook_errors += 1
+        if self.is_open:
+            self._spool.words[HOOK_ERRORS] = self._hook_errors
+        if self._hook_errors == 1:
+            say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+
+    @property
+    def words(self) -> memoryview:
+        """The page's words as they are mapped now."""
+        return self._spool.words
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a training was published on it that ended by itself."""
+        return bool(self._spool.words[FLAGS] & TRAIN_ENDED)
+
+    @property
+    def next_seq(self) -> int:
+        """The seq of the next event."""
+        return self._spool.next_seq
+
+    @contextmanager
+    def in_phase(self, phase: int) -> Iterator[None]:
+        """Say that the process does this meanwhile, and afterwards again what it did before."""
+        before = self._spool.words[PHASE]
+        self._enter(phase)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    def _enter(self, phase: int) -> None:
+        self._spool.words[PHASE] = phase
+        self._spool.folder.page.exchange()
+
+    def tend_if_due(self) -> None:
+        """See to the spool and the shipper although no hook comes."""
+        now_ns = monotonic_ns()
+        if self.is_open and now_ns >= self._tend_ns:
+            self._exclusively(partial(self._tend, now_ns))
+
+    def wait(self, *more: ending.Unconfirmed) -> bool:
+        """Wait until the bus has everything so far; False if the process's 5 s are spent."""
+        return ending.wait(self.unconfirmed(), *more)
+
+    def unconfirmed(self) -> ending.Unconfirmed:
+        """What the bus may not have confirmed yet."""
+        return ending.Unconfirmed(
+            self._spool.folder.page,
+            self._spool.settled_seq,
+            self._spool.folder.root,
+            self._sidecar.ensure,
+            is_spoken_of=self.identity.place.local_rank == 0,
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Publish that ``train()`` raises ``error``; what the script does next may still come."""
+        if self.is_open:
+            data = {"error": snapshot.error_facts(error)}
+            self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
+            self._spool.words[PHASE] = _FINISHED
+            self.flag(lowered=TRAINING)
+
+    def close(self, how: str, error: BaseException | None = None) -> None:
+        """Publish ``run_end`` and let go of the stream; does nothing the second time.
+
+        ``how`` is exit, restarted or exception.
+        """
+        if not self.is_open:
+            return
+        with self._lock:
+            if self._inside:
+                self._deferred.append(partial(self.close, how, error))
+                return
+            self._exclusively(partial(self._spool.settle, self.step, self._epoch))
+            data = {
+                "how": how,
+                "error": snapshot.error_facts(error),
+                "counters": self._counters(),
+            }
+            self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())
+            self._spool.words[PHASE] = _FINISHED
+            self.flag(raised=CLOSED, lowered=TRAINING)
+            self.is_open = False
+            ending.leave(self, self.unconfirmed())
+            self._spool.close()
+
+    def disable(self) -> None:
+        """Never do anything again; the files stay with the process that opened them."""
+        self.is_open = False
+
+    def _exclusively(self, act: Callable[[], object]) -> None:
+        """Do ``act`` now, or after what this very thread is in the middle of."""
+        with self._lock:
+            if self._inside and len(self._deferred) < _MOST_DEFERRED:
+                self._deferred.append(act)
+                return
+            self._inside = True
+            try:
+                act()
+            finally:
+                self._inside = False
+            if self._deferred:
+                self._drain()
+
+    def _tend(self, now_ns: int) -> None:
+        """Raises nothing of ours: what it is called on the way of has to go on."""
+        self._tend_ns = now_ns + _TEND_EVERY_NS
+        try:
+            self._spool.tend()
+            self._sidecar.ensure()
+            for tend in self.tended:
+                tend()
+        except Exception as error:
+            if comes_from_outside(error):
+                raise
+            self.failed(error)
+
+    def _defer(
+        self,
+        kind: str | None,
+        step: int,
+        epoch: float | None,
+        control: int,
+        data: Any,
+        phase: int | None,
+        now_ns: int,
+    ) -> None:
+        # The caller may change its values once we have returned.
+        kept = Cleaner().clean(data)
+        wall = time()
+        self._deferred.append(
+            partial(self.hook, kind, step, epoch, control, kept, phase, now_ns, wall)
+        )
+
+    def _drain(self) -> None:
+        while self._deferred:
+            self._deferred.popleft()()
+
+    def _counters(self) -> dict[str, int]:
+        """The account of this stream, ``run_end`` itself included."""
+        return {
+            "emitted": self._spool.next_seq + 1,
+            "dropped": self._spool.dropped,
+            "hook_errors": self._hook_errors,
+            "encode_failures": self._spool.encode_failures,
+            "hook_ns": self._hook_ns,
+            "hooks": self._hooks,
+        }
+
+
+@cache
+def _sidecar(spool: Path, broker: str) -> Sidecar:
+    """One for all runs of the process: it remembers the shipper that it started."""
+    return Sidecar(spool, broker)

@@ -1,0 +1,203 @@
+"""Runs of training loops that are not a Trainer: ``start_run`` and what it gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from lineside.bus.errors import SettingsError
+from lineside.bus.protocol.events import OWN_KINDS, is_run_id
+from lineside.bus.settings import Settings
+from lineside.emitter.spool.outside import comes_from_outside
+from lineside.emitter.spool.page import PHASES, TRAINING
+from lineside.emitter.training import exit as ending
+from lineside.emitter.training import snapshot
+from lineside.emitter.training.agreement import WAIT_FOR_RANK_0, Agreement
+from lineside.emitter.training.identity import Identity, Place, begin, new_run_id
+from lineside.emitter.training.notice import say, say_off
+from lineside.emitter.training.publisher import Publisher
+
+_IN_TRAINING = PHASES.index("training")
+
+
+class Run:
+    """Publishes one attempt of a run. Get one from ``start_run``.
+
+    Nothing it does raises or waits for anybody, ``finish`` excepted, which waits at most 5 s in
+    the life of the process. It may be used from any thread, from signal handlers and finalizers.
+    A forked child's and a copy's do nothing: the stream stays their parent's.
+    """
+
+    def __init__(self, publisher: Publisher | None = None) -> None:
+        self.publisher = publisher
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        identity: Identity,
+        facts: dict[str, Any],
+        *,
+        step: int = 0,
+        now_ns: int = 0,
+    ) -> Run:
+        """Make the stream and publish ``run_start`` with ``facts`` on it, at ``step``.
+
+        Raises:
+            SettingsError, OSError: the spool cannot be used.
+        """
+        publisher = Publisher(settings, identity)
+        data = snapshot.identity_facts(identity) | facts
+        publisher.emit("run_start", step, None, 0, data, now_ns or time.monotonic_ns())
+        return cls(publisher)
+
+    @property
+    def id(self) -> str:
+        """The run's id; empty if nothing is published."""
+        return self.publisher.identity.run if self.publisher else ""
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's name; empty if nothing is published."""
+        return self.publisher.identity.attempt if self.publisher else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether events go anywhere: not if Lineside is off, the run ended or this is a fork."""
+        return self.publisher is not None and self.publisher.is_open
+
+    def log(
+        self, values: Mapping[str, Any], *, step: int | None = None, epoch: float | None = None
+    ) -> None:
+        """Publish metrics at ``step`` (default: the last one given) and fractional ``epoch``.
+
+        Tensors on a GPU are named but not read, because that would wait for the GPU.
+        """
+        publisher = self.publisher
+        if publisher is None or not publisher.is_open:
+            return
+        now_ns = time.monotonic_ns()
+        try:
+            step = publisher.step if step is None else int(step)
+            data = {"logs": publisher.tidy(values)}
+            publisher.hook("log", step, epoch, 0, data, _IN_TRAINING, now_ns)
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
+            publisher.failed(error)
+
+    def event(
+        self,
+        kind: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        epoch: float | None = None,
+    ) -> None:
+        """Publish an event of any kind but Lineside's own ones, with ``data`` of any depth."""
+        publisher = self.publisher
+        if publisher is None or not publisher.is_open:
+            return
+        now_ns = time.monotonic_ns()
+        try:
+            _check_kind(kind)
+            step = publisher.step if step is None else int(step)
+            kept = None if data is None else publisher.tidy(data)
+            publisher.hook(kind, step, epoch, 0, kept, _IN_TRAINING, now_ns)
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
+            publisher.failed(error)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the run, because of ``error`` if there is one, and wait until the bus has it all."""
+        publisher = self.publisher
+        if publisher is None or not publisher.is_open:
+            return
+        try:
+            publisher.close("exit" if error is None else "exception", error)
+            if not publisher.wait():
+                ending.report(publisher.unconfirmed())
+        except BaseException as failure:
+            if comes_from_outside(failure):
+                raise
+            publisher.failed(failure)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        is_clean_exit = isinstance(error, SystemExit) and error.code in (None, 0)
+        self.finish(None if is_clean_exit else error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run, ()
+
+
+def start_run(
+    name: str | None = None,
+    *,
+    project: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
+) -> Run:
+    """Open a run for a training loop that is not a Trainer; end it with ``finish`` or ``with``.
+
+    ``run_id`` goes on with a run in a new attempt; LINESIDE_RUN_ID, LINESIDE_RUN_NAME and
+    LINESIDE_PROJECT have the last word. ``config`` is kept with secrets redacted. If the spool or a
+    setting cannot be used, it says so once on stderr and the run does nothing: this never raises.
+    In a torch.distributed job every rank may call it; rank 0's id and attempt hold for all.
+    """
+    try:
+        settings = Settings.from_env()
+        if settings.disabled:
+            say("off, as LINESIDE_DISABLED says")
+            return Run()
+        identity = _identify(settings, name, project, run_id)
+        facts = {"source": "loop"} | snapshot.gather(
+            {
+                "process": snapshot.process_facts,
+                "versions": snapshot.version_facts,
+                "args": lambda: config,
+            }
+        )
+        run = Run.open(settings, identity, facts)
+        if run.publisher is not None:
+            run.publisher.flag(raised=TRAINING)
+            run.publisher.tend_if_due()  # it may be long until its first event
+    except Exception as error:
+        if comes_from_outside(error):
+            raise
+        say_off(error)
+        return Run()
+    return run
+
+
+def _check_kind(kind: object) -> None:
+    if not isinstance(kind, str) or kind in OWN_KINDS:
+        raise ValueError(f"{kind!r} is not a kind of event that a script can publish")
+
+
+def _identify(
+    settings: Settings, name: str | None, project: str | None, run_id: str | None
+) -> Identity:
+    if run_id is not None and not is_run_id(run_id):
+        expected = "expected 1 to 128 of A-Z a-z 0-9 . _ -, and not audit"
+        raise SettingsError("run_id", run_id, expected)
+    place = Place.from_env()
+    agreement = Agreement("loop")
+    heard = agreement.hear(place, WAIT_FOR_RANK_0) if place.rank > 0 else None
+    if heard is not None:
+        return heard
+    run = settings.run_id or run_id or new_run_id(name or "")
+    identity = begin(settings, place, run=run, name=name, project=project)
+    if place.rank == 0:
+        agreement.tell(identity)
+    return identity

@@ -1,0 +1,1 @@
+"""Reads run history. The dashboard and the CLI import it."""

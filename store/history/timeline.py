@@ -1,0 +1,104 @@
+"""Reading what happened in a run: its events, checkpoints and holes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from lineside.store.database.schema import checkpoints, events, gaps, streams
+from lineside.store.database.values import at, from_json
+from lineside.store.history.records import Checkpoint, EventRow, Hole
+
+
+def read_events(
+    connection: Connection,
+    key: int,
+    after: int,
+    before: int | None,
+    kinds: Sequence[str] | None,
+    limit: int,
+) -> list[EventRow]:
+    """The first ``limit`` events of these kinds after number ``after``; with ``before`` the newest
+    ones below that, newest first."""
+    found: list[Any] = []
+    # A kind at a time, each by its index: of a million logs none is read for nothing.
+    for kind in [None] if kinds is None else sorted(set(kinds)):
+        query = (
+            select(events, streams.c.producer, streams.c.attempt)
+            .join(streams, streams.c.id == events.c.stream_id)
+            .where(events.c.run_key == key, events.c.n > after)
+            .order_by(events.c.n if before is None else events.c.n.desc())
+            .limit(limit)
+        )
+        if before is not None:
+            query = query.where(events.c.n < before)
+        if kind is not None:
+            query = query.where(events.c.kind == kind)
+        found.extend(connection.execute(query))
+    found.sort(key=lambda row: int(row.n), reverse=before is not None)
+    return [as_event(row) for row in found[:limit]]
+
+
+def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[str, Any]:
+    """The data of the attempt's run_start, of its lowest rank; empty if there is none."""
+    data = connection.execute(
+        select(events.c.data)
+        .join(streams, streams.c.id == events.c.stream_id)
+        .where(events.c.run_key == key, events.c.kind == "run_start")
+        .where(streams.c.attempt == attempt)
+        .order_by(streams.c.producer, events.c.n)
+        .limit(1)
+    ).scalar()
+    facts: dict[str, Any] = from_json(data) or {}
+    return facts
+
+
+def read_checkpoints(connection: Connection, key: int, best: str | None) -> list[Checkpoint]:
+    """All checkpoints in the order they were saved."""
+    rows = connection.execute(
+        select(checkpoints, streams.c.attempt)
+        .join(streams, streams.c.id == checkpoints.c.stream_id)
+        .where(checkpoints.c.run_key == key)
+        .order_by(checkpoints.c.n)
+    )
+    return [
+        Checkpoint(
+            attempt=row.attempt,
+            step=row.step,
+            epoch=row.epoch,
+            time=at(row.time),
+            path=row.path,
+            best=row.path == best,
+        )
+        for row in rows
+    ]
+
+
+def read_gaps(connection: Connection, key: int) -> list[Hole]:
+    """All holes in the order they were found."""
+    rows = connection.execute(
+        select(gaps, streams.c.producer, streams.c.attempt)
+        .join(streams, streams.c.id == gaps.c.stream_id)
+        .where(streams.c.run_key == key)
+        .order_by(gaps.c.time, gaps.c.stream_id, gaps.c.first)
+    )
+    return [Hole(row.producer, row.attempt, row.first, row.end, at(row.time)) for row in rows]
+
+
+def as_event(row: Any) -> EventRow:
+    """The record of a row of ``events`` with its producer and attempt."""
+    return EventRow(
+        n=row.n,
+        producer=row.producer,
+        attempt=row.attempt,
+        seq=row.seq,
+        kind=row.kind,
+        step=row.step,
+        epoch=row.epoch,
+        time=at(row.time),
+        control=row.control,
+        data=from_json(row.data),
+        problem=row.problem,
+    )

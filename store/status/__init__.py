@@ -1,0 +1,1 @@
+"""Decides how a run stands. Pure rules without SQLAlchemy, for writer and reader."""

@@ -1,0 +1,1 @@
+"""The recorder process: it writes every event into the store."""

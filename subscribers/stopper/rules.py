@@ -1,0 +1,136 @@
+"""A rule: when something is to be done about a run, and what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lineside.bus.errors import UsageError
+from lineside.bus.protocol.patterns import fits
+from lineside.subscribers.stopper.modes import AUTO, MAX, direction
+
+PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
+NOT_FINITE, MAX_SECONDS, MAX_STEPS = "not_finite", "max_seconds", "max_steps"
+CONDITIONS = (PATIENCE, THRESHOLD, DIVERGENCE, NOT_FINITE, MAX_SECONDS, MAX_STEPS)
+"""Fields of which a rule has exactly one: when it holds."""
+
+STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT = (
+    "stop",
+    "save_and_stop",
+    "evaluate",
+    "set_lr",
+    "alert",
+)
+ACTIONS = (STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT)
+
+_COMPARING = (PATIENCE, THRESHOLD, DIVERGENCE)  # they ask whether a value is better than another
+EVAL_PREFIX = "eval_"
+"""What the names of a Trainer's evaluation metrics begin with."""
+
+
+# Fields that say nothing beside other conditions.
+_BELONGS: Mapping[str, Sequence[str]] = {
+    "monitor": (*_COMPARING, NOT_FINITE),
+    "mode": _COMPARING,
+    "min_delta": (PATIENCE,),
+    "baseline": (PATIENCE,),
+}
+_FOR_SET_LR = ("factor", "min_lr")  # nor these beside another action
+
+
+class RuleError(UsageError):
+    """A rule that cannot be one."""
+
+    def __init__(self, rule: str, what: str, value: object, expected: str) -> None:
+        said = "is missing" if value is None else f"{value!r:.200} cannot be"
+        super().__init__(f"{rule}: {what}: {said}; expected {expected}")
+
+
+class Start(NamedTuple):
+    """From where on a rule holds: behind this step, and this many evaluations."""
+
+    step: int = 0
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule, as ``docs/reference/rules.md`` describes it; ``mode`` is never ``auto`` here.
+
+    Raises:
+        RuleError: the fields do not make a rule.
+    """
+
+    name: str
+    monitor: str | None = None
+    mode: str = AUTO
+    patience: int | None = None
+    min_delta: float = 0.0
+    baseline: float | None = None
+    threshold: float | None = None
+    divergence: float | None = None
+    not_finite: int | None = None
+    max_seconds: float | None = None
+    max_steps: int | None = None
+    start_after: Start = field(default_factory=Start)
+    action: str = SAVE_AND_STOP
+    factor: float | None = None
+    min_lr: float = 0.0
+    cool_down: int = 0
+    project: str = "*"
+    run: str = "*"
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.mode == AUTO and self.condition in _COMPARING:
+            found = direction(self.monitor or "")
+            if found is None:
+                raise RuleError(
+                    self.name, "mode", AUTO, f"min or max: {self.monitor!r} does not tell which"
+                )
+            object.__setattr__(self, "mode", found)
+
+    @property
+    def condition(self) -> str:
+        """The one of ``CONDITIONS`` that it has."""
+        return next(name for name in CONDITIONS if getattr(self, name) is not None)
+
+    @property
+    def is_of_evaluations(self) -> bool:
+        """Whether its metric comes by evaluations; the others come by logs."""
+        return self.monitor is not None and self.monitor.startswith(EVAL_PREFIX)
+
+    def beats(self, value: float, other: float) -> bool:
+        """Whether ``value`` is the better one; never where one of them is NaN."""
+        return value > other if self.mode == MAX else value < other
+
+    def fits(self, run: str, name: str, project: str) -> bool:
+        """Whether it is for the run of this id, name and project."""
+        is_run = fits(run, self.run) or fits(name, self.run)
+        return is_run and fits(project, self.project)
+
+
+def _check(rule: Rule) -> None:
+    given = [name for name in CONDITIONS if getattr(rule, name) is not None]
+    if len(given) != 1:
+        raise RuleError(
+            rule.name, "condition", " and ".join(given) or None, f"one of {', '.join(CONDITIONS)}"
+        )
+    condition = given[0]
+    if condition in _COMPARING and rule.monitor is None:
+        raise RuleError(rule.name, "monitor", None, f"the name of a metric beside {condition}")
+    if rule.factor is None and rule.action == SET_LR:
+        raise RuleError(rule.name, "factor", None, "a number below 1 beside the action set_lr")
+    for name, belongs_to in _BELONGS.items():
+        if condition not in belongs_to:
+            _check_left_out(rule, name, condition)
+    for name in _FOR_SET_LR:
+        if rule.action != SET_LR:
+            _check_left_out(rule, name, rule.action)
+
+
+def _check_left_out(rule: Rule, name: str, beside: str) -> None:
+    value = getattr(rule, name)
+    if value != Rule.__dataclass_fields__[name].default:
+        raise RuleError(rule.name, name, value, f"none beside {beside}, it does nothing")

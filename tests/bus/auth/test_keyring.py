@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.auth.audit import (
+    OTHERS,
+    SAID_MAX,
+    STRANGERS_MAX,
+    TARGETS_MAX,
+    Refusal,
+    Refusals,
+)
+from lineside.bus.auth.keyring import KEY, TOKEN, Keyring, check_can_listen, hash_token
+from lineside.bus.errors import KeyNameError, SettingsError
+
+
+def test_the_list_is_read_again_when_somebody_changed_it(tmp_path: Path) -> None:
+    here, there = Keyring(tmp_path), Keyring(tmp_path)
+    assert here.entries() == []
+    there.new_key("a", ["emit"])
+    [one] = here.good(KEY)
+    assert (one.name, one.roles) == ("a", ("emit",))
+    assert here.find(KEY, one.proof) == one
+    assert here.find(TOKEN, one.proof) is None
+    there.revoke("a")
+    assert here.good(KEY) == []
+    found = here.find(KEY, one.proof)
+    assert found is not None
+    assert found.revoked
+
+
+def test_a_token_is_found_by_its_hash_alone(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    token = keyring.new_token("a", ["read"])
+    found = keyring.find(TOKEN, hash_token(token))
+    assert found is not None
+    assert found.name == "a"
+    assert keyring.find(TOKEN, token) is None
+
+
+def test_a_name_is_free_again_once_it_is_revoked(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    first = keyring.new_key("a", ["emit"]).read_text()
+    with pytest.raises(KeyNameError, match="in use"):
+        keyring.new_token("a", ["read"])
+    keyring.revoke("a")
+    assert keyring.new_key("a", ["emit"]).read_text() != first
+    assert [bool(one.revoked) for one in keyring.entries()] == [True, False]
+
+
+ODD = {"name": "a", "what": "key", "proof": "x", "roles": [["emit"]], "runs": [], "created": 1}
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"name": "a"}]}', f'{{"keys": [{ODD}]}}']
+)
+def test_a_list_that_cannot_be_read_lets_nobody_in(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.new_key("a", ["emit"])
+    (tmp_path / "list.json").write_text(damage.replace("'", '"'))
+    assert keyring.good(KEY) == []
+    assert "nobody is let in" in caplog.text
+    # The broker's own machine is not to lose it over that.
+    assert check_can_listen(keyring, "tcp://h:1").name == "broker"
+
+    # Nor is it written over: whoever can mend it has all of them again.
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    changes: list[Callable[[Keyring], object]] = [
+        lambda ring: ring.new_key("a", ["emit"]),
+        lambda ring: ring.new_token("b", ["read"]),
+        lambda ring: ring.revoke("a"),
+        lambda ring: ring.check(),
+    ]
+    for change in changes:
+        with pytest.raises(SettingsError, match=r"the list of keys=.*list\.json.*put a copy back"):
+            change(Keyring(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_brokers_own_key_is_called_so_when_it_cannot_be_used(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.new_key("a", ["emit"])
+    (tmp_path / "broker.key").write_text("{}")
+    with pytest.raises(
+        SettingsError, match=r"the broker's own key=.*the first `lineside keys new`"
+    ):
+        check_can_listen(keyring, "tcp://h:1")
+
+
+def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    def make(name: str) -> None:
+        Keyring(tmp_path).new_key(name, ["emit"])
+
+    names = [f"key{number}" for number in range(12)]
+    threads = [threading.Thread(target=make, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.name for one in Keyring(tmp_path).good(KEY)) == sorted(names)
+
+
+def refusal(who: str, target: str = "run/rank0/a", role: str = "read") -> Refusal:
+    return Refusal(who, role, "publish", target, "because")
+
+
+def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None:
+    refusals = Refusals()
+    refusals.note(refusal("a"))
+    [said] = refusals.due(100.0)
+    assert said == {
+        "who": "a",
+        "role": "read",
+        "action": "publish",
+        "target": "run/rank0/a",
+        "why": "because",
+        "count": 1,
+    }
+    for _ in range(7):
+        refusals.note(refusal("a"))
+    refusals.note(refusal("b"))
+    assert [(one["who"], one["count"]) for one in refusals.due(101.0)] == [("b", 1)]
+    assert refusals.due(159.0) == []
+    assert refusals
+    assert [(one["who"], one["count"]) for one in refusals.due(160.0)] == [("a", 7)]
+    assert not refusals
+    assert refusals.due(300.0) == []
+    refusals.note(refusal("a"))
+    assert [one["count"] for one in refusals.due(300.0)] == [1]
+
+
+def test_a_flood_of_different_ones_is_bounded_and_counted_to_the_last() -> None:
+    refusals = Refusals()
+    said = []
+    for number in range(10_000):
+        refusals.note(refusal(f"x{number}" * 100, role=""))
+        if number % 100 == 0:
+            said += refusals.due(number / 1000)
+    assert len(said) == SAID_MAX
+    said += refusals.due(math.inf)
+    assert len(said) <= STRANGERS_MAX + 2
+    assert sum(one["count"] for one in said) == 10_000
+    assert OTHERS in {one["who"] for one in said}
+    assert max(len(one["who"]) for one in said) <= 300
+
+
+def test_a_flood_of_strangers_does_not_hide_who_has_a_name() -> None:
+    refusals = Refusals()
+    for number in range(1000):
+        refusals.note(refusal("10.0.0.1", f"/x{number}", role=""))
+        refusals.note(refusal(f"10.1.0.{number}", role=""))
+        refusals.note(refusal("eve", f"run{number}"))
+    refusals.note(refusal("mallory", "secret/rank0/a"))
+    named = [one for one in refusals.due(100.0) if one["role"]]
+    assert ("mallory", "secret/rank0/a", 1) in {
+        (one["who"], one["target"], one["count"]) for one in named
+    }
+    eves = [(one["target"], one["count"]) for one in named if one["who"] == "eve"]
+    assert eves == [*((f"run{number}", 1) for number in range(TARGETS_MAX)), (OTHERS, 992)]
+
+
+def test_what_is_beyond_a_minutes_words_is_said_in_the_next_and_everybody_has_a_turn() -> None:
+    refusals = Refusals()
+    said = []
+    for minute in range(2):
+        for number in range(30):
+            refusals.note(refusal(f"10.0.0.{number}", role=""))
+        for second in (0, 30):
+            said += refusals.due(100.0 + 60 * minute + second)
+        assert len(said) == (minute + 1) * SAID_MAX
+    assert refusals
+    assert {one["who"] for one in said} == {f"10.0.0.{number}" for number in range(30)}

@@ -1,0 +1,301 @@
+"""What the reading client promises: everything it asked for, in order, once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lineside.bus.client import reader as reading
+from lineside.bus.client.reader import Reader
+from lineside.bus.errors import AddressError, BrokerUnreachable, ReaderDenied
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import LIVE, OFFSET, START
+from lineside.bus.settings import Settings
+from tests.bus.conftest import STREAM, Serve
+from tests.bus.reading import collect, publish, seqs
+
+
+def test_a_reader_from_the_start_gets_everything_in_order(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 200)
+    with Reader(settings.broker, start=START) as reader:
+        batches = collect(reader, 200)
+    assert seqs(batches) == list(range(200))
+    assert [batch.offset for batch in batches] == [1, 2, 3, 4]
+    assert {batch.stream for batch in batches} == {STREAM}
+    assert reader.head == 4
+
+
+def test_a_durable_reader_goes_on_behind_what_it_committed(
+    serve: Serve, settings: Settings
+) -> None:
+    serve()
+    publish(settings.broker, STREAM, 64 * 3)
+    with Reader(settings.broker, name="durable") as reader:
+        first = reader.poll(5)
+        assert first is not None
+        reader.commit(first.offset)
+        assert reader.poll(5) is not None  # had, but never committed
+    with Reader(settings.broker, name="durable") as reader:
+        assert seqs(collect(reader, 128)) == list(range(64, 192))
+
+
+def test_a_cursor_outlives_the_broker(serve: Serve, settings: Settings) -> None:
+    served = serve()
+    publish(settings.broker, STREAM, 128)
+    with Reader(settings.broker, name="durable") as reader:
+        batch = reader.poll(5)
+        assert batch is not None
+        reader.commit(batch.offset)
+        deadline = time.monotonic() + 5
+        while served.broker._journal.cursors().get("durable") != 1:
+            assert time.monotonic() < deadline
+            reader.poll(0.05)
+    served.stop()
+    serve()
+    with Reader(settings.broker, name="durable") as reader:
+        assert seqs(collect(reader, 64)) == list(range(64, 128))
+
+
+def test_a_reader_that_comes_back_further_on_keeps_its_committed_cursor(
+    serve: Serve, settings: Settings
+) -> None:
+    serve()
+    publish(settings.broker, STREAM, 64 * 4)
+    with Reader(settings.broker, name="durable") as reader:
+        reader.wait_connected(5)
+    with Reader(settings.broker, name="durable", start=OFFSET, offset=3) as reader:
+        assert reader.poll(5) is not None
+    with Reader(settings.broker, name="durable") as reader:
+        assert seqs(collect(reader, 256)) == list(range(256))
+
+
+def test_a_reader_from_an_offset_gets_what_comes_after_it(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 64 * 3)
+    with Reader(settings.broker, start=OFFSET, offset=2) as reader:
+        assert seqs(collect(reader, 64)) == list(range(128, 192))
+
+
+def test_a_live_reader_gets_only_what_is_yet_to_come(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 10)
+    with Reader(settings.broker, start=LIVE) as reader:
+        reader.wait_connected(5)
+        publish(settings.broker, "later/rank0/a", 5)
+        [batch] = collect(reader, 5)
+        assert batch.stream == Stream("later", "rank0", "a")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["a"], {"a/rank0/x", "a/rank0/y", "a/shipper/x"}),
+        (["a/rank0"], {"a/rank0/x", "a/rank0/y"}),
+        (["a/rank0/y", "b"], {"a/rank0/y", "b/rank0/x"}),
+        (["*/shipper"], {"a/shipper/x"}),
+        (["*/*/x"], {"a/rank0/x", "a/shipper/x", "b/rank0/x"}),
+    ],
+)
+def test_a_reader_gets_only_the_streams_it_asked_for(
+    serve: Serve, settings: Settings, patterns: list[str], expected: set[str]
+) -> None:
+    served = serve()
+    for stream in ("a/rank0/x", "a/rank0/y", "b/rank0/x", "a/shipper/x"):
+        publish(settings.broker, stream, 3)
+
+    def read() -> set[str]:
+        with Reader(settings.broker, start=START, streams=patterns) as reader:
+            batches = collect(reader, 3 * len(expected))
+            assert reader.poll(0.1) is None
+        return {str(batch.stream) for batch in batches}
+
+    assert read() == expected  # from memory
+    served.stop()
+    serve()
+    assert read() == expected  # from the journal
+
+
+def test_a_filtered_durable_reader_does_not_hold_back_what_it_does_not_want(
+    serve: Serve, settings: Settings
+) -> None:
+    served = serve()
+    with Reader(settings.broker, name="durable", streams=["mine"]) as reader:
+        publish(settings.broker, "mine/rank0/a", 1)
+        collect(reader, 1)
+        publish(settings.broker, "other/rank0/a", 64 * 5)
+        deadline = time.monotonic() + 5
+        while served.broker._journal.cursors().get("durable", 0) < 6:
+            assert time.monotonic() < deadline
+            reader.poll(0.1)
+
+
+def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(
+    serve: Serve, settings: Settings
+) -> None:
+    serve()
+    publish(settings.broker, "mine/rank0/a", 1)
+    publish(settings.broker, "other/rank0/a", 64 * 5)
+    with Reader(settings.broker, start=START, streams=["mine"]) as reader:
+        deadline = time.monotonic() + 10
+        while (batch := reader.poll(0.1)) is None:
+            assert time.monotonic() < deadline
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            reader.poll(0.1)
+            assert reader.processed == 0, "what was not committed is not processed"
+        reader.commit(batch.offset)
+        while reader.processed < 6:
+            assert time.monotonic() < deadline
+            reader.poll(0.1)
+        assert reader.processed == reader.head == 6
+
+
+def test_a_newer_reader_takes_the_name_and_the_older_is_told(
+    serve: Serve, settings: Settings
+) -> None:
+    serve()
+    with Reader(settings.broker, name="one") as older:
+        older.wait_connected(5)
+        with Reader(settings.broker, name="one") as newer:
+            newer.wait_connected(5)
+            with pytest.raises(ReaderDenied, match="another reader named 'one' took over"):
+                older.poll(5)
+            with pytest.raises(ReaderDenied):
+                older.poll(0)
+            publish(settings.broker, STREAM, 3)
+            assert seqs(collect(newer, 3)) == [0, 1, 2]
+
+
+def test_a_pattern_that_is_none_is_denied_with_a_sentence(serve: Serve, settings: Settings) -> None:
+    serve()
+    with (
+        Reader(settings.broker, start=START, streams=["a//b"]) as reader,
+        pytest.raises(ReaderDenied, match="expected run"),
+    ):
+        reader.wait_connected(5)
+
+
+def test_nobody_there_is_told_with_the_address(settings: Settings) -> None:
+    with Reader(settings.broker) as reader:
+        assert reader.poll(0.05) is None
+        with pytest.raises(BrokerUnreachable, match="no broker answered at ipc://"):
+            reader.wait_connected(0.1)
+
+
+def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
+    serve: Serve,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 0.1)
+    with Reader(settings.broker) as reader:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            reader.poll(0.1)
+        assert caplog.text.count(f"no broker answered at {settings.broker} within 0.1 s") == 1
+        monkeypatch.undo()
+        serve()
+        reader.wait_connected(10)
+    assert caplog.text.count("no broker answered") == 1
+
+
+def test_an_address_that_cannot_be_is_told_at_once() -> None:
+    with pytest.raises(AddressError, match="keys only"):
+        Reader("tcp://127.0.0.1:7430")
+
+
+def test_a_slow_reader_holds_up_nobody(serve: Serve, settings: Settings) -> None:
+    serve()
+    with (
+        Reader(settings.broker, start=START, credit=4) as slow,
+        Reader(settings.broker, start=START) as quick,
+    ):
+        slow.wait_connected(5)
+        publish(settings.broker, STREAM, 64 * 300)
+        assert seqs(collect(quick, 64 * 300)) == list(range(64 * 300))
+        # It gets everything all the same, when it comes to it.
+        assert seqs(collect(slow, 64 * 300)) == list(range(64 * 300))
+
+
+def test_a_poll_of_no_time_returns_what_is_there(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 3)
+    with Reader(settings.broker, start=START) as reader:
+        deadline = time.monotonic() + 5
+        batch = None
+        while batch is None:
+            assert time.monotonic() < deadline
+            batch = reader.poll(0)
+        assert seqs([batch]) == [0, 1, 2]
+
+
+def test_another_journal_is_read_from_its_start(serve: Serve, settings: Settings) -> None:
+    served = serve()
+    publish(settings.broker, STREAM, 64 * 5)
+    with Reader(settings.broker, start=START) as reader:
+        assert seqs(collect(reader, 320)) == list(range(320))
+        known = reader.journal
+        served.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        serve()
+        publish(settings.broker, "new/rank0/a", 3)
+        [batch] = collect(reader, 3)
+        assert (batch.stream, batch.offset) == (Stream("new", "rank0", "a"), 1)
+        assert reader.journal != known
+
+
+def test_an_offset_of_another_journal_is_not_believed(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 64 * 2)
+    with Reader(settings.broker, name="r", start=OFFSET, offset=2, journal="another") as reader:
+        assert seqs(collect(reader, 128)) == list(range(128))
+
+
+def test_an_older_copy_of_the_journal_is_read_from_its_start(
+    serve: Serve, settings: Settings
+) -> None:
+    served = serve()
+    publish(settings.broker, STREAM, 64)
+    served.stop()
+    older = settings.journal.read_bytes()
+    served = serve()
+    publish(settings.broker, STREAM, 64 * 3)
+    with Reader(settings.broker, start=START) as reader:
+        assert seqs(collect(reader, 192)) == list(range(192))
+        known = (reader.journal, reader.restarts)
+        served.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        settings.journal.write_bytes(older)
+        serve()
+        publish(settings.broker, "new/rank0/a", 3)
+        [batch] = collect(reader, 3)
+        assert (batch.stream, seqs([batch])) == (Stream("new", "rank0", "a"), [0, 1, 2])
+        assert (reader.journal, reader.restarts - 1) == known
+    assert batch.offset < 4  # which the reader had seen before, with other events
+
+
+def test_a_live_reader_over_a_new_journal_stays_live(serve: Serve, settings: Settings) -> None:
+    serve()
+    publish(settings.broker, STREAM, 3)
+    with Reader(settings.broker, start=LIVE, journal="another") as reader:
+        reader.wait_connected(5)
+        publish(settings.broker, "new/rank0/a", 2)
+        [batch] = collect(reader, 2)
+        assert batch.stream == Stream("new", "rank0", "a")
+
+
+def test_closing_hands_over_what_was_committed(serve: Serve, settings: Settings) -> None:
+    served = serve()
+    publish(settings.broker, STREAM, 64 * 10)
+    for expected in range(1, 11):
+        with Reader(settings.broker, name="durable") as reader:
+            batch = reader.poll(5)
+            assert batch is not None
+            assert batch.offset == expected
+            reader.commit(batch.offset)
+    assert served.error is None

@@ -1,0 +1,179 @@
+"""What a reader says and hears, against a broker played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.client.reader import Reader
+from lineside.bus.protocol.events import Gap
+from lineside.bus.protocol.messages import (
+    CURSOR,
+    OFFSET,
+    OK,
+    START,
+    Ack,
+    Cur,
+    Evt,
+    GapMessage,
+    Message,
+    Sub,
+    Who,
+    decode,
+)
+from lineside.bus.settings import Settings
+from tests.bus.conftest import STREAM, record, records
+from tests.bus.reading import seqs
+
+
+class Fake:
+    """Plays the broker's part by hand: hears one reader, says what the test wants."""
+
+    def __init__(self, address: str) -> None:
+        self.context: sockets.Context = zmq.Context()
+        self.claim = sockets.Claim(address)
+        self.socket = sockets.router(self.context, self.claim)
+
+    def hear(self) -> Message:
+        assert self.socket.poll(5000)
+        self.identity, *frames = self.socket.recv_multipart()
+        return decode(frames)
+
+    def say(self, *messages: Message) -> None:
+        for message in messages:
+            self.socket.send_multipart([self.identity, *message.encode()])
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        self.claim.release()
+
+
+@pytest.fixture
+def fake(settings: Settings) -> Iterator[Fake]:
+    broker = Fake(settings.broker)
+    yield broker
+    broker.close()
+
+
+def said(name: str, offset: int = 0, journal: str = "j") -> Ack:
+    return Ack(name, offset, OK, 9, journal)
+
+
+def test_what_comes_twice_is_given_once(fake: Fake, settings: Settings) -> None:
+    with Reader(settings.broker, start=START) as reader:
+        assert reader.poll(0.2) is None
+        assert fake.hear() == Sub("", START, 0, (), 64)
+        fake.say(
+            said(""),
+            Evt(1, STREAM, 0, 3, records(0, 3)),
+            GapMessage(None, 2, 4, 3),
+            Evt(4, STREAM, 3, 2, records(3, 5)),
+            GapMessage(STREAM, 5, 7, 5),
+            # A second answer, as after two subscriptions that crossed.
+            said(""),
+            Evt(1, STREAM, 0, 3, records(0, 3)),
+            GapMessage(None, 2, 4, 3),
+            Evt(4, STREAM, 3, 2, records(3, 5)),
+            GapMessage(STREAM, 5, 7, 5),
+            Evt(6, STREAM, 4, 4, records(4, 8)),
+        )
+        batches = [reader.poll(5) for _ in range(5)]
+    assert [batch and (batch.offset, seqs([batch]), batch.gaps) for batch in batches] == [
+        (1, [0, 1, 2], ()),
+        (3, [], (Gap(None, 2, 4),)),
+        (4, [3, 4], ()),
+        (5, [], (Gap(STREAM, 5, 7),)),
+        (6, [7], ()),
+    ]
+
+
+def test_a_jump_between_deliveries_is_a_gap(fake: Fake, settings: Settings) -> None:
+    with Reader(settings.broker, start=START) as reader:
+        reader.poll(0.2)
+        fake.hear()
+        fake.say(
+            said(""),
+            Evt(1, STREAM, 5, 1, record(5)),  # where a stream begins is nobody's gap
+            Evt(2, STREAM, 9, 1, record(9)),
+        )
+        batches = [reader.poll(5), reader.poll(5)]
+    assert [batch and batch.gaps for batch in batches] == [(), (Gap(STREAM, 6, 9),)]
+
+
+def test_what_comes_before_the_answer_to_a_subscription_is_not_taken(
+    fake: Fake, settings: Settings
+) -> None:
+    with Reader(settings.broker, start=START) as reader:
+        reader.poll(0.2)
+        fake.hear()
+        fake.say(
+            Evt(1, STREAM, 0, 1, record(0)),
+            GapMessage(STREAM, 1, 2, 2),
+            said(""),
+            Evt(2, STREAM, 1, 1, record(1)),
+        )
+        batch = reader.poll(5)
+    assert batch is not None
+    assert seqs([batch]) == [1]
+
+
+def test_a_reader_that_is_not_known_subscribes_behind_what_it_was_given(
+    fake: Fake, settings: Settings
+) -> None:
+    with Reader(settings.broker, name="r") as reader:
+        reader.poll(0.2)
+        assert fake.hear() == Sub("r", CURSOR, 0, (), 64)
+        fake.say(said("r", 6), Evt(7, STREAM, 0, 1, record(0)))
+        assert reader.poll(5) is not None
+        fake.say(Who())
+        assert reader.poll(0.2) is None
+        assert fake.hear() == Sub("r", OFFSET, 7, (), 64)
+
+
+def test_a_reader_says_every_second_how_far_it_is_and_learns_the_head(
+    fake: Fake, settings: Settings
+) -> None:
+    with Reader(settings.broker, name="r") as reader:
+        reader.poll(0.2)
+        fake.hear()
+        fake.say(said("r"), Evt(7, STREAM, 0, 1, record(0)))
+        assert reader.poll(5) is not None
+        assert reader.head == 9
+        reader.commit(7)
+        assert fake.hear() == Cur(7, 1)
+        fake.say(Ack("r", 7, OK, 12))
+        assert reader.poll(1.2) is None
+        assert reader.head == 12
+        assert fake.hear() == Cur(7, 0)
+
+
+def test_credit_goes_back_before_it_runs_out(fake: Fake, settings: Settings) -> None:
+    with Reader(settings.broker, start=START, credit=4) as reader:
+        reader.poll(0.2)
+        fake.hear()
+        fake.say(said(""), *(Evt(o, STREAM, o, 1, record(o)) for o in range(1, 5)))
+        for _ in range(4):
+            assert reader.poll(5) is not None
+        assert fake.hear() == Cur(0, 2)
+
+
+def test_a_subscription_without_an_answer_is_sent_again(fake: Fake, settings: Settings) -> None:
+    with Reader(settings.broker, start=START) as reader:
+        assert reader.poll(1.5) is None
+        assert fake.hear() == fake.hear() == Sub("", START, 0, (), 64)
+
+
+def test_words_that_are_none_are_passed_over(fake: Fake, settings: Settings) -> None:
+    with Reader(settings.broker, start=START) as reader:
+        reader.poll(0.2)
+        fake.hear()
+        fake.say(said(""))
+        fake.socket.send_multipart([fake.identity, b"NO", b"\xff"])
+        fake.socket.send_multipart([fake.identity, b"EVT", b"short"])
+        fake.say(Cur(1, 1), Evt(1, STREAM, 0, 1, record(0)))
+        batch = reader.poll(5)
+    assert batch is not None
+    assert seqs([batch]) == [0]

@@ -1,0 +1,201 @@
+"""``lineside up`` as a person has it: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.client.reader import Reader
+from lineside.cli.stack.home import is_held, read_note
+from lineside.cli.stack.probes import get_json, http_problem
+from tests.cli.homes import Home, wait_until
+
+
+def children(pid: int) -> dict[str, int]:
+    """The processes that ``pid`` supervises, by command."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        argv = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        if "lineside.cli" in argv:
+            found[argv[argv.index("lineside.cli") + 1]] = int(child)
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_up_prints_addresses_that_answer(home: Home) -> None:
+    process, page = home.up()
+    broker = process.until(r"broker +(ipc://\S+)\n")
+    assert http_problem(f"{page}/readyz") is None
+    with Reader(broker) as reader:
+        reader.wait_connected(5)
+    assert get_json(page)[0] == 200
+    assert sorted(children(process.pid)) == ["broker", "dashboard", "recorder"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_of_it_in_a_few_seconds(home: Home, number: signal.Signals) -> None:
+    process, _ = home.up()
+    pids = list(children(process.pid).values())
+    began = time.monotonic()
+    process.send(number)
+    assert process.wait() == 0
+    assert time.monotonic() - began < 10
+    assert all(gone(pid) for pid in pids)
+    assert "Traceback" not in process.out
+    assert not is_held(home.path)
+
+
+def test_a_killed_process_is_started_again_and_counted(home: Home) -> None:
+    process, page = home.up("--quiet")
+    for name in ("broker", "recorder", "dashboard"):
+        os.kill(children(process.pid)[name], signal.SIGKILL)
+        process.until(rf"{name} ended \(SIGKILL\), next start in 0.5 s")
+        process.until(rf"{name} started again, once so far")
+    wait_until(lambda: http_problem(f"{page}/readyz") is None, "readiness on the same port")
+    note = read_note(home.path)
+    assert note is not None
+    assert note["restarts"] == {"broker": 1, "recorder": 1, "dashboard": 1}
+    doctor = home.lineside("doctor").stdout
+    assert "restarted the broker once, the recorder once, the dashboard once" in doctor
+
+
+def test_a_frozen_process_does_not_keep_up_from_ending(home: Home) -> None:
+    process, _ = home.up("--quiet")
+    broker = children(process.pid)["broker"]
+    os.kill(broker, signal.SIGSTOP)
+    process.send(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert gone(broker)
+
+
+def test_nothing_outlives_an_up_that_was_killed(home: Home) -> None:
+    process, _ = home.up("--quiet")
+    pids = list(children(process.pid).values())
+    process.send(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: all(gone(pid) for pid in pids), "the end of what it supervised")
+
+
+def test_log_lines_are_shown_with_who_wrote_them_and_kept(home: Home) -> None:
+    process, _ = home.up()
+    process.until(r"broker    \| \S+ INFO broker: listening at ")
+    process.until(r"recorder  \| \S+ INFO recorder: started")
+    assert "broker: listening" in (home.path / "logs" / "broker.log").read_text()
+
+
+def test_a_second_up_on_the_same_home_says_who_has_it(home: Home) -> None:
+    process, page = home.up("--quiet")
+    second = home.lineside("up", "--port", "0")
+    assert second.returncode == 1
+    assert f"process {process.pid} runs the stack there, its page is {page}" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_a_broker_that_runs_alone_is_respected(home: Home) -> None:
+    broker = home.start("broker")
+    broker.until("listening at")
+    up = home.lineside("up", "--port", "0")
+    assert up.returncode == 1
+    assert f"process {broker.pid} listens there" in up.stderr
+
+
+def test_a_port_in_use_is_said_before_anything_starts(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = home.lineside("up", "--port", str(port))
+    assert up.returncode == 1
+    assert re.fullmatch(rf"lineside: .*127\.0\.0\.1:{port} is already in use.*\n", up.stderr)
+    assert not (home.path / "journal.db").exists()
+
+
+def test_a_store_from_a_newer_version_is_said_with_the_sentence_of_who_found_it(
+    home: Home,
+) -> None:
+    process, _ = home.up("--quiet")
+    process.send(signal.SIGTERM)
+    process.wait()
+    with sqlite3.connect(home.path / "store.db") as store:
+        store.execute("UPDATE lineside_version SET version_num = '9999'")
+    store.close()
+    up = home.lineside("up", "--port", "0", "--quiet")
+    assert up.returncode == 1
+    assert "newer than this Lineside knows" in up.stderr
+    assert "Traceback" not in up.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"LINESIDE_BROKER": "nonsense"}, "expected ipc:///absolute/path/to/bus.sock"),
+        ({"LINESIDE_BROKER": "tcp://127.0.0.1:7430"}, "start it there with --listen"),
+        ({"LINESIDE_HOME": "/proc/no/where"}, "it cannot be made"),
+        ({"LINESIDE_HOME": "here"}, "expected an absolute path"),
+        ({"LINESIDE_HOME": "/home/" + "x" * 120}, "a Unix socket takes 107"),
+        ({"LINESIDE_STORE": "mysql://me:secret@there/db"}, "expected an SQLAlchemy URL"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_sentence_and_code_2(
+    home: Home, settings: dict[str, str], sentence: str
+) -> None:
+    up = home.lineside("up", "--port", "0", "--quiet", env=settings)
+    assert up.returncode == 2
+    assert sentence in up.stderr
+    assert up.stderr.startswith("lineside: ")
+    assert up.stderr.count("\n") == 1
+    assert "secret" not in up.stderr
+
+
+def test_only_this_machine_is_listened_to(home: Home) -> None:
+    up = home.lineside("up", "--host", "192.0.2.1", "--port", "0")
+    assert up.returncode == 2
+    assert "is not this machine's loopback address" in up.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tokens",), "--tokens: there is none; make one"),
+        (("--listen", "tcp://127.0.0.1:0"), "--listen='tcp://127.0.0.1:0' cannot be used: nobody"),
+    ],
+)
+def test_nothing_is_started_for_others_before_there_is_a_key_to_it(
+    home: Home, options: tuple[str, ...], said: str
+) -> None:
+    up = home.lineside("up", "--port", "0", *options)
+    assert up.returncode == 2
+    assert up.stderr.startswith(f"lineside: {said}")
+    assert up.stderr.count("\n") == 1
+
+
+def test_a_password_in_the_stores_address_is_not_shown() -> None:
+    from lineside.cli.stack.up import without_password
+
+    shown = without_password("postgresql://me:secret@db.example/lineside")
+    assert shown == "postgresql://me:***@db.example/lineside"
+    assert without_password("sqlite:////home/me/store.db") == "sqlite:////home/me/store.db"
+
+
+def test_doctor_finds_a_working_stack_in_order(home: Home) -> None:
+    home.up("--quiet")
+    found = home.lineside("doctor", "--json")
+    assert found.returncode == 0
+    report = json.loads(found.stdout)
+    assert report["ok"] is True
+    states = {check["subject"]: check["state"] for check in report["checks"]}
+    for subject in ("python", "packages", "home", "broker", "store", "recorder", "dashboard"):
+        assert states[subject] == "ok"

@@ -1,0 +1,256 @@
+"""Commands over HTTP: sent once, told as they stand, refused where nobody could take them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
+from typing import Any
+
+import httpx
+import pytest
+
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.testing import BrokerProcess, Producer, read_all
+from lineside.dashboard.http.body import BODY_MAX
+from tests.dashboard.api.test_api import problem
+from tests.dashboard.conftest import DEADLINE, House, wait_for
+from tests.subscribers.conftest import ServiceProcess
+
+COMMANDS = "/api/runs/tiny-1/commands"
+
+
+@pytest.fixture
+def broker(house: House) -> Iterator[BrokerProcess]:
+    with BrokerProcess(house.settings.home) as process:
+        yield process
+
+
+@pytest.fixture
+def recorder(house: House, broker: BrokerProcess) -> Iterator[ServiceProcess]:
+    with ServiceProcess("recorder", house.settings) as process:
+        yield process
+
+
+def begin(house: House) -> None:
+    """A training that goes on, heard of just now."""
+    training = house.begin()
+    training.heartbeat(house.feeder, time.time(), 3)
+
+
+def asked(broker: BrokerProcess) -> list[Event]:
+    """The commands in the journal."""
+    return [e for e in read_all(broker.address, ["tiny-1/control"]) if e.kind == "command"]
+
+
+def listed(client: httpx.Client) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client.get(COMMANDS).json()["items"]
+    return items
+
+
+def test_a_command_goes_out_and_comes_back_with_each_state(
+    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
+) -> None:
+    del recorder
+    begin(house)
+    sent = client.post(
+        COMMANDS, json={"op": "set_lr", "args": {"lr": 0.5}, "reason": "a try", "expires_in": 60}
+    )
+    assert sent.status_code == 202
+    command = sent.json()
+    assert (command["state"], command["issued_by"]) == ("requested", "user@dashboard")
+    [event] = asked(broker)
+    assert event.data is not None
+    assert event.data["args"] == {"lr": 0.5}
+    assert event.data["expires_at"] == pytest.approx(time.time() + 60, abs=20)
+    with Producer(broker.address, Stream("tiny-1", "control", "training")) as training:
+        training.emit(commands.DELIVERED, step=4, data={"id": command["id"]})
+        training.emit(commands.APPLIED, step=5, data={"id": command["id"], "from": 0.25, "to": 0.5})
+        training.flush()
+    wait_for(lambda: [c["state"] for c in listed(client)] == ["applied"], "it is recorded")
+    [told] = listed(client)
+    assert told["args"] == {"lr": 0.5}
+    assert (told["step"], told["detail"], told["attempt"]) == (5, "from 0.25 to 0.5", "training")
+    assert told["requested_at"] < told["settled_at"]
+    entries = client.get("/api/audit", params={"run": "tiny-1"}).json()["items"]
+    assert [(e["who"], e["action"], e["outcome"]) for e in entries] == [
+        ("user@dashboard", "set_lr 0.5", outcome)
+        for outcome in ("applied", "delivered", "requested")
+    ]
+
+
+def test_the_same_command_again_is_sent_once(
+    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
+) -> None:
+    begin(house)
+    body = {"op": "stop", "args": {"save": False}, "id": "only-once"}
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda _: client.post(COMMANDS, json=body), range(5)))
+    assert [answer.status_code for answer in answers] == [202] * 5
+    told = [answer.json() for answer in answers]
+    same = ("id", "op", "args", "reason", "issued_by", "state", "expires_at")
+    assert [[one[name] for name in same] for one in told] == [[told[0][name] for name in same]] * 5
+    wait_for(lambda: len(listed(client)) == 1, "it is recorded")
+    again = client.post(COMMANDS, json=body)
+    assert (again.status_code, again.json()) == (202, listed(client)[0])
+    assert len(asked(broker)) == 1
+    others: list[dict[str, Any]] = [{"op": "save", "args": {}}, {"args": {}}, {"reason": "another"}]
+    for other in others:
+        problem(client.post(COMMANDS, json={**body, **other}), 409, "other-command")
+    recorder.kill()
+    wanted = {"op": "log", "id": "not-recorded", "reason": "no\0text"}
+    assert client.post(COMMANDS, json=wanted).json()["state"] == "requested"
+    assert client.post(COMMANDS, json=wanted).status_code == 202
+    problem(client.post(COMMANDS, json={**wanted, "op": "save"}), 409, "other-command")
+    assert len(asked(broker)) == 2
+
+
+def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
+    house: House, client: httpx.Client, broker: BrokerProcess
+) -> None:
+    house.begin("loop-1", source="loop").heartbeat(house.feeder, time.time(), 3)
+    loop = client.post("/api/runs/loop-1/commands", json={"op": "save"})
+    said = "It is a loop with start_run, which takes no commands."
+    assert problem(loop, 409, "not-training")["detail"] == said
+    house.train()
+    refused = problem(client.post(COMMANDS, json={"op": "save"}), 409, "not-training")
+    assert refused["detail"] == "The run is finished: it takes no commands any more."
+    problem(client.post("/api/runs/nope/commands", json={"op": "save"}), 404, "unknown-run")
+    problem(client.get("/api/runs/nope/commands"), 404, "unknown-run")
+    assert read_all(broker.address) == []
+    assert listed(client) == []
+
+
+def test_without_a_broker_nothing_is_pretended(house: House, client: httpx.Client) -> None:
+    begin(house)
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post(COMMANDS, json={"op": "stop"}), range(8)))
+    assert time.monotonic() - started < 20  # not one after the other, each of which takes 3 s
+    for answer in answers:
+        refused = problem(answer, 503, "not-sent")
+        assert str(refused["id"]) in str(refused["detail"])
+    assert listed(client) == []
+    with BrokerProcess(house.settings.home) as broker:
+        assert asked(broker) == []
+        assert client.post(COMMANDS, json={"op": "stop"}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "nothing",
+        '{"op": "sing"}',
+        '{"op": "save", "args": {"lr": 1}}',
+        '{"op": "set_lr"}',
+        '{"op": "set_lr", "args": {"lr": NaN}}',
+        '{"op": "set_lr", "args": {"lr": 1e999}}',
+        '{"op": "set_lr", "args": {"lr": "1"}}',
+        '{"op": "stop", "args": {"save": 1}}',
+        '{"op": "stop", "more": 1}',
+        '{"op": "stop", "expires_in": 0}',
+        '{"op": "stop", "expires_in": Infinity}',
+        '{"op": "stop", "expires_in": "60"}',
+        '{"op": "stop", "id": ""}',
+        '{"op": "stop", "id": "a b"}',
+        '{"op": "stop", "reason": null}',
+        '{"op": "stop", "reason": "\\ud800"}',
+        '{"op": "stop", "\\ud800": 1}',
+        '{"op": "stop", "args": {"\\ud800": 1}}',
+    ],
+)
+def test_what_is_no_command_is_refused_with_a_reason(
+    house: House, client: httpx.Client, body: str
+) -> None:
+    begin(house)
+    headers = {"content-type": "application/json"}
+    refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
+    assert refused["errors"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("{", "body: expected a JSON object, with content-type: application/json"),
+        ("[]", "body: expected a JSON object, with content-type: application/json"),
+        (
+            '{"op": "fly"}',
+            "op: 'fly' cannot be; expected one of stop, save, evaluate, log, pause, ",
+        ),
+        (
+            '{"op": "proceed", "args": {"seq": 1}}',
+            "op: 'proceed' cannot be; expected one of stop, ",
+        ),
+        ('{"op": "set_lr", "args": {"lr": "x"}}', "set_lr lr: 'x' cannot be; expected a finite "),
+        ('{"op": "save", "args": {"x": [1]}}', "save x: [1] cannot be; expected no arguments"),
+    ],
+)
+def test_a_refusal_says_what_was_wrong_and_what_is_expected(
+    house: House, client: httpx.Client, body: str, said: str
+) -> None:
+    begin(house)
+    headers = {"content-type": "application/json"}
+    refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
+    assert str(refused["detail"]).startswith(said)
+    assert "proceed" not in str(refused["detail"]).partition("expected")[2]
+
+
+@pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
+def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
+    house: House, site: str, framing: str
+) -> None:
+    begin(house)
+    for method, path in (("POST", COMMANDS), ("PATCH", "/api/runs/tiny-1")):
+        with closing(HTTPConnection(site.partition("://")[2], timeout=DEADLINE)) as connection:
+            connection.putrequest(method, path)
+            connection.putheader("content-type", "application/json")
+            is_chunked = framing == "transfer-encoding"
+            connection.putheader(framing, "chunked" if is_chunked else str(1 << 32))
+            connection.endheaders()
+            piece = b" " * (BODY_MAX + 1)
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+            answer = connection.getresponse()
+            assert answer.status == 413
+            assert json.loads(answer.read())["type"] == "urn:lineside:problem:too-large"
+
+
+def test_a_command_from_another_site_is_refused(
+    house: House, client: httpx.Client, broker: BrokerProcess
+) -> None:
+    begin(house)
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}):
+        answer = client.post(COMMANDS, json={"op": "stop"}, headers=headers)
+        problem(answer, 403, "cross-site")
+    assert asked(broker) == []
+
+
+def test_pages_of_commands_and_audit_follow_one_another(house: House, client: httpx.Client) -> None:
+    begin(house)
+    stream = Stream("tiny-1", "control", "issuer")
+    for number in range(5):
+        command = commands.Command("log", id=f"c{number}")
+        house.feeder.say(stream, commands.COMMAND, 1.7e9 + number, data=command.data())
+    for address, name in ((COMMANDS, "id"), ("/api/audit", "command")):
+        first = client.get(address, params={"limit": "3"}).json()
+        rest = client.get(address, params={"limit": "3", "cursor": first["next"]}).json()
+        found = [item[name] for item in (*first["items"], *rest["items"])]
+        assert found == ["c4", "c3", "c2", "c1", "c0"]
+        assert rest["next"] is None
+        problem(client.get(address, params={"cursor": "W10="}), 400, "bad-request")
+
+
+def test_live_streams_say_that_a_command_came(house: House, client: httpx.Client) -> None:
+    begin(house)
+    with client.stream("GET", "/api/live", params={"run": "tiny-1"}) as live:
+        lines = live.iter_lines()
+        assert any("event: hello" in line for line in lines)
+        command = commands.Command("log")
+        stream = Stream("tiny-1", "control", "issuer")
+        house.feeder.say(stream, commands.COMMAND, time.time(), data=command.data())
+        assert any("event: changes" in line for line in lines)

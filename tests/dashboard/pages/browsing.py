@@ -1,0 +1,84 @@
+"""Pages in a real Chromium, and what tests ask of them."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import Stream
+from tests.conftest import ON_CI
+from tests.dashboard.conftest import House
+from tests.dashboard.synthetic import Training
+
+load = importlib.import_module if ON_CI else pytest.importorskip
+playwright: Any = load("playwright.sync_api")
+expect = playwright.expect
+
+BLOCKED_BY_OUR_POLICY = "style-src 'self'"  # plotly.js's style sheet for maps
+LOSS = "figure[data-metric='loss'] .plot"
+
+
+@contextmanager
+def a_page(browser: Any, **options: Any) -> Iterator[Any]:
+    """A page of its own, which must not say an error."""
+    context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.extend([said.text] if said.type == "error" else []))
+    yield page
+    context.close()
+    assert not [error for error in errors if BLOCKED_BY_OUR_POLICY not in error]
+
+
+def visit(page: Any, url: str) -> None:
+    """Go there and wait until the page's script takes clicks."""
+    page.goto(url)
+    page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
+
+
+def drawn(page: Any, metric: str, trace: int = 0) -> list[float | None]:
+    """The y values plotly holds for a metric's trace."""
+    selector = f"figure[data-metric='{metric}'] .plot"
+    page.wait_for_function(
+        "selector => document.querySelector(selector)?.data !== undefined", arg=selector
+    )
+    found: list[float | None] = page.eval_on_selector(
+        selector, f"plot => Array.from(plot.data[{trace}].y)"
+    )
+    return found
+
+
+def colour(page: Any, selector: str, name: str = "backgroundColor") -> str:
+    found: str = page.eval_on_selector(selector, f"node => getComputedStyle(node).{name}")
+    return found
+
+
+def take_commands(house: House, training: Training, **changed: Any) -> Stream:
+    """The training says that it takes commands, and is heard of; the stream of its answers."""
+    answers = Stream(training.run, commands.PRODUCER, training.attempt)
+    facts = {"ops": list(commands.OPS), "why": None, **changed}
+    house.feeder.say(answers, commands.CONTROL_ON, training.began + 1, data=facts)
+    training.heartbeat(house.feeder, time.time(), 10)
+    return answers
+
+
+def ask(house: House, run: str, command: commands.Command) -> None:
+    stream = Stream(run, commands.PRODUCER, f"issuer-{command.id}")
+    house.feeder.say(stream, commands.COMMAND, time.time(), data=command.data())
+
+
+def tell_stories(house: House, training: Training) -> None:
+    """A command of each state."""
+    answers = take_commands(house, training)
+    for kind in (commands.APPLIED, commands.REJECTED, commands.EXPIRED, commands.SUPERSEDED):
+        ask(house, training.run, commands.Command("log", reason="a reason " * 60, id=kind))
+        data = {"id": kind, "why": "w" * 80}
+        house.feeder.say(answers, kind, time.time(), 20, data)
+    ask(house, training.run, commands.Command("stop", id="open"))

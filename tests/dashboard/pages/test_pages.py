@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import httpx
+
+from lineside.bus.protocol.events import Stream
+from lineside.dashboard.app import create_app
+from lineside.dashboard.http import assets
+from lineside.dashboard.words import STATUS_MEANING
+from lineside.store.database.database import open_store
+from lineside.store.history.records import RUN_STATUSES
+from tests.dashboard.api.test_api import problem
+from tests.dashboard.conftest import House, serving, settings_for
+
+HTML = {"accept": "text/html"}
+EVIL = "<script>alert(1)</script>&\"'"
+
+
+def test_the_run_list_shows_filters_sorts_and_pages(house: House, client: httpx.Client) -> None:
+    for number in range(55):
+        house.train(f"run-{number:02}", steps=5, project="even" if number % 2 == 0 else "odd")
+    first = client.get("/", params={"sort": "name"}).text
+    shown = re.findall(r'<tr id="run-(run-\d+)"', first)
+    assert shown == [f"run-{number:02}" for number in range(50)]
+    onward = re.search(r'href="([^"]+)" data-swap="next"', first)
+    assert onward is not None
+    second = client.get(onward.group(1).replace("&amp;", "&")).text
+    assert re.findall(r'<tr id="run-(run-\d+)"', second) == [f"run-{n}" for n in range(50, 55)]
+    assert "First page" in second
+    odd = client.get("/", params={"project": "odd", "search": "run-1"}).text
+    assert re.findall(r'<tr id="run-(run-\d+)"', odd) == [
+        f"run-{number}" for number in (19, 17, 15, 13, 11)
+    ]
+    assert "5 runs, newest first" in odd
+    one = client.get("/", params={"status": "finished", "search": "run-07"}).text
+    assert "1 run, newest first" in one
+    assert "No run matches" in client.get("/", params={"status": "failed"}).text
+
+
+def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
+    house: House, client: httpx.Client
+) -> None:
+    training = house.begin()
+    error = {"type": "ValueError", "message": "bad <batch>", "traceback": "Traceback: <batch>"}
+    training.end(house.feeder, time.time(), "exception", error)
+    for url in ("/runs/tiny-1", "/runs/tiny-1/parts"):
+        page = client.get(url).text
+        assert '<details class="traceback"><summary>Traceback of rank0</summary>' in page
+        assert "Traceback: &lt;batch&gt;" in page
+        assert "ValueError: bad &lt;batch&gt;" in page
+    run = client.get("/api/runs/tiny-1").json()
+    assert run["error"] == {"producer": "rank0", **error}
+    assert run["attempts"][-1]["error"] == run["error"]
+    assert "traceback" not in client.get("/").text
+
+
+def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
+    assert set(STATUS_MEANING) == set(RUN_STATUSES)
+    style = (Path(assets.__file__).parents[1] / "static" / "base.css").read_text()
+    for status in RUN_STATUSES:
+        assert f'.lamp[data-status="{status}"]' in style
+        assert client.get("/api/runs", params={"status": status}).status_code == 200
+
+
+def test_an_empty_store_says_how_to_start_a_run(client: httpx.Client) -> None:
+    text = client.get("/").text
+    assert "lineside run -- python train.py" in text
+    assert "LinesideCallback" in text
+
+
+def test_whatever_people_call_things_is_only_text(house: House, client: httpx.Client) -> None:
+    house.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
+    client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL})
+    evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
+    house.feeder.say(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
+    for url in ("/", "/runs/tiny-1", "/runs/tiny-1/parts", "/runs/tiny-1/timeline?hide="):
+        text = client.get(url).text
+        assert "<script>alert" not in text, url
+        assert "&lt;script&gt;alert" in text, url
+    assert "<script>alert" not in client.get(f"/?search={EVIL}").text
+    assert "<script>alert" not in client.get(f"/{EVIL}", headers=HTML).text
+
+
+def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs(
+    house: House, client: httpx.Client
+) -> None:
+    page = client.get("/runs/nope", headers=HTML)
+    assert page.status_code == 404
+    assert "No such run" in page.text
+    assert 'href="/"' in page.text
+    problem(client.get("/runs/nope"), 404, "unknown-run")
+    assert client.get("/nothing", headers=HTML).status_code == 404
+    assert client.get("/?sort=colour", headers=HTML).status_code == 422
+    assert client.get("/?cursor=nope", headers=HTML).status_code == 400
+
+
+def test_the_timeline_begins_with_the_newest_and_goes_back(
+    house: House, client: httpx.Client
+) -> None:
+    house.train(steps=2000, eval_every=5, save_every=2000)
+    first = client.get("/runs/tiny-1/timeline").text
+    numbers = [int(number) for number in re.findall(r'data-id="(\d+)"', first)]
+    assert len(numbers) == 100
+    assert numbers == sorted(numbers, reverse=True)
+    assert 'data-more="true"' in first
+    older = client.get("/runs/tiny-1/timeline", params={"before": numbers[-1]}).text
+    assert int(re.findall(r'data-id="(\d+)"', older)[0]) < numbers[-1]
+    newer = client.get("/runs/tiny-1/timeline", params={"after": numbers[2]}).text
+    assert [int(number) for number in re.findall(r'data-id="(\d+)"', newer)] == numbers[:2]
+    none = client.get(
+        "/runs/tiny-1/timeline",
+        params={"hide": "run_start,init_end,train_begin,train_end,run_end,log,evaluate,save"},
+    ).text
+    assert "No event of these kinds" in none
+
+
+def test_static_files_are_kept_for_ever_under_their_digest(
+    house: House, client: httpx.Client
+) -> None:
+    house.train()
+    page = client.get("/runs/tiny-1").text
+    addresses = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    assert {address.rsplit("/", 1)[1] for address in addresses} >= {"run.js", "plotly.min.js"}
+    for address in addresses:
+        answer = client.get(address)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-encoding"] == "gzip"
+        assert client.get(address, headers={"accept-encoding": "identity"}).text == answer.text
+    old = client.get(re.sub("/static/[^/]+", "/static/0123", addresses.pop()))
+    assert old.headers["cache-control"] == "no-cache"
+
+
+def test_no_page_loads_anything_from_elsewhere(house: House, client: httpx.Client) -> None:
+    house.train()
+    for url in ("/", "/runs/tiny-1", "/nope"):
+        answer = client.get(url, headers=HTML)
+        assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
+        assert not re.findall(r"<script>|\son\w+=|\sstyle=", answer.text)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+
+
+def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: object) -> None:
+    home = settings_for(tmp_path / "home")  # type: ignore[operator]
+    with (
+        serving(create_app(None, None, home)) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        problem(client.get("/api/runs"), 503, "store-unavailable")
+        problem(client.get("/api/live"), 503, "store-unavailable")
+        page = client.get("/", headers=HTML)
+        assert page.status_code == 503
+        assert "There is no store at" in page.text
+        assert 'data-retry="true"' in page.text
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["store"]["ok"] is False
+        assert client.get("/healthz").json() == {"ok": True}
+        open_store(home.store, create=True).dispose()
+        assert client.get("/api/runs").json() == {"items": [], "next": None}
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["ready"]) == (200, True)
+        assert "No broker answers" in ready.json()["checks"]["recorder"]["detail"]
+
+
+def test_a_failure_of_ours_is_a_problem_document_without_its_traceback(house: House) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError("secret inside")
+
+    app = create_app(Broken(), house.feeder.writer, house.settings)  # type: ignore[arg-type]
+    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        answer = client.get("/api/runs")
+        problem(answer, 500, "internal-error")
+        assert answer.headers["Connection"] == "close"
+        assert "secret" not in answer.text
+        page = client.get("/", headers=HTML)
+        assert page.status_code == 500
+        assert "secret" not in page.text

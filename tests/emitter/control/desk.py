@@ -1,0 +1,97 @@
+"""The shipper's part in steering, played by the test: commands put straight into the inbox, and
+what was answered."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lineside.bus.protocol.commands import COMMAND, Command
+from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.wire import Encoder
+from lineside.emitter.control.steering import Steering
+from lineside.emitter.spool import inbox
+from lineside.emitter.spool.page import PHASE, PHASES
+from lineside.emitter.spool.vitals import PageView
+from lineside.emitter.training import exit as ending
+from tests.emitter.streams import data_of, open_page
+from tests.emitter.tiny_trainer import Witness
+
+_PATIENCE = 30.0
+
+
+def put(*asked: Command | Mapping[str, Any] | bytes) -> None:
+    """Deliver commands, or data of a command event, or bytes as they are."""
+    [steering] = _steerings()
+    folder = steering._mail._spool.folder.path
+    page = PageView.open(folder)
+    assert page is not None
+    page.tell_inbox(inbox.deliver(folder, [_record(one) for one in asked]))
+    page.close()
+
+
+class Asking(TrainerCallback):
+    """Delivers ``at[step]`` when that step begins."""
+
+    def __init__(self, at: Mapping[int, list[Any]]) -> None:
+        self.at = dict(at)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        put(*self.at.pop(state.global_step + 1, []))
+
+
+def while_paused(*acts: Callable[[], object]) -> threading.Thread:
+    """Once training is paused do each of ``acts``, the next when it is paused again."""
+
+    def run() -> None:
+        until = time.monotonic() + _PATIENCE
+        for act in acts:
+            while not _is_paused():
+                assert time.monotonic() < until, "it was never paused"
+                time.sleep(0.01)
+            act()
+            while any(one._mail.has_news for one in _steerings()):
+                assert time.monotonic() < until, "nobody read it"
+                time.sleep(0.01)
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def said(answers: list[Event]) -> list[tuple[str, str, int]]:
+    """What became of each command: its op, its end and the step; ``control_on`` left out."""
+    ends = [event for event in answers if event.kind not in ("control_on", "control_delivered")]
+    return [(str(data_of(e).get("op")), e.kind.removeprefix("control_"), e.step) for e in ends]
+
+
+def why(answers: list[Event]) -> str:
+    [reason] = [data_of(e)["why"] for e in answers if e.kind == "control_rejected"]
+    return str(reason)
+
+
+def seen(witness: Witness, *kinds: str) -> list[tuple[str, int]]:
+    return [(note["kind"], note["step"]) for note in witness.seen if note["kind"] in kinds]
+
+
+def _steerings() -> list[Steering]:
+    return [one for one in ending._ending.open if isinstance(one, Steering)]
+
+
+def _is_paused() -> bool:
+    with contextlib.suppress(ValueError):  # no run is open yet
+        return PHASES[open_page().words[PHASE]] == "paused"
+    return False
+
+
+def _record(asked: Command | Mapping[str, Any] | bytes) -> bytes:
+    if isinstance(asked, bytes):
+        return asked
+    data = asked.data() if isinstance(asked, Command) else asked
+    return Encoder().encode(0, time.time(), 0, COMMAND, 0, None, 0, data)

@@ -1,0 +1,200 @@
+"""Producers, brokers and shippers of their own processes, each ended by its pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.testing import BrokerProcess, read_all
+from lineside.emitter.shipper.shipper import Shipper
+from lineside.emitter.spool import sidecar, yard
+from tests.emitter.launch.launched import Launched
+
+ROOT = Path(__file__).parents[3]
+
+
+class Producer:
+    """The process of ``producer.py``."""
+
+    def __init__(self, spool: Path, stream: Stream, segment: int = 8 << 20) -> None:
+        self.stream = stream
+        self.folder = spool.joinpath(*stream)
+        script = Path(__file__).with_name("producer.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(spool), str(stream), str(segment)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    @property
+    def acked(self) -> int:
+        return yard.position(self.folder)
+
+    def tell(self, order: str) -> int:
+        """Do ``order``; the next seq afterwards."""
+        self.start(order)
+        return self._answer()
+
+    def start(self, order: str) -> None:
+        """Begin ``order`` and do not wait."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(order + "\n")
+        self.process.stdin.flush()
+
+    def wait(self) -> int:
+        """The next seq once the order that was started is done."""
+        return self._answer()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self) -> None:
+        """Come to the end of the script: the lock goes, nothing is said."""
+        self.process.communicate()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+class ShipperProcess:
+    """``python -m lineside.emitter.shipper``, its log in ``spool/shipper.log``."""
+
+    def __init__(self, spool: Path, broker: str) -> None:
+        self.spool = spool
+        spool.mkdir(parents=True, exist_ok=True)
+        with (spool / sidecar.LOG_NAME).open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lineside.emitter.shipper"],
+                env={**os.environ, "LINESIDE_SPOOL": str(spool), "LINESIDE_BROKER": broker},
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return (self.spool / sidecar.LOG_NAME).read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+class Bench:
+    """A spool, and what a test starts around it; all of it is ended with the test."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.spool = folder / "spool"
+        self._stack = stack
+
+    def broker(self) -> BrokerProcess:
+        return self._stack.enter_context(BrokerProcess(self.folder / "bus"))
+
+    @property
+    def address(self) -> str:
+        return f"ipc://{self.folder}/bus/bus.sock"
+
+    def producer(self, name: str = "run/rank0/a1", segment: int = 8 << 20) -> Producer:
+        producer = Producer(self.spool, Stream.parse(name), segment)
+        self._stack.callback(producer.kill)
+        return producer
+
+    def shipper(self, address: str | None = None) -> ShipperProcess:
+        shipper = ShipperProcess(self.spool, address or self.address)
+        self._stack.callback(shipper.kill)
+        return shipper
+
+    def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """``steered_trainer.py`` with its own output folder, steps and what else it takes."""
+        script = Path(__file__).with_name("steered_trainer.py")
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(self.folder / "out"), *map(str, arguments)],
+            env={
+                **os.environ,
+                "LINESIDE_SPOOL": str(self.spool),
+                "LINESIDE_BROKER": self.address,
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(process.communicate)
+        self._stack.callback(process.kill)
+        return process
+
+    def events(self, stream: str, count: int, timeout: float = 30) -> list[Event]:
+        """The events of ``stream`` at the broker once there are ``count``."""
+        return read_all(
+            self.address, [stream], until=lambda events: len(events) >= count, timeout=timeout
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(tmp_path, stack)
+
+
+@pytest.fixture
+def launched(bench: Bench) -> Iterator[Any]:
+    """Starts a ``Launched``; its process group ends with the test."""
+    started: list[Launched] = []
+
+    def start(*command: str, tty: int | None = None, **env: str) -> Launched:
+        started.append(Launched(bench.folder, bench.spool, bench.address, *command, tty=tty, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.communicate()
+
+
+def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll until ``true()`` is."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+STREAM = "run/rank0/a1"
+
+
+SHIPPER = "run/shipper"
+
+
+def seqs(bench: Bench, stream: str, count: int) -> list[int]:
+    return [event.seq for event in bench.events(stream, count)]
+
+
+def turning(shipper: Shipper, true: Callable[[], bool]) -> None:
+    """Let ``shipper`` work in this process until ``true()`` is."""
+
+    def turn() -> bool:
+        shipper.work()
+        return true()
+
+    until(turn)

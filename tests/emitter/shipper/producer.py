@@ -1,0 +1,59 @@
+"""A producer of its own process, told by lines on stdin what to do: ``producer.py SPOOL STREAM``.
+
+``write N`` events, ``flow N SECONDS`` writes them that far apart without waiting for the next
+line, ``flags F`` sets the page's flags, ``say K`` writes one event of that kind, ``close`` closes
+the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` begins
+another program. Each is answered by a line with the next seq.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from lineside.bus.protocol.events import Stream
+from lineside.emitter.spool.page import FLAGS, HOOK_MONOTONIC_NS, STEP
+from lineside.emitter.spool.spool import SpoolWriter
+
+
+def main() -> None:
+    writer = SpoolWriter(
+        Path(sys.argv[1]), Stream.parse(sys.argv[2]), segment=int(sys.argv[3]), rank=0
+    )
+    print(0, flush=True)
+    for line in sys.stdin:
+        order, *arguments = line.split()
+        if order == "write":
+            for _ in range(int(arguments[0])):
+                writer.write("step_end", writer.next_seq)
+        elif order == "flow":
+            for _ in range(int(arguments[0])):
+                writer.write("step_end", writer.next_seq)
+                time.sleep(float(arguments[1]))
+        elif order == "say":
+            writer.write(arguments[0], writer.next_seq)
+        elif order == "flags":
+            writer.words[FLAGS] = int(arguments[0])
+            writer.words[STEP] = 7
+            writer.words[HOOK_MONOTONIC_NS] = time.monotonic_ns()
+        elif order == "tend":
+            writer.tend()
+        elif order == "read":
+            for path in writer.folder.path.iterdir():
+                path.read_bytes()
+        elif order == "fork":
+            if os.fork() == 0:
+                os.close(0)
+                os.close(1)  # or the test would wait for the end of this output
+                time.sleep(5)
+                os._exit(0)
+        elif order == "exec":
+            os.execv("/bin/sh", ["sh", "-c", "echo 0; read line"])  # noqa: S606
+        elif order == "close":
+            writer.close()
+        print(writer.next_seq, flush=True)
+
+
+main()

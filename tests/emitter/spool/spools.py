@@ -1,0 +1,31 @@
+"""Spools that one writer writes, read back from the disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside.bus.protocol import wire
+from lineside.bus.protocol.events import Event, Stream
+from lineside.emitter.spool.spool import SpoolWriter
+
+STREAM = Stream("run", "rank0", "attempt")
+_ASK_LOCK = """
+import sys; from pathlib import Path; from lineside.emitter.spool.locks import holder
+print(holder(Path(sys.argv[1])))
+"""
+
+MakeWriter = Callable[..., SpoolWriter]
+
+
+def events(root: Path) -> list[Event]:
+    segments = sorted(root.glob("*/*/*/*.seg"))
+    blob = b"".join(segment.read_bytes() for segment in segments)
+    return [wire.decode_event(body) for body in wire.bodies(blob)]
+
+
+def holder_of(lock: Path) -> str:
+    asked = [sys.executable, "-c", _ASK_LOCK, str(lock)]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()

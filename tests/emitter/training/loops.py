@@ -1,0 +1,40 @@
+"""Runs of plain loops, in this process and in interpreters of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from lineside.emitter import Run
+from lineside.emitter.spool.page import Page
+from lineside.emitter.training.publisher import Publisher
+
+
+def publisher_of(run: Run) -> Publisher:
+    assert run.publisher is not None
+    return run.publisher
+
+
+def page_of(run: Run) -> Page:
+    page = Page.open(publisher_of(run)._spool.folder.path)
+    assert page is not None
+    return page
+
+
+def script(home: Path, body: str, *, waits: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``body`` in an interpreter of its own, which ``waits`` at its end or does not."""
+    path = home / "script.py"
+    head = "from lineside.emitter import exit, start_run\n"
+    if not waits:
+        head += "exit._ending.budget = 0.0\n"
+    path.write_text(head + textwrap.dedent(body))
+    return subprocess.run(
+        [sys.executable, str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,284 @@
+"""Run ids, names and marks; two ranks of a real job find the same run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed
+
+from lineside.bus.protocol.events import Event, is_run_id
+from lineside.bus.settings import Settings
+from lineside.emitter.training import agreement, identity
+from lineside.emitter.training.agreement import Agreement
+from lineside.emitter.training.identity import (
+    MARK,
+    Identity,
+    Place,
+    begin,
+    new_run_id,
+    read_mark,
+    slug,
+)
+from tests.emitter.conftest import read_spool
+
+ME = Identity("run-1", "a", "My run", "mine", Place(world_size=4))
+
+
+@pytest.mark.parametrize(
+    ("hint", "start"),
+    [
+        ("tiny-gpt2", "tiny-gpt2"),
+        ("org/Tiny_GPT2.v1", "tiny-gpt2-v1"),
+        ("/data/models/llama/", "llama"),
+        ("Ünïcode!", "n-code"),
+        ("", "run"),
+        ("...", "run"),
+        ("x" * 200, "x" * 32),
+    ],
+)
+def test_new_run_ids_are_readable_and_valid(hint: str, start: str) -> None:
+    run = new_run_id(hint)
+    assert re.fullmatch(re.escape(start) + r"-\d{8}-\d{6}-[0-9a-f]{6}", run)
+    assert is_run_id(run)
+    assert new_run_id(hint) != run
+
+
+def test_a_slug_of_nothing_is_nothing() -> None:
+    assert slug("///") == ""
+
+
+def test_attempts_of_one_process_sort_by_their_beginning() -> None:
+    settings = Settings.from_env({"HOME": "/h"})
+    attempts = [begin(settings, Place(), run="r").attempt for _ in range(20)]
+    assert attempts == sorted(set(attempts))
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["20261121T235959.999-ffff", "20261121T225959.999-0000"])
+    monkeypatch.setattr(identity, "new_attempt", lambda: next(names))
+    monkeypatch.setattr(identity, "_last_attempt", "")
+    settings = Settings.from_env({"HOME": "/h"})
+    before, after = (begin(settings, Place(), run="r").attempt for _ in range(2))
+    assert before == "20261121T235959.999-ffff"
+    assert re.fullmatch(r"20261122T000000\.000-[0-9a-f]{4}", after)
+
+
+def test_the_environment_has_the_last_word_on_names(tmp_path: Path) -> None:
+    env = {"LINESIDE_HOME": str(tmp_path)}
+    named = begin(Settings.from_env(env), Place(), run="r", name="n", project="p")
+    assert (named.name, named.project) == ("n", "p")
+    env |= {"LINESIDE_RUN_NAME": "N", "LINESIDE_PROJECT": "P"}
+    named = begin(Settings.from_env(env), Place(), run="r", name="n", project="p")
+    assert (named.name, named.project) == ("N", "P")
+    bare = begin(Settings.from_env({"LINESIDE_HOME": str(tmp_path)}), Place(), run="r")
+    assert (bare.name, bare.project) == ("r", "default")
+
+
+def test_a_stream_is_named_by_run_rank_and_attempt() -> None:
+    assert str(Identity("r", "a", "", "", Place(rank=3)).stream) == "r/rank3/a"
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [None, [], {}, {MARK: None}, {MARK: []}, {MARK: {}}, {MARK: {"run_id": "../../x"}}],
+)
+def test_a_checkpoint_without_a_usable_mark_says_nothing(callbacks: object) -> None:
+    assert read_mark(callbacks) == {}
+
+
+def test_a_mark_is_read_as_it_was_written() -> None:
+    assert read_mark({MARK: ME.mark()}) == ME.mark()
+    assert read_mark({MARK: ME.mark() | {"later": 1}}) == ME.mark()
+
+
+def test_without_torch_distributed_the_environment_says_where_we_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Place.from_env() == Place(0, 1, 0)
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert Place.from_env() == Place(3, 8, 1)
+    monkeypatch.setenv("RANK", "nonsense")
+    assert Place.from_env().rank == 0
+
+
+def test_without_a_store_nobody_is_told_and_nothing_heard() -> None:
+    alone = Agreement("loop")
+    alone.tell(ME)
+    assert alone.hear(Place(rank=1), 0.1) is None
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[object]:
+    """A process group of this process alone, so that there is a store."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield torch.distributed
+    torch.distributed.destroy_process_group()
+
+
+def _agreement(monkeypatch: pytest.MonkeyPatch, count: int) -> Agreement:
+    monkeypatch.setattr(agreement, "_occasions", Counter(train=count))
+    return Agreement("train")
+
+
+def test_what_rank_0_tells_the_others_hear(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Place.from_env() == Place(0, 1, 0)
+    there = Place(rank=2, world_size=4, local_rank=2)
+    theirs = _agreement(monkeypatch, 5)
+    assert theirs.hear(there, 0) is None
+    assert theirs.hear(there, 0.2) is None
+    _agreement(monkeypatch, 5).tell(ME)
+    assert theirs.hear(there, 0) == Identity("run-1", "a", "My run", "mine", there)
+    assert theirs.hear(there, 0.2) == Identity("run-1", "a", "My run", "mine", there)
+    assert _agreement(monkeypatch, 6).hear(there, 0) is None, "another attempt"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert _agreement(monkeypatch, 5).hear(there, 0) is None, "the restarted job"
+
+
+def test_nonsense_in_the_store_is_not_heard(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = torch.distributed.distributed_c10d._get_default_store()
+    store.set("lineside/0/train/1", "{}")
+    assert _agreement(monkeypatch, 1).hear(Place(rank=1), 0) is None
+
+
+def test_a_job_of_one_rank_asks_its_store_for_nothing(
+    group: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _agreement(monkeypatch, 7).tell(begin(Settings.from_env(), Place(), run="r"))
+    store = torch.distributed.distributed_c10d._get_default_store()
+    assert not store.check(["lineside/0/train/7"])
+
+
+RANKS = """
+import os, sys, time
+import torch, torch.distributed as dist
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from lineside.emitter import LinesideCallback, attempts, start_run
+
+class Tokens(torch.utils.data.Dataset):
+    def __len__(self): return 32
+    def __getitem__(self, index):
+        row = torch.arange(8) + index % 16
+        return {"input_ids": row, "labels": row}
+
+class Slow(TrainerCallback):
+    def on_train_begin(self, *given, **more): time.sleep(2 * (rank == 0))
+    def on_step_end(self, *given, **more): time.sleep(1.1)
+
+rank = int(os.environ["RANK"])
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+def trainer(steps, callbacks):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    arguments = TrainingArguments(
+        output_dir=sys.argv[1], per_device_train_batch_size=2, max_steps=steps, logging_steps=1,
+        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, ddp_backend="gloo",
+    )
+    return Trainer(model=model, args=arguments, train_dataset=Tokens(), callbacks=callbacks)
+
+for scenario in sys.argv[2:]:
+    if scenario == "twice":
+        made = trainer(3, [LinesideCallback(name="twice")])
+        made.train()
+        made.train()
+    elif scenario == "fails":
+        trainer(3, [LinesideCallback(name="fails")]).train()
+        if rank == 1:
+            raise RuntimeError("rank 1 broke")
+    elif scenario == "late":
+        attempts.WAIT_FOR_RANK_0 = 0.1
+        trainer(4, [Slow(), LinesideCallback(name="late")]).train()
+    elif scenario == "only0":
+        trainer(5, [LinesideCallback(name="only0")] * (rank == 0)).train()
+    elif scenario == "only1":
+        attempts.WAIT_FOR_RANK_0 = 0.1
+        attempts._JOIN_FOR_NS = 1_000_000_000
+        trainer(2, [Slow()] + [LinesideCallback(name="only1")] * (rank == 1)).train()
+    elif scenario == "loop":
+        with start_run("loop") as run:
+            run.log({"rank": rank})
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def _torchrun(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    script = home / "ranks.py"
+    script.write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*command, str(script), str(home / "out"), *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def _streams(home: Path, name: str) -> dict[str, list[Event]]:
+    """The streams of the run called ``name``, by producer and attempt."""
+    return {
+        stream.partition("/")[2]: events
+        for stream, events in read_spool(home / "spool").items()
+        if stream.startswith(name)
+    }
+
+
+def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
+    done = _torchrun(home, "only0", "twice", "late", "only1", "loop")
+    assert done.returncode == 0, done.stderr
+    streams = _streams(home, "twice")
+    attempts = sorted({stream.split("/")[1] for stream in streams})
+    assert len(attempts) == 2
+    assert set(streams) == {f"rank{rank}/{attempt}" for rank in (0, 1) for attempt in attempts}
+    for stream, events in streams.items():
+        producer, attempt = stream.split("/")
+        kinds = [event.kind for event in events]
+        start, end = events[0].data or {}, events[-1].data or {}
+        assert (kinds[0], kinds[-1]) == ("run_start", "run_end")
+        assert end["how"] == ("restarted" if attempt == attempts[0] else "exit")
+        assert (start["producer"], start["world_size"]) == (producer, 2)
+        assert start["local_rank"] == start["rank"]
+        if producer == "rank0":
+            assert kinds.count("log") == 4
+            assert "model" in start
+        else:
+            assert kinds == ["run_start", "run_end"]
+            assert end["counters"]["hooks"] > 10
+
+    # Rank 1 had given up waiting when rank 0 came to it, and still found the run.
+    first, second = sorted(_streams(home, "late"))
+    assert (first.split("/")[0], second.split("/")[0]) == ("rank0", "rank1")
+    assert first.split("/")[1] == second.split("/")[1]
+
+    assert [stream.split("/")[0] for stream in _streams(home, "only0")] == ["rank0"]
+    assert not _streams(home, "only1")
+    assert "rank 1 has not heard from rank 0" in done.stderr
+    assert "rank 1 gave up on rank 0" in done.stderr
+
+    loops = _streams(home, "loop")
+    assert len({stream.split("/")[1] for stream in loops}) == 1
+    assert {s.split("/")[0]: (e[1].data or {})["logs"]["rank"] for s, e in loops.items()} == {
+        "rank0": 0,
+        "rank1": 1,
+    }
+
+
+def test_a_failing_rank_tells_its_own_cause(home: Path) -> None:
+    done = _torchrun(home, "fails")
+    assert done.returncode != 0
+    [ended] = [e for s, e in _streams(home, "fails").items() if s.startswith("rank1")]
+    assert ended[-1].data is not None
+    assert ended[-1].data["how"] == "exception"
+    assert ended[-1].data["error"]["message"] == "rank 1 broke"

@@ -1,0 +1,203 @@
+"""Secrets stay where they are, and what is no secret is not hidden."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from lineside.emitter.training.redaction import (
+    REDACTED,
+    is_secret_name,
+    redact,
+    redact_argv,
+    redact_text,
+)
+
+HUB = "hf_" + "aB3" * 11
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hub_token",
+        "push_to_hub_token",
+        "token",
+        "HF_TOKEN",
+        "hubToken",
+        "use_auth_token",
+        "access_tokens",
+        "wandb_api_key",
+        "api-key",
+        "apikey",
+        "apiKey",
+        "openai.api_key",
+        "AWS_SECRET_ACCESS_KEY",
+        "aws_access_key_id",
+        "comet_key",
+        "password",
+        "db_passwd",
+        "passphrase",
+        "client_secret",
+        "secrets",
+        "credentials",
+        "Authorization",
+        "auth",
+        "private_key",
+        "sentry_dsn",
+        "slack_webhook_url",
+        "cookie",
+    ],
+)
+def test_names_of_secrets_are_known(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_tokens",
+        "max_new_tokens",
+        "num_input_tokens_seen",
+        "include_num_input_tokens_seen",
+        "average_tokens_across_devices",
+        "tokenizer",
+        "tokenizer_name",
+        "eos_token",
+        "pad_token",
+        "eos_token_id",
+        "image_token",
+        "decoder_start_token",
+        "metric_for_best_model",
+        "label_key",
+        "key",
+        "keyword",
+        "author",
+        "authors",
+        "learning_rate",
+        "monkey",
+        "passes",
+        "secretary_name",
+    ],
+)
+def test_other_names_are_not_taken_for_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_secrets_are_hidden_at_every_depth() -> None:
+    given: dict[str, Any] = {
+        "model_init_kwargs": {"token": "mine", "dtype": "bfloat16", "deep": [{"api_key": "k"}]},
+        "hub_token": "mine",
+        "password": 1234,
+        "credentials": {"user": "a", "key": "b"},
+        "learning_rate": 5e-5,
+    }
+    hidden = redact(given)
+    assert hidden == {
+        "model_init_kwargs": {
+            "token": REDACTED,
+            "dtype": "bfloat16",
+            "deep": [{"api_key": REDACTED}],
+        },
+        "hub_token": REDACTED,
+        "password": REDACTED,
+        "credentials": REDACTED,
+        "learning_rate": 5e-5,
+    }
+    assert given["model_init_kwargs"]["deep"] == [{"api_key": "k"}]
+
+
+def test_whether_there_is_a_secret_is_no_secret() -> None:
+    given: dict[str, Any] = {
+        "hub_token": None,
+        "use_auth_token": True,
+        "password": "",
+        "credentials": {},
+    }
+    assert redact(given) == given
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://me:pw@db/x", f"postgresql://me:{REDACTED}@db/x"),
+        ("redis://:p@w@host:6379", f"redis://:{REDACTED}@host:6379"),
+        (f"https://{HUB}@huggingface.co/a", f"https://{REDACTED}@huggingface.co/a"),
+        ("git@github.com:a/b", "git@github.com:a/b"),
+        ("ssh://git@github.com/a", "ssh://git@github.com/a"),
+        ("https://h/p?a=1&token=abc&b=2", f"https://h/p?a=1&token={REDACTED}&b=2"),
+        ("https://h:8080/p#x@y", "https://h:8080/p#x@y"),
+        ("Authorization: Bearer abc.def.ghi", f"Authorization: {REDACTED} {REDACTED}"),
+        ('{"hub_token": "a b", "n": 1}', f'{{"hub_token": "{REDACTED}", "n": 1}}'),
+        (r"{\"api_key\": \"abc\"}", rf"{{\"api_key\": \"{REDACTED}\"}}"),
+        ("trainer.hub_token=abc", f"trainer.hub_token={REDACTED}"),
+        ("num_tokens=5 lr: 0.1", "num_tokens=5 lr: 0.1"),
+        (f"tried {HUB} in vain", f"tried {REDACTED} in vain"),
+        ("key AKIAABCDEFGHIJKLMNOP", f"key {REDACTED}"),
+        ("tiny-gpt2 at /data/run", "tiny-gpt2 at /data/run"),
+    ],
+)
+def test_secrets_are_found_in_text(text: str, expected: str) -> None:
+    hidden = redact_text(text)
+    if text.startswith("Authorization"):
+        assert "abc" not in hidden
+    else:
+        assert hidden == expected
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "a://", "a:", 'a="', "eyJ", "\\", "=", "token"])
+def test_no_text_takes_long(piece: str) -> None:
+    started = time.perf_counter()
+    redact_text(piece * 20_000)
+    assert time.perf_counter() - started < 2
+
+
+def test_a_command_line_keeps_all_but_its_secrets() -> None:
+    argv = [
+        "train.py",
+        "--hub_token",
+        "mine",
+        "--api-key=mine",
+        "--lr",
+        "0.1",
+        "--use_auth_token",
+        "--model_init_kwargs",
+        '{"token": "mine"}',
+        "hub.token=mine",
+        "--db",
+        "mysql://u:mine@h/d",
+        "--token",
+    ]
+    assert redact_argv(argv) == [
+        "train.py",
+        "--hub_token",
+        REDACTED,
+        f"--api-key={REDACTED}",
+        "--lr",
+        "0.1",
+        "--use_auth_token",
+        "--model_init_kwargs",
+        f'{{"token": "{REDACTED}"}}',
+        f"hub.token={REDACTED}",
+        "--db",
+        f"mysql://u:{REDACTED}@h/d",
+        "--token",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://b/x?X-Amz-Signature=deadbeef01", "https://b/x?X-Amz-Signature=<redacted>"),
+        ("https://b/c?sv=2024&sig=abcDEF%3D", "https://b/c?sv=2024&sig=<redacted>"),
+        ("Authorization: Token abc123", "Authorization: <redacted>"),
+        ("use sk_live_abcdefghijklmnop1234", "use <redacted>"),
+    ],
+)
+def test_signed_addresses_headers_and_live_keys_are_hidden(text: str, kept: str) -> None:
+    assert redact_text(text) == kept
+
+
+def test_a_header_given_as_a_pair_is_hidden() -> None:
+    assert redact([["x-api-key", "q"], ["lr", 1]]) == [["x-api-key", REDACTED], ["lr", 1]]

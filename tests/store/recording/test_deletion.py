@@ -1,0 +1,204 @@
+"""A deleted run is gone, gives its disk back, and does not come back by halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from lineside.bus.errors import RunNotFound, StoreUnavailable
+from lineside.bus.protocol.events import Gap
+from lineside.store.database import schema
+from lineside.store.database.database import reading, writing
+from lineside.store.history.reads import History
+from lineside.store.recording import deletion
+from lineside.store.recording.writes import Writer
+from tests.store.trainer import ATTEMPT, START, Journal, Teller, heartbeat
+
+DELETED_AT = START + 10_000
+LATER = "20231115T221320-cccc"  # a day after START
+HEAVY = ("points", "sketches", "events", "series", "checkpoints", "gaps", "attempts")
+
+
+@pytest.fixture
+def writer(engine: Engine) -> Writer:
+    return Writer(engine, clock=lambda: DELETED_AT)
+
+
+def train(run: str, steps: int = 300) -> Teller:
+    teller = Teller(run)
+    teller.begin()
+    for step in range(steps):
+        teller.do_step(loss=1.0 / (step + 1), lr=0.1)
+    teller.tell("save", {"checkpoint": f"/out/{run}"})
+    return teller
+
+
+def rows(engine: Engine) -> dict[str, int]:
+    with reading(engine) as connection:
+        return {
+            name: connection.execute(
+                select(func.count()).select_from(schema.metadata.tables[name])
+            ).scalar_one()
+            for name in HEAVY
+        }
+
+
+def test_a_deleted_run_is_gone_and_leaves_no_rows(
+    engine: Engine, writer: Writer, history: History
+) -> None:
+    journal = Journal(writer)
+    journal.deliver(train("kept"))
+    before = rows(engine)
+    gone = train("gone")
+    journal.deliver(gone)
+    writer.apply("journal", [journal.batch(gone.stream, (), Gap(gone.stream, gone.seq, 9999))])
+    revision = history.changes(0).revision
+
+    writer.delete_run("gone")
+
+    assert rows(engine) == before
+    assert [run.id for run in history.runs().items] == ["kept"]
+    assert history.counts() == {"running": 1} or history.counts() == {"disconnected": 1}
+    for read in (history.run, history.find, history.streams, history.metrics):
+        with pytest.raises(RunNotFound):
+            read("gone")
+    with pytest.raises(RunNotFound):
+        writer.delete_run("gone")
+    with pytest.raises(RunNotFound):
+        writer.delete_run("nobody")
+    # A command sent ahead, and refusals, are no runs that somebody could have deleted.
+    journal.deliver(Teller("ahead", "control"), Teller("audit", "dashboard"))
+    assert history.changes(revision).run_ids == ("gone",)
+    assert history.points("kept", "loss").total == 300
+
+
+def test_what_still_arrives_of_a_deleted_run_is_left_out(
+    engine: Engine, writer: Writer, history: History
+) -> None:
+    journal = Journal(writer)
+    teller = train("run")
+    journal.deliver(teller)
+    writer.delete_run("run")
+    before = rows(engine)
+    # It trains on, with the same writer and with one that knows only the rows.
+    for _ in range(2):
+        teller.do_step(loss=1.0)
+        journal.deliver(teller)
+        journal.writer = Writer(engine)
+    shipper = Teller("run", "shipper", "20231114T221300-ssss")
+    launcher = Teller("run", "launcher", "20231114T221300-llll")
+    shipper.tell("heartbeat", heartbeat(teller))
+    shipper.tell("process_lost", heartbeat(teller))
+    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 1})
+    # A stream of the deleted attempt that had not been heard of before.
+    rank1 = Teller("run", "rank1")
+    rank1.tell("run_start")
+    journal.deliver(shipper, launcher, rank1)
+
+    assert history.runs().items == ()
+    after = rows(engine)
+    assert {name: after[name] for name in HEAVY if name != "events"} == {
+        name: before[name] for name in HEAVY if name != "events"
+    }
+
+
+def test_an_attempt_begun_after_the_deletion_makes_the_run_anew(
+    engine: Engine, writer: Writer, history: History
+) -> None:
+    journal = Journal(writer)
+    old = train("run")
+    shipper = Teller("run", "shipper", "20231114T221300-ssss")
+    shipper.tell("heartbeat", heartbeat(old))
+    journal.deliver(old, shipper)
+    writer.delete_run("run")
+    old.tell("log", {"logs": {"loss": 99.0}})
+    new = Teller("run", attempt=LATER, at=START + 86_400)
+    new.begin(name="again")
+    new.do_step(loss=5.0)
+    shipper.tell("heartbeat", heartbeat(new, step=7))
+    journal.deliver(old, new, shipper)
+
+    run = history.run("run")
+    assert (run.name, run.event_counts["log"]) == ("again", 1)
+    assert [attempt.attempt for attempt in run.attempts] == [LATER]
+    assert history.points("run", "loss").y == [5.0]
+    assert {s.producer: s.step for s in history.streams("run")} == {"shipper": None, "rank0": 7}
+    account = run.loss_account
+    assert (account.gaps, account.lag) == (0, 0)
+    writer.delete_run("run")
+    assert history.runs().items == ()
+
+
+def test_an_attempt_whose_name_tells_no_time_is_as_old_as_its_first_event(
+    writer: Writer, history: History
+) -> None:
+    journal = Journal(writer)
+    journal.deliver(train("run", 3))
+    writer.delete_run("run")
+    before = Teller("run", attempt="mine", at=START)
+    before.begin()
+    after = Teller("run", attempt="other", at=START + 86_400)
+    after.begin()
+    journal.deliver(before, after)
+    assert [attempt.attempt for attempt in history.run("run").attempts] == ["other"]
+
+
+def test_a_deletion_cut_short_is_finished_later(
+    engine: Engine, writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(writer).deliver(train("run"))
+    monkeypatch.setattr(deletion, "SLICE", 100)
+    calls = iter(range(1000))
+
+    def failing(engine: Engine) -> object:
+        if next(calls) == 4:
+            raise StoreUnavailable("here", "killed")
+        return writing(engine)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deletion, "writing", failing)
+        with pytest.raises(StoreUnavailable):
+            writer.delete_run("run")
+    assert history.runs().items == ()
+    assert rows(engine)["points"] > 0
+    assert rows(engine)["points"] < 1200
+
+    Writer(engine).finish_deletions()
+    assert set(rows(engine).values()) == {0}
+
+
+def test_deleting_a_run_gives_the_disk_back(tmp_path: Path, sqlite_engine: Engine) -> None:
+    writer = Writer(sqlite_engine)
+    journal = Journal(writer)
+    journal.deliver(train("kept", 50))
+    file = tmp_path / "store.db"
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob("store.db*"))
+
+    writer.delete_run("kept")
+    small = size()
+    journal.deliver(train("large", 20_000))
+    large = size()
+    assert large > 3_000_000
+    writer.delete_run("large")
+    assert size() < small + 200_000
+    assert file.stat().st_size < large / 10
+
+
+def test_a_store_that_cannot_give_pages_back_still_deletes(
+    tmp_path: Path, sqlite_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(sqlite_engine)
+    Journal(writer).deliver(train("run"))
+    with sqlite_engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        raw.commit()
+        raw.execute("PRAGMA auto_vacuum = NONE")
+        raw.execute("VACUUM")
+    writer.delete_run("run")
+    assert History(sqlite_engine).runs().items == ()

@@ -1,0 +1,305 @@
+"""How a run ends in the store: commands, exceptions and silence, in whatever order they come."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+import pytest
+from sqlalchemy import Engine, select
+
+from lineside.store.database.schema import streams
+from lineside.store.history.reads import History
+from lineside.store.history.records import Failure
+from lineside.store.recording.writes import Writer
+from lineside.store.status.pulse import SHORTEST
+from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, Journal, Teller, heartbeat
+
+ERROR = {"type": "ValueError", "message": "bad: batch", "traceback": "Traceback\n  bad: batch\n"}
+SHIPPER = "20231114T221300-ssss"
+STOP = {"id": "c0ffee", "op": "stop", "issued_by": "me@here", "reason": "enough"}
+
+
+class Clock:
+    """The recorder's, which the test moves."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def journal(engine: Engine, clock: Clock) -> Journal:
+    return Journal(Writer(engine, clock))
+
+
+def test_a_stop_counts_whichever_stream_is_recorded_first(
+    journal: Journal, history: History
+) -> None:
+    for place in range(3):
+        run = f"run-{place}"
+        begun, ended, answers = Teller(run), Teller(run), Teller(run, "control")
+        begun.begin()
+        ended.seq = begun.seq
+        ended.tell("train_end")
+        ended.end()
+        answers.tell("control_on", {"ops": ["stop"], "why": None})
+        answers.tell("control_applied", {**STOP, "op": "save"})
+        answers.tell("control_applied", STOP)
+        order = [begun, ended]
+        order.insert(place, answers)
+        for teller in order:
+            journal.deliver(teller)
+            if teller is begun:
+                assert history.run(run).status == "running"
+        found = history.run(run)
+        assert found.status == "stopped"
+        assert found.reason == "by me@here: enough (command c0ffee)"
+        assert found.ended_at is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"issued_by": "SIGTERM", "reason": ""}, "by SIGTERM"),
+        ({"issued_by": "me@here", "reason": ""}, "by me@here (command c0ffee)"),
+        ({"issued_by": None, "reason": None}, "by a command (command c0ffee)"),
+    ],
+)
+def test_who_stopped_it_is_said_as_far_as_it_is_known(
+    journal: Journal, history: History, said: dict[str, str], reason: str
+) -> None:
+    teller, answers = Teller(), Teller(producer="control")
+    teller.begin()
+    teller.tell("train_end")
+    answers.tell("control_applied", {**STOP, **said})
+    journal.deliver(teller, answers)
+    assert history.run("run").reason == reason
+
+
+def test_a_stop_of_one_attempt_is_none_of_the_next(journal: Journal, history: History) -> None:
+    first, answers = Teller(), Teller(producer="control")
+    first.begin()
+    first.tell("train_end")
+    answers.tell("control_applied", STOP)
+    second = Teller(attempt=LATER_ATTEMPT, at=START + 10)
+    second.begin()
+    second.tell("train_end")
+    journal.deliver(first, answers, second)
+    run = history.run("run")
+    assert [attempt.status for attempt in run.attempts] == ["stopped", "finished"]
+    assert run.status == "finished"
+
+
+def test_an_exception_that_was_caught_is_the_end_and_has_a_traceback(
+    journal: Journal, history: History, engine: Engine
+) -> None:
+    teller = Teller()
+    teller.begin()
+    raised = teller.tell("train_error", {"error": ERROR})
+    journal.deliver(teller)
+    assert history.run("run").status == "failed"
+    # The script goes on, ends in order, and a recorder that was restarted hears of that.
+    teller.tick(60)
+    teller.tell("evaluate", {"metrics": {"eval_loss": 1.0}})
+    teller.end()
+    Journal(Writer(engine)).writer.apply("journal", [journal.batch(teller.stream, teller.take())])
+    run = history.run("run")
+    assert (run.status, run.reason) == ("failed", "ValueError: bad: batch")
+    assert run.error == Failure("rank0", "ValueError", "bad: batch", ERROR["traceback"])
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() == pytest.approx(raised.time)
+    (attempt,) = run.attempts
+    assert (attempt.status, attempt.error) == ("failed", run.error)
+
+
+def test_an_attempt_that_raised_before_the_next_is_failed_and_not_superseded(
+    journal: Journal, history: History
+) -> None:
+    first = Teller()
+    first.begin()
+    first.tell("train_error", {"error": ERROR})
+    first.end("restarted")
+    second = Teller(attempt=LATER_ATTEMPT, at=START + 10)
+    second.begin()
+    journal.deliver(first, second)
+    run = history.run("run")
+    assert [attempt.status for attempt in run.attempts] == ["failed", "running"]
+    assert run.error is None
+
+
+def test_the_traceback_is_of_the_rank_that_failed_first(journal: Journal, history: History) -> None:
+    rank0, rank1 = Teller(), Teller(producer="rank1")
+    rank0.begin()
+    rank1.tell("run_start", {})
+    rank1.tell("train_error", {"error": ERROR})
+    rank0.tick(1)
+    closed = {"type": "RuntimeError", "message": "closed", "traceback": "of rank 0"}
+    rank0.tell("train_error", {"error": closed})
+    journal.deliver(rank0, rank1)
+    run = history.run("run")
+    assert run.reason == "rank1: ValueError: bad: batch"
+    assert run.error is not None
+    assert (run.error.producer, run.error.traceback) == ("rank1", ERROR["traceback"])
+
+
+def test_a_command_to_a_silent_run_does_not_make_it_look_alive(
+    journal: Journal, history: History, clock: Clock
+) -> None:
+    teller = Teller()
+    teller.begin()
+    clock.now = time.time() - 16
+    journal.deliver(teller)
+    silent_since = history.run("run").updated_at
+    clock.now = time.time()
+    for producer in ("control", "stopper"):
+        other = Teller(producer=producer, attempt="20231114T230000-cccc")
+        other.tell("command", {"id": "x", "op": "save"})
+        journal.deliver(other)
+    run = history.run("run")
+    assert (run.status, run.attempts[0].status) == ("disconnected", "disconnected")
+    assert run.updated_at == silent_since
+
+
+def test_a_training_that_does_not_move_is_stalled_until_it_does(
+    journal: Journal, history: History, clock: Clock
+) -> None:
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER)
+    teller.begin()
+    for _ in range(3):
+        teller.do_step()
+    journal.deliver(teller)
+
+    def beat(age: float | None, phase: str = "training") -> tuple[str, str | None]:
+        clock.now = time.time()
+        shipper.tell("heartbeat", heartbeat(teller, hook_age=age, phase=phase))
+        journal.deliver(shipper)
+        run = history.run("run")
+        assert [found.id for found in history.runs(status=run.status).items] == ["run"]
+        assert history.counts() == {run.status: 1}
+        assert run.attempts[-1].status == run.status
+        return run.status, run.phase
+
+    assert beat(SHORTEST - 5) == ("running", "training")
+    assert beat(SHORTEST + 5) == ("stalled", "training")
+    since = datetime.fromtimestamp(clock.now - SHORTEST - 5, timezone.utc)
+    assert history.run("run").reason == (
+        f"while training, nothing has moved since {since:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    assert beat(SHORTEST + 6, "saving") == ("running", "saving")
+    assert beat(SHORTEST + 7) == ("stalled", "training")
+    teller.do_step()
+    journal.deliver(teller)
+    assert history.run("run").status == "running"
+    assert beat(9999.0, "paused") == ("running", "paused")
+    assert history.run("run").reason == "paused"
+    # A shipper on another machine cannot know the age: the events say it. Nonsense says nothing.
+    assert beat(-5.0) == ("stalled", "training")
+    assert beat(1e300) == ("stalled", "training")
+    assert beat(None) == ("stalled", "training")
+    teller.do_step()
+    journal.deliver(teller)
+    assert beat(None) == ("running", "training")
+    teller.tell("train_end")
+    journal.deliver(teller)
+    run = history.run("run")
+    assert (run.status, run.phase, run.reason) == ("finished", None, None)
+
+
+def test_a_training_that_was_told_to_stop_may_take_its_time_to_end(
+    journal: Journal, history: History, clock: Clock
+) -> None:
+    """As to load its best model after an early stop."""
+    teller, shipper = Teller(), Teller(producer="shipper", attempt=SHIPPER)
+    teller.begin()
+    for _ in range(3):
+        teller.do_step()
+    teller.tell("epoch_end", control=1)
+    shipper.tell("heartbeat", heartbeat(teller, hook_age=SHORTEST + 5, phase="waiting"))
+    journal.deliver(teller)
+    journal.deliver(shipper)
+    assert history.run("run").status == "running"
+
+
+def test_a_run_resumed_where_the_clock_is_behind_is_shown_by_its_newest_attempt(
+    journal: Journal, history: History
+) -> None:
+    first = Teller(attempt=LATER_ATTEMPT, at=START + 3600)
+    first.begin()
+    first.tell("train_end")
+    second = Teller()
+    second.begin(resumed_from={"run": "run", "attempt": LATER_ATTEMPT, "step": 2})
+    journal.deliver(first, second)
+    run = history.run("run")
+    assert [attempt.attempt for attempt in run.attempts] == [LATER_ATTEMPT, ATTEMPT]
+    assert run.status == "running"
+
+
+def test_a_kill_for_want_of_memory_is_said(journal: Journal, history: History) -> None:
+    teller, launcher = Teller(), Teller(producer="launcher", attempt=SHIPPER)
+    teller.begin()
+    exit_ = {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGKILL", "out_of_memory": True}
+    launcher.tell("process_exit", exit_)
+    journal.deliver(teller, launcher)
+    run = history.run("run")
+    assert (run.status, run.reason) == ("killed", "SIGKILL (out of memory)")
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_an_outage_is_never_told_as_an_end(
+    journal: Journal, history: History, engine: Engine, launched: bool
+) -> None:
+    """How the process ended is on the bus before what it said: that is a backlog."""
+    rank_0, ended = Teller(), Teller(producer="shipper", attempt=SHIPPER, at=START + 9)
+    rank_0.begin()
+    journal.deliver(rank_0)
+    rank_0.do_step(loss=1.0)
+    backlog = [rank_0.take()]
+    rank_0.tell("train_end")
+    backlog.append(rank_0.take())
+    if launched:
+        ended = Teller(producer="launcher", attempt=SHIPPER, at=START + 9)
+        ended.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 0, "emitted": rank_0.seq})
+    else:
+        ended.tell("process_lost", heartbeat(rank_0))
+    journal.deliver(ended)
+    journal = Journal(Writer(engine), "another")  # a recorder that has to read it all again
+    for events in backlog:
+        run = history.run("run")
+        assert (run.status, run.reason, run.ended_at) == ("running", None, None)
+        journal.writer.apply(journal.name, [journal.batch(rank_0.stream, events)])
+    assert history.run("run").status == "finished"
+
+
+@pytest.mark.parametrize("seconds", [-1e300, 1e300, -1, "long", None, 1 << 80])
+def test_nonsense_for_how_long_a_command_ran_is_no_start(
+    journal: Journal, history: History, seconds: object
+) -> None:
+    launcher = Teller(producer="launcher", attempt=SHIPPER)
+    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 1, "seconds": seconds})
+    journal.deliver(launcher)
+    assert history.run("run").started_at.timestamp() == pytest.approx(START)
+
+
+def test_a_wait_before_a_gap_is_no_part_of_the_step_after_it(
+    journal: Journal, engine: Engine
+) -> None:
+    """Else one that took long once makes a stall be noticed late."""
+    teller = Teller()
+    teller.begin()
+    for wait in (1.0, 1.0, 9.0):
+        teller.do_step(compute=1.0, wait=wait)
+    teller.tell("step_begin")
+    teller.tell("train_end")  # and another training
+    teller.do_step(compute=1.0)
+    journal.deliver(teller)
+    with engine.connect() as connection:
+        (measured,) = connection.execute(select(streams.c.step_seconds)).scalars()
+    assert measured == pytest.approx(1.8, abs=0.01)  # 2, 2 and 1

@@ -1,0 +1,190 @@
+"""Events and failures that nobody would expect: kept, marked, counted, and in nobody's way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from lineside.bus.errors import StoreError, StoreUnavailable
+from lineside.bus.protocol.events import Event
+from lineside.store.database import schema
+from lineside.store.history.reads import History
+from lineside.store.recording.states import SeriesState
+from lineside.store.recording.writes import Writer
+from tests.store.trainer import Journal, Teller
+
+ODD_EVENTS: dict[str, Callable[[Teller], Event]] = {
+    "a time that is no date": lambda t: t.tell("log", {"logs": {"x": 1}}, time=1e300),
+    "a time that is no number": lambda t: t.tell("epoch_end", None, time=math.nan),
+    "a step beyond 64 bits": lambda t: t.tell("log", {"logs": {"x": 1}}, step=1 << 64),
+    "a control beyond 64 bits": lambda t: t.tell("epoch_end", control=1 << 70),
+    "an epoch that is no number": lambda t: t.tell("epoch_end", epoch=math.nan),
+    "an epoch beyond 64 bits": lambda t: t.tell("epoch_end", epoch=1 << 64),
+    "a kind with a NUL": lambda t: t.tell("ki\0nd", {"a": "b\0c"}),
+    "a kind with a surrogate": lambda t: t.tell("ki\ud800nd"),
+    "a kind that is too long": lambda t: t.tell("k" * 300),
+    "a kind that is empty": lambda t: t.tell(""),
+    "a log without logs": lambda t: t.tell("log"),
+    "a log of a list": lambda t: t.tell("log", {"logs": [1, 2]}),
+    "an evaluation without metrics": lambda t: t.tell("evaluate", {"metrics": 5}),
+    "an end that says nothing": lambda t: t.tell("run_end", {"how": 5}),
+    "a heartbeat of nobody": lambda t: t.tell("heartbeat", {"producer": "../x", "attempt": "y"}),
+    "a heartbeat without data": lambda t: t.tell("heartbeat"),
+    "a loss of nobody": lambda t: t.tell("process_lost", {"producer": 5, "attempt": None}),
+    "an exit of nobody": lambda t: t.tell("process_exit", {"exit_code": 1}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_EVENTS, ids=lambda name: name.replace(" ", "_"))
+def test_an_event_that_is_not_what_it_promises_is_kept_marked_and_counted(
+    odd: str, writer: Writer, history: History
+) -> None:
+    teller = Teller()
+    teller.begin()
+    told = ODD_EVENTS[odd](teller)
+    teller.do_step(loss=1.0)
+    Journal(writer).deliver(teller)
+
+    (row,) = [row for row in history.events("run").items if row.problem]
+    assert row.seq == told.seq
+    assert row.kind in (told.kind, "unreadable")
+    run = history.run("run")
+    assert run.event_counts[row.kind] == (1 if row.kind != "log" else 2)
+    assert run.loss_account.lag == 0
+    assert run.loss_account.recorded == teller.seq
+    assert [account.unreadable for account in history.streams("run")] == [1]
+    assert history.points("run", "loss").y == [1.0]
+
+
+def test_odd_data_that_breaks_no_promise_is_kept(writer: Writer, history: History) -> None:
+    deep: list[object] = []
+    for _ in range(2000):
+        deep = [deep]
+    teller = Teller()
+    odd = {
+        "bytes": b"\xff",
+        b"key": {(1, 2): 3},
+        "object": object(),
+        "deep": deep,
+        "huge": 10**5000,
+        "float": math.inf,
+        "none": None,
+    }
+    teller.tell("save", {"checkpoint": 5, "odd": odd, "state": "none"})
+    teller.tell("run_start", {"name": 7, "resumed_from": [1], "project": "p\0\ud800"})
+    teller.tell("run_end", {"how": "exit", "error": "text", "counters": 9})
+    teller.tell("train_begin", {"state": {"max_steps": -1, "best_model_checkpoint": 5}})
+    Journal(writer).deliver(teller)
+
+    rows = history.events("run").items
+    assert [row.problem for row in rows] == [None] * 4
+    assert rows[0].data is not None
+    kept = rows[0].data["odd"]
+    assert kept["float"] == math.inf
+    assert kept["none"] is None
+    assert kept["bytes"] == {"!": "b'\\xff'"}
+    assert kept["b'key'"] == {"(1, 2)": 3}
+    assert kept["huge"]["!"].startswith("0x")
+    assert "!" in kept["object"]
+    run = history.run("run")
+    assert (run.name, run.project, run.max_steps) == ("run", "p\ufffd?", None)
+
+
+def test_steps_that_cannot_be_measured_are_counted_and_not_timed(
+    writer: Writer, history: History
+) -> None:
+    teller = Teller()
+    teller.tell("step_end")
+    teller.tell("step_begin", monotonic_ns=1000)
+    teller.tell("step_end", monotonic_ns=10)  # backwards
+    teller.tell("step_begin", monotonic_ns=1 << 70)
+    teller.tell("step_end", monotonic_ns=1 << 70)
+    teller.tell("step_begin", step=1 << 70)
+    teller.tell("step_end", time=math.inf)
+    Journal(writer).deliver(teller)
+    assert history.timing("run").compute.total == 0
+    assert history.timing("run").wait.total == 1
+    assert history.run("run").event_counts == {"step_begin": 3, "step_end": 4}
+
+
+def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
+    writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = Teller("good"), Teller("bad")
+    good.log(loss=1.0)
+    bad.do_step(compute=2.0)
+    bad.epoch = 0.5
+    bad.log(loss=2.0, poison=1.0)
+    later = Teller("later")
+    later.log(loss=3.0)
+    real = schema.points.insert
+
+    def add(
+        self: object, step: int, time: float, epoch: object, value: float, rows: object
+    ) -> None:
+        if value == 2.0:
+            raise ZeroDivisionError("a bug")
+        genuine(self, step, time, epoch, value, rows)  # type: ignore[arg-type]
+
+    genuine = SeriesState.add
+    monkeypatch.setattr(SeriesState, "add", add)
+    assert real is not None
+    Journal(writer).deliver(good, bad, later)
+
+    assert history.points("good", "loss").y == [1.0]
+    assert history.points("later", "loss").y == [3.0]
+    (row,) = history.events("bad").items
+    assert row.data == {"logs": {"loss": 2.0, "poison": 1.0}}
+    assert row.problem is not None
+    assert row.epoch == 0.5
+    counted = {"step_begin": 1, "optimizer_step": 1, "step_end": 1, "log": 1}
+    assert history.run("bad").event_counts == counted
+    assert writer.offset("journal") == 3
+
+
+def test_a_store_that_takes_nothing_raises(
+    writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teller = Teller()
+    teller.log(loss=1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("lineside.store.recording.writes._move", _refuse)
+        with pytest.raises(StoreError, match="out of order"):
+            Journal(writer).deliver(teller)
+    assert history.runs().items == ()
+
+
+def _refuse(*_: object) -> None:
+    raise StoreError("the store is out of order")
+
+
+def test_a_store_that_goes_away_while_batches_are_tried_alone_is_waited_for(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teller = Teller()
+    teller.log(loss=1.0)
+    failures = iter([_refuse, _fail])
+    monkeypatch.setattr("lineside.store.recording.writes._move", lambda *_: next(failures)())
+    with pytest.raises(StoreUnavailable):
+        Journal(writer).deliver(teller)
+
+
+def test_more_metrics_than_a_stream_may_have_stay_in_their_events(
+    writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.store.recording.ledger.MAX_SERIES", 3)
+    teller = Teller()
+    for step in range(5):
+        teller.log(**{f"new{step}": 1.0}, same=1.0)
+    Journal(writer).deliver(teller)
+    assert [s.name for s in history.metrics("run")] == ["new0", "new1", "same"]
+    problems = [row.problem for row in history.events("run").items]
+    assert problems[:2] == [None, None]
+    assert all(problem and "1 metrics have no curve" in problem for problem in problems[2:])
+    assert history.points("run", "same").total == 5
+
+
+def _fail(*_: object) -> None:
+    raise StoreUnavailable("here", "its disk is full")

@@ -1,0 +1,56 @@
+"""One turn of the recorder, called in this process."""
+
+from __future__ import annotations
+
+import time
+
+from lineside.bus.settings import Settings
+from lineside.bus.testing import BrokerProcess
+from lineside.store.history.reads import History
+from lineside.subscribers.recorder.recorder import Recorder
+from tests.subscribers.conftest import wait_until
+from tests.subscribers.stopper.training import Training
+
+
+def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: BrokerProcess) -> None:
+    recorder = Recorder(settings)
+    recorder.startup()
+    began = time.monotonic()
+    recorder.turn()
+    assert time.monotonic() - began < 5
+    recorder.shutdown()
+
+
+def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
+    settings: Settings, broker: BrokerProcess, history: History
+) -> None:
+    """In one process, so that the change falls between two polls of one gathering."""
+    recorder = Recorder(settings)
+    recorder.startup()
+    try:
+        with Training(broker.address) as training:
+            training.train(3)
+            training.producer.flush()
+        wait_until(lambda: _turned(recorder) and training.is_recorded(history), "the first part")
+        old = recorder.reader.journal
+        assert old is not None
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        broker.start()
+        with Training(broker.address) as again:
+            again.train(6)
+            again.producer.flush()
+            wait_until(lambda: _turned(recorder) and again.is_recorded(history), "the second")
+            again.check(history)
+        new = recorder.reader.journal
+        assert new not in (None, old)
+        assert recorder.writer.offset(old) > 0
+        assert recorder.writer.position() == (new, recorder.writer.offset(str(new)))
+    finally:
+        recorder.shutdown()
+
+
+def _turned(recorder: Recorder) -> bool:
+    recorder.turn()
+    return True

@@ -1,0 +1,97 @@
+"""A real stopper and real trainings beside it, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lineside.bus.protocol.events import Event
+from lineside.bus.settings import Settings
+from lineside.bus.testing import read_all
+
+ROOT = Path(__file__).parents[3]
+RUN = "scripted"
+PATIENCE = 60.0
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LINESIDE_HOME": str(settings.home),
+        "LINESIDE_RUN_ID": RUN,
+        "LINESIDE_PROJECT": "tests",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+class Training:
+    """``scripted_trainer.py``; killed on leaving if it has not ended."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: Path,
+        steps: int,
+        values: Sequence[float],
+        **options: object,
+    ) -> None:
+        script = Path(__file__).with_name("scripted_trainer.py")
+        said = ",".join(map(str, values))
+        more = [f"{name}={value}" for name, value in options.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(output), str(steps), said, *more],
+            env=environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self) -> tuple[int, float, str]:
+        """Its last step, its learning rate, and what it said on stderr, once it has ended."""
+        out, said = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0, said
+        step, rate = out.split()[-2:]
+        return int(step), float(rate), said
+
+
+def events_of(settings: Settings, producer: str, *kinds: str) -> list[Event]:
+    """What the journal has of these kinds."""
+    events = read_all(settings.broker, [f"{RUN}/{producer}"])
+    return [event for event in events if event.kind in kinds]
+
+
+def data_of(events: Iterable[Event]) -> list[dict[str, Any]]:
+    return [dict(event.data or {}) for event in events]
+
+
+def backtest(settings: Settings, *options: str) -> dict[str, Any]:
+    """What ``lineside stopper --backtest`` says of the run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lineside.cli", "stopper", "--backtest", RUN, "--json", *options],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
