@@ -30,7 +30,7 @@ for room in {ROOMS!r}:
     importlib.import_module("lineside." + room)
     assert importlib.util.find_spec(room) is None, room + " is installed as a generic name"
 from lineside.dashboard.app import create_app
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 from lineside.subscribers.recorder.recorder import Recorder
 from lineside.emitter.training.run import start_run
 """

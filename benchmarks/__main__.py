@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 PACKAGES = ("lineside", "pyzmq", "transformers", "torch", "sqlalchemy")
 
 
-def nouns() -> list[str]:
+def benchmark_names() -> list[str]:
     """The modules that have something to measure."""
     names = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     return sorted(
@@ -44,7 +44,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    known = nouns()
+    known = benchmark_names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Lineside.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in the docs")

@@ -29,7 +29,7 @@ RECORD_BYTES = 223
 WINDOW = 64  # batches without an acknowledgement, and the reader's credit
 ROUNDS = 3
 
-_Part: TypeAlias = "Callable[[str, _Clock], None]"
+_Role: TypeAlias = "Callable[[str, _Clock], None]"
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -39,26 +39,31 @@ def measure() -> list[Row]:
     for _ in range(ROUNDS):
         broker.append(_through_broker())
         proxy.append(_through_proxy())
-    ours, bare = statistics.median(broker), statistics.median(proxy)
+    lineside_rate, baseline = statistics.median(broker), statistics.median(proxy)
     spread = f"{min(broker):,.0f} to {max(broker):,.0f} in {ROUNDS} rounds"
     return [
         Row(
-            "broker with journal FULL, batches of 64", ours, "events/s", 200_000, True, note=spread
+            "broker with journal FULL, batches of 64",
+            lineside_rate,
+            "events/s",
+            200_000,
+            True,
+            note=spread,
         ),
         Row(
             "broker against zmq.proxy",
-            100 * ours / bare,
+            100 * lineside_rate / baseline,
             "%",
             25,
             True,
-            note=f"zmq.proxy {bare:,.0f} events/s",
+            note=f"zmq.proxy {baseline:,.0f} events/s",
         ),
     ]
 
 
 def _through_broker() -> float:
     with tempfile.TemporaryDirectory() as home, BrokerProcess(Path(home) / "b") as broker:
-        return _time(_produce_to_broker, _consume_from_broker, broker.address)
+        return _measure_rate(_produce_to_broker, _consume_from_broker, broker.address)
 
 
 def _through_proxy() -> float:
@@ -66,7 +71,7 @@ def _through_proxy() -> float:
         proxy = _spawn.Process(target=_proxy, args=(home,), daemon=True)
         proxy.start()
         try:
-            return _time(_produce_to_proxy, _consume_from_proxy, home)
+            return _measure_rate(_produce_to_proxy, _consume_from_proxy, home)
         finally:
             proxy.kill()
             proxy.join()
@@ -103,10 +108,10 @@ class _Clock:
         return float(self._ended.value - self._began.value)
 
 
-def _time(produce: _Part, consume: _Part, where: str) -> float:
+def _measure_rate(produce: _Role, consume: _Role, address: str) -> float:
     """Events per second from the first message sent to the last one received."""
     clock = _Clock()
-    parts = [_spawn.Process(target=part, args=(where, clock)) for part in (produce, consume)]
+    parts = [_spawn.Process(target=part, args=(address, clock)) for part in (produce, consume)]
     for part in parts:
         part.start()
     clock.start(len(parts))
@@ -149,15 +154,15 @@ def _consume_from_broker(address: str, clock: _Clock) -> None:
         socket.send_multipart(Sub("", START, 0, (), WINDOW).encode())
         socket.recv_multipart()
         clock.ready()
-        got = open_ = 0
+        got = unreturned = 0
         while got < BATCHES * RECORDS:
             message = decode(socket.recv_multipart())
             if isinstance(message, Evt):
                 got += message.count
-                open_ += 1
-                if open_ == WINDOW // 4:
-                    socket.send_multipart(Cur(message.offset, open_).encode())
-                    open_ = 0
+                unreturned += 1
+                if unreturned == WINDOW // 4:
+                    socket.send_multipart(Cur(message.offset, unreturned).encode())
+                    unreturned = 0
         clock.end()
 
 

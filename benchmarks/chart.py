@@ -11,9 +11,9 @@ from statistics import median
 from benchmarks.table import Row
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Event, Stream
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 
 POINTS = 1_000_000
 SHOWN = 1000

@@ -16,17 +16,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.table import Row, markdown
-from lineside.bus.client.controller import Controller
+from lineside.bus.client.command_client import CommandClient
 from lineside.bus.protocol.commands import Command
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import start_run
-from lineside.emitter.control.effects import Moment
-from lineside.emitter.control.steering import Steering
+from lineside.emitter.control.leader import LeaderExecutor
+from lineside.emitter.control.trainer_actions import HookContext
 from lineside.emitter.training.publisher import Publisher
 
 COMMANDS = 300
 STEP_SECONDS = 0.005
-LOOKS = 200_000
+POLLS = 200_000
 
 
 def measure() -> list[Row]:
@@ -35,44 +35,44 @@ def measure() -> list[Row]:
         os.environ["LINESIDE_HOME"] = folder
         run = start_run("bench", run_id="bench")
         assert run.publisher is not None
-        steering = Steering(run.publisher, None, 0)
-        look = _look(steering)
+        executor = LeaderExecutor(run.publisher, None, 0)
+        poll_microseconds = _time_poll(executor)
         took: list[float] = []
-        asking = threading.Thread(target=_ask, args=(broker.address, took))
-        asking.start()
-        _train(run.publisher, steering, asking)
-        steering.close()
+        sender = threading.Thread(target=_send_commands, args=(broker.address, took))
+        sender.start()
+        _train(run.publisher, executor, sender)
+        executor.close()
         run.finish()
-    late = sorted(1_000 * (seconds - STEP_SECONDS) for seconds in took)
-    step = f"steps of {1_000 * STEP_SECONDS:g} ms, {len(late)} commands"
+    delays = sorted(1_000 * (seconds - STEP_SECONDS) for seconds in took)
+    step = f"steps of {1_000 * STEP_SECONDS:g} ms, {len(delays)} commands"
     return [
-        Row("command to applied, less a step, p50", statistics.median(late), "ms", 10, note=step),
-        Row("command to applied, less a step, p99", late[int(len(late) * 0.99)], "ms", 30),
-        Row("a look for commands at a step's end", look, "us", 0.5),
+        Row("command to applied, less a step, p50", statistics.median(delays), "ms", 10, note=step),
+        Row("command to applied, less a step, p99", delays[int(len(delays) * 0.99)], "ms", 30),
+        Row("a look for commands at a step's end", poll_microseconds, "us", 0.5),
     ]
 
 
-def _train(publisher: Publisher, steering: Steering, asking: threading.Thread) -> None:
+def _train(publisher: Publisher, executor: LeaderExecutor, sender: threading.Thread) -> None:
     args = SimpleNamespace(save_strategy="no")
     state = SimpleNamespace(global_step=0, epoch=0.0)
     control = SimpleNamespace(should_log=False)
-    while asking.is_alive():
+    while sender.is_alive():
         time.sleep(STEP_SECONDS)
         state.global_step += 1
-        publisher.tend_if_due()  # as a hook does
-        if steering.is_due(state.global_step):
-            steering.steer(Moment("step_end", args, state, control, {}))
+        publisher.maintain_if_due()  # as a hook does
+        if executor.is_due(state.global_step):
+            executor.apply_commands(HookContext("step_end", args, state, control, {}))
 
 
-def _ask(address: str, took: list[float]) -> None:
-    with Controller(address, "bench") as controller:
+def _send_commands(address: str, took: list[float]) -> None:
+    with CommandClient(address, "bench") as controller:
         time_one(controller)  # it waits for a shipper to be started
         for _ in range(COMMANDS):
             time.sleep(0.01)
             took.append(time_one(controller))
 
 
-def time_one(controller: Controller) -> float:
+def time_one(controller: CommandClient) -> float:
     """Seconds from sending a command to its application.
 
     Raises:
@@ -87,16 +87,16 @@ def time_one(controller: Controller) -> float:
     return last.time - sent
 
 
-def _look(steering: Any) -> float:
+def _time_poll(executor: Any) -> float:
     started = time.perf_counter_ns()
-    for step in range(LOOKS):
-        if steering is not None and steering.is_due(step):
+    for step in range(POLLS):
+        if executor is not None and executor.is_due(step):
             raise AssertionError("nobody has asked for anything yet")
     both = time.perf_counter_ns() - started
     started = time.perf_counter_ns()
-    for _ in range(LOOKS):
+    for _ in range(POLLS):
         pass
-    return (both - (time.perf_counter_ns() - started)) / LOOKS / 1_000
+    return (both - (time.perf_counter_ns() - started)) / POLLS / 1_000
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import zmq
 from benchmarks.table import Row, markdown
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.page import PHASES
-from lineside.emitter.training.identity import Place, begin
+from lineside.emitter.spool.status_page import PHASES
+from lineside.emitter.training.identity import RankInfo, begin
 from lineside.emitter.training.publisher import Publisher
 
 EVENTS = 8_000
@@ -48,30 +48,38 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = _beside_zmq(Path(folder))
         up, frozen, down = _by_broker(Path(folder))
-    p50, p999 = _at(ours, 0.5), _at(ours, 0.999)
+    p50, p999 = _quantile(ours, 0.5), _quantile(ours, 0.999)
     return [
-        Row("one emit, 223 B, paced, p50", p50, "us", 5, note=f"p99 {_at(ours, 0.99):.1f} us"),
-        Row("one emit, p99.9", p999, "us", 200, note=f"packb + zmq send {_at(bare, 0.999):.1f} us"),
+        Row(
+            "one emit, 223 B, paced, p50", p50, "us", 5, note=f"p99 {_quantile(ours, 0.99):.1f} us"
+        ),
+        Row(
+            "one emit, p99.9",
+            p999,
+            "us",
+            200,
+            note=f"packb + zmq send {_quantile(bare, 0.999):.1f} us",
+        ),
         Row(
             "one emit against packb + zmq send, p50",
-            p50 / _at(bare, 0.5),
+            p50 / _quantile(bare, 0.5),
             "x",
             0.6,
-            note=f"packb + zmq send {_at(bare, 0.5):.2f} us",
+            note=f"packb + zmq send {_quantile(bare, 0.5):.2f} us",
         ),
         Row(
             "one emit with no broker, p50",
-            _at(down, 0.5) / _at(up, 0.5),
+            _quantile(down, 0.5) / _quantile(up, 0.5),
             "x",
             1.3,
-            note=f"{_at(down, 0.5):.2f} us, broker up {_at(up, 0.5):.2f} us",
+            note=f"{_quantile(down, 0.5):.2f} us, broker up {_quantile(up, 0.5):.2f} us",
         ),
         Row(
             "one emit with the broker frozen, p50",
-            _at(frozen, 0.5) / _at(up, 0.5),
+            _quantile(frozen, 0.5) / _quantile(up, 0.5),
             "x",
             1.3,
-            note=f"{_at(frozen, 0.5):.2f} us",
+            note=f"{_quantile(frozen, 0.5):.2f} us",
         ),
     ]
 
@@ -116,13 +124,13 @@ def _by_broker(folder: Path) -> list[list[int]]:
 def _publisher(folder: Path, name: str, broker: str) -> Publisher:
     home = folder / f"home-{name}"
     settings = Settings.from_env({"LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker})
-    return Publisher(settings, begin(settings, Place(), run=name))
+    return Publisher(settings, begin(settings, RankInfo(), run=name))
 
 
 def _emit(publisher: Publisher) -> Callable[[int], None]:
     def emit(step: int) -> None:
-        data = {"logs": publisher.tidy(LOGS)}
-        publisher.hook("log", step, 0.1234567, 0, data, _TRAINING, time.monotonic_ns())
+        data = {"logs": publisher.sanitize(LOGS)}
+        publisher.publish_hook("log", step, 0.1234567, 0, data, _TRAINING, time.monotonic_ns())
 
     return emit
 
@@ -163,7 +171,7 @@ def _sink(address: str) -> None:
         socket.recv_multipart()
 
 
-def _at(nanoseconds: list[int], part: float) -> float:
+def _quantile(nanoseconds: list[int], part: float) -> float:
     """The quantile ``part`` in microseconds."""
     if part == 0.5:
         return statistics.median(nanoseconds) / 1_000

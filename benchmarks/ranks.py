@@ -22,14 +22,14 @@ from types import SimpleNamespace
 
 from benchmarks.control import time_one
 from benchmarks.table import Row, markdown
-from lineside.bus.client.controller import Controller
+from lineside.bus.client.command_client import CommandClient
 from lineside.bus.testing import BrokerProcess
 
 SECONDS = 10.0
 STEP_SECONDS = 0.02
 COMMANDS = 30
 RUN = "bench"
-MEASURED, OVER = "measured", "over"
+MEASURED, STOPPED = "measured", "over"
 """Files: of rank 0 once commands may come, and of who commands once none comes any more."""
 
 
@@ -37,12 +37,12 @@ def measure() -> list[Row]:
     """The worst rank's share in percent, and seconds to application, with 2 and 4 ranks."""
     rows = []
     for ranks in (2, 4):
-        told, took = _job(ranks)
-        share = max(100 * one["steering"] / one["training"] for one in told)
-        talk = 1_000 * max(one["talk"] for one in told)
-        gloo = 1_000 * max(one["broadcast"] for one in told)
-        steps = f"steps of {1_000 * told[0]['step']:.0f} ms"
-        note = f"{steps}; {talk:.2f} ms a talk, {gloo:.2f} ms a gloo broadcast"
+        measurements, took = _job(ranks)
+        share = max(100 * one["steering"] / one["training"] for one in measurements)
+        round_ms = 1_000 * max(one["talk"] for one in measurements)
+        gloo = 1_000 * max(one["broadcast"] for one in measurements)
+        steps = f"steps of {1_000 * measurements[0]['step']:.0f} ms"
+        note = f"{steps}; {round_ms:.2f} ms a talk, {gloo:.2f} ms a gloo broadcast"
         rows.append(Row(f"share of control in training, {ranks} ranks", share, "%", 0.5, note=note))
         note = f"{steps}, {len(took)} commands, p50 {statistics.median(took):.2f} s"
         rows.append(
@@ -66,8 +66,8 @@ def _job(ranks: int) -> tuple[list[dict[str, float]], list[float]]:
                 if job.poll() is not None:
                     raise SystemExit(f"torchrun ended with {job.returncode}")
                 time.sleep(0.1)
-            took = _ask(broker.address)
-            (folder / OVER).touch()
+            took = _send_commands(broker.address)
+            (folder / STOPPED).touch()
             job.wait()
         finally:
             job.terminate()
@@ -75,9 +75,9 @@ def _job(ranks: int) -> tuple[list[dict[str, float]], list[float]]:
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)], took
 
 
-def _ask(address: str) -> list[float]:
+def _send_commands(address: str) -> list[float]:
     took = []
-    with Controller(address, RUN) as controller:
+    with CommandClient(address, RUN) as controller:
         time_one(controller)  # it waits for a shipper to be started
         for _ in range(COMMANDS):
             time.sleep(random.uniform(0, 1))
@@ -92,44 +92,46 @@ class _Rank:
         import torch
 
         from lineside.bus.settings import Settings
-        from lineside.emitter.control.following import Following
-        from lineside.emitter.control.steering import Steering
-        from lineside.emitter.training.identity import Identity, Place
+        from lineside.emitter.control.follower import FollowerExecutor
+        from lineside.emitter.control.leader import LeaderExecutor
+        from lineside.emitter.training.identity import Identity, RankInfo
         from lineside.emitter.training.publisher import Publisher
 
-        place = Place.from_env()
-        identity = Identity(RUN, "attempt", "bench", "bench", place)
+        rank_info = RankInfo.from_env()
+        identity = Identity(RUN, "attempt", "bench", "bench", rank_info)
         self.publisher = Publisher(Settings.from_env(), identity)
-        kind = Steering if place.rank == 0 else Following
-        self.steering = kind(self.publisher, None, 0)
-        self.rank = place.rank
+        executor_class = LeaderExecutor if rank_info.rank == 0 else FollowerExecutor
+        self.executor = executor_class(self.publisher, None, 0)
+        self.rank = rank_info.rank
         self.model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64))
         self.batch = torch.ones(8, 64)
         self.args = SimpleNamespace(save_strategy="no")
         self.state = SimpleNamespace(global_step=0, epoch=0.0)
         self.control = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
-        self.talks: list[float] = []
+        self.round_seconds: list[float] = []
         self.steering_seconds = 0.0
 
     def train(self, is_over: Callable[[], bool]) -> float:
         """Until it is over for rank 0; the seconds that took."""
-        from lineside.emitter.control.effects import Moment
+        from lineside.emitter.control.trainer_actions import HookContext
 
         began = time.perf_counter()
-        while not _told_by_rank_0(is_over()):
+        while not _broadcast_from_rank_0(is_over()):
             self.model(self.batch).sum().backward()
             time.sleep(STEP_SECONDS)
             self.state.global_step += 1
-            self.publisher.tend_if_due()  # as a hook does
+            self.publisher.maintain_if_due()  # as a hook does
             asked = time.perf_counter()
-            if self.steering.is_due(self.state.global_step):
-                self.steering.steer(Moment("step_end", self.args, self.state, self.control, {}))
-                self.talks.append(time.perf_counter() - asked)
+            if self.executor.is_due(self.state.global_step):
+                self.executor.apply_commands(
+                    HookContext("step_end", self.args, self.state, self.control, {})
+                )
+                self.round_seconds.append(time.perf_counter() - asked)
             self.steering_seconds += time.perf_counter() - asked
         return time.perf_counter() - began
 
     def close(self) -> None:
-        self.steering.close()
+        self.executor.close()
         self.publisher.close("exit")
 
 
@@ -142,27 +144,27 @@ def _measure_rank(folder: Path) -> None:
     until = time.perf_counter() + SECONDS
     training = rank.train(lambda: time.perf_counter() > until)
     tensor, broadcasts = torch.zeros(2), []
-    for _ in range(len(rank.talks)):
+    for _ in range(len(rank.round_seconds)):
         time.sleep(STEP_SECONDS)
         asked = time.perf_counter()
         dist.broadcast(tensor, 0)
         broadcasts.append(time.perf_counter() - asked)
-    told = {
+    measurements = {
         "training": training,
         "steering": rank.steering_seconds,
         "step": training / rank.state.global_step,
-        "talk": statistics.median(rank.talks),
+        "talk": statistics.median(rank.round_seconds),
         "broadcast": statistics.median(broadcasts),
     }
-    (folder / f"{rank.rank}.json").write_text(json.dumps(told))
+    (folder / f"{rank.rank}.json").write_text(json.dumps(measurements))
     if rank.rank == 0:
         (folder / MEASURED).touch()
-    rank.train((folder / OVER).exists)
+    rank.train((folder / STOPPED).exists)
     rank.close()
     dist.destroy_process_group()
 
 
-def _told_by_rank_0(is_over: bool) -> bool:
+def _broadcast_from_rank_0(is_over: bool) -> bool:
     """What it is for rank 0: all ranks leave at the same step."""
     import torch
     import torch.distributed as dist

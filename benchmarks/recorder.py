@@ -12,9 +12,9 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 from lineside.subscribers.recorder.recorder import Recorder
 
 STEPS = 40_000
@@ -73,7 +73,7 @@ def into_store(log_every: int) -> float:
     return count / seconds
 
 
-def caught_up(log_every: int) -> float:
+def from_journal(log_every: int) -> float:
     """Events a second from the broker's journal to the last commit, by a recorder of ours here."""
     with tempfile.TemporaryDirectory() as folder, BrokerProcess(Path(folder)) as broker:
         with Producer(broker.address, "run/rank0/20261121T000000-0000") as producer:
@@ -84,12 +84,12 @@ def caught_up(log_every: int) -> float:
         recorder = Recorder(Settings.from_env({"LINESIDE_HOME": folder}))
         recorder.startup()
         recorder.reader.wait_connected(30)
-        recorder.turn()
+        recorder.run_once()
         history = History(open_store(f"sqlite:///{folder}/store.db"))
         first = history.run("run").loss_account.recorded
         began = time.perf_counter()
         while recorder.writer.position() != (recorder.reader.journal, recorder.reader.head):
-            recorder.turn()
+            recorder.run_once()
         seconds = time.perf_counter() - began
         assert history.run("run").loss_account.recorded == count
         recorder.shutdown()
@@ -103,7 +103,7 @@ def measure() -> list[Row]:
         Row(f"{what}, {mixture} {every}", rate(every), "events/s", 50_000, at_least=True)
         for what, rate in (
             ("recorder into SQLite", into_store),
-            ("the same from the broker's journal", caught_up),
+            ("the same from the broker's journal", from_journal),
         )
         for every in (1, 10)
     ]

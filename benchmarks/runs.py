@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks.table import Row
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Event, Stream
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 
 RUNS = 5000
 ROUNDS = 15
@@ -28,34 +28,36 @@ def batches() -> Iterator[Batch]:
         now = 1_700_000_000.0 + number * 60
         for attempt in ("20261121T000000-0000", "20261121T010000-0000"):
             offset += 1
-            yield _batch(offset, Stream(f"run-{number:05}", "rank0", attempt), _told(number, now))
+            yield _batch(
+                offset, Stream(f"run-{number:05}", "rank0", attempt), _run_events(number, now)
+            )
         offset += 1
         beat = {"producer": "rank0", "attempt": attempt, "emitted": 60, "hooks": 60}
         shipper = Stream(f"run-{number:05}", "shipper", "20261121T000000-1111")
         yield _batch(offset, shipper, [("heartbeat", now, 0, beat)])
 
 
-def _told(number: int, now: float) -> list[tuple[str, float, int, dict[str, Any] | None]]:
+def _run_events(number: int, now: float) -> list[tuple[str, float, int, dict[str, Any] | None]]:
     facts = {"name": f"sweep {number % 97} of {number}", "project": f"project-{number % 7}"}
     metrics = {f"metric_{name}": number / 7 for name in range(12)}
-    told: list[tuple[str, float, int, dict[str, Any] | None]] = [
+    records: list[tuple[str, float, int, dict[str, Any] | None]] = [
         ("run_start", now, 0, facts),
         ("train_begin", now, 0, {"state": {"max_steps": 10}}),
     ]
     for step in range(10):
-        told += [("step_begin", now, step, None), ("step_end", now, step + 1, None)]
-    told += [("log", now, 10, {"logs": metrics}), ("train_end", now, 10, None)]
+        records += [("step_begin", now, step, None), ("step_end", now, step + 1, None)]
+    records += [("log", now, 10, {"logs": metrics}), ("train_end", now, 10, None)]
     if number % 3:
-        told.append(("run_end", now, 10, {"how": "exit"}))
-    return told
+        records.append(("run_end", now, 10, {"how": "exit"}))
+    return records
 
 
 def _batch(
-    offset: int, stream: Stream, told: list[tuple[str, float, int, dict[str, Any] | None]]
+    offset: int, stream: Stream, records: list[tuple[str, float, int, dict[str, Any] | None]]
 ) -> Batch:
     events = tuple(
         Event(seq, now, seq * 1_000_000, kind, step, data=data)
-        for seq, (kind, now, step, data) in enumerate(told)
+        for seq, (kind, now, step, data) in enumerate(records)
     )
     return Batch(offset, stream, events, ())
 
@@ -72,7 +74,7 @@ def measure() -> list[Row]:
                 pending = []
         writer.apply("journal", pending)
         history = History(engine)
-        questions: dict[str, Callable[[], object]] = {
+        queries: dict[str, Callable[[], object]] = {
             "run list, 50 of 5,000 runs": lambda: history.runs(),
             "run list, searched and sorted by name": lambda: history.runs(
                 search="sweep 5", sort="name"
@@ -81,16 +83,16 @@ def measure() -> list[Row]:
                 history.changes(1 << 60).revision - 1
             ),
         }
-        times = {what: _milliseconds(ask) for what, ask in questions.items()}
+        times = {what: _milliseconds(query) for what, query in queries.items()}
         engine.dispose()
     return [Row(what, figure, "ms", 100) for what, figure in times.items()]
 
 
-def _milliseconds(ask: Callable[[], object]) -> float:
+def _milliseconds(query: Callable[[], object]) -> float:
     taken = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        ask()
+        query()
         taken.append((time.perf_counter() - began) * 1000)
     return median(taken)
 

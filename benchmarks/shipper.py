@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.table import Row, markdown
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.sidecar import Sidecar, shipper_pid
+from lineside.emitter.spool.shipper_process import ShipperStarter, shipper_pid
 
 WARM_UP_SECONDS = 5.0
 SECONDS = 30.0
@@ -28,7 +28,7 @@ _PRODUCER = """
 import sys
 from pathlib import Path
 from lineside.bus.protocol.events import Stream
-from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.spool.writer import SpoolWriter
 writer = SpoolWriter(Path(sys.argv[1]), Stream("quiet", "rank0", "a1"))
 writer.write("run_start")
 sys.stdin.read()
@@ -44,30 +44,30 @@ def measure() -> list[Row]:
         _start(stack, _PRODUCER, str(spool))
         idler = _start(stack, _IDLER)
         _wait(lambda: spool.joinpath(*Stream("quiet", "rank0", "a1")).is_dir())
-        Sidecar(spool, broker.address).ensure()
+        ShipperStarter(spool, broker.address).ensure()
         _wait(lambda: shipper_pid(spool) is not None)
         shipper = shipper_pid(spool) or 0
         stack.callback(os.kill, shipper, 9)
         time.sleep(WARM_UP_SECONDS)
-        before, bare_before = _cpu_seconds(shipper), _cpu_seconds(idler)
+        before, baseline_before = _cpu_seconds(shipper), _cpu_seconds(idler)
         time.sleep(SECONDS)
         busy = (_cpu_seconds(shipper) - before) / SECONDS * 100
-        bare_busy = (_cpu_seconds(idler) - bare_before) / SECONDS * 100
-        memory, bare_memory = _megabytes(shipper), _megabytes(idler)
+        baseline_busy = (_cpu_seconds(idler) - baseline_before) / SECONDS * 100
+        memory, baseline_memory = _megabytes(shipper), _megabytes(idler)
     return [
         Row(
             "shipper memory",
             memory,
             "MB",
             40,
-            note=f"a Python with zmq and msgpack {bare_memory:.1f} MB",
+            note=f"a Python with zmq and msgpack {baseline_memory:.1f} MB",
         ),
         Row(
             "shipper CPU idle",
             busy,
             "%",
             0.3,
-            note=f"a Python that only wakes 4 times a second {bare_busy:.2f} %",
+            note=f"a Python that only wakes 4 times a second {baseline_busy:.2f} %",
         ),
     ]
 
@@ -79,9 +79,9 @@ def _start(stack: ExitStack, code: str, *arguments: str) -> int:
     return process.pid
 
 
-def _wait(true: Callable[[], bool]) -> None:
+def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, "it did not start"
         time.sleep(0.05)
 

@@ -22,9 +22,9 @@ from benchmarks.table import Row, markdown
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import LinesideCallback
-from lineside.subscribers.stopper.memory import Memory
-from lineside.subscribers.stopper.reading import rule
-from lineside.subscribers.stopper.watch import Watch
+from lineside.subscribers.stopper.rule_engine import RuleEngine
+from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.state_store import StateStore
 
 EVALUATIONS = 200
 STEPS = 50_000
@@ -66,7 +66,7 @@ def measure() -> list[Row]:
         Row("the same, p99", waited[int(len(waited) * 0.99)], "ms", 150),
         Row(
             "two rules of a stopper, 5 events a step",
-            _watched(),
+            _rule_rate(),
             "events/s",
             50_000,
             at_least=True,
@@ -99,7 +99,7 @@ def _train(output: Path) -> None:
     ).train()
 
 
-def _watched() -> float:
+def _rule_rate() -> float:
     stream = Stream("bench", "rank0", "a1")
     kinds = ("step_begin", "pre_optimizer_step", "optimizer_step", "step_end", "log")
     data = {"logs": {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 1.0}}
@@ -108,10 +108,10 @@ def _watched() -> float:
         for step in range(STEPS)
         for n, kind in enumerate(kinds)
     ]
-    watch = Watch([rule(RULE, "bench"), rule({"not_finite": 1}, "bench")], Memory())
+    rule_engine = RuleEngine([rule(RULE, "bench"), rule({"not_finite": 1}, "bench")], StateStore())
     started = time.perf_counter()
     for event in events:
-        watch.take(stream, event)
+        rule_engine.handle(stream, event)
     return len(events) / (time.perf_counter() - started)
 
 

@@ -22,7 +22,7 @@ class Row:
     note: str = ""
 
     @property
-    def met(self) -> bool:
+    def is_met(self) -> bool:
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
 
@@ -33,6 +33,6 @@ def markdown(rows: Iterable[Row]) -> str:
         bound = "at least" if row.at_least else "at most"
         lines.append(
             f"| {row.what} | {row.figure:,.4g} {row.unit} | {bound} {row.limit:,g} {row.unit} "
-            f"| {'yes' if row.met else 'no'} | {row.note} |"
+            f"| {'yes' if row.is_met else 'no'} | {row.note} |"
         )
     return "\n".join(lines)

@@ -23,7 +23,7 @@ LinesideError
 └── StoreError              exit code 1
     ├── StoreTooNew
     ├── StoreUnavailable
-    └── StoreSetBack
+    └── StoreRolledBack
 
 Each message is one sentence or two with the value that was bad, what was expected and what to do,
 so a command line prints ``str(error)`` and nothing more.
@@ -93,8 +93,8 @@ class CommandError(UsageError):
     """A command to a training that cannot be one."""
 
     def __init__(self, what: str, value: object, expected: str) -> None:
-        said = "is missing" if value is None else f"{value!r:.200} cannot be"
-        super().__init__(f"{what}: {said}; expected {expected}")
+        problem = "is missing" if value is None else f"{value!r:.200} cannot be"
+        super().__init__(f"{what}: {problem}; expected {expected}")
 
 
 class MissingExtra(UsageError):
@@ -200,7 +200,7 @@ class StoreUnavailable(StoreError):
         self.url = url
 
 
-class StoreSetBack(StoreError):
+class StoreRolledBack(StoreError):
     """The store holds less than it did: an older copy of it, or a new one, took its place."""
 
     def __init__(self, url: str, known: int, found: int) -> None:

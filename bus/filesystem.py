@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_NETWORK = frozenset(
+_NETWORK_TYPES = frozenset(
     {
         "9p",
         "afs",
@@ -25,16 +25,16 @@ _NETWORK = frozenset(
 )
 
 
-_MOUNTS = Path("/proc/self/mountinfo")
+_MOUNTINFO = Path("/proc/self/mountinfo")
 
 
-def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
+def network_filesystem_type(path: Path, mounts: Path = _MOUNTINFO) -> str | None:
     """The kind of network file system ``path`` is on (``nfs4``, ``cifs``, ...); None if local."""
     kind = filesystem(path, mounts)
-    return kind if kind in _NETWORK else None
+    return kind if kind in _NETWORK_TYPES else None
 
 
-def filesystem(path: Path, mounts: Path = _MOUNTS) -> str:
+def filesystem(path: Path, mounts: Path = _MOUNTINFO) -> str:
     """The kind of file system ``path`` is on (``ext4``, ``nfs4``, ...); empty if it is not known.
 
     ``mounts`` is the kernel's table, man 5 proc_pid_mountinfo.
@@ -50,8 +50,8 @@ def filesystem(path: Path, mounts: Path = _MOUNTS) -> str:
         fields = mount.split(" ")
         if len(fields) < 5 or not source:
             continue
-        point = fields[4].encode().decode("unicode_escape").rstrip("/") + "/"
+        mount_point = fields[4].encode().decode("unicode_escape").rstrip("/") + "/"
         # Of two mounts at one point the later one is on top.
-        if len(point) >= len(best) and (resolved + "/").startswith(point):
-            best, kind = point, source.split(" ", 1)[0]
+        if len(mount_point) >= len(best) and (resolved + "/").startswith(mount_point):
+            best, kind = mount_point, source.split(" ", 1)[0]
     return kind

@@ -13,7 +13,7 @@ from lineside.bus.text import printable
 
 log = logging.getLogger("lineside")
 
-_FEW_FILES = 1024
+_LOW_FILE_LIMIT = 1024
 SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
 """Set by a supervisor for its children, which end when it is no longer their parent."""
 
@@ -34,7 +34,7 @@ class Service:
     def startup(self) -> None:
         """Open what is needed; raise a LinesideError if it cannot be had."""
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """One bounded piece of work."""
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class Service:
             self.startup()
             log.info("%s: started, pid %d", self.name, os.getpid())
             while not self.should_exit:
-                self.turn()
+                self.run_once()
                 if self._supervisor and os.getppid() != self._supervisor:
                     log.warning("%s: the supervisor is gone, ending", self.name)
                     break
@@ -61,13 +61,13 @@ class Service:
         self.should_exit = True
 
 
-def allow_many_files() -> None:
+def raise_file_limit() -> None:
     """Raise the number of files this process may open as far as it may, and say so if that is not
     far: libzmq aborts the process when it can open no more."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        if 0 <= hard < _FEW_FILES:
+        if 0 <= hard < _LOW_FILE_LIMIT:
             log.warning(
                 "this process may open only %d files, and each connection takes one: it ends when "
                 "they are used up; raise what `ulimit -Hn` says",
@@ -78,11 +78,13 @@ def allow_many_files() -> None:
 def configure_logging(level: str = "INFO") -> None:
     """Log lines of a process of ours go to stderr, one format for all, each on one line."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    handler.setFormatter(
+        _OneLineFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    )
     logging.basicConfig(level=level, handlers=[handler])
 
 
-class _OneLine(logging.Formatter):
+class _OneLineFormatter(logging.Formatter):
     """A message may hold what somebody asked for who is not even let in."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name

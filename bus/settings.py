@@ -67,7 +67,7 @@ class Settings:
             disabled=_flag(env, "LINESIDE_DISABLED"),
             key=key,
             wait_for_verdict=_seconds(env, "LINESIDE_WAIT_FOR_VERDICT"),
-            stop_on_sigterm=_choice(env, "LINESIDE_STOP_ON_SIGTERM"),
+            stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
         )
 
     @property
@@ -76,7 +76,7 @@ class Settings:
         return self.home / "journal.db"
 
 
-def private_folder(path: Path) -> Path:
+def make_private_folder(path: Path) -> Path:
     """``path``, made with mode 0700 if it was missing, and so the folders above it.
 
     Raises:
@@ -111,7 +111,7 @@ def _path(env: Mapping[str, str], name: str) -> Path | None:
     return path
 
 
-def _choice(env: Mapping[str, str], name: str) -> bool | None:
+def _optional_flag(env: Mapping[str, str], name: str) -> bool | None:
     return _flag(env, name) if env.get(name) else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from lineside.bus.auth.keyfile import KeyFile
+from lineside.bus.auth.key_file import KeyFile
 from lineside.bus.errors import (
     AddressError,
     AddressInUse,
@@ -22,7 +22,7 @@ from lineside.bus.errors import (
 )
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import MAX_MESSAGE
-from lineside.bus.settings import private_folder
+from lineside.bus.settings import make_private_folder
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -34,7 +34,7 @@ HEARTBEAT_MS = 5_000
 """A ping after this long without traffic; three times as long without an answer is a cut."""
 HANDSHAKE_MS = 5_000
 """A connection whose peer does not shake hands for this long is given up and made anew."""
-HANDSHAKES = (
+HANDSHAKE_EVENTS = (
     int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     | int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
@@ -43,7 +43,7 @@ HANDSHAKES = (
 """What a socket's monitor says of handshakes."""
 MONITOR_EVENT = struct.Struct("=hi")
 """The first frame of what a monitor says: the event, and a number that belongs to it."""
-_QUEUE = 256  # messages libzmq holds in each direction of one connection
+_HIGH_WATER_MARK = 256  # messages libzmq holds in each direction of one connection
 
 
 def parse(address: str) -> Path:
@@ -64,7 +64,7 @@ def parse(address: str) -> Path:
     return path
 
 
-class Claim:
+class AddressLock:
     """The right to listen at an address: an advisory lock on a file beside the socket.
 
     libzmq lets a second process bind the path of a first, which then hears nothing and says
@@ -78,9 +78,9 @@ class Claim:
 
     def __init__(self, address: str) -> None:
         path = parse(address)
-        private_folder(path.parent)
+        make_private_folder(path.parent)
         self.address = address
-        self._fd = os.open(_lock(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -88,7 +88,7 @@ class Claim:
             raise AddressInUse(
                 "the broker address",
                 address,
-                f"process {holder(address)} listens there; "
+                f"process {claiming_pid(address)} listens there; "
                 "stop it, or set LINESIDE_HOME to another folder",
             ) from None
         os.ftruncate(self._fd, 0)
@@ -99,16 +99,16 @@ class Claim:
         os.close(self._fd)
 
 
-def holder(address: str) -> int:
+def claiming_pid(address: str) -> int:
     """The pid of the process that claimed an address last, whether or not it still lives; 0 if
     there was none."""
     try:
-        return int(_lock(parse(address)).read_text())
+        return int(_lock_path(parse(address)).read_text())
     except (OSError, ValueError):
         return 0
 
 
-def router(context: Context, claim: Claim) -> Socket:
+def router(context: Context, address_lock: AddressLock) -> Socket:
     """A ROUTER bound at a claimed address, its socket file of mode 0600.
 
     A send to a peer that is gone or whose queue is full raises instead of vanishing.
@@ -117,14 +117,16 @@ def router(context: Context, claim: Claim) -> Socket:
     # Who guesses a number can choose it as his own name, and libzmq aborts when it comes to it.
     ctypes.CDLL(None).srand(secrets.randbits(32))
     socket = context.socket(zmq.ROUTER)
-    _common(socket)
+    _set_common_options(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     try:
-        socket.bind(claim.address)
-        parse(claim.address).chmod(0o600)
+        socket.bind(address_lock.address)
+        parse(address_lock.address).chmod(0o600)
     except (zmq.ZMQError, OSError) as error:
         socket.close()
-        raise AddressError(claim.address, f"it cannot be listened at: {error.strerror}") from error
+        raise AddressError(
+            address_lock.address, f"it cannot be listened at: {error.strerror}"
+        ) from error
     return socket
 
 
@@ -139,19 +141,19 @@ def dealer(context: Context, address: str) -> Socket:
         AddressError: the address cannot be used.
         SettingsError: the key cannot.
     """
-    socket, where = _dealer(context, address)
-    socket.connect(where)
+    socket, target = _dealer(context, address)
+    socket.connect(target)
     return socket
 
 
-def unreachable(address: str, seconds: float) -> BrokerUnreachable:
+def unreachable_error(address: str, seconds: float) -> BrokerUnreachable:
     """The error to raise when nobody answered at ``address`` within ``seconds``: over a network
     this connects once more, and says so if it is the key that was not taken."""
-    why = why_refused(address)
+    why = key_refusal(address)
     return KeyRefused(address, why) if why else BrokerUnreachable(address, seconds)
 
 
-def why_refused(address: str, seconds: float = 1.0) -> str:
+def key_refusal(address: str, seconds: float = 1.0) -> str:
     """Why a broker at a network address does not take the key; empty if it does, if none answers
     within ``seconds``, and on this machine, where there are no keys.
 
@@ -161,22 +163,22 @@ def why_refused(address: str, seconds: float = 1.0) -> str:
     if addresses.parse(address).key is None:
         return ""
     with zmq.Context() as context:
-        socket, where = _dealer(context, address)
-        monitor = socket.get_monitor_socket(HANDSHAKES)
+        socket, target = _dealer(context, address)
+        monitor = socket.get_monitor_socket(HANDSHAKE_EVENTS)
         try:
-            socket.connect(where)
+            socket.connect(target)
             ready = monitor.poll(int(seconds * 1000))
-            return meaning(monitor.recv_multipart()[0]) if ready else ""
+            return handshake_error(monitor.recv_multipart()[0]) if ready else ""
         finally:
             socket.disable_monitor()
             monitor.close(linger=0)
             socket.close(linger=0)
 
 
-def meaning(said: bytes) -> str:
-    """Why a connection did not come about, from one of the ``HANDSHAKES`` of a socket's monitor;
+def handshake_error(frame: bytes) -> str:
+    """Why a connection did not come about, from one of the ``HANDSHAKE_EVENTS`` of a socket's monitor;
     empty if it did."""
-    event, _ = MONITOR_EVENT.unpack(said)
+    event, _ = MONITOR_EVENT.unpack(frame)
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return "it is not in the broker's list, or was revoked"
     if event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
@@ -186,14 +188,14 @@ def meaning(said: bytes) -> str:
 
 def _dealer(context: Context, address: str) -> tuple[Socket, str]:
     """A DEALER with every option set, and where to connect it."""
-    where = addresses.parse(address)
-    key = KeyFile.read(where.key) if where.key else None
+    target = addresses.parse(address)
+    key = KeyFile.read(target.key) if target.key else None
     socket = context.socket(zmq.DEALER)
-    _common(socket)
+    _set_common_options(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5_000)
-    if "[" in where.endpoint:
+    if "[" in target.endpoint:
         socket.setsockopt(zmq.IPV6, 1)
     if key is not None:
         try:
@@ -202,18 +204,18 @@ def _dealer(context: Context, address: str) -> tuple[Socket, str]:
             socket.curve_serverkey = key.broker.encode()
         except zmq.ZMQError as error:
             socket.close()
-            raise SettingsError("LINESIDE_KEY", where.key, "what is in it is no key") from error
-    return socket, where.endpoint
+            raise SettingsError("LINESIDE_KEY", target.key, "what is in it is no key") from error
+    return socket, target.endpoint
 
 
-def _lock(path: Path) -> Path:
+def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def _common(socket: Socket) -> None:
+def _set_common_options(socket: Socket) -> None:
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, _QUEUE)
-    socket.setsockopt(zmq.RCVHWM, _QUEUE)
+    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     # libzmq would wait 30 s on a connection that a network swallowed right after it stood.
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)

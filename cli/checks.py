@@ -15,31 +15,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus.auth.keyfile import KeyFile
+from lineside.bus.auth.key_file import KeyFile
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
-from lineside.bus.filesystem import network_filesystem
+from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings
 from lineside.cli.commands.processes import DASHBOARD_PORT
 from lineside.cli.commands.runs import has_store
-from lineside.cli.stack.home import is_held, read_note
-from lineside.cli.stack.probes import http_problem
-from lineside.cli.stack.stack import NEEDED
-from lineside.cli.stack.supervisor import times
-from lineside.dashboard.words import plural, size
-from lineside.emitter.shipper.transfer import Transfer
-from lineside.emitter.spool import yard
-from lineside.emitter.spool.sidecar import shipper_pid
+from lineside.cli.stack.home_lock import is_held, read_status
+from lineside.cli.stack.http_probe import http_problem
+from lineside.cli.stack.stack import REQUIRED_PACKAGES
+from lineside.cli.stack.supervisor import times_text
+from lineside.dashboard.formatting import plural, size
+from lineside.emitter.shipper.stream_sender import StreamSender
+from lineside.emitter.spool import directory
+from lineside.emitter.spool.shipper_process import shipper_pid
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-ANSWER_SECONDS = 2.0
+BROKER_TIMEOUT_SECONDS = 2.0
 CATCH_UP_SECONDS = 3.0
-SCARCE, EXHAUSTED = 2 << 30, 256 << 20  # bytes free on a disk
-CLOCK_SECONDS = 5.0
-_NOTHING = ("_nobody/control/_",)  # what every role may ask for, and nothing is delivered of
+LOW_DISK_BYTES, CRITICAL_DISK_BYTES = 2 << 30, 256 << 20  # bytes free on a disk
+MAX_CLOCK_SKEW_SECONDS = 5.0
+_NO_STREAMS = ("_nobody/control/_",)  # what every role may ask for, and nothing is delivered of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Check:
     todo: str = ""
 
 
-def examine(settings: Settings) -> Iterator[Check]:
+def run_checks(settings: Settings) -> Iterator[Check]:
     """Every check in turn; takes some seconds when something does not answer."""
     yield _python()
     yield from _packages()
@@ -62,7 +62,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _clock(settings.home)
     yield from _bus(settings)
     yield from _spool(settings)
-    if not _is_elsewhere(settings):
+    if not _is_remote(settings):
         yield _dashboard(settings)
 
 
@@ -78,7 +78,7 @@ def _packages() -> Iterator[Check]:
         f"{name} {importlib.metadata.version(name)}" for name in ("lineside", "pyzmq", "msgpack")
     )
     yield Check("packages", OK, said)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         yield Check(
             "server packages",
@@ -103,11 +103,11 @@ def _packages() -> Iterator[Check]:
 
 
 def _home(home: Path) -> Check:
-    there = _nearest(home)
-    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+    existing = _nearest_existing(home)
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
         todo = "set LINESIDE_HOME to a folder you may write"
-        return Check("home", FAIL, f"{there} is not writable", todo)
-    if there != home:
+        return Check("home", FAIL, f"{existing} is not writable", todo)
+    if existing != home:
         return Check("home", OK, f"{home} will be made on first use")
     if stat.S_IMODE(home.stat().st_mode) & 0o077:
         return Check(
@@ -118,7 +118,7 @@ def _home(home: Path) -> Check:
 
 def _file_systems(settings: Settings) -> Iterator[Check]:
     for subject, path in (("home", settings.home), ("spool", settings.spool)):
-        kind = network_filesystem(_nearest(path))
+        kind = network_filesystem_type(_nearest_existing(path))
         if kind:
             yield Check(
                 f"{subject} file system",
@@ -131,13 +131,13 @@ def _file_systems(settings: Settings) -> Iterator[Check]:
 def _disks(settings: Settings) -> Iterator[Check]:
     seen = set()
     for path in (settings.home, settings.spool):
-        there = _nearest(path)
-        device = there.stat().st_dev
+        existing = _nearest_existing(path)
+        device = existing.stat().st_dev
         if device in seen:
             continue
         seen.add(device)
-        free = shutil.disk_usage(there).free
-        state = FAIL if free < EXHAUSTED else WARN if free < SCARCE else OK
+        free = shutil.disk_usage(existing).free
+        state = FAIL if free < CRITICAL_DISK_BYTES else WARN if free < LOW_DISK_BYTES else OK
         todo = "free some: a full disk costs events" if state != OK else ""
         yield Check("disk", state, f"{size(free)} free under {path}", todo)
 
@@ -145,14 +145,14 @@ def _disks(settings: Settings) -> Iterator[Check]:
 def _clock(home: Path) -> Check:
     """The clock against the file system's, which on a shared one is another machine's."""
     try:
-        with tempfile.NamedTemporaryFile(dir=_nearest(home)) as file:
+        with tempfile.NamedTemporaryFile(dir=_nearest_existing(home)) as file:
             file.write(b"x")
             file.flush()
             skew = os.fstat(file.fileno()).st_mtime - time.time()
     except OSError as error:
         return Check("clock", WARN, f"could not be compared: {error.strerror}")
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    if abs(skew) > CLOCK_SECONDS:
+    if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
         todo = "synchronise the clocks (NTP): times of events will not fit together"
         return Check("clock", WARN, f"{now}, {skew:+.0f} s off the file server's", todo)
     return Check("clock", OK, now)
@@ -166,13 +166,13 @@ def _bus(settings: Settings) -> Iterator[Check]:
         yield Check("broker", FAIL, str(error))
         return
     journal, head = "", 0
-    shown = f", with key {name!r}" if name else ""
+    with_key = f", with key {name!r}" if name else ""
     try:
-        with Reader(settings.broker, start=LIVE, streams=_NOTHING) as reader:
-            reader.wait_connected(ANSWER_SECONDS)
+        with Reader(settings.broker, start=LIVE, streams=_NO_STREAMS) as reader:
+            reader.wait_connected(BROKER_TIMEOUT_SECONDS)
             journal, head = reader.journal or "", reader.head
     except ReaderDenied as error:
-        said = f"answers at {settings.broker}{shown}, which may not read: {error}"
+        said = f"answers at {settings.broker}{with_key}, which may not read: {error}"
         yield Check("broker", OK, said)
     except KeyRefused as error:
         todo = (
@@ -189,25 +189,25 @@ def _bus(settings: Settings) -> Iterator[Check]:
             else "see that it runs there with --listen, and that no firewall is between",
         )
     else:
-        said = f"answers at {settings.broker}{shown}, its journal is at {head:,}"
+        said = f"answers at {settings.broker}{with_key}, its journal is at {head:,}"
         yield Check("broker", OK, said)
     yield from _store(settings, journal, head)
 
 
-def _is_elsewhere(settings: Settings) -> bool:
+def _is_remote(settings: Settings) -> bool:
     """Whether store and page are left to the machine of the broker: it is another one, and there is
     no store here."""
     return settings.broker.startswith("tcp://") and not has_store(settings)
 
 
 def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
-    if _is_elsewhere(settings):
+    if _is_remote(settings):
         yield Check("store", OK, "on the broker's machine, and so is the page")
         return
     try:
-        from lineside.store.database.database import open_store
-        from lineside.store.history.reads import History
-        from lineside.store.recording.writes import Writer
+        from lineside.store.database.engine import open_store
+        from lineside.store.history.history import History
+        from lineside.store.recording.writer import Writer
 
         engine = open_store(settings.store)
         newest = History(engine).runs(limit=1).items
@@ -239,46 +239,46 @@ def _spool(settings: Settings) -> Iterator[Check]:
     except OSError as error:
         yield Check("spool", FAIL, f"{settings.spool} cannot be read: {error.strerror}")
         return
-    waiting = _waiting(settings.spool)
-    events = sum(waiting.values())
-    said = f"{plural(events, 'event')} of {plural(len(waiting), 'stream')} wait in {settings.spool}"
+    unacknowledged = _unacknowledged(settings.spool)
+    events = sum(unacknowledged.values())
+    said = f"{plural(events, 'event')} of {plural(len(unacknowledged), 'stream')} wait in {settings.spool}"
     if pid is not None:
         yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
         yield Check("spool", OK, said)
-    elif waiting:
+    elif unacknowledged:
         todo = f"lineside ship --spool {settings.spool}"
         yield Check("spool", WARN, f"{said}, and no shipper runs", todo)
     else:
         yield Check("spool", OK, "nothing waits, no shipper needed")
 
 
-def _waiting(spool: Path) -> dict[Stream, int]:
+def _unacknowledged(spool: Path) -> dict[Stream, int]:
     """Streams of which not all is confirmed, and how many events that is."""
-    waiting = {}
-    for stream, folder in yard.streams(spool):
-        transfer = Transfer(stream, folder, yard.position(folder))
+    unacknowledged = {}
+    for stream, folder in directory.streams(spool):
+        stream_sender = StreamSender(stream, folder, directory.acked_seq(folder))
         with contextlib.suppress(OSError):  # its shipper has just removed it
-            if left := transfer.left():
-                waiting[stream] = left
-        transfer.close()
-    return waiting
+            if left := stream_sender.left():
+                unacknowledged[stream] = left
+        stream_sender.close()
+    return unacknowledged
 
 
 def _dashboard(settings: Settings) -> Check:
-    note = read_note(settings.home) if is_held(settings.home) else None
-    url = note["dashboard"] if note else f"http://127.0.0.1:{DASHBOARD_PORT}"
+    up_status = read_status(settings.home) if is_held(settings.home) else None
+    url = up_status["dashboard"] if up_status else f"http://127.0.0.1:{DASHBOARD_PORT}"
     problem = http_problem(f"{url}/readyz")
     if problem:
         return Check("dashboard", WARN, problem, "start it with `lineside up`")
-    restarts = {name: n for name, n in (note or {}).get("restarts", {}).items() if n}
+    restarts = {name: n for name, n in (up_status or {}).get("restarts", {}).items() if n}
     if restarts:
-        said = ", ".join(f"the {name} {times(n)}" for name, n in restarts.items())
+        said = ", ".join(f"the {name} {times_text(n)}" for name, n in restarts.items())
         todo = f"see the logs in {settings.home / 'logs'}"
         return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {said}", todo)
-    whose = "" if note else ", though not by an `up` on this home"
-    return Check("dashboard", OK, f"{url} is ready{whose}")
+    remark = "" if up_status else ", though not by an `up` on this home"
+    return Check("dashboard", OK, f"{url} is ready{remark}")
 
 
-def _nearest(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """``path``, or the nearest folder above it that is there."""
     return next(p for p in (path, *path.parents) if p.exists())

@@ -12,26 +12,26 @@ from typing import IO, Any
 
 from lineside.bus.errors import MissingExtra
 from lineside.cli.rows import FLOAT, INTEGER, JSON, TEXT, TIME, Rows
-from lineside.dashboard.http.strict import strict
+from lineside.dashboard.http.strict_json import strict
 
-Counted = Callable[[int], None]
+OnProgress = Callable[[int], None]
 """Told now and then how many rows are written."""
 _CHUNK = 10_000
 
 
-def write_csv(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+def write_csv(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
     """RFC 4180 in UTF-8; times in ISO 8601, nothing for None, ``nan`` and ``inf`` as they are."""
     writer = csv.writer(codecs.getwriter("utf-8")(out))
     writer.writerow(rows.columns)
-    encode = [_CSV.get(kind, _as_is) for kind in rows.columns.values()]
-    for chunk in _chunks(rows.items, counted):
+    encode = [_CSV.get(kind, _identity) for kind in rows.columns.values()]
+    for chunk in _chunks(rows.items, on_progress):
         writer.writerows([[e(v) for e, v in zip(encode, row, strict=True)] for row in chunk])
 
 
-def write_jsonl(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+def write_jsonl(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
     """One strict JSON object a line. ``non_finite`` says where null is a NaN or an infinity."""
     names = list(rows.columns)
-    for chunk in _chunks(rows.items, counted):
+    for chunk in _chunks(rows.items, on_progress):
         lines = []
         for row in chunk:
             document, flags = strict(dict(zip(names, map(_time_as_text, row), strict=True)))
@@ -41,7 +41,7 @@ def write_jsonl(rows: Rows, out: IO[bytes], counted: Counted) -> None:
         out.write(("\n".join(lines) + "\n").encode())
 
 
-def write_parquet(rows: Rows, out: IO[bytes], counted: Counted) -> None:
+def write_parquet(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
     """Typed columns: times as UTC timestamps in microseconds, JSON as text.
 
     Raises:
@@ -60,9 +60,9 @@ def write_parquet(rows: Rows, out: IO[bytes], counted: Counted) -> None:
         JSON: pa.string(),
     }
     schema = pa.schema([(name, types[kind]) for name, kind in rows.columns.items()])
-    encode = [_json if kind == JSON else _as_is for kind in rows.columns.values()]
+    encode = [_json if kind == JSON else _identity for kind in rows.columns.values()]
     with pq.ParquetWriter(out, schema) as writer:
-        for chunk in _chunks(rows.items, counted):
+        for chunk in _chunks(rows.items, on_progress):
             columns = zip(*chunk, strict=True)
             arrays = [
                 pa.array([e(value) for value in column], type=field.type)
@@ -71,15 +71,17 @@ def write_parquet(rows: Rows, out: IO[bytes], counted: Counted) -> None:
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
-def _chunks(items: Iterator[tuple[Any, ...]], counted: Counted) -> Iterator[list[tuple[Any, ...]]]:
+def _chunks(
+    items: Iterator[tuple[Any, ...]], on_progress: OnProgress
+) -> Iterator[list[tuple[Any, ...]]]:
     done = 0
     while chunk := list(itertools.islice(items, _CHUNK)):
         yield chunk
         done += len(chunk)
-        counted(done)
+        on_progress(done)
 
 
-def _as_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
@@ -92,7 +94,7 @@ def _json(value: Any) -> str | None:
 
 
 _CSV: dict[str, Callable[[Any], Any]] = {TIME: _time_as_text, JSON: _json}
-WRITERS: dict[str, Callable[[Rows, IO[bytes], Counted], None]] = {
+WRITERS: dict[str, Callable[[Rows, IO[bytes], OnProgress], None]] = {
     "csv": write_csv,
     "jsonl": write_jsonl,
     "parquet": write_parquet,

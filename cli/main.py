@@ -48,7 +48,7 @@ def register(command: Callable[..., None]) -> None:
             command(*args, **options)
             sys.stdout.flush()
         except LinesideError as error:
-            _end(str(error), error.exit_code)
+            _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
@@ -57,7 +57,7 @@ def register(command: Callable[..., None]) -> None:
             sys.exit(BROKEN_PIPE)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            _end(f"{where}{error.strerror or error}", 1)
+            _exit(f"{where}{error.strerror or error}", 1)
 
     app.command(
         context_settings={
@@ -120,6 +120,6 @@ def main() -> None:
     app()
 
 
-def _end(sentence: str, code: int) -> None:
+def _exit(sentence: str, code: int) -> None:
     sys.stderr.write(f"lineside: {sentence}\n")
     sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lineside.bus.text import printable
-from lineside.dashboard.http.strict import strict
+from lineside.dashboard.http.strict_json import strict
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -40,9 +40,11 @@ def table(
 
 def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
     """Names and what they are, one a line."""
-    items = [(printable(name), printable(said)) for name, said in items]
+    items = [(printable(name), printable(value)) for name, value in items]
     width = max((len(name) for name, _ in items), default=0)
-    return "\n".join(f"{' ' * indent}{name.ljust(width)}  {said}".rstrip() for name, said in items)
+    return "\n".join(
+        f"{' ' * indent}{name.ljust(width)}  {value}".rstrip() for name, value in items
+    )
 
 
 def warn(sentence: str) -> None:
@@ -52,14 +54,14 @@ def warn(sentence: str) -> None:
         sys.stderr.flush()
 
 
-class Progress:
+class StatusLine:
     """One line on stderr that says how far long work is; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
         self._width = 0
 
-    def say(self, text: str) -> None:
+    def update(self, text: str) -> None:
         """Replace the line."""
         if self._shown:
             sys.stderr.write("\r" + text.ljust(self._width))

@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from lineside.store.database.database import reading
-from lineside.store.database.schema import points, runs, series, streams
+from lineside.store.database.engine import read_transaction
+from lineside.store.database.tables import points, runs, series, streams
 from lineside.store.database.values import join
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 
 TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
-_FETCHED = 5_000  # rows held at once
+_FETCH_SIZE = 5_000  # rows held at once
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,11 @@ def _curve_rows(engine: Engine, run_id: str, kind: str, noun: str, name: str, va
         .join(runs, runs.c.key == streams.c.run_key)
         .where(runs.c.id == run_id, series.c.kind == kind)
         .order_by(points.c.series_id, points.c.idx)
-        .execution_options(yield_per=_FETCHED)
+        .execution_options(yield_per=_FETCH_SIZE)
     )
 
     def items() -> Iterator[tuple[Any, ...]]:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             for *facts, step, epoch, time, number, flag in connection.execute(query):
                 moment = datetime.fromtimestamp(time, timezone.utc)
                 yield (*facts, step, epoch, moment, join(number, flag))

@@ -14,24 +14,24 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.auth.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard.api import api, commands
-from lineside.dashboard.api.answers import refusals
+from lineside.dashboard.api import commands, runs
+from lineside.dashboard.api.responses import error_responses
 from lineside.dashboard.auth import login
-from lineside.dashboard.auth.access import Access
-from lineside.dashboard.auth.guard import LOOPBACK_NAMES, Guard
+from lineside.dashboard.auth.access import TokenAuthMiddleware
+from lineside.dashboard.auth.site_guard import LOOPBACK_NAMES, SecurityMiddleware
 from lineside.dashboard.backend import health
-from lineside.dashboard.backend.audit import Audit
-from lineside.dashboard.backend.desk import Desk
-from lineside.dashboard.backend.door import Door
+from lineside.dashboard.backend.command_sender import CommandSender
+from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
+from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http import problems
-from lineside.dashboard.http.assets import Assets
-from lineside.dashboard.http.body import Bounded
-from lineside.dashboard.live.feed import StoreFeed
-from lineside.dashboard.live.live import Hub
-from lineside.dashboard.pages import pages
-from lineside.dashboard.pages.render import Renderer
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.dashboard.http.body_limit import BodyLimitMiddleware
+from lineside.dashboard.http.static_files import Assets
+from lineside.dashboard.live.hub import LiveHub
+from lineside.dashboard.live.store_feed import StoreFeed
+from lineside.dashboard.pages import routes
+from lineside.dashboard.pages.renderer import Renderer
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 
 DESCRIPTION = """\
 The run history of Lineside. Lists answer `{"items": [...], "next": cursor or null}`. Errors are
@@ -54,12 +54,12 @@ def create_app(
     Raises:
         MissingExtra: plotly is not installed.
     """
-    door = Door(settings.store, history, writer)
+    store = StoreAccess(settings.store, history, writer)
     assets = Assets.load()
     renderer = Renderer(assets)
-    feed = StoreFeed(door)
-    hub = Hub(feed)
-    audit = Audit(settings.broker)
+    feed = StoreFeed(store)
+    hub = LiveHub(feed)
+    audit = RefusalPublisher(settings.broker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -76,26 +76,26 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.hub = hub
-    app.add_middleware(Bounded)
+    app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if keyring is not None:
-        app.add_middleware(Access, keyring=keyring, audit=audit, page=renderer.error)
+        app.add_middleware(TokenAuthMiddleware, keyring=keyring, audit=audit, page=renderer.error)
         app.include_router(login.router(keyring, audit, renderer))
     hosts = LOOPBACK_NAMES if keyring is None else None
-    app.add_middleware(Guard, hosts=hosts, note=audit.note)
-    problems.install(app, renderer.error)
-    app.include_router(api.router(door))
-    app.include_router(commands.router(door, Desk(settings.broker)))
-    app.include_router(health.router(door, settings.broker))
+    app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=audit.note)
+    problems.add_error_handlers(app, renderer.error)
+    app.include_router(runs.router(store))
+    app.include_router(commands.router(store, CommandSender(settings.broker)))
+    app.include_router(health.router(store, settings.broker))
     app.include_router(assets.router())
-    app.include_router(pages.router(door, renderer))
+    app.include_router(routes.router(store, renderer))
 
     @app.get(
         "/api/live",
         tags=["live"],
         response_class=StreamingResponse,
         responses={
-            **refusals(_503="The run history cannot be read now."),
+            **error_responses(_503="The run history cannot be read now."),
             200: {
                 "description": "Events `hello`, `changes` and `reset`; ids are revisions.",
                 "content": {"text/event-stream": {"example": _LIVE_EXAMPLE}},

@@ -12,13 +12,13 @@ from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
-from lineside.dashboard.auth.listening import address, check_tokens, is_loopback, listen
+from lineside.dashboard.auth.listener import address, check_tokens, is_loopback, listen
 
 try:
     import uvicorn
 
     from lineside.dashboard.app import create_app
-    from lineside.dashboard.live.live import Hub
+    from lineside.dashboard.live.hub import LiveHub
 except ModuleNotFoundError as missing:
     raise MissingExtra("the dashboard", missing.name or "fastapi", "server") from missing
 
@@ -66,7 +66,7 @@ def serve(
 class Server(uvicorn.Server):
     """Ends the live streams first, which otherwise never end, and follows its supervisor."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: LiveHub) -> None:
         super().__init__(config)
         self._hub = hub
         self._supervisor = int(os.environ.get(SUPERVISOR_PID, "0"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinesideCallback", "Run", "start_run"]
 
-_HOMES = {
+_MODULES = {
     "LinesideCallback": "lineside.emitter.callback",
     "Run": "lineside.emitter.training.run",
     "start_run": "lineside.emitter.training.run",
@@ -23,6 +23,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -12,26 +12,26 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.bus.settings import Settings
-from lineside.emitter.control.effects import Moment, find_trainer
-from lineside.emitter.control.following import Following
-from lineside.emitter.control.peers import decline
-from lineside.emitter.control.signals import StopOnSigterm
-from lineside.emitter.control.steering import Steering
-from lineside.emitter.spool.outside import comes_from_outside
-from lineside.emitter.spool.page import PHASES, TRAIN_ENDED, TRAINING
-from lineside.emitter.training import outcome, snapshot
-from lineside.emitter.training.attempts import Attempts, InitEnd
-from lineside.emitter.training.exit import Unconfirmed
-from lineside.emitter.training.notice import say
+from lineside.emitter.control.consensus import abandon_control
+from lineside.emitter.control.follower import FollowerExecutor
+from lineside.emitter.control.leader import LeaderExecutor
+from lineside.emitter.control.sigterm import SigtermHandler
+from lineside.emitter.control.trainer_actions import HookContext, find_trainer
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED, TRAINING
+from lineside.emitter.training import metadata, train_errors
+from lineside.emitter.training.attempts import AttemptManager, InitEnd
+from lineside.emitter.training.console import print_once
 from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.shutdown import Unconfirmed
 
 _WAITING, _TRAINING, _EVALUATING, _SAVING, _FINISHED = map(
     PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
 )
-_KEEP = None  # the phase stays what it is
-_NEXT = -1  # what the control flags say comes next
+_UNCHANGED = None  # the phase stays what it is
+_FROM_FLAGS = -1  # what the control flags say comes next
 # By should_save and should_evaluate, the two bits from the third on: evaluation comes first.
-_AFTER_STEP = (_WAITING, _SAVING, _EVALUATING, _EVALUATING)
+_PHASE_BY_FLAGS = (_WAITING, _SAVING, _EVALUATING, _EVALUATING)
 
 
 class LinesideCallback(TrainerCallback):  # type: ignore[misc]
@@ -68,16 +68,16 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             "wait_for_verdict": wait_for_verdict,
         }
         self._stop_on_sigterm = stop_on_sigterm
-        self._attempts = Attempts(**self._config, trial_prefix="")
+        self._attempts = AttemptManager(**self._config, trial_prefix="")
         self._init_end: InitEnd | None = None
         self._is_training = False
-        self._begun_at = 0  # the step
-        self._steering: Steering | Following | None = None
-        self._sigterm: StopOnSigterm | None = None
+        self._start_step = 0  # the step
+        self._executor: LeaderExecutor | FollowerExecutor | None = None
+        self._sigterm_handler: SigtermHandler | None = None
         # A Trainer that is given the callback later calls no hook before it trains.
-        trainers = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
-        if trainers is not None:
-            self._guarded(outcome.watch, trainers, LinesideCallback)
+        trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
+        if trainer_class is not None:
+            self._guarded(train_errors.wrap_train, trainer_class, LinesideCallback)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self._config, "stop_on_sigterm": self._stop_on_sigterm}
@@ -85,101 +85,105 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def __setstate__(self, config: dict[str, Any]) -> None:
         self.__init__(**config)  # type: ignore[misc]
         # Copies in several processes count hyperparameter trials each for itself.
-        self._attempts = Attempts(**self._config, trial_prefix=f"{secrets.token_hex(2)}-")
+        self._attempts = AttemptManager(**self._config, trial_prefix=f"{secrets.token_hex(2)}-")
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Kept until a run opens."""
-        self._guarded(self._watch_outcome, control)
+        self._guarded(self._wrap_train, control)
         self._guarded(self._keep_init_end, state, control)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Opens a new attempt."""
-        self._guarded(self._train_begin, args, state, control, given)
+        self._guarded(self._begin_training, args, state, control, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published, then waited for."""
-        self._guarded(self._train_end, state, control)
+        self._guarded(self._end_training, state, control)
 
     def on_train_error(self, error: BaseException) -> None:
         """Published, whether the script catches it or not; ``emitter.outcome`` calls this."""
-        self._guarded(self._train_error, error)
+        self._guarded(self._report_train_error, error)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._rare, "epoch_begin", _WAITING, state, control)
+        self._guarded(self._publish_with_state, "epoch_begin", _WAITING, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._rare, "epoch_end", _NEXT, state, control)
+        self._guarded(self._publish_with_state, "epoch_end", _FROM_FLAGS, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published."""
-        self._step("step_begin", _TRAINING, args, state, control)
+        self._publish("step_begin", _TRAINING, args, state, control)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published."""
-        self._step("pre_optimizer_step", _TRAINING, args, state, control)
+        self._publish("pre_optimizer_step", _TRAINING, args, state, control)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published."""
-        self._step("optimizer_step", _TRAINING, args, state, control)
+        self._publish("optimizer_step", _TRAINING, args, state, control)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published."""
-        self._step("substep_end", _TRAINING, args, state, control)
+        self._publish("substep_end", _TRAINING, args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published, once what was asked for from outside is done."""
         if self._attempts.is_joining:
             self._guarded(self._join, args, state, control, is_last_chance=True)
-        steering = self._steering
-        if steering is not None and steering.is_due(state.global_step):
-            self._guarded(steering.steer, Moment("step_end", args, state, control, given))
-        self._step("step_end", _NEXT, args, state, control)
-        if steering is not None and steering.is_paused:
-            self._hold("step_end", args, state, control, given)
+        executor = self._executor
+        if executor is not None and executor.is_due(state.global_step):
+            self._guarded(
+                executor.apply_commands, HookContext("step_end", args, state, control, given)
+            )
+        self._publish("step_end", _FROM_FLAGS, args, state, control)
+        if executor is not None and executor.is_paused:
+            self._wait_while_paused("step_end", args, state, control, given)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
-        steering = self._steering
-        if steering is not None and steering.meets:
-            steering.announce()
-        self._guarded(self._measured, "evaluate", args, state, control, metrics, given)
-        if steering is not None and steering.meets:
-            self._guarded(steering.meet, Moment("evaluate", args, state, control, given))
-        self._hold("evaluate", args, state, control, given)
+        executor = self._executor
+        if executor is not None and executor.syncs_evaluations:
+            executor.before_evaluation()
+        self._guarded(self._publish_metrics, "evaluate", args, state, control, metrics, given)
+        if executor is not None and executor.syncs_evaluations:
+            self._guarded(
+                executor.sync_evaluation, HookContext("evaluate", args, state, control, given)
+            )
+        self._wait_while_paused("evaluate", args, state, control, given)
 
     def on_predict(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
-        self._guarded(self._measured, "predict", args, state, control, metrics, given)
+        self._guarded(self._publish_metrics, "predict", args, state, control, metrics, given)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published with the checkpoint's path."""
-        self._guarded(self._save, args, state, control)
-        self._hold("save", args, state, control, given)
+        self._guarded(self._publish_save, args, state, control)
+        self._wait_while_paused("save", args, state, control, given)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""
-        self._step("log", _KEEP, args, state, control, {} if logs is None else logs)
-        if self._steering is not None and self._steering.is_paused:
-            self._hold("log", args, state, control, given)
+        self._publish("log", _UNCHANGED, args, state, control, {} if logs is None else logs)
+        if self._executor is not None and self._executor.is_paused:
+            self._wait_while_paused("log", args, state, control, given)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published; opens a run if there is none."""
-        self._prediction_step(args, state, control, given)
+        self._publish_prediction_step(args, state, control, given)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Published (transformers 5.23 and later)."""
-        self._step("push_begin", _KEEP, args, state, control)
+        self._publish("push_begin", _UNCHANGED, args, state, control)
 
     # The common way, several times a step: in one piece, because after a backward pass each
     # function on the way costs microseconds.
 
-    def _step(
+    def _publish(
         self,
         kind: str,
         phase: int | None,
@@ -202,127 +206,131 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
                 | (8 if control.should_evaluate else 0)
                 | (16 if control.should_log else 0)
             )
-            if phase == _NEXT:
-                phase = _AFTER_STEP[bits >> 2 & 3]
-            data = None if logs is None else {"logs": publisher.tidy(logs)}
-            publisher.tell(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
+            if phase == _FROM_FLAGS:
+                phase = _PHASE_BY_FLAGS[bits >> 2 & 3]
+            data = None if logs is None else {"logs": publisher.sanitize(logs)}
+            publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
         except BaseException as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            self._failed(error)
+            self._count_hook_error(error)
 
-    def _hold(self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+    def _wait_while_paused(
+        self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]
+    ) -> None:
         """Stay here while training is paused from outside."""
-        steering = self._steering
-        if steering is not None and steering.is_paused:
-            self._guarded(steering.hold, Moment(hook, args, state, control, given))
+        executor = self._executor
+        if executor is not None and executor.is_paused:
+            self._guarded(
+                executor.wait_while_paused, HookContext(hook, args, state, control, given)
+            )
 
-    def _rare(
+    def _publish_with_state(
         self,
         kind: str,
         phase: int | None,
         state: Any,
         control: Any,
-        more: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
         now_ns: int = 0,
     ) -> None:
         publisher = self._attempts.publisher
         if publisher is None:
             return
         now_ns = now_ns or monotonic_ns()
-        bits = _bits(control)
-        if phase == _NEXT:
-            phase = _AFTER_STEP[bits >> 2 & 3] if self._is_training else _FINISHED
-        data = {"state": snapshot.state_facts(state)} | (more or {})
-        publisher.tell(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
+        bits = _control_bits(control)
+        if phase == _FROM_FLAGS:
+            phase = _PHASE_BY_FLAGS[bits >> 2 & 3] if self._is_training else _FINISHED
+        data = {"state": metadata.state_facts(state)} | (extra or {})
+        publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
 
-    def _guarded(self, act: Callable[..., None], *given: Any, **named: Any) -> None:
+    def _guarded(self, func: Callable[..., None], *given: Any, **named: Any) -> None:
         try:
-            act(*given, **named)
+            func(*given, **named)
         except BaseException as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            self._failed(error)
+            self._count_hook_error(error)
 
-    def _failed(self, error: BaseException) -> None:
+    def _count_hook_error(self, error: BaseException) -> None:
         publisher = self._attempts.publisher
         if publisher is not None:
-            publisher.failed(error)
+            publisher.count_hook_error(error)
         else:
-            say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+            print_once(f"a hook failed, training goes on ({metadata.one_line(error)})")
 
     # What the rare hooks do.
 
-    def _watch_outcome(self, control: Any) -> None:
+    def _wrap_train(self, control: Any) -> None:
         found = find_trainer(control)
         trainer = None if found is None else found()
         if trainer is not None:
-            outcome.watch(type(trainer), LinesideCallback)
+            train_errors.wrap_train(type(trainer), LinesideCallback)
 
     def _keep_init_end(self, state: Any, control: Any) -> None:
         self._init_end = InitEnd(
-            state.global_step, state.epoch, _bits(control), monotonic_ns(), time()
+            state.global_step, state.epoch, _control_bits(control), monotonic_ns(), time()
         )
 
-    def _train_begin(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+    def _begin_training(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
         self._is_training = True
-        self._close_steering()
+        self._stop_control()
         self._open(args, state, given, now_ns)
-        self._rare("train_begin", _WAITING, state, control, now_ns=now_ns)
-        self._flag_training()
-        self._begun_at = state.global_step
+        self._publish_with_state("train_begin", _WAITING, state, control, now_ns=now_ns)
+        self._set_training_flag()
+        self._start_step = state.global_step
         publisher = self._attempts.publisher
         if publisher is not None:
-            self._begin_steering(publisher, self._begun_at, control)
+            self._start_control(publisher, self._start_step, control)
 
-    def _begin_steering(self, publisher: Publisher, step: int, control: Any) -> None:
-        if publisher.identity.place.rank == 0:
-            patience = self._attempts.wait_for_verdict
+    def _start_control(self, publisher: Publisher, step: int, control: Any) -> None:
+        if publisher.identity.rank_info.rank == 0:
+            timeout = self._attempts.wait_for_verdict
             try:
-                self._steering = Steering(publisher, control, step, patience)
+                self._executor = LeaderExecutor(publisher, control, step, timeout)
             except Exception as error:
-                decline(publisher.identity, error)
+                abandon_control(publisher.identity, error)
                 raise
         else:
-            self._steering = Following(publisher, control, step)
-        said = Settings.from_env().stop_on_sigterm
-        if self._stop_on_sigterm if said is None else said:
-            self._sigterm = StopOnSigterm.begin(self._steering, publisher)
+            self._executor = FollowerExecutor(publisher, control, step)
+        override = Settings.from_env().stop_on_sigterm
+        if self._stop_on_sigterm if override is None else override:
+            self._sigterm_handler = SigtermHandler.begin(self._executor, publisher)
 
-    def _train_end(self, state: Any, control: Any) -> None:
+    def _end_training(self, state: Any, control: Any) -> None:
         self._is_training = False
         try:
-            self._rare("train_end", _FINISHED, state, control)
+            self._publish_with_state("train_end", _FINISHED, state, control)
         finally:
-            answers = self._close_steering()
+            answers = self._stop_control()
         publisher = self._attempts.publisher
         if publisher is not None:
             publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING)
             publisher.wait(*answers)
 
-    def _train_error(self, error: BaseException) -> None:
+    def _report_train_error(self, error: BaseException) -> None:
         if not self._is_training:
             return  # it came before training began, or was told already
         self._is_training = False
         publisher = self._attempts.publisher
         try:
             if publisher is not None:
-                publisher.fail(error)
+                publisher.publish_train_error(error)
         finally:
-            self._close_steering()
+            self._stop_control()
 
-    def _close_steering(self) -> list[Unconfirmed]:
-        sigterm, self._sigterm = self._sigterm, None
+    def _stop_control(self) -> list[Unconfirmed]:
+        sigterm, self._sigterm_handler = self._sigterm_handler, None
         if sigterm is not None:
-            sigterm.end()
-        steering, self._steering = self._steering, None
-        if steering is None:
+            sigterm.uninstall()
+        executor, self._executor = self._executor, None
+        if executor is None:
             return []
-        steering.close()
-        return [steering.unconfirmed()] if isinstance(steering, Steering) else []
+        executor.close()
+        return [executor.unconfirmed()] if isinstance(executor, LeaderExecutor) else []
 
-    def _measured(
+    def _publish_metrics(
         self,
         kind: str,
         args: Any,
@@ -335,21 +343,23 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._open_lazily(args, state, given, now_ns)
         publisher = self._attempts.publisher
         if publisher is not None:
-            more = {"metrics": publisher.tidy({} if metrics is None else metrics)}
-            self._rare(kind, _NEXT, state, control, more, now_ns)
+            extra = {"metrics": publisher.sanitize({} if metrics is None else metrics)}
+            self._publish_with_state(kind, _FROM_FLAGS, state, control, extra, now_ns)
 
-    def _save(self, args: Any, state: Any, control: Any) -> None:
-        more = {"checkpoint": snapshot.checkpoint_path(args, state)}
-        self._rare("save", _NEXT, state, control, more)
+    def _publish_save(self, args: Any, state: Any, control: Any) -> None:
+        extra = {"checkpoint": metadata.checkpoint_path(args, state)}
+        self._publish_with_state("save", _FROM_FLAGS, state, control, extra)
 
-    def _prediction_step(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+    def _publish_prediction_step(
+        self, args: Any, state: Any, control: Any, given: dict[str, Any]
+    ) -> None:
         if self._attempts.publisher is None:
             self._guarded(self._open_lazily, args, state, given, monotonic_ns())
-        self._step("prediction_step", _EVALUATING, args, state, control)
+        self._publish("prediction_step", _EVALUATING, args, state, control)
 
     def _open_lazily(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
         attempts = self._attempts
-        if attempts.publisher is None and not attempts.is_joining and not attempts.is_off:
+        if attempts.publisher is None and not attempts.is_joining and not attempts.is_disabled:
             self._open(args, state, given, now_ns)
 
     def _open(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
@@ -361,15 +371,15 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._attempts.join(args, state, monotonic_ns(), at_once=is_last_chance)
         publisher = self._attempts.publisher
         if publisher is not None and self._is_training:
-            self._flag_training()
-            self._begin_steering(publisher, self._begun_at, control)
+            self._set_training_flag()
+            self._start_control(publisher, self._start_step, control)
 
-    def _flag_training(self) -> None:
+    def _set_training_flag(self) -> None:
         if self._attempts.publisher is not None:
             self._attempts.publisher.flag(raised=TRAINING, lowered=TRAIN_ENDED)
 
 
-def _bits(control: Any) -> int:
+def _control_bits(control: Any) -> int:
     """The ``CONTROL_BITS`` of a TrainerControl."""
     return (
         (1 if control.should_training_stop else 0)

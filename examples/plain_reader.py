@@ -13,13 +13,13 @@ import zmq
 
 FIELDS = ("version", "seq", "time", "monotonic_ns", "kind", "step", "epoch", "control", "data")
 U64 = struct.Struct("<Q").pack
-wanted: dict[bytes, int] = {}  # the next seq of each stream
+next_seq: dict[bytes, int] = {}  # the next seq of each stream
 context = zmq.Context()
 for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.MAXMSGSIZE, 16 << 20)):
     context.setsockopt(option, value)
 
 
-def sound_bodies(blob: bytes) -> Iterator[bytes]:
+def valid_bodies(blob: bytes) -> Iterator[bytes]:
     at = 0
     while at + 8 <= len(blob):
         length, checksum = struct.unpack_from("<II", blob, at)
@@ -37,8 +37,8 @@ def show(stream: bytes, **line: object) -> None:
 
 
 def show_events(offset: int, stream: bytes, first: int, count: int, blob: bytes) -> None:
-    seq = wanted.get(stream, first)
-    for body in sound_bodies(blob):
+    seq = next_seq.get(stream, first)
+    for body in valid_bodies(blob):
         event = dict(zip(FIELDS, msgpack.unpackb(body), strict=False))
         if event["seq"] > seq:
             show(stream, missing=[seq, event["seq"]])
@@ -47,41 +47,46 @@ def show_events(offset: int, stream: bytes, first: int, count: int, blob: bytes)
             seq = event["seq"] + 1
     if seq < first + count:
         show(stream, missing=[seq, first + count])
-    wanted[stream] = max(seq, first + count)
+    next_seq[stream] = max(seq, first + count)
 
 
 def read(address: str, name: str, streams: list[str]) -> None:
-    socket, heard, told, subscribed = context.socket(zmq.DEALER), time.monotonic(), 0.0, False
+    socket, received_at, sent_at, subscribed = (
+        context.socket(zmq.DEALER),
+        time.monotonic(),
+        0.0,
+        False,
+    )
     start, offset, credit, journal = b"cursor" if name else b"start", 0, 0, b""
     socket.connect(address)
     while True:
         now = time.monotonic()
-        if now - heard > 5:  # every SUB and CUR has an answer: this connection is dead
+        if now - received_at > 5:  # every SUB and CUR has an answer: this connection is dead
             socket.close()
-            socket, heard, told, subscribed = context.socket(zmq.DEALER), now, 0.0, False
+            socket, received_at, sent_at, subscribed = context.socket(zmq.DEALER), now, 0.0, False
             socket.connect(address)
-        if (now - told >= 1 or credit >= 32) and socket.poll(0, zmq.POLLOUT):
+        if (now - sent_at >= 1 or credit >= 32) and socket.poll(0, zmq.POLLOUT):
             sub = [b"SUB", name.encode(), start, U64(offset), msgpack.packb(streams), U64(64)]
             socket.send_multipart([b"CUR", U64(offset), U64(credit)] if subscribed else sub)
-            told, credit = now, 0
+            sent_at, credit = now, 0
         if not socket.poll(200):
             continue
         verb, *frames = socket.recv_multipart()
         numbers = [int.from_bytes(frame, "little") if len(frame) == 8 else 0 for frame in frames]
-        heard = time.monotonic()
+        received_at = time.monotonic()
         if verb == b"WHO":
-            subscribed, told = False, 0.0
+            subscribed, sent_at = False, 0.0
         elif verb == b"ACK" and frames[2] == b"denied":
             raise SystemExit(frames[4].decode())
         elif verb == b"ACK" and frames[4]:  # the answer to a SUB names the journal
             subscribed = journal in (b"", frames[4]) and offset <= numbers[3]
             start, offset, credit = b"offset", numbers[1], 0
             if not subscribed:  # a journal made anew or put back: its offsets are others
-                start, offset, told = b"start", 0, 0.0
+                start, offset, sent_at = b"start", 0, 0.0
             journal = frames[4]
         elif verb == b"GAP" and subscribed:
             show(frames[0], missing=numbers[1:3])
-            wanted[frames[0]] = max(wanted.get(frames[0], 0), numbers[2])
+            next_seq[frames[0]] = max(next_seq.get(frames[0], 0), numbers[2])
             offset, credit = numbers[3], credit + 1
         elif verb == b"EVT" and subscribed:
             show_events(numbers[0], frames[1], numbers[2], numbers[3], frames[4])

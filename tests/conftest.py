@@ -16,7 +16,7 @@ from tests.faults.session import (
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
-from tests.leftovers import end_all
+from tests.leftovers import kill_processes_of
 
 __all__ = [
     "pytest_generate_tests",
@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_lineside_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine's LINESIDE_ variables say is not for tests."""
     for name in [name for name in os.environ if name.startswith("LINESIDE_")]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
-def no_handler_outlives_a_test() -> Iterator[None]:
+def restore_signal_handlers() -> Iterator[None]:
     """A service that a test serves in this process takes these signals for itself."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
@@ -58,16 +58,16 @@ def no_handler_outlives_a_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_outlives_a_test(request: pytest.FixtureRequest) -> Iterator[None]:
+def kill_leftover_processes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever was started for the test's own folder ends with it."""
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     if folder is not None:
-        end_all(folder)
+        kill_processes_of(folder)
 
 
 @pytest.fixture(scope="session")
-def needs() -> Callable[[str], str]:
+def require_program() -> Callable[[str], str]:
     """The path of a program that the test needs; without it the test skips, on CI it fails."""
 
     def find(program: str) -> str:

@@ -16,30 +16,30 @@ from pathlib import Path
 from types import TracebackType
 
 from lineside.bus.errors import RunNotFound
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 from lineside.store.history.records import Run
-from tests.ends_train import FACT
+from tests.ends_train import EVENT_TIME_FILE
 from tests.faults.processes import environment, wait_until
 from tests.faults.stack import Stack
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "ends_train.py"
-PATIENCE = 120.0
-_ENTER = """
+TIMEOUT_SECONDS = 120.0
+_ENTER_CGROUP = """
 import os, pathlib, sys
 pathlib.Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-class Shown:
+class StatusHistory:
     """Every status and reason that a home's store ever showed for its runs, and since when."""
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._seen: dict[str, list[tuple[float, str, str]]] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._poll)
         self._thread.start()
 
     def statuses(self, run: str) -> list[str]:
@@ -48,17 +48,17 @@ class Shown:
 
     def since(self, run: str, status: str, reason: str, after: float = 0.0) -> float | None:
         """When it was first shown that way, after then, in seconds since the epoch."""
-        for at, word, why in list(self._seen.get(run, [])):
-            if at >= after and word == status and re.fullmatch(reason, why):
+        for at, shown_status, shown_reason in list(self._seen.get(run, [])):
+            if at >= after and shown_status == status and re.fullmatch(reason, shown_reason):
                 return at
         return None
 
     def close(self) -> None:
-        self._over.set()
+        self._closed.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._over.wait(0.1):
+    def _poll(self) -> None:
+        while not self._closed.wait(0.1):
             for run in self._history.runs(limit=1000).items:
                 seen = self._seen.setdefault(run.id, [])
                 now = (run.status, run.reason or "")
@@ -66,14 +66,14 @@ class Shown:
                     seen.append((time.time(), *now))
 
 
-class Place:
+class Deployment:
     """A home with a broker and a recorder, and what its store shows."""
 
     def __init__(self, home: Path) -> None:
         self.stack = Stack(home)
         self.stack.start()
         self.history = self.stack.history()
-        self.shown = Shown(self.history)
+        self.shown = StatusHistory(self.history)
 
     def run(self, name: str) -> Run | None:
         with contextlib.suppress(RunNotFound):
@@ -85,12 +85,12 @@ class Place:
         self.stack.__exit__(None, None, None)
 
 
-class Stage:
+class EndingsHarness:
     """Two homes, so that the bus of one can be frozen, and a process that forks trainings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.main, self.other = Place(folder / "main"), Place(folder / "other")
+        self.main, self.other = Deployment(folder / "main"), Deployment(folder / "other")
         self._lock = threading.Lock()
         self._started: list[subprocess.Popen[bytes]] = []
         self._forked: list[int] = []
@@ -102,7 +102,7 @@ class Stage:
             text=True,
         )
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> EndingsHarness:
         return self
 
     def __exit__(
@@ -125,9 +125,9 @@ class Stage:
     def output(self, run: str) -> Path:
         return self.folder / "output" / run
 
-    def fork(self, run: str, scenario: str, env: Mapping[str, str], place: Place) -> int:
+    def fork(self, run: str, scenario: str, env: Mapping[str, str], deployment: Deployment) -> int:
         """Start a training; its pid."""
-        more = {**env, "LINESIDE_RUN_ID": run, "LINESIDE_HOME": str(place.stack.home)}
+        more = {**env, "LINESIDE_RUN_ID": run, "LINESIDE_HOME": str(deployment.stack.home)}
         assert self._forker.stdin is not None
         assert self._forker.stdout is not None
         with self._lock:
@@ -162,25 +162,25 @@ class Stage:
         """Start a training under ``lineside run``, in the cgroup ``group``."""
         training = [sys.executable, str(SCRIPT), scenario, str(self.output(run))]
         own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
-        enter = [] if group is None else [sys.executable, "-c", _ENTER, str(group)]
+        enter = [] if group is None else [sys.executable, "-c", _ENTER_CGROUP, str(group)]
         return self.start(run, [*enter, *own], env)
 
-    def wait_training(self, run: str, place: Place) -> int:
+    def wait_training(self, run: str, deployment: Deployment) -> int:
         """The pid of its process, once it has done a few steps."""
 
-        def trains() -> bool:
-            found = place.run(run)
+        def is_training() -> bool:
+            found = deployment.run(run)
             return found is not None and (found.step or 0) >= 2
 
-        wait_until(f"{run} trains", trains, PATIENCE)
-        pid: int = place.history.configuration(run)["process"]["pid"]
+        wait_until(f"{run} trains", is_training, TIMEOUT_SECONDS)
+        pid: int = deployment.history.configuration(run)["process"]["pid"]
         return pid
 
-    def fact(self, run: str) -> float:
+    def event_time(self, run: str) -> float:
         """When the training did to itself what it is about, in seconds since the epoch."""
-        path = self.output(run) / FACT
-        wait_until(f"{run} comes to its point", path.exists, PATIENCE)
-        wait_until(f"{run} writes down when", path.read_text, PATIENCE)
+        path = self.output(run) / EVENT_TIME_FILE
+        wait_until(f"{run} comes to its point", path.exists, TIMEOUT_SECONDS)
+        wait_until(f"{run} writes down when", path.read_text, TIMEOUT_SECONDS)
         return float(path.read_text())
 
     def log(self, run: str) -> str:

@@ -23,7 +23,7 @@ from tests.emitter.tiny_trainer import trainer
 
 ENDLESS = 1_000_000
 AT_STEP = 3
-FACT = "fact"
+EVENT_TIME_FILE = "fact"
 """The file that holds when it happened, where the training does it to itself."""
 
 
@@ -36,7 +36,7 @@ class Act(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         time.sleep(self.pause)
         if state.global_step == AT_STEP:
-            (self.output / FACT).write_text(str(time.time()))
+            (self.output / EVENT_TIME_FILE).write_text(str(time.time()))
             self.act()
 
 
@@ -44,7 +44,7 @@ class Act(TrainerCallback):
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Go on."""
 
 
@@ -53,7 +53,7 @@ def bad_batch() -> None:
     raise ValueError("bad batch")
 
 
-def train(output: Path, act: Callable[[], object] = nothing, **changes: Any) -> None:
+def train(output: Path, act: Callable[[], object] = do_nothing, **changes: Any) -> None:
     """Train without an end, unless ``act`` or ``changes`` give it one."""
     output.mkdir(parents=True, exist_ok=True)
     changes = {"max_steps": ENDLESS, "logging_steps": 100, **changes}
@@ -87,7 +87,7 @@ def early(output: Path) -> None:
 
 def one_after_another(output: Path) -> None:
     """Two runs in one process, of which the second is killed."""
-    for name, act, steps in (("first", nothing, 4), ("second", kill, ENDLESS)):
+    for name, act, steps in (("first", do_nothing, 4), ("second", kill, ENDLESS)):
         path = output / name
         path.mkdir(parents=True)
         made = LinesideCallback(run_id=f"run-the-{name}")
@@ -97,14 +97,14 @@ def one_after_another(output: Path) -> None:
 def one_rank_raises(output: Path) -> None:
     """Of two ranks, the second fails, and the first only loses its connection."""
     is_second = os.environ["RANK"] == "1"
-    train(output, bad_batch if is_second else nothing, use_cpu=True)
+    train(output, bad_batch if is_second else do_nothing, use_cpu=True)
 
 
 def one_rank_killed(output: Path) -> None:
     """Of two ranks, the second is killed while the first waits for it, and so loses its connection
     before anybody else has noticed."""
     is_second = os.environ["RANK"] == "1"
-    train(output, kill_late if is_second else nothing, use_cpu=True)
+    train(output, kill_late if is_second else do_nothing, use_cpu=True)
 
 
 def hungry() -> None:

@@ -8,11 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-_NAMES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
-_PATIENCE = 60.0
+_VARIABLES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
+_TIMEOUT_SECONDS = 60.0
 
 
-def belonging_to(folder: Path) -> list[int]:
+def processes_of(folder: Path) -> list[int]:
     """Ids of the processes, other than this one, whose home or spool is in ``folder``."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -26,22 +26,22 @@ def belonging_to(folder: Path) -> list[int]:
         except OSError:
             continue  # it ended meanwhile
         places = [
-            value for name, _, value in (v.partition(b"=") for v in variables) if name in _NAMES
+            value for name, _, value in (v.partition(b"=") for v in variables) if name in _VARIABLES
         ]
         if state != "Z" and any(_is_in(folder, os.fsdecode(place)) for place in places):
             found.append(int(entry.name))
     return found
 
 
-def end_all(folder: Path) -> None:
+def kill_processes_of(folder: Path) -> None:
     """Kill by id what is left of the processes of ``folder``, and see that it is gone.
 
     Raises:
         TimeoutError: something is there still.
     """
-    until = time.monotonic() + _PATIENCE
-    while left := belonging_to(folder):
-        if time.monotonic() > until:
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while left := processes_of(folder):
+        if time.monotonic() > deadline:
             raise TimeoutError(f"processes {left} of {folder} do not end")
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

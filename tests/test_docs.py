@@ -38,11 +38,11 @@ def shell_lines(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_and_option_is_documented(command: str) -> None:
-    said = section(command)
+    text = section(command)
     for parameter in COMMANDS[command].params:
         is_option = parameter.param_type_name == "option"
         for name in (*parameter.opts, *parameter.secondary_opts) if is_option else ():
-            assert f"`{name}" in said, f"{command} {name}"
+            assert f"`{name}" in text, f"{command} {name}"
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -16,16 +16,16 @@ from statistics import median
 
 import pytest
 
-from lineside.bus.client.controller import Controller
+from lineside.bus.client.command_client import CommandClient
 from lineside.bus.protocol.commands import Command
-from lineside.store.status.pulse import SHORTEST, SILENCE_SECONDS
-from tests.ends_stage import PATIENCE, Place, Stage
+from lineside.store.status.liveness import DISCONNECT_SECONDS, MIN_STALL_SECONDS
+from tests.ends_stage import TIMEOUT_SECONDS, Deployment, EndingsHarness
 from tests.faults.processes import wait_until
 
 pytest.importorskip("transformers")
-PROMISED = 2.0
-SLACK = 20.0  # two cores, on which thirty trainings begin and end at once
-TYPICAL = 3 * PROMISED  # of half of them, even so
+PROMISED_SECONDS = 2.0
+SLACK_SECONDS = 20.0  # two cores, on which thirty trainings begin and end at once
+TYPICAL_SECONDS = 3 * PROMISED_SECONDS  # of half of them, even so
 ORDERLY = {"finished", "stopped"}
 MEMORY = Path("/sys/fs/cgroup/memory")
 BYTES = 1 << 30
@@ -43,7 +43,7 @@ class Row:
     scenario: str
     status: str
     reason: str = ""
-    act: Callable[[Stage, Row], float] | None = None
+    act: Callable[[EndingsHarness, Row], float] | None = None
     env: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -55,106 +55,106 @@ class Row:
         return re.sub(r"\W+", "-", self.name)
 
 
-def send(number: signal.Signals, stage: Stage, row: Row) -> float:
+def send(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
     """To the launcher if there is one, as ``docker stop`` does, and else to the training."""
     if row.launched:
-        pid = stage.launch(row.run, row.scenario, row.env).pid
-        stage.wait_training(row.run, stage.main)
+        pid = harness.launch(row.run, row.scenario, row.env).pid
+        harness.wait_training(row.run, harness.main)
     else:
-        pid = trains(stage, row, stage.main)
+        pid = start_training(harness, row, harness.main)
     os.kill(pid, number)
     return time.time()
 
 
-def send_to_all(number: signal.Signals, stage: Stage, row: Row) -> float:
+def send_to_all(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
     """As a scheduler or a terminal does: the launcher passes on what came to both."""
-    process = stage.launch(row.run, row.scenario, row.env)
-    stage.wait_training(row.run, stage.main)
+    process = harness.launch(row.run, row.scenario, row.env)
+    harness.wait_training(row.run, harness.main)
     os.killpg(process.pid, number)
     return time.time()
 
 
-def send_to_training(number: signal.Signals, stage: Stage, row: Row) -> float:
-    stage.launch(row.run, row.scenario, row.env)
-    os.kill(stage.wait_training(row.run, stage.main), number)
+def send_to_training(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
+    harness.launch(row.run, row.scenario, row.env)
+    os.kill(harness.wait_training(row.run, harness.main), number)
     return time.time()
 
 
-def send_twice(number: signal.Signals, stage: Stage, row: Row) -> float:
+def send_twice(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
     """The second one when nobody takes it for the first any more."""
-    pid = trains(stage, row, stage.main)
+    pid = start_training(harness, row, harness.main)
     os.kill(pid, number)
     time.sleep(5.5)
     os.kill(pid, number)
     return time.time()
 
 
-def stop(stage: Stage, row: Row) -> float:
-    trains(stage, row, stage.main)
-    return command("stop", stage.main, row)
+def stop(harness: EndingsHarness, row: Row) -> float:
+    start_training(harness, row, harness.main)
+    return command("stop", harness.main, row)
 
 
-def pause_and_stop(stage: Stage, row: Row) -> float:
-    trains(stage, row, stage.main)
-    shown(stage.main, row.run, "running", "paused", command("pause", stage.main, row))
-    run = stage.main.run(row.run)
+def pause_and_stop(harness: EndingsHarness, row: Row) -> float:
+    start_training(harness, row, harness.main)
+    shown(harness.main, row.run, "running", "paused", command("pause", harness.main, row))
+    run = harness.main.run(row.run)
     assert run is not None
     assert (run.status, run.phase) == ("running", "paused")
-    return command("stop", stage.main, row)
+    return command("stop", harness.main, row)
 
 
-def freeze_and_thaw(stage: Stage, row: Row) -> float:
+def freeze_and_thaw(harness: EndingsHarness, row: Row) -> float:
     """SIGSTOP, long enough to be noticed, and SIGCONT; then it is killed."""
-    pid = trains(stage, row, stage.main)
+    pid = start_training(harness, row, harness.main)
     os.kill(pid, signal.SIGSTOP)
     # The last hook may have been called a step before.
     reason = r"while (training|waiting), nothing has moved since .* UTC"
-    shown(stage.main, row.run, "stalled", reason, time.time() + SHORTEST - 10.0)
+    shown(harness.main, row.run, "stalled", reason, time.time() + MIN_STALL_SECONDS - 10.0)
     os.kill(pid, signal.SIGCONT)
-    shown(stage.main, row.run, "running", "", time.time())
+    shown(harness.main, row.run, "running", "", time.time())
     os.kill(pid, signal.SIGKILL)
     return time.time()
 
 
-def cut_off_and_back(stage: Stage, row: Row) -> float:
+def cut_off_and_back(harness: EndingsHarness, row: Row) -> float:
     """The broker frozen, long enough to be noticed, and back; then it is killed."""
-    place = stage.other
-    pid = trains(stage, row, place)
-    place.stack.broker.freeze()
-    shown(place, row.run, "disconnected", "", time.time() + SILENCE_SECONDS - 10.0)
-    place.stack.broker.resume()
-    shown(place, row.run, "running", "", time.time())
-    assert set(place.shown.statuses(row.run)) == {"running", "disconnected"}
+    deployment = harness.other
+    pid = start_training(harness, row, deployment)
+    deployment.stack.broker.freeze()
+    shown(deployment, row.run, "disconnected", "", time.time() + DISCONNECT_SECONDS - 10.0)
+    deployment.stack.broker.resume()
+    shown(deployment, row.run, "running", "", time.time())
+    assert set(deployment.shown.statuses(row.run)) == {"running", "disconnected"}
     os.kill(pid, signal.SIGKILL)
     return time.time()
 
 
-def one_of_two_ranks(stage: Stage, row: Row) -> float:
+def one_of_two_ranks(harness: EndingsHarness, row: Row) -> float:
     """torchrun takes its time, so that the other one tells what it met with."""
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
     ranks = [*torchrun, "--monitor-interval", "3", "--nproc_per_node", "2", TRAIN, row.scenario]
-    stage.start(row.run, [*ranks, str(stage.output(row.run))], row.env)
-    return stage.fact(row.run)
+    harness.start(row.run, [*ranks, str(harness.output(row.run))], row.env)
+    return harness.event_time(row.run)
 
 
-def one_after_another(stage: Stage, row: Row) -> float:
+def one_after_another(harness: EndingsHarness, row: Row) -> float:
     """Of two runs in one process the first had ended when the second was killed."""
-    process = stage.launch("both", row.scenario, {**row.env, "LINESIDE_RUN_ID": ""})
-    process.wait(PATIENCE)
+    process = harness.launch("both", row.scenario, {**row.env, "LINESIDE_RUN_ID": ""})
+    process.wait(TIMEOUT_SECONDS)
     ended = time.time()
-    shown(stage.main, "run-the-first", "finished", "", 0.0)
-    assert stage.main.shown.statuses("run-the-first")[-1] == "finished"
+    shown(harness.main, "run-the-first", "finished", "", 0.0)
+    assert harness.main.shown.statuses("run-the-first")[-1] == "finished"
     return ended
 
 
-def run_out_of_memory(stage: Stage, row: Row) -> float:
+def run_out_of_memory(harness: EndingsHarness, row: Row) -> float:
     """In a memory cgroup of its own."""
     group = MEMORY / f"lineside-{os.getpid()}"
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(BYTES))
-        process = stage.launch(row.run, row.scenario, row.env, group)
-        process.wait(PATIENCE)
+        process = harness.launch(row.run, row.scenario, row.env, group)
+        process.wait(TIMEOUT_SECONDS)
         ended = time.time()
     finally:
         # The shipper may be one that the launcher started.
@@ -169,8 +169,8 @@ INTERRUPTED = r"SIGINT \(KeyboardInterrupt\)"
 VANISHED = r"the process vanished at step \d+"
 PEER_KILLED = rf"rank1: {VANISHED}; rank0: RuntimeError: .*[Cc]onnection (closed|reset) by peer.*"
 BY_COMMAND = r"by tester@here: enough of it \(command stop-1\)"
-KEEP = {"LINESIDE_STOP_ON_SIGTERM": "1"}
-LEAVE = {"LINESIDE_STOP_ON_SIGTERM": "0"}
+STOP_ON_SIGTERM = {"LINESIDE_STOP_ON_SIGTERM": "1"}
+NO_STOP_ON_SIGTERM = {"LINESIDE_STOP_ON_SIGTERM": "0"}
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
 ROWS = [
@@ -182,8 +182,10 @@ ROWS = [
     Row("sys.exit", "sys_exit", "failed", "SystemExit: 3"),
     Row("Ctrl-C", "endless", "interrupted", INTERRUPTED, partial(send, INT)),
     Row("SIGTERM", "endless", "lost", VANISHED, partial(send, TERM)),
-    Row("SIGTERM to stop", "endless", "stopped", "by SIGTERM", partial(send, TERM), KEEP),
-    Row("SIGTERM twice", "slow_step", "lost", VANISHED, partial(send_twice, TERM), KEEP),
+    Row(
+        "SIGTERM to stop", "endless", "stopped", "by SIGTERM", partial(send, TERM), STOP_ON_SIGTERM
+    ),
+    Row("SIGTERM twice", "slow_step", "lost", VANISHED, partial(send_twice, TERM), STOP_ON_SIGTERM),
     Row("SIGHUP", "endless", "lost", VANISHED, partial(send, HUP)),
     Row("os._exit", "os_exit", "lost", VANISHED),
     Row("kill -9", "endless", "lost", VANISHED, partial(send, KILL)),
@@ -204,7 +206,14 @@ ROWS = [
     Row("run: Ctrl-C", "endless", "interrupted", INTERRUPTED, partial(send, INT)),
     Row("run: SIGTERM", "endless", "stopped", "by SIGTERM", partial(send, TERM)),
     Row("run: SIGTERM to all", "endless", "stopped", "by SIGTERM", partial(send_to_all, TERM)),
-    Row("run: SIGTERM to end", "endless", "killed", "SIGTERM", partial(send, TERM), LEAVE),
+    Row(
+        "run: SIGTERM to end",
+        "endless",
+        "killed",
+        "SIGTERM",
+        partial(send, TERM),
+        NO_STOP_ON_SIGTERM,
+    ),
     Row("run: SIGHUP", "endless", "killed", "SIGHUP", partial(send, HUP)),
     Row("run: kill -9", "endless", "killed", "SIGKILL", partial(send_to_training, KILL)),
     Row("run: the second", "one_after_another", "killed", "SIGKILL", one_after_another),
@@ -215,88 +224,92 @@ NO_MEMORY = Row(
 )
 
 
-def trains(stage: Stage, row: Row, place: Place) -> int:
+def start_training(harness: EndingsHarness, row: Row, deployment: Deployment) -> int:
     """The pid of a training that is under way."""
-    pid = stage.fork(row.run, row.scenario, row.env, place)
-    stage.wait_training(row.run, place)
+    pid = harness.fork(row.run, row.scenario, row.env, deployment)
+    harness.wait_training(row.run, deployment)
     return pid
 
 
-def command(op: str, place: Place, row: Row) -> float:
+def command(op: str, deployment: Deployment, row: Row) -> float:
     """Have one applied; when it was."""
-    with Controller(place.stack.broker.address, row.run) as controller:
+    with CommandClient(deployment.stack.broker.address, row.run) as controller:
         sent = Command(op, reason="enough of it", issued_by="tester@here", id=f"{op}-1")
         controller.send(sent)
-        *_, last = controller.follow(sent.id, PATIENCE)
+        *_, last = controller.follow(sent.id, TIMEOUT_SECONDS)
         assert last.state == "applied", last
     return last.time
 
 
-def shown(place: Place, run: str, status: str, reason: str, fact: float) -> float:
+def shown(deployment: Deployment, run: str, status: str, reason: str, event_time: float) -> float:
     """Seconds from the fact until the store showed it so.
 
     Raises:
         TimeoutError: it did not.
     """
     wait_until(
-        f"{run} is {status} ({reason}), and not {place.shown.statuses(run)}",
-        lambda: place.shown.since(run, status, reason, fact) is not None,
-        PATIENCE,
+        f"{run} is {status} ({reason}), and not {deployment.shown.statuses(run)}",
+        lambda: deployment.shown.since(run, status, reason, event_time) is not None,
+        TIMEOUT_SECONDS,
     )
-    at = place.shown.since(run, status, reason, fact)
+    at = deployment.shown.since(run, status, reason, event_time)
     assert at is not None
-    return at - fact
+    return at - event_time
 
 
-def place_of(stage: Stage, row: Row) -> Place:
-    return stage.other if row.act is cut_off_and_back else stage.main
+def deployment_of(harness: EndingsHarness, row: Row) -> Deployment:
+    return harness.other if row.act is cut_off_and_back else harness.main
 
 
-def play(stage: Stage, row: Row) -> float:
+def run_row(harness: EndingsHarness, row: Row) -> float:
     """Have it end; seconds until it was shown so, and for good."""
-    place = place_of(stage, row)
+    deployment = deployment_of(harness, row)
     if row.act is not None:
-        fact = row.act(stage, row)
+        event_time = row.act(harness, row)
     else:
         if row.launched:
-            stage.launch(row.run, row.scenario, row.env)
+            harness.launch(row.run, row.scenario, row.env)
         else:
-            stage.fork(row.run, row.scenario, row.env, place)
-        fact = stage.fact(row.run)
+            harness.fork(row.run, row.scenario, row.env, deployment)
+        event_time = harness.event_time(row.run)
     # What the process knew before it ended may be shown a moment before that was noticed here.
-    late = shown(place, row.run, row.status, row.reason, fact - 10.0) - 10.0
-    statuses = place.shown.statuses(row.run)
+    delay = shown(deployment, row.run, row.status, row.reason, event_time - 10.0) - 10.0
+    statuses = deployment.shown.statuses(row.run)
     assert statuses[-1] == row.status, statuses
     assert row.status in ORDERLY or not ORDERLY & set(statuses), statuses
-    return late
+    return delay
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_way_to_end_is_shown_for_what_it_is(tmp_path: Path) -> None:
-    rows, told, lates = list(ROWS), [], []
+    rows, report, delays = list(ROWS), [], []
     if os.access(MEMORY, os.W_OK) and (MEMORY / "memory.oom_control").exists():
         rows.append(NO_MEMORY)
-    with Stage(tmp_path) as stage, ThreadPoolExecutor(12) as many, ThreadPoolExecutor(4) as few:
+    with (
+        EndingsHarness(tmp_path) as harness,
+        ThreadPoolExecutor(12) as many,
+        ThreadPoolExecutor(4) as few,
+    ):
         # Those that wait long begin first, and those that import torch anew are few at a time.
         rows.sort(key=lambda row: row.act not in (freeze_and_thaw, cut_off_and_back))
         alone = {row for row in rows if row.launched or row.act is one_of_two_ranks}
-        waits = {row: (few if row in alone else many).submit(play, stage, row) for row in rows}
+        waits = {row: (few if row in alone else many).submit(run_row, harness, row) for row in rows}
         for row, wait in waits.items():
             try:
-                late = wait.result()
-                problem = "" if late < PROMISED + SLACK else "late"
-                lates.append(late)
+                delay = wait.result()
+                problem = "" if delay < PROMISED_SECONDS + SLACK_SECONDS else "late"
+                delays.append(delay)
             except Exception as error:  # noqa: BLE001 - every row is to be told of
-                late, problem = 0.0, f"{error!r}\n{stage.log(row.run)}"
-            told.append((f"{row.name:30} {row.status:12} {late:6.2f} s  {problem}", problem))
+                delay, problem = 0.0, f"{error!r}\n{harness.log(row.run)}"
+            report.append((f"{row.name:30} {row.status:12} {delay:6.2f} s  {problem}", problem))
         for row in rows:
-            last = place_of(stage, row).shown.statuses(row.run)[-1:]
+            last = deployment_of(harness, row).shown.statuses(row.run)[-1:]
             if last != [row.status]:
-                told.append((f"{row.name:30} became {last} later", "not for good"))
-    table = "\n".join(line for line, _ in told)
+                report.append((f"{row.name:30} became {last} later", "not for good"))
+    table = "\n".join(line for line, _ in report)
     if NO_MEMORY not in rows:
         table += f"\n{NO_MEMORY.name:30} left out: no memory cgroup can be made in {MEMORY}"
     print(table)  # shown where it fails, and with -s
-    assert not any(problem for _, problem in told), table
-    assert median(lates) < TYPICAL, table
+    assert not any(problem for _, problem in report), table
+    assert median(delays) < TYPICAL_SECONDS, table

@@ -28,7 +28,7 @@ def test_the_contracts_are_kept() -> None:
 
 def test_every_room_is_watched() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    packages, watched = (
+    packages, checked = (
         set(re.findall(r'"(lineside\.\w+)"', listed[1]))
         for listed in (
             re.search(r"^packages = \[(.*?)^\]", text, re.S | re.M),
@@ -36,7 +36,7 @@ def test_every_room_is_watched() -> None:
         )
         if listed
     )
-    assert packages == watched
+    assert packages == checked
 
 
 @pytest.mark.parametrize("module", ["lineside.emitter", "lineside.emitter.training.run"])

@@ -62,15 +62,15 @@ def test_every_module_and_file_that_is_needed_is_in_it(wheel: Path) -> None:
 
 def test_the_installed_command_works_far_from_the_source(wheel: Path, tmp_path: Path) -> None:
     """The packages it needs are lent by this environment; the rooms come from the wheel alone."""
-    place = tmp_path / "venv"
-    venv.create(place, with_pip=True)
-    python = place / "bin" / "python"
+    venv_folder = tmp_path / "venv"
+    venv.create(venv_folder, with_pip=True)
+    python = venv_folder / "bin" / "python"
     subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True
     )
     environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "HOME": str(tmp_path)}
     shown = subprocess.run(
-        [place / "bin" / "lineside", "--help"],
+        [venv_folder / "bin" / "lineside", "--help"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -90,7 +90,7 @@ def test_the_installed_command_works_far_from_the_source(wheel: Path, tmp_path: 
         text=True,
         check=True,
     )
-    assert asked.stdout.startswith(str(place))
+    assert asked.stdout.startswith(str(venv_folder))
     assert asked.stdout.endswith(" []\n")
 
 

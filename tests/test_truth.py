@@ -19,8 +19,8 @@ import pytest
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
 from lineside.bus.testing import BrokerProcess
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
 from lineside.store.history.records import EventRow, Run
 
 pytest.importorskip("transformers")
@@ -52,15 +52,15 @@ class Stack:
         seen: list[dict[str, Any]] = json.loads(witness.read_text())
         return seen
 
-    def settled(self, run_id: str) -> Run:
+    def wait_complete(self, run_id: str) -> Run:
         """The run once every rank's stream is whole in the store."""
-        until = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + DEADLINE
         while True:
             run = self.history.run(run_id) if self._known(run_id) else None
             ends = run.event_counts.get("run_end", 0) if run else 0
             if run and ends == len(run.attempts) and run.loss_account.lag == 0:
                 return run
-            assert time.monotonic() < until, f"not settled: {run}"
+            assert time.monotonic() < deadline, f"not settled: {run}"
             time.sleep(0.1)
 
     def delivered(self, run_id: str) -> dict[Stream, list[Event]]:
@@ -118,8 +118,8 @@ def check_bus(seen: list[dict[str, Any]], lifecycle: list[Event]) -> None:
         assert same(data.get("logs"), hook["logs"]), hook
         assert same(data.get("metrics"), hook["metrics"]), hook
         if "state" in data:
-            told = {name: data["state"].get(name) for name in hook["state"]}
-            assert same(told, hook["state"]), hook
+            published = {name: data["state"].get(name) for name in hook["state"]}
+            assert same(published, hook["state"]), hook
 
 
 def check_account(run: Run, delivered: list[Event]) -> None:
@@ -152,7 +152,7 @@ def check_points(stack: Stack, run: Run, attempt: str, logs: list[Event]) -> Non
         assert all(same(float(v), k) for (_, _, v), k in zip(points, kept.values, strict=True))
 
 
-def every_event(history: History, run_id: str) -> list[EventRow]:
+def iter_events(history: History, run_id: str) -> list[EventRow]:
     rows: list[EventRow] = []
     after = 0
     while True:
@@ -165,20 +165,20 @@ def every_event(history: History, run_id: str) -> list[EventRow]:
 
 def compare(stack: Stack, run_id: str, seen: list[dict[str, Any]]) -> Run:
     """All three accounts of one run, event by event and value by value."""
-    run = stack.settled(run_id)
+    run = stack.wait_complete(run_id)
     delivered = stack.delivered(run_id)
-    run = stack.settled(run_id)
+    run = stack.wait_complete(run_id)
     check_account(run, [event for events in delivered.values() for event in events])
-    rows = every_event(stack.history, run_id)
-    told: list[Event] = []
+    rows = iter_events(stack.history, run_id)
+    published: list[Event] = []
     for attempt in (attempt.attempt for attempt in run.attempts):
         events = delivered[Stream(run_id, "rank0", attempt)]
         assert [event.seq for event in events] == list(range(len(events)))
         of_it = [row for row in rows if (row.producer, row.attempt) == ("rank0", attempt)]
         check_events(of_it, events)
         check_points(stack, run, attempt, [event for event in events if event.kind == "log"])
-        told += [event for event in events if event.kind in LIFECYCLE_KINDS]
-    check_bus(seen, told)
+        published += [event for event in events if event.kind in LIFECYCLE_KINDS]
+    check_bus(seen, published)
     return run
 
 
@@ -206,7 +206,7 @@ def test_each_train_call_is_an_attempt_of_the_same_run(stack: Stack, tmp_path: P
 def test_a_resumed_run_keeps_its_id_and_gains_an_attempt(stack: Stack, tmp_path: Path) -> None:
     first = stack.train("steps", tmp_path / "out")
     (run_id,) = {r.id for r in stack.history.runs().items if r.id not in KNOWN}
-    stack.settled(run_id)
+    stack.wait_complete(run_id)
     second = stack.train("resume", tmp_path / "out")
     run = compare(stack, run_id, first + second)
     assert len(run.attempts) == 2

@@ -32,7 +32,7 @@ class Witness(TrainerCallback):
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
 
-    def note(self, kind: str, state: Any, control: Any, given: dict[str, Any]) -> None:
+    def record(self, kind: str, state: Any, control: Any, given: dict[str, Any]) -> None:
         self.seen.append(
             {
                 "kind": kind,
@@ -50,7 +50,7 @@ class Witness(TrainerCallback):
 
 def _hook(kind: str) -> Any:
     def hook(self: Witness, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.note(kind, state, control, given)
+        self.record(kind, state, control, given)
 
     return hook
 
@@ -156,9 +156,9 @@ def evaluate_only(output: Path, witness: Witness) -> None:
 
 
 if __name__ == "__main__":
-    scenario, folder, notes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    scenario, folder, witness_file = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     seen_by = Witness()
     {f.__name__: f for f in (steps, epochs, twice, resume, evaluate_only)}[scenario](
         folder, seen_by
     )
-    notes.write_text(json.dumps(seen_by.seen))
+    witness_file.write_text(json.dumps(seen_by.seen))

@@ -16,18 +16,18 @@ def translate(error: Exception, path: Path) -> BusError:
 
     Told apart by their words: their codes are not to be had before Python 3.11.
     """
-    said = str(error)
-    if "is full" in said:
+    text = str(error)
+    if "is full" in text:
         return JournalFull(f"the disk under the journal {path} is full: free some space")
-    if "is locked" in said:
+    if "is locked" in text:
         return AddressInUse(
             "the journal", str(path), "another broker has it open; stop that one first"
         )
     if isinstance(error, DamagedRow) or any(
-        words in said for words in ("malformed", "not a database", "Could not decode")
+        marker in text for marker in ("malformed", "not a database", "Could not decode")
     ):
         return JournalDamaged(
-            f"the journal {path} is damaged ({said}): move it aside and start the broker again; "
+            f"the journal {path} is damaged ({text}): move it aside and start the broker again; "
             "what the spools still hold is sent again"
         )
-    return JournalError(f"the journal {path} cannot be used (SQLite: {said})")
+    return JournalError(f"the journal {path} cannot be used (SQLite: {text})")

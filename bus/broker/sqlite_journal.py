@@ -16,7 +16,7 @@ from zlib import crc32
 from lineside.bus.broker.journal import NO_OWNERS, Entry, Write
 from lineside.bus.broker.sqlite_errors import DamagedRow, translate
 from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
-from lineside.bus.filesystem import network_filesystem
+from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
 
@@ -40,7 +40,7 @@ _SCHEMA = (
 _OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
 _ENTRY = "SELECT offset, stream, first_seq, records, checksum, blob FROM entries"
 _NUMBERS = struct.Struct("<qqqq?")
-_AT_ONCE = 64  # entries of one read by stream, or by single steps around damage
+_READ_ENTRIES = 64  # entries of one read by stream, or by single steps around damage
 
 
 class SqliteJournal:
@@ -58,7 +58,7 @@ class SqliteJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        kind = network_filesystem(path.parent)
+        kind = network_filesystem_type(path.parent)
         if kind:
             log.warning(
                 "the journal %s is on a network file system (%s): locks and fsync are often not "
@@ -70,10 +70,10 @@ class SqliteJournal:
         with suppress(OSError):
             path.touch(mode=0o600)
             path.chmod(0o600)
-        with self._translated():
+        with self._translating_errors():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
         try:
-            with self._translated():
+            with self._translating_errors():
                 self._open()
                 self._load()
         except BaseException:
@@ -123,7 +123,7 @@ class SqliteJournal:
                 db.execute("DELETE FROM entries WHERE offset < ?", (expire_before,))
         for stream, id_ in new.items():
             self._ids[stream], self._streams[id_] = id_, stream
-        self._next.update(next_seqs)
+        self._next_seqs.update(next_seqs)
         self._cursors.update(cursors)
         self.owners.update(owners)
         self.head += len(rows)
@@ -132,22 +132,22 @@ class SqliteJournal:
 
     def next_seq(self, stream: Stream) -> int:
         """0 for a stream never seen."""
-        return self._next.get(stream, 0)
+        return self._next_seqs.get(stream, 0)
 
-    def read(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
+    def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
         """Entries after an offset, at least one if there is any; what is damaged has no stream.
 
         Raises:
             JournalError: it cannot be read now.
         """
         try:
-            if wanted.all:
+            if patterns.all:
                 return self._read_all(after, limit)
-            return self._read_streams(after, limit, wanted)
+            return self._read_streams(after, limit, patterns)
         except (sqlite3.Error, DamagedRow) as error:
-            damage = self._as_damage(error)
+            damage = self._damage_or_raise(error)
         log.warning("%s; reading on behind it", damage)
-        return self._read_singly(after, wanted)
+        return self._read_one_by_one(after, patterns)
 
     def cursors(self) -> dict[str, int]:
         """Durable names and the offset each has processed."""
@@ -170,7 +170,7 @@ class SqliteJournal:
 
     def oldest(self) -> Iterator[tuple[int, float, int, int]]:
         """Offset, time of commit, records and bytes of each entry, the oldest first."""
-        with self._translated():
+        with self._translating_errors():
             yield from self._db.execute(
                 "SELECT offset, time, records, coalesce(length(blob), 0) FROM entries"
                 " ORDER BY offset"
@@ -178,16 +178,16 @@ class SqliteJournal:
 
     def size(self) -> tuple[int, int]:
         """Bytes in use, and bytes free inside the file for what comes."""
-        with self._translated():
+        with self._translating_errors():
             pages = self._db.execute("PRAGMA page_count").fetchone()[0]
             free = self._db.execute("PRAGMA freelist_count").fetchone()[0]
-        return (pages - free) * self._page, free * self._page
+        return (pages - free) * self._page_bytes, free * self._page_bytes
 
-    def give_back(self, size: int) -> None:
+    def release_space(self, size: int) -> None:
         """Return up to ``size`` free bytes to the file system."""
-        with self._translated():
+        with self._translating_errors():
             # One page a step, and only a script is stepped to its end.
-            self._db.executescript(f"PRAGMA incremental_vacuum({size // self._page})")
+            self._db.executescript(f"PRAGMA incremental_vacuum({size // self._page_bytes})")
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
@@ -219,17 +219,17 @@ class SqliteJournal:
 
     def _load(self) -> None:
         db = self._db
-        self._page: int = db.execute("PRAGMA page_size").fetchone()[0]
+        self._page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
         self.id = db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0]
         first = db.execute("SELECT min(offset) FROM entries").fetchone()[0]
         self.head = db.execute("SELECT max(offset) FROM entries").fetchone()[0] or 0
         self.first = first or self.head + 1
         self._ids: dict[Stream, int] = {}
         self._streams: dict[int, Stream] = {}
-        self._next: dict[Stream, int] = {}
+        self._next_seqs: dict[Stream, int] = {}
         for id_, name, next_seq, checksum in db.execute("SELECT * FROM streams"):
             stream = _stream(name, next_seq, checksum)
-            self._ids[stream], self._streams[id_], self._next[stream] = id_, stream, next_seq
+            self._ids[stream], self._streams[id_], self._next_seqs[stream] = id_, stream, next_seq
         self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
         self.owners: dict[str, str] = dict(db.execute("SELECT what, owner FROM owners"))
 
@@ -243,62 +243,64 @@ class SqliteJournal:
                 break
         return entries, entries[-1].offset if entries else self.head
 
-    def _read_streams(self, after: int, limit: int, wanted: Patterns) -> tuple[list[Entry], int]:
+    def _read_streams(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
         offsets: list[int] = []
         for stream, id_ in self._ids.items():
-            if stream in wanted:
+            if stream in patterns:
                 found = self._db.execute(
                     "SELECT offset FROM entries WHERE stream = ? AND offset > ?"
                     " ORDER BY offset LIMIT ?",
-                    (id_, after, _AT_ONCE),
+                    (id_, after, _READ_ENTRIES),
                 )
                 offsets += [offset for (offset,) in found]
         offsets.sort()
         entries, size = [], 0
-        for offset in offsets[:_AT_ONCE]:
+        for offset in offsets[:_READ_ENTRIES]:
             row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
             entry = self._entry(row)
             entries.append(entry)
             size += len(entry.blob or b"")
             if size >= limit:
                 return entries, offset
-        return entries, entries[-1].offset if len(entries) == _AT_ONCE else self.head
+        return entries, entries[-1].offset if len(entries) == _READ_ENTRIES else self.head
 
-    def _read_singly(self, after: int, wanted: Patterns) -> tuple[list[Entry], int]:
+    def _read_one_by_one(self, after: int, patterns: Patterns) -> tuple[list[Entry], int]:
         entries = []
-        last = min(after + _AT_ONCE, self.head)
+        last = min(after + _READ_ENTRIES, self.head)
         for offset in range(after + 1, last + 1):
             try:
                 row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
                 entry = self._entry(row)
             except (sqlite3.Error, DamagedRow) as error:
-                self._as_damage(error)
+                self._damage_or_raise(error)
                 entry = Entry(offset, None, offset, 1, None)
-            if entry.stream in wanted:
+            if entry.stream in patterns:
                 entries.append(entry)
         return entries, last
 
     def _entry(self, row: tuple[int, int, int, int, int, bytes | None]) -> Entry:
         try:
             offset, id_, first_seq, records, checksum, blob = row
-            sound = checksum == crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+            is_sound = checksum == crc32(
+                _NUMBERS.pack(offset, id_, first_seq, records, blob is None)
+            )
             entry = Entry(offset, self._streams[id_], first_seq, records, blob)
         except (KeyError, TypeError, struct.error) as error:
             raise DamagedRow(f"a row that cannot be: {error}") from error
-        if not sound or not isinstance(blob, (bytes, NoneType)):
+        if not is_sound or not isinstance(blob, (bytes, NoneType)):
             raise DamagedRow(f"the row of entry {offset} does not match its checksum")
         return entry
 
-    def _as_damage(self, error: Exception) -> Exception:
+    def _damage_or_raise(self, error: Exception) -> Exception:
         """What to say of damage. Anything else may pass, and must not be taken for a gap."""
-        said = translate(error, self.path)
-        if not isinstance(said, JournalDamaged):
-            raise said from error
-        return said
+        translated = translate(error, self.path)
+        if not isinstance(translated, JournalDamaged):
+            raise translated from error
+        return translated
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._translated():
+        with self._translating_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -310,7 +312,7 @@ class SqliteJournal:
                 raise
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translating_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, DamagedRow) as error:

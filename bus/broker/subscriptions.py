@@ -35,17 +35,17 @@ NAME_MAX = 128
 """Characters of a durable reader's name."""
 _TAIL_BYTES = 32 << 20
 # To one reader before the next one's turn.
-_TURN_MESSAGES = 64
-_TURN_SCANNED = 1024
+_DELIVER_MESSAGES = 64
+_DELIVER_SCANNED = 1024
 _READ_BYTES = 1 << 20
-_COMPLAIN_SECONDS = 10.0
-_OVERHEAD = 256  # bytes of memory an entry takes besides its blob
+_WARN_SECONDS = 10.0
+_ENTRY_OVERHEAD_BYTES = 256  # bytes of memory an entry takes besides its blob
 
 
-class Sent(Enum):
+class SendResult(Enum):
     """What became of a message to a reader."""
 
-    YES = 1
+    SENT = 1
     BUSY = 2  # its queue is full: later
     GONE = 3
 
@@ -56,31 +56,31 @@ class Subscription:
     def __init__(self, identity: bytes, message: Sub, position: int) -> None:
         self.identity = identity
         self.name = message.name
-        self.live = message.start == LIVE
+        self.is_live = message.start == LIVE
         self.position = position
-        self.sent = position  # the newest offset really sent; the filter may be further on
-        self.done = 0  # up to here nothing is left that it wants and has not processed
+        self.last_sent = position  # the newest offset really sent; the filter may be further on
+        self.processed = 0  # up to here nothing is left that it wants and has not processed
         self.credit = min(message.credit, MAX_CREDIT)
         try:
             self.streams = Patterns(message.streams)
         except ValueError as error:
             raise BadMessage(str(error)) from None
         self._in_flight: deque[int] = deque()
-        self._bytes = 0
+        self._in_flight_bytes = 0
 
     @property
-    def ready(self) -> bool:
-        return self.credit > 0 and self._bytes < MAX_IN_FLIGHT
+    def is_ready(self) -> bool:
+        return self.credit > 0 and self._in_flight_bytes < MAX_IN_FLIGHT
 
-    def spend(self, size: int) -> None:
+    def use_credit(self, size: int) -> None:
         self.credit -= 1
         self._in_flight.append(size)
-        self._bytes += size
+        self._in_flight_bytes += size
 
-    def grant(self, credit: int) -> None:
+    def add_credit(self, credit: int) -> None:
         self.credit = min(self.credit + credit, MAX_CREDIT)
         for _ in range(min(credit, len(self._in_flight))):
-            self._bytes -= self._in_flight.popleft()
+            self._in_flight_bytes -= self._in_flight.popleft()
 
 
 class Subscriptions:
@@ -89,22 +89,22 @@ class Subscriptions:
     ``send`` takes the identity's frames and says what became of them; it never blocks.
     """
 
-    def __init__(self, journal: Journal, send: Callable[[Frames], Sent]) -> None:
+    def __init__(self, journal: Journal, send: Callable[[Frames], SendResult]) -> None:
         self._journal = journal
         self._send = send
         self._by_identity: dict[bytes, Subscription] = {}
         self._by_name: dict[str, bytes] = {}
         self._tail: dict[int, Entry] = {}
         self._tail_bytes = 0
-        self._complained_at = float("-inf")
-        self.moved: dict[str, int] = {}
+        self._warned_at = float("-inf")
+        self.moved_cursors: dict[str, int] = {}
         """Durable cursors to be committed with the next transaction."""
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._by_identity
 
     @property
-    def names(self) -> Collection[str]:
+    def connected_names(self) -> Collection[str]:
         """Durable readers that are connected."""
         return self._by_name.keys()
 
@@ -118,12 +118,12 @@ class Subscriptions:
         if len(name) > NAME_MAX or not name.isprintable():
             raise BadMessage(f"name {name[:NAME_MAX]!r}: at most {NAME_MAX} printable characters")
         head = self._journal.head
-        kept = self.cursor(name)
+        committed = self.cursor(name)
         wanted = {
             START: 0,
             LIVE: message.offset or head,
             OFFSET: message.offset,
-            CURSOR: kept or 0,
+            CURSOR: committed or 0,
         }
         position = min(head, wanted[message.start])
         subscription = Subscription(identity, message, position)
@@ -135,34 +135,34 @@ class Subscriptions:
         if name:
             self._by_name[name] = identity
             # A reader that comes back further on has not said that it processed what is between.
-            cursor = position if kept is None else min(kept, position)
-            if cursor != kept:
-                self.moved[name] = cursor
+            cursor = position if committed is None else min(committed, position)
+            if cursor != committed:
+                self.moved_cursors[name] = cursor
         return position, displaced
 
     def cursor(self, name: str) -> int | None:
         """How far the durable reader ``name`` is; None if there is none."""
-        moved = self.moved.get(name)
-        return self._journal.cursors().get(name) if moved is None else moved
+        moved_cursors = self.moved_cursors.get(name)
+        return self._journal.cursors().get(name) if moved_cursors is None else moved_cursors
 
-    def place(self, identity: bytes) -> tuple[str, int]:
+    def cursor_of(self, identity: bytes) -> tuple[str, int]:
         """A reader's name and its durable cursor; without a name, how far it has processed."""
         subscription = self._by_identity.get(identity)
         if subscription is None:
             return "", 0
         name = subscription.name
-        return name, (self.cursor(name) or 0) if name else subscription.done
+        return name, (self.cursor(name) or 0) if name else subscription.processed
 
     def advance(self, identity: bytes, message: Cur) -> None:
         """A reader processed up to an offset and grants credit."""
         subscription = self._by_identity[identity]
-        subscription.grant(message.credit)
+        subscription.add_credit(message.credit)
         name, offset = subscription.name, message.offset
-        if offset >= subscription.sent:
+        if offset >= subscription.last_sent:
             offset = subscription.position
-        subscription.done = offset
+        subscription.processed = offset
         if name and offset > (self.cursor(name) or 0):
-            self.moved[name] = offset
+            self.moved_cursors[name] = offset
 
     def drop(self, identity: bytes) -> None:
         """Forget a reader; its durable cursor stays."""
@@ -170,7 +170,7 @@ class Subscriptions:
         if subscription and self._by_name.get(subscription.name) == identity:
             del self._by_name[subscription.name]
 
-    def remember(self, entries: Sequence[Entry]) -> None:
+    def cache_entries(self, entries: Sequence[Entry]) -> None:
         """Keep what was just committed in memory, for the readers at the head."""
         for entry in entries:
             self._tail[entry.offset] = entry
@@ -178,45 +178,45 @@ class Subscriptions:
         while self._tail_bytes > _TAIL_BYTES:
             self._tail_bytes -= _size(self._tail.pop(next(iter(self._tail))))
 
-    def push(self) -> bool:
+    def deliver(self) -> bool:
         """Send every reader what it has credit for, each a bounded piece; whether more waits."""
         more = False
         head = self._journal.head
         for subscription in list(self._by_identity.values()):
-            if subscription.position < head and subscription.ready:
+            if subscription.position < head and subscription.is_ready:
                 try:
-                    more |= self._deliver(subscription, head)
+                    more |= self._deliver_to(subscription, head)
                 except JournalError as error:
-                    self._complain(str(error))
+                    self._warn_waiting(str(error))
         return more
 
-    def _complain(self, why: str) -> None:
+    def _warn_waiting(self, why: str) -> None:
         now = time.monotonic()
-        if now - self._complained_at > _COMPLAIN_SECONDS:
-            self._complained_at = now
+        if now - self._warned_at > _WARN_SECONDS:
+            self._warned_at = now
             log.warning("broker: a reader has to wait: %s", why)
 
-    def _deliver(self, to: Subscription, head: int) -> bool:
+    def _deliver_to(self, subscription: Subscription, head: int) -> bool:
         oldest = self._journal.first
-        if to.live and head - to.position > LIVE_LAG:
-            return self._skip(to, head)
-        if to.position + 1 < oldest:
-            return self._skip(to, oldest - 1)
-        entries, reached = self._after(to.position, to.streams)
+        if subscription.is_live and head - subscription.position > LIVE_LAG:
+            return self._skip(subscription, head)
+        if subscription.position + 1 < oldest:
+            return self._skip(subscription, oldest - 1)
+        entries, reached = self._entries_after(subscription.position, subscription.streams)
         for entry in entries:
-            if not to.ready:
+            if not subscription.is_ready:
                 return False
-            if not self._sent(to, entry.offset, _frames(entry), _size(entry)):
+            if not self._try_send(subscription, entry.offset, _frames(entry), _size(entry)):
                 return False
-            to.position = entry.offset
-        to.position = reached
+            subscription.position = entry.offset
+        subscription.position = reached
         return reached < head
 
-    def _after(self, position: int, wanted: Patterns) -> tuple[list[Entry], int]:
+    def _entries_after(self, position: int, wanted: Patterns) -> tuple[list[Entry], int]:
         entries: list[Entry] = []
-        for offset in range(position + 1, position + 1 + _TURN_SCANNED):
+        for offset in range(position + 1, position + 1 + _DELIVER_SCANNED):
             entry = self._tail.get(offset)
-            if entry is None or len(entries) == _TURN_MESSAGES:
+            if entry is None or len(entries) == _DELIVER_MESSAGES:
                 break
             if entry.stream in wanted:
                 entries.append(entry)
@@ -227,25 +227,25 @@ class Subscriptions:
             return entries, position
         return self._journal.read(position, _READ_BYTES, wanted)
 
-    def _skip(self, to: Subscription, position: int) -> bool:
-        gap = GapMessage(None, to.position + 1, position + 1, position)
-        if not self._sent(to, position, gap.encode(), _OVERHEAD):
+    def _skip(self, subscription: Subscription, position: int) -> bool:
+        gap = GapMessage(None, subscription.position + 1, position + 1, position)
+        if not self._try_send(subscription, position, gap.encode(), _ENTRY_OVERHEAD_BYTES):
             return False
-        to.position = position
+        subscription.position = position
         return True
 
-    def _sent(self, to: Subscription, offset: int, frames: Frames, size: int) -> bool:
-        sent = self._send([to.identity, *frames])
-        if sent is Sent.YES:
-            to.sent = offset
-            to.spend(size)
-        elif sent is Sent.GONE:
-            self.drop(to.identity)
-        return sent is Sent.YES
+    def _try_send(self, subscription: Subscription, offset: int, frames: Frames, size: int) -> bool:
+        last_sent = self._send([subscription.identity, *frames])
+        if last_sent is SendResult.SENT:
+            subscription.last_sent = offset
+            subscription.use_credit(size)
+        elif last_sent is SendResult.GONE:
+            self.drop(subscription.identity)
+        return last_sent is SendResult.SENT
 
 
 def _size(entry: Entry) -> int:
-    return _OVERHEAD + len(entry.blob or b"")
+    return _ENTRY_OVERHEAD_BYTES + len(entry.blob or b"")
 
 
 def _frames(entry: Entry) -> Frames:

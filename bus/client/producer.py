@@ -30,7 +30,7 @@ _BATCH = 64  # records in one PUT
 _BATCH_BYTES = 256 << 10
 _WINDOW = 64  # PUTs without an acknowledgement
 _SILENCE_SECONDS = 3.0
-_FULL_SECONDS = 0.2
+_FULL_RETRY_SECONDS = 0.2
 
 
 class Producer:
@@ -52,7 +52,7 @@ class Producer:
         self._records: list[bytes | None] = []  # None is a gap of one
         self._encoder = Encoder()
         self._sent = 0
-        self._said_hi = self._greeted = False
+        self._is_hello_sent = self._is_hello_acked = False
         self._context: sockets.Context = zmq.Context()
         try:
             self._connect()
@@ -88,11 +88,11 @@ class Producer:
         )
         return seq
 
-    def lose(self, count: int = 1) -> None:
+    def skip(self, count: int = 1) -> None:
         """Leave out ``count`` seqs: the broker is told that they cannot be had."""
         self._records += [None] * count
 
-    def forget(self) -> None:
+    def drop_acked(self) -> None:
         """Let go of what was acknowledged. A journal made anew is told that it cannot be had."""
         self._records[: self.acked] = [None] * self.acked
 
@@ -104,13 +104,13 @@ class Producer:
             KeyRefused: a broker is there and does not take the key.
             BusError: the broker will never take it.
         """
-        until = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while self.acked < self.next_seq:
-            if time.monotonic() > until:
-                raise sockets.unreachable(self.address, timeout)
-            self.turn(0.1)
+            if time.monotonic() > deadline:
+                raise sockets.unreachable_error(self.address, timeout)
+            self.poll(0.1)
 
-    def turn(self, timeout: float) -> None:
+    def poll(self, timeout: float) -> None:
         """Send what may be sent and take one answer if one comes within ``timeout`` seconds.
 
         Raises:
@@ -118,18 +118,18 @@ class Producer:
             KeyRefused: it does not take the key.
         """
         self._send()
-        waiting = self._sent > self.acked or not self._greeted
+        waiting = self._sent > self.acked or not self._is_hello_acked
         # Until the connection is there, which takes a moment, it says when it is.
-        wanted = zmq.POLLIN if self._said_hi else zmq.POLLIN | zmq.POLLOUT
-        if self._socket.poll(int(timeout * 1000), wanted) & zmq.POLLIN:
-            self._heard_at = time.monotonic()
-            self._take(decode(self._socket.recv_multipart()))
-        elif waiting and time.monotonic() - self._heard_at > _SILENCE_SECONDS:
-            if why := sockets.why_refused(self.address):
-                raise KeyRefused(self.address, why)
-            before = self._socket
+        poll_flags = zmq.POLLIN if self._is_hello_sent else zmq.POLLIN | zmq.POLLOUT
+        if self._socket.poll(int(timeout * 1000), poll_flags) & zmq.POLLIN:
+            self._last_received = time.monotonic()
+            self._handle(decode(self._socket.recv_multipart()))
+        elif waiting and time.monotonic() - self._last_received > _SILENCE_SECONDS:
+            if reason := sockets.key_refusal(self.address):
+                raise KeyRefused(self.address, reason)
+            old_socket = self._socket
             self._connect()  # which may fail, and be tried again
-            before.close()
+            old_socket.close()
 
     def close(self) -> None:
         """Disconnect. What was not flushed is lost."""
@@ -138,17 +138,17 @@ class Producer:
 
     def _connect(self) -> None:
         self._socket = sockets.dealer(self._context, self.address)
-        self._heard_at = time.monotonic()
-        self._said_hi = self._greeted = False
+        self._last_received = time.monotonic()
+        self._is_hello_sent = self._is_hello_acked = False
         self._sent = self.acked
-        self._not_before = 0.0
+        self._retry_at = 0.0
 
     def _send(self) -> None:
         try:
-            if not self._said_hi:
+            if not self._is_hello_sent:
                 self._socket.send_multipart(Hi(self.stream).encode(), zmq.NOBLOCK)
-                self._said_hi = True
-            if not self._greeted or time.monotonic() < self._not_before:
+                self._is_hello_sent = True
+            if not self._is_hello_acked or time.monotonic() < self._retry_at:
                 return
             limit = min(self.next_seq, self.acked + _WINDOW * _BATCH)
             while self._sent < limit:
@@ -171,17 +171,17 @@ class Producer:
         self._socket.send_multipart(message.encode(), zmq.NOBLOCK)
         return end
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if isinstance(message, Who):
-            self._said_hi = self._greeted = False
+            self._is_hello_sent = self._is_hello_acked = False
         if not isinstance(message, Ack):
             return
         if message.status == DENIED:
             raise BusError(f"the broker refused: {message.text}")
         # A journal made anew has less than was acknowledged before.
         self.acked = message.next
-        if not self._greeted or message.status in (HOLE, FULL):
+        if not self._is_hello_acked or message.status in (HOLE, FULL):
             self._sent = message.next
         if message.status == FULL:
-            self._not_before = time.monotonic() + _FULL_SECONDS
-        self._greeted = True
+            self._retry_at = time.monotonic() + _FULL_RETRY_SECONDS
+        self._is_hello_acked = True

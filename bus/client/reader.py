@@ -30,7 +30,7 @@ from lineside.bus.protocol.messages import (
     Who,
     decode,
 )
-from lineside.bus.protocol.wire import bodies, decode_event
+from lineside.bus.protocol.wire import decode_event, record_bodies
 
 log = logging.getLogger("lineside")
 
@@ -90,15 +90,17 @@ class Reader:
         self._offset = offset
         self._streams = tuple(streams)
         self._credit = credit
-        self._taken = 0  # messages received and not yet given back as credit
-        self._committed = 0
-        self._said = 0  # what the broker was told of it
-        self._kept = 0  # the durable cursor, or the like without a name, as the broker last said
+        self._unreturned_credit = 0  # messages received and not yet given back as credit
+        self._cursor = 0
+        self._sent_cursor = 0  # what the broker was told of it
+        self._acked_cursor = (
+            0  # the durable cursor, or the like without a name, as the broker last said
+        )
         self._delivered = 0  # the newest offset handed out
-        self._began = False  # whether it is known behind which offset reading began
-        self._next: dict[Stream, int] = {}
+        self._has_start = False  # whether it is known behind which offset reading began
+        self._next_seqs: dict[Stream, int] = {}
         self._denied = ""
-        self._complaint = ""
+        self._last_warning = ""
         self._context: sockets.Context = zmq.Context()
         try:
             self._connect()
@@ -118,9 +120,9 @@ class Reader:
         self.close()
 
     @property
-    def connected(self) -> bool:
+    def is_subscribed(self) -> bool:
         """Whether a broker has answered the subscription on this connection."""
-        return self._subscribed
+        return self._is_subscribed
 
     @property
     def offset(self) -> int:
@@ -131,7 +133,7 @@ class Reader:
     def processed(self) -> int:
         """Up to this offset, as the broker last said, all was committed that was asked for; with a
         name, by any reader of it."""
-        return self._kept
+        return self._acked_cursor
 
     def wait_connected(self, timeout: float) -> None:
         """Return once a broker has answered.
@@ -141,12 +143,12 @@ class Reader:
             KeyRefused: one is there and does not take the key.
             ReaderDenied: it refused.
         """
-        until = time.monotonic() + timeout
-        while not self._subscribed:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise sockets.unreachable(self.address, timeout)
-            self._turn(left)
+        deadline = time.monotonic() + timeout
+        while not self._is_subscribed:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise sockets.unreachable_error(self.address, timeout)
+            self._poll_once(remaining)
 
     def poll(self, timeout: float) -> Batch | None:
         """The next batch; None if there was none within ``timeout`` seconds.
@@ -154,86 +156,90 @@ class Reader:
         Raises:
             ReaderDenied: the broker refused the subscription, or a newer reader took the name.
         """
-        until = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while True:
-            left = until - time.monotonic()
-            heard = self._turn(max(left, 0.0))
-            if isinstance(heard, Batch) or (left <= 0 and not heard):
-                return heard or None
+            remaining = deadline - time.monotonic()
+            result = self._poll_once(max(remaining, 0.0))
+            if isinstance(result, Batch) or (remaining <= 0 and not result):
+                return result or None
 
     def commit(self, offset: int) -> None:
         """Everything up to ``offset`` is processed: a durable reader will not get it again.
 
         The broker is told at once, or within the next polls when commits come thick and fast.
         """
-        self._committed = max(self._committed, offset)
-        if self._cur_due():
-            self._say_cur()
+        self._cursor = max(self._cursor, offset)
+        if self._is_cur_due():
+            self._send_cur()
 
     def close(self) -> None:
         """Disconnect, once a broker that is there has kept what was committed."""
-        until = time.monotonic() + _CLOSE_SECONDS
+        deadline = time.monotonic() + _CLOSE_SECONDS
         with contextlib.suppress(ReaderDenied):
-            while self.name and self._subscribed and self._kept < self._committed:
-                left = until - time.monotonic()
-                if left <= 0:
+            while self.name and self._is_subscribed and self._acked_cursor < self._cursor:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     break
-                self._turn(left)
+                self._poll_once(remaining)
         self._socket.close()
         self._context.term()
 
     def _connect(self) -> None:
         self._socket = sockets.dealer(self._context, self.address)
         # Since when an answer is waited for; None if none is.
-        self._asked_at: float | None = time.monotonic()
-        self._cur_at = 0.0
-        self._must_subscribe = True
-        self._subscribed = False
+        self._waiting_since: float | None = time.monotonic()
+        self._cur_sent_at = 0.0
+        self._needs_subscribe = True
+        self._is_subscribed = False
 
-    def _turn(self, timeout: float) -> Batch | bool:
+    def _poll_once(self, timeout: float) -> Batch | bool:
         """One message: its batch, or whether there was one at all."""
         if self._denied:
             raise ReaderDenied(self._denied)
         now = time.monotonic()
-        if self._must_subscribe or (not self._subscribed and now - self._cur_at >= CUR_SECONDS):
+        if self._needs_subscribe or (
+            not self._is_subscribed and now - self._cur_sent_at >= CUR_SECONDS
+        ):
             self._subscribe()
-        elif self._cur_due():
-            self._say_cur()
-        wait = min(timeout, _COMMIT_SECONDS if self._said < self._committed else CUR_SECONDS / 2)
-        wanted = zmq.POLLIN | (zmq.POLLOUT if self._must_subscribe else 0)
-        ready = self._socket.poll(int(wait * 1000), wanted)
+        elif self._is_cur_due():
+            self._send_cur()
+        wait = min(
+            timeout, _COMMIT_SECONDS if self._sent_cursor < self._cursor else CUR_SECONDS / 2
+        )
+        poll_flags = zmq.POLLIN | (zmq.POLLOUT if self._needs_subscribe else 0)
+        ready = self._socket.poll(int(wait * 1000), poll_flags)
         if not ready & zmq.POLLIN:
-            asked = self._asked_at
-            if asked is not None and time.monotonic() - asked > SILENCE_SECONDS:
+            waiting_since = self._waiting_since
+            if waiting_since is not None and time.monotonic() - waiting_since > SILENCE_SECONDS:
                 self._socket.close()
                 self._connect()
-                self._complain()
+                self._warn_unreachable()
             return False
         frames = self._socket.recv_multipart()
-        self._asked_at = None
+        self._waiting_since = None
         try:
-            return self._take(decode(frames)) or True
+            return self._handle(decode(frames)) or True
         except BadMessage:
             return True
 
-    def _complain(self) -> None:
+    def _warn_unreachable(self) -> None:
         """Say once that nobody answers, or not to this key; it is tried on, because that may be put
         in order."""
-        why = str(sockets.unreachable(self.address, SILENCE_SECONDS))
-        if why != self._complaint:
+        why = str(sockets.unreachable_error(self.address, SILENCE_SECONDS))
+        if why != self._last_warning:
             log.warning("%s", why)
-        self._complaint = why
+        self._last_warning = why
 
-    def _take(self, message: Message) -> Batch | None:
+    def _handle(self, message: Message) -> Batch | None:
         if isinstance(message, Ack):
             self._on_ack(message)
         elif isinstance(message, Who):
-            self._must_subscribe = True
-        elif isinstance(message, Evt) and self._subscribed:
-            self._taken += 1
+            self._needs_subscribe = True
+        elif isinstance(message, Evt) and self._is_subscribed:
+            self._unreturned_credit += 1
             return self._on_events(message)
-        elif isinstance(message, GapMessage) and self._subscribed:
-            self._taken += 1
+        elif isinstance(message, GapMessage) and self._is_subscribed:
+            self._unreturned_credit += 1
             return self._on_gap(message)
         return None
 
@@ -243,31 +249,31 @@ class Reader:
             raise ReaderDenied(ack.text)
         self.head = ack.head
         if not ack.text:
-            self._kept = ack.next
+            self._acked_cursor = ack.next
             return
-        known, self.journal = self.journal, ack.text
-        if known is not None and (known != ack.text or ack.head < self._offset):
+        previous, self.journal = self.journal, ack.text
+        if previous is not None and (previous != ack.text or ack.head < self._offset):
             # Offsets of another journal mean nothing in this one, and one that ends before what was
             # read of it is an older copy: what it gets from now on bears offsets that were seen.
             self._start = LIVE if self._start == LIVE else START
-            self._offset, self._began = 0, False
-            self._must_subscribe, self._subscribed = True, False
+            self._offset, self._has_start = 0, False
+            self._needs_subscribe, self._is_subscribed = True, False
             self.restarts += 1
             return
-        self._subscribed = True
-        self._complaint = ""
-        self._taken = 0
+        self._is_subscribed = True
+        self._last_warning = ""
+        self._unreturned_credit = 0
         self._start = LIVE if self._start == LIVE else OFFSET
         self._offset = ack.next
-        if not self._began:
-            self._kept = self._said = self._committed = self._delivered = ack.next
-            self._began = True
+        if not self._has_start:
+            self._acked_cursor = self._sent_cursor = self._cursor = self._delivered = ack.next
+            self._has_start = True
 
     def _on_events(self, message: Evt) -> Batch | None:
         stream, end = message.stream, message.first_seq + message.count
-        expected = self._next.get(stream, message.first_seq)
+        expected = self._next_seqs.get(stream, message.first_seq)
         gaps, events = [], []
-        for body in bodies(message.blob):
+        for body in record_bodies(message.blob):
             try:
                 event = decode_event(body)
             except ValueError:
@@ -289,7 +295,7 @@ class Reader:
                 return None
             self._offset = self._delivered = message.offset
             return Batch(message.offset, None, (), (Gap(None, message.first, message.end),))
-        first = max(self._next.get(stream, message.first), message.first)
+        first = max(self._next_seqs.get(stream, message.first), message.first)
         gaps = [Gap(stream, first, message.end)] if first < message.end else []
         return self._batch(message.offset, stream, message.end, [], gaps)
 
@@ -298,33 +304,36 @@ class Reader:
     ) -> Batch | None:
         self._offset = offset
         self.head = max(self.head, offset)
-        self._next[stream] = max(self._next.get(stream, 0), end)
-        behind = self._committed < self._delivered
+        self._next_seqs[stream] = max(self._next_seqs.get(stream, 0), end)
+        has_uncommitted = self._cursor < self._delivered
         self._delivered = max(self._delivered, offset)
         if not events and not gaps:
             # Had before; nobody will commit it, so it must not hold the cursor back.
-            self._committed = self._committed if behind else self._delivered
+            self._cursor = self._cursor if has_uncommitted else self._delivered
             return None
         return Batch(offset, stream, tuple(events), tuple(gaps))
 
     def _subscribe(self) -> None:
         sub = Sub(self.name, self._start, self._offset, self._streams, self._credit)
-        if self._tell(sub.encode()):
-            self._must_subscribe, self._subscribed = False, False
-            self._cur_at = time.monotonic()
+        if self._send(sub.encode()):
+            self._needs_subscribe, self._is_subscribed = False, False
+            self._cur_sent_at = time.monotonic()
 
-    def _cur_due(self) -> bool:
-        pause = CUR_SECONDS if self._said == self._committed else _COMMIT_SECONDS
-        return self._taken * 2 >= self._credit or time.monotonic() - self._cur_at >= pause
+    def _is_cur_due(self) -> bool:
+        pause = CUR_SECONDS if self._sent_cursor == self._cursor else _COMMIT_SECONDS
+        return (
+            self._unreturned_credit * 2 >= self._credit
+            or time.monotonic() - self._cur_sent_at >= pause
+        )
 
-    def _say_cur(self) -> None:
-        if self._subscribed and self._tell(Cur(self._committed, self._taken).encode()):
-            self._taken, self._said = 0, self._committed
-            self._cur_at = time.monotonic()
+    def _send_cur(self) -> None:
+        if self._is_subscribed and self._send(Cur(self._cursor, self._unreturned_credit).encode()):
+            self._unreturned_credit, self._sent_cursor = 0, self._cursor
+            self._cur_sent_at = time.monotonic()
 
-    def _tell(self, frames: Frames) -> bool:
+    def _send(self, frames: Frames) -> bool:
         with contextlib.suppress(zmq.Again):
             self._socket.send_multipart(frames, zmq.NOBLOCK)
-            self._asked_at = self._asked_at or time.monotonic()
+            self._waiting_since = self._waiting_since or time.monotonic()
             return True
         return False

@@ -38,7 +38,7 @@ def parse(address: str) -> Address:
         return Address(address, path=_socket(address, rest))
     if transport == "tcp" and separator:
         endpoint, _, key = address.partition(_KEY)
-        check_network(endpoint)
+        check_tcp_address(endpoint)
         if not key.startswith("/"):
             raise AddressError(
                 address,
@@ -57,7 +57,7 @@ def with_key(address: str, key: Path | None) -> str:
     return f"{address}{_KEY}{key}"
 
 
-def check_network(address: str, *, to_listen: bool = False) -> str:
+def check_tcp_address(address: str, *, to_listen: bool = False) -> str:
     """``address`` if it is ``tcp://HOST:PORT``; ``to_listen`` allows ``*``, and port 0 to pick one.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lineside.bus.errors import CommandError
 
-PRODUCER = "control"
+CONTROL_PRODUCER = "control"
 """The producer part of the streams in which commands and the answers to them travel."""
 EXPIRES_SECONDS = 600.0
 """How long a command may wait for a training to take it, unless it says otherwise."""
@@ -25,9 +25,9 @@ GRACE_SECONDS = 2.0
 COMMAND, CONTROL_ON = "command", "control_on"
 DELIVERED, APPLIED = "control_delivered", "control_applied"
 REJECTED, EXPIRED, SUPERSEDED = "control_rejected", "control_expired", "control_superseded"
-FINAL = frozenset({APPLIED, REJECTED, EXPIRED, SUPERSEDED})
+FINAL_KINDS = frozenset({APPLIED, REJECTED, EXPIRED, SUPERSEDED})
 """Answers after which nothing more becomes of a command."""
-STATES: Mapping[str, str] = {
+STATE_OF_KIND: Mapping[str, str] = {
     COMMAND: "requested",
     DELIVERED: "delivered",
     APPLIED: "applied",
@@ -62,7 +62,7 @@ def _is_whole(value: object) -> bool:
 @dataclass(frozen=True)
 class _Argument:
     expected: str
-    fits: Callable[[object], bool]
+    is_valid: Callable[[object], bool]
     is_required: bool = False
 
 
@@ -78,13 +78,13 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     "proceed": {"seq": _Argument("a whole number of at least 0", _is_seq, is_required=True)},
 }
 """What can be asked of a training, and with which arguments."""
-UNTOLD = frozenset({"proceed"})
+INTERNAL_OPS = frozenset({"proceed"})
 """What programs say to each other: nobody is shown it, nor asked for it."""
-TOLD = tuple(op for op in OPS if op not in UNTOLD)
+USER_OPS = tuple(op for op in OPS if op not in INTERNAL_OPS)
 """What people can ask for."""
 
 
-def _this_user() -> str:
+def _current_user() -> str:
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # no name for this user id
@@ -106,13 +106,13 @@ class Command:
     op: str
     args: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    issued_by: str = field(default_factory=_this_user)
+    issued_by: str = field(default_factory=_current_user)
     expires_at: float = field(default_factory=lambda: time.time() + EXPIRES_SECONDS)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
     attempt: str = ""
 
     def __post_init__(self) -> None:
-        _check(self)
+        _validate(self)
 
     def data(self) -> dict[str, Any]:
         """As it stands in a ``command`` event."""
@@ -127,7 +127,7 @@ class Command:
         }
 
     @classmethod
-    def read(cls, data: Mapping[str, Any] | None) -> Command:
+    def from_data(cls, data: Mapping[str, Any] | None) -> Command:
         """What a ``command`` event says; fields it does not know are ignored.
 
         Raises:
@@ -137,16 +137,16 @@ class Command:
             raise CommandError("a command", data, "one with an id")
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         if "op" not in known:
-            raise unknown_op(None)
+            raise unknown_op_error(None)
         return cls(**known)
 
 
-def unknown_op(op: object) -> CommandError:
+def unknown_op_error(op: object) -> CommandError:
     """What to raise for one that cannot be asked for."""
-    return CommandError("op", op, f"one of {', '.join(TOLD)}")
+    return CommandError("op", op, f"one of {', '.join(USER_OPS)}")
 
 
-def wanted(op: str, args: Mapping[str, Any]) -> str:
+def describe_request(op: str, args: Mapping[str, Any]) -> str:
     """What was asked for: ``set_lr 1e-05``, ``pause 90 s``, ``stop without saving``."""
     if op == "set_lr" and "lr" in args:
         return f"{op} {_number(args['lr'])}"
@@ -170,7 +170,7 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _check(command: Command) -> None:
+def _validate(command: Command) -> None:
     for name in ("id", "issued_by", "reason", "attempt"):
         text, longest = getattr(command, name), _ID_LENGTH if name == "id" else _TEXT_LENGTH
         if not isinstance(text, str) or len(text) > longest:
@@ -178,7 +178,7 @@ def _check(command: Command) -> None:
     if not _is_positive(command.expires_at):
         raise CommandError("expires_at", command.expires_at, "seconds since 1970")
     if not isinstance(command.op, str) or command.op not in OPS:
-        raise unknown_op(command.op)
+        raise unknown_op_error(command.op)
     if not isinstance(command.args, Mapping):
         raise CommandError("args", command.args, "names and values")
     known = OPS[command.op]
@@ -186,7 +186,7 @@ def _check(command: Command) -> None:
         if name not in known:
             only = f"only the argument {', '.join(known)}" if known else "no arguments"
             raise CommandError(f"{command.op} {name}", value, only)
-        if not known[name].fits(value):
+        if not known[name].is_valid(value):
             raise CommandError(f"{command.op} {name}", value, known[name].expected)
     for name, argument in known.items():
         if argument.is_required and name not in command.args:

@@ -12,13 +12,13 @@ from itertools import product
 from lineside.bus.protocol.events import Stream
 
 
-def fits(text: str, pattern: str) -> bool:
+def matches(text: str, pattern: str) -> bool:
     """Whether ``text`` is ``pattern``, in which ``*`` stands for any characters."""
-    return _expression(pattern).match(text) is not None
+    return _compiled(pattern).match(text) is not None
 
 
 @lru_cache(maxsize=1024)
-def _expression(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(re.sub(r"[?[]", r"[\g<0>]", pattern)))  # these mean something there
 
 
@@ -30,14 +30,14 @@ class Patterns:
         ValueError: a pattern that is not one to three non-empty parts.
     """
 
-    def __init__(self, texts: Sequence[str] = ()) -> None:
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._parts = set()
-        for text in texts:
+        for text in patterns:
             parts = tuple(text.split("/"))
             if len(parts) > 3 or not all(parts):
                 raise ValueError(f"pattern {text[:200]!r}: expected run[/producer[/attempt]]")
             self._parts.add(parts)
-        self._decided: dict[Stream, bool] = {}
+        self._cache: dict[Stream, bool] = {}
 
     @property
     def all(self) -> bool:
@@ -47,12 +47,12 @@ class Patterns:
     def __contains__(self, stream: Stream | None) -> bool:
         if stream is None or not self._parts:
             return True
-        decided = self._decided.get(stream)
-        if decided is None:
+        is_wanted = self._cache.get(stream)
+        if is_wanted is None:
             # However many patterns there are, no more than these 14 fit.
-            decided = self._decided[stream] = any(
+            is_wanted = self._cache[stream] = any(
                 parts in self._parts
                 for count in (1, 2, 3)
                 for parts in product(*((part, "*") for part in stream[:count]))
             )
-        return decided
+        return is_wanted

@@ -22,9 +22,9 @@ HEADER = struct.Struct("<II")
 MAX_RECORD = 1 << 20
 """Bytes of body a record may have (1 MiB). A producer with more to say sends less of it."""
 _FIELDS = 9
-_BODY = re.compile(rb"[\x99-\x9f]")  # how msgpack begins an array of 9 to 15
+_BODY_START = re.compile(rb"[\x99-\x9f]")  # how msgpack begins an array of 9 to 15
 
-Bytes = bytes | bytearray | memoryview
+BytesLike = bytes | bytearray | memoryview
 
 
 class Encoder:
@@ -54,7 +54,7 @@ class Encoder:
         return HEADER.pack(len(body), crc32(body)) + body
 
 
-def decode_event(body: Bytes) -> Event:
+def decode_event(body: BytesLike) -> Event:
     """The event of one record body; fields after the ninth are ignored.
 
     Raises:
@@ -83,7 +83,7 @@ def decode_event(body: Bytes) -> Event:
     return Event(seq, time, monotonic_ns, kind, step, epoch, control, data, version)
 
 
-def read_record(log: Bytes, position: int = 0) -> tuple[memoryview, int] | None:
+def read_record(log: BytesLike, position: int = 0) -> tuple[memoryview, int] | None:
     """The body at ``position`` and where the next record begins; None if the log ends before that.
 
     Raises:
@@ -105,14 +105,14 @@ def read_record(log: Bytes, position: int = 0) -> tuple[memoryview, int] | None:
     return body, end
 
 
-def next_good(log: Bytes, position: int) -> int | None:
+def find_next_record(log: BytesLike, position: int) -> int | None:
     """Where the first whole, sound record at or after ``position`` begins; None if there is none.
 
     A record's body begins with the msgpack marker of an array of nine (or more, in a later
     version), so almost every wrong place is rejected on one byte before a checksum is computed.
     """
     data = bytes(log)
-    found = _BODY.search(data, position + HEADER.size)
+    found = _BODY_START.search(data, position + HEADER.size)
     while found is not None:
         start = found.start() - HEADER.size
         try:
@@ -120,11 +120,11 @@ def next_good(log: Bytes, position: int) -> int | None:
                 return start
         except CorruptRecord:
             pass
-        found = _BODY.search(data, found.end())
+        found = _BODY_START.search(data, found.end())
     return None
 
 
-def bodies(log: Bytes) -> Iterator[memoryview]:
+def record_bodies(log: BytesLike) -> Iterator[memoryview]:
     """Every record body in order, stepping over damage to the next sound record.
 
     What damage cost shows as a jump in the events' ``seq``.
@@ -136,13 +136,13 @@ def bodies(log: Bytes) -> Iterator[memoryview]:
         except CorruptRecord:
             found = None
         if found is None:
-            position = next_good(log, position + 1)
+            position = find_next_record(log, position + 1)
             continue
         body, position = found
         yield body
 
 
-def count_records(blob: Bytes) -> int:
+def count_records(blob: BytesLike) -> int:
     """How many records ``blob`` is made of.
 
     Raises:
@@ -169,7 +169,7 @@ def count_records(blob: Bytes) -> int:
     return count
 
 
-def skip_records(blob: Bytes, count: int) -> memoryview:
+def skip_records(blob: BytesLike, count: int) -> memoryview:
     """``blob`` without its first ``count`` records, which must be whole."""
     view = memoryview(blob)
     position = 0

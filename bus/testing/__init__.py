@@ -1,7 +1,7 @@
 """For tests of processes on the bus: a real broker, its faults, and its log."""
 
 from lineside.bus.client.producer import Producer
-from lineside.bus.testing.link import Link
-from lineside.bus.testing.testing import BrokerProcess, read_all
+from lineside.bus.testing.broker_process import BrokerProcess, read_all
+from lineside.bus.testing.faulty_proxy import FaultyProxy
 
-__all__ = ["BrokerProcess", "Link", "Producer", "read_all"]
+__all__ = ["BrokerProcess", "FaultyProxy", "Producer", "read_all"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lineside.bus.errors import RunNotFound
-from lineside.cli.commands.runs import moment, open_history
+from lineside.cli.commands.runs import local_time, open_history
 from lineside.cli.output import JsonOption, print_json, table, warn
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def audit(
     """Tell who asked for what and what came of it, the newest first."""
     history = open_history()
     try:
-        about = None if run is None else history.find(run).id
+        run_id = None if run is None else history.find(run).id
     except RunNotFound:
-        about = run  # deleted, or never there: the audit may know of it nevertheless
-    page = history.audit(run=about, limit=limit, cursor=cursor)
+        run_id = run  # deleted, or never there: the audit may know of it nevertheless
+    page = history.audit(run=run_id, limit=limit, cursor=cursor)
     if json:
         from lineside.dashboard.api.models import AuditEntry
 
@@ -50,7 +50,7 @@ def _row(entry: AuditEntry) -> tuple[str, ...]:
     who = f"{entry.who} ({entry.role})" if entry.role else entry.who
     times = f" {entry.count:,} times" if entry.count > 1 else ""
     return (
-        moment(entry.time),
+        local_time(entry.time),
         who or "?",
         entry.action or "?",
         entry.target,

@@ -13,7 +13,7 @@ from lineside.bus.protocol.commands import EXPIRES_SECONDS, GRACE_SECONDS, Comma
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
-from lineside.cli.commands.runs import RunArgument, look_up, open_history
+from lineside.cli.commands.runs import RunArgument, open_history, resolve_run
 from lineside.cli.output import JsonOption, print_json
 
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
@@ -27,14 +27,14 @@ AheadOption = Annotated[
     bool, typer.Option("--ahead", help="Send it to the run whose id is RUN, training or not.")
 ]
 
-_OTHERWISE = "or command it without a store, by --ahead and its whole id"
+_ALTERNATIVE = "or command it without a store, by --ahead and its whole id"
 
 
-_LOOK_SECONDS = 1.0
-_ANSWER_SECONDS = 3.0
+_POLL_SECONDS = 1.0
+_END_GRACE_SECONDS = 3.0
 
 
-class NotDone(LinesideError):
+class CommandNotApplied(LinesideError):
     """The command was not applied."""
 
 
@@ -51,7 +51,7 @@ def stop(
     _send(run, "stop", {"save": save}, reason, wait, expires, ahead, json)
 
 
-def _plain(op: str, said: str) -> Callable[..., None]:
+def _simple_command(op: str, help_text: str) -> Callable[..., None]:
     """The command line of an op without arguments."""
 
     def command(
@@ -64,14 +64,14 @@ def _plain(op: str, said: str) -> Callable[..., None]:
     ) -> None:
         _send(run, op, {}, reason, wait, expires, ahead, json)
 
-    command.__name__, command.__doc__ = op, said
+    command.__name__, command.__doc__ = op, help_text
     return command
 
 
-save = _plain("save", "Have a training write a checkpoint after its current step.")
-evaluate = _plain("evaluate", "Have a training evaluate after its current step.")
-log = _plain("log", "Have a training log its metrics after its current step.")
-resume = _plain("resume", "Let a paused training go on.")
+save = _simple_command("save", "Have a training write a checkpoint after its current step.")
+evaluate = _simple_command("evaluate", "Have a training evaluate after its current step.")
+log = _simple_command("log", "Have a training log its metrics after its current step.")
+resume = _simple_command("resume", "Let a paused training go on.")
 
 
 def pause(
@@ -119,87 +119,89 @@ def _send(
     ahead: bool,
     json: bool,
 ) -> None:
-    from lineside.bus.client.controller import Controller
+    from lineside.bus.client.command_client import CommandClient
 
     command = Command(op, args, reason, expires_at=time.time() + expires)
-    name, is_known = _target(run, ahead)
-    end = _End(name) if is_known else None
-    with Controller(Settings.from_env().broker, name) as controller:
+    name, is_known = _resolve_target(run, ahead)
+    end_watcher = _RunEndWatcher(name) if is_known else None
+    with CommandClient(Settings.from_env().broker, name) as controller:
         controller.send(command)
         if not wait:
-            _show(command.id, op, "requested", 0, "", json)
+            _print_state(command.id, op, "requested", 0, "", json)
             return
         state = ""
-        for progress in controller.follow(command.id, expires + GRACE_SECONDS, end):
-            state = progress.state
-            _show(command.id, op, state, progress.step, progress.detail, json)
+        for status in controller.follow(command.id, expires + GRACE_SECONDS, end_watcher):
+            state = status.state
+            _print_state(command.id, op, state, status.step, status.detail, json)
     if state != "applied":
-        raise NotDone(_shortfall(command, name, state, end.status if end else ""))
+        raise CommandNotApplied(
+            _not_applied_message(command, name, state, end_watcher.status if end_watcher else "")
+        )
 
 
-def _shortfall(command: Command, run: str, state: str, ended: str) -> str:
-    """What to say of a command that came as far as ``state``; ``ended`` is how its run did."""
+def _not_applied_message(command: Command, run: str, state: str, end_status: str) -> str:
+    """What to say of a command that came as far as ``state``; ``end_status`` is how its run did."""
     op = command.op
     if state in ("rejected", "expired", "superseded"):
         return f"{op} was not applied"
-    if not ended:
+    if not end_status:
         later = f"`lineside audit --run {run}` tells of a later one"
         return f"{op}: no answer has come in time from run {run}; {later}"
     if state == "delivered":
-        return f"{op}: run {run} is {ended}; whether it was applied is not known"
+        return f"{op}: run {run} is {end_status}; whether it was applied is not known"
     left = f"{max(command.expires_at - time.time(), 0):.0f} s"
     then = f"should it go on within {left}, it is applied then"
-    return f"{op} was not applied: run {run} is {ended}; {then}"
+    return f"{op} was not applied: run {run} is {end_status}; {then}"
 
 
-class _End:
+class _RunEndWatcher:
     """Whether ``run`` has been over for long enough that what was sent to it would be answered."""
 
     def __init__(self, run: str) -> None:
         self.status = ""
         self._run = run
         self._history = open_history()
-        self._look_at = self._over_since = 0.0
+        self._next_check = self._ended_since = 0.0
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._next_check:
             return bool(self.status)
-        self._look_at = now + _LOOK_SECONDS
+        self._next_check = now + _POLL_SECONDS
         try:
             found = self._history.run(self._run)
-            takes_commands, status = found.takes_commands, found.status
+            accepts_commands, status = found.accepts_commands, found.status
         except RunNotFound:
-            takes_commands, status = False, "deleted"
+            accepts_commands, status = False, "deleted"
         except LinesideError:  # what the broker says goes on being heard
             return False
-        if takes_commands:
-            self._over_since = 0.0
-        elif not self._over_since:
-            self._over_since = now
-        elif now - self._over_since >= _ANSWER_SECONDS:
+        if accepts_commands:
+            self._ended_since = 0.0
+        elif not self._ended_since:
+            self._ended_since = now
+        elif now - self._ended_since >= _END_GRACE_SECONDS:
             self.status = status
         return bool(self.status)
 
 
-def _target(run: str, ahead: bool) -> tuple[str, bool]:
+def _resolve_target(run: str, ahead: bool) -> tuple[str, bool]:
     """The id of the run to command, and whether a store here knows it.
 
     Raises:
         RunNotFound, CommandError: there is none that could take a command now.
-        UsageError, StoreError: as ``look_up`` does.
+        UsageError, StoreError: as ``resolve_run`` does.
     """
     if ahead:
         if not is_run_id(run):
             raise RunNotFound(run)
         return run, False
-    name, found = look_up(run, _OTHERWISE)
-    if found is not None and (why := open_history().why_no_commands(found)):
+    name, found = resolve_run(run, _ALTERNATIVE)
+    if found is not None and (why := open_history().commands_unavailable_reason(found)):
         raise CommandError("RUN", name, f"a training that takes commands. {why.rstrip('.')}")
     return name, found is not None
 
 
-def _show(name: str, op: str, state: str, step: int, detail: str, json: bool) -> None:
+def _print_state(name: str, op: str, state: str, step: int, detail: str, json: bool) -> None:
     if json:
         print_json(
             {"id": name, "op": op, "state": state, "step": step, "detail": detail}, indent=None

@@ -22,9 +22,9 @@ def demo(
     It has a home of its own, .lineside/demo in this folder, or demo in LINESIDE_HOME if that is
     set. Exit code 1 if training failed or an event was lost.
     """
-    from lineside.cli.demo.demonstration import Demonstration, demo_settings
+    from lineside.cli.demo.demo_run import DemoRun, demo_settings
 
-    demonstration = Demonstration(demo_settings(), seconds=seconds, keep=keep)
-    demonstration.serve()
-    if not demonstration.clean:
+    demo_run = DemoRun(demo_settings(), seconds=seconds, keep=keep)
+    demo_run.serve()
+    if not demo_run.succeeded:
         raise typer.Exit(1)

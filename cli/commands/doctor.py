@@ -18,7 +18,7 @@ def doctor(json: JsonOption = False) -> None:
     from lineside.cli import checks
 
     found = []
-    for check in checks.examine(Settings.from_env()):
+    for check in checks.run_checks(Settings.from_env()):
         found.append(check)
         if not json:
             todo = f"\n      {'':<20} {check.todo}" if check.todo else ""

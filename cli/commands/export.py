@@ -14,8 +14,8 @@ import typer
 
 from lineside.bus.errors import UsageError
 from lineside.cli.commands.runs import RunArgument, open_engine
-from lineside.cli.output import Progress, warn
-from lineside.dashboard.words import plural
+from lineside.cli.output import StatusLine, warn
+from lineside.dashboard.formatting import plural
 
 STDOUT = Path("-")
 
@@ -28,7 +28,7 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-class What(str, Enum):
+class ExportKind(str, Enum):
     """What of a run can be exported."""
 
     points = "points"
@@ -40,8 +40,9 @@ class What(str, Enum):
 def export(
     run: RunArgument,
     what: Annotated[
-        What, typer.Option(help="Logged values, seconds a step, lifecycle events, or commands.")
-    ] = What.points,
+        ExportKind,
+        typer.Option(help="Logged values, seconds a step, lifecycle events, or commands."),
+    ] = ExportKind.points,
     format: Annotated[
         Format | None, typer.Option(help="By default what the file's name ends in, or csv.")
     ] = None,
@@ -59,24 +60,24 @@ def export(
     engine = open_engine()
     # Only now: what follows needs SQLAlchemy, and open_engine says so in a sentence.
     from lineside.cli import files, rows
-    from lineside.store.history.reads import History
+    from lineside.store.history.history import History
 
     run_id = History(engine).find(run).id
     read = {
-        What.points: rows.metric_rows,
-        What.timing: rows.timing_rows,
-        What.events: rows.event_rows,
-        What.commands: rows.command_rows,
+        ExportKind.points: rows.metric_rows,
+        ExportKind.timing: rows.timing_rows,
+        ExportKind.events: rows.event_rows,
+        ExportKind.commands: rows.command_rows,
     }[what](engine, run_id)
-    progress, written = Progress(), 0
+    progress, written = StatusLine(), 0
 
-    def counted(done: int) -> None:
+    def on_progress(done: int) -> None:
         nonlocal written
         written = done
-        progress.say(f"{run_id}: {plural(done, read.noun)}")
+        progress.update(f"{run_id}: {plural(done, read.noun)}")
 
-    with _opened(output) as out:
-        files.WRITERS[chosen.value](read, out, counted)
+    with _open_output(output) as out:
+        files.WRITERS[chosen.value](read, out, on_progress)
     progress.done()
     where = "" if output == STDOUT else f" to {output}"
     warn(f"{run_id}: {plural(written, read.noun)} written{where}")
@@ -92,7 +93,7 @@ def _format(asked: Format | None, output: Path) -> Format:
 
 
 @contextmanager
-def _opened(output: Path) -> Iterator[IO[bytes]]:
+def _open_output(output: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes its name only once it is whole; a pipe or device as it is."""
     if output == STDOUT:
         yield sys.stdout.buffer
@@ -101,12 +102,12 @@ def _opened(output: Path) -> Iterator[IO[bytes]]:
         with output.open("wb") as out:
             yield out
         return
-    draft = output.with_name(f".{output.name}.part")
+    temporary = output.with_name(f".{output.name}.part")
     try:
-        with draft.open("wb") as out:
+        with temporary.open("wb") as out:
             yield out
-        draft.replace(output)
+        temporary.replace(output)
     except BaseException:
         with contextlib.suppress(OSError):
-            draft.unlink()
+            temporary.unlink()
         raise

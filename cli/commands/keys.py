@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lineside.bus.auth.keyring import Entry, Keyring, keys_folder
+from lineside.bus.auth.keyring import Credential, Keyring, keys_folder
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.cli.output import JsonOption, print_json, table
@@ -67,16 +67,16 @@ def _new_token(
 ) -> None:
     if runs:
         raise UsageError("--runs: a token is for every run; only keys can be limited to some")
-    made = keyring.new_token(name, roles)
+    new_token = keyring.new_token(name, roles)
     if json:
-        print_json({"name": name, "what": "token", "token": made})
+        print_json({"name": name, "what": "token", "token": new_token})
     else:
-        typer.echo(f"{made}\nIt is shown this once: what is kept is only a hash of it.")
+        typer.echo(f"{new_token}\nIt is shown this once: what is kept is only a hash of it.")
 
 
 def _list(keyring: Keyring, json: bool) -> None:
-    keyring.check()
-    found = keyring.entries()
+    keyring.raise_if_unreadable()
+    found = keyring.credentials()
     if json:
         print_json({"items": [_document(one) for one in found]})
         return
@@ -94,10 +94,10 @@ def _list(keyring: Keyring, json: bool) -> None:
     typer.echo(table(("name", "what", "roles", "runs", "made", "state"), rows))
 
 
-def _document(entry: Entry) -> dict[str, object]:
-    said = dataclasses.asdict(entry)
-    del said["proof"]
-    return said | {"revoked": entry.revoked or None}
+def _document(credential: Credential) -> dict[str, object]:
+    fields = dataclasses.asdict(credential)
+    del fields["proof"]
+    return fields | {"revoked": credential.revoked or None}
 
 
 def _day(seconds: float) -> str:

@@ -43,12 +43,12 @@ def up(
     """
     from lineside.cli.output import warn
     from lineside.cli.stack.stack import Stack
-    from lineside.cli.stack.up import Up
+    from lineside.cli.stack.up import UpService
 
     stack = Stack(
         Settings.from_env(), host=host, port=port, tokens=tokens, listen=listen, report=warn
     )
-    Up(stack, quiet=quiet).serve()
+    UpService(stack, quiet=quiet).serve()
 
 
 def broker(
@@ -59,7 +59,7 @@ def broker(
     listen: ListenOption = "",
 ) -> None:
     """Receive, keep and deliver events."""
-    from lineside.bus.broker.broker import Broker
+    from lineside.bus.broker.service import Broker
 
     configure_logging()
     Broker(
@@ -97,9 +97,9 @@ def shipper() -> None:
     Training starts a shipper by itself where none runs, and that one ends when nothing is left to
     do. This one stays.
     """
-    from lineside.emitter.shipper.shipper import Limits, Shipper
+    from lineside.emitter.shipper.service import Shipper, ShipperLimits
 
     configure_logging()
     settings = Settings.from_env()
-    stays = Limits(quiet=math.inf, patience=math.inf)
-    Shipper(settings.spool, settings.broker, stays).serve()
+    limits = ShipperLimits(idle_timeout=math.inf, broker_timeout=math.inf)
+    Shipper(settings.spool, settings.broker, limits).serve()

@@ -13,12 +13,12 @@ from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, pairs, print_json, table, warn
-from lineside.dashboard import words
+from lineside.dashboard import formatting
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from lineside.store.history.reads import History
+    from lineside.store.history.history import History
     from lineside.store.history.records import Attempt, Run, StreamAccount
 
 RunArgument = Annotated[
@@ -34,7 +34,7 @@ def open_engine() -> Engine:
         MissingExtra: SQLAlchemy is not installed.
         StoreError: it cannot be read.
     """
-    from lineside.store.database.database import open_store
+    from lineside.store.database.engine import open_store
 
     return open_store(Settings.from_env().store)
 
@@ -42,7 +42,7 @@ def open_engine() -> Engine:
 def open_history() -> History:
     """The store that the settings name, for reading; raises as ``open_engine`` does."""
     engine = open_engine()
-    from lineside.store.history.reads import History
+    from lineside.store.history.history import History
 
     return History(engine)
 
@@ -53,10 +53,10 @@ def has_store(settings: Settings) -> bool:
     return settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
 
 
-def look_up(run: str, otherwise: str) -> tuple[str, Run | None]:
+def resolve_run(run: str, alternative: str) -> tuple[str, Run | None]:
     """The id of the run that a person means, and what is known of it. Without a store here, as on
     another machine than the broker's, or without what reads it, ``run`` must be an id, and nothing
-    is known. ``otherwise`` tells what can be done without asking a store.
+    is known. ``alternative`` tells what can be done without asking a store.
 
     Raises:
         RunNotFound: nothing fits.
@@ -67,7 +67,7 @@ def look_up(run: str, otherwise: str) -> tuple[str, Run | None]:
         found = open_history().find(run)
     except (StoreError, MissingExtra) as error:
         if isinstance(error, StoreError) and has_store(Settings.from_env()):
-            raise StoreError(f"{error}; {otherwise}") from error
+            raise StoreError(f"{error}; {alternative}") from error
         if run == "latest" or not is_run_id(run):
             raise UsageError(f"{error}; or give a run's whole id, not {run!r}") from error
         warn(f"{run!r} cannot be looked up here: taken as a run's id")
@@ -146,7 +146,9 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
             [_attempt(attempt) for attempt in found.attempts],
         ),
         "Last values\n"
-        + pairs([(name, words.number(value)) for name, value in sorted(found.metrics.items())]),
+        + pairs(
+            [(name, formatting.number(value)) for name, value in sorted(found.metrics.items())]
+        ),
         "Events\n" + pairs([(k, f"{n:,}") for k, n in sorted(found.event_counts.items())]),
         "Account\n"
         + pairs(
@@ -190,9 +192,9 @@ def _row(run: Run, now: datetime) -> tuple[str, ...]:
         run.project,
         f"{run.status} (paused)" if run.phase == "paused" else run.status,
         _step(run.step, run.max_steps),
-        words.number(loss) if loss is not None else "",
-        words.ago(run.started_at, now),
-        words.duration((end - run.started_at).total_seconds()),
+        formatting.number(loss) if loss is not None else "",
+        formatting.ago(run.started_at, now),
+        formatting.duration((end - run.started_at).total_seconds()),
     )
 
 
@@ -201,13 +203,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("id", run.id),
         ("project", run.project),
         ("step", _step(run.step, run.max_steps)),
-        ("epoch", words.number(run.epoch) if run.epoch is not None else ""),
-        ("started", moment(run.started_at)),
-        ("ended", moment(run.ended_at) if run.ended_at else ""),
+        ("epoch", formatting.number(run.epoch) if run.epoch is not None else ""),
+        ("started", local_time(run.started_at)),
+        ("ended", local_time(run.ended_at) if run.ended_at else ""),
         ("tags", ", ".join(run.tags)),
         ("note", run.note or ""),
     ]
-    return [(name, said) for name, said in facts if said]
+    return [(name, value) for name, value in facts if value]
 
 
 def _attempt(attempt: Attempt) -> tuple[str, ...]:
@@ -218,8 +220,8 @@ def _attempt(attempt: Attempt) -> tuple[str, ...]:
         attempt.attempt,
         attempt.status + (f" ({attempt.reason})" if attempt.reason else ""),
         _step(attempt.step, attempt.max_steps) + resumed,
-        moment(attempt.started_at),
-        words.duration((end - attempt.started_at).total_seconds()),
+        local_time(attempt.started_at),
+        formatting.duration((end - attempt.started_at).total_seconds()),
     )
 
 
@@ -229,6 +231,6 @@ def _step(step: int | None, of: int | None) -> str:
     return f"{step:,}/{of:,}" if of and of > 0 else f"{step:,}"
 
 
-def moment(time: datetime) -> str:
+def local_time(time: datetime) -> str:
     """``2026-11-21 08:26:53`` in this machine's time."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

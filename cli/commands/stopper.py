@@ -14,7 +14,7 @@ from lineside.bus.settings import Settings
 from lineside.cli.output import JsonOption, print_json, table
 
 if TYPE_CHECKING:
-    from lineside.subscribers.stopper.course import Firing
+    from lineside.subscribers.stopper.attempt_state import Trigger
     from lineside.subscribers.stopper.rules import Rule
 
 
@@ -73,7 +73,7 @@ def stopper(
     json: JsonOption = False,
 ) -> None:
     """Stop runs by rules, and do other things about them."""
-    given = {
+    options = {
         "monitor": monitor,
         "mode": mode,
         "patience": patience,
@@ -93,7 +93,9 @@ def stopper(
         "run": run,
     }
     settings = Settings.from_env()
-    chosen = _rules(settings, rules, {n: value for n, value in given.items() if value is not None})
+    chosen = _rules(
+        settings, rules, {n: value for n, value in options.items() if value is not None}
+    )
     if backtest is not None:
         _backtest(backtest, chosen, json)
         return
@@ -105,28 +107,28 @@ def stopper(
     Stopper(settings, chosen, dry_run=dry_run).serve()
 
 
-def _rules(settings: Settings, file: Path | None, given: dict[str, Any]) -> Sequence[Rule]:
+def _rules(settings: Settings, file: Path | None, options: dict[str, Any]) -> Sequence[Rule]:
     """Those of the file, of the options, or of the file in the home.
 
     Raises:
         UsageError: there are none, or they are given twice.
     """
-    from lineside.subscribers.stopper import reading
+    from lineside.subscribers.stopper import rule_parser
 
-    if given:
+    if options:
         if file is not None:
             raise UsageError(
-                f"--{next(iter(given)).replace('_', '-')} and --rules: expected one rule by "
+                f"--{next(iter(options)).replace('_', '-')} and --rules: expected one rule by "
                 "options, or a file"
             )
-        return (reading.rule(given, "the options"),)
-    found = file or settings.home / reading.FILE_NAME
+        return (rule_parser.rule(options, "the options"),)
+    found = file or settings.home / rule_parser.FILE_NAME
     if file is None and not found.exists():
         raise UsageError(
             f"there are no rules: give one by options, as --monitor eval_loss --patience 3, or a "
             f"file with --rules, or write {found}"
         )
-    return reading.load(found)
+    return rule_parser.load(found)
 
 
 def _backtest(run: str, rules: Sequence[Rule], json: bool) -> None:
@@ -136,44 +138,44 @@ def _backtest(run: str, rules: Sequence[Rule], json: bool) -> None:
     found = history.find(run)
     from lineside.subscribers.stopper.backtest import backtest
 
-    firings = backtest(history, found.id, rules)
+    triggers = backtest(history, found.id, rules)
     numbers = {attempt.attempt: attempt.number for attempt in found.attempts}
     if json:
-        items = [_document(firing, numbers) for firing in firings]
+        items = [_document(trigger, numbers) for trigger in triggers]
         print_json({"run": found.id, "step": found.step, "items": items})
         return
     began = found.started_at.timestamp()
-    rows = [_row(firing, numbers, began) for firing in firings]
-    acted = {firing.rule.name for firing in firings}
+    rows = [_row(trigger, numbers, began) for trigger in triggers]
+    acted = {trigger.rule.name for trigger in triggers}
     rows += [(rule.name, "never", "", "", "", "") for rule in rules if rule.name not in acted]
     header = ("RULE", "WOULD", "ATTEMPT", "STEP", "AFTER", "WHY")
     typer.echo(table(header, rows, right=(2, 3, 4)))
 
 
-def _document(firing: Firing, numbers: dict[str, int]) -> dict[str, Any]:
+def _document(trigger: Trigger, numbers: dict[str, int]) -> dict[str, Any]:
     return {
-        "rule": firing.rule.name,
-        "action": firing.action,
-        "args": dict(firing.args),
-        "attempt": firing.stream.attempt,
-        "attempt_number": numbers.get(firing.stream.attempt),
-        "step": firing.step,
-        "time": firing.time,
-        "why": firing.why,
+        "rule": trigger.rule.name,
+        "action": trigger.action,
+        "args": dict(trigger.args),
+        "attempt": trigger.stream.attempt,
+        "attempt_number": numbers.get(trigger.stream.attempt),
+        "step": trigger.step,
+        "time": trigger.time,
+        "why": trigger.reason,
     }
 
 
-def _row(firing: Firing, numbers: dict[str, int], began: float) -> tuple[str, ...]:
-    from lineside.dashboard import words
+def _row(trigger: Trigger, numbers: dict[str, int], began: float) -> tuple[str, ...]:
+    from lineside.dashboard import formatting
 
-    would = firing.action
-    if "lr" in firing.args:
-        would += f" {firing.args['lr']:g}"
+    would = trigger.action
+    if "lr" in trigger.args:
+        would += f" {trigger.args['lr']:g}"
     return (
-        firing.rule.name,
+        trigger.rule.name,
         would,
-        str(numbers.get(firing.stream.attempt, "")),
-        f"{firing.step:,}",
-        words.duration(firing.time - began),
-        firing.why,
+        str(numbers.get(trigger.stream.attempt, "")),
+        f"{trigger.step:,}",
+        formatting.duration(trigger.time - began),
+        trigger.reason,
     )

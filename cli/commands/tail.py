@@ -12,16 +12,16 @@ import typer
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
-from lineside.cli.commands.runs import look_up
+from lineside.cli.commands.runs import resolve_run
 from lineside.cli.output import JsonOption, print_json
-from lineside.dashboard import words
+from lineside.dashboard import formatting
 
 if TYPE_CHECKING:
     from lineside.bus.client.reader import Batch
 
 CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
-_OTHERWISE = "or leave RUN out, and read all runs without a store"
-_SHOWN = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
+_ALTERNATIVE = "or leave RUN out, and read all runs without a store"
+_SUMMARY_FIELD = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
 
 
 def tail(
@@ -39,7 +39,7 @@ def tail(
     from lineside.bus.protocol.messages import LIVE, START
 
     settings = Settings.from_env()
-    streams = (look_up(run, _OTHERWISE)[0],) if run is not None else ()
+    streams = (resolve_run(run, _ALTERNATIVE)[0],) if run is not None else ()
     start = START if from_start else LIVE
     with Reader(settings.broker, start=start, streams=streams) as reader:
         reader.wait_connected(CONNECT_SECONDS)
@@ -49,13 +49,13 @@ def tail(
                 continue
             for stream, item in _in_order(batch):
                 if json:
-                    print_json(document(stream, item), indent=None)
+                    print_json(to_document(stream, item), indent=None)
                 else:
-                    typer.echo(printable(line(stream, item, one_run=run is not None)))
+                    typer.echo(printable(format_line(stream, item, one_run=run is not None)))
             reader.commit(batch.offset)
 
 
-def line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:
+def format_line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:
     """One event or gap for a person; of ``one_run`` only the producer is told."""
     where = "the journal"
     if stream is not None:
@@ -66,12 +66,12 @@ def line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> 
     return f"{clock}  {where}  {item.kind}  step {item.step}{_summary(item)}"
 
 
-def document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
+def to_document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
     """One event or gap for a machine."""
-    of = stream._asdict() if stream else {"run": None, "producer": None, "attempt": None}
+    stream_fields = stream._asdict() if stream else {"run": None, "producer": None, "attempt": None}
     if isinstance(item, Gap):
-        return {**of, "kind": None, "gap": {"first": item.first, "end": item.end}}
-    return {**of, **{f.name: getattr(item, f.name) for f in dataclasses.fields(item)}}
+        return {**stream_fields, "kind": None, "gap": {"first": item.first, "end": item.end}}
+    return {**stream_fields, **{f.name: getattr(item, f.name) for f in dataclasses.fields(item)}}
 
 
 def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
@@ -83,12 +83,12 @@ def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
 
 def _summary(event: Event) -> str:
     data = event.data or {}
-    values = data.get(_SHOWN.get(event.kind, ""), {})
+    values = data.get(_SUMMARY_FIELD.get(event.kind, ""), {})
     if isinstance(values, dict):
-        told = [
-            f"{name} {words.number(value)}"
+        parts = [
+            f"{name} {formatting.number(value)}"
             for name, value in values.items()
             if isinstance(value, (int, float)) and name != "epoch"
         ]
-        return "".join(f"  {item}" for item in told)
+        return "".join(f"  {item}" for item in parts)
     return ""

@@ -10,8 +10,8 @@ import typer
 
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
-from lineside.cli.output import JsonOption, Progress, print_json
-from lineside.dashboard.words import plural
+from lineside.cli.output import JsonOption, StatusLine, print_json
+from lineside.dashboard.formatting import plural
 
 
 def run(
@@ -27,7 +27,7 @@ def run(
     that the command makes, under python, torchrun, accelerate launch and TRL; nothing in the script
     is changed. The exit code is the command's own, and it is recorded.
     """
-    from lineside.emitter.launch.launch import launch
+    from lineside.emitter.launch.command import launch
 
     settings = Settings.from_env()
     settings = dataclasses.replace(
@@ -49,20 +49,20 @@ def ship(
 
     Ends when the broker has confirmed everything; exit code 1 if something is left.
     """
-    from lineside.emitter.shipper.leftover import Shipped
-    from lineside.emitter.shipper.leftover import ship as carry
+    from lineside.emitter.shipper.flush import ShipResult
+    from lineside.emitter.shipper.flush import ship as ship_spool
 
     settings = Settings.from_env()
     folder = settings.spool if spool is None else spool.absolute()
     if not folder.is_dir():
         raise UsageError(f"there is no spool at {folder}: expected a folder, as LINESIDE_SPOOL is")
-    progress = Progress()
+    progress = StatusLine()
 
-    def told(so_far: Shipped) -> None:
-        progress.say(f"{plural(so_far.events, 'event')} shipped, {so_far.left:,} left")
+    def on_progress(so_far: ShipResult) -> None:
+        progress.update(f"{plural(so_far.events, 'event')} shipped, {so_far.left:,} left")
 
     try:
-        shipped = carry(folder, settings.broker, timeout, told)
+        shipped = ship_spool(folder, settings.broker, timeout, on_progress)
     finally:
         progress.done()
     if json:

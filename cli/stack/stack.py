@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from lineside.bus import sockets
-from lineside.bus.auth.keyring import Keyring, check_can_listen, keys_folder
+from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import (
     AddressInUse,
@@ -18,14 +18,14 @@ from lineside.bus.errors import (
     MissingExtra,
     UsageError,
 )
-from lineside.bus.protocol.addresses import check_network
+from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.messages import LIVE
-from lineside.bus.settings import Settings, private_folder
-from lineside.cli.stack.home import HomeClaim
-from lineside.cli.stack.probes import http_problem
-from lineside.cli.stack.supervisor import Child, Program, Supervisor, ending
+from lineside.bus.settings import Settings, make_private_folder
+from lineside.cli.stack.home_lock import HomeLock
+from lineside.cli.stack.http_probe import http_problem
+from lineside.cli.stack.supervisor import Child, Program, Supervisor, describe_exit
 
-NEEDED = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
+REQUIRED_PACKAGES = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
 
 
 class StackFailed(LinesideError):
@@ -40,7 +40,7 @@ class Stack:
     """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
 
     With ``listen`` the broker lets keys of other machines in there. ``port`` 0 takes a free one,
-    and keeps it when the dashboard is started again. With ``port_or_any`` a port in use is replaced
+    and keeps it when the dashboard is started again. With ``allow_any_port`` a port in use is replaced
     by a free one.
     """
 
@@ -52,20 +52,20 @@ class Stack:
         port: int,
         tokens: bool = False,
         listen: str = "",
-        port_or_any: bool = False,
+        allow_any_port: bool = False,
         report: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self.logs = settings.home / "logs"
         self.dashboard = ""
-        self._host, self._port, self._port_or_any = host, port, port_or_any
-        self.listen = check_network(listen, to_listen=True) if listen else ""
+        self._host, self._port, self._allow_any_port = host, port, allow_any_port
+        self.listen = check_tcp_address(listen, to_listen=True) if listen else ""
         self._tokens = tokens
         self._report = report
-        self._claim: HomeClaim | None = None
+        self._home_lock: HomeLock | None = None
         self._reader: Reader | None = None
         self._broker_answers = False
-        self._said: tuple[int, ...] | None = None
+        self._written_restarts: tuple[int, ...] | None = None
         self.supervisor: Supervisor | None = None
 
     @property
@@ -82,20 +82,20 @@ class Stack:
             UsageError: an address or rules that cannot be used.
             SettingsError: a folder that cannot be written, or keys are wanted and there are none.
         """
-        for package in NEEDED:
+        for package in REQUIRED_PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtra("the stack", package, "server")
         stopper = [("stopper",)] if self._has_rules() else []
-        self._claim = HomeClaim(self.settings.home)
-        sockets.Claim(self.settings.broker).release()
+        self._home_lock = HomeLock(self.settings.home)
+        sockets.AddressLock(self.settings.broker).release()
         keyring = Keyring(keys_folder(self.settings.home))
         if self.listen:
-            check_can_listen(keyring, self.listen)
-        port = self._take_port(keyring)
-        private_folder(self.logs)
+            listen_key_pair(keyring, self.listen)
+        port = self._reserve_port(keyring)
+        make_private_folder(self.logs)
         broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
-        guarded = ("--tokens",) if self._tokens else ()
-        serve = ("dashboard", "--host", self._host, "--port", str(port), *guarded)
+        token_option = ("--tokens",) if self._tokens else ()
+        serve = ("dashboard", "--host", self._host, "--port", str(port), *token_option)
         programs = [
             Program(
                 command[0],
@@ -106,13 +106,13 @@ class Stack:
         ]
         self.supervisor = Supervisor(programs, self.logs, report=self._report)
         self.supervisor.start()
-        self._note()
+        self._update_status()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Keep the processes going. Returns at once."""
         if self.supervisor is not None:
-            self.supervisor.turn()
-            self._note()
+            self.supervisor.run_once()
+            self._update_status()
 
     def ready(self) -> bool:
         """Whether the broker answers and the dashboard can read the store, now.
@@ -124,12 +124,12 @@ class Stack:
             code = child.exit_code()
             if code is not None:
                 raise StackFailed(
-                    f"the {child.program.name} ended ({ending(code)}): {self._last_words(child)}",
+                    f"the {child.program.name} ended ({describe_exit(code)}): {self._last_output(child)}",
                     UsageError.exit_code if code == UsageError.exit_code else 1,
                 )
-        return self._ask_broker() and http_problem(self.ready_url) is None
+        return self._is_broker_ready() and http_problem(self.ready_url) is None
 
-    def why_not_ready(self) -> StackFailed:
+    def not_ready_error(self) -> StackFailed:
         """The error to raise when there is no more time to wait."""
         if not self._broker_answers:
             return StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
@@ -142,23 +142,23 @@ class Stack:
         self._close_reader()
         if self.supervisor is not None:
             self.supervisor.stop()
-        if self._claim is not None:
-            self._claim.release()
+        if self._home_lock is not None:
+            self._home_lock.release()
 
-    def news(self) -> list[tuple[str, str]]:
+    def new_lines(self) -> list[tuple[str, str]]:
         """Log lines since the last call, each with the name of who wrote it."""
         children = self.supervisor.children if self.supervisor else []
-        return [(child.program.name, line) for child in children for line in child.log.news()]
+        return [(child.program.name, line) for child in children for line in child.log.new_lines()]
 
-    def _take_port(self, keyring: Keyring) -> int:
-        from lineside.dashboard.auth.listening import address, check_tokens, listen
+    def _reserve_port(self, keyring: Keyring) -> int:
+        from lineside.dashboard.auth.listener import address, check_tokens, listen
 
         if self._tokens:
             check_tokens(keyring)
         try:
             listener = listen(self._host, self._port, keyring)
         except AddressInUse:
-            if not self._port_or_any:
+            if not self._allow_any_port:
                 raise
             listener = listen(self._host, 0, keyring)
         with listener:
@@ -172,12 +172,12 @@ class Stack:
         Raises:
             UsageError: they cannot.
         """
-        from lineside.subscribers.stopper import reading
+        from lineside.subscribers.stopper import rule_parser
 
-        path = self.settings.home / reading.FILE_NAME
-        return path.exists() and bool(reading.load(path))
+        path = self.settings.home / rule_parser.FILE_NAME
+        return path.exists() and bool(rule_parser.load(path))
 
-    def _ask_broker(self) -> bool:
+    def _is_broker_ready(self) -> bool:
         if self._broker_answers:
             return True
         if self._reader is None:
@@ -193,19 +193,19 @@ class Stack:
             self._reader.close()
             self._reader = None
 
-    def _last_words(self, child: Child) -> str:
-        lines = child.log.last(1)
-        said = lines[0].removeprefix("lineside: ") if lines else "it said nothing"
-        return f"{said} (all of it in {child.log.path})"
+    def _last_output(self, child: Child) -> str:
+        lines = child.log.last_lines(1)
+        last_line = lines[0].removeprefix("lineside: ") if lines else "it said nothing"
+        return f"{last_line} (all of it in {child.log.path})"
 
-    def _note(self) -> None:
-        if self.supervisor is None or self._claim is None:
+    def _update_status(self) -> None:
+        if self.supervisor is None or self._home_lock is None:
             return
         restarts = tuple(child.restarts for child in self.supervisor.children)
-        if restarts != self._said:
-            self._said = restarts
+        if restarts != self._written_restarts:
+            self._written_restarts = restarts
             names = [child.program.name for child in self.supervisor.children]
-            self._claim.say(
+            self._home_lock.write_status(
                 {
                     "dashboard": self.dashboard,
                     "broker": self.settings.broker,

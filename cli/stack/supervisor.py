@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lineside.bus.service import SUPERVISOR_PID
-from lineside.cli.stack.logs import LogFile
+from lineside.cli.stack.log_file import LogFile
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Child:
         self._backoff = backoff
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
-        self._wait = backoff.first
+        self._delay = backoff.first
         self._due: float | None = None
 
     @property
@@ -65,7 +65,7 @@ class Child:
         It leads a session of its own, so that a Ctrl-C at the terminal reaches only us and the
         order of the end is ours to choose.
         """
-        with self.log.opened() as out:
+        with self.log.open_append() as out:
             self._process = subprocess.Popen(
                 self.program.argv,
                 stdin=subprocess.DEVNULL,
@@ -76,7 +76,7 @@ class Child:
             )
         self._started, self._due = now, None
 
-    def turn(self, now: float) -> str | None:
+    def run_once(self, now: float) -> str | None:
         """Notice an end or make a start that is due; what happened as a sentence, or None."""
         name = self.program.name
         if self._process is not None:
@@ -85,21 +85,21 @@ class Child:
                 return None
             self._process, self.last_exit = None, code
             if now - self._started >= self._backoff.healthy:
-                self._wait = self._backoff.first
-            return f"{name} ended ({ending(code)}), next start in {self._postpone(now):g} s"
+                self._delay = self._backoff.first
+            return f"{name} ended ({describe_exit(code)}), next start in {self._schedule_restart(now):g} s"
         if self._due is None or now < self._due:
             return None
         try:
             self.start(now)
         except OSError as error:  # a full disk, no more processes: it may pass
-            return f"{name} cannot be started ({error}), again in {self._postpone(now):g} s"
+            return f"{name} cannot be started ({error}), again in {self._schedule_restart(now):g} s"
         self.restarts += 1
-        return f"{name} started again, {times(self.restarts)} so far"
+        return f"{name} started again, {times_text(self.restarts)} so far"
 
-    def _postpone(self, now: float) -> float:
-        wait = self._wait
+    def _schedule_restart(self, now: float) -> float:
+        wait = self._delay
         self._due = now + wait
-        self._wait = min(wait * self._backoff.factor, self._backoff.longest)
+        self._delay = min(wait * self._backoff.factor, self._backoff.longest)
         return wait
 
     def signal(self, number: signal.Signals) -> None:
@@ -146,12 +146,12 @@ class Supervisor:
         for child in self.children:
             child.start(self._clock())
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Notice who ended, start who is due, keep logs small. Returns at once."""
         now = self._clock()
         for child in self.children:
-            if said := child.turn(now):
-                self._report(said)
+            if message := child.run_once(now):
+                self._report(message)
             child.log.trim()
 
     def stop(self) -> None:
@@ -171,7 +171,7 @@ class Supervisor:
         child.wait(self._grace)
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """How a process ended, from its ``returncode``: ``exit code 1``, ``SIGKILL``."""
     if code >= 0:
         return f"exit code {code}"
@@ -181,6 +181,6 @@ def ending(code: int) -> str:
         return f"signal {-code}"
 
 
-def times(count: int) -> str:
+def times_text(count: int) -> str:
     """``once``, ``twice``, ``3 times``."""
     return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -12,10 +12,10 @@ from lineside.cli.output import warn
 from lineside.cli.stack.stack import Stack
 
 READY_SECONDS = 60.0
-_TURN_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
-class Up(Service):
+class UpService(Service):
     """Runs a stack and tells of it on stderr; with ``quiet`` without the processes' own lines."""
 
     name = "up"
@@ -32,19 +32,19 @@ class Up(Service):
         self.stack.start()
         self._deadline = time.monotonic() + READY_SECONDS
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Wait for readiness once, then keep things going."""
         if not self._quiet:
-            for name, line in self.stack.news():
+            for name, line in self.stack.new_lines():
                 warn(f"{name:<9} | {line}")
         if self._ready:
-            self.stack.turn()
+            self.stack.run_once()
         elif self.stack.ready():
             self._ready = True
             self.on_ready()
         elif time.monotonic() > self._deadline:
-            raise self.stack.why_not_ready()
-        time.sleep(_TURN_SECONDS)
+            raise self.stack.not_ready_error()
+        time.sleep(_POLL_SECONDS)
 
     def on_ready(self) -> None:
         """Print the addresses."""

@@ -11,71 +11,75 @@ from fastapi.responses import Response
 
 from lineside.bus.errors import BusError, CommandError
 from lineside.bus.protocol import commands as bus
-from lineside.dashboard.api.answers import JSON, answer, refusals
-from lineside.dashboard.api.api import RunId
 from lineside.dashboard.api.models import AuditEntry, Command, CommandRequest, Listing
-from lineside.dashboard.backend.desk import ANYBODY, Desk, OtherCommand
-from lineside.dashboard.backend.door import Door
+from lineside.dashboard.api.responses import StrictJSONResponse, error_responses, json_response
+from lineside.dashboard.api.runs import RunId
+from lineside.dashboard.backend.command_sender import (
+    DEFAULT_ISSUER,
+    CommandIdConflict,
+    CommandSender,
+)
+from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
 
-_SENDERS = 4  # threads that may wait for the broker; those of everybody else stay free
+_SENDER_THREADS = 4  # threads that may wait for the broker; those of everybody else stay free
 Limit = Annotated[int, Query(ge=1, le=500)]
 Cursor = Annotated[str | None, Query(description="The `next` of the page before.")]
 
 
-def router(door: Door, desk: Desk) -> APIRouter:
+def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
     """``/api/runs/{run_id}/commands`` and ``/api/audit``."""
     routes = APIRouter(
         prefix="/api",
         tags=["commands"],
-        default_response_class=JSON,
-        responses=refusals(
+        default_response_class=StrictJSONResponse,
+        responses=error_responses(
             _400="A cursor or a body that cannot be read.",
             _422="A parameter or the body does not fit.",
             _503="The run history cannot be read now.",
         ),
     )
-    senders = CapacityLimiter(_SENDERS)
+    senders = CapacityLimiter(_SENDER_THREADS)
 
     @routes.get(
         "/runs/{run_id}/commands",
         response_model=Listing[Command],
-        responses=refusals(_404="No such run."),
+        responses=error_responses(_404="No such run."),
     )
     def commands(run_id: RunId, limit: Limit = 50, cursor: Cursor = None) -> Response:
         """Commands to a run and how far each has come, the newest first."""
-        page = door.history.commands(run_id, limit=limit, cursor=cursor)
-        items = [Command.of(found) for found in page.items]
-        return answer(Listing[Command](items=items, next=page.next))
+        page = store.history.commands(run_id, limit=limit, cursor=cursor)
+        items = [Command.from_store(found) for found in page.items]
+        return json_response(Listing[Command](items=items, next=page.next))
 
     @routes.post(
         "/runs/{run_id}/commands",
         status_code=202,
         response_model=Command,
-        responses=refusals(
+        responses=error_responses(
             _404="No such run.",
             _409="It has no training that goes on, or another command was sent under this id.",
             _413="The body is too large.",
             _503="No broker takes it now, or the run history cannot be read.",
         ),
     )
-    async def send_command(request: Request, run_id: RunId, wanted: CommandRequest) -> Response:
+    async def send_command(request: Request, run_id: RunId, body: CommandRequest) -> Response:
         """Ask something of a training. Answered once the command is kept, not once it is applied.
 
         The same request with the same `id` is sent once and answers how far the command has come.
         """
-        return await to_thread.run_sync(_send, run_id, wanted, issuer(request), limiter=senders)
+        return await to_thread.run_sync(_send, run_id, body, issuer(request), limiter=senders)
 
-    def _send(run_id: str, wanted: CommandRequest, who: str) -> Response:
-        history = door.history
+    def _send(run_id: str, body: CommandRequest, issued_by: str) -> Response:
+        history = store.history
         run = history.run(run_id)
-        command = _command(wanted, who)
+        command = _command(body, issued_by)
         try:
-            found = desk.known(history, run.id, command)
-            if found is None and (why := history.why_no_commands(run)):
+            found = sender.find_sent(history, run.id, command)
+            if found is None and (why := history.commands_unavailable_reason(run)):
                 raise Problem(409, "not-training", "Not training", why, {"run": run.id})
-            found = found or desk.send(history, run.id, command)
-        except OtherCommand:
+            found = found or sender.send(history, run.id, command)
+        except CommandIdConflict:
             detail = f"Another command was sent to run {run.id} under the id {command.id}."
             raise Problem(409, "other-command", "Another command", detail) from None
         except BusError as error:
@@ -84,7 +88,7 @@ def router(door: Door, desk: Desk) -> APIRouter:
             )
             extra = {"id": command.id}
             raise Problem(503, "not-sent", "The command is not sent", detail, extra) from error
-        return answer(Command.of(found), status=202)
+        return json_response(Command.from_store(found), status=202)
 
     @routes.get("/audit", response_model=Listing[AuditEntry])
     def audit(
@@ -93,24 +97,24 @@ def router(door: Door, desk: Desk) -> APIRouter:
         cursor: Cursor = None,
     ) -> Response:
         """Who asked for what and what came of it, the newest first: commands and refusals."""
-        page = door.history.audit(run=run, limit=limit, cursor=cursor)
-        return answer(Listing[AuditEntry].model_validate(page))
+        page = store.history.audit(run=run, limit=limit, cursor=cursor)
+        return json_response(Listing[AuditEntry].model_validate(page))
 
     return routes
 
 
 def issuer(request: Request) -> str:
     """Who a request is from."""
-    return str(getattr(request.state, "user", ANYBODY))
+    return str(getattr(request.state, "user", DEFAULT_ISSUER))
 
 
-def _command(wanted: CommandRequest, who: str) -> bus.Command:
-    given = {"id": wanted.id} if wanted.id else {}
-    expires_at = time.time() + wanted.expires_in
+def _command(body: CommandRequest, issued_by: str) -> bus.Command:
+    given = {"id": body.id} if body.id else {}
+    expires_at = time.time() + body.expires_in
     try:
-        if wanted.op in bus.UNTOLD:
-            raise bus.unknown_op(wanted.op)
-        return bus.Command(wanted.op, wanted.args, wanted.reason, who, expires_at, **given)
+        if body.op in bus.INTERNAL_OPS:
+            raise bus.unknown_op_error(body.op)
+        return bus.Command(body.op, body.args, body.reason, issued_by, expires_at, **given)
     except CommandError as error:
         errors = [{"where": "body", "message": str(error)}]
         title = "The request does not fit"

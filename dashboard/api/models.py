@@ -11,8 +11,8 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from lineside.bus.protocol.commands import EXPIRES_SECONDS, TOLD
-from lineside.dashboard.http.strict import strict
+from lineside.bus.protocol.commands import EXPIRES_SECONDS, USER_OPS
+from lineside.dashboard.http.strict_json import strict
 from lineside.store.history import records
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ class Points(Document):
 
     @field_validator("flags", mode="before")
     @classmethod
-    def _only_set(cls, column: list[str | None]) -> list[Flag]:
+    def _non_finite_points(cls, column: list[str | None]) -> list[Flag]:
         return [Flag(index=at, value=word) for at, word in enumerate(column) if word is not None]
 
 
@@ -171,7 +171,7 @@ class Event(Document):
     non_finite: dict[str, str] = Field(description=NON_FINITE)
 
     @classmethod
-    def of(cls, row: records.EventRow) -> Event:
+    def from_store(cls, row: records.EventRow) -> Event:
         data, flags = strict({"data": row.data})
         return cls(
             n=row.n,
@@ -220,7 +220,7 @@ class Command(Document):
     non_finite: dict[str, str] = Field(description=NON_FINITE)
 
     @classmethod
-    def of(cls, record: records.Command) -> Command:
+    def from_store(cls, record: records.Command) -> Command:
         fields = {name: getattr(record, name) for name in cls.model_fields if name != "non_finite"}
         clean, flags = strict({"args": record.args})
         return cls(**{**fields, **clean, "non_finite": flags})
@@ -240,7 +240,7 @@ class CommandRequest(BaseModel):
         },
     )
 
-    op: str = Field(json_schema_extra={"enum": list(TOLD)})
+    op: str = Field(json_schema_extra={"enum": list(USER_OPS)})
     args: dict[str, Any] = Field(
         default_factory=dict,
         json_schema_extra={
@@ -284,7 +284,7 @@ class Configuration(BaseModel):
     non_finite: dict[str, str] = Field(description=NON_FINITE)
 
     @classmethod
-    def of(cls, facts: dict[str, Any]) -> Configuration:
+    def from_store(cls, facts: dict[str, Any]) -> Configuration:
         clean, flags = strict({"configuration": facts})
         return cls(non_finite=flags, **clean)
 

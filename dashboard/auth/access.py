@@ -10,64 +10,66 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lineside.bus.auth.audit import Refusal
-from lineside.bus.auth.keyring import TOKEN, Entry, Keyring, hash_token
-from lineside.bus.auth.rights import ADMIN, CONTROL, LOCAL, READ, Rights
-from lineside.dashboard.backend.audit import Audit
+from lineside.bus.auth.keyring import TOKEN, Credential, Keyring, token_hash
+from lineside.bus.auth.refusal_log import Refusal
+from lineside.bus.auth.roles import ADMIN, CONTROL, LOCAL, READ, Principal
+from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.http.problems import ErrorPage, Problem, response, wants_page
 
 COOKIE = "lineside_token"
 LOGIN = "/login"
-_NEEDED = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "DELETE": ADMIN}
+_ROLE_BY_METHOD = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "DELETE": ADMIN}
 """The role that a method takes; every other one takes control."""
-_OPEN = (LOGIN, "/logout", "/static/", "/healthz", "/readyz")
+_PUBLIC_PATHS = (LOGIN, "/logout", "/static/", "/healthz", "/readyz")
 
 
-def caller(request: Request) -> Rights | None:
+def caller(request: Request) -> Principal | None:
     """Who asks: ``LOCAL`` where tokens are not asked for, None on an open page without one."""
-    found: Rights | None = getattr(request.state, "caller", LOCAL)
+    found: Principal | None = getattr(request.state, "caller", LOCAL)
     return found
 
 
-def why_not(rights: Rights | None, what: str, role: str) -> str:
+def denial_reason(rights: Principal | None, action: str, role: str) -> str:
     """Why who has ``rights`` may not do ``what``, which takes ``role``; empty if he may."""
     if rights is not None and (rights.is_admin or role in rights.roles):
         return ""
-    has = f"{rights.name!r} has {rights.said}" if rights else "no token was shown"
-    return f"{what} takes the role {role}, and {has}"
+    has = f"{rights.name!r} has {rights.role_names}" if rights else "no token was shown"
+    return f"{action} takes the role {role}, and {has}"
 
 
-class Access:
+class TokenAuthMiddleware:
     """ASGI middleware that lets in who shows a token of ``keyring`` with the role that the method
     takes: read to look, control to change or command, admin to delete. ``request.state.user`` is
     then the token's name."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, audit: Audit, page: ErrorPage) -> None:
+    def __init__(
+        self, app: ASGIApp, keyring: Keyring, audit: RefusalPublisher, page: ErrorPage
+    ) -> None:
         self.app = app
         self._keyring = keyring
-        self._audit = audit
+        self._refusal_publisher = audit
         self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        token = shown_token(Headers(scope=scope))
-        entry = find(self._keyring, token)
+        token = request_token(Headers(scope=scope))
+        credential = find(self._keyring, token)
         state = scope.setdefault("state", {})
-        state["caller"] = entry.rights if entry else None
-        if entry is not None:
-            state["user"] = entry.name
-        if scope["path"].startswith(_OPEN):
+        state["caller"] = credential.rights if credential else None
+        if credential is not None:
+            state["user"] = credential.name
+        if scope["path"].startswith(_PUBLIC_PATHS):
             await self.app(scope, receive, send)
             return
-        refused = self._refused(scope, token, entry)
+        refused = self._check_request(scope, token, credential)
         if refused is not None:
-            await self._answer(Request(scope), refused)(scope, receive, send)
+            await self._respond(Request(scope), refused)(scope, receive, send)
             return
         has_ended = False
 
-        async def send_while_good(message: Message) -> None:
+        async def send_while_valid(message: Message) -> None:
             nonlocal has_ended
             if has_ended:
                 return
@@ -76,11 +78,13 @@ class Access:
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
-        await self.app(scope, receive, send_while_good)
+        await self.app(scope, receive, send_while_valid)
 
-    def _refused(self, scope: Scope, token: str, entry: Entry | None) -> Problem | None:
-        needed = _NEEDED.get(scope["method"], CONTROL)
-        if entry is None:
+    def _check_request(
+        self, scope: Scope, token: str, credential: Credential | None
+    ) -> Problem | None:
+        needed = _ROLE_BY_METHOD.get(scope["method"], CONTROL)
+        if credential is None:
             title, why = "A token is needed", "no token was shown"
             if token:
                 title, why = "Not a good token", "the token is not known here, or was revoked"
@@ -90,44 +94,46 @@ class Access:
             )
             problem = Problem(401, "no-access", title, detail)
         else:
-            why = why_not(entry.rights, scope["method"], needed)
+            why = denial_reason(credential.rights, scope["method"], needed)
             if not why:
                 return None
             detail = f"Refused: {why}."
             problem = Problem(403, "not-allowed", "Not allowed", detail, {"role": needed})
-        is_first_look = not token and wants_page(Request(scope))
-        if not is_first_look:
-            self._audit.note(refusal(self._keyring, token, scope, why))
+        is_first_visit = not token and wants_page(Request(scope))
+        if not is_first_visit:
+            self._refusal_publisher.note(refusal(self._keyring, token, scope, why))
         return problem
 
-    def _answer(self, request: Request, problem: Problem) -> Response:
+    def _respond(self, request: Request, problem: Problem) -> Response:
         if not wants_page(request):
-            shown = {"www-authenticate": "Bearer"} if problem.status == 401 else None
-            return response(problem, request.url.path, shown)
+            headers = {"www-authenticate": "Bearer"} if problem.status == 401 else None
+            return response(problem, request.url.path, headers)
         if problem.status != 401:
             return self._page(request, problem)
-        there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"{LOGIN}?next={quote(there, safe='')}", status_code=303)
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"{LOGIN}?next={quote(target, safe='')}", status_code=303)
 
 
-def find(keyring: Keyring, token: str) -> Entry | None:
+def find(keyring: Keyring, token: str) -> Credential | None:
     """The good token that ``token`` is, if it is one."""
-    entry = _listed(keyring, token)
-    return entry if entry is not None and not entry.revoked else None
+    credential = _find_entry(keyring, token)
+    return credential if credential is not None and not credential.revoked else None
 
 
 def refusal(keyring: Keyring, token: str, scope: Scope, why: str) -> Refusal:
     """What is noted of who showed ``token``, which may be none, unknown, or revoked by now."""
-    entry = _listed(keyring, token)
-    who, role = (entry.name, entry.rights.said) if entry else (address_of(scope), "")
-    return Refusal(who, role, "http", scope["path"], why)
+    credential = _find_entry(keyring, token)
+    caller_name, role = (
+        (credential.name, credential.rights.role_names) if credential else (address_of(scope), "")
+    )
+    return Refusal(caller_name, role, "http", scope["path"], why)
 
 
-def _listed(keyring: Keyring, token: str) -> Entry | None:
-    return keyring.find(TOKEN, hash_token(token)) if token else None
+def _find_entry(keyring: Keyring, token: str) -> Credential | None:
+    return keyring.find(TOKEN, token_hash(token)) if token else None
 
 
-def shown_token(headers: Headers) -> str:
+def request_token(headers: Headers) -> str:
     """The token a request shows; empty if it shows none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -9,45 +9,45 @@ from fastapi.responses import RedirectResponse, Response
 
 from lineside.bus.auth.keyring import Keyring
 from lineside.dashboard.auth.access import COOKIE, LOGIN, find, refusal
-from lineside.dashboard.backend.audit import Audit
-from lineside.dashboard.pages.render import Renderer
+from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
+from lineside.dashboard.pages.renderer import Renderer
 
 _BODY_MAX = 4096
 _UNKNOWN = "This token is not known here, or was revoked."
 
 
-def router(keyring: Keyring, audit: Audit, renderer: Renderer) -> APIRouter:
+def router(keyring: Keyring, audit: RefusalPublisher, renderer: Renderer) -> APIRouter:
     """``/login`` and ``/logout``."""
     routes = APIRouter(include_in_schema=False)
 
-    def form(request: Request, onward: str, wrong: str = "") -> Response:
-        code = 401 if wrong else 200
-        return renderer.page(request, "login.html", code=code, onward=onward, wrong=wrong)
+    def form(request: Request, next_path: str, error: str = "") -> Response:
+        code = 401 if error else 200
+        return renderer.page(request, "login.html", code=code, next_path=next_path, error=error)
 
     @routes.get(LOGIN)
-    def show(request: Request) -> Response:
-        return form(request, _within(request.query_params.get("next", "/")))
+    def login_form(request: Request) -> Response:
+        return form(request, _own_path(request.query_params.get("next", "/")))
 
     @routes.post(LOGIN)
     async def log_in(request: Request) -> Response:
-        said = await _fields(request)
-        token, onward = said.get("token", "").strip(), _within(said.get("next", "/"))
+        fields = await _fields(request)
+        token, next_path = fields.get("token", "").strip(), _own_path(fields.get("next", "/"))
         if find(keyring, token) is None:
             audit.note(refusal(keyring, token, request.scope, _UNKNOWN))
-            return form(request, onward, _UNKNOWN)
-        answer = RedirectResponse(onward, status_code=303)
+            return form(request, next_path, _UNKNOWN)
+        redirect = RedirectResponse(next_path, status_code=303)
         # Lax: a link on another site leads in. It can only look, and that site does not see it.
         is_encrypted = request.url.scheme == "https"
-        answer.set_cookie(
+        redirect.set_cookie(
             COOKIE, token, path="/", httponly=True, samesite="lax", secure=is_encrypted
         )
-        return answer
+        return redirect
 
     @routes.post("/logout")
     def log_out() -> Response:
-        answer = RedirectResponse(LOGIN, status_code=303)
-        answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
-        return answer
+        redirect = RedirectResponse(LOGIN, status_code=303)
+        redirect.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+        return redirect
 
     return routes
 
@@ -62,7 +62,7 @@ async def _fields(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
 
 
-def _within(path: str) -> str:
+def _own_path(path: str) -> str:
     """``path`` if it leads to a page of ours."""
-    is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if is_ours and path.isascii() else "/"
+    is_own_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_own_path and path.isascii() else "/"

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
-from lineside.dashboard.http.body import BODY_MAX
-from lineside.dashboard.http.strict import strict
+from lineside.dashboard.http.body_limit import BODY_MAX
+from lineside.dashboard.http.strict_json import strict
 
 log = logging.getLogger("lineside")
 
@@ -69,10 +69,10 @@ def response(problem: Problem, instance: str, headers: Mapping[str, str] | None 
     )
 
 
-def install(app: FastAPI, page: ErrorPage) -> None:
+def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
     """Make ``app`` answer every error with a problem document; ``page`` is what people see."""
 
-    def answer(
+    def respond(
         request: Request, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Response:
         if wants_page(request):
@@ -80,18 +80,18 @@ def install(app: FastAPI, page: ErrorPage) -> None:
         return response(problem, request.url.path, headers)
 
     async def on_problem(request: Request, error: Exception) -> Response:
-        return answer(request, from_error(error))
+        return respond(request, from_error(error))
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
-        return answer(request, from_status(request, status), getattr(error, "headers", None))
+        return respond(request, from_status(request, status), getattr(error, "headers", None))
 
     async def on_validation(request: Request, error: Exception) -> Response:
-        return answer(request, from_validation(error))
+        return respond(request, from_validation(error))
 
-    async def on_crash(request: Request, error: Exception) -> Response:
+    async def on_exception(request: Request, error: Exception) -> Response:
         log.error("dashboard: %s %s failed", request.method, request.url.path, exc_info=error)
-        crashed = answer(request, CRASH)
+        crashed = respond(request, INTERNAL_ERROR)
         # The server closes the connection after this; nobody should send another request on it.
         crashed.headers["Connection"] = "close"
         return crashed
@@ -100,10 +100,10 @@ def install(app: FastAPI, page: ErrorPage) -> None:
     app.add_exception_handler(LinesideError, on_problem)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(Exception, on_crash)
+    app.add_exception_handler(Exception, on_exception)
 
 
-CRASH = Problem(
+INTERNAL_ERROR = Problem(
     500,
     "internal-error",
     "Something failed here",
@@ -145,15 +145,15 @@ def from_status(request: Request, status: int) -> Problem:
 def from_validation(error: Exception) -> Problem:
     """The problem a request is whose parameters or body do not fit."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    errors = [_misfit(item) for item in found]
-    said = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
+    errors = [_field_error(item) for item in found]
+    summary = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
     title = "The request does not fit"
     return Problem(
-        422, "invalid-request", title, said or "It could not be read.", {"errors": errors}
+        422, "invalid-request", title, summary or "It could not be read.", {"errors": errors}
     )
 
 
-def _misfit(item: Mapping[str, Any]) -> dict[str, str]:
+def _field_error(item: Mapping[str, Any]) -> dict[str, str]:
     if item["type"] == "json_invalid" or item["loc"] == ("body",):
         return {
             "where": "body",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lineside.bus.protocol.commands import CONTROL_ON, GRACE_SECONDS, PRODUCER
-from lineside.dashboard import words
-from lineside.dashboard.api.api import MAX_NUMBER
-from lineside.store.history.reads import History
+from lineside.bus.protocol.commands import CONTROL_ON, CONTROL_PRODUCER, GRACE_SECONDS
+from lineside.dashboard import formatting
+from lineside.dashboard.api.runs import MAX_INT64
+from lineside.store.history.history import History
 from lineside.store.history.records import Command, Run
-from lineside.store.status.pulse import PAUSED
+from lineside.store.status.liveness import PAUSED
 
-LISTED = 20
+COMMANDS_SHOWN = 20
 """Commands shown on a run's page."""
-_LOOKED_AT = 100  # attempts whose first word on commands is looked through
+_EVENTS_SEARCHED = 100  # attempts whose first word on commands is looked through
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Controls:
     """Which ``ops`` can be asked for now, and a sentence on why not all, or what to know."""
 
     ops: frozenset[str]
-    said: str
+    message: str
     is_paused: bool
 
 
 @dataclass(frozen=True)
-class Order:
+class CommandRow:
     """A command for a person: what was asked for, what came of it, who asked and why.
 
     One that nobody answers is told as expired, or as never answered, from ``expired_at`` on; it is
@@ -35,32 +35,39 @@ class Order:
     """
 
     id: str
-    what: str
+    action: str
     state: str
-    became: str
-    who: str
-    why: str
+    result: str
+    issuer: str
+    reason: str
     time: datetime | None
-    story: str
+    progress: str
     expired_at: datetime | None
 
 
 def controls(history: History, run: Run, refused: str = "") -> Controls:
     """What the newest attempt of a run can be asked for; nothing by whom it is ``refused`` to."""
-    if said := history.why_no_commands(run):
+    if said := history.commands_unavailable_reason(run):
         return Controls(frozenset(), said, False)
     attempt = run.attempts[-1].attempt
-    page = history.events(run.id, kinds=[CONTROL_ON], before=MAX_NUMBER, limit=_LOOKED_AT)
+    page = history.events(run.id, kinds=[CONTROL_ON], before=MAX_INT64, limit=_EVENTS_SEARCHED)
     facts = next(
-        (row.data for row in page.items if (row.producer, row.attempt) == (PRODUCER, attempt)), None
+        (
+            row.data
+            for row in page.items
+            if (row.producer, row.attempt) == (CONTROL_PRODUCER, attempt)
+        ),
+        None,
     )
     if facts is None:
         said = "It has not said that it takes commands. A Trainer does when training begins."
         return Controls(frozenset(), said, False)
     offered = facts.get("ops")
     ops = frozenset(str(op) for op in offered) if isinstance(offered, list) else frozenset[str]()
-    why = facts.get("why")
-    said = f"{words.sentence(why).rstrip('.')}." if isinstance(why, str) and why else ""
+    reason = facts.get("why")
+    said = (
+        f"{formatting.sentence(reason).rstrip('.')}." if isinstance(reason, str) and reason else ""
+    )
     if ops and run.status == "disconnected":
         said = "Nothing is heard from it now: a command waits for it until it expires."
     if refused:
@@ -68,19 +75,19 @@ def controls(history: History, run: Run, refused: str = "") -> Controls:
     return Controls(ops, said, run.phase == PAUSED)
 
 
-def order(command: Command, now: datetime) -> Order:
+def command_row(command: Command, now: datetime) -> CommandRow:
     """A command in words, looked at no later than it was read."""
     where = f"step {command.step:,}" if command.step is not None and command.attempt else ""
     asked = command.requested_at or command.delivered_at or command.settled_at
-    return Order(
+    return CommandRow(
         id=command.id,
-        what=words.command(command.op, command.args),
+        action=formatting.command(command.op, command.args),
         state=command.state,
-        became=" · ".join(part for part in (where, command.detail) if part),
-        who=command.issued_by or "somebody",
-        why=command.reason,
+        result=" · ".join(part for part in (where, command.detail) if part),
+        issuer=command.issued_by or "somebody",
+        reason=command.reason,
         time=asked,
-        story=_story(command),
+        progress=_progress_text(command),
         expired_at=_expired_at(command, now),
     )
 
@@ -92,7 +99,7 @@ def _expired_at(command: Command, now: datetime) -> datetime | None:
     return at if at >= now else None
 
 
-def _story(command: Command) -> str:
+def _progress_text(command: Command) -> str:
     """When it came how far: ``requested 08:26:53, delivered +0.2 s, applied +0.3 s``."""
     began, said = command.requested_at, []
     for word, at in (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lineside.dashboard.http.strict import strict
+from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import Series
 
 _PREFIXES = (
@@ -17,7 +17,7 @@ _PREFIXES = (
     ("train", "Training"),
 )
 _GROUPS = ("Training", "Evaluation", "Prediction")
-_FIRST = ("loss", "accuracy", "grad_norm", "learning_rate")
+_FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
 _NOT_CHARTED = frozenset({"epoch"})
 _CONFIGURATION = (
     ("Arguments", ("args",)),
@@ -26,7 +26,7 @@ _CONFIGURATION = (
     ("Versions", ("versions",)),
     ("Process", ("process",)),
 )
-_DEEPEST = 6
+_MAX_DEPTH = 6
 
 
 @dataclass(frozen=True)
@@ -47,30 +47,32 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SettingGroup:
     """Lines that belong together."""
 
     name: str
     rows: list[Setting]
 
 
-def charts(series: Iterable[Series], *, going_on: bool) -> tuple[list[Group], list[Series]]:
+def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], list[Series]]:
     """Curves by group, and apart from them what was logged once and will not be again."""
     groups: dict[str, list[Series]] = {}
     singles = []
     for one in series:
         if one.name in _NOT_CHARTED:
             continue
-        if one.count == 1 and not going_on:
+        if one.count == 1 and not is_running:
             singles.append(one)
         else:
             groups.setdefault(_group(one.name), []).append(one)
     own = [name for name in _GROUPS if name in groups]
     others = sorted(set(groups) - set(own))
-    return [Group(name, sorted(groups[name], key=_rank)) for name in (*own, *others)], singles
+    return [
+        Group(name, sorted(groups[name], key=_chart_order)) for name in (*own, *others)
+    ], singles
 
 
-def configuration(facts: Mapping[str, Any]) -> list[Settings]:
+def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:
     """The facts of a run by group, flattened to lines named with dots."""
     rest = dict(strict(facts)[0])
     found = []
@@ -79,9 +81,9 @@ def configuration(facts: Mapping[str, Any]) -> list[Settings]:
         for name in names:
             if name in rest:
                 rows.extend(_flatten(rest.pop(name), "" if len(names) == 1 else name))
-        found.append(Settings(title, rows))
+        found.append(SettingGroup(title, rows))
     rest.pop("state", None)
-    found.append(Settings("Run", list(_flatten(rest, "")) if rest else []))
+    found.append(SettingGroup("Run", list(_flatten(rest, "")) if rest else []))
     return [group for group in found if group.rows]
 
 
@@ -93,13 +95,13 @@ def _group(name: str) -> str:
     return head if slash else "Training"
 
 
-def _rank(series: Series) -> tuple[int, str]:
+def _chart_order(series: Series) -> tuple[int, str]:
     name = series.name.lower()
-    for place, word in enumerate(_FIRST):
+    for place, word in enumerate(_FIRST_METRICS):
         if name.rpartition("/")[2].removeprefix("eval_").removeprefix("train_") == word:
             return place, name
     late = any(word in name for word in ("runtime", "per_second", "flos"))
-    return len(_FIRST) + late, name
+    return len(_FIRST_METRICS) + late, name
 
 
 def _flatten(value: Any, name: str, depth: int = 0) -> Iterator[Setting]:
@@ -107,7 +109,7 @@ def _flatten(value: Any, name: str, depth: int = 0) -> Iterator[Setting]:
         return
     if isinstance(value, dict) and set(value) == {"!"}:
         yield Setting(name, str(value["!"]), faint=True)
-    elif isinstance(value, dict) and value and depth < _DEEPEST:
+    elif isinstance(value, dict) and value and depth < _MAX_DEPTH:
         for key in sorted(value) if depth == 0 else value:
             yield from _flatten(value[key], f"{name}.{key}" if name else key, depth + 1)
     elif value is None or value == "" or value == [] or value == {}:

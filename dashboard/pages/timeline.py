@@ -11,26 +11,26 @@ from typing import Any
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import STEP_KINDS
-from lineside.dashboard import words
-from lineside.dashboard.http.strict import strict
+from lineside.dashboard import formatting
+from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import EventRow
 
-NOT_LISTED = STEP_KINDS | {"heartbeat"}
+UNLISTED_KINDS = STEP_KINDS | {"heartbeat"}
 """Kinds that are counted, not listed."""
-HIDDEN_AT_FIRST = frozenset({"log", commands.CONTROL_ON, commands.DELIVERED})
-_DULL = re.compile(r"^epoch$|runtime|per_second|flos")
-_MOST_DATA = 20_000  # characters of one event's data shown
+HIDDEN_BY_DEFAULT = frozenset({"log", commands.CONTROL_ON, commands.DELIVERED})
+_OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
+_MAX_DATA = 20_000  # characters of one event's data shown
 
 
 @dataclass(frozen=True)
-class Stop:
+class TimelineEntry:
     """One event for a person. ``data`` is its data as indented JSON, where that says more."""
 
     n: int
     kind: str
-    words: str
+    label: str
     where: str
-    said: str
+    text: str
     tone: str
     time: datetime
     offset: str
@@ -42,7 +42,7 @@ class Kind:
     """A kind of event that can be shown or hidden."""
 
     name: str
-    words: str
+    label: str
     count: int
     shown: bool
 
@@ -50,51 +50,53 @@ class Kind:
 def kinds(counts: Mapping[str, int], hidden: frozenset[str]) -> list[Kind]:
     """The listed kinds of a run with their counts, in order."""
     return [
-        Kind(name, words.kind(name), count, name not in hidden)
-        for name, count in sorted(counts.items(), key=lambda item: words.order(item[0]))
-        if name not in NOT_LISTED
+        Kind(name, formatting.kind(name), count, name not in hidden)
+        for name, count in sorted(
+            counts.items(), key=lambda item: formatting.kind_sort_key(item[0])
+        )
+        if name not in UNLISTED_KINDS
     ]
 
 
-def stop(row: EventRow, began: datetime) -> Stop:
+def entry(row: EventRow, began: datetime) -> TimelineEntry:
     """An event of a run that began at ``began``."""
     data = row.data or {}
     where = [f"step {row.step:,}"] if row.step else []
-    if row.producer not in ("rank0", commands.PRODUCER):
+    if row.producer not in ("rank0", commands.CONTROL_PRODUCER):
         where.append(row.producer)
-    return Stop(
+    return TimelineEntry(
         n=row.n,
         kind=row.kind,
-        words=words.kind(row.kind),
+        label=formatting.kind(row.kind),
         where=" · ".join(where),
-        said=row.problem or _said(row.kind, data),
+        text=row.problem or _text(row.kind, data),
         tone="caution" if row.problem else _tone(row.kind, data),
         time=row.time,
-        offset=words.offset((row.time - began).total_seconds()),
-        data="" if row.kind == "run_start" or not data else _pretty(data),
+        offset=formatting.offset((row.time - began).total_seconds()),
+        data="" if row.kind == "run_start" or not data else _indented_json(data),
     )
 
 
-def _said(kind: str, data: Mapping[str, Any]) -> str:
+def _text(kind: str, data: Mapping[str, Any]) -> str:
     if kind in ("evaluate", "predict"):
-        return _values(data.get("metrics"))
+        return _metrics_text(data.get("metrics"))
     if kind == "log":
-        return _values(data.get("logs"))
+        return _metrics_text(data.get("logs"))
     if kind == "save":
         return str(data.get("checkpoint") or "").rpartition("/")[2]
     if kind == "run_start":
-        return _process(data)
+        return _process_text(data)
     if kind in ("train_error", "run_end"):
-        return _ending(data)
+        return _end_text(data)
     if kind == "process_exit":
         signal = data.get("signal")
         return f"ended by {signal}" if signal else f"exit code {data.get('exit_code')}"
     if kind == "process_lost":
         return f"{data.get('producer')} went while {data.get('phase')}, without a word"
     if kind == "gap":
-        return _gap(data)
-    if kind in commands.STATES or kind == commands.CONTROL_ON:
-        return _command(kind, data)
+        return _gap_text(data)
+    if kind in commands.STATE_OF_KIND or kind == commands.CONTROL_ON:
+        return _command_text(kind, data)
     if kind == "alert":
         would = f" (would {data.get('action')})" if data.get("dry_run") else ""
         return f"{data.get('rule')}: {data.get('why')}{would}"
@@ -113,27 +115,27 @@ def _tone(kind: str, data: Mapping[str, Any]) -> str:
     return ""
 
 
-def _values(metrics: object) -> str:
+def _metrics_text(metrics: object) -> str:
     if not isinstance(metrics, Mapping):
         return ""
-    said = [
-        f"{name} {words.number(value)}"
+    text = [
+        f"{name} {formatting.number(value)}"
         for name, value in metrics.items()
-        if isinstance(value, (int, float)) and not _DULL.search(str(name))
+        if isinstance(value, (int, float)) and not _OMITTED_METRICS.search(str(name))
     ]
-    return ", ".join(said[:4])
+    return ", ".join(text[:4])
 
 
-def _process(data: Mapping[str, Any]) -> str:
+def _process_text(data: Mapping[str, Any]) -> str:
     process = data.get("process")
     if not isinstance(process, Mapping):
         return ""
-    said = f"pid {process.get('pid')} on {process.get('host')}"
+    text = f"pid {process.get('pid')} on {process.get('host')}"
     world = data.get("world_size")
-    return f"{said}, {world} ranks" if isinstance(world, int) and world > 1 else said
+    return f"{text}, {world} ranks" if isinstance(world, int) and world > 1 else text
 
 
-def _ending(data: Mapping[str, Any]) -> str:
+def _end_text(data: Mapping[str, Any]) -> str:
     error = data.get("error")
     if isinstance(error, Mapping):
         return f"{error.get('type')}: {error.get('message')}"
@@ -142,19 +144,19 @@ def _ending(data: Mapping[str, Any]) -> str:
     )
 
 
-def _gap(data: Mapping[str, Any]) -> str:
+def _gap_text(data: Mapping[str, Any]) -> str:
     first, end, why = data.get("first"), data.get("end"), data.get("why")
     if not isinstance(first, int) or not isinstance(end, int):
         return ""
     cause = {"cap": "the spool was at its cap", "disk": "the disk was full"}.get(str(why), why)
-    return f"{words.plural(end - first, 'event')} dropped: {cause}"
+    return f"{formatting.plural(end - first, 'event')} dropped: {cause}"
 
 
-def _command(kind: str, data: Mapping[str, Any]) -> str:
+def _command_text(kind: str, data: Mapping[str, Any]) -> str:
     if kind == commands.CONTROL_ON:
         return str(data.get("why") or "")
     op, args = data.get("op"), data.get("args")
-    what = words.command(str(op), args if isinstance(args, Mapping) else {}) if op else ""
+    what = formatting.command(str(op), args if isinstance(args, Mapping) else {}) if op else ""
     if kind == commands.COMMAND:
         parts = [f"{what}, by {data.get('issued_by') or 'somebody'}", str(data.get("reason") or "")]
     else:
@@ -162,6 +164,6 @@ def _command(kind: str, data: Mapping[str, Any]) -> str:
     return ": ".join(part for part in parts if part)
 
 
-def _pretty(data: Mapping[str, Any]) -> str:
+def _indented_json(data: Mapping[str, Any]) -> str:
     text = json.dumps(strict(data)[0], indent=2, ensure_ascii=False)
-    return text if len(text) <= _MOST_DATA else f"{text[:_MOST_DATA]}\n… cut here"
+    return text if len(text) <= _MAX_DATA else f"{text[:_MAX_DATA]}\n… cut here"

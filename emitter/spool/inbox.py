@@ -43,7 +43,7 @@ def read(folder: Path, first: int, end: int) -> list[Event]:
     finally:
         os.close(fd)
     events = []
-    for body in wire.bodies(data):
+    for body in wire.record_bodies(data):
         try:
             events.append(wire.decode_event(body))
         except ValueError:

@@ -8,26 +8,26 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from lineside.bus.settings import Settings
-from lineside.emitter.control.peers import decline
-from lineside.emitter.spool.outside import comes_from_outside
-from lineside.emitter.training import snapshot
-from lineside.emitter.training.agreement import WAIT_FOR_RANK_0, Agreement
+from lineside.emitter.control.consensus import abandon_control
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.training import metadata
+from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.identity import (
-    MARK,
+    STATE_KEY,
     Identity,
-    Place,
+    RankInfo,
     begin,
     new_run_id,
-    read_mark,
+    read_checkpoint_state,
 )
-from lineside.emitter.training.notice import say, say_off
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run import Run
+from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
 
 _JOIN_EVERY_NS = 1_000_000_000
 _JOIN_FOR_NS = 120_000_000_000
 
-_all: WeakSet[Attempts] = WeakSet()
+_instances: WeakSet[AttemptManager] = WeakSet()
 
 
 class InitEnd(NamedTuple):
@@ -40,18 +40,18 @@ class InitEnd(NamedTuple):
     wall: float
 
 
-class _Joining(NamedTuple):
+class _PendingJoin(NamedTuple):
     """A rank that has not heard yet from rank 0 which run this is."""
 
-    agreement: Agreement
-    place: Place
-    until_ns: int
+    run_sync: RunSync
+    rank_info: RankInfo
+    deadline_ns: int
 
 
-class Attempts:
+class AttemptManager:
     """Opens and ends attempts for one callback.
 
-    ``publisher`` is the open one's, None while nothing is open. ``is_off`` says that the last try
+    ``publisher`` is the open one's, None while nothing is open. ``is_disabled`` says that the last try
     to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_verdict`` is for
     how many seconds the open one waits at an evaluation for the stopper's word on it.
     """
@@ -66,120 +66,126 @@ class Attempts:
     ) -> None:
         self.publisher: Publisher | None = None
         self.wait_for_verdict = wait_for_verdict
-        self.is_off = False
+        self.is_disabled = False
         self._name = name
         self._project = project
         self._run_id = run_id
         self._trial_prefix = trial_prefix
-        self._trials = 0
-        self._base: str | None = None  # the run's id; trials add to it
-        self._mark: dict[str, str] | None = None
-        self._joining: _Joining | None = None
+        self._trial_count = 0
+        self._base_run_id: str | None = None  # the run's id; trials add to it
+        self._checkpoint_state: dict[str, str] | None = None
+        self._pending_join: _PendingJoin | None = None
         self._join_ns = 0
-        _all.add(self)
+        _instances.add(self)
 
     @property
     def is_joining(self) -> bool:
-        return self._joining is not None
+        return self._pending_join is not None
 
     def begin(
         self,
         args: Any,
         state: Any,
-        given: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
         init_end: InitEnd | None,
         now_ns: int,
     ) -> None:
         """End the open attempt and begin the next; raises no Exception."""
-        before, self.publisher = self.publisher, None
-        self._joining, self.is_off = None, True
+        previous, self.publisher = self.publisher, None
+        self._pending_join, self.is_disabled = None, True
         try:
             settings = Settings.from_env()
             if settings.disabled:
-                say("off, as LINESIDE_DISABLED says")
-            elif self._is_second_on(state):
-                say("this Trainer has two LinesideCallbacks; the second does nothing")
+                print_once("off, as LINESIDE_DISABLED says")
+            elif self._is_duplicate_on(state):
+                print_once("this Trainer has two LinesideCallbacks; the second does nothing")
             else:
-                identity = self._identify(settings, args, state, given.get("model"), now_ns)
-                if before is not None:
-                    is_same = identity is None or identity.run == before.identity.run
-                    before.close("restarted" if is_same else "exit")
+                identity = self._identify(settings, args, state, kwargs.get("model"), now_ns)
+                if previous is not None:
+                    is_same = identity is None or identity.run == previous.identity.run
+                    previous.close("restarted" if is_same else "exit")
                 if identity is not None:
-                    self._start(settings, identity, args, state, given, now_ns)
+                    self._start(settings, identity, args, state, kwargs, now_ns)
                     self._publish_init_end(init_end)
-                self.is_off = False
+                self.is_disabled = False
         except Exception as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            say_off(error)
+            print_disabled(error)
         finally:
-            if before is not None:
-                before.close("exit")
+            if previous is not None:
+                previous.close("exit")
 
     def join(self, args: Any, state: Any, now_ns: int, *, at_once: bool = False) -> None:
         """A rank other than 0 asks again, once a second or ``at_once``, which run this is."""
-        joining = self._joining
-        if joining is None or (now_ns < self._join_ns and not at_once):
+        pending_join = self._pending_join
+        if pending_join is None or (now_ns < self._join_ns and not at_once):
             return
         self._join_ns = now_ns + _JOIN_EVERY_NS
-        identity = joining.agreement.hear(joining.place, 0)
+        identity = pending_join.run_sync.receive(pending_join.rank_info, 0)
         if identity is not None:
-            self._joining = None
+            self._pending_join = None
             self._start(Settings.from_env(), identity, args, state, {}, now_ns)
-        elif now_ns > joining.until_ns:
-            self._joining, self.is_off = None, True
-            say(f"rank {joining.place.rank} gave up on rank 0 and publishes nothing")
+        elif now_ns > pending_join.deadline_ns:
+            self._pending_join, self.is_disabled = None, True
+            print_once(
+                f"rank {pending_join.rank_info.rank} gave up on rank 0 and publishes nothing"
+            )
 
-    def _is_second_on(self, state: Any) -> bool:
+    def _is_duplicate_on(self, state: Any) -> bool:
         """Whether another callback has put its own mark on this very state."""
-        marks = getattr(state, "stateful_callbacks", None)
-        mark = marks.get(MARK) if isinstance(marks, dict) else None
-        return mark is not None and any(
-            other._mark is mark for other in list(_all) if other is not self
+        callback_states = getattr(state, "stateful_callbacks", None)
+        checkpoint_state = (
+            callback_states.get(STATE_KEY) if isinstance(callback_states, dict) else None
+        )
+        return checkpoint_state is not None and any(
+            other._checkpoint_state is checkpoint_state
+            for other in list(_instances)
+            if other is not self
         )
 
     def _identify(
         self, settings: Settings, args: Any, state: Any, model: Any, now_ns: int
     ) -> Identity | None:
-        place = _place(args)
-        agreement = Agreement(f"trainer-{state.max_steps}-{state.global_step}")
-        if place.rank > 0:
-            heard = agreement.hear(place, WAIT_FOR_RANK_0)
-            if heard is None:
-                self._joining = _Joining(agreement, place, now_ns + _JOIN_FOR_NS)
-                say(
-                    f"rank {place.rank} has not heard from rank 0 which run this is, and publishes "
+        rank_info = _rank_info(args)
+        run_sync = RunSync(f"trainer-{state.max_steps}-{state.global_step}")
+        if rank_info.rank > 0:
+            received = run_sync.receive(rank_info, WAIT_FOR_RANK_0)
+            if received is None:
+                self._pending_join = _PendingJoin(run_sync, rank_info, now_ns + _JOIN_FOR_NS)
+                print_once(
+                    f"rank {rank_info.rank} has not heard from rank 0 which run this is, and publishes "
                     "nothing until it has; has rank 0 the callback too?"
                 )
-            return heard
-        identity = self._decide(settings, place, args, state, model)
-        agreement.tell(identity)
+            return received
+        identity = self._choose_identity(settings, rank_info, args, state, model)
+        run_sync.publish(identity)
         return identity
 
-    def _decide(
-        self, settings: Settings, place: Place, args: Any, state: Any, model: Any
+    def _choose_identity(
+        self, settings: Settings, rank_info: RankInfo, args: Any, state: Any, model: Any
     ) -> Identity:
-        mark = read_mark(getattr(state, "stateful_callbacks", None))
+        checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
         given_name = self._name or _user_run_name(args)
-        run = settings.run_id or self._run_id or mark.get("run_id") or self._base
+        run = settings.run_id or self._run_id or checkpoint_state.get("run_id") or self._base_run_id
         run = run or new_run_id(given_name or _model_name(model))
-        name = given_name or mark.get("name")
+        name = given_name or checkpoint_state.get("name")
         if getattr(state, "is_hyper_param_search", False):
-            self._base = self._base or run
-            trial = f"trial-{self._trial_prefix}{self._trials}"
-            self._trials += 1
+            self._base_run_id = self._base_run_id or run
+            trial = f"trial-{self._trial_prefix}{self._trial_count}"
+            self._trial_count += 1
             name = f"{settings.run_name or name or run} {state.trial_name or trial}"
             settings = replace(settings, run_name=None)
-            if "run_id" not in mark:
-                run = f"{self._base[:100]}-{trial}"
+            if "run_id" not in checkpoint_state:
+                run = f"{self._base_run_id[:100]}-{trial}"
         else:
-            self._base = run
+            self._base_run_id = run
         return begin(
             settings,
-            place,
+            rank_info,
             run=run,
             name=name,
-            project=self._project or mark.get("project"),
+            project=self._project or checkpoint_state.get("project"),
         )
 
     def _start(
@@ -188,7 +194,7 @@ class Attempts:
         identity: Identity,
         args: Any,
         state: Any,
-        given: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
         now_ns: int,
     ) -> None:
         if settings.wait_for_verdict is not None:
@@ -196,30 +202,36 @@ class Attempts:
         facts = {
             "source": "trainer",
             "wait_for_verdict": self.wait_for_verdict,
-        } | snapshot.trainer_facts(args, state, given, is_leading=identity.place.rank == 0)
+        } | metadata.trainer_facts(args, state, kwargs, is_rank_0=identity.rank_info.rank == 0)
         try:
             run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
         except Exception as error:
-            decline(identity, error)
+            abandon_control(identity, error)
             raise
         self.publisher = run.publisher
         # A plain dict in a plain callback: it rides in trainer_state.json, and whoever resumes
         # without Lineside, or resumes what was written without it, is not disturbed.
         if isinstance(getattr(state, "stateful_callbacks", None), dict):
-            self._mark = state.stateful_callbacks[MARK] = identity.mark()
+            self._checkpoint_state = state.stateful_callbacks[STATE_KEY] = (
+                identity.checkpoint_state()
+            )
 
     def _publish_init_end(self, init_end: InitEnd | None) -> None:
         publisher = self.publisher
-        if init_end is not None and publisher is not None and publisher.identity.place.rank == 0:
+        if (
+            init_end is not None
+            and publisher is not None
+            and publisher.identity.rank_info.rank == 0
+        ):
             step, epoch, control, now_ns, wall = init_end
             publisher.emit("init_end", step, epoch, control, None, now_ns, wall)
 
 
-def _place(args: Any) -> Place:
+def _rank_info(args: Any) -> RankInfo:
     try:
-        return Place(args.process_index, args.world_size, args.local_process_index)
+        return RankInfo(args.process_index, args.world_size, args.local_process_index)
     except Exception:  # noqa: BLE001 - arguments that are not quite a TrainingArguments
-        return Place.from_env()
+        return RankInfo.from_env()
 
 
 def _user_run_name(args: Any) -> str | None:

@@ -15,14 +15,14 @@ from typing import Any
 from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
 from lineside.bus.settings import Settings
 
-MARK = "lineside"
+STATE_KEY = "lineside"
 """Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
 _SLUG_CHARACTERS = 32
 _ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where a process stands in its job."""
 
     rank: int = 0
@@ -30,7 +30,7 @@ class Place:
     local_rank: int = 0
 
     @classmethod
-    def from_env(cls) -> Place:
+    def from_env(cls) -> RankInfo:
         """As torch.distributed knows it, else as RANK, WORLD_SIZE and LOCAL_RANK say."""
         local = _integer(os.environ.get("LOCAL_RANK"), 0)
         distributed = _distributed()
@@ -49,13 +49,13 @@ class Identity:
     attempt: str
     name: str
     project: str
-    place: Place
+    rank_info: RankInfo
 
     @property
     def stream(self) -> Stream:
-        return Stream(self.run, f"rank{self.place.rank}", self.attempt)
+        return Stream(self.run, f"rank{self.rank_info.rank}", self.attempt)
 
-    def mark(self) -> dict[str, str]:
+    def checkpoint_state(self) -> dict[str, str]:
         """What a checkpoint keeps of it."""
         return {
             "run_id": self.run,
@@ -65,12 +65,16 @@ class Identity:
         }
 
 
-def read_mark(stateful_callbacks: object) -> dict[str, str]:
+def read_checkpoint_state(stateful_callbacks: object) -> dict[str, str]:
     """What a checkpoint's state says of the run that wrote it; empty if it says nothing usable."""
-    mark = stateful_callbacks.get(MARK) if isinstance(stateful_callbacks, Mapping) else None
-    if not isinstance(mark, Mapping) or not is_run_id(str(mark.get("run_id", ""))):
+    checkpoint_state = (
+        stateful_callbacks.get(STATE_KEY) if isinstance(stateful_callbacks, Mapping) else None
+    )
+    if not isinstance(checkpoint_state, Mapping) or not is_run_id(
+        str(checkpoint_state.get("run_id", ""))
+    ):
         return {}
-    return {str(key): value for key, value in mark.items() if isinstance(value, str)}
+    return {str(key): value for key, value in checkpoint_state.items() if isinstance(value, str)}
 
 
 def new_run_id(hint: str) -> str:
@@ -87,7 +91,7 @@ def slug(text: str) -> str:
 
 def begin(
     settings: Settings,
-    place: Place,
+    rank_info: RankInfo,
     *,
     run: str,
     name: str | None = None,
@@ -100,14 +104,14 @@ def begin(
     """
     return Identity(
         run=run,
-        attempt=_later_attempt(),
+        attempt=_next_attempt(),
         name=settings.run_name or name or run,
         project=settings.project or project or "default",
-        place=place,
+        rank_info=rank_info,
     )
 
 
-def _later_attempt() -> str:
+def _next_attempt() -> str:
     """A new attempt that sorts after every one this process has made."""
     global _last_attempt
     attempt = new_attempt()

@@ -12,8 +12,10 @@ from time import monotonic_ns, time
 from typing import Any
 
 from lineside.bus.settings import Settings
-from lineside.emitter.spool.outside import comes_from_outside
-from lineside.emitter.spool.page import (
+from lineside.emitter.spool.sanitize import Sanitizer, is_plain
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.shipper_process import ShipperStarter
+from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,
     HOOK_ERRORS,
@@ -26,25 +28,23 @@ from lineside.emitter.spool.page import (
     TRAIN_ENDED,
     TRAINING,
 )
-from lineside.emitter.spool.sidecar import Sidecar
-from lineside.emitter.spool.spool import SpoolWriter
-from lineside.emitter.spool.values import Cleaner, is_plain
-from lineside.emitter.training import exit as ending
-from lineside.emitter.training import launches, snapshot
+from lineside.emitter.spool.writer import SpoolWriter
+from lineside.emitter.training import launch_registry, metadata
+from lineside.emitter.training import shutdown
+from lineside.emitter.training.console import print_once
 from lineside.emitter.training.identity import Identity
-from lineside.emitter.training.notice import say
 
-_TEND_EVERY_NS = 1_000_000_000
+_MAINTAIN_EVERY_NS = 1_000_000_000
 # More events than this that wait for their own thread to come out of an emit cannot be real: an
 # exception thrown in from outside left the mark behind.
-_MOST_DEFERRED = 64
+_MAX_DEFERRED = 64
 _WAITING, _FINISHED = PHASES.index("waiting"), PHASES.index("finished")
 
 
 class Publisher:
     """The engine of a ``Run`` and of the callback: one open stream of this process.
 
-    ``tell`` is what the Trainer's hooks call: ``hook`` on rank 0, ``stamp`` on other ranks.
+    ``tell`` is what the Trainer's hooks call: ``hook`` on rank 0, ``update_status`` on other ranks.
 
     Raises (only while being made):
         SettingsError, OSError: the spool cannot be used.
@@ -52,27 +52,27 @@ class Publisher:
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.identity = identity
-        self.tell = self.hook if identity.place.rank == 0 else self.stamp
-        self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.place.rank)
-        self._sidecar = _sidecar(settings.spool, settings.broker)
+        self.on_hook = self.publish_hook if identity.rank_info.rank == 0 else self.update_status
+        self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.rank_info.rank)
+        self._shipper_starter = _shipper_starter(settings.spool, settings.broker)
         self.is_open = True
-        self.earlier_error = ending.last_error()
+        self.error_at_open = shutdown.last_error()
         # Re-entrant, because a signal handler may come in the middle of an emit and emit itself.
         self._lock = threading.RLock()
-        self._inside = False
+        self._is_publishing = False
         self._deferred: deque[Callable[[], object]] = deque()
-        self._tend_ns = 0
-        self.tended: list[Callable[[], object]] = []
+        self._next_maintain_ns = 0
+        self.maintenance_tasks: list[Callable[[], object]] = []
         """What else is to be called about once a second while hooks come."""
         self.step = 0
         self._epoch: float | None = None
         self._hooks = 0
         self._hook_ns = 0
         self._hook_errors = 0
-        ending.watch(self)
-        launches.register(identity.stream)
+        shutdown.register(self)
+        launch_registry.register(identity.stream)
 
-    def hook(
+    def publish_hook(
         self,
         kind: str | None,
         step: int,
@@ -93,35 +93,35 @@ class Publisher:
         if not self.is_open:
             return
         with self._lock:
-            if self._inside and len(self._deferred) < _MOST_DEFERRED:
+            if self._is_publishing and len(self._deferred) < _MAX_DEFERRED:
                 self._defer(kind, step, epoch, control, data, phase, now_ns)
                 return
-            self._inside = True
+            self._is_publishing = True
             try:
-                is_due = now_ns >= self._tend_ns
+                is_due = now_ns >= self._next_maintain_ns
                 if is_due:
-                    self._tend(now_ns)
+                    self._maintain(now_ns)
                 spool = self._spool
                 if kind is not None:
                     spool.write(kind, step, epoch, control, data, now_ns, wall)
-                words = spool.words
+                fields = spool.fields
                 self.step, self._epoch = step, epoch
-                words[STEP] = step
-                if phase is not None and phase != words[PHASE]:
+                fields[STEP] = step
+                if phase is not None and phase != fields[PHASE]:
                     # An evaluation or a save, and the step after it, may last for minutes.
-                    is_due = is_due or phase > _WAITING or words[PHASE] > _WAITING
-                    words[PHASE] = phase
-                words[HOOK_MONOTONIC_NS] = now_ns
+                    is_due = is_due or phase > _WAITING or fields[PHASE] > _WAITING
+                    fields[PHASE] = phase
+                fields[HOOK_MONOTONIC_NS] = now_ns
                 if is_due:
-                    spool.folder.page.exchange()
-                self._hooks = words[HOOKS] = self._hooks + 1
-                self._hook_ns = words[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
+                    spool.folder.page.sync()
+                self._hooks = fields[HOOKS] = self._hooks + 1
+                self._hook_ns = fields[HOOK_NS] = self._hook_ns + monotonic_ns() - now_ns
             finally:
-                self._inside = False
+                self._is_publishing = False
             if self._deferred:
                 self._drain()
 
-    def stamp(
+    def update_status(
         self,
         _kind: str,
         step: int,
@@ -132,7 +132,7 @@ class Publisher:
         now_ns: int,
     ) -> None:
         """As ``hook``, but only the page: what ranks other than 0 do."""
-        self.hook(None, step, epoch, control, None, phase, now_ns)
+        self.publish_hook(None, step, epoch, control, None, phase, now_ns)
 
     def emit(
         self,
@@ -147,16 +147,16 @@ class Publisher:
         """Publish one event that is not the account of a hook, such as ``run_start``."""
         if self.is_open:
             write = partial(self._spool.write, kind, step, epoch, control, data, now_ns, wall)
-            self._exclusively(write)
+            self._run_exclusively(write)
 
     def flag(self, *, raised: int = 0, lowered: int = 0) -> None:
         """Raise and lower bits of the page's FLAGS."""
-        words = self._spool.words
+        fields = self._spool.fields
         if self.is_open:
-            words[FLAGS] = words[FLAGS] & ~lowered | raised
-            self._spool.folder.page.exchange()
+            fields[FLAGS] = fields[FLAGS] & ~lowered | raised
+            self._spool.folder.page.sync()
 
-    def tidy(self, values: Any) -> dict[str, Any]:
+    def sanitize(self, values: Any) -> dict[str, Any]:
         """``values`` as they can be encoded; the very same dict if they already can.
 
         Raises:
@@ -164,30 +164,30 @@ class Publisher:
         """
         if is_plain(values):
             return values  # type: ignore[no-any-return]
-        cleaner = Cleaner()
-        cleaned = cleaner.clean(values)
-        if not isinstance(cleaned, dict) or not hasattr(values, "keys"):
+        sanitizer = Sanitizer()
+        sanitized = sanitizer.sanitize(values)
+        if not isinstance(sanitized, dict) or not hasattr(values, "keys"):
             raise TypeError(f"expected names and values, got {type(values).__name__}")
-        self._spool.encode_failures += cleaner.lossy
-        return cleaned
+        self._spool.encode_failures += sanitizer.lossy
+        return sanitized
 
-    def failed(self, error: BaseException) -> None:
+    def count_hook_error(self, error: BaseException) -> None:
         """Count a hook that failed inside, and say so the first time."""
         self._hook_errors += 1
         if self.is_open:
-            self._spool.words[HOOK_ERRORS] = self._hook_errors
+            self._spool.fields[HOOK_ERRORS] = self._hook_errors
         if self._hook_errors == 1:
-            say(f"a hook failed, training goes on ({snapshot.one_line(error)})")
+            print_once(f"a hook failed, training goes on ({metadata.one_line(error)})")
 
     @property
-    def words(self) -> memoryview:
+    def fields(self) -> memoryview:
         """The page's words as they are mapped now."""
-        return self._spool.words
+        return self._spool.fields
 
     @property
-    def is_over(self) -> bool:
+    def training_ended(self) -> bool:
         """Whether a training was published on it that ended by itself."""
-        return bool(self._spool.words[FLAGS] & TRAIN_ENDED)
+        return bool(self._spool.fields[FLAGS] & TRAIN_ENDED)
 
     @property
     def next_seq(self) -> int:
@@ -197,43 +197,43 @@ class Publisher:
     @contextmanager
     def in_phase(self, phase: int) -> Iterator[None]:
         """Say that the process does this meanwhile, and afterwards again what it did before."""
-        before = self._spool.words[PHASE]
-        self._enter(phase)
+        before = self._spool.fields[PHASE]
+        self._set_phase(phase)
         try:
             yield
         finally:
-            self._enter(before)
+            self._set_phase(before)
 
-    def _enter(self, phase: int) -> None:
-        self._spool.words[PHASE] = phase
-        self._spool.folder.page.exchange()
+    def _set_phase(self, phase: int) -> None:
+        self._spool.fields[PHASE] = phase
+        self._spool.folder.page.sync()
 
-    def tend_if_due(self) -> None:
+    def maintain_if_due(self) -> None:
         """See to the spool and the shipper although no hook comes."""
         now_ns = monotonic_ns()
-        if self.is_open and now_ns >= self._tend_ns:
-            self._exclusively(partial(self._tend, now_ns))
+        if self.is_open and now_ns >= self._next_maintain_ns:
+            self._run_exclusively(partial(self._maintain, now_ns))
 
-    def wait(self, *more: ending.Unconfirmed) -> bool:
+    def wait(self, *others: shutdown.Unconfirmed) -> bool:
         """Wait until the bus has everything so far; False if the process's 5 s are spent."""
-        return ending.wait(self.unconfirmed(), *more)
+        return shutdown.wait(self.unconfirmed(), *others)
 
-    def unconfirmed(self) -> ending.Unconfirmed:
+    def unconfirmed(self) -> shutdown.Unconfirmed:
         """What the bus may not have confirmed yet."""
-        return ending.Unconfirmed(
+        return shutdown.Unconfirmed(
             self._spool.folder.page,
-            self._spool.settled_seq,
+            self._spool.accounted_seq,
             self._spool.folder.root,
-            self._sidecar.ensure,
-            is_spoken_of=self.identity.place.local_rank == 0,
+            self._shipper_starter.ensure,
+            is_reported=self.identity.rank_info.local_rank == 0,
         )
 
-    def fail(self, error: BaseException) -> None:
+    def publish_train_error(self, error: BaseException) -> None:
         """Publish that ``train()`` raises ``error``; what the script does next may still come."""
         if self.is_open:
-            data = {"error": snapshot.error_facts(error)}
+            data = {"error": metadata.error_facts(error)}
             self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
-            self._spool.words[PHASE] = _FINISHED
+            self._spool.fields[PHASE] = _FINISHED
             self.flag(lowered=TRAINING)
 
     def close(self, how: str, error: BaseException | None = None) -> None:
@@ -244,52 +244,52 @@ class Publisher:
         if not self.is_open:
             return
         with self._lock:
-            if self._inside:
+            if self._is_publishing:
                 self._deferred.append(partial(self.close, how, error))
                 return
-            self._exclusively(partial(self._spool.settle, self.step, self._epoch))
+            self._run_exclusively(partial(self._spool.flush_gaps, self.step, self._epoch))
             data = {
                 "how": how,
-                "error": snapshot.error_facts(error),
+                "error": metadata.error_facts(error),
                 "counters": self._counters(),
             }
             self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())
-            self._spool.words[PHASE] = _FINISHED
+            self._spool.fields[PHASE] = _FINISHED
             self.flag(raised=CLOSED, lowered=TRAINING)
             self.is_open = False
-            ending.leave(self, self.unconfirmed())
+            shutdown.leave(self, self.unconfirmed())
             self._spool.close()
 
     def disable(self) -> None:
         """Never do anything again; the files stay with the process that opened them."""
         self.is_open = False
 
-    def _exclusively(self, act: Callable[[], object]) -> None:
+    def _run_exclusively(self, func: Callable[[], object]) -> None:
         """Do ``act`` now, or after what this very thread is in the middle of."""
         with self._lock:
-            if self._inside and len(self._deferred) < _MOST_DEFERRED:
-                self._deferred.append(act)
+            if self._is_publishing and len(self._deferred) < _MAX_DEFERRED:
+                self._deferred.append(func)
                 return
-            self._inside = True
+            self._is_publishing = True
             try:
-                act()
+                func()
             finally:
-                self._inside = False
+                self._is_publishing = False
             if self._deferred:
                 self._drain()
 
-    def _tend(self, now_ns: int) -> None:
+    def _maintain(self, now_ns: int) -> None:
         """Raises nothing of ours: what it is called on the way of has to go on."""
-        self._tend_ns = now_ns + _TEND_EVERY_NS
+        self._next_maintain_ns = now_ns + _MAINTAIN_EVERY_NS
         try:
-            self._spool.tend()
-            self._sidecar.ensure()
-            for tend in self.tended:
-                tend()
+            self._spool.maintain()
+            self._shipper_starter.ensure()
+            for maintain in self.maintenance_tasks:
+                maintain()
         except Exception as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            self.failed(error)
+            self.count_hook_error(error)
 
     def _defer(
         self,
@@ -302,10 +302,10 @@ class Publisher:
         now_ns: int,
     ) -> None:
         # The caller may change its values once we have returned.
-        kept = Cleaner().clean(data)
+        data_copy = Sanitizer().sanitize(data)
         wall = time()
         self._deferred.append(
-            partial(self.hook, kind, step, epoch, control, kept, phase, now_ns, wall)
+            partial(self.publish_hook, kind, step, epoch, control, data_copy, phase, now_ns, wall)
         )
 
     def _drain(self) -> None:
@@ -325,6 +325,6 @@ class Publisher:
 
 
 @cache
-def _sidecar(spool: Path, broker: str) -> Sidecar:
+def _shipper_starter(spool: Path, broker: str) -> ShipperStarter:
     """One for all runs of the process: it remembers the shipper that it started."""
-    return Sidecar(spool, broker)
+    return ShipperStarter(spool, broker)

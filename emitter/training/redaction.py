@@ -12,7 +12,7 @@ from typing import Any
 
 REDACTED = "<redacted>"
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _SECRET_NAME = re.compile(
     r"""(?:^|_)(?:
@@ -59,20 +59,20 @@ _NAMED_VALUE = re.compile(
 
 def is_secret_name(name: str) -> bool:
     """Whether what goes under ``name`` must not be sent: a password, key or account token."""
-    plain = _SEPARATORS.sub("_", _CAMEL.sub("_", name)).lower().strip("_")
-    return _SECRET_NAME.search(plain) is not None or _is_token_name(plain)
+    normalized = _SEPARATORS.sub("_", _CAMEL_CASE.sub("_", name)).lower().strip("_")
+    return _SECRET_NAME.search(normalized) is not None or _is_token_name(normalized)
 
 
 def redact(value: Any) -> Any:
-    """A copy of cleaned ``value`` (see ``values.Cleaner``) without secrets, at every depth."""
+    """A copy of cleaned ``value`` (see ``values.Sanitizer``) without secrets, at every depth."""
     if isinstance(value, dict):
         return {
-            redact_text(key): _hidden(item) if is_secret_name(key) else redact(item)
+            redact_text(key): _masked(item) if is_secret_name(key) else redact(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
         if len(value) == 2 and isinstance(value[0], str) and is_secret_name(value[0]):
-            return [value[0], _hidden(value[1])]  # a header or an option as a pair
+            return [value[0], _masked(value[1])]  # a header or an option as a pair
         return [redact(item) for item in value]
     return redact_text(value) if isinstance(value, str) else value
 
@@ -88,27 +88,29 @@ def redact_text(text: str) -> str:
 
 def redact_argv(argv: Sequence[str]) -> list[str]:
     """A command line without secrets: ``--hub_token X``, ``--api-key=X`` and those in values."""
-    kept: list[str] = []
+    result: list[str] = []
     hide_next = False
     for argument in argv:
         if hide_next and not argument.startswith("--"):
-            kept.append(REDACTED)
+            result.append(REDACTED)
             hide_next = False
             continue
-        kept.append(redact_text(argument))
+        result.append(redact_text(argument))
         hide_next = (
             argument.startswith("-")
             and "=" not in argument
             and is_secret_name(argument.lstrip("-"))
         )
-    return kept
+    return result
 
 
-def _is_token_name(plain: str) -> bool:
-    return _TOKEN_NAME.search(plain) is not None and _VOCABULARY_TOKEN.search(plain) is None
+def _is_token_name(normalized: str) -> bool:
+    return (
+        _TOKEN_NAME.search(normalized) is not None and _VOCABULARY_TOKEN.search(normalized) is None
+    )
 
 
-def _hidden(value: Any) -> Any:
+def _masked(value: Any) -> Any:
     """What is shown of a secret: whether there is one. A switch or nothing at all is not one."""
     return value if value is None or isinstance(value, bool) or value in ("", [], {}) else REDACTED
 

@@ -10,16 +10,16 @@ from typing import Any
 from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.events import OWN_KINDS, is_run_id
 from lineside.bus.settings import Settings
-from lineside.emitter.spool.outside import comes_from_outside
-from lineside.emitter.spool.page import PHASES, TRAINING
-from lineside.emitter.training import exit as ending
-from lineside.emitter.training import snapshot
-from lineside.emitter.training.agreement import WAIT_FOR_RANK_0, Agreement
-from lineside.emitter.training.identity import Identity, Place, begin, new_run_id
-from lineside.emitter.training.notice import say, say_off
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.status_page import PHASES, TRAINING
+from lineside.emitter.training import metadata
+from lineside.emitter.training import shutdown
+from lineside.emitter.training.console import print_disabled, print_once
+from lineside.emitter.training.identity import Identity, RankInfo, begin, new_run_id
 from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
 
-_IN_TRAINING = PHASES.index("training")
+_TRAINING_PHASE = PHASES.index("training")
 
 
 class Run:
@@ -49,7 +49,7 @@ class Run:
             SettingsError, OSError: the spool cannot be used.
         """
         publisher = Publisher(settings, identity)
-        data = snapshot.identity_facts(identity) | facts
+        data = metadata.identity_facts(identity) | facts
         publisher.emit("run_start", step, None, 0, data, now_ns or time.monotonic_ns())
         return cls(publisher)
 
@@ -81,12 +81,12 @@ class Run:
         now_ns = time.monotonic_ns()
         try:
             step = publisher.step if step is None else int(step)
-            data = {"logs": publisher.tidy(values)}
-            publisher.hook("log", step, epoch, 0, data, _IN_TRAINING, now_ns)
+            data = {"logs": publisher.sanitize(values)}
+            publisher.publish_hook("log", step, epoch, 0, data, _TRAINING_PHASE, now_ns)
         except BaseException as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            publisher.failed(error)
+            publisher.count_hook_error(error)
 
     def event(
         self,
@@ -104,12 +104,12 @@ class Run:
         try:
             _check_kind(kind)
             step = publisher.step if step is None else int(step)
-            kept = None if data is None else publisher.tidy(data)
-            publisher.hook(kind, step, epoch, 0, kept, _IN_TRAINING, now_ns)
+            payload = None if data is None else publisher.sanitize(data)
+            publisher.publish_hook(kind, step, epoch, 0, payload, _TRAINING_PHASE, now_ns)
         except BaseException as error:
-            if comes_from_outside(error):
+            if is_script_error(error):
                 raise
-            publisher.failed(error)
+            publisher.count_hook_error(error)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the run, because of ``error`` if there is one, and wait until the bus has it all."""
@@ -119,11 +119,11 @@ class Run:
         try:
             publisher.close("exit" if error is None else "exception", error)
             if not publisher.wait():
-                ending.report(publisher.unconfirmed())
+                shutdown.report(publisher.unconfirmed())
         except BaseException as failure:
-            if comes_from_outside(failure):
+            if is_script_error(failure):
                 raise
-            publisher.failed(failure)
+            publisher.count_hook_error(failure)
 
     def __enter__(self) -> Run:
         return self
@@ -158,24 +158,24 @@ def start_run(
     try:
         settings = Settings.from_env()
         if settings.disabled:
-            say("off, as LINESIDE_DISABLED says")
+            print_once("off, as LINESIDE_DISABLED says")
             return Run()
         identity = _identify(settings, name, project, run_id)
-        facts = {"source": "loop"} | snapshot.gather(
+        facts = {"source": "loop"} | metadata.collect(
             {
-                "process": snapshot.process_facts,
-                "versions": snapshot.version_facts,
+                "process": metadata.process_facts,
+                "versions": metadata.version_facts,
                 "args": lambda: config,
             }
         )
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:
             run.publisher.flag(raised=TRAINING)
-            run.publisher.tend_if_due()  # it may be long until its first event
+            run.publisher.maintain_if_due()  # it may be long until its first event
     except Exception as error:
-        if comes_from_outside(error):
+        if is_script_error(error):
             raise
-        say_off(error)
+        print_disabled(error)
         return Run()
     return run
 
@@ -191,13 +191,13 @@ def _identify(
     if run_id is not None and not is_run_id(run_id):
         expected = "expected 1 to 128 of A-Z a-z 0-9 . _ -, and not audit"
         raise SettingsError("run_id", run_id, expected)
-    place = Place.from_env()
-    agreement = Agreement("loop")
-    heard = agreement.hear(place, WAIT_FOR_RANK_0) if place.rank > 0 else None
-    if heard is not None:
-        return heard
+    rank_info = RankInfo.from_env()
+    run_sync = RunSync("loop")
+    received = run_sync.receive(rank_info, WAIT_FOR_RANK_0) if rank_info.rank > 0 else None
+    if received is not None:
+        return received
     run = settings.run_id or run_id or new_run_id(name or "")
-    identity = begin(settings, place, run=run, name=name, project=project)
-    if place.rank == 0:
-        agreement.tell(identity)
+    identity = begin(settings, rank_info, run=run, name=name, project=project)
+    if rank_info.rank == 0:
+        run_sync.publish(identity)
     return identity

@@ -9,12 +9,12 @@ from sqlalchemy import Connection, inspect, text
 from lineside.bus.errors import StoreError, StoreTooNew
 
 VERSION_TABLE = "lineside_version"
-KNOWN = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema revision this Lineside knows, oldest first."""
-_LOCK = 0x4C494E45  # "LINE"
+_UPGRADE_LOCK_ID = 0x4C494E45  # "LINE"
 
 
-def check(connection: Connection, url: str) -> None:
+def check_revision(connection: Connection, url: str) -> None:
     """Return if the store is at the newest revision this Lineside knows.
 
     Raises:
@@ -27,9 +27,9 @@ def check(connection: Connection, url: str) -> None:
             f"{url} holds no run history: start one with `lineside up`, "
             "or set LINESIDE_STORE to where it is"
         )
-    if found not in KNOWN:
-        raise StoreTooNew(url, found, KNOWN[-1])
-    if found != KNOWN[-1]:
+    if found not in REVISIONS:
+        raise StoreTooNew(url, found, REVISIONS[-1])
+    if found != REVISIONS[-1]:
         raise StoreError(
             f"the store {url} has the older schema revision {found}: "
             "`lineside up` or `lineside recorder` brings it up to date"
@@ -45,12 +45,12 @@ def upgrade(connection: Connection, url: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         # Two processes must not make the tables at once; in SQLite the transaction sees to that.
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
     found = revision(connection)
-    if found == KNOWN[-1]:
+    if found == REVISIONS[-1]:
         return
-    if found is not None and found not in KNOWN:
-        raise StoreTooNew(url, found, KNOWN[-1])
+    if found is not None and found not in REVISIONS:
+        raise StoreTooNew(url, found, REVISIONS[-1])
     tables = inspect(connection).get_table_names()
     if found is None and tables:
         raise StoreError(

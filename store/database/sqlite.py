@@ -18,14 +18,14 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from lineside.bus.errors import StoreError
-from lineside.bus.filesystem import network_filesystem
-from lineside.bus.settings import private_folder
+from lineside.bus.filesystem import network_filesystem_type
+from lineside.bus.settings import make_private_folder
 
 log = logging.getLogger("lineside")
 
-BUSY_SECONDS = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 """How long one statement waits for another process's lock before it says so."""
-WRITES = "lineside_writes"
+WRITE_OPTION = "lineside_writes"
 """The execution option of a connection whose transactions write: they take the lock at once."""
 
 
@@ -55,11 +55,11 @@ def prepare(path: Path, create: bool) -> None:
                 "or set LINESIDE_STORE to where it is"
             )
     else:
-        private_folder(path.parent)
-        with _locked(path.parent):
+        make_private_folder(path.parent)
+        with _folder_lock(path.parent):
             if not path.exists() or not path.stat().st_size:
                 _make_file(path)
-    kind = network_filesystem(path)
+    kind = network_filesystem_type(path)
     if kind:
         log.warning(
             "the store %s is on a network file system (%s), where SQLite's locks and shared memory "
@@ -74,14 +74,14 @@ def _make_file(path: Path) -> None:
     for left in (Path(f"{path}-wal"), Path(f"{path}-shm")):
         left.unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as fresh:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as fresh:
         # Both only take before the first table is made.
         fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
         fresh.execute("PRAGMA journal_mode = WAL")
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path) -> Iterator[None]:
     """One process at a time."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -95,7 +95,7 @@ def _connect(path: str) -> sqlite3.Connection:
     raw = sqlite3.connect(
         f"file:{quote(path)}?mode=rw",  # never makes a file: an empty one would be no store
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=BUSY_TIMEOUT_SECONDS,
         check_same_thread=False,  # a pooled connection is used by one thread at a time
         isolation_level=None,  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
     )
@@ -131,5 +131,5 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _on_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(WRITES)
+    writes = connection.get_execution_options().get(WRITE_OPTION)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -8,13 +8,13 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
-from lineside.store.database.schema import NAME_LENGTH
+from lineside.store.database.tables import NAME_LENGTH
 
 FINITE, NAN, INF, NEG_INF = 0, 1, 2, 3
 FLAGS = (None, "nan", "inf", "-inf")
 """A flag's word, by number."""
 _FLOATS = (0.0, math.nan, math.inf, -math.inf)
-LARGEST = sys.float_info.max
+FLOAT_MAX = sys.float_info.max
 INT_MAX = (1 << 63) - 1
 MAX_DEPTH = 100
 """How deep JSON made of something odd may nest."""
@@ -39,14 +39,14 @@ def join(value: float | None, flag: int) -> float:
     return value if value is not None else _FLOATS[flag]
 
 
-def is_count(value: object) -> TypeGuard[int]:
+def is_int64(value: object) -> TypeGuard[int]:
     """Whether ``value`` is an integer a 64-bit column holds."""
     return isinstance(value, int) and -INT_MAX <= value <= INT_MAX
 
 
-def is_number(value: object) -> TypeGuard[float]:
+def is_finite_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a finite number a double holds."""
-    return isinstance(value, (int, float)) and -LARGEST <= value <= LARGEST
+    return isinstance(value, (int, float)) and -FLOAT_MAX <= value <= FLOAT_MAX
 
 
 def is_epoch(value: float | None) -> bool:
@@ -54,7 +54,7 @@ def is_epoch(value: float | None) -> bool:
     return value is None or -INT_MAX <= value <= INT_MAX
 
 
-def is_time(value: float) -> bool:
+def is_timestamp(value: float) -> bool:
     """Whether ``value``, seconds since the epoch, is a date."""
     return 0.0 <= value <= LAST_SECOND
 
@@ -69,7 +69,7 @@ def is_name(text: object) -> bool:
     )
 
 
-def clean(text: str, limit: int = 4000) -> str:
+def sanitize_text(text: str, limit: int = 4000) -> str:
     """``text`` as any database takes it, at most ``limit`` characters."""
     return text[:limit].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
@@ -90,7 +90,7 @@ def from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def at(seconds: float) -> datetime:
+def to_datetime(seconds: float) -> datetime:
     """Seconds since the epoch as a UTC datetime."""
     return datetime.fromtimestamp(seconds, timezone.utc)
 
@@ -109,7 +109,7 @@ def _encodable(value: object, depth: int) -> object:
         }
     if isinstance(value, (list, tuple)):
         return [_encodable(item, depth + 1) for item in value]
-    if value is None or isinstance(value, (str, float)) or is_count(value):
+    if value is None or isinstance(value, (str, float)) or is_int64(value):
         return value
     if isinstance(value, int):
         return {"!": hex(value)[:200]}

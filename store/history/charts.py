@@ -9,16 +9,23 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, select
 
 from lineside.bus.errors import UsageError
-from lineside.store.database.schema import METRIC, points, series, sketches, streams
-from lineside.store.database.values import FLAGS, at, join
+from lineside.store.database.tables import METRIC, points, series, sketches, streams
+from lineside.store.database.values import FLAGS, join, to_datetime
+from lineside.store.downsampling import NON_FINITE_LEVEL, Point, downsample, plan_reads
 from lineside.store.history.records import Points, Series
-from lineside.store.sketch import ODD, Point, plan, thin
 
-_RAW = (points.c.idx, points.c.step, points.c.time, points.c.epoch, points.c.value, points.c.flag)
-_TOLD = tuple(sketches.c[column.name] for column in _RAW)
+_POINT_COLUMNS = (
+    points.c.idx,
+    points.c.step,
+    points.c.time,
+    points.c.epoch,
+    points.c.value,
+    points.c.flag,
+)
+_SKETCH_COLUMNS = tuple(sketches.c[column.name] for column in _POINT_COLUMNS)
 
 
-class Place(NamedTuple):
+class StreamKey(NamedTuple):
     """Whose curves: a run's key, an attempt of it (None if it has none), a producer."""
 
     run_key: int
@@ -27,7 +34,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class CurveRequest:
     """What of a curve is asked for: about ``points`` of it (None: every one), by ``x`` (step or
     time), from ``start`` to ``end`` of that (None: from its beginning, to its end).
 
@@ -47,9 +54,9 @@ class Want:
             raise UsageError(f"points={self.points}: expected 1 or more")
 
 
-def read_metrics(connection: Connection, place: Place) -> list[Series]:
+def read_metrics(connection: Connection, stream_key: StreamKey) -> list[Series]:
     """The metrics there, by name."""
-    rows = connection.execute(_series(place, METRIC).order_by(series.c.name))
+    rows = connection.execute(_series(stream_key, METRIC).order_by(series.c.name))
     return [
         Series(
             name=row.name,
@@ -58,7 +65,7 @@ def read_metrics(connection: Connection, place: Place) -> list[Series]:
             count=row.n,
             last=join(row.last, row.last_flag),
             last_step=row.last_step,
-            last_time=at(row.last_time),
+            last_time=to_datetime(row.last_time),
             min=row.min,
             max=row.max,
         )
@@ -66,23 +73,25 @@ def read_metrics(connection: Connection, place: Place) -> list[Series]:
     ]
 
 
-def read_curve(connection: Connection, place: Place, kind: str, name: str, want: Want) -> Points:
+def read_curve(
+    connection: Connection, stream_key: StreamKey, kind: str, name: str, request: CurveRequest
+) -> Points:
     """The part of a curve that is wanted, with its neighbours on both sides.
 
     All points that are not finite are there if they are at most as many as wanted, else the first
     of each block. A curve that does not exist has no points.
     """
-    row = connection.execute(_series(place, kind).where(series.c.name == name)).first()
+    row = connection.execute(_series(stream_key, kind).where(series.c.name == name)).first()
     kept: list[Point] = []
     first = end = 0
     if row is not None:
-        first, end = _span(connection, row.id, row.n, want)
-        kept = _read_telling(connection, row.id, row.n, want, first, end)
+        first, end = _span(connection, row.id, row.n, request)
+        kept = _read_downsampled(connection, row.id, row.n, request, first, end)
     step, time = [point[1] for point in kept], [point[2] for point in kept]
     return Points(
         name=name,
-        attempt=place.attempt,
-        x=[float(value) for value in (time if want.x == "time" else step)],
+        attempt=stream_key.attempt,
+        x=[float(value) for value in (time if request.x == "time" else step)],
         y=[point[4] for point in kept],
         step=step,
         time=time,
@@ -94,42 +103,44 @@ def read_curve(connection: Connection, place: Place, kind: str, name: str, want:
     )
 
 
-def _series(place: Place, kind: str) -> Select[Any]:
+def _series(stream_key: StreamKey, kind: str) -> Select[Any]:
     return (
         select(series, streams.c.producer, streams.c.attempt)
         .join(streams, streams.c.id == series.c.stream_id)
-        .where(streams.c.run_key == place.run_key, streams.c.attempt == place.attempt)
-        .where(streams.c.producer == place.producer, series.c.kind == kind)
+        .where(streams.c.run_key == stream_key.run_key, streams.c.attempt == stream_key.attempt)
+        .where(streams.c.producer == stream_key.producer, series.c.kind == kind)
     )
 
 
-def _read_telling(
-    connection: Connection, series_id: int, total: int, want: Want, first: int, end: int
+def _read_downsampled(
+    connection: Connection, series_id: int, total: int, request: CurveRequest, first: int, end: int
 ) -> list[Point]:
-    size, reads = plan(total, want.points or end - first, first, end)
+    size, reads = plan_reads(total, request.points or end - first, first, end)
     rows = (point for part in reads for point in _read(connection, series_id, *part))
     if size == 1:
         return list(rows)
-    kept = thin(rows, size)
-    odd = _read_odd(connection, series_id, first, end, want.points or 0)
-    known = {point[0]: point for point in (*kept, *odd)}
+    kept = downsample(rows, size)
+    non_finite = _read_non_finite(connection, series_id, first, end, request.points or 0)
+    known = {point[0]: point for point in (*kept, *non_finite)}
     return [known[idx] for idx in sorted(known)]
 
 
-def _span(connection: Connection, series_id: int, total: int, want: Want) -> tuple[int, int]:
+def _span(
+    connection: Connection, series_id: int, total: int, request: CurveRequest
+) -> tuple[int, int]:
     """The ordinals, from and to before, of the part wanted and one neighbour on each side."""
     first, end = 0, total
-    if want.start is not None:
-        first = max(0, _first_at(connection, series_id, total, want.x, want.start, False) - 1)
-    if want.end is not None:
-        end = min(total, _first_at(connection, series_id, total, want.x, want.end, True) + 1)
+    if request.start is not None:
+        first = max(0, _first_at(connection, series_id, total, request.x, request.start, False) - 1)
+    if request.end is not None:
+        end = min(total, _first_at(connection, series_id, total, request.x, request.end, True) + 1)
     return first, max(first, end)
 
 
 def _first_at(
-    connection: Connection, series_id: int, total: int, x: str, value: float, beyond: bool
+    connection: Connection, series_id: int, total: int, x: str, value: float, strictly_after: bool
 ) -> int:
-    """The first ordinal at or after ``value`` (``beyond``: after it); ``total`` if there is none.
+    """The first ordinal at or after ``value`` (``strictly_after``: after it); ``total`` if there is none.
 
     Steps and times of one stream ascend, so a bisection by the primary key finds it.
     """
@@ -140,7 +151,7 @@ def _first_at(
         found = connection.execute(
             select(column).where(points.c.series_id == series_id, points.c.idx == middle)
         ).scalar_one()
-        if found < value or (beyond and found == value):
+        if found < value or (strictly_after and found == value):
             low = middle + 1
         else:
             high = middle
@@ -150,7 +161,7 @@ def _first_at(
 def _read(
     connection: Connection, series_id: int, level: int, first: int, end: int
 ) -> Iterator[Point]:
-    table, columns = (sketches, _TOLD) if level else (points, _RAW)
+    table, columns = (sketches, _SKETCH_COLUMNS) if level else (points, _POINT_COLUMNS)
     query: Select[Any] = (
         select(*columns)
         .where(table.c.series_id == series_id, table.c.idx >= first, table.c.idx < end)
@@ -162,13 +173,13 @@ def _read(
         yield Point(*row)
 
 
-def _read_odd(
+def _read_non_finite(
     connection: Connection, series_id: int, first: int, end: int, limit: int
 ) -> list[Point]:
     """Every point that is not finite, or none if there are more than ``limit``."""
     query: Select[Any] = (
-        select(*_TOLD)
-        .where(sketches.c.series_id == series_id, sketches.c.level == ODD)
+        select(*_SKETCH_COLUMNS)
+        .where(sketches.c.series_id == series_id, sketches.c.level == NON_FINITE_LEVEL)
         .where(sketches.c.idx >= first, sketches.c.idx < end)
         .order_by(sketches.c.idx)
         .limit(limit + 1)

@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, or_, select
 
 from lineside.bus.protocol.commands import GRACE_SECONDS
-from lineside.store.database.schema import commands
-from lineside.store.database.values import at, from_json
-from lineside.store.history.listing import make_cursor, read_time_cursor
+from lineside.store.database.tables import commands
+from lineside.store.database.values import from_json, to_datetime
 from lineside.store.history.records import Command, Page
+from lineside.store.history.run_list import decode_time_cursor, encode_cursor
 
 _SORT = "commands"
-NOBODY = "nobody took it in time"
+EXPIRED_DETAIL = "nobody took it in time"
 _NO_ANSWER = "no answer to it has come, so whether it was applied is not known"
 
 
@@ -32,12 +32,12 @@ def read_commands(
         .limit(limit + 1)
     )
     if cursor is not None:
-        time, name = read_time_cursor(cursor, _SORT)
-        told = commands.c.told_at
-        query = query.where(or_(told < time, and_(told == time, commands.c.id < name)))
+        time, name = decode_time_cursor(cursor, _SORT)
+        first_seen = commands.c.told_at
+        query = query.where(or_(first_seen < time, and_(first_seen == time, commands.c.id < name)))
     found = connection.execute(query).all()
     page = found[:limit]
-    after = make_cursor(_SORT, page[-1].told_at, page[-1].id) if len(found) > limit else None
+    after = encode_cursor(_SORT, page[-1].told_at, page[-1].id) if len(found) > limit else None
     return Page(tuple(_command(row, now) for row in page), after)
 
 
@@ -53,7 +53,7 @@ def _command(row: Any, now: float) -> Command:
     state, detail = row.state, row.detail or ""
     if row.expires_at is not None and row.expires_at + GRACE_SECONDS < now:
         if state == "requested":
-            state, detail = "expired", NOBODY
+            state, detail = "expired", EXPIRED_DETAIL
         elif state == "delivered":
             detail = _NO_ANSWER
     return Command(
@@ -62,16 +62,16 @@ def _command(row: Any, now: float) -> Command:
         args=from_json(row.args) or {},
         reason=row.reason or "",
         issued_by=row.issued_by or "",
-        requested_at=_moment(row.requested_at),
-        expires_at=_moment(row.expires_at),
+        requested_at=_optional_datetime(row.requested_at),
+        expires_at=_optional_datetime(row.expires_at),
         state=state,
-        delivered_at=_moment(row.delivered_at),
-        settled_at=_moment(row.settled_at),
+        delivered_at=_optional_datetime(row.delivered_at),
+        settled_at=_optional_datetime(row.settled_at),
         attempt=row.attempt,
         step=row.step,
         detail=detail,
     )
 
 
-def _moment(seconds: float | None) -> Any:
-    return None if seconds is None else at(seconds)
+def _optional_datetime(seconds: float | None) -> Any:
+    return None if seconds is None else to_datetime(seconds)

@@ -7,20 +7,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
-from lineside.store.database.schema import METRIC, TIMING, attempts, events, points, series, streams
+from lineside.store.database.tables import METRIC, TIMING, attempts, events, points, series, streams
 from lineside.store.database.values import join
 from lineside.store.history.records import EventRow, PointRow, TimingRow
-from lineside.store.history.timeline import as_event
+from lineside.store.history.timeline import to_event_row
 
 CHUNK = 5000
 """Rows fetched at a time."""
 
 
-def every_point(
+def iter_points(
     connection: Connection, key: int, attempt: str | None, names: Sequence[str] | None
 ) -> Iterator[PointRow]:
     """By attempt as started, producer, name and place in the curve."""
-    for curve in _curves(connection, key, attempt, METRIC):
+    for curve in _series_rows(connection, key, attempt, METRIC):
         if names is None or curve.name in names:
             for row in _points(connection, curve.id):
                 yield PointRow(
@@ -34,17 +34,17 @@ def every_point(
                 )
 
 
-def every_timing(connection: Connection, key: int, attempt: str | None) -> Iterator[TimingRow]:
+def iter_timing(connection: Connection, key: int, attempt: str | None) -> Iterator[TimingRow]:
     """By attempt as started, producer and step."""
     found: dict[tuple[str, str], dict[str, int]] = {}
-    for curve in _curves(connection, key, attempt, TIMING):
+    for curve in _series_rows(connection, key, attempt, TIMING):
         found.setdefault((curve.attempt, curve.producer), {})[curve.name] = curve.id
     for (name, producer), curves in found.items():
         compute, wait = (
             _points(connection, curves[which]) if which in curves else iter(())
             for which in ("compute", "wait")
         )
-        for ended, began in _paired(compute, wait):
+        for ended, began in _join_by_step(compute, wait):
             row: Any = ended or began
             yield TimingRow(
                 attempt=name,
@@ -57,7 +57,7 @@ def every_timing(connection: Connection, key: int, attempt: str | None) -> Itera
             )
 
 
-def every_event(connection: Connection, key: int, attempt: str | None) -> Iterator[EventRow]:
+def iter_events(connection: Connection, key: int, attempt: str | None) -> Iterator[EventRow]:
     """In order of recording."""
     query = (
         select(events, streams.c.producer, streams.c.attempt)
@@ -67,11 +67,11 @@ def every_event(connection: Connection, key: int, attempt: str | None) -> Iterat
     )
     if attempt is not None:
         query = query.where(streams.c.attempt == attempt)
-    for row in _stream(connection, query):
-        yield as_event(row)
+    for row in _iter_rows(connection, query):
+        yield to_event_row(row)
 
 
-def _curves(connection: Connection, key: int, attempt: str | None, kind: str) -> list[Any]:
+def _series_rows(connection: Connection, key: int, attempt: str | None, kind: str) -> list[Any]:
     query = (
         select(series.c.id, series.c.name, streams.c.producer, streams.c.attempt)
         .join(streams, streams.c.id == series.c.stream_id)
@@ -88,17 +88,17 @@ def _curves(connection: Connection, key: int, attempt: str | None, kind: str) ->
 
 
 def _points(connection: Connection, series_id: int) -> Iterator[Any]:
-    return _stream(
+    return _iter_rows(
         connection,
         select(points).where(points.c.series_id == series_id).order_by(points.c.idx),
     )
 
 
-def _stream(connection: Connection, query: Select[Any]) -> Iterator[Any]:
+def _iter_rows(connection: Connection, query: Select[Any]) -> Iterator[Any]:
     return iter(connection.execution_options(yield_per=CHUNK).execute(query))
 
 
-def _paired(compute: Iterator[Any], wait: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+def _join_by_step(compute: Iterator[Any], wait: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
     """Both curves' points side by side where they are of one step; each is in order of steps."""
     began = next(wait, None)
     for ended in compute:

@@ -26,9 +26,9 @@ RUN_STATUSES: tuple[str, ...] = get_args(Status)
 before it had ended."""
 
 
-GOING_ON = frozenset({"running", "stalled"})
+RUNNING_STATUSES = frozenset({"running", "stalled"})
 """What a run is whose process lives, as far as was heard."""
-NOT_ENDED = GOING_ON | {"disconnected"}
+ACTIVE_STATUSES = RUNNING_STATUSES | {"disconnected"}
 """What a run is that has not ended, as far as is known."""
 
 
@@ -92,9 +92,9 @@ class Attempt:
     error: Failure | None = None
 
     @property
-    def going_on(self) -> bool:
+    def is_running(self) -> bool:
         """Whether its process lives, as far as was heard."""
-        return self.status in GOING_ON
+        return self.status in RUNNING_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,14 @@ class Run:
     error: Failure | None = None
 
     @property
-    def going_on(self) -> bool:
+    def is_running(self) -> bool:
         """Whether its process lives, as far as was heard."""
-        return self.status in GOING_ON
+        return self.status in RUNNING_STATUSES
 
     @property
-    def takes_commands(self) -> bool:
+    def accepts_commands(self) -> bool:
         """Whether there may be a training that a command reaches."""
-        return self.status in NOT_ENDED
+        return self.status in ACTIVE_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class GapRow:
     """Seqs ``first`` (included) to ``end`` (excluded) of a stream that never came."""
 
     producer: str

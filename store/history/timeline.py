@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from lineside.store.database.schema import checkpoints, events, gaps, streams
-from lineside.store.database.values import at, from_json
-from lineside.store.history.records import Checkpoint, EventRow, Hole
+from lineside.store.database.tables import checkpoints, events, gaps, streams
+from lineside.store.database.values import from_json, to_datetime
+from lineside.store.history.records import Checkpoint, EventRow, GapRow
 
 
 def read_events(
@@ -38,7 +38,7 @@ def read_events(
             query = query.where(events.c.kind == kind)
         found.extend(connection.execute(query))
     found.sort(key=lambda row: int(row.n), reverse=before is not None)
-    return [as_event(row) for row in found[:limit]]
+    return [to_event_row(row) for row in found[:limit]]
 
 
 def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
             attempt=row.attempt,
             step=row.step,
             epoch=row.epoch,
-            time=at(row.time),
+            time=to_datetime(row.time),
             path=row.path,
             best=row.path == best,
         )
@@ -76,7 +76,7 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
     ]
 
 
-def read_gaps(connection: Connection, key: int) -> list[Hole]:
+def read_gaps(connection: Connection, key: int) -> list[GapRow]:
     """All holes in the order they were found."""
     rows = connection.execute(
         select(gaps, streams.c.producer, streams.c.attempt)
@@ -84,10 +84,12 @@ def read_gaps(connection: Connection, key: int) -> list[Hole]:
         .where(streams.c.run_key == key)
         .order_by(gaps.c.time, gaps.c.stream_id, gaps.c.first)
     )
-    return [Hole(row.producer, row.attempt, row.first, row.end, at(row.time)) for row in rows]
+    return [
+        GapRow(row.producer, row.attempt, row.first, row.end, to_datetime(row.time)) for row in rows
+    ]
 
 
-def as_event(row: Any) -> EventRow:
+def to_event_row(row: Any) -> EventRow:
     """The record of a row of ``events`` with its producer and attempt."""
     return EventRow(
         n=row.n,
@@ -97,7 +99,7 @@ def as_event(row: Any) -> EventRow:
         kind=row.kind,
         step=row.step,
         epoch=row.epoch,
-        time=at(row.time),
+        time=to_datetime(row.time),
         control=row.control,
         data=from_json(row.data),
         problem=row.problem,

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Table
 def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert ``rows``, each with a value for every column of ``table`` in its order."""
     if rows:
-        quote = connection.dialect.identifier_preparer
-        columns = ", ".join(quote.format_column(column) for column in table.columns)
-        marks = ", ".join([_mark(connection)] * len(table.columns))
+        preparer = connection.dialect.identifier_preparer
+        columns = ", ".join(preparer.format_column(column) for column in table.columns)
+        placeholders = ", ".join([_placeholder(connection)] * len(table.columns))
         connection.exec_driver_sql(
-            f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES ({marks})",  # noqa: S608
+            f"INSERT INTO {preparer.format_table(table)} ({columns}) VALUES ({placeholders})",  # noqa: S608
             list(rows),
         )
 
@@ -28,13 +28,13 @@ def update_rows(
     rows: Sequence[tuple[Any, ...]],
 ) -> None:
     """Set the columns ``names`` where ``keys`` match; each row has their values in that order."""
-    quote = connection.dialect.identifier_preparer
-    mark = _mark(connection)
-    sets = ", ".join(f"{quote.format_column(table.c[name])} = {mark}" for name in names)
+    preparer = connection.dialect.identifier_preparer
+    placeholder = _placeholder(connection)
+    sets = ", ".join(f"{preparer.format_column(table.c[name])} = {placeholder}" for name in names)
     _update(connection, table, sets, keys, rows)
 
 
-def add_rows(
+def increment_column(
     connection: Connection,
     table: Table,
     name: str,
@@ -43,7 +43,7 @@ def add_rows(
 ) -> None:
     """Add to the column ``name`` where ``keys`` match; each row has their values in that order."""
     column = connection.dialect.identifier_preparer.format_column(table.c[name])
-    _update(connection, table, f"{column} = {column} + {_mark(connection)}", keys, rows)
+    _update(connection, table, f"{column} = {column} + {_placeholder(connection)}", keys, rows)
 
 
 def _update(
@@ -54,14 +54,16 @@ def _update(
     rows: Sequence[tuple[Any, ...]],
 ) -> None:
     if rows:
-        quote = connection.dialect.identifier_preparer
-        mark = _mark(connection)
-        match = " AND ".join(f"{quote.format_column(table.c[key])} = {mark}" for key in keys)
+        preparer = connection.dialect.identifier_preparer
+        placeholder = _placeholder(connection)
+        match = " AND ".join(
+            f"{preparer.format_column(table.c[key])} = {placeholder}" for key in keys
+        )
         connection.exec_driver_sql(
-            f"UPDATE {quote.format_table(table)} SET {sets} WHERE {match}",  # noqa: S608
+            f"UPDATE {preparer.format_table(table)} SET {sets} WHERE {match}",  # noqa: S608
             list(rows),
         )
 
 
-def _mark(connection: Connection) -> str:
+def _placeholder(connection: Connection) -> str:
     return "?" if connection.dialect.paramstyle == "qmark" else "%s"

@@ -15,7 +15,7 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
 from lineside.bus.protocol.events import Event, Stream, new_attempt
 from lineside.subscribers.stopper import rules
-from lineside.subscribers.stopper.course import Firing
+from lineside.subscribers.stopper.attempt_state import Trigger
 
 log = logging.getLogger("lineside")
 
@@ -24,15 +24,15 @@ PRODUCER = "stopper"
 ALERT = "alert"
 """The kind of event that says that a rule held, or cannot."""
 _FLUSH_SECONDS = 5.0
-_MOST_WORDS = 500  # over one connection
-_MOST_LINKS = 64  # connections that are kept open
-_OPS = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
+_MAX_MESSAGES = 500  # over one connection
+_MAX_CONNECTIONS = 64  # connections that are kept open
+_OPS_BY_ACTION = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
 
 @dataclass(frozen=True)
-class Word:
+class OutboxMessage:
     """One thing to be said of ``run``, to its ``attempt`` if it is a command. Of several with the
-    same ``matter`` only the last is.
+    same ``compaction_key`` only the last is.
     """
 
     id: str
@@ -42,36 +42,40 @@ class Word:
     step: int
     data: Mapping[str, Any]
     attempt: str = ""
-    matter: str = ""
+    compaction_key: str = ""
 
 
-def word(firing: Firing, *, dry_run: bool) -> Word:
-    """What ``firing`` has to be said of: a command, or an alert if it asks for nothing."""
-    why = f"{firing.rule.name}: {firing.why}"[:1000]
-    if firing.action == rules.ALERT or dry_run:
-        name = f"{firing.id}-dry" if dry_run else firing.id
+def message(trigger: Trigger, *, dry_run: bool) -> OutboxMessage:
+    """What ``trigger`` has to be said of: a command, or an alert if it asks for nothing."""
+    reason = f"{trigger.rule.name}: {trigger.reason}"[:1000]
+    if trigger.action == rules.ALERT or dry_run:
+        name = f"{trigger.id}-dry" if dry_run else trigger.id
         data = {
             "id": name,
-            "rule": firing.rule.name,
-            "action": firing.action,
-            "args": dict(firing.args),
-            "why": firing.why,
+            "rule": trigger.rule.name,
+            "action": trigger.action,
+            "args": dict(trigger.args),
+            "why": trigger.reason,
             "dry_run": dry_run,
-            "names": list(firing.names),
+            "names": list(trigger.names),
         }
-        return Word(name, firing.stream.run, PRODUCER, ALERT, firing.step, data)
-    op = _OPS.get(firing.action, firing.action)
-    until = firing.time + EXPIRES_SECONDS  # by the clock of the training, which looks at it
+        return OutboxMessage(name, trigger.stream.run, PRODUCER, ALERT, trigger.step, data)
+    op = _OPS_BY_ACTION.get(trigger.action, trigger.action)
+    expires_at = trigger.time + EXPIRES_SECONDS  # by the clock of the training, which looks at it
     # Another attempt may have gone back to where the rule does not hold.
-    command = Command(op, firing.args, why, _issuer(), until, firing.id, firing.stream.attempt)
-    return _command(firing.stream, firing.step, command)
+    command = Command(
+        op, trigger.args, reason, _issued_by(), expires_at, trigger.id, trigger.stream.attempt
+    )
+    return _command(trigger.stream, trigger.step, command)
 
 
-def proceed(stream: Stream, event: Event) -> Word:
+def proceed(stream: Stream, event: Event) -> OutboxMessage:
     """That nothing more will be said of this evaluation, to a training that waits for it."""
     name = f"proceed-{stream.attempt}-{event.seq}"[-64:]
-    until = event.time + EXPIRES_SECONDS
-    command = Command("proceed", {"seq": event.seq}, "", _issuer(), until, name, stream.attempt)
+    expires_at = event.time + EXPIRES_SECONDS
+    command = Command(
+        "proceed", {"seq": event.seq}, "", _issued_by(), expires_at, name, stream.attempt
+    )
     return _command(stream, event.step, command, f"proceed {stream.run}")
 
 
@@ -82,88 +86,92 @@ class Outbox:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._words: dict[str, tuple[Word, float]] = {}  # and since when they wait
-        self._links: dict[tuple[str, str], Producer] = {}
+        self._messages: dict[str, tuple[OutboxMessage, float]] = {}  # and since when they wait
+        self._connections: dict[tuple[str, str], Producer] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing left to say."""
-        return not self._words
+        return not self._messages
 
-    def put(self, word: Word) -> None:
+    def put(self, message: OutboxMessage) -> None:
         """To be said with the next ``send``."""
-        key = word.matter or word.id
-        self._words.pop(key, None)  # so that it comes after what was said meanwhile
-        self._words[key] = word, time.monotonic()
+        key = message.compaction_key or message.id
+        self._messages.pop(key, None)  # so that it comes after what was said meanwhile
+        self._messages[key] = message, time.monotonic()
 
-    def hear(self, event: Event) -> None:
+    def discard_published(self, event: Event) -> None:
         """Somebody, maybe we ourselves in an earlier life, has said this."""
-        if event.kind in (commands.COMMAND, ALERT) and self._words:
+        if event.kind in (commands.COMMAND, ALERT) and self._messages:
             name = (event.data or {}).get("id")
-            self._words = {key: one for key, one in self._words.items() if one[0].id != name}
+            self._messages = {key: one for key, one in self._messages.items() if one[0].id != name}
 
-    def drop(self, stream: Stream) -> None:
+    def discard_attempt(self, stream: Stream) -> None:
         """The training of ``stream`` is over: there is nobody left to command."""
-        over = stream.run, stream.attempt
-        self._words = {
-            key: one for key, one in self._words.items() if (one[0].run, one[0].attempt) != over
+        ended_attempt = stream.run, stream.attempt
+        self._messages = {
+            key: one
+            for key, one in self._messages.items()
+            if (one[0].run, one[0].attempt) != ended_attempt
         }
 
     def send(self) -> None:
         """Say everything; what the broker does not take now stays for the next time."""
-        late = time.monotonic() - EXPIRES_SECONDS
-        self._words = {key: one for key, one in self._words.items() if one[1] > late}
-        by_link: dict[tuple[str, str], dict[str, Word]] = {}
-        for key, (word, _) in self._words.items():
-            by_link.setdefault((word.run, word.producer), {})[key] = word
-        for (run, producer), words in by_link.items():
+        cutoff = time.monotonic() - EXPIRES_SECONDS
+        self._messages = {key: one for key, one in self._messages.items() if one[1] > cutoff}
+        by_stream: dict[tuple[str, str], dict[str, OutboxMessage]] = {}
+        for key, (message, _) in self._messages.items():
+            by_stream.setdefault((message.run, message.producer), {})[key] = message
+        for (run, producer), messages in by_stream.items():
             try:
-                link = self._link(run, producer)
-                for word in words.values():
-                    link.emit(word.kind, step=word.step, data=word.data)
-                link.flush(_FLUSH_SECONDS)
+                connection = self._connection(run, producer)
+                for message in messages.values():
+                    connection.emit(message.kind, step=message.step, data=message.data)
+                connection.flush(_FLUSH_SECONDS)
             except BrokerUnreachable as error:
                 # What it collected may be there or not; another one says the same, by its id.
-                self._links.pop((run, producer)).close()
-                log.warning("stopper: %d words to %s wait: %s", len(words), run, error)
+                self._connections.pop((run, producer)).close()
+                log.warning("stopper: %d words to %s wait: %s", len(messages), run, error)
                 return
             except BusError as error:
-                self._links.pop((run, producer)).close()
-                log.warning("stopper: %d words to %s are refused: %s", len(words), run, error)
-            for key in words:
-                del self._words[key]
+                self._connections.pop((run, producer)).close()
+                log.warning("stopper: %d words to %s are refused: %s", len(messages), run, error)
+            for key in messages:
+                del self._messages[key]
 
     def close(self) -> None:
         """Disconnect."""
-        while self._links:
-            self._links.popitem()[1].close()
+        while self._connections:
+            self._connections.popitem()[1].close()
 
-    def _link(self, run: str, producer: str) -> Producer:
+    def _connection(self, run: str, producer: str) -> Producer:
         key = run, producer
-        link = self._links.pop(key, None)
-        if link is not None and link.next_seq >= _MOST_WORDS:
-            link.close()  # a producer keeps all that it has said
-            link = None
-        if link is None:
-            link = Producer(self._address, Stream(run, producer, new_attempt()))
-        self._links[key] = link  # the last used is the last of them
-        if len(self._links) > _MOST_LINKS:
-            self._links.pop(next(iter(self._links))).close()
-        return link
+        connection = self._connections.pop(key, None)
+        if connection is not None and connection.next_seq >= _MAX_MESSAGES:
+            connection.close()  # a producer keeps all that it has said
+            connection = None
+        if connection is None:
+            connection = Producer(self._address, Stream(run, producer, new_attempt()))
+        self._connections[key] = connection  # the last used is the last of them
+        if len(self._connections) > _MAX_CONNECTIONS:
+            self._connections.pop(next(iter(self._connections))).close()
+        return connection
 
 
-def _command(stream: Stream, step: int, command: Command, matter: str = "") -> Word:
-    return Word(
+def _command(
+    stream: Stream, step: int, command: Command, compaction_key: str = ""
+) -> OutboxMessage:
+    return OutboxMessage(
         command.id,
         stream.run,
-        commands.PRODUCER,
+        commands.CONTROL_PRODUCER,
         commands.COMMAND,
         step,
         command.data(),
         command.attempt,
-        matter,
+        compaction_key,
     )
 
 
-def _issuer() -> str:
+def _issued_by() -> str:
     return f"stopper@{platform.node()}"

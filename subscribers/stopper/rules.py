@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lineside.bus.errors import UsageError
-from lineside.bus.protocol.patterns import fits
-from lineside.subscribers.stopper.modes import AUTO, MAX, direction
+from lineside.bus.protocol.patterns import matches
+from lineside.subscribers.stopper.metric_direction import AUTO, MAX, direction
 
 PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
 NOT_FINITE, MAX_SECONDS, MAX_STEPS = "not_finite", "max_seconds", "max_steps"
@@ -24,30 +24,34 @@ STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT = (
 )
 ACTIONS = (STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT)
 
-_COMPARING = (PATIENCE, THRESHOLD, DIVERGENCE)  # they ask whether a value is better than another
+_COMPARISON_CONDITIONS = (
+    PATIENCE,
+    THRESHOLD,
+    DIVERGENCE,
+)  # they ask whether a value is better than another
 EVAL_PREFIX = "eval_"
 """What the names of a Trainer's evaluation metrics begin with."""
 
 
 # Fields that say nothing beside other conditions.
-_BELONGS: Mapping[str, Sequence[str]] = {
-    "monitor": (*_COMPARING, NOT_FINITE),
-    "mode": _COMPARING,
+_CONDITIONS_BY_FIELD: Mapping[str, Sequence[str]] = {
+    "monitor": (*_COMPARISON_CONDITIONS, NOT_FINITE),
+    "mode": _COMPARISON_CONDITIONS,
     "min_delta": (PATIENCE,),
     "baseline": (PATIENCE,),
 }
-_FOR_SET_LR = ("factor", "min_lr")  # nor these beside another action
+_SET_LR_FIELDS = ("factor", "min_lr")  # nor these beside another action
 
 
 class RuleError(UsageError):
     """A rule that cannot be one."""
 
     def __init__(self, rule: str, what: str, value: object, expected: str) -> None:
-        said = "is missing" if value is None else f"{value!r:.200} cannot be"
-        super().__init__(f"{rule}: {what}: {said}; expected {expected}")
+        problem = "is missing" if value is None else f"{value!r:.200} cannot be"
+        super().__init__(f"{rule}: {what}: {problem}; expected {expected}")
 
 
-class Start(NamedTuple):
+class StartAfter(NamedTuple):
     """From where on a rule holds: behind this step, and this many evaluations."""
 
     step: int = 0
@@ -73,7 +77,7 @@ class Rule:
     not_finite: int | None = None
     max_seconds: float | None = None
     max_steps: int | None = None
-    start_after: Start = field(default_factory=Start)
+    start_after: StartAfter = field(default_factory=StartAfter)
     action: str = SAVE_AND_STOP
     factor: float | None = None
     min_lr: float = 0.0
@@ -83,7 +87,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         _check(self)
-        if self.mode == AUTO and self.condition in _COMPARING:
+        if self.mode == AUTO and self.condition in _COMPARISON_CONDITIONS:
             found = direction(self.monitor or "")
             if found is None:
                 raise RuleError(
@@ -97,18 +101,18 @@ class Rule:
         return next(name for name in CONDITIONS if getattr(self, name) is not None)
 
     @property
-    def is_of_evaluations(self) -> bool:
+    def monitors_evaluations(self) -> bool:
         """Whether its metric comes by evaluations; the others come by logs."""
         return self.monitor is not None and self.monitor.startswith(EVAL_PREFIX)
 
-    def beats(self, value: float, other: float) -> bool:
+    def is_better(self, value: float, other: float) -> bool:
         """Whether ``value`` is the better one; never where one of them is NaN."""
         return value > other if self.mode == MAX else value < other
 
-    def fits(self, run: str, name: str, project: str) -> bool:
+    def matches(self, run: str, name: str, project: str) -> bool:
         """Whether it is for the run of this id, name and project."""
-        is_run = fits(run, self.run) or fits(name, self.run)
-        return is_run and fits(project, self.project)
+        is_run = matches(run, self.run) or matches(name, self.run)
+        return is_run and matches(project, self.project)
 
 
 def _check(rule: Rule) -> None:
@@ -118,19 +122,19 @@ def _check(rule: Rule) -> None:
             rule.name, "condition", " and ".join(given) or None, f"one of {', '.join(CONDITIONS)}"
         )
     condition = given[0]
-    if condition in _COMPARING and rule.monitor is None:
+    if condition in _COMPARISON_CONDITIONS and rule.monitor is None:
         raise RuleError(rule.name, "monitor", None, f"the name of a metric beside {condition}")
     if rule.factor is None and rule.action == SET_LR:
         raise RuleError(rule.name, "factor", None, "a number below 1 beside the action set_lr")
-    for name, belongs_to in _BELONGS.items():
-        if condition not in belongs_to:
-            _check_left_out(rule, name, condition)
-    for name in _FOR_SET_LR:
+    for name, conditions in _CONDITIONS_BY_FIELD.items():
+        if condition not in conditions:
+            _check_unset(rule, name, condition)
+    for name in _SET_LR_FIELDS:
         if rule.action != SET_LR:
-            _check_left_out(rule, name, rule.action)
+            _check_unset(rule, name, rule.action)
 
 
-def _check_left_out(rule: Rule, name: str, beside: str) -> None:
+def _check_unset(rule: Rule, name: str, used_with: str) -> None:
     value = getattr(rule, name)
     if value != Rule.__dataclass_fields__[name].default:
-        raise RuleError(rule.name, name, value, f"none beside {beside}, it does nothing")
+        raise RuleError(rule.name, name, value, f"none beside {used_with}, it does nothing")

@@ -13,20 +13,22 @@ from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
-from lineside.subscribers.base import IDLE_SECONDS, Subscriber
 from lineside.subscribers.stopper import outbox
-from lineside.subscribers.stopper.course import Firing
-from lineside.subscribers.stopper.memory import Memory, MemoryFailed
+from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.outbox import Outbox
+from lineside.subscribers.stopper.rule_engine import RANK_0, RuleEngine
 from lineside.subscribers.stopper.rules import Rule
-from lineside.subscribers.stopper.watch import RANK_0, Watch
+from lineside.subscribers.stopper.state_store import StateStore, StateStoreError
+from lineside.subscribers.subscriber import IDLE_SECONDS, Subscriber
 
 log = logging.getLogger("lineside")
 
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
-_FORGET_SECONDS = 3600.0
-_OVER = frozenset({"train_end", "train_error", "run_end"})  # then nobody takes commands any more
+_PRUNE_SECONDS = 3600.0
+_END_KINDS = frozenset(
+    {"train_end", "train_error", "run_end"}
+)  # then nobody takes commands any more
 _CATCH_UP_SECONDS = 0.1  # that a turn waits for more until the journal was read to its end
 
 
@@ -41,7 +43,7 @@ class Stopper(Subscriber):
     name = "stopper"
     streams: ClassVar[tuple[str, ...]] = (
         f"*/{RANK_0}",
-        f"*/{commands.PRODUCER}",
+        f"*/{commands.CONTROL_PRODUCER}",
         f"*/{outbox.PRODUCER}",
     )
 
@@ -49,58 +51,60 @@ class Stopper(Subscriber):
         super().__init__(settings)
         self._rules = rules
         self._dry_run = dry_run
-        self._memory: Memory | None = None
+        self._state_store: StateStore | None = None
         self._outbox = Outbox(settings.broker)
-        self._head: int | None = None  # of the journal, when it was first heard of
-        self._is_current = False
-        self._read = 0  # up to this offset
+        self._head_at_start: int | None = None  # of the journal, when it was first heard of
+        self._is_caught_up = False
+        self._offset = 0  # up to this offset
         self._restarts = 0  # of the reader, as far as taken into account
         self._commit_at = 0.0
-        self._forget_at = 0.0
+        self._prune_at = 0.0
 
     def startup(self) -> None:
-        self._memory = Memory.of(self.settings.home, self._rules, dry_run=self._dry_run)
-        self._watch = Watch(self._rules, self._memory)
+        self._state_store = StateStore.for_rules(
+            self.settings.home, self._rules, dry_run=self._dry_run
+        )
+        self._rule_engine = RuleEngine(self._rules, self._state_store)
         super().startup()
 
-    def connect(self) -> Reader:
-        journal, self._read = self._memory.position() if self._memory else (None, 0)
+    def open_reader(self) -> Reader:
+        journal, self._offset = self._state_store.position() if self._state_store else (None, 0)
         return Reader(
             self.settings.broker,
             start=OFFSET,
-            offset=self._read,
+            offset=self._offset,
             streams=self.streams,
             journal=journal,
         )
 
-    def turn(self) -> None:
-        was_connected = self.reader.connected
-        batch = self.reader.poll(IDLE_SECONDS if self._is_current else _CATCH_UP_SECONDS)
+    def run_once(self) -> None:
+        was_connected = self.reader.is_subscribed
+        batch = self.reader.poll(IDLE_SECONDS if self._is_caught_up else _CATCH_UP_SECONDS)
         if self.reader.restarts != self._restarts:  # another journal, or an older copy of this one
-            self._restarts, self._read = self.reader.restarts, 0
-            self._head, self._is_current = None, False
+            self._restarts, self._offset = self.reader.restarts, 0
+            self._head_at_start, self._is_caught_up = None, False
         if batch is not None:
-            self.take(batch)
-            self._read = batch.offset
+            self.handle(batch)
+            self._offset = batch.offset
             self.reader.commit(batch.offset)
-        if was_connected and self._is_at_the_end():
+        if was_connected and self._check_caught_up():
             self._outbox.send()
-        if self._memory is not None and time.monotonic() >= self._forget_at:
-            self._forget_at = time.monotonic() + _FORGET_SECONDS
-            self._memory.forget_old()
+        if self._state_store is not None and time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            self._state_store.prune()
         if time.monotonic() >= self._commit_at:
             self._commit_at = time.monotonic() + COMMIT_SECONDS
             self._commit()
 
-    def take(self, batch: Batch) -> None:
+    def handle(self, batch: Batch) -> None:
         for gap in batch.gaps:
-            self.missing(gap)
+            self.handle_gap(gap)
         for event in batch.events:
             if batch.stream is None:
                 continue
             try:
-                self._take(batch.stream, event)
-            except MemoryFailed:
+                self._handle_event(batch.stream, event)
+            except StateStoreError:
                 raise
             except Exception:
                 log.exception("stopper: %s of %s, seq %d", event.kind, batch.stream, event.seq)
@@ -108,46 +112,48 @@ class Stopper(Subscriber):
     def shutdown(self) -> None:
         super().shutdown()
         self._outbox.close()
-        if self._memory is not None:
+        if self._state_store is not None:
             if hasattr(self, "reader"):
                 self._commit()
-            self._memory.close()
+            self._state_store.close()
 
-    def _take(self, stream: Stream, event: Event) -> None:
-        self._outbox.hear(event)
-        firings = self._watch.take(stream, event)
-        if event.kind in _OVER and stream.producer == RANK_0:
-            self._outbox.drop(stream)
-        if not self._is_current and event.time < time.time() - EXPIRES_SECONDS:
+    def _handle_event(self, stream: Stream, event: Event) -> None:
+        self._outbox.discard_published(event)
+        triggers = self._rule_engine.handle(stream, event)
+        if event.kind in _END_KINDS and stream.producer == RANK_0:
+            self._outbox.discard_attempt(stream)
+        if not self._is_caught_up and event.time < time.time() - EXPIRES_SECONDS:
             return  # it would be of no use any more
-        for firing in firings:
-            self._tell(firing)
-            self._outbox.put(outbox.word(firing, dry_run=self._dry_run))
+        for trigger in triggers:
+            self._log_trigger(trigger)
+            self._outbox.put(outbox.message(trigger, dry_run=self._dry_run))
         # A dry run must not be taken for the stopper that a training waits for.
         if event.kind == "evaluate" and stream.producer == RANK_0 and not self._dry_run:
-            course = self._watch.course(stream)
-            if course.waits > 0 and course.is_training:
+            attempt_state = self._rule_engine.attempt_state(stream)
+            if attempt_state.wait_seconds > 0 and attempt_state.is_training:
                 self._outbox.put(outbox.proceed(stream, event))
 
-    def _tell(self, firing: Firing) -> None:
+    def _log_trigger(self, trigger: Trigger) -> None:
         log.info(
             "stopper: %s of run %s at step %d by rule %s: %s%s",
-            firing.action,
-            firing.stream.run,
-            firing.step,
-            firing.rule.name,
-            firing.why,
+            trigger.action,
+            trigger.stream.run,
+            trigger.step,
+            trigger.rule.name,
+            trigger.reason,
             " (dry run)" if self._dry_run else "",
         )
 
-    def _is_at_the_end(self) -> bool:
+    def _check_caught_up(self) -> bool:
         """Whether all was read that the journal had when we began."""
-        if not self._is_current and self.reader.connected:
-            self._head = self.reader.head if self._head is None else self._head
-            self._is_current = self.reader.processed >= self._head
-        return self._is_current
+        if not self._is_caught_up and self.reader.is_subscribed:
+            self._head_at_start = (
+                self.reader.head if self._head_at_start is None else self._head_at_start
+            )
+            self._is_caught_up = self.reader.processed >= self._head_at_start
+        return self._is_caught_up
 
     def _commit(self) -> None:
         # What is still to be said is known by reading it again, and by nothing else.
         if self._outbox.is_empty:
-            self._watch.commit(self.reader.journal, self._read)
+            self._rule_engine.commit(self.reader.journal, self._offset)

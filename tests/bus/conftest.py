@@ -15,13 +15,13 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.broker.broker import Broker
+from lineside.bus.broker.service import Broker
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import Message, decode
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from tests.bus.broker.walls import LISTEN, Wall
+from tests.bus.broker.walls import LISTEN, SecuredBroker
 
 # A slow machine is no fault of the code, and a test leaves nothing behind in the checkout.
 hypothesis.settings.register_profile(
@@ -50,9 +50,9 @@ def fail_with(error: Exception) -> Callable[..., None]:
     return fail
 
 
-def wait_for(what: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -76,7 +76,7 @@ def broker(home: Path) -> Iterator[BrokerProcess]:
         yield process
 
 
-class Served:
+class BrokerThread:
     """A Broker whose turns run in a thread of this process."""
 
     error: BaseException | None = None
@@ -96,7 +96,7 @@ class Served:
             self.broker.startup()
             self._ready.set()
             while not self.broker.should_exit:
-                self.broker.turn()
+                self.broker.run_once()
         except BaseException as error:  # noqa: BLE001 - told to the test
             self.error = error
         finally:
@@ -109,26 +109,26 @@ class Served:
         assert not self._thread.is_alive()
 
 
-Serve = Callable[..., Served]
+StartBroker = Callable[..., BrokerThread]
 
 
 @pytest.fixture
-def serve(settings: Settings) -> Iterator[Callable[..., Served]]:
+def start_broker(settings: Settings) -> Iterator[Callable[..., BrokerThread]]:
     """Starts brokers in this process; those still running are stopped, and must not have failed."""
-    running: list[Served] = []
+    running: list[BrokerThread] = []
 
-    def start(**options: float) -> Served:
-        served = Served(Broker(settings, **options))  # type: ignore[arg-type]
-        running.append(served)
-        return served
+    def start(**options: float) -> BrokerThread:
+        broker_thread = BrokerThread(Broker(settings, **options))  # type: ignore[arg-type]
+        running.append(broker_thread)
+        return broker_thread
 
     yield start
-    for served in running:
-        served.stop()
-    assert [served.error for served in running] == [None] * len(running)
+    for broker_thread in running:
+        broker_thread.stop()
+    assert [broker_thread.error for broker_thread in running] == [None] * len(running)
 
 
-class Peer:
+class RawClient:
     """A bare connection: frames out, messages in."""
 
     def __init__(self, address: str) -> None:
@@ -136,18 +136,18 @@ class Peer:
         self.socket = sockets.dealer(self.context, address)
         assert self.socket.poll(5000, zmq.POLLOUT)
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         self.socket.send_multipart(message.encode())
 
-    def hear(self, timeout: float = 5.0) -> Message:
+    def receive(self, timeout: float = 5.0) -> Message:
         assert self.socket.poll(int(timeout * 1000)), "no answer"
         return decode(self.socket.recv_multipart())
 
-    def ask(self, message: Message) -> Message:
-        self.tell(message)
-        return self.hear()
+    def request(self, message: Message) -> Message:
+        self.send(message)
+        return self.receive()
 
-    def silent(self, seconds: float = 0.3) -> bool:
+    def receives_nothing(self, seconds: float = 0.3) -> bool:
         return not self.socket.poll(int(seconds * 1000))
 
     def close(self) -> None:
@@ -155,16 +155,16 @@ class Peer:
         self.context.term()
 
 
-Connect = Callable[[], Peer]
+Connect = Callable[[], RawClient]
 
 
 @pytest.fixture
-def peer(settings: Settings) -> Iterator[Callable[[], Peer]]:
+def peer(settings: Settings) -> Iterator[Callable[[], RawClient]]:
     """Connections to the broker at the test's home."""
-    peers: list[Peer] = []
+    peers: list[RawClient] = []
 
-    def connect() -> Peer:
-        peers.append(Peer(settings.broker))
+    def connect() -> RawClient:
+        peers.append(RawClient(settings.broker))
         return peers[-1]
 
     yield connect
@@ -173,29 +173,29 @@ def peer(settings: Settings) -> Iterator[Callable[[], Peer]]:
 
 
 @pytest.fixture
-def wall(home: Path) -> Wall:
-    return Wall(home)
+def secured(home: Path) -> SecuredBroker:
+    return SecuredBroker(home)
 
 
 @pytest.fixture
-def open_wall(wall: Wall, serve: Serve) -> Callable[[], Served]:
+def start_secured(secured: SecuredBroker, start_broker: StartBroker) -> Callable[[], BrokerThread]:
     """Starts the broker once there are keys."""
 
-    def start() -> Served:
-        served = serve(listen=LISTEN)
-        wall.endpoint = served.broker.endpoint
-        return served
+    def start() -> BrokerThread:
+        broker_thread = start_broker(listen=LISTEN)
+        secured.endpoint = broker_thread.broker.endpoint
+        return broker_thread
 
     return start
 
 
 @pytest.fixture
-def remote(wall: Wall) -> Iterator[Callable[[Path], Peer]]:
+def connect_with(secured: SecuredBroker) -> Iterator[Callable[[Path], RawClient]]:
     """Connections over TCP with a key."""
-    peers: list[Peer] = []
+    peers: list[RawClient] = []
 
-    def connect(file: Path) -> Peer:
-        peers.append(Peer(wall.address(file)))
+    def connect(file: Path) -> RawClient:
+        peers.append(RawClient(secured.address(file)))
         return peers[-1]
 
     yield connect

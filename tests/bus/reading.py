@@ -12,9 +12,9 @@ from lineside.bus.testing import Producer
 def collect(reader: Reader, events: int, timeout: float = 10.0) -> list[Batch]:
     """Batches until they hold so many events, each committed."""
     batches: list[Batch] = []
-    until = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while sum(len(batch.events) for batch in batches) < events:
-        assert time.monotonic() < until, f"{batches}"
+        assert time.monotonic() < deadline, f"{batches}"
         batch = reader.poll(0.1)
         if batch is not None:
             batches.append(batch)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.filesystem import filesystem, network_filesystem
+from lineside.bus.filesystem import filesystem, network_filesystem_type
 
 TABLE = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -34,13 +34,13 @@ not a line of the table
 def test_the_mount_a_path_is_on_decides(tmp_path: Path, path: str, kind: str | None) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(TABLE)
-    assert network_filesystem(Path(path), table) == kind
+    assert network_filesystem_type(Path(path), table) == kind
     assert filesystem(Path(path), table) == (kind or ("tmpfs" if "fast" in path else "ext4"))
 
 
 def test_without_a_table_every_path_is_local(tmp_path: Path) -> None:
-    assert network_filesystem(tmp_path, tmp_path / "none") is None
+    assert network_filesystem_type(tmp_path, tmp_path / "none") is None
 
 
 def test_this_machines_temporary_folder_is_local(tmp_path: Path) -> None:
-    assert network_filesystem(tmp_path) is None
+    assert network_filesystem_type(tmp_path) is None

@@ -14,77 +14,77 @@ from lineside.bus.errors import BusError
 from lineside.bus.service import SUPERVISOR_PID, Service, configure_logging
 
 
-class Counting(Service):
+class RecordingService(Service):
     """Ends itself by a signal in its third turn."""
 
     name = "counting"
 
     def __init__(self, number: int = 0) -> None:
         super().__init__()
-        self.did: list[str] = []
+        self.calls: list[str] = []
         self._number = number
 
     def startup(self) -> None:
-        self.did.append("startup")
+        self.calls.append("startup")
 
-    def turn(self) -> None:
-        self.did.append("turn")
-        if self._number and self.did.count("turn") == 3:
+    def run_once(self) -> None:
+        self.calls.append("turn")
+        if self._number and self.calls.count("turn") == 3:
             os.kill(os.getpid(), self._number)
 
     def shutdown(self) -> None:
-        self.did.append("shutdown")
+        self.calls.append("shutdown")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_turn(number: int) -> None:
-    service = Counting(number)
+    service = RecordingService(number)
     service.serve()
-    assert service.did == ["startup", "turn", "turn", "turn", "shutdown"]
+    assert service.calls == ["startup", "turn", "turn", "turn", "shutdown"]
 
 
 def test_it_ends_when_its_supervisor_is_gone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(SUPERVISOR_PID, str(os.getpid()))  # which is not its own parent
-    service = Counting()
+    service = RecordingService()
     with caplog.at_level(logging.INFO):
         service.serve()
-    assert service.did == ["startup", "turn", "shutdown"]
+    assert service.calls == ["startup", "turn", "shutdown"]
     assert "the supervisor is gone" in caplog.text
 
 
 def test_it_goes_on_under_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SUPERVISOR_PID, str(os.getppid()))
-    service = Counting(signal.SIGTERM)
+    service = RecordingService(signal.SIGTERM)
     service.serve()
-    assert service.did.count("turn") == 3
+    assert service.calls.count("turn") == 3
 
 
 def test_it_cleans_up_after_a_failed_start() -> None:
-    class Failing(Counting):
+    class Failing(RecordingService):
         def startup(self) -> None:
             raise BusError("no")
 
     service = Failing()
     with pytest.raises(BusError):
         service.serve()
-    assert service.did == ["shutdown"]
+    assert service.calls == ["shutdown"]
 
 
 def test_a_bare_service_has_nothing_to_do() -> None:
     service = Service()
     service.startup()
     with pytest.raises(NotImplementedError):
-        service.turn()
+        service.run_once()
     service.shutdown()
 
 
 @pytest.mark.parametrize(("hard", "is_told"), [(300, True), (2000, False)])
 def test_all_files_may_be_opened_that_may_be_and_few_are_told(hard: int, is_told: bool) -> None:
     code = (
-        "import resource as r; from lineside.bus.service import allow_many_files\n"
-        f"r.setrlimit(r.RLIMIT_NOFILE, (200, {hard})); allow_many_files()\n"
+        "import resource as r; from lineside.bus.service import raise_file_limit\n"
+        f"r.setrlimit(r.RLIMIT_NOFILE, (200, {hard})); raise_file_limit()\n"
         "print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.errors import SettingsError
-from lineside.bus.settings import Settings, private_folder
+from lineside.bus.settings import Settings, make_private_folder
 
 
 def test_an_empty_environment_has_everything_under_the_users_state(
@@ -79,21 +79,25 @@ def test_off_has_many_spellings(value: str) -> None:
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_its_name(name: str, value: str, expected: str) -> None:
-    with pytest.raises(SettingsError, match=expected) as told:
+    with pytest.raises(SettingsError, match=expected) as error_info:
         Settings.from_env({name: value})
-    assert (told.value.name, told.value.value, told.value.exit_code) == (name, value, 2)
+    assert (error_info.value.name, error_info.value.value, error_info.value.exit_code) == (
+        name,
+        value,
+        2,
+    )
 
 
 def test_a_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
-    made = private_folder(tmp_path / "a" / "b")
+    made = make_private_folder(tmp_path / "a" / "b")
     assert {path.stat().st_mode & 0o777 for path in (made.parent, made)} == {0o700}
-    assert private_folder(made) == made
+    assert make_private_folder(made) == made
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
-        private_folder(tmp_path / "file" / "home")
+        make_private_folder(tmp_path / "file" / "home")
 
 
 def test_a_folder_that_cannot_be_written_is_told(
@@ -102,4 +106,4 @@ def test_a_folder_that_cannot_be_written_is_told(
     # Root may write everywhere, so the kernel's answer is given for it.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SettingsError, match="not writable; set LINESIDE_HOME"):
-        private_folder(tmp_path)
+        make_private_folder(tmp_path)

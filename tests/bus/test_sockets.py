@@ -12,8 +12,8 @@ import zmq
 from lineside.bus import sockets
 from lineside.bus.errors import AddressError, AddressInUse, SettingsError
 
-NOBODY = pytest.raises(zmq.Again)
-GONE = pytest.raises(zmq.ZMQError, match=r"No route to host|unreachable")
+RAISES_AGAIN = pytest.raises(zmq.Again)
+RAISES_UNREACHABLE = pytest.raises(zmq.ZMQError, match=r"No route to host|unreachable")
 
 
 def test_an_ipc_address_names_its_socket() -> None:
@@ -38,67 +38,71 @@ def test_an_ipc_address_names_its_socket() -> None:
     ],
 )
 def test_an_address_that_cannot_be_is_told_with_what_would_do(address: str, why: str) -> None:
-    with pytest.raises(AddressError, match=why) as told:
+    with pytest.raises(AddressError, match=why) as error_info:
         sockets.parse(address)
-    assert told.value.address == address
-    assert told.value.exit_code == 2
+    assert error_info.value.address == address
+    assert error_info.value.exit_code == 2
 
 
 def test_the_longest_path_that_is_allowed_works(home: Path) -> None:
     address = f"ipc://{home}/{'x' * (107 - len(str(home)) - 1)}"
-    claim = sockets.Claim(address)
-    with zmq.Context() as context, sockets.router(context, claim):
+    address_lock = sockets.AddressLock(address)
+    with zmq.Context() as context, sockets.router(context, address_lock):
         pass
-    claim.release()
+    address_lock.release()
 
 
 def test_the_socket_and_its_folder_are_its_users_alone(home: Path) -> None:
     address = f"ipc://{home}/new/deeper/bus.sock"
-    claim = sockets.Claim(address)
-    with zmq.Context() as context, sockets.router(context, claim):
+    address_lock = sockets.AddressLock(address)
+    with zmq.Context() as context, sockets.router(context, address_lock):
         path = sockets.parse(address)
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
         assert Path(f"{path}.lock").stat().st_mode & 0o777 == 0o600
-    claim.release()
+    address_lock.release()
 
 
 def test_an_address_is_claimed_once_and_free_again_after(home: Path) -> None:
     address = f"ipc://{home}/bus.sock"
-    claim = sockets.Claim(address)
-    assert sockets.holder(address) == os.getpid()
+    address_lock = sockets.AddressLock(address)
+    assert sockets.claiming_pid(address) == os.getpid()
     with pytest.raises(AddressInUse, match=f"process {os.getpid()} listens there"):
-        sockets.Claim(address)
-    claim.release()
-    sockets.Claim(address).release()
-    assert sockets.holder(f"ipc://{home}/other") == 0
+        sockets.AddressLock(address)
+    address_lock.release()
+    sockets.AddressLock(address).release()
+    assert sockets.claiming_pid(f"ipc://{home}/other") == 0
 
 
 def test_a_folder_that_cannot_be_made_is_told(home: Path) -> None:
     (home / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
-        sockets.Claim(f"ipc://{home}/file/bus.sock")
+        sockets.AddressLock(f"ipc://{home}/file/bus.sock")
 
 
 def test_a_path_that_cannot_be_bound_is_told(home: Path) -> None:
     (home / "bus.sock").mkdir()
     (home / "bus.sock" / "inside").write_text("")
-    claim = sockets.Claim(f"ipc://{home}/bus.sock")
+    address_lock = sockets.AddressLock(f"ipc://{home}/bus.sock")
     with zmq.Context() as context, pytest.raises(AddressError, match="cannot be listened at"):
-        sockets.router(context, claim)
-    claim.release()
+        sockets.router(context, address_lock)
+    address_lock.release()
 
 
 def test_a_send_to_nobody_says_so_and_closing_does_not_wait(home: Path) -> None:
     began = time.monotonic()
     address = f"ipc://{home}/none"
-    with zmq.Context() as context, sockets.dealer(context, address) as socket, NOBODY:
+    with zmq.Context() as context, sockets.dealer(context, address) as socket, RAISES_AGAIN:
         socket.send(b"x", zmq.NOBLOCK)
     assert time.monotonic() - began < 2
 
 
 def test_a_send_to_a_peer_that_is_gone_says_so(home: Path) -> None:
-    claim = sockets.Claim(f"ipc://{home}/bus.sock")
-    with zmq.Context() as context, sockets.router(context, claim) as router, GONE:
+    address_lock = sockets.AddressLock(f"ipc://{home}/bus.sock")
+    with (
+        zmq.Context() as context,
+        sockets.router(context, address_lock) as router,
+        RAISES_UNREACHABLE,
+    ):
         router.send_multipart([b"nobody", b"x"], zmq.NOBLOCK)
-    claim.release()
+    address_lock.release()

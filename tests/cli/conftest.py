@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.homes import RUN_ID, Home, wait_until
-from tests.leftovers import end_all
+from tests.leftovers import kill_processes_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="session")
-def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A home whose stack is up and whose store has the run ``first-run``."""
     it = Home(tmp_path_factory.mktemp("station"))
     try:
@@ -30,4 +30,4 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield it
     finally:
         it.close()
-        end_all(it.path)
+        kill_processes_of(it.path)

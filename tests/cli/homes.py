@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 DEADLINE = 60.0
-NO_MORE: Mapping[str, str] = {}
+NO_VARIABLES: Mapping[str, str] = {}
 RUN_ID = "first-run"
 STEPS = 300
 TRAINING = f"""
@@ -33,10 +33,10 @@ with start_run("a first run", run_id="{RUN_ID}", project="tests", config=dict(lr
 """
 
 
-def wait_until(true: Callable[[], Any], what: str = "it") -> Any:
+def wait_until(condition: Callable[[], Any], what: str = "it") -> Any:
     """What ``true`` answers once that is something, polled to a deadline."""
     until = time.monotonic() + DEADLINE
-    while not (answer := true()):
+    while not (answer := condition()):
         assert time.monotonic() < until, f"{what} did not come true in time"
         time.sleep(0.02)
     return answer
@@ -51,12 +51,12 @@ class Home:
     page: str = ""
     """The dashboard's address, once ``up``."""
 
-    def environment(self, more: Mapping[str, str] = NO_MORE) -> dict[str, str]:
+    def environment(self, more: Mapping[str, str] = NO_VARIABLES) -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith("LINESIDE_")}
         return kept | {"LINESIDE_HOME": str(self.path), "COLUMNS": "100", **more}
 
     def lineside(
-        self, *arguments: str, env: Mapping[str, str] = NO_MORE, seconds: float = DEADLINE
+        self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, which must come within ``seconds``."""
         return subprocess.run(
@@ -70,7 +70,7 @@ class Home:
         )
 
     def start(
-        self, *arguments: str, env: Mapping[str, str] = NO_MORE, seconds: float = DEADLINE
+        self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
     ) -> Process:
         """Begin a command that goes on; ``until`` waits ``seconds`` for it."""
         self.started.append(Process(arguments, self.environment(env), seconds))

@@ -17,11 +17,11 @@ from fastapi import FastAPI
 
 from lineside.bus.settings import Settings
 from lineside.dashboard.app import create_app
-from lineside.dashboard.auth.listening import address, listen
+from lineside.dashboard.auth.listener import address, listen
 from lineside.dashboard.server import Server
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 from tests.dashboard.synthetic import Feeder, Training
 
 DEADLINE = 60.0
@@ -64,7 +64,7 @@ def settings_for(home: Path) -> Settings:
     return Settings.from_env({"LINESIDE_HOME": str(home)})
 
 
-class House:
+class Harness:
     """A store with its feeder, and the site over it."""
 
     def __init__(self, home: Path) -> None:
@@ -97,15 +97,15 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    found = House(tmp_path)
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    found = Harness(tmp_path)
     yield found
     found.engine.dispose()
 
 
 @pytest.fixture
-def site(house: House) -> Iterator[str]:
-    with serving(house.app) as url:
+def site(harness: Harness) -> Iterator[str]:
+    with serving(harness.app) as url:
         yield url
 
 
@@ -116,12 +116,12 @@ def client(site: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def browser(needs: Callable[[str], str]) -> Iterator[Any]:
+def browser(require_program: Callable[[str], str]) -> Iterator[Any]:
     """A Chromium, for tests marked ``browser``."""
     playwright: Any = importlib.import_module("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(
-            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            executable_path=require_program("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         yield found
         found.close()
@@ -130,7 +130,7 @@ def browser(needs: Callable[[str], str]) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A page of its own, which must not say an error."""
-    from tests.dashboard.pages.browsing import a_page
+    from tests.dashboard.pages.browsing import open_page
 
-    with a_page(browser) as found:
+    with open_page(browser) as found:
         yield found

@@ -10,7 +10,7 @@ from typing import Any
 
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Event, Gap, Stream
-from lineside.store.recording.writes import Writer
+from lineside.store.recording.writer import Writer
 
 JOURNAL = "synthetic"
 
@@ -32,7 +32,7 @@ class Feeder:
             batches.append(Batch(self.offset, stream, part, gaps if not start else ()))
         self.writer.apply(JOURNAL, batches)
 
-    def say(
+    def record(
         self,
         stream: Stream,
         kind: str,
@@ -170,33 +170,33 @@ class Training:
             "acked": emitted,
             **changed,
         }
-        feeder.say(stream, "heartbeat", at, step, data)
+        feeder.record(stream, "heartbeat", at, step, data)
 
     def _step(self, feeder: Feeder, step: int, clock: float, events: list[Event]) -> float:
         noise = random.Random(self.seed * 1_000_003 + step)
         epoch = round(3 * step / self.steps, 4)
 
-        def say(kind: str, data: Any = None, at_step: int = step) -> None:
+        def record(kind: str, data: Any = None, at_step: int = step) -> None:
             events.append(feeder.event(self.stream, kind, clock, at_step, data, epoch))
 
-        say("step_begin", at_step=step - 1)
+        record("step_begin", at_step=step - 1)
         clock += self.step_seconds * (0.9 + 0.2 * noise.random())
-        say("pre_optimizer_step")
+        record("pre_optimizer_step")
         clock += self.step_seconds * 0.02
-        say("optimizer_step")
-        say("step_end")
+        record("optimizer_step")
+        record("step_end")
         pause = 0.9 if noise.random() < 0.01 else 0.06 * noise.random()
         clock += self.step_seconds * (0.05 + pause)
         if step % self.log_every == 0:
-            say("log", {"logs": self.logs(step, noise)})
+            record("log", {"logs": self.logs(step, noise)})
         if step % self.eval_every == 0:
             clock += 8 * self.step_seconds
             metrics = self.evaluation(step, noise)
-            say("log", {"logs": metrics})
-            say("evaluate", {"metrics": metrics, "state": {}})
+            record("log", {"logs": metrics})
+            record("evaluate", {"metrics": metrics, "state": {}})
         if step % self.save_every == 0:
             clock += 3 * self.step_seconds
-            say("save", {"checkpoint": f"/data/{self.run}/checkpoint-{step}", "state": {}})
+            record("save", {"checkpoint": f"/data/{self.run}/checkpoint-{step}", "state": {}})
         return clock
 
     def logs(self, step: int, noise: random.Random) -> dict[str, float]:

@@ -19,12 +19,12 @@ from lineside.bus.errors import AddressInUse, MissingExtra, UsageError
 from lineside.bus.protocol.messages import START
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.testing import BrokerProcess
-from lineside.dashboard.auth.listening import address, listen
-from lineside.dashboard.backend.door import Door
-from lineside.dashboard.backend.health import BEHIND_SECONDS, Recording
-from lineside.dashboard.http import assets
+from lineside.dashboard.auth.listener import address, listen
+from lineside.dashboard.backend.health import BEHIND_SECONDS, RecorderCheck
+from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.http import static_files
 from lineside.dashboard.server import serve
-from tests.dashboard.conftest import DEADLINE, House, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness, wait_for
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def process(home: Path, *options: str, **more: str) -> Iterator[subprocess.Popen
         started.stderr.close()
 
 
-def announced(started: subprocess.Popen[str]) -> str:
+def logged_url(started: subprocess.Popen[str]) -> str:
     """The address it logs."""
     assert started.stderr is not None
     line = started.stderr.readline()
@@ -58,7 +58,7 @@ def test_it_serves_before_there_is_a_store_and_ends_cleanly(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with process(tmp_path, "--port", "0") as started:
-        url = announced(started)
+        url = logged_url(started)
         assert httpx.get(f"{url}/healthz", timeout=DEADLINE).json() == {"ok": True}
         assert httpx.get(f"{url}/readyz", timeout=DEADLINE).status_code == 503
         started.send_signal(number)
@@ -67,9 +67,9 @@ def test_it_serves_before_there_is_a_store_and_ends_cleanly(
         assert "Traceback" not in started.stderr.read()
 
 
-def test_an_open_page_does_not_keep_it_from_ending(house: House) -> None:
-    with process(house.settings.home, "--port", "0") as started:
-        url = announced(started)
+def test_an_open_page_does_not_keep_it_from_ending(harness: Harness) -> None:
+    with process(harness.settings.home, "--port", "0") as started:
+        url = logged_url(started)
         with httpx.stream("GET", f"{url}/api/live", timeout=DEADLINE) as answer:
             text = answer.iter_text()
             assert "hello" in next(text)
@@ -78,9 +78,9 @@ def test_an_open_page_does_not_keep_it_from_ending(house: House) -> None:
         assert started.wait(DEADLINE) == 0
 
 
-def test_it_ends_with_its_supervisor(house: House) -> None:
+def test_it_ends_with_its_supervisor(harness: Harness) -> None:
     gone = {SUPERVISOR_PID: "1"}
-    with process(house.settings.home, "--port", "0", **gone) as started:
+    with process(harness.settings.home, "--port", "0", **gone) as started:
         assert started.wait(DEADLINE) == 0
 
 
@@ -129,46 +129,48 @@ def test_a_port_below_1024_that_may_not_be_had_is_refused(monkeypatch: pytest.Mo
 
 
 def test_without_plotly_it_says_what_to_install(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets, "PLOTLY", "not-there.js")
+    monkeypatch.setattr(static_files, "PLOTLY", "not-there.js")
     with pytest.raises(MissingExtra, match=r"pip install 'lineside\[server\]'"):
-        serve(house.settings, port=0)
+        serve(harness.settings, port=0)
 
 
-def test_it_is_ready_only_while_the_recorder_keeps_up(house: House) -> None:
+def test_it_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
     now = 0.0
-    recording = Recording(
-        Door("", house.history, house.feeder.writer), house.settings.broker, lambda: now
+    recorder_check = RecorderCheck(
+        StoreAccess("", harness.history, harness.feeder.writer),
+        harness.settings.broker,
+        lambda: now,
     )
-    assert "No broker answers" in recording.check().detail
-    with BrokerProcess(house.settings.home) as broker:
+    assert "No broker answers" in recorder_check.check().detail
+    with BrokerProcess(harness.settings.home) as broker:
         with Producer(broker.address, "a/rank0/t1") as producer:
             producer.emit("run_start")
             producer.flush()
             now = 10.0
-            assert recording.check().ok
+            assert recorder_check.check().ok
             now += BEHIND_SECONDS - 1
-            slow = recording.check()
+            slow = recorder_check.check()
             assert (slow.ok, "for 9 s" in slow.detail) == (True, True)
             now += 2
-            assert not recording.check().ok
+            assert not recorder_check.check().ok
             now += 0.5
-            assert not recording.check().ok, "an answer stands for a second"
+            assert not recorder_check.check().ok, "an answer stands for a second"
         with Reader(broker.address, start=START) as reader:
             batch = reader.poll(DEADLINE)
             assert batch is not None
-            house.feeder.writer.apply(reader.journal or "", [batch])
+            harness.feeder.writer.apply(reader.journal or "", [batch])
         now += 2
-        wait_for(lambda: recording.check().ok, "the recorder caught up")
-        assert recording.check().detail == "The recorder keeps up."
+        wait_for(lambda: recorder_check.check().ok, "the recorder caught up")
+        assert recorder_check.check().detail == "The recorder keeps up."
 
 
-def test_it_is_not_ready_once_the_store_is_of_a_newer_version(house: House) -> None:
-    with house.engine.begin() as connection:
+def test_it_is_not_ready_once_the_store_is_of_a_newer_version(harness: Harness) -> None:
+    with harness.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE lineside_version SET version_num = 'z999'")
-    with process(house.settings.home, "--port", "0") as started:
-        answer = httpx.get(f"{announced(started)}/readyz", timeout=DEADLINE)
+    with process(harness.settings.home, "--port", "0") as started:
+        answer = httpx.get(f"{logged_url(started)}/readyz", timeout=DEADLINE)
         assert answer.status_code == 503
         assert "newer than this Lineside" in json.loads(answer.text)["checks"]["store"]["detail"]
 

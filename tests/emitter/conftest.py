@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lineside.bus.protocol import wire
-from lineside.bus.protocol.commands import PRODUCER
+from lineside.bus.protocol.commands import CONTROL_PRODUCER
 from lineside.bus.protocol.events import Event
-from lineside.emitter.spool.spool import SpoolWriter
-from lineside.emitter.training import exit as ending
-from lineside.emitter.training import notice
+from lineside.emitter.spool.writer import SpoolWriter
+from lineside.emitter.training import console, shutdown
+from tests.emitter.launch.launched import Launched
+from tests.emitter.shipping import Bench
 from tests.emitter.spool.spools import STREAM, MakeWriter
 
 _HOLD_LOCK = """
@@ -35,8 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "home"
     (folder / "spool").mkdir(parents=True, mode=0o700)
     monkeypatch.setenv("LINESIDE_HOME", str(folder))
-    monkeypatch.setattr(ending._ending, "budget", 0.0)
-    monkeypatch.setattr(notice, "_said", set())
+    monkeypatch.setattr(shutdown._state, "budget", 0.0)
+    monkeypatch.setattr(console, "_printed", set())
     holder = subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _HOLD_LOCK, str(folder / "spool" / "shipper.lock")],
         stdin=subprocess.PIPE,
@@ -46,22 +50,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         assert holder.stdout is not None
         holder.stdout.readline()
         yield folder
-        for run in list(ending._ending.open):
+        for run in list(shutdown._state.open):
             run.close("exit")
-        ending._ending.left.clear()
+        shutdown._state.pending.clear()
         holder.kill()
 
 
 @pytest.fixture
-def spooled(home: Path) -> ReadSpool:
-    """``spooled()``: the events of every rank's stream in the home's spool, oldest first."""
+def spool_events(home: Path) -> ReadSpool:
+    """``spool_events()``: the events of every rank's stream in the home's spool, oldest first."""
     return lambda: read_spool(home / "spool")
 
 
 @pytest.fixture
-def answered(home: Path) -> ReadSpool:
-    """``answered()``: the same of the streams in which commands are answered."""
-    return lambda: read_spool(home / "spool", PRODUCER)
+def control_events(home: Path) -> ReadSpool:
+    """``control_events()``: the same of the streams in which commands are answered."""
+    return lambda: read_spool(home / "spool", CONTROL_PRODUCER)
 
 
 @pytest.fixture
@@ -90,6 +94,28 @@ def read_spool(root: Path, producer: str = "rank*") -> dict[str, list[Event]]:
     for folder in sorted(root.glob(f"*/{producer}/*/"), key=lambda path: path.name):
         events = []
         for segment in sorted(folder.glob("*.seg")):
-            events += [wire.decode_event(body) for body in wire.bodies(segment.read_bytes())]
+            events += [wire.decode_event(body) for body in wire.record_bodies(segment.read_bytes())]
         streams[str(folder.relative_to(root))] = events
     return streams
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(tmp_path, stack)
+
+
+@pytest.fixture
+def launched(bench: Bench) -> Iterator[Any]:
+    """Starts a ``Launched``; its process group ends with the test."""
+    started: list[Launched] = []
+
+    def start(*command: str, tty: int | None = None, **env: str) -> Launched:
+        started.append(Launched(bench.folder, bench.spool, bench.address, *command, tty=tty, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.communicate()

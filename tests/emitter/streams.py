@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lineside.bus.protocol.events import Event
-from lineside.emitter.spool.page import Page
-from lineside.emitter.training import exit as ending
+from lineside.emitter.spool.status_page import StatusPage
+from lineside.emitter.training import shutdown
 from lineside.emitter.training.publisher import Publisher
 
 
@@ -25,16 +25,16 @@ def data_of(event: Event) -> dict[str, Any]:
 
 
 def close_all() -> None:
-    for run in list(ending._ending.open):
+    for run in list(shutdown._state.open):
         run.close("exit")
 
 
-def open_page() -> Page:
-    page = Page.open(open_publisher()._spool.folder.path)
+def open_page() -> StatusPage:
+    page = StatusPage.open(open_publisher()._spool.folder.path)
     assert page is not None
     return page
 
 
 def open_publisher() -> Publisher:
-    [publisher] = [one for one in ending._ending.open if isinstance(one, Publisher)]
+    [publisher] = [one for one in shutdown._state.open if isinstance(one, Publisher)]
     return publisher

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from lineside.bus.protocol.events import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
-from lineside.emitter.spool.page import HOOK_ERRORS
-from lineside.emitter.training import exit as ending
+from lineside.emitter.spool.status_page import HOOK_ERRORS
+from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
 from tests.emitter.tiny_trainer import trainer
@@ -34,7 +34,7 @@ def test_training_goes_on_without_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    spooled: ReadSpool,
+    spool_events: ReadSpool,
     env: dict[str, str],
     said: str,
 ) -> None:
@@ -46,7 +46,7 @@ def test_training_goes_on_without_it(
     made.evaluate()
     error = capsys.readouterr().err
     assert made.state.global_step == 4
-    assert spooled() == {}
+    assert spool_events() == {}
     assert error.count("lineside:") == 1
     assert said in error
 
@@ -60,7 +60,7 @@ def test_errors_inside_stay_inside_and_are_counted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    spooled: ReadSpool,
+    spool_events: ReadSpool,
 ) -> None:
     class Breaking(TrainerCallback):
         def on_epoch_begin(self, *given: Any, **more: Any) -> None:
@@ -77,13 +77,13 @@ def test_errors_inside_stay_inside_and_are_counted(
     made = trainer(tmp_path, Breaking(), LinesideCallback())
     made.train()
     page = open_page()
-    monkeypatch.setattr(ending._ending, "budget", 0.0)
+    monkeypatch.setattr(shutdown._state, "budget", 0.0)
     close_all()
-    errors = page.words[HOOK_ERRORS]
+    errors = page.fields[HOOK_ERRORS]
     page.close()
     assert made.state.global_step == 4
     assert errors == 1 + 3 * 5
-    assert data_of(only(spooled())[-1])["counters"]["hook_errors"] == errors
+    assert data_of(only(spool_events())[-1])["counters"]["hook_errors"] == errors
     assert capsys.readouterr().err.count("a hook failed") == 1
 
 
@@ -108,21 +108,24 @@ def test_an_interrupt_passes_through_every_hook(
     made.train()
     given = (made.args, made.state, made.control)
     with monkeypatch.context() as patch:
-        patch.setattr(callback._attempts.publisher, "tell", interrupt)
+        patch.setattr(callback._attempts.publisher, "on_hook", interrupt)
         more: dict[str, dict[str, Any]] = {"log": {"logs": {"a": 1}}, "evaluate": {"metrics": {}}}
         for kind in ("step_end", "log", "epoch_end", "evaluate"):
             with pytest.raises(stop):
                 getattr(callback, f"on_{kind}")(*given, **more.get(kind, {}))
 
 
-def test_a_training_that_fails_tells_why(home: Path, tmp_path: Path, spooled: ReadSpool) -> None:
+def test_a_training_that_fails_tells_why(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
     script = tmp_path / "fails.py"
     script.write_text(
         textwrap.dedent(
             """
             import sys
             from pathlib import Path
-            from lineside.emitter import LinesideCallback, exit
+            from lineside.emitter import LinesideCallback
+            from lineside.emitter.training import shutdown
             from tests.emitter.tiny_trainer import Trainer, trainer
 
             class Failing(Trainer):
@@ -131,7 +134,7 @@ def test_a_training_that_fails_tells_why(home: Path, tmp_path: Path, spooled: Re
                         raise RuntimeError("the data ran out")
                     return super().training_step(*given, **more)
 
-            exit._ending.budget = 0.0
+            shutdown._state.budget = 0.0
             trainer(Path(sys.argv[1]), LinesideCallback(), kind=Failing).train()
             """
         )
@@ -146,7 +149,7 @@ def test_a_training_that_fails_tells_why(home: Path, tmp_path: Path, spooled: Re
         check=False,
     )
     assert done.returncode == 1
-    end = only(spooled())[-1]
+    end = only(spool_events())[-1]
     assert data_of(end)["how"] == "exception"
     assert data_of(end)["error"]["message"] == "the data ran out"
     assert "the data ran out" in done.stderr

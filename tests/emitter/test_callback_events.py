@@ -12,21 +12,21 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 
 from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
-from lineside.emitter.spool import page as page_module
-from lineside.emitter.spool import vitals
-from lineside.emitter.spool.page import (
+from lineside.emitter.spool import status_page as page_module
+from lineside.emitter.spool import status_reader
+from lineside.emitter.spool.status_page import (
     FLAGS,
     HOOKS,
     PHASE,
     PHASES,
     TRAIN_ENDED,
     TRAINING,
-    Page,
+    StatusPage,
 )
-from lineside.emitter.training import exit as ending
+from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
-from tests.emitter.tiny_trainer import Tokens, Witness, trainer
+from tests.emitter.tiny_trainer import HookLog, Tokens, trainer
 
 STEPPING = ("training", "waiting")
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
@@ -34,11 +34,13 @@ STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_be
 
 # transformers says so when two checkpoints are saved within the clock's grain.
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
-def test_every_event_is_published_as_it_was(home: Path, tmp_path: Path, spooled: ReadSpool) -> None:
-    witness = Witness()
+def test_every_event_is_published_as_it_was(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    hook_log = HookLog()
     made = trainer(
         tmp_path / "out",
-        witness,
+        hook_log,
         LinesideCallback(),
         max_steps=6,
         gradient_accumulation_steps=2,
@@ -55,12 +57,12 @@ def test_every_event_is_published_as_it_was(home: Path, tmp_path: Path, spooled:
     if hasattr(made.callback_handler, "on_push_begin"):
         made.callback_handler.on_push_begin(made.args, made.state, made.control)
     close_all()
-    start, *events, end = only(spooled())
+    start, *events, end = only(spool_events())
     assert (start.kind, end.kind) == ("run_start", "run_end")
     assert [event.seq for event in (start, *events, end)] == list(range(len(events) + 2))
-    assert kinds(events) == [note["kind"] for note in witness.seen]
+    assert kinds(events) == [note["kind"] for note in hook_log.seen]
     assert set(kinds(events)) >= set(LIFECYCLE_KINDS) - {"push_begin"}
-    for event, note in zip(events, witness.seen, strict=True):
+    for event, note in zip(events, hook_log.seen, strict=True):
         seen = (note["kind"], note["step"], note["epoch"], note["control"])
         assert (event.kind, event.step, event.epoch, event.control) == seen
         data = dict(event.data or {})
@@ -95,11 +97,11 @@ class Diverging(Trainer):
 
 
 def test_odd_numbers_survive_and_tensors_become_numbers(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     trainer(tmp_path, LinesideCallback(), kind=Diverging).train()
     close_all()
-    events = only(spooled())
+    events = only(spool_events())
     losses = [data_of(event)["logs"]["loss"] for event in events if event.kind == "log"]
     assert losses[:3] == [math.inf, -math.inf, 0.5]
     logs = data_of(next(event for event in events if event.kind == "log"))["logs"]
@@ -108,17 +110,17 @@ def test_odd_numbers_survive_and_tensors_become_numbers(
 
 
 def test_logs_are_taken_before_later_callbacks_change_them(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     """The Printer, which every Trainer has without a progress bar, pops total_flos."""
     trainer(tmp_path, LinesideCallback()).train()
     close_all()
-    last = [data_of(event)["logs"] for event in only(spooled()) if event.kind == "log"][-1]
+    last = [data_of(event)["logs"] for event in only(spool_events()) if event.kind == "log"][-1]
     assert "total_flos" in last
 
 
 def test_odd_flags_and_states_do_not_lose_events(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     callback = LinesideCallback()
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
@@ -129,7 +131,7 @@ def test_odd_flags_and_states_do_not_lose_events(
     callback.on_step_begin(args, state, control)
     callback.on_log(args, state, control)
     callback.on_evaluate(args, state, control)
-    *_, step_begin, log, evaluate = only(spooled())
+    *_, step_begin, log, evaluate = only(spool_events())
     assert log.data == {"logs": {}}
     assert data_of(evaluate)["metrics"] == {}
     assert (step_begin.kind, step_begin.epoch) == ("step_begin", None)
@@ -137,20 +139,20 @@ def test_odd_flags_and_states_do_not_lose_events(
 
 
 def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
-    pages: list[Page] = []
+    pages: list[StatusPage] = []
 
     def look() -> tuple[str, int]:
-        if not ending._ending.open:
+        if not shutdown._state.open:
             return "", 0
         pages.append(open_page())
-        return PHASES[pages[-1].words[PHASE]], pages[-1].words[FLAGS]
+        return PHASES[pages[-1].fields[PHASE]], pages[-1].fields[FLAGS]
 
     callback = LinesideCallback()
-    witness = Witness(look)
+    hook_log = HookLog(look)
     made = trainer(
         tmp_path,
         callback,
-        witness,
+        hook_log,
         max_steps=2,
         eval_strategy="steps",
         eval_steps=2,
@@ -159,7 +161,7 @@ def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
     )
     made.train()
     made.evaluate()
-    assert [(note["kind"], *note["look"]) for note in witness.seen] == [
+    assert [(note["kind"], *note["look"]) for note in hook_log.seen] == [
         ("init_end", "", 0),
         ("train_begin", "waiting", TRAINING),
         ("epoch_begin", "waiting", TRAINING),
@@ -185,19 +187,19 @@ def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
         ("log", "evaluating", TRAIN_ENDED),
         ("evaluate", "finished", TRAIN_ENDED),
     ]
-    assert pages[-1].words[HOOKS] == len(witness.seen) - 1
+    assert pages[-1].fields[HOOKS] == len(hook_log.seen) - 1
     for page in pages:
         page.close()
 
 
 def test_workers_of_a_dataloader_publish_nothing(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
-    witness = Witness()
-    trainer(tmp_path, witness, LinesideCallback(), dataloader_num_workers=2).train()
+    hook_log = HookLog()
+    trainer(tmp_path, hook_log, LinesideCallback(), dataloader_num_workers=2).train()
     close_all()
-    _, *events, _ = only(spooled())
-    assert kinds(events) == [note["kind"] for note in witness.seen]
+    _, *events, _ = only(spool_events())
+    assert kinds(events) == [note["kind"] for note in hook_log.seen]
 
 
 class Looking(Trainer):
@@ -206,10 +208,10 @@ class Looking(Trainer):
     seen: ClassVar[list[tuple[str, int]]] = []
 
     def look(self) -> None:
-        words = vitals.read_page(open_publisher()._spool.folder.path)
-        assert words is not None
-        phase = vitals.phase(words)
-        self.seen.append(("stepping" if phase in STEPPING else phase, words.step))
+        fields = status_reader.read_page(open_publisher()._spool.folder.path)
+        assert fields is not None
+        phase = status_reader.phase(fields)
+        self.seen.append(("stepping" if phase in STEPPING else phase, fields.step))
 
     def training_step(self, *args: Any, **options: Any) -> Any:
         self.look()

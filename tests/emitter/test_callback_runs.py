@@ -19,7 +19,7 @@ from tests.emitter.tiny_trainer import Tokens, trainer
 
 
 def test_a_second_train_is_a_new_attempt_of_the_same_run(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
     made.evaluate()
@@ -27,7 +27,7 @@ def test_a_second_train_is_a_new_attempt_of_the_same_run(
     made.train()
     made.evaluate()
     close_all()
-    streams = spooled()
+    streams = spool_events()
     assert len({stream.split("/")[0] for stream in streams}) == 1
     lazily, first, second = streams.values()
     assert kinds(lazily)[:3] == ["run_start", "init_end", "prediction_step"]
@@ -50,7 +50,7 @@ class Greedy(Trainer):
 
 
 def test_the_batch_size_finder_makes_attempts_of_one_run(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(
         tmp_path,
@@ -61,7 +61,7 @@ def test_the_batch_size_finder_makes_attempts_of_one_run(
     )
     made.train()
     close_all()
-    streams = spooled()
+    streams = spool_events()
     assert len({stream.split("/")[0] for stream in streams}) == 1
     *failed, last = streams.values()
     assert failed
@@ -78,14 +78,14 @@ def searching(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trials_of_a_hyperparameter_search_are_runs_of_their_own(
-    home: Path, tmp_path: Path, spooled: ReadSpool, searching: None
+    home: Path, tmp_path: Path, spool_events: ReadSpool, searching: None
 ) -> None:
     made = trainer(tmp_path, LinesideCallback(name="search"), max_steps=2)
     for rate in (0.1, 0.2):
         made.train(trial={"learning_rate": rate})
     made.train()
     close_all()
-    streams = spooled()
+    streams = spool_events()
     runs = [stream.split("/")[0] for stream in streams]
     base = runs[2]
     assert runs == [f"{base}-trial-0", f"{base}-trial-1", base]
@@ -99,45 +99,45 @@ def test_a_trial_is_named_by_its_search_if_it_names_them(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    spooled: ReadSpool,
+    spool_events: ReadSpool,
     searching: None,
 ) -> None:
     monkeypatch.setenv("LINESIDE_RUN_NAME", "mine")
     made = trainer(tmp_path, LinesideCallback(), max_steps=1)
     made.hp_name, made._trial = (lambda trial: "lr=0.1"), {"learning_rate": 0.1}
     made.train(trial={"learning_rate": 0.1})
-    assert data_of(only(spooled())[0])["name"] == "mine lr=0.1"
+    assert data_of(only(spool_events())[0])["name"] == "mine lr=0.1"
 
 
 def test_evaluate_and_predict_open_a_run_but_no_init_end_does(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
     made.log({"early": 1.0})
     made.callback_handler.on_save(made.args, made.state, made.control)
     trainer(tmp_path, *made.callback_handler.callbacks[-2:-1])
-    assert spooled() == {}
+    assert spool_events() == {}
     made.predict(Tokens(4))
-    assert kinds(only(spooled())) == ["run_start", "init_end", "prediction_step", "predict"]
+    assert kinds(only(spool_events())) == ["run_start", "init_end", "prediction_step", "predict"]
 
 
 def test_an_evaluation_without_a_step_opens_a_run_too(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
     made.callback_handler.on_evaluate(made.args, made.state, made.control, {"eval_loss": 1.0})
-    assert kinds(only(spooled())) == ["run_start", "init_end", "evaluate"]
+    assert kinds(only(spool_events())) == ["run_start", "init_end", "evaluate"]
 
 
 def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     trainer(tmp_path, LinesideCallback(name="N", project="P"), **saving).train()
     close_all()
     trainer(tmp_path, LinesideCallback(), max_steps=6, **saving).train(resume_from_checkpoint=True)
     close_all()
-    (first, before), (second, after) = spooled().items()
+    (first, before), (second, after) = spool_events().items()
     assert first.split("/")[:2] == second.split("/")[:2]
     start = data_of(after[0])
     assert (start["name"], start["project"]) == ("N", "P")
@@ -149,7 +149,7 @@ def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
 
 
 def test_resuming_works_with_and_without_the_callback(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     trainer(tmp_path, **saving).train()
@@ -157,7 +157,7 @@ def test_resuming_works_with_and_without_the_callback(
     trainer(tmp_path, max_steps=8, **saving).train(resume_from_checkpoint=True)
     close_all()
     trainer(tmp_path, LinesideCallback(), max_steps=10, **saving).train(resume_from_checkpoint=True)
-    (first, before), (second, after) = spooled().items()
+    (first, before), (second, after) = spool_events().items()
     assert data_of(before[0])["resumed_from"] == {"run": None, "attempt": None, "step": 4}
     assert first.split("/")[0] == second.split("/")[0], "the mark outlived a training without us"
     assert data_of(after[0])["resumed_from"]["attempt"] == first.split("/")[2]
@@ -176,18 +176,18 @@ def test_callback_states_can_be_restored_beside_the_mark(home: Path, tmp_path: P
 
 
 def test_names_come_from_the_callback_then_the_arguments(
-    home: Path, tmp_path: Path, spooled: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     given = LinesideCallback(name="Mine", project="P", run_id="run-7")
     trainer(tmp_path, given, run_name="other", max_steps=1).train()
     close_all()
-    [(stream, events)] = spooled().items()
+    [(stream, events)] = spool_events().items()
     assert stream.split("/")[0] == "run-7"
     assert (data_of(events[0])["name"], data_of(events[0])["project"]) == ("Mine", "P")
     trainer(tmp_path, LinesideCallback(), run_name="My Run", max_steps=1).train()
     close_all()
     trainer(tmp_path, LinesideCallback(), max_steps=1).train()
-    _, (named, events), (unnamed, last) = spooled().items()
+    _, (named, events), (unnamed, last) = spool_events().items()
     assert named.startswith("my-run-")
     assert data_of(events[0])["name"] == "My Run"
     assert unnamed.startswith("gpt2-")
@@ -199,17 +199,17 @@ def test_names_come_from_the_callback_then_the_arguments(
     [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],  # noqa: S301
 )
 def test_a_copy_carries_its_configuration_only(
-    home: Path, tmp_path: Path, spooled: ReadSpool, searching: None, twin_of: Any
+    home: Path, tmp_path: Path, spool_events: ReadSpool, searching: None, twin_of: Any
 ) -> None:
     original = LinesideCallback(name="N", run_id="r")
     made = trainer(tmp_path, original, max_steps=1)
     made.train()
-    count = len(only(spooled()))
+    count = len(only(spool_events()))
     twin = twin_of(original)
     twin.on_step_end(made.args, made.state, made.control)
-    assert len(only(spooled())) == count
+    assert len(only(spool_events())) == count
     trainer(tmp_path, twin, max_steps=1).train(trial={"learning_rate": 0.1})
-    streams = spooled()
+    streams = spool_events()
     assert len(streams) == 2
     trial = [stream for stream in streams if "-trial-" in stream]
     assert len(trial) == 1
@@ -218,14 +218,14 @@ def test_a_copy_carries_its_configuration_only(
 
 
 def test_two_callbacks_on_one_trainer_are_one_run(
-    home: Path, tmp_path: Path, spooled: ReadSpool, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, spool_events: ReadSpool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
     made.add_callback(LinesideCallback())
     made.evaluate()
     made.train()
     close_all()
-    streams = list(spooled().values())
+    streams = list(spool_events().values())
     assert len(streams) == 2
     assert kinds(streams[1]).count("step_end") == 4
     assert "the second does nothing" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS, OWN_KINDS
-from lineside.emitter.spool.page import PHASES
-from lineside.emitter.training import snapshot
+from lineside.emitter.spool.status_page import PHASES
+from lineside.emitter.training import metadata
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "events.md").read_text()
 
@@ -21,6 +21,6 @@ def test_every_kind_has_a_row_and_no_other_has() -> None:
     assert sorted(rows) == sorted((*LIFECYCLE_KINDS, *OWN_KINDS))
 
 
-@pytest.mark.parametrize("word", [*snapshot._STATE_SCALARS, *CONTROL_BITS, *PHASES])
+@pytest.mark.parametrize("word", [*metadata._STATE_SCALARS, *CONTROL_BITS, *PHASES])
 def test_every_state_scalar_flag_and_phase_is_named(word: str) -> None:
     assert word in PAGE

@@ -25,7 +25,7 @@ class Tokens(torch.utils.data.Dataset[Any]):
         return {"input_ids": row, "labels": row}
 
 
-class Witness(TrainerCallback):
+class HookLog(TrainerCallback):
     """Writes down every hook as it is called; ``look`` is asked for more each time."""
 
     def __init__(self, look: Any = None) -> None:
@@ -49,14 +49,14 @@ class Witness(TrainerCallback):
 
 
 def _hook(kind: str) -> Any:
-    def hook(self: Witness, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def hook(self: HookLog, args: Any, state: Any, control: Any, **given: Any) -> None:
         self.note(kind, state, control, given)
 
     return hook
 
 
 for _kind in LIFECYCLE_KINDS:
-    setattr(Witness, f"on_{_kind}", _hook(_kind))
+    setattr(HookLog, f"on_{_kind}", _hook(_kind))
 
 
 def model() -> GPT2LMHeadModel:

@@ -13,11 +13,11 @@ import zmq
 from lineside.bus import sockets
 from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
 from lineside.bus.protocol.messages import START, Ack, Cur, Evt, GapMessage, Sub, decode
-from lineside.bus.protocol.wire import bodies, decode_event
-from lineside.store.history.reads import History
+from lineside.bus.protocol.wire import decode_event, record_bodies
+from lineside.store.history.history import History
 from lineside.store.history.records import EventRow
 
-Told = tuple[str, int]
+NotedEvent = tuple[str, int]
 """A kind and a step: what a producer writes down of an event."""
 
 
@@ -38,7 +38,7 @@ class Journaled:
         self.twice += max(0, min(self.next, end) - first)
         found = []
         if isinstance(message, Evt):
-            found = [decode_event(body) for body in bodies(message.blob)]
+            found = [decode_event(body) for body in record_bodies(message.blob)]
             self.events += found
         self.missing |= set(range(max(first, self.next), end)) - {event.seq for event in found}
         self.next = max(self.next, end)
@@ -97,10 +97,10 @@ def rows(history: History, run: str, kinds: Sequence[str] | None = None) -> list
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AccountCheck:
     """One run's account: ``told`` by its producer, found in the store, and the difference."""
 
-    told: int
+    noted: int
     recorded: int
     gaps: int
     lost: int
@@ -130,7 +130,9 @@ def is_settled(history: History, journaled: Journal, run: str) -> bool:
     return bool(streams) and history.run(run).event_counts == counted
 
 
-def judge(history: History, journaled: Journal, run: str, told: Sequence[Told]) -> Verdict:
+def compare(
+    history: History, journaled: Journal, run: str, noted: Sequence[NotedEvent]
+) -> AccountCheck:
     """Compare what was told with the journal's and the store's rank 0 streams of ``run``."""
     streams = {s: j for s, j in sorted(journaled.items()) if s.run == run}
     ranked = [j for s, j in streams.items() if s.producer == "rank0"]
@@ -142,19 +144,19 @@ def judge(history: History, journaled: Journal, run: str, told: Sequence[Told]) 
     ]
     stored = [row for row in rows(history, run) if row.kind in LIFECYCLE_KINDS]
     rare = [(row.kind, row.step) for row in stored]
-    missing = Counter(told) - Counter(kept)
+    missing = Counter(noted) - Counter(kept)
     gaps = sum(len(found.missing) for found in ranked)
     positions = Counter((row.attempt, row.seq) for row in stored)
-    common = list(kept[: len(told)]) if not missing else kept
-    return Verdict(
-        told=len(told),
-        recorded=(Counter(kept) & Counter(told)).total(),
+    common = list(kept[: len(noted)]) if not missing else kept
+    return AccountCheck(
+        noted=len(noted),
+        recorded=(Counter(kept) & Counter(noted)).total(),
         gaps=gaps,
         lost=max(0, missing.total() - gaps),
         twice=sum(found.twice for found in streams.values())
         + sum(count - 1 for count in positions.values()),
-        surplus=(Counter(kept) - Counter(told)).total(),
-        in_order=(bool(missing) or common == list(told))
+        surplus=(Counter(kept) - Counter(noted)).total(),
+        in_order=(bool(missing) or common == list(noted))
         and rare == [item for item in kept if item[0] not in STEP_KINDS]
         and all(_ascending(found.events) for found in ranked),
     )

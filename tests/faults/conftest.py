@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from tests.faults.accounts import Told, Verdict, judge
+from tests.faults.accounts import AccountCheck, NotedEvent, compare
 from tests.faults.session import count
 from tests.faults.stack import Stack
 
@@ -22,7 +22,7 @@ SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 <<
 
 
 @pytest.fixture
-def chance(request: pytest.FixtureRequest) -> Random:
+def rng(request: pytest.FixtureRequest) -> Random:
     """Where the random moments come from; its seed is shown when the test fails."""
     called = getattr(request.node, "callspec", None)
     seed = SEED + (called.params.get("repetition", 0) if called else 0)
@@ -31,7 +31,7 @@ def chance(request: pytest.FixtureRequest) -> Random:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, chance: Random) -> Iterator[Stack]:
+def stack(tmp_path: Path, rng: Random) -> Iterator[Stack]:
     """A home with nothing running yet."""
     with Stack(tmp_path) as made:
         yield made
@@ -40,8 +40,8 @@ def stack(tmp_path: Path, chance: Random) -> Iterator[Stack]:
         print(f"--- {name}\n{text[-3000:]}")  # pytest shows it if the test failed
 
 
-Check = Callable[..., Verdict]
-CheckAll = Callable[[Mapping[str, list[Told]]], None]
+Check = Callable[..., AccountCheck]
+CheckAll = Callable[[Mapping[str, list[NotedEvent]]], None]
 
 
 @pytest.fixture
@@ -52,12 +52,14 @@ def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
     for one event more, whose producer was killed before it could write it down.
     """
 
-    def judged(run: str, told: list[Told], *, torn: bool = False, exact: bool = True) -> Verdict:
-        verdict = judge(stack.history(), stack.settle(run), run, told)
-        _count(request, verdict)
+    def judged(
+        run: str, noted: list[NotedEvent], *, torn: bool = False, exact: bool = True
+    ) -> AccountCheck:
+        result = compare(stack.history(), stack.settle(run), run, noted)
+        _count(request, result)
         if exact:
-            assert verdict.is_exact(torn=torn), verdict
-        return verdict
+            assert result.is_exact(torn=torn), result
+        return result
 
     return judged
 
@@ -66,12 +68,12 @@ def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
 def check_all(request: pytest.FixtureRequest, stack: Stack) -> CheckAll:
     """``check_all({run: told, ...})``: the same for many runs at once, each of them exact."""
 
-    def judged(told: Mapping[str, list[Told]]) -> None:
-        journaled = stack.settle(*told)
-        verdicts = {run: judge(stack.history(), journaled, run, told[run]) for run in told}
-        for run, verdict in verdicts.items():
-            _count(request, verdict)
-            assert verdict.is_exact(), f"{run}: {verdict}"
+    def judged(noted: Mapping[str, list[NotedEvent]]) -> None:
+        journaled = stack.settle(*noted)
+        results = {run: compare(stack.history(), journaled, run, noted[run]) for run in noted}
+        for run, result in results.items():
+            _count(request, result)
+            assert result.is_exact(), f"{run}: {result}"
 
     return judged
 
@@ -101,6 +103,6 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _count(request: pytest.FixtureRequest, verdict: Verdict) -> None:
-    count(request.node, events=verdict.told, lost=verdict.lost, twice=verdict.twice)
-    assert verdict.told > 0
+def _count(request: pytest.FixtureRequest, result: AccountCheck) -> None:
+    count(request.node, events=result.noted, lost=result.lost, twice=result.twice)
+    assert result.noted > 0

@@ -16,14 +16,14 @@ PATIENCE = 60.0
 """Seconds a wait may take before it is a failure; two cores may be shared with much else."""
 
 
-def wait_until(what: str, true: Callable[[], object], seconds: float = PATIENCE) -> None:
+def wait_until(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Poll ``true`` until it is.
 
     Raises:
         TimeoutError: it was not within ``seconds``; it says ``what``.
     """
     until = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > until:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.02)
@@ -96,7 +96,7 @@ class Child:
         """SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """What it wrote to its output."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 

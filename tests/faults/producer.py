@@ -21,17 +21,17 @@ from typing import Any
 
 from lineside.bus.protocol.events import STEP_KINDS
 from lineside.emitter import start_run
-from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.spool.writer import SpoolWriter
 from lineside.emitter.training import publisher
 
 LOOK_EVERY = 16
 RARE = ("evaluate", "save", "epoch_end")
 
 
-def emit(run_id: str, told: Path, plan: dict[str, Any]) -> None:
+def emit(run_id: str, noted: Path, plan: dict[str, Any]) -> None:
     """Emit as one run: ``train_begin``, numbered steps with a log each, rare events, the end."""
     stop = Path(plan["stop"])
-    notes = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    notes = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     extra = {"ballast": "x" * plan["ballast"]} if plan["ballast"] else {}
     with start_run(run_id=run_id) as run:
 
@@ -69,8 +69,8 @@ def main(plan: dict[str, Any]) -> int:
         small = functools.partial(SpoolWriter, cap=plan["cap"], segment=plan["cap"] // 8)
         publisher.SpoolWriter = small  # type: ignore[attr-defined, assignment]
     threads = [
-        threading.Thread(target=emit, args=(run_id, Path(told), plan))
-        for run_id, told in plan["runs"].items()
+        threading.Thread(target=emit, args=(run_id, Path(noted), plan))
+        for run_id, noted in plan["runs"].items()
     ]
     for thread in threads:
         thread.start()

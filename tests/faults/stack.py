@@ -17,9 +17,9 @@ from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.sidecar import shipper_pid
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
+from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
 from tests.faults.accounts import Journal, is_settled, journal
 from tests.faults.processes import (
     PATIENCE,
@@ -28,8 +28,8 @@ from tests.faults.processes import (
     supervised,
     wait_until,
 )
-from tests.faults.witnesses import Producer, stop_file, told_file
-from tests.leftovers import end_all
+from tests.faults.witnesses import Producer, notes_file, stop_file
+from tests.leftovers import kill_processes_of
 
 HERE = Path(__file__).parent
 
@@ -66,7 +66,7 @@ class Stack:
                     child.stop()
             self.broker.stop()
         finally:
-            end_all(self.home)
+            kill_processes_of(self.home)
 
     def move_broker(self, home: Path) -> None:
         """Have the broker, and its journal, in another home than everything else."""
@@ -112,7 +112,7 @@ class Stack:
         """Start ``producer.py`` as ``runs`` (default: run)."""
         runs = runs or ("run",)
         plan = {
-            "runs": {run: str(told_file(self.home, run)) for run in runs},
+            "runs": {run: str(notes_file(self.home, run)) for run in runs},
             "stop": str(stop_file(self.home, runs[0])),
             "pause": pause,
             "ballast": ballast,
@@ -126,7 +126,7 @@ class Stack:
     def train(self, *, steps: int, exit_code: int = 0, **env: str) -> Producer:
         """Start ``training.py``, a real Trainer, as run ``run``."""
         out = self.home / "checkpoints"
-        options = [str(told_file(self.home, "run")), str(out), str(steps), str(exit_code)]
+        options = [str(notes_file(self.home, "run")), str(out), str(steps), str(exit_code)]
         env = {"LINESIDE_RUN_ID": "run", **env}
         return self._begin("run", [str(HERE / "training.py"), *options], env)
 
@@ -185,8 +185,8 @@ class Stack:
         child = Child(["-m", "lineside.cli", "ship", *options], env, self.home / "ship.log")
         child.start()
         code = child.wait(60)
-        assert code == 0, child.said()
-        return child.said()
+        assert code == 0, child.log_text()
+        return child.log_text()
 
     def logs(self) -> dict[str, str]:
         """What every process wrote, by the name of its log."""
@@ -205,18 +205,18 @@ class Stack:
         return producer
 
 
-def torment(
-    chance: Random,
+def inject_faults(
+    rng: Random,
     seconds: float,
-    blows: Sequence[Callable[[], object]],
+    actions: Sequence[Callable[[], object]],
     *,
     shortest: float = 0.05,
     longest: float = 0.8,
 ) -> None:
-    """Deal one of ``blows`` after another at random moments, for ``seconds`` and twice at least."""
+    """Deal one of ``actions`` after another at random moments, for ``seconds`` and twice at least."""
     until = time.monotonic() + seconds
     count = 0
     while time.monotonic() < until or count < 2:
-        time.sleep(chance.uniform(shortest, longest))
-        chance.choice(blows)()
+        time.sleep(rng.uniform(shortest, longest))
+        rng.choice(actions)()
         count += 1

@@ -10,7 +10,7 @@ import pytest
 
 from lineside.bus.protocol.messages import Evt
 from lineside.bus.protocol.wire import HEADER, read_record
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 from tests.faults.accounts import entries
 from tests.faults.conftest import Check
 from tests.faults.stack import Stack
@@ -22,49 +22,49 @@ DAMAGE = ("a bit", "a length", "a stretch", "zeros")
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_in_a_spool_costs_the_damaged_records_and_is_a_gap(
-    stack: Stack, chance: Random, check: Check, damage: str
+    stack: Stack, rng: Random, check: Check, damage: str
 ) -> None:
     loop = stack.produce()
-    loop.wait_told(1000)
+    loop.wait_noted(1000)
     loop.kill()
     stack.kill_shipper()
     [segment] = sorted((stack.spool / "run" / "rank0").glob("*/*.seg"))
-    hurt = _damage(segment, chance, damage)
+    hurt = _damage(segment, rng, damage)
     stack.start()
     stack.ship()
-    verdict = check("run", loop.items(), torn=True, exact=False)
-    assert (verdict.lost, verdict.twice) == (0, 0)
-    assert verdict.gaps == len(hurt)
-    assert verdict.told - verdict.recorded in (len(hurt), len(hurt) - 1)
+    result = check("run", loop.items(), torn=True, exact=False)
+    assert (result.lost, result.twice) == (0, 0)
+    assert result.gaps == len(hurt)
+    assert result.noted - result.recorded in (len(hurt), len(hurt) - 1)
     _are_gaps(stack.history(), hurt)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_in_the_journal_costs_the_damaged_records_and_is_a_gap(
-    stack: Stack, chance: Random, check: Check, damage: str
+    stack: Stack, rng: Random, check: Check, damage: str
 ) -> None:
     stack.broker.start()
     producer = stack.produce()
-    producer.wait_told(1000)
+    producer.wait_noted(1000)
     assert producer.finish() == 0
     largest = max(_blobs(stack.broker.address), key=lambda message: message.count)
     stack.broker.stop()
-    hurt = _damage_journal(stack.broker.home / "journal.db", largest, chance, damage)
+    hurt = _damage_journal(stack.broker.home / "journal.db", largest, rng, damage)
     stack.start()
     stack.settle("run")
-    verdict = check("run", producer.items(), exact=False)
-    assert (verdict.lost, verdict.twice, verdict.surplus) == (0, 0, 0)
-    assert verdict.gaps == len(hurt)
-    assert verdict.told - verdict.recorded == len(hurt)
-    assert verdict.in_order
+    result = check("run", producer.items(), exact=False)
+    assert (result.lost, result.twice, result.surplus) == (0, 0, 0)
+    assert result.gaps == len(hurt)
+    assert result.noted - result.recorded == len(hurt)
+    assert result.in_order
     _are_gaps(stack.history(), hurt)
 
 
-def _damage(log: Path, chance: Random, damage: str) -> set[int]:
+def _damage(log: Path, rng: Random, damage: str) -> set[int]:
     """Spoil records in the middle of a segment; their numbers."""
     data = bytearray(log.read_bytes())
     starts = _starts(data)
-    begin, end = _spoil(data, starts, chance, damage)
+    begin, end = _spoil(data, starts, rng, damage)
     log.write_bytes(data)
     return _touched(starts, begin, end)
 
@@ -75,13 +75,13 @@ def _blobs(address: str) -> list[Evt]:
     return [message for message in found if message.stream.producer == "rank0"]
 
 
-def _damage_journal(path: Path, entry: Evt, chance: Random, damage: str) -> set[int]:
+def _damage_journal(path: Path, entry: Evt, rng: Random, damage: str) -> set[int]:
     """Spoil records in the middle of an entry, where it lies in the journal's file; their seqs."""
     blob, starts = entry.blob, _starts(entry.blob)
     file = path.read_bytes()
     while True:
         spoiled = bytearray(blob)
-        begin, end = _spoil(spoiled, starts, chance, damage)
+        begin, end = _spoil(spoiled, starts, rng, damage)
         # A blob lies in several pages: only a stretch that is whole in one of them can be found.
         around = slice(max(0, begin - 40), end + 40)
         if file.count(blob[around]) == 1:
@@ -90,20 +90,20 @@ def _damage_journal(path: Path, entry: Evt, chance: Random, damage: str) -> set[
     return {entry.first_seq + n for n in _touched(starts, begin, end)}
 
 
-def _spoil(data: bytearray, starts: list[int], chance: Random, damage: str) -> tuple[int, int]:
+def _spoil(data: bytearray, starts: list[int], rng: Random, damage: str) -> tuple[int, int]:
     """Spoil something in the second quarter of ``data``; the bytes concerned."""
-    begin = starts[chance.randrange(len(starts) // 4, len(starts) // 2)]
+    begin = starts[rng.randrange(len(starts) // 4, len(starts) // 2)]
     if damage == "a bit":
-        begin += HEADER.size + chance.randrange(20)
+        begin += HEADER.size + rng.randrange(20)
         end = begin + 1
-        data[begin] ^= 1 << chance.randrange(8)
+        data[begin] ^= 1 << rng.randrange(8)
     elif damage == "a length":
         end = begin + 4
-        data[begin:end] = chance.randbytes(4)
+        data[begin:end] = rng.randbytes(4)
     else:
-        begin += chance.randrange(HEADER.size)
-        end = begin + chance.randrange(50, 400)
-        fill = bytes(end - begin) if damage == "zeros" else chance.randbytes(end - begin)
+        begin += rng.randrange(HEADER.size)
+        end = begin + rng.randrange(50, 400)
+        fill = bytes(end - begin) if damage == "zeros" else rng.randbytes(end - begin)
         data[begin:end] = fill
     return begin, end
 
@@ -122,5 +122,5 @@ def _touched(starts: list[int], begin: int, end: int) -> set[int]:
 
 
 def _are_gaps(history: History, hurt: set[int]) -> None:
-    holes = [hole for hole in history.gaps("run") if hole.producer == "rank0"]
-    assert {seq for hole in holes for seq in range(hole.first, hole.end)} == hurt
+    holes = [gap for gap in history.gaps("run") if gap.producer == "rank0"]
+    assert {seq for gap in holes for seq in range(gap.first, gap.end)} == hurt

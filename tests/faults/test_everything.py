@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from lineside.bus.testing import Link
+from lineside.bus.testing import FaultyProxy
 from tests.faults.conftest import CheckAll
-from tests.faults.stack import Stack, torment
+from tests.faults.stack import Stack, inject_faults
 from tests.faults.witnesses import Producer
 
 pytestmark = pytest.mark.fault
@@ -21,13 +21,13 @@ SECONDS = 8.0
 AT_ONCE = 3
 
 
-class Storm:
+class FaultScenario:
     """Runs through a link that fails, and everything that can happen to their processes."""
 
-    def __init__(self, stack: Stack, link: Link, chance: Random) -> None:
+    def __init__(self, stack: Stack, link: FaultyProxy, rng: Random) -> None:
         self.stack = stack
         self.link = link
-        self.chance = chance
+        self.rng = rng
         self.finished: list[Producer] = []
         self._running: list[Producer] = []
         self._count = 0
@@ -38,11 +38,11 @@ class Storm:
         run = f"run-{self._count}"
         producer = self.stack.produce(run, pause=0.001, LINESIDE_BROKER=self.link.address)
         self._running.append(producer)
-        producer.wait_told(1)
+        producer.wait_noted(1)
 
     def finish_one(self) -> None:
         """A run ends by itself, and another begins."""
-        self._end(self.chance.choice(self._running))
+        self._end(self.rng.choice(self._running))
         self.begin()
 
     def finish_all(self) -> None:
@@ -79,13 +79,13 @@ class Storm:
         """Connections break."""
         self.link.cut()
         self._wait()
-        self.link.mend()
+        self.link.restore()
 
     def swallow(self) -> None:
         """Connections stand and carry nothing."""
         self.link.swallow()
         self._wait()
-        self.link.mend()
+        self.link.restore()
 
     def _end(self, producer: Producer) -> None:
         assert producer.finish() == 0
@@ -93,31 +93,31 @@ class Storm:
         self.finished.append(producer)
 
     def _wait(self) -> None:
-        time.sleep(self.chance.uniform(0.1, 2.0))
+        time.sleep(self.rng.uniform(0.1, 2.0))
 
 
 def test_whatever_happens_together_loses_nothing(
-    stack: Stack, chance: Random, check_all: CheckAll
+    stack: Stack, rng: Random, check_all: CheckAll
 ) -> None:
     stack.start()
-    with Link(stack.home / "link.sock", stack.broker.address) as link:
-        storm = Storm(stack, link, chance)
+    with FaultyProxy(stack.home / "link.sock", stack.broker.address) as link:
+        scenario = FaultScenario(stack, link, rng)
         for _ in range(AT_ONCE):
-            storm.begin()
+            scenario.begin()
         stack.history()
-        blows = [
+        actions = [
             stack.kill_shipper,
-            storm.kill_broker,
-            storm.kill_recorder,
-            storm.finish_one,
-            storm.freeze_broker,
-            storm.freeze_shipper,
-            storm.cut,
-            storm.swallow,
+            scenario.kill_broker,
+            scenario.kill_recorder,
+            scenario.finish_one,
+            scenario.freeze_broker,
+            scenario.freeze_shipper,
+            scenario.cut,
+            scenario.swallow,
         ]
-        torment(chance, SECONDS, blows)
-        storm.finish_all()
+        inject_faults(rng, SECONDS, actions)
+        scenario.finish_all()
         stack.ship()
-    check_all({producer.run: producer.items() for producer in storm.finished})
-    for producer in storm.finished:
+    check_all({producer.run: producer.items() for producer in scenario.finished})
+    for producer in scenario.finished:
         stack.wait_status(producer.run, "finished")

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from lineside.emitter.spool.page import DROPPED
-from tests.faults.accounts import Verdict, journal, rows
+from lineside.emitter.spool.status_page import DROPPED
+from tests.faults.accounts import AccountCheck, journal, rows
 from tests.faults.conftest import Check
 from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
@@ -23,50 +23,50 @@ SmallDisk = Callable[[str, int], Path]
 
 
 def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
-    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
+    small_disk: SmallDisk, stack: Stack, rng: Random, check: Check
 ) -> None:
     spool = small_disk("small", 32 * MIB)
     filler = _fill(spool, 31 * MIB)  # afterwards there is room to the end
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
     wait_until("the disk is full", lambda: _dropped(producer) > 50)
-    time.sleep(chance.uniform(0.0, 1.0))
+    time.sleep(rng.uniform(0.0, 1.0))
     filler.unlink()
     dropped = _dropped(producer)
-    producer.wait_told(1000)
+    producer.wait_noted(1000)
     wait_until("events are kept again", lambda: _holds_still(producer))
     stack.start()
     producer.wait_flowing()
     assert producer.finish() == 0
-    verdict = check("run", producer.items(), exact=False)
-    assert verdict.gaps >= dropped
-    _is_told(stack, producer, verdict, "disk")
+    result = check("run", producer.items(), exact=False)
+    assert result.gaps >= dropped
+    _is_accounted(stack, producer, result, "disk")
 
 
 def test_a_loop_killed_on_a_full_spool_disk_leaves_an_exact_account(
-    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
+    small_disk: SmallDisk, stack: Stack, rng: Random, check: Check
 ) -> None:
     spool = small_disk("small", 4 * MIB)
     filler = _fill(spool, 3 * MIB)
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
     wait_until("the disk is full", lambda: _dropped(producer) > 50)
-    time.sleep(chance.uniform(0.0, 1.0))
+    time.sleep(rng.uniform(0.0, 1.0))
     producer.kill()
     dropped = _dropped(producer)
     filler.unlink()
     stack.start()
     stack.ship(spool)
-    verdict = check("run", producer.items(), exact=False)
-    assert verdict.gaps == dropped
+    result = check("run", producer.items(), exact=False)
+    assert result.gaps == dropped
     # One may have been dropped, or kept, before it could be written down.
-    assert verdict.told - verdict.recorded in (dropped, dropped - 1)
-    assert (verdict.lost, verdict.twice) == (0, 0), verdict
-    assert verdict.in_order
+    assert result.noted - result.recorded in (dropped, dropped - 1)
+    assert (result.lost, result.twice) == (0, 0), result
+    assert result.in_order
     stack.wait_status("run", "lost")
 
 
 @pytest.mark.parametrize("broker", ["kept", "killed"])
 def test_a_full_journal_disk_loses_nothing(
-    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check, broker: str
+    small_disk: SmallDisk, stack: Stack, rng: Random, check: Check, broker: str
 ) -> None:
     home = small_disk("small", 64 * MIB)
     filler = _fill(home, 62 * MIB)
@@ -74,11 +74,11 @@ def test_a_full_journal_disk_loses_nothing(
     stack.start()
     producer = stack.produce(ballast=1000)
     wait_until("the disk is full", lambda: "is full" in stack.logs()["broker.log"])
-    time.sleep(chance.uniform(0.0, 2.0))
+    time.sleep(rng.uniform(0.0, 2.0))
     if broker == "killed":
         stack.broker.kill()
         stack.broker.start()  # which reads from a disk that it cannot write
-    producer.wait_told(100)
+    producer.wait_noted(100)
     filler.unlink()
     producer.wait_flowing()
     assert producer.finish() == 0
@@ -86,7 +86,7 @@ def test_a_full_journal_disk_loses_nothing(
 
 
 def test_a_full_store_disk_loses_nothing(
-    small_disk: SmallDisk, stack: Stack, chance: Random, check: Check
+    small_disk: SmallDisk, stack: Stack, rng: Random, check: Check
 ) -> None:
     disk = small_disk("small", 32 * MIB)
     filler = _fill(disk, 31 * MIB)
@@ -94,24 +94,24 @@ def test_a_full_store_disk_loses_nothing(
     stack.start()
     producer = stack.produce()
     wait_until("the disk is full", lambda: "is full" in stack.logs()["recorder.log"])
-    time.sleep(chance.uniform(0.0, 2.0))
+    time.sleep(rng.uniform(0.0, 2.0))
     filler.unlink()
     assert producer.finish() == 0
     check("run", producer.items())
 
 
 def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     producer = stack.produce(ballast=8000, steps=True, rare=100, cap=8 * MIB)
     wait_until("the cap is reached", lambda: _dropped(producer) > 500)
-    producer.wait_told(chance.randrange(100, 1000))
+    producer.wait_noted(rng.randrange(100, 1000))
     stack.broker.start()
     stack.recorder.start()
     assert producer.finish() == 0
     stack.ship()
-    verdict = check("run", producer.items(), exact=False)
-    _is_told(stack, producer, verdict, "cap")
+    result = check("run", producer.items(), exact=False)
+    _is_accounted(stack, producer, result, "cap")
     kept = {
         (event.kind, event.step)
         for stream, found in journal(stack.broker.address).items()
@@ -125,29 +125,29 @@ def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
     stack.wait_status("run", "finished")  # run_end came too
 
 
-def _is_told(stack: Stack, producer: Producer, verdict: Verdict, why: str) -> None:
+def _is_accounted(stack: Stack, producer: Producer, result: AccountCheck, why: str) -> None:
     """Everything not recorded is a gap, named with its reason, and the numbers agree exactly."""
-    assert verdict.gaps > 0
-    assert verdict.recorded + verdict.gaps == verdict.told
-    assert (verdict.lost, verdict.twice, verdict.surplus) == (0, 0, 0), verdict
-    assert verdict.in_order
+    assert result.gaps > 0
+    assert result.recorded + result.gaps == result.noted
+    assert (result.lost, result.twice, result.surplus) == (0, 0, 0), result
+    assert result.in_order
     history = stack.history()
     [account] = [s for s in history.streams("run") if s.producer == "rank0"]
     assert account.emitted == account.recorded + account.gaps
-    assert account.gaps == account.dropped == verdict.gaps
+    assert account.gaps == account.dropped == result.gaps
     notes = [row.data or {} for row in rows(history, "run", ["gap"])]
     assert {note["why"] for note in notes} == {why}
-    assert sum(sum(note["kinds"].values()) for note in notes) == verdict.gaps
+    assert sum(sum(note["kinds"].values()) for note in notes) == result.gaps
 
 
 def _dropped(producer: Producer) -> int:
-    return producer.words()[DROPPED]
+    return producer.fields()[DROPPED]
 
 
 def _holds_still(producer: Producer) -> bool:
     """Whether some events go by without one dropped."""
     before = _dropped(producer)
-    producer.wait_told(200)
+    producer.wait_noted(200)
     return _dropped(producer) == before
 
 

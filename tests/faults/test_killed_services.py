@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import Check
-from tests.faults.stack import Stack, torment
+from tests.faults.stack import Stack, inject_faults
 from tests.faults.witnesses import Producer
 
 pytestmark = pytest.mark.fault
@@ -16,12 +16,12 @@ SECONDS = 6.0
 
 
 def test_a_shipper_killed_again_and_again_loses_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     producer = stack.produce()
     producer.wait_flowing()
-    torment(chance, SECONDS, [lambda: _kill_shipper(stack, producer)])
+    inject_faults(rng, SECONDS, [lambda: _kill_shipper(stack, producer)])
     assert producer.finish() == 0
     stack.ship()
     check("run", producer.items())
@@ -29,12 +29,12 @@ def test_a_shipper_killed_again_and_again_loses_nothing(
 
 
 def test_a_broker_killed_again_and_again_loses_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     producer = stack.produce()
     producer.wait_flowing()
-    torment(chance, SECONDS, [lambda: _kill_broker(stack, producer)])
+    inject_faults(rng, SECONDS, [lambda: _kill_broker(stack, producer)])
     assert producer.finish() == 0
     stack.ship()
     check("run", producer.items())
@@ -42,31 +42,31 @@ def test_a_broker_killed_again_and_again_loses_nothing(
 
 
 def test_a_recorder_killed_again_and_again_loses_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     producer = stack.produce()
     producer.wait_flowing()
     stack.history()
-    torment(chance, SECONDS, [lambda: _kill_recorder(stack)], longest=2.5)
+    inject_faults(rng, SECONDS, [lambda: _kill_recorder(stack)], longest=2.5)
     assert producer.finish() == 0
     check("run", producer.items())
     stack.wait_status("run", "finished")
 
 
 def test_shipper_broker_and_recorder_killed_in_any_order_lose_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     producer = stack.produce()
     producer.wait_flowing()
     stack.history()
-    blows = [
+    actions = [
         lambda: stack.kill_shipper(),
         lambda: _kill_broker(stack, None),
         lambda: _kill_recorder(stack),
     ]
-    torment(chance, SECONDS, blows)
+    inject_faults(rng, SECONDS, actions)
     assert producer.finish() == 0
     stack.ship()
     check("run", producer.items())

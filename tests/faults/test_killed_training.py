@@ -18,12 +18,12 @@ pytestmark = pytest.mark.fault
 
 
 def test_a_killed_trainer_loses_no_event_and_its_run_is_lost(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     trainer = stack.train(steps=1_000_000)
-    trainer.wait_told(chance.randrange(1, 400))
-    time.sleep(chance.uniform(0.0, 0.5))
+    trainer.wait_noted(rng.randrange(1, 400))
+    time.sleep(rng.uniform(0.0, 0.5))
     trainer.kill()
     stack.settle("run")
     stack.wait_status("run", "lost", "killed")
@@ -31,12 +31,12 @@ def test_a_killed_trainer_loses_no_event_and_its_run_is_lost(
 
 
 def test_a_killed_loop_loses_no_event_and_its_run_is_lost(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     loop = stack.produce(pause=0)
-    loop.wait_told(1)
-    time.sleep(chance.uniform(0.0, 2.0))
+    loop.wait_noted(1)
+    time.sleep(rng.uniform(0.0, 2.0))
     loop.kill()
     stack.settle("run")
     stack.wait_status("run", "lost", "killed")
@@ -44,12 +44,12 @@ def test_a_killed_loop_loses_no_event_and_its_run_is_lost(
 
 
 def test_trainer_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipped(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     trainer = stack.train(steps=1_000_000)
-    trainer.wait_told(chance.randrange(1, 400))
-    _kill_with_shipper(stack, trainer, chance)
+    trainer.wait_noted(rng.randrange(1, 400))
+    _kill_with_shipper(stack, trainer, rng)
     stack.ship()
     stack.settle("run")
     stack.wait_status("run", "lost", "killed")
@@ -57,27 +57,27 @@ def test_trainer_and_shipper_killed_together_lose_nothing_once_their_spool_is_sh
 
 
 def test_loop_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipped(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     loop = stack.produce(pause=0)
-    loop.wait_told(1)
-    time.sleep(chance.uniform(0.0, 2.0))
-    _kill_with_shipper(stack, loop, chance)
+    loop.wait_noted(1)
+    time.sleep(rng.uniform(0.0, 2.0))
+    _kill_with_shipper(stack, loop, rng)
     stack.ship()
     stack.settle("run")
     stack.wait_status("run", "lost", "killed")
     check("run", loop.items(), torn=True)
 
 
-def _kill_with_shipper(stack: Stack, producer: Producer, chance: Random) -> None:
+def _kill_with_shipper(stack: Stack, producer: Producer, rng: Random) -> None:
     """Both stopped first, so that neither sees the other die, then killed in either order."""
     wait_until("there is a shipper", stack.shipper_pid)
     shipper = stack.shipper_pid()
     producer.freeze()
     os.kill(shipper, signal.SIGSTOP)
     victims = [producer.pid, shipper]
-    chance.shuffle(victims)
+    rng.shuffle(victims)
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     producer.wait()

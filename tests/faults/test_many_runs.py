@@ -11,7 +11,7 @@ from tests.faults.conftest import CheckAll
 from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.visitor import Visitor
-from tests.faults.witnesses import read_lines, told_file
+from tests.faults.witnesses import notes_file, read_lines
 
 pytestmark = pytest.mark.fault
 
@@ -19,7 +19,7 @@ PROCESSES, THREADS = 4, 5
 
 
 def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
-    stack: Stack, chance: Random, check_all: CheckAll
+    stack: Stack, rng: Random, check_all: CheckAll
 ) -> None:
     stack.start()
     names = [[f"run-{p}-{t}" for t in range(THREADS)] for p in range(PROCESSES)]
@@ -28,11 +28,11 @@ def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
     history = stack.history()
     wait_until("all runs are listed", lambda: len(history.runs(limit=100).items) == len(runs))
     with Visitor(stack.serve(), runs) as page:
-        time.sleep(chance.uniform(4.0, 6.0))
+        time.sleep(rng.uniform(4.0, 6.0))
         for producer in producers:
             assert producer.finish() == 0
-        told = {run: read_lines(told_file(stack.home, run)) for run in runs}
-        check_all({run: [(line.kind, line.step) for line in told[run]] for run in runs})
+        noted = {run: read_lines(notes_file(stack.home, run)) for run in runs}
+        check_all({run: [(line.kind, line.step) for line in noted[run]] for run in runs})
         wait_until("the page was told of changes", lambda: page.changes > 1)
     assert not page.errors
     assert page.answers.keys() == {200}, page.answers

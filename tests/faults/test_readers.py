@@ -9,10 +9,10 @@ from random import Random
 import pytest
 
 from lineside.bus.protocol.events import LIFECYCLE_KINDS
-from tests.faults.accounts import Told, journal
+from tests.faults.accounts import NotedEvent, journal
 from tests.faults.conftest import Check
 from tests.faults.processes import Child, supervised, wait_until
-from tests.faults.stack import HERE, Stack, torment
+from tests.faults.stack import HERE, Stack, inject_faults
 
 pytestmark = pytest.mark.fault
 
@@ -26,7 +26,7 @@ class Reading(Child):
         log = stack.home / f"{name}.log"
         super().__init__([*command, str(pause)], supervised(stack.home), log)
 
-    def seen(self) -> list[tuple[str, int, Told]]:
+    def seen(self) -> list[tuple[str, int, NotedEvent]]:
         """Stream, seq and what it was, in the order it came."""
         return [
             (stream, int(seq), (kind, int(step)))
@@ -53,7 +53,7 @@ class Reading(Child):
 
 
 def test_a_reader_killed_again_and_again_catches_up_exactly(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     producer = stack.produce(pause=0.001)
@@ -65,7 +65,7 @@ def test_a_reader_killed_again_and_again_catches_up_exactly(
         reading.start()
         reading.wait_more()
 
-    torment(chance, 6.0, [kill])
+    inject_faults(rng, 6.0, [kill])
     assert producer.finish() == 0
     check("run", producer.items())
     reading.wait_done(stack)
@@ -74,7 +74,7 @@ def test_a_reader_killed_again_and_again_catches_up_exactly(
 
 
 def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
     slow, frozen = Reading(stack, "slow", 0.5), Reading(stack, "frozen", 0.0)
@@ -83,7 +83,7 @@ def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
         reading.start()
         reading.wait_more()
     frozen.freeze()
-    time.sleep(chance.uniform(5.5, 7.0))  # longer than a reader's own timeouts
+    time.sleep(rng.uniform(5.5, 7.0))  # longer than a reader's own timeouts
     assert producer.finish() == 0
     check("run", producer.items())
     assert not slow.is_done(stack), "it was not slow enough to show anything"
@@ -98,14 +98,14 @@ def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
         _is_exact(reading, producer.items())
 
 
-def _is_exact(reading: Reading, told: list[Told]) -> None:
+def _is_exact(reading: Reading, noted: list[NotedEvent]) -> None:
     """Everything told came, and in order; a repeat only where a life began again."""
     seen = [found for found in reading.seen() if found[0].startswith("run/rank0/")]
-    first: dict[int, Told] = {}
+    first: dict[int, NotedEvent] = {}
     for _, seq, item in seen:
         assert seq in first or seq == len(first), f"{seq} came after {len(first)}"
         assert first.setdefault(seq, item) == item
-    assert [item for item in first.values() if item[0] in LIFECYCLE_KINDS] == told
+    assert [item for item in first.values() if item[0] in LIFECYCLE_KINDS] == noted
 
 
 def _whole_lines(path: Path) -> list[str]:

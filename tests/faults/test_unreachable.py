@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from lineside.bus.testing import Link
+from lineside.bus.testing import FaultyProxy
 from tests.faults.conftest import Check
 from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
@@ -24,16 +24,16 @@ EXIT_WITHIN = 6.0
 
 @pytest.mark.parametrize("fault", ["frozen", "cut", "swallowed"])
 def test_a_broker_out_of_reach_slows_no_event_and_loses_none(
-    stack: Stack, chance: Random, check: Check, fault: str
+    stack: Stack, rng: Random, check: Check, fault: str
 ) -> None:
     stack.start()
-    with Link(stack.home / "link.sock", stack.broker.address) as link:
+    with FaultyProxy(stack.home / "link.sock", stack.broker.address) as link:
         producer = stack.produce(pause=0.001, LINESIDE_BROKER=link.address)
         producer.wait_flowing()
-        producer.wait_told(1500)
+        producer.wait_noted(1500)
         begun = time.monotonic_ns()
         with _out_of_reach(stack, link, fault):
-            time.sleep(LONGER_THAN_ANY_TIMEOUT + chance.uniform(0, 1))
+            time.sleep(LONGER_THAN_ANY_TIMEOUT + rng.uniform(0, 1))
             ended = time.monotonic_ns()
         producer.wait_flowing()
         assert producer.finish() == 0
@@ -43,7 +43,7 @@ def test_a_broker_out_of_reach_slows_no_event_and_loses_none(
 
 
 @contextmanager
-def _out_of_reach(stack: Stack, link: Link, fault: str) -> Iterator[None]:
+def _out_of_reach(stack: Stack, link: FaultyProxy, fault: str) -> Iterator[None]:
     if fault == "frozen":
         stack.broker.freeze()
     elif fault == "cut":
@@ -54,7 +54,7 @@ def _out_of_reach(stack: Stack, link: Link, fault: str) -> Iterator[None]:
     if fault == "frozen":
         stack.broker.resume()
     else:
-        link.mend()
+        link.restore()
 
 
 def _cost(producer: Producer, begun: int, ended: int) -> float:
@@ -66,18 +66,18 @@ def _cost(producer: Producer, begun: int, ended: int) -> float:
 
 
 def test_a_loop_without_a_broker_exits_in_time_with_its_own_code_and_loses_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
     loop = stack.produce(exit_code=7)
-    loop.wait_told(chance.randrange(1, 2000))
+    loop.wait_noted(rng.randrange(1, 2000))
     _exits_in_time(loop, 7)
     _arrives_later(stack, loop, check)
 
 
 def test_a_trainer_without_a_broker_exits_in_time_with_its_own_code_and_loses_nothing(
-    stack: Stack, chance: Random, check: Check
+    stack: Stack, rng: Random, check: Check
 ) -> None:
-    trainer = stack.train(steps=chance.randrange(20, 150), exit_code=7)
+    trainer = stack.train(steps=rng.randrange(20, 150), exit_code=7)
     wait_until("it trains", lambda: any(line.kind == "epoch_end" for line in trainer.lines()))
     _exits_in_time(trainer, 7)
     _arrives_later(stack, trainer, check)
@@ -90,7 +90,7 @@ def _exits_in_time(producer: Producer, code: int) -> None:
     let_go = next((line.at_ns for line in lines if line.kind == "exit"), exited)
     last = max(line.at_ns for line in lines if line.kind not in ("train_end", "exit"))
     assert (let_go - last) / 1e9 < EXIT_WITHIN
-    assert f"lineside ship --spool {producer.spool}" in producer.said()
+    assert f"lineside ship --spool {producer.spool}" in producer.log_text()
 
 
 def _arrives_later(stack: Stack, producer: Producer, check: Check) -> None:

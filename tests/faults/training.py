@@ -1,6 +1,6 @@
 """Trains a tiny model with the real Trainer and writes down each hook after Lineside's returned.
 
-Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``TOLD`` gets a line
+Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``USER_OPS`` gets a line
 ``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside let the process
 go (what torch then needs to end is no concern of ours).
 """
@@ -83,8 +83,8 @@ def main(notes: int, output: Path, max_steps: int) -> None:
 
 
 if __name__ == "__main__":
-    told = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    noted = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     # Registered before Lineside's, so it is called after; what torch then needs is not counted.
-    atexit.register(note, told, "exit", 0)
-    main(told, Path(sys.argv[2]), int(sys.argv[3]))
+    atexit.register(note, noted, "exit", 0)
+    main(noted, Path(sys.argv[2]), int(sys.argv[3]))
     sys.exit(int(sys.argv[4]))

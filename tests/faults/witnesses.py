@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lineside.bus.protocol.events import LIFECYCLE_KINDS
-from lineside.emitter.spool.page import ACKED_SEQ, NEXT_SEQ, Page
-from tests.faults.accounts import Told
+from lineside.emitter.spool.status_page import ACKED_SEQ, NEXT_SEQ, StatusPage
+from tests.faults.accounts import NotedEvent
 from tests.faults.processes import Child, environment, wait_until
 
 
@@ -29,37 +29,37 @@ class Producer(Child):
     ) -> None:
         super().__init__(command, environment(home, **env), home / f"{run}.log")
         self.run = run
-        self.told = told_file(home, run)
+        self.noted = notes_file(home, run)
         self.spool = Path(env.get("LINESIDE_SPOOL", str(home / "spool")))
         self._stop = stop_file(home, run)
 
     def lines(self) -> list[Line]:
         """What it wrote down so far."""
-        return read_lines(self.told)
+        return read_lines(self.noted)
 
-    def items(self) -> list[Told]:
+    def items(self) -> list[NotedEvent]:
         """The events among it, as kinds and steps."""
         return [(line.kind, line.step) for line in self.lines() if line.kind in LIFECYCLE_KINDS]
 
-    def words(self) -> list[int]:
+    def fields(self) -> list[int]:
         """Its rank 0's page, of the newest attempt; all 0 before there is one."""
         folders = sorted((self.spool / self.run / "rank0").glob("[!.]*"))
-        page = Page.open(folders[-1]) if folders else None
+        page = StatusPage.open(folders[-1]) if folders else None
         if page is None:
             return [0] * 64
-        words = list(page.words)
+        fields = list(page.fields)
         page.close()
-        return words
+        return fields
 
-    def wait_told(self, count: int) -> None:
+    def wait_noted(self, count: int) -> None:
         """Return once it wrote down ``count`` more events."""
         size = len(self.lines()) + count
         wait_until(f"{self.run} emits", lambda: len(self.lines()) >= size)
 
     def wait_flowing(self) -> None:
         """Return once the broker has events that were emitted after this call."""
-        now = self.words()[NEXT_SEQ]
-        wait_until(f"events of {self.run} reach the broker", lambda: self.words()[ACKED_SEQ] > now)
+        now = self.fields()[NEXT_SEQ]
+        wait_until(f"events of {self.run} reach the broker", lambda: self.fields()[ACKED_SEQ] > now)
 
     def finish(self) -> int:
         """Tell it to stop; its exit code."""
@@ -67,7 +67,7 @@ class Producer(Child):
         return self.wait()
 
 
-def told_file(home: Path, run: str) -> Path:
+def notes_file(home: Path, run: str) -> Path:
     """Where the producer of ``run`` writes down its events."""
     return home / f"{run}.told"
 
@@ -77,8 +77,8 @@ def stop_file(home: Path, run: str) -> Path:
     return home / f"{run}.stop"
 
 
-def read_lines(told: Path) -> list[Line]:
+def read_lines(noted: Path) -> list[Line]:
     """The whole lines of a producer's notes."""
-    text = told.read_text() if told.exists() else ""
+    text = noted.read_text() if noted.exists() else ""
     split = (line.split() for line in text[: text.rfind("\n") + 1].splitlines())
     return [Line(kind, int(step), int(at), int(took)) for kind, step, at, took in split]

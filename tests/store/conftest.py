@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, make_url
 
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres, find_binaries
 
 
@@ -32,7 +32,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty SQLite store, to be copied."""
     path = tmp_path_factory.mktemp("made") / "store.db"
     open_store(f"sqlite:///{path}", create=True).dispose()
@@ -40,13 +40,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(store_url: str, made_once: Path) -> Iterator[Engine]:
+def engine(store_url: str, empty_store: Path) -> Iterator[Engine]:
     """An empty store."""
     url = make_url(store_url)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
         path.parent.mkdir(mode=0o700)
-        shutil.copy(made_once, path)
+        shutil.copy(empty_store, path)
         made = open_store(store_url)
     else:
         made = open_store(store_url, create=True)

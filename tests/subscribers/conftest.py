@@ -16,17 +16,17 @@ from sqlalchemy import Engine
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.store.database.database import open_store
-from lineside.store.history.reads import History
+from lineside.store.database.engine import open_store
+from lineside.store.history.history import History
 
 DEADLINE = 60.0
 
 
-def wait_until(fulfilled: Callable[[], bool], what: str) -> None:
-    """Return once ``fulfilled()``; fail after ``DEADLINE`` seconds."""
-    until = time.monotonic() + DEADLINE
-    while not fulfilled():
-        if time.monotonic() > until:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return once ``condition()``; fail after ``DEADLINE`` seconds."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
             pytest.fail(f"{what}: not within {DEADLINE:g} s")
         time.sleep(0.02)
 
@@ -59,8 +59,8 @@ class ServiceProcess:
     def wait_started(self) -> None:
         """Return once it says so."""
         assert self.process is not None
-        said = f"started, pid {self.process.pid}\n"
-        wait_until(lambda: said in self.log.read_text(), f"{self.log.stem} is up")
+        started_line = f"started, pid {self.process.pid}\n"
+        wait_until(lambda: started_line in self.log.read_text(), f"{self.log.stem} is up")
 
     def kill(self) -> None:
         """``kill -9``."""

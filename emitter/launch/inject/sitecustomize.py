@@ -32,11 +32,11 @@ class _Finder:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
-            loader.exec_module = _then(loader.exec_module, _wrap)
+            loader.exec_module = _after_load(loader.exec_module, _patch_handler)
         return spec
 
 
-def _then(
+def _after_load(
     load: Callable[[ModuleType], None], change: Callable[[ModuleType], None]
 ) -> Callable[[ModuleType], None]:
     def exec_module(module: ModuleType) -> None:
@@ -46,48 +46,52 @@ def _then(
         try:
             change(module)
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-            _say(f"this run is not recorded: {type(error).__name__}: {error}")
+            _log(f"this run is not recorded: {type(error).__name__}: {error}")
 
     return exec_module
 
 
-def _wrap(module: ModuleType) -> None:
+def _patch_handler(module: ModuleType) -> None:
     handler = module.CallbackHandler
-    make, add = handler.__init__, handler.add_callback
+    original_init, original_add = handler.__init__, handler.add_callback
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        make(self, *args, **kwargs)
-        ours = _callback_class()
-        if ours and not any(isinstance(there, ours) for there in self.callbacks):
-            add(self, ours())
+        original_init(self, *args, **kwargs)
+        callback_class = _callback_class()
+        if callback_class and not any(
+            isinstance(existing, callback_class) for existing in self.callbacks
+        ):
+            original_add(self, callback_class())
 
     def add_callback(self: Any, callback: Any) -> Any:
         # One the script adds by itself takes the place of ours.
-        ours = _callback_class()
-        given = callback if isinstance(callback, type) else type(callback)
-        if ours and issubclass(given, ours):
-            self.callbacks = [there for there in self.callbacks if not isinstance(there, ours)]
-        return add(self, callback)
+        callback_class = _callback_class()
+        added_class = callback if isinstance(callback, type) else type(callback)
+        if callback_class and issubclass(added_class, callback_class):
+            self.callbacks = [
+                existing for existing in self.callbacks if not isinstance(existing, callback_class)
+            ]
+        return original_add(self, callback)
 
     handler.__init__, handler.add_callback = __init__, add_callback
 
 
-_found: list[Any] = []
+_callback_cache: list[Any] = []
 
 
 def _callback_class() -> Any:
-    if not _found:
+    if not _callback_cache:
         try:
             from lineside.emitter import LinesideCallback
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-            _say(f"{sys.executable} cannot import it, this run is not recorded: {error}")
-            _found.append(None)
+            _log(f"{sys.executable} cannot import it, this run is not recorded: {error}")
+            _callback_cache.append(None)
         else:
-            _found.append(LinesideCallback)
-    return _found[0]
+            _callback_cache.append(LinesideCallback)
+    return _callback_cache[0]
 
 
-def _say(what: str) -> None:
+def _log(what: str) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         sys.stderr.write(f"lineside: {what}\n")
 

@@ -7,7 +7,7 @@ import logging
 from alembic import context
 
 from lineside.store.database.migrate import VERSION_TABLE
-from lineside.store.database.schema import metadata
+from lineside.store.database.tables import metadata
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.auth.audit import (
+from lineside.bus.auth.keyring import KEY, TOKEN, Keyring, listen_key_pair, token_hash
+from lineside.bus.auth.refusal_log import (
+    ANONYMOUS_MAX,
     OTHERS,
-    SAID_MAX,
-    STRANGERS_MAX,
-    TARGETS_MAX,
+    REPORTS_MAX,
+    TARGETS_MAX_PER_CALLER,
     Refusal,
-    Refusals,
+    RefusalLog,
 )
-from lineside.bus.auth.keyring import KEY, TOKEN, Keyring, check_can_listen, hash_token
 from lineside.bus.errors import KeyNameError, SettingsError
 
 
 def test_the_list_is_read_again_when_somebody_changed_it(tmp_path: Path) -> None:
-    here, there = Keyring(tmp_path), Keyring(tmp_path)
-    assert here.entries() == []
-    there.new_key("a", ["emit"])
-    [one] = here.good(KEY)
+    reader, editor = Keyring(tmp_path), Keyring(tmp_path)
+    assert reader.credentials() == []
+    editor.new_key("a", ["emit"])
+    [one] = reader.active(KEY)
     assert (one.name, one.roles) == ("a", ("emit",))
-    assert here.find(KEY, one.proof) == one
-    assert here.find(TOKEN, one.proof) is None
-    there.revoke("a")
-    assert here.good(KEY) == []
-    found = here.find(KEY, one.proof)
+    assert reader.find(KEY, one.proof) == one
+    assert reader.find(TOKEN, one.proof) is None
+    editor.revoke("a")
+    assert reader.active(KEY) == []
+    found = reader.find(KEY, one.proof)
     assert found is not None
     assert found.revoked
 
@@ -37,7 +37,7 @@ def test_the_list_is_read_again_when_somebody_changed_it(tmp_path: Path) -> None
 def test_a_token_is_found_by_its_hash_alone(tmp_path: Path) -> None:
     keyring = Keyring(tmp_path)
     token = keyring.new_token("a", ["read"])
-    found = keyring.find(TOKEN, hash_token(token))
+    found = keyring.find(TOKEN, token_hash(token))
     assert found is not None
     assert found.name == "a"
     assert keyring.find(TOKEN, token) is None
@@ -50,7 +50,7 @@ def test_a_name_is_free_again_once_it_is_revoked(tmp_path: Path) -> None:
         keyring.new_token("a", ["read"])
     keyring.revoke("a")
     assert keyring.new_key("a", ["emit"]).read_text() != first
-    assert [bool(one.revoked) for one in keyring.entries()] == [True, False]
+    assert [bool(one.revoked) for one in keyring.credentials()] == [True, False]
 
 
 ODD = {"name": "a", "what": "key", "proof": "x", "roles": [["emit"]], "runs": [], "created": 1}
@@ -65,10 +65,10 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
     keyring = Keyring(tmp_path)
     keyring.new_key("a", ["emit"])
     (tmp_path / "list.json").write_text(damage.replace("'", '"'))
-    assert keyring.good(KEY) == []
+    assert keyring.active(KEY) == []
     assert "nobody is let in" in caplog.text
     # The broker's own machine is not to lose it over that.
-    assert check_can_listen(keyring, "tcp://h:1").name == "broker"
+    assert listen_key_pair(keyring, "tcp://h:1").name == "broker"
 
     # Nor is it written over: whoever can mend it has all of them again.
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -76,7 +76,7 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
         lambda ring: ring.new_key("a", ["emit"]),
         lambda ring: ring.new_token("b", ["read"]),
         lambda ring: ring.revoke("a"),
-        lambda ring: ring.check(),
+        lambda ring: ring.raise_if_unreadable(),
     ]
     for change in changes:
         with pytest.raises(SettingsError, match=r"the list of keys=.*list\.json.*put a copy back"):
@@ -91,7 +91,7 @@ def test_the_brokers_own_key_is_called_so_when_it_cannot_be_used(tmp_path: Path)
     with pytest.raises(
         SettingsError, match=r"the broker's own key=.*the first `lineside keys new`"
     ):
-        check_can_listen(keyring, "tcp://h:1")
+        listen_key_pair(keyring, "tcp://h:1")
 
 
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(one.name for one in Keyring(tmp_path).good(KEY)) == sorted(names)
+    assert sorted(one.name for one in Keyring(tmp_path).active(KEY)) == sorted(names)
 
 
 def refusal(who: str, target: str = "run/rank0/a", role: str = "read") -> Refusal:
@@ -112,10 +112,10 @@ def refusal(who: str, target: str = "run/rank0/a", role: str = "read") -> Refusa
 
 
 def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None:
-    refusals = Refusals()
-    refusals.note(refusal("a"))
-    [said] = refusals.due(100.0)
-    assert said == {
+    refusal_log = RefusalLog()
+    refusal_log.add(refusal("a"))
+    [reports] = refusal_log.take_due(100.0)
+    assert reports == {
         "who": "a",
         "role": "read",
         "action": "publish",
@@ -124,56 +124,59 @@ def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None
         "count": 1,
     }
     for _ in range(7):
-        refusals.note(refusal("a"))
-    refusals.note(refusal("b"))
-    assert [(one["who"], one["count"]) for one in refusals.due(101.0)] == [("b", 1)]
-    assert refusals.due(159.0) == []
-    assert refusals
-    assert [(one["who"], one["count"]) for one in refusals.due(160.0)] == [("a", 7)]
-    assert not refusals
-    assert refusals.due(300.0) == []
-    refusals.note(refusal("a"))
-    assert [one["count"] for one in refusals.due(300.0)] == [1]
+        refusal_log.add(refusal("a"))
+    refusal_log.add(refusal("b"))
+    assert [(one["who"], one["count"]) for one in refusal_log.take_due(101.0)] == [("b", 1)]
+    assert refusal_log.take_due(159.0) == []
+    assert refusal_log
+    assert [(one["who"], one["count"]) for one in refusal_log.take_due(160.0)] == [("a", 7)]
+    assert not refusal_log
+    assert refusal_log.take_due(300.0) == []
+    refusal_log.add(refusal("a"))
+    assert [one["count"] for one in refusal_log.take_due(300.0)] == [1]
 
 
 def test_a_flood_of_different_ones_is_bounded_and_counted_to_the_last() -> None:
-    refusals = Refusals()
-    said = []
+    refusal_log = RefusalLog()
+    reports = []
     for number in range(10_000):
-        refusals.note(refusal(f"x{number}" * 100, role=""))
+        refusal_log.add(refusal(f"x{number}" * 100, role=""))
         if number % 100 == 0:
-            said += refusals.due(number / 1000)
-    assert len(said) == SAID_MAX
-    said += refusals.due(math.inf)
-    assert len(said) <= STRANGERS_MAX + 2
-    assert sum(one["count"] for one in said) == 10_000
-    assert OTHERS in {one["who"] for one in said}
-    assert max(len(one["who"]) for one in said) <= 300
+            reports += refusal_log.take_due(number / 1000)
+    assert len(reports) == REPORTS_MAX
+    reports += refusal_log.take_due(math.inf)
+    assert len(reports) <= ANONYMOUS_MAX + 2
+    assert sum(one["count"] for one in reports) == 10_000
+    assert OTHERS in {one["who"] for one in reports}
+    assert max(len(one["who"]) for one in reports) <= 300
 
 
 def test_a_flood_of_strangers_does_not_hide_who_has_a_name() -> None:
-    refusals = Refusals()
+    refusal_log = RefusalLog()
     for number in range(1000):
-        refusals.note(refusal("10.0.0.1", f"/x{number}", role=""))
-        refusals.note(refusal(f"10.1.0.{number}", role=""))
-        refusals.note(refusal("eve", f"run{number}"))
-    refusals.note(refusal("mallory", "secret/rank0/a"))
-    named = [one for one in refusals.due(100.0) if one["role"]]
+        refusal_log.add(refusal("10.0.0.1", f"/x{number}", role=""))
+        refusal_log.add(refusal(f"10.1.0.{number}", role=""))
+        refusal_log.add(refusal("eve", f"run{number}"))
+    refusal_log.add(refusal("mallory", "secret/rank0/a"))
+    named = [one for one in refusal_log.take_due(100.0) if one["role"]]
     assert ("mallory", "secret/rank0/a", 1) in {
         (one["who"], one["target"], one["count"]) for one in named
     }
     eves = [(one["target"], one["count"]) for one in named if one["who"] == "eve"]
-    assert eves == [*((f"run{number}", 1) for number in range(TARGETS_MAX)), (OTHERS, 992)]
+    assert eves == [
+        *((f"run{number}", 1) for number in range(TARGETS_MAX_PER_CALLER)),
+        (OTHERS, 992),
+    ]
 
 
 def test_what_is_beyond_a_minutes_words_is_said_in_the_next_and_everybody_has_a_turn() -> None:
-    refusals = Refusals()
-    said = []
+    refusal_log = RefusalLog()
+    reports = []
     for minute in range(2):
         for number in range(30):
-            refusals.note(refusal(f"10.0.0.{number}", role=""))
+            refusal_log.add(refusal(f"10.0.0.{number}", role=""))
         for second in (0, 30):
-            said += refusals.due(100.0 + 60 * minute + second)
-        assert len(said) == (minute + 1) * SAID_MAX
-    assert refusals
-    assert {one["who"] for one in said} == {f"10.0.0.{number}" for number in range(30)}
+            reports += refusal_log.take_due(100.0 + 60 * minute + second)
+        assert len(reports) == (minute + 1) * REPORTS_MAX
+    assert refusal_log
+    assert {one["who"] for one in reports} == {f"10.0.0.{number}" for number in range(30)}

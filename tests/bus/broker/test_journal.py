@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.broker import housekeeping, retention, sqlite_journal
-from lineside.bus.broker.housekeeping import Housekeeping
-from lineside.bus.broker.intake import Intake
+from lineside.bus.broker import maintenance as maintenance_module
+from lineside.bus.broker import retention, sqlite_journal
+from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.journal import Entry, Write
+from lineside.bus.broker.maintenance import Maintenance
 from lineside.bus.broker.retention import Expiry, Retention
 from lineside.bus.broker.sqlite_journal import SqliteJournal
 from lineside.bus.errors import AddressInUse, JournalDamaged, JournalError
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
-from lineside.bus.protocol.wire import bodies, decode_event
+from lineside.bus.protocol.wire import decode_event, record_bodies
 
 A, B = Stream("a", "rank0", "x"), Stream("b", "rank0", "x")
 ALL = Patterns()
@@ -93,11 +94,11 @@ def test_streams_that_are_wanted_are_found_without_the_others(journal: SqliteJou
         fill(journal, 1, stream=A)
         fill(journal, 9, stream=B)
     fill(journal, 50, stream=B)
-    wanted = Patterns(["a"])
-    entries, reached = journal.read(0, 1 << 20, wanted)
+    patterns = Patterns(["a"])
+    entries, reached = journal.read(0, 1 << 20, patterns)
     assert [entry.offset for entry in entries] == [1 + 10 * i for i in range(64)]
     assert reached == 631
-    entries, reached = journal.read(reached, 1 << 20, wanted)
+    entries, reached = journal.read(reached, 1 << 20, patterns)
     assert [entry.offset for entry in entries] == [1 + 10 * i for i in range(64, 100)]
     assert reached == journal.head == 1050
     entries, reached = journal.read(0, 1, Patterns(["*/rank0"]))
@@ -129,7 +130,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_network_file_system_is_warned_of(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite_journal, "network_filesystem", lambda _: "nfs4")
+    monkeypatch.setattr(sqlite_journal, "network_filesystem_type", lambda _: "nfs4")
     with caplog.at_level(logging.WARNING):
         SqliteJournal(path).close()
     assert "is on a network file system (nfs4)" in caplog.text
@@ -178,36 +179,36 @@ def test_a_journal_whose_schema_is_gone_is_damaged(path: Path) -> None:
 
 
 def test_nothing_goes_before_its_time(journal: SqliteJournal) -> None:
-    keep = Retention(journal, 7, 10 << 20)
-    assert keep.due(time.time()) is None
+    retention_policy = Retention(journal, 7, 10 << 20)
+    assert retention_policy.next_expiry(time.time()) is None
     fill(journal, 10)
-    assert keep.due(time.time() + 6 * DAY) is None
+    assert retention_policy.next_expiry(time.time() + 6 * DAY) is None
 
 
 def test_what_is_too_old_goes_but_for_the_newest(journal: SqliteJournal) -> None:
-    keep = Retention(journal, 7, 10 << 20)
+    retention_policy = Retention(journal, 7, 10 << 20)
     fill(journal, 10)
-    assert keep.due(time.time() + 8 * DAY) == Expiry(1, 10, 9, 9000, ())
+    assert retention_policy.next_expiry(time.time() + 8 * DAY) == Expiry(1, 10, 9, 9000, ())
 
 
 def test_what_a_durable_reader_needs_is_kept_longer_but_not_for_ever(
     journal: SqliteJournal,
 ) -> None:
-    keep = Retention(journal, 7, 10 << 20)
+    retention_policy = Retention(journal, 7, 10 << 20)
     fill(journal, 10)
     journal.append([], {"slow": 4, "quick": 10})
-    assert keep.due(time.time() + 8 * DAY) == Expiry(1, 5, 4, 4000, ())
-    assert keep.due(time.time() + 29 * DAY) == Expiry(1, 10, 9, 9000, ("slow",))
+    assert retention_policy.next_expiry(time.time() + 8 * DAY) == Expiry(1, 5, 4, 4000, ())
+    assert retention_policy.next_expiry(time.time() + 29 * DAY) == Expiry(1, 10, 9, 9000, ("slow",))
 
 
 def test_what_is_too_much_goes_a_step_at_a_time_and_the_file_stays_small(
     journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_STEP_BYTES", 100_000)
-    keep = Retention(journal, 7, 1 << 20)
+    retention_policy = Retention(journal, 7, 1 << 20)
     for _ in range(20):
         fill(journal, 20, size=10_000)
-        while (expiry := keep.due(time.time())) is not None:
+        while (expiry := retention_policy.next_expiry(time.time())) is not None:
             assert expiry.size <= 120_000
             journal.append([], {}, expiry.end)
             assert journal.first == expiry.end
@@ -220,12 +221,12 @@ def test_what_is_too_much_goes_a_step_at_a_time_and_the_file_stays_small(
 def test_what_a_durable_reader_needs_may_be_larger_but_not_without_end(
     journal: SqliteJournal,
 ) -> None:
-    keep = Retention(journal, 7, 1 << 20)
+    retention_policy = Retention(journal, 7, 1 << 20)
     journal.append([], {"slow": 0})
     fill(journal, 300, size=8_000)
-    assert keep.due(time.time()) is None
+    assert retention_policy.next_expiry(time.time()) is None
     fill(journal, 300, size=8_000)
-    expiry = keep.due(time.time())
+    expiry = retention_policy.next_expiry(time.time())
     assert expiry is not None
     assert expiry.readers == ("slow",)
     journal.append([], {}, expiry.end)
@@ -236,41 +237,41 @@ def test_free_space_goes_back_to_the_file_system(
     journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_SPARE_BYTES", 1 << 20)
-    keep = Retention(journal, 7, 10 << 20)
+    retention_policy = Retention(journal, 7, 10 << 20)
     fill(journal, 800, size=10_000)
     journal.append([], {}, journal.head)
     assert journal.size()[1] > 7_000_000
     for _ in range(10):
-        keep.give_back()
+        retention_policy.release_space()
     assert journal.size()[1] <= 1 << 20
     journal.close()
     assert journal.path.stat().st_size < 2 << 20
 
 
 def test_readers_that_are_gone_for_long_are_forgotten(journal: SqliteJournal) -> None:
-    keep = Retention(journal, 7, 10 << 20)
+    retention_policy = Retention(journal, 7, 10 << 20)
     journal.append([], {"gone": 1, "here": 1})
-    assert keep.forgotten(time.time() + 27 * DAY, ()) == []
-    assert keep.forgotten(time.time() + 29 * DAY, ("here",)) == ["gone"]
+    assert retention_policy.forget_idle_readers(time.time() + 27 * DAY, ()) == []
+    assert retention_policy.forget_idle_readers(time.time() + 29 * DAY, ("here",)) == ["gone"]
     assert journal.cursors() == {"here": 1}
 
 
 def test_expiry_is_an_event_in_the_same_commit(
     journal: SqliteJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    intake = Intake(journal)
-    keeper = Housekeeping(intake, Retention(journal, 0, 10 << 20))
-    assert keeper.turn(()) == 0
+    intake = AppendBuffer(journal)
+    maintenance = Maintenance(intake, Retention(journal, 0, 10 << 20))
+    assert maintenance.maintain(()) == 0
     fill(journal, 5)
     journal.append([], {"slow": 1})
     with caplog.at_level(logging.WARNING):
-        before = keeper.turn(())
+        before = maintenance.maintain(())
     assert before == 5
     assert "entries 1 to 4 expired before slow had them" in caplog.text
     [entry] = intake.commit({}, before)
     assert entry.stream is not None
     assert str(entry.stream).startswith("_bus/broker/")
-    [body] = bodies(entry.blob or b"")
+    [body] = record_bodies(entry.blob or b"")
     event = decode_event(body)
     assert (event.seq, event.kind) == (0, "expired")
     assert event.data == {"first": 1, "end": 5, "records": 4, "bytes": 4000, "readers": ["slow"]}
@@ -280,23 +281,23 @@ def test_expiry_is_an_event_in_the_same_commit(
 def test_a_forgotten_reader_is_logged(
     journal: SqliteJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keeper = Housekeeping(Intake(journal), Retention(journal, -1, 10 << 20))
+    maintenance = Maintenance(AppendBuffer(journal), Retention(journal, -1, 10 << 20))
     journal.append([], {"gone": 0})
     with caplog.at_level(logging.WARNING):
-        keeper.turn(())
+        maintenance.maintain(())
     assert "the reader 'gone' was not here for too long" in caplog.text
 
 
 def test_refusals_are_told_now_and_then_not_each(
     journal: SqliteJournal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_REFUSED_SECONDS", 3600.0)
-    intake = Intake(journal)
-    keeper = Housekeeping(intake, Retention(journal, 7, 10 << 20))
+    monkeypatch.setattr(maintenance_module, "_REFUSED_SECONDS", 3600.0)
+    intake = AppendBuffer(journal)
+    maintenance = Maintenance(intake, Retention(journal, 7, 10 << 20))
     with caplog.at_level(logging.WARNING):
         for _ in range(30):
-            keeper.refused("why")
-            keeper.turn(())
+            maintenance.count_rejected("why")
+            maintenance.maintain(())
     assert caplog.text.count("refused a message") < 12
     assert len(intake.commit({})) == 1
 

@@ -18,7 +18,7 @@ from lineside.bus.testing import read_all
 LISTEN = "tcp://127.0.0.1:0"
 
 
-class Wall:
+class SecuredBroker:
     """The keys of one home; ``endpoint`` is set once its broker listens."""
 
     def __init__(self, home: Path) -> None:
@@ -45,19 +45,21 @@ class Wall:
         self.endpoint = found[-1]
         return self.endpoint
 
-    def refused(
-        self, enough: Callable[[list[dict[str, Any]]], object] = bool
+    def refusals(
+        self, is_enough: Callable[[list[dict[str, Any]]], object] = bool
     ) -> list[dict[str, Any]]:
-        """What the audit says was refused, once that is ``enough``."""
+        """What the audit says was refused, once that is ``is_enough``."""
 
-        def said(events: list[Event]) -> list[dict[str, Any]]:
+        def refusal_data(events: list[Event]) -> list[dict[str, Any]]:
             return [dict(event.data or {}) for event in events if event.kind == "refused"]
 
-        return said(
-            read_all(self.local, ["audit"], until=lambda events: bool(enough(said(events))))
+        return refusal_data(
+            read_all(
+                self.local, ["audit"], until=lambda events: bool(is_enough(refusal_data(events)))
+            )
         )
 
-    def quiet(self, seconds: float = 1.2) -> bool:
+    def has_no_refusals(self, seconds: float = 1.2) -> bool:
         """Whether nobody is refused anything within that time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -67,13 +69,13 @@ class Wall:
         return True
 
 
-def denied(answer: object) -> str:
+def denial_of(answer: object) -> str:
     assert isinstance(answer, Ack)
     assert answer.status == DENIED
     return answer.text
 
 
-def taken(answer: object) -> bool:
+def is_accepted(answer: object) -> bool:
     return isinstance(answer, Ack) and answer.status == OK
 
 

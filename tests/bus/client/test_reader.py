@@ -12,12 +12,14 @@ from lineside.bus.errors import AddressError, BrokerUnreachable, ReaderDenied
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE, OFFSET, START
 from lineside.bus.settings import Settings
-from tests.bus.conftest import STREAM, Serve
+from tests.bus.conftest import STREAM, StartBroker
 from tests.bus.reading import collect, publish, seqs
 
 
-def test_a_reader_from_the_start_gets_everything_in_order(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_reader_from_the_start_gets_everything_in_order(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 200)
     with Reader(settings.broker, start=START) as reader:
         batches = collect(reader, 200)
@@ -28,9 +30,9 @@ def test_a_reader_from_the_start_gets_everything_in_order(serve: Serve, settings
 
 
 def test_a_durable_reader_goes_on_behind_what_it_committed(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    serve()
+    start_broker()
     publish(settings.broker, STREAM, 64 * 3)
     with Reader(settings.broker, name="durable") as reader:
         first = reader.poll(5)
@@ -41,27 +43,27 @@ def test_a_durable_reader_goes_on_behind_what_it_committed(
         assert seqs(collect(reader, 128)) == list(range(64, 192))
 
 
-def test_a_cursor_outlives_the_broker(serve: Serve, settings: Settings) -> None:
-    served = serve()
+def test_a_cursor_outlives_the_broker(start_broker: StartBroker, settings: Settings) -> None:
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 128)
     with Reader(settings.broker, name="durable") as reader:
         batch = reader.poll(5)
         assert batch is not None
         reader.commit(batch.offset)
         deadline = time.monotonic() + 5
-        while served.broker._journal.cursors().get("durable") != 1:
+        while broker_thread.broker._journal.cursors().get("durable") != 1:
             assert time.monotonic() < deadline
             reader.poll(0.05)
-    served.stop()
-    serve()
+    broker_thread.stop()
+    start_broker()
     with Reader(settings.broker, name="durable") as reader:
         assert seqs(collect(reader, 64)) == list(range(64, 128))
 
 
 def test_a_reader_that_comes_back_further_on_keeps_its_committed_cursor(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    serve()
+    start_broker()
     publish(settings.broker, STREAM, 64 * 4)
     with Reader(settings.broker, name="durable") as reader:
         reader.wait_connected(5)
@@ -71,15 +73,19 @@ def test_a_reader_that_comes_back_further_on_keeps_its_committed_cursor(
         assert seqs(collect(reader, 256)) == list(range(256))
 
 
-def test_a_reader_from_an_offset_gets_what_comes_after_it(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_reader_from_an_offset_gets_what_comes_after_it(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 64 * 3)
     with Reader(settings.broker, start=OFFSET, offset=2) as reader:
         assert seqs(collect(reader, 64)) == list(range(128, 192))
 
 
-def test_a_live_reader_gets_only_what_is_yet_to_come(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_live_reader_gets_only_what_is_yet_to_come(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 10)
     with Reader(settings.broker, start=LIVE) as reader:
         reader.wait_connected(5)
@@ -99,9 +105,9 @@ def test_a_live_reader_gets_only_what_is_yet_to_come(serve: Serve, settings: Set
     ],
 )
 def test_a_reader_gets_only_the_streams_it_asked_for(
-    serve: Serve, settings: Settings, patterns: list[str], expected: set[str]
+    start_broker: StartBroker, settings: Settings, patterns: list[str], expected: set[str]
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     for stream in ("a/rank0/x", "a/rank0/y", "b/rank0/x", "a/shipper/x"):
         publish(settings.broker, stream, 3)
 
@@ -112,29 +118,29 @@ def test_a_reader_gets_only_the_streams_it_asked_for(
         return {str(batch.stream) for batch in batches}
 
     assert read() == expected  # from memory
-    served.stop()
-    serve()
+    broker_thread.stop()
+    start_broker()
     assert read() == expected  # from the journal
 
 
 def test_a_filtered_durable_reader_does_not_hold_back_what_it_does_not_want(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     with Reader(settings.broker, name="durable", streams=["mine"]) as reader:
         publish(settings.broker, "mine/rank0/a", 1)
         collect(reader, 1)
         publish(settings.broker, "other/rank0/a", 64 * 5)
         deadline = time.monotonic() + 5
-        while served.broker._journal.cursors().get("durable", 0) < 6:
+        while broker_thread.broker._journal.cursors().get("durable", 0) < 6:
             assert time.monotonic() < deadline
             reader.poll(0.1)
 
 
 def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    serve()
+    start_broker()
     publish(settings.broker, "mine/rank0/a", 1)
     publish(settings.broker, "other/rank0/a", 64 * 5)
     with Reader(settings.broker, start=START, streams=["mine"]) as reader:
@@ -153,9 +159,9 @@ def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(
 
 
 def test_a_newer_reader_takes_the_name_and_the_older_is_told(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    serve()
+    start_broker()
     with Reader(settings.broker, name="one") as older:
         older.wait_connected(5)
         with Reader(settings.broker, name="one") as newer:
@@ -168,8 +174,10 @@ def test_a_newer_reader_takes_the_name_and_the_older_is_told(
             assert seqs(collect(newer, 3)) == [0, 1, 2]
 
 
-def test_a_pattern_that_is_none_is_denied_with_a_sentence(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_pattern_that_is_none_is_denied_with_a_sentence(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     with (
         Reader(settings.broker, start=START, streams=["a//b"]) as reader,
         pytest.raises(ReaderDenied, match="expected run"),
@@ -185,7 +193,7 @@ def test_nobody_there_is_told_with_the_address(settings: Settings) -> None:
 
 
 def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
-    serve: Serve,
+    start_broker: StartBroker,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,7 +205,7 @@ def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
             reader.poll(0.1)
         assert caplog.text.count(f"no broker answered at {settings.broker} within 0.1 s") == 1
         monkeypatch.undo()
-        serve()
+        start_broker()
         reader.wait_connected(10)
     assert caplog.text.count("no broker answered") == 1
 
@@ -207,8 +215,8 @@ def test_an_address_that_cannot_be_is_told_at_once() -> None:
         Reader("tcp://127.0.0.1:7430")
 
 
-def test_a_slow_reader_holds_up_nobody(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_slow_reader_holds_up_nobody(start_broker: StartBroker, settings: Settings) -> None:
+    start_broker()
     with (
         Reader(settings.broker, start=START, credit=4) as slow,
         Reader(settings.broker, start=START) as quick,
@@ -220,8 +228,10 @@ def test_a_slow_reader_holds_up_nobody(serve: Serve, settings: Settings) -> None
         assert seqs(collect(slow, 64 * 300)) == list(range(64 * 300))
 
 
-def test_a_poll_of_no_time_returns_what_is_there(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_poll_of_no_time_returns_what_is_there(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 3)
     with Reader(settings.broker, start=START) as reader:
         deadline = time.monotonic() + 5
@@ -232,46 +242,50 @@ def test_a_poll_of_no_time_returns_what_is_there(serve: Serve, settings: Setting
         assert seqs([batch]) == [0, 1, 2]
 
 
-def test_another_journal_is_read_from_its_start(serve: Serve, settings: Settings) -> None:
-    served = serve()
+def test_another_journal_is_read_from_its_start(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 64 * 5)
     with Reader(settings.broker, start=START) as reader:
         assert seqs(collect(reader, 320)) == list(range(320))
         known = reader.journal
-        served.stop()
+        broker_thread.stop()
         for path in settings.home.glob("journal.db*"):
             path.unlink()
-        serve()
+        start_broker()
         publish(settings.broker, "new/rank0/a", 3)
         [batch] = collect(reader, 3)
         assert (batch.stream, batch.offset) == (Stream("new", "rank0", "a"), 1)
         assert reader.journal != known
 
 
-def test_an_offset_of_another_journal_is_not_believed(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_an_offset_of_another_journal_is_not_believed(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 64 * 2)
     with Reader(settings.broker, name="r", start=OFFSET, offset=2, journal="another") as reader:
         assert seqs(collect(reader, 128)) == list(range(128))
 
 
 def test_an_older_copy_of_the_journal_is_read_from_its_start(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 64)
-    served.stop()
+    broker_thread.stop()
     older = settings.journal.read_bytes()
-    served = serve()
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 64 * 3)
     with Reader(settings.broker, start=START) as reader:
         assert seqs(collect(reader, 192)) == list(range(192))
         known = (reader.journal, reader.restarts)
-        served.stop()
+        broker_thread.stop()
         for path in settings.home.glob("journal.db*"):
             path.unlink()
         settings.journal.write_bytes(older)
-        serve()
+        start_broker()
         publish(settings.broker, "new/rank0/a", 3)
         [batch] = collect(reader, 3)
         assert (batch.stream, seqs([batch])) == (Stream("new", "rank0", "a"), [0, 1, 2])
@@ -279,8 +293,10 @@ def test_an_older_copy_of_the_journal_is_read_from_its_start(
     assert batch.offset < 4  # which the reader had seen before, with other events
 
 
-def test_a_live_reader_over_a_new_journal_stays_live(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_live_reader_over_a_new_journal_stays_live(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     publish(settings.broker, STREAM, 3)
     with Reader(settings.broker, start=LIVE, journal="another") as reader:
         reader.wait_connected(5)
@@ -289,8 +305,10 @@ def test_a_live_reader_over_a_new_journal_stays_live(serve: Serve, settings: Set
         assert batch.stream == Stream("new", "rank0", "a")
 
 
-def test_closing_hands_over_what_was_committed(serve: Serve, settings: Settings) -> None:
-    served = serve()
+def test_closing_hands_over_what_was_committed(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 64 * 10)
     for expected in range(1, 11):
         with Reader(settings.broker, name="durable") as reader:
@@ -298,4 +316,4 @@ def test_closing_hands_over_what_was_committed(serve: Serve, settings: Settings)
             assert batch is not None
             assert batch.offset == expected
             reader.commit(batch.offset)
-    assert served.error is None
+    assert broker_thread.error is None

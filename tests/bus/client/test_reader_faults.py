@@ -9,7 +9,7 @@ import pytest
 from lineside.bus.client import reader as reader_module
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.messages import START
-from lineside.bus.testing import BrokerProcess, Link, Producer
+from lineside.bus.testing import BrokerProcess, FaultyProxy, Producer
 from tests.bus.conftest import STREAM
 from tests.bus.reading import collect, seqs
 
@@ -62,7 +62,7 @@ def test_a_reader_goes_on_over_a_broken_connection(
 ) -> None:
     monkeypatch.setattr(reader_module, "SILENCE_SECONDS", 1.0)
     with (
-        Link(broker.home / "link", broker.address) as link,
+        FaultyProxy(broker.home / "link", broker.address) as link,
         Producer(broker.address, STREAM) as producer,
         Reader(link.address, start=START) as reader,
     ):
@@ -75,6 +75,6 @@ def test_a_reader_goes_on_over_a_broken_connection(
             producer.emit("log")
         producer.flush()
         assert reader.poll(1.5) is None
-        link.mend()
+        link.restore()
         got += seqs(collect(reader, 100))
         assert got == list(range(200))

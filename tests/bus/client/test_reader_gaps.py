@@ -16,15 +16,17 @@ from lineside.bus.protocol.events import Gap
 from lineside.bus.protocol.messages import LIVE, START, Hi, Put
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
-from tests.bus.conftest import STREAM, Connect, Serve, record
+from tests.bus.conftest import STREAM, Connect, StartBroker, record
 from tests.bus.reading import collect, publish, seqs
 
 
-def test_a_gap_of_the_producer_is_a_gap_of_the_reader(serve: Serve, settings: Settings) -> None:
-    serve()
+def test_a_gap_of_the_producer_is_a_gap_of_the_reader(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    start_broker()
     with Producer(settings.broker, STREAM) as producer:
         producer.emit("log")
-        producer.lose(5)
+        producer.skip(5)
         producer.emit("log")
         producer.flush()
     with Reader(settings.broker, start=START) as reader:
@@ -33,11 +35,11 @@ def test_a_gap_of_the_producer_is_a_gap_of_the_reader(serve: Serve, settings: Se
 
 
 def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
-    serve: Serve, settings: Settings
+    start_broker: StartBroker, settings: Settings
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     publish(settings.broker, STREAM, 10)
-    served.stop()
+    broker_thread.stop()
     with sqlite3.connect(settings.journal) as journal:
         [(blob,)] = journal.execute("SELECT blob FROM entries").fetchall()
         blob = bytearray(blob)
@@ -46,7 +48,7 @@ def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
         blob[-1] ^= 0xFF
         journal.execute("UPDATE entries SET blob = ?", (bytes(blob),))
     journal.close()
-    serve()
+    start_broker()
     with Reader(settings.broker, start=START) as reader:
         [batch] = collect(reader, 8)
     assert seqs([batch]) == [0, 1, 2, 4, 5, 6, 7, 8]
@@ -54,11 +56,11 @@ def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
 
 
 def test_sound_records_that_are_no_events_are_gaps(
-    serve: Serve, peer: Connect, settings: Settings
+    start_broker: StartBroker, peer: Connect, settings: Settings
 ) -> None:
-    serve()
+    start_broker()
     producer = peer()
-    producer.ask(Hi(STREAM))
+    producer.request(Hi(STREAM))
 
     def sound(body: bytes) -> bytes:
         return struct.pack("<II", len(body), crc32(body)) + body
@@ -71,7 +73,7 @@ def test_sound_records_that_are_no_events_are_gaps(
         + record(4)
         + record(4)  # twice
     )
-    producer.ask(Put(STREAM, 0, 6, blob))
+    producer.request(Put(STREAM, 0, 6, blob))
     with Reader(settings.broker, start=START) as reader:
         [batch] = collect(reader, 2)
     assert seqs([batch]) == [0, 4]
@@ -79,10 +81,10 @@ def test_sound_records_that_are_no_events_are_gaps(
 
 
 def test_a_live_reader_that_lags_is_skipped_forward_with_a_gap(
-    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "LIVE_LAG", 8)
-    serve()
+    start_broker()
     with (
         Reader(settings.broker, start=LIVE, credit=2) as reader,
         Producer(settings.broker, STREAM) as producer,

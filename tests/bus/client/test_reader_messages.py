@@ -29,51 +29,51 @@ from tests.bus.conftest import STREAM, record, records
 from tests.bus.reading import seqs
 
 
-class Fake:
+class FakeBroker:
     """Plays the broker's part by hand: hears one reader, says what the test wants."""
 
     def __init__(self, address: str) -> None:
         self.context: sockets.Context = zmq.Context()
-        self.claim = sockets.Claim(address)
-        self.socket = sockets.router(self.context, self.claim)
+        self.address_lock = sockets.AddressLock(address)
+        self.socket = sockets.router(self.context, self.address_lock)
 
-    def hear(self) -> Message:
+    def receive(self) -> Message:
         assert self.socket.poll(5000)
         self.identity, *frames = self.socket.recv_multipart()
         return decode(frames)
 
-    def say(self, *messages: Message) -> None:
+    def send(self, *messages: Message) -> None:
         for message in messages:
             self.socket.send_multipart([self.identity, *message.encode()])
 
     def close(self) -> None:
         self.context.destroy(linger=0)
-        self.claim.release()
+        self.address_lock.release()
 
 
 @pytest.fixture
-def fake(settings: Settings) -> Iterator[Fake]:
-    broker = Fake(settings.broker)
+def fake_broker(settings: Settings) -> Iterator[FakeBroker]:
+    broker = FakeBroker(settings.broker)
     yield broker
     broker.close()
 
 
-def said(name: str, offset: int = 0, journal: str = "j") -> Ack:
+def subscribed_ack(name: str, offset: int = 0, journal: str = "j") -> Ack:
     return Ack(name, offset, OK, 9, journal)
 
 
-def test_what_comes_twice_is_given_once(fake: Fake, settings: Settings) -> None:
+def test_what_comes_twice_is_given_once(fake_broker: FakeBroker, settings: Settings) -> None:
     with Reader(settings.broker, start=START) as reader:
         assert reader.poll(0.2) is None
-        assert fake.hear() == Sub("", START, 0, (), 64)
-        fake.say(
-            said(""),
+        assert fake_broker.receive() == Sub("", START, 0, (), 64)
+        fake_broker.send(
+            subscribed_ack(""),
             Evt(1, STREAM, 0, 3, records(0, 3)),
             GapMessage(None, 2, 4, 3),
             Evt(4, STREAM, 3, 2, records(3, 5)),
             GapMessage(STREAM, 5, 7, 5),
             # A second answer, as after two subscriptions that crossed.
-            said(""),
+            subscribed_ack(""),
             Evt(1, STREAM, 0, 3, records(0, 3)),
             GapMessage(None, 2, 4, 3),
             Evt(4, STREAM, 3, 2, records(3, 5)),
@@ -90,12 +90,12 @@ def test_what_comes_twice_is_given_once(fake: Fake, settings: Settings) -> None:
     ]
 
 
-def test_a_jump_between_deliveries_is_a_gap(fake: Fake, settings: Settings) -> None:
+def test_a_jump_between_deliveries_is_a_gap(fake_broker: FakeBroker, settings: Settings) -> None:
     with Reader(settings.broker, start=START) as reader:
         reader.poll(0.2)
-        fake.hear()
-        fake.say(
-            said(""),
+        fake_broker.receive()
+        fake_broker.send(
+            subscribed_ack(""),
             Evt(1, STREAM, 5, 1, record(5)),  # where a stream begins is nobody's gap
             Evt(2, STREAM, 9, 1, record(9)),
         )
@@ -104,15 +104,15 @@ def test_a_jump_between_deliveries_is_a_gap(fake: Fake, settings: Settings) -> N
 
 
 def test_what_comes_before_the_answer_to_a_subscription_is_not_taken(
-    fake: Fake, settings: Settings
+    fake_broker: FakeBroker, settings: Settings
 ) -> None:
     with Reader(settings.broker, start=START) as reader:
         reader.poll(0.2)
-        fake.hear()
-        fake.say(
+        fake_broker.receive()
+        fake_broker.send(
             Evt(1, STREAM, 0, 1, record(0)),
             GapMessage(STREAM, 1, 2, 2),
-            said(""),
+            subscribed_ack(""),
             Evt(2, STREAM, 1, 1, record(1)),
         )
         batch = reader.poll(5)
@@ -121,59 +121,63 @@ def test_what_comes_before_the_answer_to_a_subscription_is_not_taken(
 
 
 def test_a_reader_that_is_not_known_subscribes_behind_what_it_was_given(
-    fake: Fake, settings: Settings
+    fake_broker: FakeBroker, settings: Settings
 ) -> None:
     with Reader(settings.broker, name="r") as reader:
         reader.poll(0.2)
-        assert fake.hear() == Sub("r", CURSOR, 0, (), 64)
-        fake.say(said("r", 6), Evt(7, STREAM, 0, 1, record(0)))
+        assert fake_broker.receive() == Sub("r", CURSOR, 0, (), 64)
+        fake_broker.send(subscribed_ack("r", 6), Evt(7, STREAM, 0, 1, record(0)))
         assert reader.poll(5) is not None
-        fake.say(Who())
+        fake_broker.send(Who())
         assert reader.poll(0.2) is None
-        assert fake.hear() == Sub("r", OFFSET, 7, (), 64)
+        assert fake_broker.receive() == Sub("r", OFFSET, 7, (), 64)
 
 
 def test_a_reader_says_every_second_how_far_it_is_and_learns_the_head(
-    fake: Fake, settings: Settings
+    fake_broker: FakeBroker, settings: Settings
 ) -> None:
     with Reader(settings.broker, name="r") as reader:
         reader.poll(0.2)
-        fake.hear()
-        fake.say(said("r"), Evt(7, STREAM, 0, 1, record(0)))
+        fake_broker.receive()
+        fake_broker.send(subscribed_ack("r"), Evt(7, STREAM, 0, 1, record(0)))
         assert reader.poll(5) is not None
         assert reader.head == 9
         reader.commit(7)
-        assert fake.hear() == Cur(7, 1)
-        fake.say(Ack("r", 7, OK, 12))
+        assert fake_broker.receive() == Cur(7, 1)
+        fake_broker.send(Ack("r", 7, OK, 12))
         assert reader.poll(1.2) is None
         assert reader.head == 12
-        assert fake.hear() == Cur(7, 0)
+        assert fake_broker.receive() == Cur(7, 0)
 
 
-def test_credit_goes_back_before_it_runs_out(fake: Fake, settings: Settings) -> None:
+def test_credit_goes_back_before_it_runs_out(fake_broker: FakeBroker, settings: Settings) -> None:
     with Reader(settings.broker, start=START, credit=4) as reader:
         reader.poll(0.2)
-        fake.hear()
-        fake.say(said(""), *(Evt(o, STREAM, o, 1, record(o)) for o in range(1, 5)))
+        fake_broker.receive()
+        fake_broker.send(
+            subscribed_ack(""), *(Evt(o, STREAM, o, 1, record(o)) for o in range(1, 5))
+        )
         for _ in range(4):
             assert reader.poll(5) is not None
-        assert fake.hear() == Cur(0, 2)
+        assert fake_broker.receive() == Cur(0, 2)
 
 
-def test_a_subscription_without_an_answer_is_sent_again(fake: Fake, settings: Settings) -> None:
+def test_a_subscription_without_an_answer_is_sent_again(
+    fake_broker: FakeBroker, settings: Settings
+) -> None:
     with Reader(settings.broker, start=START) as reader:
         assert reader.poll(1.5) is None
-        assert fake.hear() == fake.hear() == Sub("", START, 0, (), 64)
+        assert fake_broker.receive() == fake_broker.receive() == Sub("", START, 0, (), 64)
 
 
-def test_words_that_are_none_are_passed_over(fake: Fake, settings: Settings) -> None:
+def test_words_that_are_none_are_passed_over(fake_broker: FakeBroker, settings: Settings) -> None:
     with Reader(settings.broker, start=START) as reader:
         reader.poll(0.2)
-        fake.hear()
-        fake.say(said(""))
-        fake.socket.send_multipart([fake.identity, b"NO", b"\xff"])
-        fake.socket.send_multipart([fake.identity, b"EVT", b"short"])
-        fake.say(Cur(1, 1), Evt(1, STREAM, 0, 1, record(0)))
+        fake_broker.receive()
+        fake_broker.send(subscribed_ack(""))
+        fake_broker.socket.send_multipart([fake_broker.identity, b"NO", b"\xff"])
+        fake_broker.socket.send_multipart([fake_broker.identity, b"EVT", b"short"])
+        fake_broker.send(Cur(1, 1), Evt(1, STREAM, 0, 1, record(0)))
         batch = reader.poll(5)
     assert batch is not None
     assert seqs([batch]) == [0]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.auth.keyfile import KeyFile
+from lineside.bus.auth.key_file import KeyFile
 from lineside.bus.errors import AddressError, SettingsError
-from lineside.bus.protocol.addresses import Address, check_network, parse, with_key
+from lineside.bus.protocol.addresses import Address, check_tcp_address, parse, with_key
 from lineside.bus.settings import Settings
 
 KEY = Path("/keys/my.key")
@@ -47,10 +47,10 @@ def test_what_is_no_address_is_told(address: str, why: str) -> None:
 
 def test_to_listen_any_interface_and_a_free_port_will_do() -> None:
     for address in ("tcp://*:7430", "tcp://0.0.0.0:0"):
-        assert check_network(address, to_listen=True) == address
+        assert check_tcp_address(address, to_listen=True) == address
     for address in ("ipc:///x", "tcp://*", "*:7430"):
         with pytest.raises(AddressError, match=r"tcp://0\.0\.0\.0:7430"):
-            check_network(address, to_listen=True)
+            check_tcp_address(address, to_listen=True)
 
 
 def test_the_setting_goes_into_the_address() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from lineside.bus.errors import CommandError
-from lineside.bus.protocol.commands import EXPIRES_SECONDS, OPS, Command, wanted
+from lineside.bus.protocol.commands import EXPIRES_SECONDS, OPS, Command, describe_request
 
 
 def test_a_command_survives_the_way_over_the_bus() -> None:
     command = Command("set_lr", {"lr": 0.1}, "too slow", "ann@host", 5e9, "abc", "a1")
-    assert Command.read(command.data()) == command
-    assert Command.read(command.data() | {"later": "field"}) == command
+    assert Command.from_data(command.data()) == command
+    assert Command.from_data(command.data() | {"later": "field"}) == command
 
 
 def test_what_is_left_out_is_made_up() -> None:
@@ -78,10 +78,10 @@ def test_what_cannot_be_a_command_is_named(given: dict[str, Any], said: str) -> 
 def test_what_was_asked_for_is_said_with_its_arguments(
     op: str, args: dict[str, Any], said: str
 ) -> None:
-    assert wanted(op, args) == said
+    assert describe_request(op, args) == said
 
 
 @pytest.mark.parametrize("data", [None, {}, {"op": "save"}, {"id": "a"}])
 def test_an_event_that_is_no_command_is_refused(data: dict[str, Any] | None) -> None:
     with pytest.raises(CommandError):
-        Command.read(data)
+        Command.from_data(data)

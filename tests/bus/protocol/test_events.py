@@ -16,7 +16,7 @@ from lineside.bus.protocol.events import (
     is_run_id,
     new_attempt,
 )
-from lineside.bus.protocol.patterns import Patterns, fits
+from lineside.bus.protocol.patterns import Patterns, matches
 
 
 def test_a_stream_reads_as_it_is_written() -> None:
@@ -44,9 +44,9 @@ def test_a_stream_reads_as_it_is_written() -> None:
     ],
 )
 def test_a_name_that_could_not_be_a_path_is_refused(name: str) -> None:
-    with pytest.raises(StreamNameError, match="is not a stream") as told:
+    with pytest.raises(StreamNameError, match="is not a stream") as error_info:
         Stream.parse(name)
-    assert told.value.name == name
+    assert error_info.value.name == name
 
 
 def test_attempts_sort_by_their_start_and_are_parts_of_a_stream() -> None:
@@ -85,8 +85,8 @@ def test_a_pattern_of_other_parts_is_refused(text: str) -> None:
 def test_only_a_star_stands_for_other_characters(
     pattern: str, fitting: list[str], other: list[str]
 ) -> None:
-    assert all(fits(text, pattern) for text in fitting)
-    assert not any(fits(text, pattern) for text in other)
+    assert all(matches(text, pattern) for text in fitting)
+    assert not any(matches(text, pattern) for text in other)
 
 
 def test_patterns_want_what_they_name_and_none_wants_all() -> None:

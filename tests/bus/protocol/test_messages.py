@@ -118,9 +118,9 @@ def test_any_frames_at_all_are_a_message_or_bad(frames: list[bytes]) -> None:
     ],
 )
 def test_what_is_wrong_is_told(frames: list[bytes], why: str) -> None:
-    with pytest.raises(BadMessage) as told:
+    with pytest.raises(BadMessage) as error_info:
         decode(frames)
-    assert why in str(told.value)
+    assert why in str(error_info.value)
 
 
 @pytest.mark.parametrize("patterns", [("run",) * (MAX_PATTERNS + 1), ("r" * (MAX_PATTERN + 1),)])

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.broker import broker, subscriptions
+from lineside.bus.broker import service, subscriptions
 from lineside.bus.client import producer, reader
 from lineside.bus.protocol import addresses, messages, wire
 from lineside.bus.protocol.events import CONTROL_BITS, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
-from tests.bus.conftest import Served
+from tests.bus.conftest import BrokerThread
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "bus" / "PROTOCOL.md").read_text()
@@ -73,7 +73,7 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "any frame; beyond it the connection is cut": f"{messages.MAX_MESSAGE // mib} MiB",
         "silence before a producer connects anew": f"{producer._SILENCE_SECONDS:g} s",
         "silence before a reader connects anew": f"{reader.SILENCE_SECONDS:g} s",
-        "silence after which the broker forgets a connection": f"{broker._SILENT_SECONDS:g} s",
+        "silence after which the broker forgets a connection": f"{service._SILENT_SECONDS:g} s",
         "patterns of a SUB": f"{messages.MAX_PATTERNS} of {messages.MAX_PATTERN} characters, "
         "and all in one frame",
         "credit": f"64 (advice), {subscriptions.MAX_CREDIT} at most",
@@ -148,23 +148,23 @@ def example(settings: Settings) -> Iterator[Callable[..., Example]]:
 
 
 def test_the_example_prints_every_event_and_every_gap(
-    serve: Callable[..., Served], settings: Settings, example: Callable[..., Example]
+    start_broker: Callable[..., BrokerThread], settings: Settings, example: Callable[..., Example]
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     with Producer(settings.broker, "run/rank0/a") as ours:
         for step in range(100):
             ours.emit("log", step=step, data={"logs": {"loss": step / 2}})
-        ours.lose(7)
+        ours.skip(7)
         ours.emit("train_end")
         ours.flush()
-    served.stop()
+    broker_thread.stop()
     with sqlite3.connect(settings.journal) as journal:
         [blob] = journal.execute("SELECT blob FROM entries WHERE offset = 1").fetchone()
         blob = bytearray(blob)
         blob[20] ^= 0xFF  # in the first record
         journal.execute("UPDATE entries SET blob = ? WHERE offset = 1", (bytes(blob),))
     journal.close()
-    serve()
+    start_broker()
     lines = example().lines(102)
     assert lines[0] == {"stream": "run/rank0/a", "missing": [0, 1]}
     assert [line.get("seq") for line in lines[1:]] == [*range(1, 100), None, 107]
@@ -173,9 +173,9 @@ def test_the_example_prints_every_event_and_every_gap(
 
 
 def test_the_example_filters_and_goes_on_where_it_was(
-    serve: Callable[..., Served], settings: Settings, example: Callable[..., Example]
+    start_broker: Callable[..., BrokerThread], settings: Settings, example: Callable[..., Example]
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     with (
         Producer(settings.broker, "run/rank0/a") as ours,
         Producer(settings.broker, "x/y/z") as other,
@@ -188,7 +188,7 @@ def test_the_example_filters_and_goes_on_where_it_was(
         first = example("--name", "plain", "--stream", "run")
         assert [line["seq"] for line in first.lines(64)] == list(range(64))
         until = time.monotonic() + 10
-        while served.broker._journal.cursors().get("plain") != 2:
+        while broker_thread.broker._journal.cursors().get("plain") != 2:
             assert time.monotonic() < until
             time.sleep(0.05)
         first.end()
@@ -199,23 +199,23 @@ def test_the_example_filters_and_goes_on_where_it_was(
 
 
 def test_the_example_goes_on_over_a_restart_and_over_a_new_journal(
-    serve: Callable[..., Served], settings: Settings, example: Callable[..., Example]
+    start_broker: Callable[..., BrokerThread], settings: Settings, example: Callable[..., Example]
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     with Producer(settings.broker, "run/rank0/a") as ours:
         running = example()
         ours.emit("log")
         ours.flush()
         assert [line["seq"] for line in running.lines(1)] == [0]
-        served.stop()
-        served = serve()
+        broker_thread.stop()
+        broker_thread = start_broker()
         ours.emit("log")
         ours.flush()
         assert [line["seq"] for line in running.lines(1)] == [1]
-    served.stop()
+    broker_thread.stop()
     for path in settings.home.glob("journal.db*"):
         path.unlink()
-    serve()
+    start_broker()
     with Producer(settings.broker, "new/rank0/a") as ours:
         ours.emit("log")
         ours.flush()
@@ -224,12 +224,12 @@ def test_the_example_goes_on_over_a_restart_and_over_a_new_journal(
 
 
 def test_the_example_ends_when_its_name_is_taken(
-    serve: Callable[..., Served], settings: Settings, example: Callable[..., Example]
+    start_broker: Callable[..., BrokerThread], settings: Settings, example: Callable[..., Example]
 ) -> None:
-    served = serve()
+    broker_thread = start_broker()
     first = example("--name", "plain")
     until = time.monotonic() + 20
-    while "plain" not in served.broker._readers.names:
+    while "plain" not in broker_thread.broker._subscriptions.connected_names:
         assert time.monotonic() < until
         time.sleep(0.05)
     example("--name", "plain")

@@ -18,11 +18,11 @@ from lineside.bus.protocol.wire import (
     HEADER,
     MAX_RECORD,
     Encoder,
-    bodies,
     count_records,
     decode_event,
-    next_good,
+    find_next_record,
     read_record,
+    record_bodies,
     skip_records,
 )
 from tests.bus.conftest import record, records
@@ -80,7 +80,7 @@ def test_a_log_cut_anywhere_holds_the_records_before_the_cut(
 ) -> None:
     blobs = [encode(event) for event in given_events]
     log = b"".join(blobs) + rest
-    assert same([decode_event(body) for body in bodies(log)], given_events)
+    assert same([decode_event(body) for body in record_bodies(log)], given_events)
 
 
 @given(st.data())
@@ -89,17 +89,17 @@ def test_one_damaged_byte_costs_one_record_and_never_raises(data: st.DataObject)
     at = data.draw(st.integers(0, len(log) - 1))
     log[at] ^= data.draw(st.integers(1, 255))
     size = len(log) // 12
-    seqs = [decode_event(body).seq for body in bodies(log)]
+    seqs = [decode_event(body).seq for body in record_bodies(log)]
     assert seqs == [seq for seq in range(12) if seq != at // size]
-    with pytest.raises(CorruptRecord) as told:
+    with pytest.raises(CorruptRecord) as error_info:
         count_records(log)
-    assert told.value.position == at // size * size
+    assert error_info.value.position == at // size * size
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_at_all_can_be_read_over(garbage: bytes) -> None:
     log = record(1) + garbage + record(2)
-    seqs = [decode_event(body).seq for body in bodies(log)]
+    seqs = [decode_event(body).seq for body in record_bodies(log)]
     assert seqs[0] == 1
     assert seqs[-1] == 2
 
@@ -124,10 +124,10 @@ def test_any_bytes_at_all_are_an_event_or_a_value_error(body: bytes) -> None:
     ],
 )
 def test_counting_says_where_and_why_records_are_not_sound(blob: bytes, why: str) -> None:
-    with pytest.raises(CorruptRecord, match=why) as told:
+    with pytest.raises(CorruptRecord, match=why) as error_info:
         count_records(blob)
-    assert told.value.why.startswith(why)
-    assert "at byte" in str(told.value)
+    assert error_info.value.why.startswith(why)
+    assert "at byte" in str(error_info.value)
 
 
 def test_counting_and_skipping_agree() -> None:
@@ -135,7 +135,7 @@ def test_counting_and_skipping_agree() -> None:
     for skipped in range(11):
         rest = skip_records(blob, skipped)
         assert count_records(rest) == 10 - skipped
-        assert [decode_event(body).seq for body in bodies(rest)] == list(range(skipped, 10))
+        assert [decode_event(body).seq for body in record_bodies(rest)] == list(range(skipped, 10))
 
 
 def test_reading_ends_where_a_record_is_not_whole() -> None:
@@ -152,9 +152,9 @@ def test_reading_refuses_a_length_that_cannot_be() -> None:
 
 def test_the_next_good_record_is_found_behind_what_only_looks_like_one() -> None:
     bait = b"\x99" * 40 + struct.pack("<II", 5, 1) + b"\x99abcd"
-    assert next_good(bait + record(3) + b"end", 1) == len(bait)
-    assert next_good(bait, 0) is None
-    assert next_good(b"", 0) is None
+    assert find_next_record(bait + record(3) + b"end", 1) == len(bait)
+    assert find_next_record(bait, 0) is None
+    assert find_next_record(b"", 0) is None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_fields_of_a_later_version_are_ignored() -> None:
 
 def test_nan_and_infinities_survive() -> None:
     data: dict[str, object] = {"nan": math.nan, "up": math.inf, "down": -math.inf}
-    [body] = bodies(record(0, data))
+    [body] = record_bodies(record(0, data))
     read = decode_event(body).data
     assert read is not None
     assert math.isnan(read["nan"])
@@ -196,7 +196,7 @@ def test_nan_and_infinities_survive() -> None:
 
 def test_what_cannot_be_encoded_is_asked_for() -> None:
     encoder = Encoder(default=lambda value: {"!": repr(value)})
-    [body] = bodies(encoder.encode(0, 0.0, 0, "log", 0, None, 0, {"x": {1, 2}}))
+    [body] = record_bodies(encoder.encode(0, 0.0, 0, "log", 0, None, 0, {"x": {1, 2}}))
     assert decode_event(body).data == {"x": {"!": "{1, 2}"}}
 
 

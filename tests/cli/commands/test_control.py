@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lineside.store.database.database import open_store
-from lineside.store.database.migrate import KNOWN
+from lineside.store.database.engine import open_store
+from lineside.store.database.migrate import REVISIONS
 from tests.cli.homes import DEADLINE, RUN_ID, Home, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -25,18 +25,18 @@ STEERED = "steered"
 
 
 @pytest.fixture
-def training(station: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def training(running_home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A slow training under the id ``steered``, known to the store."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(tmp_path / "out"), "100000"],
-        env=station.environment({"LINESIDE_RUN_ID": STEERED, "PYTHONPATH": str(ROOT)}),
+        env=running_home.environment({"LINESIDE_RUN_ID": STEERED, "PYTHONPATH": str(ROOT)}),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
         wait_until(
-            lambda: '"status": "running"' in station.lineside("show", STEERED, "--json").stdout
+            lambda: '"status": "running"' in running_home.lineside("show", STEERED, "--json").stdout
         )
         yield process
     finally:
@@ -44,19 +44,21 @@ def training(station: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.Popen[str]) -> None:
-    unpaused = station.lineside("resume", STEERED)
+def test_a_training_is_steered_and_stopped(
+    running_home: Home, training: subprocess.Popen[str]
+) -> None:
+    unpaused = running_home.lineside("resume", STEERED)
     assert unpaused.returncode == 1
     assert "resume: rejected at step" in unpaused.stdout
     assert unpaused.stderr == "lineside: resume was not applied\n"
 
-    changed = station.lineside("set-lr", STEERED, "0.001", "--json", "--reason", "a test")
+    changed = running_home.lineside("set-lr", STEERED, "0.001", "--json", "--reason", "a test")
     states = [json.loads(line) for line in changed.stdout.splitlines()]
     assert [state["state"] for state in states] == ["requested", "delivered", "applied"]
     assert states[-1]["detail"].endswith("to 0.001")
 
     # Over HTTP as from the command line, and told alike.
-    address = f"{station.page}/api/runs/{STEERED}/commands"
+    address = f"{running_home.page}/api/runs/{STEERED}/commands"
     logged = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
     assert (logged.status_code, logged.json()["state"]) == (202, "requested")
     applied = ("http-1", "applied")
@@ -66,15 +68,15 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     again = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
     assert again.json()["state"] == "applied"
 
-    assert station.lineside("save", STEERED, "--no-wait").stdout == "save: requested\n"
-    stopped = station.lineside("stop", STEERED, "--no-save")
+    assert running_home.lineside("save", STEERED, "--no-wait").stdout == "save: requested\n"
+    stopped = running_home.lineside("stop", STEERED, "--no-save")
     assert stopped.returncode == 0
     *_, last = stopped.stdout.splitlines()
     output, _ = training.communicate(timeout=DEADLINE)
     assert last == f"stop: applied at step {int(output.split()[-1]):,}"
 
-    wait_until(lambda: "stopped" in station.lineside("runs", STEERED).stdout)
-    late = station.lineside("stop", STEERED)
+    wait_until(lambda: "stopped" in running_home.lineside("runs", STEERED).stdout)
+    late = running_home.lineside("stop", STEERED)
     assert late.returncode == 2
     assert "expected a training that takes commands. The run is stopped" in late.stderr
     refused = httpx.post(address, json={"op": "stop"})
@@ -82,12 +84,12 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
         409,
         "urn:lineside:problem:not-training",
     )
-    counts = json.loads(station.lineside("show", STEERED, "--json").stdout)["event_counts"]
+    counts = json.loads(running_home.lineside("show", STEERED, "--json").stdout)["event_counts"]
     assert counts["command"] == 5
     assert counts["control_applied"] == 4
     assert counts["control_rejected"] == 1
 
-    told = station.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
+    told = running_home.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
     entries = json.loads(told.stdout)["items"]
     assert len(entries) == 15
     assert [entry["outcome"] for entry in entries if entry["command"] == "http-1"] == [
@@ -97,63 +99,65 @@ def test_a_training_is_steered_and_stopped(station: Home, training: subprocess.P
     ]
     [first] = [entry for entry in entries if entry["why"] == "over HTTP"]
     assert (first["who"], first["action"], first["target"]) == ("user@dashboard", "log", STEERED)
-    lines = station.lineside("audit", "--run", STEERED, "--limit", "2").stdout.splitlines()
+    lines = running_home.lineside("audit", "--run", STEERED, "--limit", "2").stdout.splitlines()
     assert [line.split()[0] for line in lines[:1]] == ["TIME"]
     assert len(lines) == 3
-    nothing = station.lineside("audit", "--run", "nobody")
+    nothing = running_home.lineside("audit", "--run", "nobody")
     assert (nothing.returncode, nothing.stderr) == (0, "nothing about nobody\n")
 
-    exported = station.lineside("export", STEERED, "--what", "commands", "--format", "jsonl")
+    exported = running_home.lineside("export", STEERED, "--what", "commands", "--format", "jsonl")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
     assert len(rows) == 5
     assert {row["op"] for row in rows} == {"resume", "set_lr", "log", "save", "stop"}
     assert all(row["state"] in ("applied", "rejected") for row in rows)
 
 
-def test_a_run_that_is_none_or_has_ended_takes_no_commands(station: Home) -> None:
-    ended = station.lineside("save", RUN_ID)
+def test_a_run_that_is_none_or_has_ended_takes_no_commands(running_home: Home) -> None:
+    ended = running_home.lineside("save", RUN_ID)
     assert ended.returncode == 2
     assert f"'{RUN_ID}' cannot be; expected a training that takes commands" in ended.stderr
-    unknown = station.lineside("save", "nobody")
+    unknown = running_home.lineside("save", "nobody")
     assert unknown.returncode == 2
     assert "no run 'nobody' in the store" in unknown.stderr
-    odd = station.lineside("save", "a b", "--ahead")
+    odd = running_home.lineside("save", "a b", "--ahead")
     assert odd.returncode == 2
 
 
-def test_a_loop_takes_no_commands_and_is_not_waited_for(station: Home) -> None:
+def test_a_loop_takes_no_commands_and_is_not_waited_for(running_home: Home) -> None:
     script = (
         "import sys; from lineside.emitter import start_run; start_run(run_id='loop'); "
         "sys.stdin.read()"
     )
     loop = subprocess.Popen(
-        [sys.executable, "-c", script], env=station.environment(), stdin=subprocess.PIPE
+        [sys.executable, "-c", script], env=running_home.environment(), stdin=subprocess.PIPE
     )
     try:
         wait_until(
-            lambda: '"status": "running"' in station.lineside("show", "loop", "--json").stdout
+            lambda: '"status": "running"' in running_home.lineside("show", "loop", "--json").stdout
         )
-        refused = station.lineside("stop", "loop")
+        refused = running_home.lineside("stop", "loop")
     finally:
         loop.communicate()
     assert refused.returncode == 2
     assert "It is a loop with start_run, which takes no commands" in refused.stderr
 
 
-def test_one_that_nobody_takes_says_so(station: Home) -> None:
-    sent = station.lineside("stop", "not-yet", "--ahead", "--expires", "1")
+def test_one_that_nobody_takes_says_so(running_home: Home) -> None:
+    sent = running_home.lineside("stop", "not-yet", "--ahead", "--expires", "1")
     assert sent.returncode == 1
     assert sent.stdout == "stop: requested\n"
     assert sent.stderr.startswith("lineside: stop: no answer has come in time from run not-yet; ")
 
 
 def test_one_that_nobody_is_left_to_take_is_not_waited_for(
-    station: Home, training: subprocess.Popen[str]
+    running_home: Home, training: subprocess.Popen[str]
 ) -> None:
     training.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(station.lineside, "save", STEERED)
-        wait_until(lambda: len(station.lineside("audit", "--run", STEERED).stdout.splitlines()) > 1)
+        saving = pool.submit(running_home.lineside, "save", STEERED)
+        wait_until(
+            lambda: len(running_home.lineside("audit", "--run", STEERED).stdout.splitlines()) > 1
+        )
         training.kill()
         saved = saving.result()
     assert saved.returncode == 1
@@ -161,14 +165,14 @@ def test_one_that_nobody_is_left_to_take_is_not_waited_for(
     assert "lineside: save was not applied" in saved.stderr
 
 
-def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(station: Home) -> None:
+def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(running_home: Home) -> None:
     reason = "ok\n2026-11-21 18:00:00  eve  stop\x1b[2J"
-    sent = station.lineside("save", "odd", "--ahead", "--no-wait", "--reason", reason)
+    sent = running_home.lineside("save", "odd", "--ahead", "--no-wait", "--reason", reason)
     assert sent.returncode == 0
-    audit = wait_until(lambda: station.lineside("audit", "--run", "odd").stdout)
+    audit = wait_until(lambda: running_home.lineside("audit", "--run", "odd").stdout)
     _, line = audit.splitlines()
     assert line.endswith(r"ok\n2026-11-21 18:00:00  eve  stop\x1b[2J")
-    nobody = station.lineside("audit", "--run", "x\x1b[2J").stderr
+    nobody = running_home.lineside("audit", "--run", "x\x1b[2J").stderr
     assert nobody == "nothing about x\\x1b[2J\n"
 
 
@@ -183,7 +187,7 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_none(
     store = home.path / "store.db"
     open_store(f"sqlite:///{store}", create=True).dispose()
     with contextlib.closing(sqlite3.connect(store)) as older, older:
-        older.execute("UPDATE lineside_version SET version_num = ?", KNOWN[:1])
+        older.execute("UPDATE lineside_version SET version_num = ?", REVISIONS[:1])
     elsewhere = {"LINESIDE_STORE": f"sqlite:///{home.path}/no.db"}
     for env, why in (({}, "brings it up to date"), (elsewhere, "there is no store at")):
         refused = home.lineside(command, "baseline", env=env)
@@ -195,8 +199,8 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_none(
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])
-def test_a_rate_that_is_none_is_refused(station: Home, rate: str) -> None:
-    done = station.lineside("set-lr", "--ahead", "not-yet", rate)
+def test_a_rate_that_is_none_is_refused(running_home: Home, rate: str) -> None:
+    done = running_home.lineside("set-lr", "--ahead", "not-yet", rate)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "No such option" not in done.stderr

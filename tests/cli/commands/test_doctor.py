@@ -70,5 +70,5 @@ def test_disk_space_is_judged_before_it_is_gone(
     """The figure is given because a disk of each size would be slow to make."""
     settings = Settings.from_env({"LINESIDE_HOME": str(tmp_path)})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    (disk,) = [check for check in checks.examine(settings) if check.subject == "disk"]
+    (disk,) = [check for check in checks.run_checks(settings) if check.subject == "disk"]
     assert disk.state == state

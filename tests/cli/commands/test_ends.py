@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from lineside.store.database.database import open_store
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store
+from lineside.store.recording.writer import Writer
 from tests.cli.homes import Home
-from tests.store.trainer import Journal, Teller, heartbeat
+from tests.store.trainer import FakeJournal, FakeProducer, heartbeat
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py"\nValueError: bad batch\n'
 
@@ -15,14 +15,14 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "x.py"\nValueError: bad 
 def test_a_failure_has_its_traceback_and_a_pause_is_said(home: Home) -> None:
     home.path.mkdir(mode=0o700, exist_ok=True)
     store = open_store(f"sqlite:///{home.path}/store.db", create=True)
-    failed, held = Teller("bad", at=time.time()), Teller("held", at=time.time())
-    shipper = Teller("held", "shipper")
+    failed, held = FakeProducer("bad", at=time.time()), FakeProducer("held", at=time.time())
+    shipper = FakeProducer("held", "shipper")
     failed.begin()
     error = {"type": "ValueError", "message": "bad batch", "traceback": TRACEBACK}
-    failed.tell("train_error", {"error": error})
+    failed.emit("train_error", {"error": error})
     held.begin()
-    shipper.tell("heartbeat", heartbeat(held, phase="paused"))
-    Journal(Writer(store)).deliver(failed, held, shipper)
+    shipper.emit("heartbeat", heartbeat(held, phase="paused"))
+    FakeJournal(Writer(store)).deliver(failed, held, shipper)
     store.dispose()
 
     shown = home.lineside("show", "bad").stdout

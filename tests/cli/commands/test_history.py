@@ -20,8 +20,8 @@ import pytest
 from tests.cli.homes import RUN_ID, STEPS, Home, wait_until
 
 
-def test_runs_lists_what_there_is(station: Home) -> None:
-    listed = station.lineside("runs")
+def test_runs_lists_what_there_is(running_home: Home) -> None:
+    listed = running_home.lineside("runs")
     assert listed.returncode == 0
     header, *rows = listed.stdout.splitlines()
     assert header.split() == ["RUN", "NAME", "PROJECT", "STATUS", "STEP", "LOSS", "STARTED", "TOOK"]
@@ -30,8 +30,8 @@ def test_runs_lists_what_there_is(station: Home) -> None:
         assert word in row
 
 
-def test_runs_as_json_is_what_the_api_answers(station: Home) -> None:
-    document = json.loads(station.lineside("runs", "--json").stdout)
+def test_runs_as_json_is_what_the_api_answers(running_home: Home) -> None:
+    document = json.loads(running_home.lineside("runs", "--json").stdout)
     (run,) = (item for item in document["items"] if item["id"] == RUN_ID)
     assert document["next"] is None
     assert run["event_counts"]["log"] == STEPS
@@ -43,50 +43,52 @@ def test_runs_as_json_is_what_the_api_answers(station: Home) -> None:
     "options",
     [["--status", "failed"], ["--project", "elsewhere"], ["nowhere to be found"]],
 )
-def test_a_filter_that_fits_nothing_says_so_on_stderr(station: Home, options: list[str]) -> None:
-    listed = station.lineside("runs", *options)
+def test_a_filter_that_fits_nothing_says_so_on_stderr(
+    running_home: Home, options: list[str]
+) -> None:
+    listed = running_home.lineside("runs", *options)
     assert (listed.returncode, listed.stdout) == (0, "")
     assert listed.stderr == "no runs that fit\n"
 
 
-def test_filters_find_a_run(station: Home) -> None:
+def test_filters_find_a_run(running_home: Home) -> None:
     for options in (["--status", "finished"], ["--project", "tests"], ["FIRST"]):
-        assert RUN_ID in station.lineside("runs", *options, "--sort", "name").stdout
+        assert RUN_ID in running_home.lineside("runs", *options, "--sort", "name").stdout
 
 
-def test_an_order_that_does_not_exist_is_a_usage_error(station: Home) -> None:
-    listed = station.lineside("runs", "--sort", "colour")
+def test_an_order_that_does_not_exist_is_a_usage_error(running_home: Home) -> None:
+    listed = running_home.lineside("runs", "--sort", "colour")
     assert listed.returncode == 2
     assert "colour" in listed.stderr
 
 
-def test_a_long_list_goes_on_by_its_cursor(station: Home) -> None:
+def test_a_long_list_goes_on_by_its_cursor(running_home: Home) -> None:
     for name in ("one", "two", "three"):
-        station.train(
+        running_home.train(
             "from lineside.emitter import start_run\n"
             f"start_run(run_id='{name}', project='pages').finish()"
         )
-        wait_until(partial(knows, station, name))
+        wait_until(partial(is_recorded, running_home, name))
     seen: list[str] = []
     cursor: list[str] = []
     pages = ["runs", "--project", "pages", "--limit"]
     while True:
-        document = json.loads(station.lineside(*pages, "1", "--json", *cursor).stdout)
+        document = json.loads(running_home.lineside(*pages, "1", "--json", *cursor).stdout)
         seen += [run["id"] for run in document["items"]]
         if document["next"] is None:
             break
         cursor = ["--cursor", document["next"]]
-        assert document["next"] in station.lineside(*pages, str(len(seen))).stderr
+        assert document["next"] in running_home.lineside(*pages, str(len(seen))).stderr
     assert seen == ["three", "two", "one"]
 
 
-def knows(home: Home, run: str) -> bool:
+def is_recorded(home: Home, run: str) -> bool:
     return home.lineside("show", run).returncode == 0
 
 
 @pytest.mark.parametrize("word", [RUN_ID, "first", "a first run"])
-def test_show_finds_a_run_by_id_beginning_or_name(station: Home, word: str) -> None:
-    shown = station.lineside("show", word)
+def test_show_finds_a_run_by_id_beginning_or_name(running_home: Home, word: str) -> None:
+    shown = running_home.lineside("show", word)
     assert shown.returncode == 0
     assert shown.stdout.startswith("a first run  (finished)\n")
     assert re.search(rf"log +{STEPS}\n", shown.stdout)
@@ -95,16 +97,18 @@ def test_show_finds_a_run_by_id_beginning_or_name(station: Home, word: str) -> N
     assert "/somewhere/checkpoint-300" in shown.stdout
 
 
-def test_show_as_json_has_streams_and_checkpoints_too(station: Home) -> None:
-    run = json.loads(station.lineside("show", RUN_ID, "--json").stdout)
+def test_show_as_json_has_streams_and_checkpoints_too(running_home: Home) -> None:
+    run = json.loads(running_home.lineside("show", RUN_ID, "--json").stdout)
     (rank,) = (stream for stream in run["streams"] if stream["producer"] == "rank0")
     assert rank["emitted"] == rank["recorded"] > 3 * STEPS
     assert run["checkpoints"][0]["path"] == "/somewhere/checkpoint-300"
 
 
 @pytest.mark.parametrize("command", ["show", "tail", "export"])
-def test_an_unknown_run_is_a_usage_error_that_names_known_ones(station: Home, command: str) -> None:
-    done = station.lineside(command, "nobody")
+def test_an_unknown_run_is_a_usage_error_that_names_known_ones(
+    running_home: Home, command: str
+) -> None:
+    done = running_home.lineside(command, "nobody")
     assert done.returncode == 2
     assert re.fullmatch(r"lineside: no run 'nobody' in the store; the newest are .*\n", done.stderr)
 
@@ -117,8 +121,8 @@ def test_without_a_store_it_says_how_to_get_one(home: Home, command: list[str]) 
     assert done.stderr.count("\n") == 1
 
 
-def test_tail_from_the_start_prints_every_event_in_order(station: Home) -> None:
-    tail = station.start("tail", RUN_ID, "--from-start", "--json")
+def test_tail_from_the_start_prints_every_event_in_order(running_home: Home) -> None:
+    tail = running_home.start("tail", RUN_ID, "--from-start", "--json")
     tail.until('"kind": "run_end"')
     tail.send(signal.SIGINT)
     assert tail.wait() == 130
@@ -130,16 +134,16 @@ def test_tail_from_the_start_prints_every_event_in_order(station: Home) -> None:
     assert odd["data"]["logs"] == {"loss": None, "speed": None}
 
 
-def test_tail_shows_what_happens_now(station: Home) -> None:
-    tail = station.start("tail")
+def test_tail_shows_what_happens_now(running_home: Home) -> None:
+    tail = running_home.start("tail")
     # It says nothing until something happens, so something has to until it is connected.
     for _ in range(20):
-        station.train(
+        running_home.train(
             "from lineside.emitter import start_run\n"
             "with start_run(run_id='live') as run:\n"
             "    run.log(dict(loss=0.25), step=3)"
         )
-        if "live" in station.lineside("runs").stdout and tail.peek():
+        if "live" in running_home.lineside("runs").stdout and tail.peek():
             break
     tail.until(r"\d\d:\d\d:\d\d  live/rank0  log  step 3  loss 0.25\n")
     tail.send(signal.SIGINT)
@@ -147,11 +151,11 @@ def test_tail_shows_what_happens_now(station: Home) -> None:
     assert "Traceback" not in tail.out
 
 
-def test_a_reader_that_leaves_ends_tail_quietly(station: Home) -> None:
+def test_a_reader_that_leaves_ends_tail_quietly(running_home: Home) -> None:
     pipe = f"{sys.executable} -m lineside.cli tail --from-start | head -n 2"
     piped = subprocess.run(
         ["bash", "-c", pipe + "; exit ${PIPESTATUS[0]}"],
-        env=station.environment(),
+        env=running_home.environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -174,8 +178,8 @@ def test_tail_without_a_store_takes_the_word_for_an_id(home: Home) -> None:
     tail.send(signal.SIGTERM)
 
 
-def test_points_as_csv_are_all_there_with_nan_and_infinity(station: Home) -> None:
-    done = station.lineside("export", RUN_ID)
+def test_points_as_csv_are_all_there_with_nan_and_infinity(running_home: Home) -> None:
+    done = running_home.lineside("export", RUN_ID)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == ["attempt", "producer", "name", "step", "epoch", "time", "value"]
     loss = {int(row["step"]): float(row["value"]) for row in rows if row["name"] == "loss"}
@@ -185,9 +189,9 @@ def test_points_as_csv_are_all_there_with_nan_and_infinity(station: Home) -> Non
     assert done.stderr == f"{RUN_ID}: {len(rows)} points written\n"
 
 
-def test_points_as_json_lines_are_strict(station: Home, tmp_path: Path) -> None:
+def test_points_as_json_lines_are_strict(running_home: Home, tmp_path: Path) -> None:
     file = tmp_path / "points.jsonl"
-    assert station.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
+    assert running_home.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
 
     def refuse(word: str) -> None:
         pytest.fail(f"{word} is not JSON")
@@ -198,9 +202,9 @@ def test_points_as_json_lines_are_strict(station: Home, tmp_path: Path) -> None:
     assert odd["non_finite"] == {"/value": "nan"}
 
 
-def test_points_as_parquet_have_types(station: Home, tmp_path: Path) -> None:
+def test_points_as_parquet_have_types(running_home: Home, tmp_path: Path) -> None:
     file = tmp_path / "points.parquet"
-    assert station.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
+    assert running_home.lineside("export", RUN_ID, "-o", str(file)).returncode == 0
     table = pq.read_table(file)
     types = {field.name: str(field.type) for field in table.schema}
     assert types["time"] == "timestamp[us, tz=UTC]"
@@ -210,8 +214,8 @@ def test_points_as_parquet_have_types(station: Home, tmp_path: Path) -> None:
     assert speed == [math.inf] * STEPS
 
 
-def test_timing_has_compute_and_wait_of_every_step(station: Home) -> None:
-    done = station.lineside("export", RUN_ID, "--what", "timing")
+def test_timing_has_compute_and_wait_of_every_step(running_home: Home) -> None:
+    done = running_home.lineside("export", RUN_ID, "--what", "timing")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     parts = [row["part"] for row in rows]
     assert parts.count("compute") == STEPS
@@ -220,9 +224,11 @@ def test_timing_has_compute_and_wait_of_every_step(station: Home) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_events_are_all_there_with_their_data(station: Home, tmp_path: Path, kind: str) -> None:
+def test_events_are_all_there_with_their_data(
+    running_home: Home, tmp_path: Path, kind: str
+) -> None:
     file = tmp_path / "events"
-    done = station.lineside(
+    done = running_home.lineside(
         "export", RUN_ID, "--what", "events", "--format", kind, "--output", str(file)
     )
     assert done.returncode == 0
@@ -240,22 +246,24 @@ def test_events_are_all_there_with_their_data(station: Home, tmp_path: Path, kin
     assert logged["logs"]["loss"] == 0.5
 
 
-def test_a_file_that_is_there_is_replaced_only_with_force(station: Home, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_replaced_only_with_force(
+    running_home: Home, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.csv"
     file.write_text("precious")
-    refused = station.lineside("export", RUN_ID, "-o", str(file))
+    refused = running_home.lineside("export", RUN_ID, "-o", str(file))
     assert refused.returncode == 2
     assert "--force replaces it" in refused.stderr
     assert file.read_text() == "precious"
-    assert station.lineside("export", RUN_ID, "-o", str(file), "--force").returncode == 0
+    assert running_home.lineside("export", RUN_ID, "-o", str(file), "--force").returncode == 0
     assert file.read_text().startswith("attempt,producer,name")
 
 
-def test_an_export_that_fails_leaves_no_half_a_file(station: Home, tmp_path: Path) -> None:
-    done = station.lineside("export", RUN_ID, "-o", str(tmp_path / "no" / "where.csv"))
+def test_an_export_that_fails_leaves_no_half_a_file(running_home: Home, tmp_path: Path) -> None:
+    done = running_home.lineside("export", RUN_ID, "-o", str(tmp_path / "no" / "where.csv"))
     assert done.returncode == 1
     assert re.fullmatch(r"lineside: .*: No such file or directory\n", done.stderr)
-    full = station.lineside("export", RUN_ID, "--format", "parquet", "-o", "/dev/full")
+    full = running_home.lineside("export", RUN_ID, "--format", "parquet", "-o", "/dev/full")
     assert full.returncode == 1
     assert "Traceback" not in full.stderr
     assert list(tmp_path.iterdir()) == []

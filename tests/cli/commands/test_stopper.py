@@ -9,20 +9,20 @@ import pytest
 from tests.cli.homes import RUN_ID, Home, wait_until
 
 
-def test_a_rule_is_tried_on_a_recorded_run(station: Home) -> None:
-    done = station.lineside(
+def test_a_rule_is_tried_on_a_recorded_run(running_home: Home) -> None:
+    done = running_home.lineside(
         "stopper", "--monitor", "loss", "--threshold", "0.1", "--backtest", RUN_ID
     )
     header, row = done.stdout.splitlines()
     assert header.split() == ["RULE", "WOULD", "ATTEMPT", "STEP", "AFTER", "WHY"]
     assert row.startswith("loss threshold  alert        1    10  ")
     assert row.endswith("loss has reached 0.1, and is 0.1; a loop takes no commands")
-    never = station.lineside("stopper", "--max-steps", "1000", "--backtest", "latest")
+    never = running_home.lineside("stopper", "--max-steps", "1000", "--backtest", "latest")
     assert never.stdout.splitlines()[1].split() == ["max_steps", "never"]
 
 
-def test_it_is_told_to_machines_too(station: Home) -> None:
-    done = station.lineside("stopper", "--not-finite", "1", "--backtest", RUN_ID, "--json")
+def test_it_is_told_to_machines_too(running_home: Home) -> None:
+    done = running_home.lineside("stopper", "--not-finite", "1", "--backtest", RUN_ID, "--json")
     answer = json.loads(done.stdout)
     assert answer["run"] == RUN_ID
     [item] = answer["items"]

@@ -27,19 +27,19 @@ def document(home: Home, run: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_run_ends_as_its_command_did_and_records_it(station: Home, code: int) -> None:
+def test_run_ends_as_its_command_did_and_records_it(running_home: Home, code: int) -> None:
     name = f"ends with {code}"
     script = f"{RUN}\nraise SystemExit({code})"
-    done = station.lineside(
+    done = running_home.lineside(
         "run", "--name", name, "--project", "launched", "--", sys.executable, "-c", script
     )
     assert done.returncode == code
-    wait_until(lambda: "process_exit" in str(document(station, name).get("event_counts")))
-    assert document(station, name)["project"] == "launched"
+    wait_until(lambda: "process_exit" in str(document(running_home, name).get("event_counts")))
+    assert document(running_home, name)["project"] == "launched"
 
 
-def test_what_follows_the_command_is_the_commands(station: Home) -> None:
-    done = station.lineside(
+def test_what_follows_the_command_is_the_commands(running_home: Home) -> None:
+    done = running_home.lineside(
         "run", sys.executable, "-c", "import sys; print(sys.argv)", "--name", "x"
     )
     assert done.stdout == "['-c', '--name', 'x']\n"

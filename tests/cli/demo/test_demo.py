@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lineside.cli.demo.demonstration import demo_settings
-from lineside.cli.stack.probes import get_json
+from lineside.cli.demo.demo_run import demo_settings
+from lineside.cli.stack.http_probe import get_json
 from tests.cli.homes import Home, wait_until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -90,14 +90,14 @@ def recorded(home: Home, run: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.timeout(300)
-def test_an_unchanged_trl_script_is_recorded(station: Home, tmp_path: Path) -> None:
+def test_an_unchanged_trl_script_is_recorded(running_home: Home, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     script = [sys.executable, str(EXAMPLES / "sft_trl.py"), "--output", str(tmp_path)]
-    done = station.lineside(
+    done = running_home.lineside(
         "run", "--name", "sums", "--", *script, "--max-steps", "12", seconds=240
     )
     assert done.returncode == 0, done.stderr
-    run = wait_until(lambda: recorded(station, "sums"))
+    run = wait_until(lambda: recorded(running_home, "sums"))
     assert (run["status"], run["step"]) == ("finished", 12)
     assert run["loss_account"]["gaps"] == 0
     assert run["metrics"]["train_loss"] > 0
@@ -105,14 +105,14 @@ def test_an_unchanged_trl_script_is_recorded(station: Home, tmp_path: Path) -> N
 
 @pytest.mark.timeout(300)
 def test_an_unchanged_torchrun_script_is_one_run_of_two_ranks(
-    station: Home, tmp_path: Path
+    running_home: Home, tmp_path: Path
 ) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script = [str(EXAMPLES / "torchrun_regression.py"), "--output", str(tmp_path)]
     command = [*torchrun, *script, "--max-steps", "20"]
-    done = station.lineside("run", "--name", "ranks", "--", *command, seconds=240)
+    done = running_home.lineside("run", "--name", "ranks", "--", *command, seconds=240)
     assert done.returncode == 0, done.stderr
-    run = wait_until(lambda: recorded(station, "ranks"))
+    run = wait_until(lambda: recorded(running_home, "ranks"))
     assert (run["status"], run["step"]) == ("finished", 20)
     assert run["loss_account"]["gaps"] == 0
     producers = {stream["producer"] for stream in run["streams"]}

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lineside.cli.stack.supervisor import Backoff, Child, Program, Supervisor, ending, times
+from lineside.cli.stack.supervisor import (
+    Backoff,
+    Child,
+    Program,
+    Supervisor,
+    describe_exit,
+    times_text,
+)
 from tests.cli.homes import wait_until
 
 SLEEPER = "import time; print('here', flush=True); time.sleep(600)"
@@ -21,7 +28,7 @@ STUBBORN = (
 )
 
 
-class Stand:
+class SupervisorHarness:
     """A supervisor whose clock the test sets, and what it reported."""
 
     def __init__(self, logs: Path, *scripts: str, grace: float = 5.0) -> None:
@@ -49,110 +56,122 @@ class Stand:
         count = len(self.said)
 
         def noticed() -> bool:
-            self.supervisor.turn()
+            self.supervisor.run_once()
             return len(self.said) > count
 
         wait_until(noticed)
 
 
 @pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Callable[..., Stand]]:
-    stands: list[Stand] = []
+def make_harness(tmp_path: Path) -> Iterator[Callable[..., SupervisorHarness]]:
+    harnesses: list[SupervisorHarness] = []
 
-    def make(*scripts: str, grace: float = 5.0) -> Stand:
-        stands.append(Stand(tmp_path, *scripts, grace=grace))
-        stands[-1].supervisor.start()
-        return stands[-1]
+    def make(*scripts: str, grace: float = 5.0) -> SupervisorHarness:
+        harnesses.append(SupervisorHarness(tmp_path, *scripts, grace=grace))
+        harnesses[-1].supervisor.start()
+        return harnesses[-1]
 
     yield make
-    for each in stands:
+    for each in harnesses:
         for child in each.supervisor.children:
             each.supervisor.kill(child)
 
 
-def test_a_child_that_ends_is_started_again_after_a_pause(stand: Callable[..., Stand]) -> None:
-    it = stand("raise SystemExit(3)")
+def test_a_child_that_ends_is_started_again_after_a_pause(
+    make_harness: Callable[..., SupervisorHarness],
+) -> None:
+    it = make_harness("raise SystemExit(3)")
     it.until_ended()
     assert it.said == ["p0 ended (exit code 3), next start in 1 s"]
     it.now = 0.9
-    it.supervisor.turn()
+    it.supervisor.run_once()
     assert it.child.pid is None
     it.now = 1.0
-    it.supervisor.turn()
+    it.supervisor.run_once()
     assert it.said[1:] == ["p0 started again, once so far"]
     assert it.child.restarts == 1
 
 
-def test_the_pause_doubles_up_to_its_limit(stand: Callable[..., Stand]) -> None:
-    it = stand("raise SystemExit(1)")
+def test_the_pause_doubles_up_to_its_limit(make_harness: Callable[..., SupervisorHarness]) -> None:
+    it = make_harness("raise SystemExit(1)")
     for wait in (1, 2, 4, 4):
         it.until_ended()
         assert it.said[-1].endswith(f"next start in {wait} s")
         it.now += wait
-        it.supervisor.turn()
+        it.supervisor.run_once()
     assert it.said[-1] == "p0 started again, 4 times so far"
 
 
-def test_a_child_that_lived_long_is_started_again_soon(stand: Callable[..., Stand]) -> None:
-    it = stand("raise SystemExit(1)")
+def test_a_child_that_lived_long_is_started_again_soon(
+    make_harness: Callable[..., SupervisorHarness],
+) -> None:
+    it = make_harness("raise SystemExit(1)")
     it.until_ended()
     it.now += 1
-    it.supervisor.turn()
+    it.supervisor.run_once()
     it.now += 60
     it.until_ended()
     assert it.said[-1] == "p0 ended (exit code 1), next start in 1 s"
 
 
-def test_a_killed_child_is_named_by_its_signal(stand: Callable[..., Stand]) -> None:
-    it = stand(SLEEPER)
+def test_a_killed_child_is_named_by_its_signal(
+    make_harness: Callable[..., SupervisorHarness],
+) -> None:
+    it = make_harness(SLEEPER)
     assert it.child.pid
     os.kill(it.child.pid, signal.SIGKILL)
     it.until_ended()
     assert it.said == ["p0 ended (SIGKILL), next start in 1 s"]
 
 
-def test_a_start_that_fails_is_tried_again(stand: Callable[..., Stand], tmp_path: Path) -> None:
-    it = stand("raise SystemExit(1)")
+def test_a_start_that_fails_is_tried_again(
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
+) -> None:
+    it = make_harness("raise SystemExit(1)")
     it.until_ended()
     log = tmp_path / "p0.log"
     log.unlink()
     log.mkdir()
     it.now = 1.0
-    it.supervisor.turn()
+    it.supervisor.run_once()
     assert it.said[-1].startswith("p0 cannot be started")
     assert it.said[-1].endswith("again in 2 s")
     log.rmdir()
     it.now = 3.0
-    it.supervisor.turn()
+    it.supervisor.run_once()
     assert it.said[-1] == "p0 started again, once so far"
 
 
 def test_children_get_the_environment_and_their_supervisor(
-    stand: Callable[..., Stand], tmp_path: Path
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
 ) -> None:
-    stand("import os; print(os.environ['GREETING'], os.environ['LINESIDE_SUPERVISOR_PID'])")
+    make_harness("import os; print(os.environ['GREETING'], os.environ['LINESIDE_SUPERVISOR_PID'])")
     log = tmp_path / "p0.log"
     wait_until(lambda: log.read_text().endswith("\n"))
     assert log.read_text() == f"hello {os.getpid()}\n"
 
 
-def test_a_childs_output_is_told_line_by_line(stand: Callable[..., Stand]) -> None:
-    it = stand(
+def test_a_childs_output_is_told_line_by_line(
+    make_harness: Callable[..., SupervisorHarness],
+) -> None:
+    it = make_harness(
         "import time; print('one\\ntwo', flush=True); print('thr', end='', flush=True);" + SLEEPER
     )
     lines: list[str] = []
 
     def heard() -> bool:
-        lines.extend(it.child.log.news())
+        lines.extend(it.child.log.new_lines())
         return len(lines) >= 3
 
     wait_until(heard)
     assert lines == ["one", "two", "thrhere"]
-    assert it.child.log.last(2) == ["two", "thrhere"]
+    assert it.child.log.last_lines(2) == ["two", "thrhere"]
 
 
-def test_stopping_ends_every_child_in_good_time(stand: Callable[..., Stand]) -> None:
-    it = stand(SLEEPER, SLEEPER)
+def test_stopping_ends_every_child_in_good_time(
+    make_harness: Callable[..., SupervisorHarness],
+) -> None:
+    it = make_harness(SLEEPER, SLEEPER)
     pids = [child.pid for child in it.supervisor.children]
     it.supervisor.stop()
     for pid in pids:
@@ -161,16 +180,20 @@ def test_stopping_ends_every_child_in_good_time(stand: Callable[..., Stand]) -> 
     assert it.said == []
 
 
-def test_a_child_that_will_not_end_is_killed(stand: Callable[..., Stand], tmp_path: Path) -> None:
-    it = stand(STUBBORN, grace=0.2)
+def test_a_child_that_will_not_end_is_killed(
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
+) -> None:
+    it = make_harness(STUBBORN, grace=0.2)
     wait_until(lambda: (tmp_path / "p0.log").read_text())
     it.supervisor.stop()
     assert it.said == ["p0 did not end within 0.2 s: killed"]
     assert it.child.last_exit == -signal.SIGKILL
 
 
-def test_a_frozen_child_ends_too(stand: Callable[..., Stand], tmp_path: Path) -> None:
-    it = stand(SLEEPER)
+def test_a_frozen_child_ends_too(
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
+) -> None:
+    it = make_harness(SLEEPER)
     wait_until(lambda: (tmp_path / "p0.log").read_text())
     assert it.child.pid
     os.kill(it.child.pid, signal.SIGSTOP)
@@ -179,19 +202,19 @@ def test_a_frozen_child_ends_too(stand: Callable[..., Stand], tmp_path: Path) ->
 
 
 def test_a_long_log_keeps_its_older_part_beside_it(
-    stand: Callable[..., Stand], tmp_path: Path
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
 ) -> None:
-    it = stand(SLEEPER)
+    it = make_harness(SLEEPER)
     log = it.child.log
     wait_until(lambda: log.path.read_text())
     with log.path.open("a") as more:
         more.write("x" * (5 << 20) + "\n")
-    it.supervisor.turn()
+    it.supervisor.run_once()
     assert log.path.stat().st_size == 0
     assert (tmp_path / "p0.log.1").stat().st_size > 5 << 20
     with contextlib.closing(log.path.open("a")) as more:
         more.write("new\n")
-    assert log.news() == ["new"]
+    assert log.new_lines() == ["new"]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +222,8 @@ def test_a_long_log_keeps_its_older_part_beside_it(
     [(0, "exit code 0"), (2, "exit code 2"), (-15, "SIGTERM"), (-70, "signal 70")],
 )
 def test_an_ending_is_said_in_words(code: int, said: str) -> None:
-    assert ending(code) == said
+    assert describe_exit(code) == said
 
 
 def test_times_are_counted_in_words() -> None:
-    assert [times(n) for n in (1, 2, 3)] == ["once", "twice", "3 times"]
+    assert [times_text(n) for n in (1, 2, 3)] == ["once", "twice", "3 times"]

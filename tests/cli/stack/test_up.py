@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.client.reader import Reader
-from lineside.cli.stack.home import is_held, read_note
-from lineside.cli.stack.probes import get_json, http_problem
+from lineside.cli.stack.home_lock import is_held, read_status
+from lineside.cli.stack.http_probe import get_json, http_problem
 from tests.cli.homes import Home, wait_until
 
 
@@ -67,9 +67,9 @@ def test_a_killed_process_is_started_again_and_counted(home: Home) -> None:
         process.until(rf"{name} ended \(SIGKILL\), next start in 0.5 s")
         process.until(rf"{name} started again, once so far")
     wait_until(lambda: http_problem(f"{page}/readyz") is None, "readiness on the same port")
-    note = read_note(home.path)
-    assert note is not None
-    assert note["restarts"] == {"broker": 1, "recorder": 1, "dashboard": 1}
+    status = read_status(home.path)
+    assert status is not None
+    assert status["restarts"] == {"broker": 1, "recorder": 1, "dashboard": 1}
     doctor = home.lineside("doctor").stdout
     assert "restarted the broker once, the recorder once, the dashboard once" in doctor
 

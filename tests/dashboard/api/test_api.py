@@ -13,7 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from lineside.bus.protocol.events import Stream
-from tests.dashboard.conftest import House
+from tests.dashboard.conftest import Harness
 
 PROBLEM = "application/problem+json"
 API_PAGE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
@@ -30,8 +30,8 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]
     return found
 
 
-def test_a_run_has_all_that_the_design_promises(house: House, client: httpx.Client) -> None:
-    house.train()
+def test_a_run_has_all_that_the_design_promises(harness: Harness, client: httpx.Client) -> None:
+    harness.train()
     run = client.get("/api/runs/tiny-1").json()
     assert run["status"] == "finished"
     assert run["step"] == run["max_steps"] == 40
@@ -44,10 +44,10 @@ def test_a_run_has_all_that_the_design_promises(house: House, client: httpx.Clie
 
 
 def test_runs_are_filtered_sorted_and_paged_without_repeats(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
     for number in range(7):
-        house.train(f"run-{number}", project="even" if number % 2 == 0 else "odd")
+        harness.train(f"run-{number}", project="even" if number % 2 == 0 else "odd")
     even = client.get("/api/runs", params={"project": "even", "sort": "name"}).json()
     assert [run["id"] for run in even["items"]] == ["run-0", "run-2", "run-4", "run-6"]
     assert even["next"] is None
@@ -64,8 +64,8 @@ def test_runs_are_filtered_sorted_and_paged_without_repeats(
     assert seen == [f"run-{number}" for number in reversed(range(7))]
 
 
-def test_a_curve_says_where_it_is_not_finite(house: House, client: httpx.Client) -> None:
-    house.train(nan_at=frozenset({15, 40}))
+def test_a_curve_says_where_it_is_not_finite(harness: Harness, client: httpx.Client) -> None:
+    harness.train(nan_at=frozenset({15, 40}))
     answer = client.get("/api/runs/tiny-1/metrics/loss")
     assert "NaN" not in answer.text
     curve = answer.json()
@@ -81,8 +81,8 @@ def test_a_curve_says_where_it_is_not_finite(house: House, client: httpx.Client)
     assert series["eval_loss"]["count"] == 2
 
 
-def test_a_part_of_a_curve_comes_at_full_resolution(house: House, client: httpx.Client) -> None:
-    house.train(steps=4000, log_every=1)
+def test_a_part_of_a_curve_comes_at_full_resolution(harness: Harness, client: httpx.Client) -> None:
+    harness.train(steps=4000, log_every=1)
     url = "/api/runs/tiny-1/metrics/loss"
     whole = client.get(url, params={"points": 100}).json()
     assert whole["downsampled"]
@@ -99,16 +99,16 @@ def test_a_part_of_a_curve_comes_at_full_resolution(house: House, client: httpx.
 
 @pytest.mark.parametrize("name", ["eval/loss", "läß/ü λ", "a%2Fb", "what?#", "..", "a/../b", "&<>"])
 def test_metrics_of_any_name_can_be_asked_for(
-    house: House, client: httpx.Client, name: str
+    harness: Harness, client: httpx.Client, name: str
 ) -> None:
-    house.train(extra={name: 4.5})
+    harness.train(extra={name: 4.5})
     answer = client.get(f"/api/runs/tiny-1/metrics/{quote(name, safe='').replace('.', '%2E')}")
     assert answer.json()["name"] == name
     assert set(answer.json()["y"]) == {4.5}
 
 
-def test_timing_is_compute_and_wait_by_step(house: House, client: httpx.Client) -> None:
-    house.train()
+def test_timing_is_compute_and_wait_by_step(harness: Harness, client: httpx.Client) -> None:
+    harness.train()
     timing = client.get("/api/runs/tiny-1/timing").json()
     assert timing["compute"]["total"] == 40
     assert timing["compute"]["sum"] == pytest.approx(sum(timing["compute"]["y"]))
@@ -116,8 +116,8 @@ def test_timing_is_compute_and_wait_by_step(house: House, client: httpx.Client) 
     assert timing["wait"]["total"] == 39
 
 
-def test_events_go_on_after_the_last_one_had(house: House, client: httpx.Client) -> None:
-    house.train(nan_at=frozenset({5}))
+def test_events_go_on_after_the_last_one_had(harness: Harness, client: httpx.Client) -> None:
+    harness.train(nan_at=frozenset({5}))
     url = "/api/runs/tiny-1/events"
     first = client.get(url, params={"limit": 4}).json()
     rest = client.get(url, params={"after": first["next"], "limit": 1000}).json()
@@ -135,10 +135,10 @@ def test_events_go_on_after_the_last_one_had(house: House, client: httpx.Client)
 
 
 def test_checkpoints_configuration_and_account_are_answered(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
-    training = house.train()
-    training.heartbeat(house.feeder, training.began + 50, 40)
+    training = harness.train()
+    training.heartbeat(harness.feeder, training.began + 50, 40)
     saved = client.get("/api/runs/tiny-1/checkpoints").json()["items"]
     assert [checkpoint["path"] for checkpoint in saved] == [
         "/data/tiny-1/checkpoint-20",
@@ -151,11 +151,11 @@ def test_checkpoints_configuration_and_account_are_answered(
     assert {stream["producer"] for stream in account["streams"]} == {"rank0", "shipper"}
 
 
-def test_odd_facts_are_still_strict_json(house: House, client: httpx.Client) -> None:
+def test_odd_facts_are_still_strict_json(harness: Harness, client: httpx.Client) -> None:
     stream = Stream("odd", "rank0", "a1")
     facts = {"args": {"lr": math.inf, "name": "\ud800", "deep": [math.nan]}, "name": "odd"}
-    house.feeder.say(stream, "run_start", 1.0, data=facts)
-    house.feeder.say(stream, "train_begin", 1.0)
+    harness.feeder.record(stream, "run_start", 1.0, data=facts)
+    harness.feeder.record(stream, "train_begin", 1.0)
     answer = client.get("/api/runs/odd/config")
     body = json.loads(answer.text, parse_constant=lambda word: pytest.fail(word))
     assert body["configuration"]["args"] == {"lr": None, "name": "?", "deep": [None]}
@@ -166,8 +166,8 @@ def test_odd_facts_are_still_strict_json(house: House, client: httpx.Client) -> 
     assert client.get("/runs/odd", headers={"accept": "text/html"}).status_code == 200
 
 
-def test_a_run_is_renamed_and_the_rest_stays(house: House, client: httpx.Client) -> None:
-    house.train()
+def test_a_run_is_renamed_and_the_rest_stays(harness: Harness, client: httpx.Client) -> None:
+    harness.train()
     changed = client.patch("/api/runs/tiny-1", json={"name": "  best  ", "tags": ["paper"]}).json()
     assert (changed["name"], changed["tags"], changed["project"]) == (
         "best",
@@ -180,10 +180,10 @@ def test_a_run_is_renamed_and_the_rest_stays(house: House, client: httpx.Client)
     problem(client.patch("/api/runs/nope", json={"name": "x"}), 404, "unknown-run")
 
 
-def test_a_run_is_deleted_but_not_while_it_runs(house: House, client: httpx.Client) -> None:
-    training = house.begin()
+def test_a_run_is_deleted_but_not_while_it_runs(harness: Harness, client: httpx.Client) -> None:
+    training = harness.begin()
     assert problem(client.delete("/api/runs/tiny-1"), 409, "still-running")["run"] == "tiny-1"
-    training.end(house.feeder, training.train(house.feeder))
+    training.end(harness.feeder, training.train(harness.feeder))
     gone = client.delete("/api/runs/tiny-1")
     assert (gone.status_code, gone.content) == (204, b"")
     problem(client.get("/api/runs/tiny-1"), 404, "unknown-run")
@@ -223,17 +223,19 @@ def test_a_run_is_deleted_but_not_while_it_runs(house: House, client: httpx.Clie
     ],
 )
 def test_every_bad_question_gets_a_problem_document(
-    house: House, client: httpx.Client, url: str, status: int, kind: str
+    harness: Harness, client: httpx.Client, url: str, status: int, kind: str
 ) -> None:
-    house.train()
+    harness.train()
     found = problem(client.get(url), status, kind)
     assert found["instance"] == httpx.URL(url).path
     if kind == "invalid-request":
         assert found["errors"]
 
 
-def test_bad_bodies_and_methods_get_problem_documents(house: House, client: httpx.Client) -> None:
-    house.train()
+def test_bad_bodies_and_methods_get_problem_documents(
+    harness: Harness, client: httpx.Client
+) -> None:
+    harness.train()
     url = "/api/runs/tiny-1"
     problem(client.patch(url, json={"status": "finished"}), 422, "invalid-request")
     problem(client.patch(url, json={"name": ""}), 422, "invalid-request")
@@ -248,8 +250,8 @@ def test_bad_bodies_and_methods_get_problem_documents(house: House, client: http
     assert "GET" in refused.headers["allow"]
 
 
-def test_long_answers_are_compressed(house: House, client: httpx.Client) -> None:
-    house.train(steps=2000, log_every=1)
+def test_long_answers_are_compressed(harness: Harness, client: httpx.Client) -> None:
+    harness.train(steps=2000, log_every=1)
     answer = client.get("/api/runs/tiny-1/metrics/loss")
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["cache-control"] == "no-store"
@@ -279,9 +281,9 @@ def routes_of(routes: Iterable[Any]) -> Iterator[APIRoute]:
             yield from routes_of(router.routes)
 
 
-def test_each_route_is_documented(house: House) -> None:
+def test_each_route_is_documented(harness: Harness) -> None:
     page = API_PAGE.read_text()
-    routes = list(routes_of(house.app.routes))
+    routes = list(routes_of(harness.app.routes))
     assert len(routes) > 15
     for route in routes:
         path = re.sub(r":path}", "}", route.path)
@@ -291,7 +293,9 @@ def test_each_route_is_documented(house: House) -> None:
 
 def test_each_kind_of_problem_is_documented() -> None:
     page = API_PAGE.read_text()
-    sources = "".join(path.read_text() for path in Path(__file__).parents[3].glob("dashboard/**/*.py"))
+    sources = "".join(
+        path.read_text() for path in Path(__file__).parents[3].glob("dashboard/**/*.py")
+    )
     kinds = set(re.findall(r"Problem\(\s*\d+,\s*\"([a-z-]+)\"", sources))
     assert len(kinds) > 8
     for kind in kinds:

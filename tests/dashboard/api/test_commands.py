@@ -16,30 +16,30 @@ import pytest
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
-from lineside.dashboard.http.body import BODY_MAX
+from lineside.dashboard.http.body_limit import BODY_MAX
 from tests.dashboard.api.test_api import problem
-from tests.dashboard.conftest import DEADLINE, House, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness, wait_for
 from tests.subscribers.conftest import ServiceProcess
 
 COMMANDS = "/api/runs/tiny-1/commands"
 
 
 @pytest.fixture
-def broker(house: House) -> Iterator[BrokerProcess]:
-    with BrokerProcess(house.settings.home) as process:
+def broker(harness: Harness) -> Iterator[BrokerProcess]:
+    with BrokerProcess(harness.settings.home) as process:
         yield process
 
 
 @pytest.fixture
-def recorder(house: House, broker: BrokerProcess) -> Iterator[ServiceProcess]:
-    with ServiceProcess("recorder", house.settings) as process:
+def recorder(harness: Harness, broker: BrokerProcess) -> Iterator[ServiceProcess]:
+    with ServiceProcess("recorder", harness.settings) as process:
         yield process
 
 
-def begin(house: House) -> None:
+def begin(harness: Harness) -> None:
     """A training that goes on, heard of just now."""
-    training = house.begin()
-    training.heartbeat(house.feeder, time.time(), 3)
+    training = harness.begin()
+    training.heartbeat(harness.feeder, time.time(), 3)
 
 
 def asked(broker: BrokerProcess) -> list[Event]:
@@ -53,10 +53,10 @@ def listed(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 def test_a_command_goes_out_and_comes_back_with_each_state(
-    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
 ) -> None:
     del recorder
-    begin(house)
+    begin(harness)
     sent = client.post(
         COMMANDS, json={"op": "set_lr", "args": {"lr": 0.5}, "reason": "a try", "expires_in": 60}
     )
@@ -84,9 +84,9 @@ def test_a_command_goes_out_and_comes_back_with_each_state(
 
 
 def test_the_same_command_again_is_sent_once(
-    house: House, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, recorder: ServiceProcess, broker: BrokerProcess
 ) -> None:
-    begin(house)
+    begin(harness)
     body = {"op": "stop", "args": {"save": False}, "id": "only-once"}
     with ThreadPoolExecutor(5) as pool:
         answers = list(pool.map(lambda _: client.post(COMMANDS, json=body), range(5)))
@@ -110,13 +110,13 @@ def test_the_same_command_again_is_sent_once(
 
 
 def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
-    house: House, client: httpx.Client, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
-    house.begin("loop-1", source="loop").heartbeat(house.feeder, time.time(), 3)
+    harness.begin("loop-1", source="loop").heartbeat(harness.feeder, time.time(), 3)
     loop = client.post("/api/runs/loop-1/commands", json={"op": "save"})
     said = "It is a loop with start_run, which takes no commands."
     assert problem(loop, 409, "not-training")["detail"] == said
-    house.train()
+    harness.train()
     refused = problem(client.post(COMMANDS, json={"op": "save"}), 409, "not-training")
     assert refused["detail"] == "The run is finished: it takes no commands any more."
     problem(client.post("/api/runs/nope/commands", json={"op": "save"}), 404, "unknown-run")
@@ -125,8 +125,8 @@ def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
     assert listed(client) == []
 
 
-def test_without_a_broker_nothing_is_pretended(house: House, client: httpx.Client) -> None:
-    begin(house)
+def test_without_a_broker_nothing_is_pretended(harness: Harness, client: httpx.Client) -> None:
+    begin(harness)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post(COMMANDS, json={"op": "stop"}), range(8)))
@@ -135,7 +135,7 @@ def test_without_a_broker_nothing_is_pretended(house: House, client: httpx.Clien
         refused = problem(answer, 503, "not-sent")
         assert str(refused["id"]) in str(refused["detail"])
     assert listed(client) == []
-    with BrokerProcess(house.settings.home) as broker:
+    with BrokerProcess(harness.settings.home) as broker:
         assert asked(broker) == []
         assert client.post(COMMANDS, json={"op": "stop"}).status_code == 202
 
@@ -166,9 +166,9 @@ def test_without_a_broker_nothing_is_pretended(house: House, client: httpx.Clien
     ],
 )
 def test_what_is_no_command_is_refused_with_a_reason(
-    house: House, client: httpx.Client, body: str
+    harness: Harness, client: httpx.Client, body: str
 ) -> None:
-    begin(house)
+    begin(harness)
     headers = {"content-type": "application/json"}
     refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
     assert refused["errors"]
@@ -192,9 +192,9 @@ def test_what_is_no_command_is_refused_with_a_reason(
     ],
 )
 def test_a_refusal_says_what_was_wrong_and_what_is_expected(
-    house: House, client: httpx.Client, body: str, said: str
+    harness: Harness, client: httpx.Client, body: str, said: str
 ) -> None:
-    begin(house)
+    begin(harness)
     headers = {"content-type": "application/json"}
     refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
     assert str(refused["detail"]).startswith(said)
@@ -203,9 +203,9 @@ def test_a_refusal_says_what_was_wrong_and_what_is_expected(
 
 @pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
 def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
-    house: House, site: str, framing: str
+    harness: Harness, site: str, framing: str
 ) -> None:
-    begin(house)
+    begin(harness)
     for method, path in (("POST", COMMANDS), ("PATCH", "/api/runs/tiny-1")):
         with closing(HTTPConnection(site.partition("://")[2], timeout=DEADLINE)) as connection:
             connection.putrequest(method, path)
@@ -221,21 +221,23 @@ def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
 
 
 def test_a_command_from_another_site_is_refused(
-    house: House, client: httpx.Client, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
-    begin(house)
+    begin(harness)
     for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}):
         answer = client.post(COMMANDS, json={"op": "stop"}, headers=headers)
         problem(answer, 403, "cross-site")
     assert asked(broker) == []
 
 
-def test_pages_of_commands_and_audit_follow_one_another(house: House, client: httpx.Client) -> None:
-    begin(house)
+def test_pages_of_commands_and_audit_follow_one_another(
+    harness: Harness, client: httpx.Client
+) -> None:
+    begin(harness)
     stream = Stream("tiny-1", "control", "issuer")
     for number in range(5):
         command = commands.Command("log", id=f"c{number}")
-        house.feeder.say(stream, commands.COMMAND, 1.7e9 + number, data=command.data())
+        harness.feeder.record(stream, commands.COMMAND, 1.7e9 + number, data=command.data())
     for address, name in ((COMMANDS, "id"), ("/api/audit", "command")):
         first = client.get(address, params={"limit": "3"}).json()
         rest = client.get(address, params={"limit": "3", "cursor": first["next"]}).json()
@@ -245,12 +247,12 @@ def test_pages_of_commands_and_audit_follow_one_another(house: House, client: ht
         problem(client.get(address, params={"cursor": "W10="}), 400, "bad-request")
 
 
-def test_live_streams_say_that_a_command_came(house: House, client: httpx.Client) -> None:
-    begin(house)
+def test_live_streams_say_that_a_command_came(harness: Harness, client: httpx.Client) -> None:
+    begin(harness)
     with client.stream("GET", "/api/live", params={"run": "tiny-1"}) as live:
         lines = live.iter_lines()
         assert any("event: hello" in line for line in lines)
         command = commands.Command("log")
         stream = Stream("tiny-1", "control", "issuer")
-        house.feeder.say(stream, commands.COMMAND, time.time(), data=command.data())
+        harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.data())
         assert any("event: changes" in line for line in lines)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.dashboard.conftest import House
+from tests.dashboard.conftest import Harness
 
 Operation = tuple[str, list[tuple[str, str]]]
 words = st.sampled_from(
@@ -20,8 +20,8 @@ texts = words | st.text(max_size=20) | st.integers().map(str) | st.floats().map(
 
 
 @pytest.fixture
-def operations(house: House, client: httpx.Client) -> list[Operation]:
-    house.train(extra={"läß/x": 1.0})
+def operations(harness: Harness, client: httpx.Client) -> list[Operation]:
+    harness.train(extra={"läß/x": 1.0})
     paths = client.get("/api/openapi.json").json()["paths"]
     return [
         (path, [(one["in"], one["name"]) for one in methods["get"].get("parameters", [])])
@@ -75,9 +75,11 @@ def test_no_question_makes_the_server_fail(
         max_leaves=8,
     )
 )
-def test_no_body_makes_the_server_fail(house: House, client: httpx.Client, body: object) -> None:
-    if not house.history.runs().items:
-        house.train()
+def test_no_body_makes_the_server_fail(
+    harness: Harness, client: httpx.Client, body: object
+) -> None:
+    if not harness.history.runs().items:
+        harness.train()
     answer = client.patch("/api/runs/tiny-1", content=json.dumps(body).encode())
     assert answer.status_code in {200, 422}, (body, answer.text)
     assert client.get("/runs/tiny-1").status_code == 200

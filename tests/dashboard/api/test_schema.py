@@ -17,7 +17,7 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from tests.conftest import ON_CI
-from tests.dashboard.conftest import House
+from tests.dashboard.conftest import Harness
 
 load = importlib.import_module if ON_CI else pytest.importorskip
 schemathesis: Any = load("schemathesis")
@@ -30,7 +30,7 @@ OURS = {"run_id": "tiny-1", "name": "loss"}
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 def test_no_question_of_schemathesis_makes_the_server_fail(
-    house: House, site: str, mode: str
+    harness: Harness, site: str, mode: str
 ) -> None:
     checks: Any = importlib.import_module("schemathesis.specs.openapi.checks")
     expected = [
@@ -38,10 +38,10 @@ def test_no_question_of_schemathesis_makes_the_server_fail(
         checks.content_type_conformance,
         checks.response_schema_conformance,
     ]
-    training = house.begin()
-    training.train(house.feeder, 1, 20)
-    answers = Stream("tiny-1", commands.PRODUCER, training.attempt)
-    house.feeder.say(answers, commands.CONTROL_ON, 1.7e9, data={"ops": list(commands.OPS)})
+    training = harness.begin()
+    training.train(harness.feeder, 1, 20)
+    answers = Stream("tiny-1", commands.CONTROL_PRODUCER, training.attempt)
+    harness.feeder.record(answers, commands.CONTROL_ON, 1.7e9, data={"ops": list(commands.OPS)})
     described = schemathesis.openapi.from_url(f"{site}/api/openapi.json")
     described = described.exclude(path=ENDLESS)
     heard = 0.0
@@ -60,7 +60,7 @@ def test_no_question_of_schemathesis_makes_the_server_fail(
     def ask(case: Any, ours: bool) -> None:
         nonlocal heard
         if time.monotonic() - heard > 5:  # or it is taken for disconnected, and can be deleted
-            training.heartbeat(house.feeder, time.time(), 20)
+            training.heartbeat(harness.feeder, time.time(), 20)
             heard = time.monotonic()
         if ours and case.path_parameters:
             known = {name: OURS.get(name, value) for name, value in case.path_parameters.items()}
@@ -69,10 +69,10 @@ def test_no_question_of_schemathesis_makes_the_server_fail(
         assert answer.status_code < 500, answer.text
         case.validate_response(answer, checks=expected)
 
-    with BrokerProcess(house.settings.home) as broker:
+    with BrokerProcess(harness.settings.home) as broker:
         ask()
         sent = read_all(broker.address, ["tiny-1/control"])
     if mode == "POSITIVE":
-        assert {commands.Command.read(event.data).op for event in sent} <= set(commands.OPS)
+        assert {commands.Command.from_data(event.data).op for event in sent} <= set(commands.OPS)
         assert sent
-    assert house.history.run("tiny-1").status == "running"
+    assert harness.history.run("tiny-1").status == "running"

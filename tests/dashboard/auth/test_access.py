@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from lineside.bus.auth.audit import Refusal
 from lineside.bus.auth.keyring import Keyring, keys_folder
+from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.client import producer as producing
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import UsageError
@@ -20,32 +20,32 @@ from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.dashboard.app import create_app
 from lineside.dashboard.auth.access import COOKIE
-from lineside.dashboard.auth.listening import is_loopback, listen
-from lineside.dashboard.backend import audit as auditing
-from lineside.dashboard.backend.audit import Audit
-from tests.bus.broker.walls import LISTEN, Wall
-from tests.dashboard.conftest import DEADLINE, House, serving, wait_for
-from tests.dashboard.test_server import announced, process
+from lineside.dashboard.auth.listener import is_loopback, listen
+from lineside.dashboard.backend import refusal_publisher as auditing
+from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
+from tests.bus.broker.walls import LISTEN, SecuredBroker
+from tests.dashboard.conftest import DEADLINE, Harness, serving, wait_for
+from tests.dashboard.test_server import logged_url, process
 
 HTML = {"accept": "text/html"}
 
 
 @pytest.fixture
-def keyring(house: House) -> Keyring:
-    return Keyring(keys_folder(house.settings.home))
+def keyring(harness: Harness) -> Keyring:
+    return Keyring(keys_folder(harness.settings.home))
 
 
 @pytest.fixture
-def broker(house: House) -> Iterator[BrokerProcess]:
-    with BrokerProcess(house.settings.home) as found:
+def broker(harness: Harness) -> Iterator[BrokerProcess]:
+    with BrokerProcess(harness.settings.home) as found:
         yield found
 
 
 @pytest.fixture
-def closed(house: House, keyring: Keyring) -> Iterator[httpx.Client]:
+def token_site(harness: Harness, keyring: Keyring) -> Iterator[httpx.Client]:
     """A site that takes tokens, with one run."""
-    house.train()
-    app = create_app(house.history, house.feeder.writer, house.settings, keyring=keyring)
+    harness.train()
+    app = create_app(harness.history, harness.feeder.writer, harness.settings, keyring=keyring)
     with serving(app) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
         yield client
 
@@ -54,35 +54,37 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-def refused(house: House, enough: int) -> list[dict[str, Any]]:
+def refused(harness: Harness, enough: int) -> list[dict[str, Any]]:
     events = read_all(
-        house.settings.broker, ["audit/dashboard"], until=lambda found: len(found) >= enough
+        harness.settings.broker, ["audit/dashboard"], until=lambda found: len(found) >= enough
     )
     assert {event.kind for event in events} == {"refused"}
     return [dict(event.data or {}) for event in events]
 
 
-def test_without_a_token_nothing_is_told_but_how_it_is(closed: httpx.Client) -> None:
+def test_without_a_token_nothing_is_told_but_how_it_is(token_site: httpx.Client) -> None:
     for path in ("/api/runs", "/api/runs/tiny-1", "/api/openapi.json", "/api/live", "/nowhere"):
-        answer = closed.get(path)
+        answer = token_site.get(path)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.json()["type"] == "urn:lineside:problem:no-access"
         assert "tiny-1" not in answer.text.replace(path, "")
-    assert closed.get("/healthz").json() == {"ok": True}
-    ready = closed.get("/readyz").json()
+    assert token_site.get("/healthz").json() == {"ok": True}
+    ready = token_site.get("/readyz").json()
     assert ready["ready"]
     assert {check["detail"] for check in ready["checks"].values()} == {""}
 
 
 def test_a_token_may_what_its_roles_say(
-    closed: httpx.Client, keyring: Keyring, house: House, broker: BrokerProcess
+    token_site: httpx.Client, keyring: Keyring, harness: Harness, broker: BrokerProcess
 ) -> None:
     reads = keyring.new_token("eyes", ["read"])
     steers = keyring.new_token("pilot", ["read", "control"])
     rules = keyring.new_token("chief", ["admin"])
     for token in (reads, steers, rules):
-        assert closed.get("/api/runs", headers=bearer(token)).json()["items"][0]["id"] == "tiny-1"
+        assert (
+            token_site.get("/api/runs", headers=bearer(token)).json()["items"][0]["id"] == "tiny-1"
+        )
     note = {"note": "seen"}
     for method, path, token, status in (
         ("PATCH", "/api/runs/tiny-1", reads, 403),
@@ -93,12 +95,12 @@ def test_a_token_may_what_its_roles_say(
         ("DELETE", "/api/runs/tiny-1", rules, 204),
     ):
         body = note if method == "PATCH" else None
-        answer = closed.request(method, path, headers=bearer(token), json=body)
+        answer = token_site.request(method, path, headers=bearer(token), json=body)
         assert answer.status_code == status, (method, token)
         if status == 403:
             assert answer.json()["type"] == "urn:lineside:problem:not-allowed"
             assert "takes the role" in answer.json()["detail"]
-    told = refused(house, 3)
+    told = refused(harness, 3)
     assert {(one["who"], one["role"], one["target"]) for one in told} == {
         ("eyes", "read", "/api/runs/tiny-1"),
         ("eyes", "read", "/api/runs/tiny-1/commands"),
@@ -108,17 +110,17 @@ def test_a_token_may_what_its_roles_say(
 
 
 def test_an_unknown_and_a_revoked_token_are_refused_and_noted_without_being_kept(
-    closed: httpx.Client, keyring: Keyring, house: House, broker: BrokerProcess
+    token_site: httpx.Client, keyring: Keyring, harness: Harness, broker: BrokerProcess
 ) -> None:
     gone = keyring.new_token("gone", ["read"])
-    assert closed.get("/api/runs", headers=bearer(gone)).status_code == 200
+    assert token_site.get("/api/runs", headers=bearer(gone)).status_code == 200
     keyring.revoke("gone")
     for token in ("ls_guessed", "Ünknown", gone):
-        answer = closed.get("/api/runs", headers={b"authorization": f"Bearer {token}".encode()})
+        answer = token_site.get("/api/runs", headers={b"authorization": f"Bearer {token}".encode()})
         assert answer.status_code == 401
         assert "was revoked" in answer.json()["detail"]
-    assert closed.post("/login", data={"token": gone}).status_code == 401
-    told = {(one["who"], one["role"], one["target"]) for one in refused(house, 3)}
+    assert token_site.post("/login", data={"token": gone}).status_code == 401
+    told = {(one["who"], one["role"], one["target"]) for one in refused(harness, 3)}
     assert told == {
         ("127.0.0.1", "", "/api/runs"),
         ("gone", "read", "/api/runs"),
@@ -126,85 +128,87 @@ def test_an_unknown_and_a_revoked_token_are_refused_and_noted_without_being_kept
     }
     kept = "".join(file.read_text() for file in keyring.folder.iterdir())
     assert gone not in kept
-    assert gone not in (house.settings.home / "broker.log").read_text()
+    assert gone not in (harness.settings.home / "broker.log").read_text()
 
 
 def test_who_is_refused_over_a_proxy_is_an_address_whatever_he_says(
-    closed: httpx.Client, house: House, broker: BrokerProcess
+    token_site: httpx.Client, harness: Harness, broker: BrokerProcess
 ) -> None:
     for number, client in enumerate(("chief", "10.1.2.3", "2001:db8::1", "chief, 10.1.2.4")):
         forwarded = {"x-forwarded-for": client}
-        assert closed.get(f"/api/{number}", headers=forwarded).status_code == 401
-    told = {one["target"]: one["who"] for one in refused(house, 4)}
+        assert token_site.get(f"/api/{number}", headers=forwarded).status_code == 401
+    told = {one["target"]: one["who"] for one in refused(harness, 4)}
     assert list(map(told.get, sorted(told))) == ["", "10.1.2.3", "2001:db8::1", "10.1.2.4"]
 
 
 def test_a_browser_is_led_to_a_form_and_its_cookie_is_for_this_site_alone(
-    closed: httpx.Client, keyring: Keyring
+    token_site: httpx.Client, keyring: Keyring
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
-    led = closed.get("/runs/tiny-1?x=1", headers=HTML)
+    led = token_site.get("/runs/tiny-1?x=1", headers=HTML)
     assert led.status_code == 303
-    form = closed.get(led.headers["location"], headers=HTML)
+    form = token_site.get(led.headers["location"], headers=HTML)
     assert 'name="next" value="/runs/tiny-1?x=1"' in form.text
-    assert closed.get("/static/base.css").status_code in (200, 404)
+    assert token_site.get("/static/base.css").status_code in (200, 404)
 
-    wrong = closed.post("/login", data={"token": "ls_no", "next": "/"})
+    wrong = token_site.post("/login", data={"token": "ls_no", "next": "/"})
     assert wrong.status_code == 401
     assert "not known here" in wrong.text
     assert "set-cookie" not in wrong.headers
 
-    right = closed.post("/login", data={"token": f" {token} ", "next": "/runs/tiny-1?x=1"})
+    right = token_site.post("/login", data={"token": f" {token} ", "next": "/runs/tiny-1?x=1"})
     assert (right.status_code, right.headers["location"]) == (303, "/runs/tiny-1?x=1")
     cookie = right.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
     assert "secure" not in cookie
-    page = closed.get("/runs/tiny-1", headers=HTML)  # the client keeps cookies
+    page = token_site.get("/runs/tiny-1", headers=HTML)  # the client keeps cookies
     assert page.status_code == 200
-    assert "Logged in as eyes" in closed.get("/login", headers=HTML).text
-    not_his = closed.request("DELETE", "/runs/tiny-1", headers=HTML)
-    assert not_his.status_code == 403
+    assert "Logged in as eyes" in token_site.get("/login", headers=HTML).text
+    denied = token_site.request("DELETE", "/runs/tiny-1", headers=HTML)
+    assert denied.status_code == 403
 
-    crossed = closed.post("/logout", headers={"sec-fetch-site": "cross-site"})
+    crossed = token_site.post("/logout", headers={"sec-fetch-site": "cross-site"})
     assert crossed.status_code == 403
-    closed.post("/logout")
-    assert COOKIE not in closed.cookies
-    assert closed.get("/", headers=HTML).status_code == 303
+    token_site.post("/logout")
+    assert COOKIE not in token_site.cookies
+    assert token_site.get("/", headers=HTML).status_code == 303
 
 
 @pytest.mark.parametrize(
     "onward", ["https://evil.example/", "//evil.example", "/\\evil.example", "", "/\r\nx: y", "x"]
 )
-def test_the_form_leads_nowhere_else(closed: httpx.Client, keyring: Keyring, onward: str) -> None:
+def test_the_form_leads_nowhere_else(
+    token_site: httpx.Client, keyring: Keyring, onward: str
+) -> None:
     token = keyring.new_token("eyes", ["read"])
-    answer = closed.post("/login", data={"token": token, "next": onward})
+    answer = token_site.post("/login", data={"token": token, "next": onward})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
 
 
-def test_a_form_that_is_none_is_a_wrong_token(closed: httpx.Client) -> None:
+def test_a_form_that_is_none_is_a_wrong_token(token_site: httpx.Client) -> None:
     for body in (b"", b"\xff\xfe", b"token=" + b"x" * 5000, b"next=/"):
-        assert closed.post("/login", content=body).status_code == 401
+        assert token_site.post("/login", content=body).status_code == 401
 
 
 def test_over_an_encrypted_proxy_the_cookie_is_for_encrypted_connections(
-    closed: httpx.Client, keyring: Keyring
+    token_site: httpx.Client, keyring: Keyring
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
     forwarded = {"x-forwarded-proto": "https"}
-    answer = closed.post("/login", data={"token": token}, headers=forwarded)
+    answer = token_site.post("/login", data={"token": token}, headers=forwarded)
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
 def test_a_live_stream_ends_with_its_token(
-    closed: httpx.Client, keyring: Keyring, house: House
+    token_site: httpx.Client, keyring: Keyring, harness: Harness
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
     ended = threading.Event()
     begun = threading.Event()
 
     def follow() -> None:
-        with closed.stream("GET", "/api/live", headers=bearer(token)) as answer:
+        with token_site.stream("GET", "/api/live", headers=bearer(token)) as answer:
             for _ in answer.iter_text():
                 begun.set()
         ended.set()
@@ -215,19 +219,19 @@ def test_a_live_stream_ends_with_its_token(
     number = iter(range(1000))
 
     def has_ended() -> bool:
-        house.begin(f"more-{next(number)}")
+        harness.begin(f"more-{next(number)}")
         return ended.wait(0.2)
 
     wait_for(has_ended, "the stream ended")
 
 
 def test_another_site_is_refused_and_noted_on_loopback_too(
-    house: House, client: httpx.Client, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
     assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 421
     crossed = client.delete("/api/runs/x", headers={"origin": "http://evil.example"})
     assert crossed.status_code == 403
-    told = refused(house, 2)
+    told = refused(harness, 2)
     assert {(one["who"], one["target"]) for one in told} == {
         ("127.0.0.1", "/api/runs"),
         ("127.0.0.1", "/api/runs/x"),
@@ -235,26 +239,26 @@ def test_another_site_is_refused_and_noted_on_loopback_too(
 
 
 def test_what_was_refused_while_no_broker_was_there_is_told_when_there_is(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
     for _ in range(3):
         client.get("/api/runs", headers={"host": "evil.example"})
-    with BrokerProcess(house.settings.home):
-        told = refused(house, 1)
+    with BrokerProcess(harness.settings.home):
+        told = refused(harness, 1)
         assert told[0]["target"] == "/api/runs"
 
 
 def test_a_flood_of_refusals_is_one_stream_and_few_words(
-    house: House, client: httpx.Client, broker: BrokerProcess
+    harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
     def flood(times: int) -> None:
         for number in range(times):
             client.get(f"/api/x{number}", headers={"host": "evil.example"})
 
     flood(1)
-    refused(house, 1)  # and all is said, so nothing more is to do
+    refused(harness, 1)  # and all is said, so nothing more is to do
     flood(40)
-    with Reader(house.settings.broker, start=START, streams=["audit/dashboard"]) as reader:
+    with Reader(harness.settings.broker, start=START, streams=["audit/dashboard"]) as reader:
         streams, events = set(), 0
         while events < 9:
             batch = reader.poll(DEADLINE)
@@ -268,13 +272,13 @@ def test_a_flood_of_refusals_is_one_stream_and_few_words(
 def test_what_a_broker_does_not_take_of_the_dashboards_is_said_once_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(auditing, "_PAUSE_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(auditing, "_BACKOFF_SECONDS", (0.3, 0.3))
     monkeypatch.setattr(producing, "_SILENCE_SECONDS", 0.2)
-    wall = Wall(tmp_path)
-    key, admin = wall.key("desk", "read"), wall.key("chief", "admin")
+    secured = SecuredBroker(tmp_path)
+    key, admin = secured.key("desk", "read"), secured.key("chief", "admin")
     with BrokerProcess(tmp_path, "--listen", LISTEN) as broker:
-        wall.wait()
-        audit = Audit(wall.address(key))
+        secured.wait()
+        audit = RefusalPublisher(secured.address(key))
         for target in ("/a", "/b"):
             audit.note(Refusal("10.0.0.1", "", "http", target, "no"))
         wait_for(lambda: caplog.text.count("refusals cannot be told") > 1, "it was refused")
@@ -303,7 +307,7 @@ def test_off_loopback_it_takes_tokens_or_does_not_start(tmp_path: Path) -> None:
         assert not is_loopback(listener)
     for options in (("--host", "0.0.0.0"), ("--tokens",)):  # noqa: S104
         with process(tmp_path, "--port", "0", *options) as started:
-            url = announced(started).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+            url = logged_url(started).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
             named = {"host": "training.example:7431"}
             assert httpx.get(f"{url}/api/runs", headers=named).status_code == 401
             answer = httpx.get(f"{url}/api/runs", headers=bearer(token) | named, timeout=DEADLINE)

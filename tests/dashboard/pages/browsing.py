@@ -13,7 +13,7 @@ import pytest
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Stream
 from tests.conftest import ON_CI
-from tests.dashboard.conftest import House
+from tests.dashboard.conftest import Harness
 from tests.dashboard.synthetic import Training
 
 load = importlib.import_module if ON_CI else pytest.importorskip
@@ -25,7 +25,7 @@ LOSS = "figure[data-metric='loss'] .plot"
 
 
 @contextmanager
-def a_page(browser: Any, **options: Any) -> Iterator[Any]:
+def open_page(browser: Any, **options: Any) -> Iterator[Any]:
     """A page of its own, which must not say an error."""
     context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
     page = context.new_page()
@@ -60,25 +60,27 @@ def colour(page: Any, selector: str, name: str = "backgroundColor") -> str:
     return found
 
 
-def take_commands(house: House, training: Training, **changed: Any) -> Stream:
+def accept_commands(harness: Harness, training: Training, **changed: Any) -> Stream:
     """The training says that it takes commands, and is heard of; the stream of its answers."""
-    answers = Stream(training.run, commands.PRODUCER, training.attempt)
+    answers = Stream(training.run, commands.CONTROL_PRODUCER, training.attempt)
     facts = {"ops": list(commands.OPS), "why": None, **changed}
-    house.feeder.say(answers, commands.CONTROL_ON, training.began + 1, data=facts)
-    training.heartbeat(house.feeder, time.time(), 10)
+    harness.feeder.record(answers, commands.CONTROL_ON, training.began + 1, data=facts)
+    training.heartbeat(harness.feeder, time.time(), 10)
     return answers
 
 
-def ask(house: House, run: str, command: commands.Command) -> None:
-    stream = Stream(run, commands.PRODUCER, f"issuer-{command.id}")
-    house.feeder.say(stream, commands.COMMAND, time.time(), data=command.data())
+def send_command(harness: Harness, run: str, command: commands.Command) -> None:
+    stream = Stream(run, commands.CONTROL_PRODUCER, f"issuer-{command.id}")
+    harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.data())
 
 
-def tell_stories(house: House, training: Training) -> None:
+def record_command_states(harness: Harness, training: Training) -> None:
     """A command of each state."""
-    answers = take_commands(house, training)
+    answers = accept_commands(harness, training)
     for kind in (commands.APPLIED, commands.REJECTED, commands.EXPIRED, commands.SUPERSEDED):
-        ask(house, training.run, commands.Command("log", reason="a reason " * 60, id=kind))
+        send_command(
+            harness, training.run, commands.Command("log", reason="a reason " * 60, id=kind)
+        )
         data = {"id": kind, "why": "w" * 80}
-        house.feeder.say(answers, kind, time.time(), 20, data)
-    ask(house, training.run, commands.Command("stop", id="open"))
+        harness.feeder.record(answers, kind, time.time(), 20, data)
+    send_command(harness, training.run, commands.Command("stop", id="open"))

@@ -10,20 +10,28 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.dashboard.conftest import House
-from tests.dashboard.pages.browsing import LOSS, a_page, colour, drawn, expect, tell_stories, visit
-from tests.dashboard.test_server import announced, process
+from tests.dashboard.conftest import Harness
+from tests.dashboard.pages.browsing import (
+    LOSS,
+    colour,
+    drawn,
+    expect,
+    open_page,
+    record_command_states,
+    visit,
+)
+from tests.dashboard.test_server import logged_url, process
 
 pytestmark = pytest.mark.browser
 
 LOW_CONTRAST = Path(__file__).with_name("contrast.js")
 
 
-def test_charts_are_drawn_with_what_the_store_holds(house: House, site: str, page: Any) -> None:
-    house.train(nan_at=frozenset({15}))
+def test_charts_are_drawn_with_what_the_store_holds(harness: Harness, site: str, page: Any) -> None:
+    harness.train(nan_at=frozenset({15}))
     visit(page, f"{site}/runs/tiny-1")
     expect(page.locator(f"{LOSS} .scatterlayer .trace path.js-line").first).to_be_visible()
-    assert drawn(page, "loss") == house.history.points("tiny-1", "loss").y
+    assert drawn(page, "loss") == harness.history.points("tiny-1", "loss").y
     assert page.eval_on_selector(LOSS, "plot => plot.data[1].text") == ["NaN"]
     page.locator("#steps-plot").scroll_into_view_if_needed()
     expect(page.locator("#steps-said")).to_contain_text("On average a step computes for")
@@ -31,49 +39,49 @@ def test_charts_are_drawn_with_what_the_store_holds(house: House, site: str, pag
     expect(page.locator("h3", has_text="Evaluation")).to_be_visible()
 
 
-def test_what_happens_appears_without_a_reload(house: House, site: str, page: Any) -> None:
-    training = house.begin(began=time.time())
+def test_what_happens_appears_without_a_reload(harness: Harness, site: str, page: Any) -> None:
+    training = harness.begin(began=time.time())
     visit(page, f"{site}/runs/tiny-1")
     expect(page.locator("#groups")).to_contain_text("No metric yet")
     expect(page.locator("#link-state")).to_have_text("Live")
     page.evaluate("window.notReloaded = true")
-    training.train(house.feeder, 1, 15)
+    training.train(harness.feeder, 1, 15)
     expect(page.locator("#summary")).to_contain_text("15")
     expect(page.locator(f"{LOSS} .js-line").first).to_be_visible()
-    training.train(house.feeder, 16, 20)
+    training.train(harness.feeder, 16, 20)
     expect(page.locator("#checkpoints")).to_contain_text("/data/tiny-1/checkpoint-20")
     expect(page.locator("#route li").first).to_contain_text("Checkpoint saved")
     expect(page.locator("figure[data-metric='eval_loss']")).to_be_visible()
-    training.end(house.feeder, training.train(house.feeder, 21, 40))
+    training.end(harness.feeder, training.train(harness.feeder, 21, 40))
     expect(page.locator("#heading .status")).to_have_text("finished")
     page.wait_for_function(f'() => document.querySelector("{LOSS}").data[0].y.length === 8')
     assert page.evaluate("window.notReloaded")
 
 
-def test_rows_of_the_list_follow_the_runs(house: House, site: str, page: Any) -> None:
-    house.train("old")
+def test_rows_of_the_list_follow_the_runs(harness: Harness, site: str, page: Any) -> None:
+    harness.train("old")
     visit(page, site)
     expect(page.locator("#link-state")).to_have_text("Live")
     page.evaluate("window.row = document.getElementById('run-old')")
-    training = house.begin("new", began=time.time())
+    training = harness.begin("new", began=time.time())
     expect(page.locator("#rows tr").first).to_contain_text("new")
     expect(page.locator("#run-new .status")).to_have_text("running")
-    training.end(house.feeder, training.train(house.feeder))
+    training.end(harness.feeder, training.train(harness.feeder))
     expect(page.locator("#run-new .status")).to_have_text("finished")
     assert page.evaluate("window.row === document.getElementById('run-old')")
 
 
-def test_a_run_of_an_empty_store_appears_by_itself(house: House, site: str, page: Any) -> None:
+def test_a_run_of_an_empty_store_appears_by_itself(harness: Harness, site: str, page: Any) -> None:
     visit(page, site)
     expect(page.locator("#list")).to_contain_text("No runs yet")
     expect(page.locator("#link-state")).to_have_text("Live")
-    house.train()
+    harness.train()
     expect(page.locator("#rows tr")).to_have_count(1)
 
 
-def test_filters_and_sorting_live_in_the_address(house: House, site: str, page: Any) -> None:
+def test_filters_and_sorting_live_in_the_address(harness: Harness, site: str, page: Any) -> None:
     for name in ("alpha", "beta", "gamma"):
-        house.train(name, project="greek" if name != "beta" else "other")
+        harness.train(name, project="greek" if name != "beta" else "other")
     visit(page, site)
     page.get_by_role("link", name="Run", exact=True).click()
     expect(page).to_have_url(f"{site}/?sort=name")
@@ -95,9 +103,9 @@ def test_filters_and_sorting_live_in_the_address(house: House, site: str, page: 
 
 
 def test_smoothing_axes_and_marks_are_drawn_and_remembered(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
-    house.train()
+    harness.train()
     visit(page, f"{site}/runs/tiny-1")
     raw = drawn(page, "loss")
     page.get_by_label("Smoothing").fill("0.9")
@@ -120,9 +128,9 @@ def test_smoothing_axes_and_marks_are_drawn_and_remembered(
 
 
 def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
-    house.train(steps=6000, log_every=1, eval_every=6000, save_every=6000)
+    harness.train(steps=6000, log_every=1, eval_every=6000, save_every=6000)
     visit(page, f"{site}/runs/tiny-1")
     assert len(drawn(page, "loss")) < 2000
     box = page.locator(f"{LOSS} .nsewdrag").first.bounding_box()
@@ -138,8 +146,8 @@ def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
     page.wait_for_function(f'() => document.querySelector("{LOSS}").data[0].x[0] === 1')
 
 
-def test_the_cursor_is_followed_in_every_chart(house: House, site: str, page: Any) -> None:
-    house.train()
+def test_the_cursor_is_followed_in_every_chart(harness: Harness, site: str, page: Any) -> None:
+    harness.train()
     visit(page, f"{site}/runs/tiny-1")
     drawn(page, "learning_rate")
     drawn(page, "loss")
@@ -148,11 +156,11 @@ def test_the_cursor_is_followed_in_every_chart(house: House, site: str, page: An
     expect(page.locator("figure[data-metric='learning_rate'] .cursor")).to_be_visible()
 
 
-def test_attempts_are_overlaid_when_asked_for(house: House, site: str, page: Any) -> None:
-    first = house.begin(upto=30)
-    first.train(house.feeder)
-    again = house.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
-    again.end(house.feeder, again.train(house.feeder))
+def test_attempts_are_overlaid_when_asked_for(harness: Harness, site: str, page: Any) -> None:
+    first = harness.begin(upto=30)
+    first.train(harness.feeder)
+    again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
+    again.end(harness.feeder, again.train(harness.feeder))
     visit(page, f"{site}/runs/tiny-1")
     assert page.eval_on_selector(LOSS, "plot => plot.dataset") is not None
     assert len(drawn(page, "loss")) == 4
@@ -164,8 +172,10 @@ def test_attempts_are_overlaid_when_asked_for(house: House, site: str, page: Any
     expect(page.get_by_role("button", name="Attempt 1")).to_have_attribute("aria-pressed", "true")
 
 
-def test_the_timeline_shows_the_kinds_that_are_chosen(house: House, site: str, page: Any) -> None:
-    house.train(steps=1200, eval_every=10, save_every=600)
+def test_the_timeline_shows_the_kinds_that_are_chosen(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train(steps=1200, eval_every=10, save_every=600)
     visit(page, f"{site}/runs/tiny-1")
     stops = page.locator("#route li")
     expect(stops).to_have_count(100)
@@ -178,8 +188,8 @@ def test_the_timeline_shows_the_kinds_that_are_chosen(house: House, site: str, p
     expect(stops).to_have_count(100)
 
 
-def test_settings_and_metrics_can_be_searched(house: House, site: str, page: Any) -> None:
-    house.train()
+def test_settings_and_metrics_can_be_searched(harness: Harness, site: str, page: Any) -> None:
+    harness.train()
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_label("Find a setting").fill("LEARNING")
     expect(page.locator("#settings [data-setting]:visible")).to_have_count(1)
@@ -189,8 +199,8 @@ def test_settings_and_metrics_can_be_searched(house: House, site: str, page: Any
     expect(page.locator("figure:visible")).to_have_count(1)
 
 
-def test_a_run_is_renamed_and_deleted_after_asking(house: House, site: str, page: Any) -> None:
-    house.train()
+def test_a_run_is_renamed_and_deleted_after_asking(harness: Harness, site: str, page: Any) -> None:
+    harness.train()
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Edit").click()
     page.get_by_label("Name").fill("the good one")
@@ -207,21 +217,21 @@ def test_a_run_is_renamed_and_deleted_after_asking(house: House, site: str, page
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Keep it").click()
-    assert house.history.run("tiny-1").name == "the good one"
+    assert harness.history.run("tiny-1").name == "the good one"
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete run").click()
     expect(page.locator("#list")).to_contain_text("No runs yet")
-    assert house.history.runs().items == ()
+    assert harness.history.runs().items == ()
 
 
 def test_an_edit_changes_nothing_that_another_changed_meanwhile(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
     def change(**fields: object) -> None:
         httpx.patch(f"{site}/api/runs/tiny-1", json=fields).raise_for_status()
         expect(page.get_by_role("heading", level=1)).to_have_text(str(fields["name"]))
 
-    house.train()
+    harness.train()
     visit(page, f"{site}/runs/tiny-1")
     change(name="renamed", note="of another")
     page.get_by_role("button", name="Edit").click()
@@ -234,15 +244,15 @@ def test_an_edit_changes_nothing_that_another_changed_meanwhile(
     expect(page.get_by_label("Name")).to_have_value("renamed again")
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator("#edit-dialog")).to_be_hidden()
-    run = house.history.run("tiny-1")
+    run = harness.history.run("tiny-1")
     assert (run.name, run.project, run.note) == ("renamed again", "moved", "of another")
     assert list(run.tags) == ["mine"]
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#delete-dialog")).to_contain_text("configuration of renamed again")
 
 
-def test_a_refused_deletion_says_why(house: House, site: str, browser: Any) -> None:
-    house.begin()
+def test_a_refused_deletion_says_why(harness: Harness, site: str, browser: Any) -> None:
+    harness.begin()
     context = browser.new_context()
     page = context.new_page()
     visit(page, f"{site}/runs/tiny-1")
@@ -253,10 +263,10 @@ def test_a_refused_deletion_says_why(house: House, site: str, browser: Any) -> N
 
 
 def test_dark_and_light_follow_the_system_until_somebody_chooses(
-    house: House, site: str, browser: Any
+    harness: Harness, site: str, browser: Any
 ) -> None:
-    house.train()
-    with a_page(browser, color_scheme="dark") as page:
+    harness.train()
+    with open_page(browser, color_scheme="dark") as page:
         visit(page, f"{site}/runs/tiny-1")
         dark = colour(page, "body")
         drawn(page, "loss")
@@ -269,21 +279,21 @@ def test_dark_and_light_follow_the_system_until_somebody_chooses(
         )
         visit(page, site)
         assert colour(page, "body") != dark
-    with a_page(browser, color_scheme="light") as page:
+    with open_page(browser, color_scheme="light") as page:
         visit(page, site)
         assert colour(page, "body") != dark
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_have_enough_contrast(house: House, site: str, browser: Any, scheme: str) -> None:
-    house.train()
-    live = house.begin("live")
-    tell_stories(house, live)
-    lost = house.begin("lost")
+def test_words_have_enough_contrast(harness: Harness, site: str, browser: Any, scheme: str) -> None:
+    harness.train()
+    live = harness.begin("live")
+    record_command_states(harness, live)
+    lost = harness.begin("lost")
     lost.end(
-        house.feeder, lost.train(house.feeder, 1, 5), "exception", {"type": "E", "message": "m"}
+        harness.feeder, lost.train(harness.feeder, 1, 5), "exception", {"type": "E", "message": "m"}
     )
-    with a_page(browser, color_scheme=scheme) as page:
+    with open_page(browser, color_scheme=scheme) as page:
         for url in ("/", "/runs/tiny-1", "/runs/lost", "/runs/live"):
             visit(page, site + url)
             assert page.evaluate(LOW_CONTRAST.read_text()) == []
@@ -291,11 +301,11 @@ def test_words_have_enough_contrast(house: House, site: str, browser: Any, schem
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_nothing_sticks_out_and_nothing_jumps(
-    house: House, site: str, browser: Any, width: int
+    harness: Harness, site: str, browser: Any, width: int
 ) -> None:
-    training = house.train(name="a name that goes on and on " * 6, project="p" * 60)
-    tell_stories(house, training)
-    with a_page(browser, viewport={"width": width, "height": 900}) as page:
+    training = harness.train(name="a name that goes on and on " * 6, project="p" * 60)
+    record_command_states(harness, training)
+    with open_page(browser, viewport={"width": width, "height": 900}) as page:
         page.add_init_script(SHIFTS)
         for url in ("/", "/runs/tiny-1"):
             visit(page, site + url)
@@ -307,8 +317,10 @@ def test_nothing_sticks_out_and_nothing_jumps(
             assert page.evaluate("window.shifted") < 0.02
 
 
-def test_the_keyboard_reaches_a_run_and_its_controls(house: House, site: str, page: Any) -> None:
-    house.train()
+def test_the_keyboard_reaches_a_run_and_its_controls(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train()
     visit(page, site)
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to content")).to_be_focused()
@@ -326,18 +338,18 @@ def test_the_keyboard_reaches_a_run_and_its_controls(house: House, site: str, pa
     )
 
 
-def test_an_open_page_outlives_a_restart_of_the_dashboard(house: House, browser: Any) -> None:
-    training = house.begin(began=time.time())
+def test_an_open_page_outlives_a_restart_of_the_dashboard(harness: Harness, browser: Any) -> None:
+    training = harness.begin(began=time.time())
     context = browser.new_context()
     page = context.new_page()
-    with process(house.settings.home, "--port", "0") as started:
-        url = announced(started)
+    with process(harness.settings.home, "--port", "0") as started:
+        url = logged_url(started)
         visit(page, f"{url}/runs/tiny-1")
         expect(page.locator("#link-state")).to_have_text("Live")
     port = httpx.URL(url).port
-    training.train(house.feeder, 1, 10)
-    with process(house.settings.home, "--port", str(port)) as started:
-        announced(started)
+    training.train(harness.feeder, 1, 10)
+    with process(harness.settings.home, "--port", str(port)) as started:
+        logged_url(started)
         expect(page.locator("#summary")).to_contain_text("10", timeout=20_000)
     context.close()
 

@@ -10,20 +10,27 @@ import pytest
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
-from tests.dashboard.conftest import House
-from tests.dashboard.pages.browsing import LOSS, a_page, ask, expect, take_commands, visit
+from tests.dashboard.conftest import Harness
+from tests.dashboard.pages.browsing import (
+    LOSS,
+    accept_commands,
+    expect,
+    open_page,
+    send_command,
+    visit,
+)
 from tests.subscribers.conftest import ServiceProcess
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_run_is_steered_from_its_page(house: House, site: str, page: Any) -> None:
-    training = house.begin()
-    training.train(house.feeder, 1, 20)
-    take_commands(house, training)
+def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) -> None:
+    training = harness.begin()
+    training.train(harness.feeder, 1, 20)
+    accept_commands(harness, training)
     with (
-        BrokerProcess(house.settings.home) as broker,
-        ServiceProcess("recorder", house.settings),
+        BrokerProcess(harness.settings.home) as broker,
+        ServiceProcess("recorder", harness.settings),
         Producer(broker.address, "tiny-1/control/answers") as answers,
     ):
         visit(page, f"{site}/runs/tiny-1")
@@ -64,18 +71,18 @@ def test_a_run_is_steered_from_its_page(house: House, site: str, page: Any) -> N
 
 
 def test_where_commands_were_applied_is_marked_on_the_charts(
-    house: House, site: str, browser: Any
+    harness: Harness, site: str, browser: Any
 ) -> None:
-    training = house.begin()
-    training.train(house.feeder)
-    answers = take_commands(house, training)
-    ask(house, "tiny-1", commands.Command("save", id="one"))
-    ask(house, "tiny-1", commands.Command("set_lr", {"lr": 1e-3}, id="two"))
+    training = harness.begin()
+    training.train(harness.feeder)
+    answers = accept_commands(harness, training)
+    send_command(harness, "tiny-1", commands.Command("save", id="one"))
+    send_command(harness, "tiny-1", commands.Command("set_lr", {"lr": 1e-3}, id="two"))
     data = {"id": "two", "from": 1e-2, "to": "<b>"}
-    house.feeder.say(answers, commands.APPLIED, time.time(), 20, data)
-    house.feeder.say(answers, commands.REJECTED, time.time(), 30, {"id": "one"})
+    harness.feeder.record(answers, commands.APPLIED, time.time(), 20, data)
+    harness.feeder.record(answers, commands.REJECTED, time.time(), 30, {"id": "one"})
     for scheme in ("light", "dark"):
-        with a_page(browser, color_scheme=scheme) as page:
+        with open_page(browser, color_scheme=scheme) as page:
             visit(page, f"{site}/runs/tiny-1")
             page.wait_for_function(f'() => document.querySelector("{LOSS}").data?.length === 4')
             mark = page.eval_on_selector(LOSS, "plot => plot.data[1]")
@@ -97,14 +104,14 @@ def test_where_commands_were_applied_is_marked_on_the_charts(
             assert steps.evaluate("plot => plot.data[2].x") == [20, 20, None]
 
 
-def test_a_run_that_takes_no_commands_says_why(house: House, site: str, page: Any) -> None:
-    house.train("over")
-    house.begin("a-loop", source="loop").heartbeat(house.feeder, time.time(), 1)
-    house.begin("early").heartbeat(house.feeder, time.time(), 1)
-    take_commands(house, house.begin("ranks"), ops=[], why="it runs in 2 processes")
-    paused = house.begin("paused")
-    take_commands(house, paused)
-    paused.heartbeat(house.feeder, time.time(), 1, phase="paused")
+def test_a_run_that_takes_no_commands_says_why(harness: Harness, site: str, page: Any) -> None:
+    harness.train("over")
+    harness.begin("a-loop", source="loop").heartbeat(harness.feeder, time.time(), 1)
+    harness.begin("early").heartbeat(harness.feeder, time.time(), 1)
+    accept_commands(harness, harness.begin("ranks"), ops=[], why="it runs in 2 processes")
+    paused = harness.begin("paused")
+    accept_commands(harness, paused)
+    paused.heartbeat(harness.feeder, time.time(), 1, phase="paused")
     for run, said in (
         ("over", "The run is finished: it takes no commands any more."),
         ("a-loop", "It is a loop with start_run, which takes no commands."),
@@ -120,20 +127,22 @@ def test_a_run_that_takes_no_commands_says_why(house: House, site: str, page: An
 
 
 def test_the_focus_stays_on_a_control_that_is_drawn_anew(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
-    training = house.begin()
-    take_commands(house, training)
+    training = harness.begin()
+    accept_commands(harness, training)
     visit(page, f"{site}/runs/tiny-1")
     expect(page.locator("#link-state")).to_have_text("Live")
     page.get_by_role("button", name="Stop…").focus()
-    training.heartbeat(house.feeder, time.time(), 10, phase="paused")
+    training.heartbeat(harness.feeder, time.time(), 10, phase="paused")
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     expect(page.get_by_role("button", name="Stop…")).to_be_focused()
 
 
-def test_a_dialog_keeps_nothing_of_the_time_before(house: House, site: str, browser: Any) -> None:
-    take_commands(house, house.begin())
+def test_a_dialog_keeps_nothing_of_the_time_before(
+    harness: Harness, site: str, browser: Any
+) -> None:
+    accept_commands(harness, harness.begin())
     context = browser.new_context()  # the console tells of the refusal too
     page = context.new_page()
     visit(page, f"{site}/runs/tiny-1")
@@ -165,14 +174,14 @@ def test_a_dialog_keeps_nothing_of_the_time_before(house: House, site: str, brow
 
 
 def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
-    training = house.train()  # which is over: nothing else has the page look again
-    answers = Stream("tiny-1", commands.PRODUCER, training.attempt)
+    training = harness.train()  # which is over: nothing else has the page look again
+    answers = Stream("tiny-1", commands.CONTROL_PRODUCER, training.attempt)
     for wait, name in ((1, "untaken"), (3, "taken")):
         command = commands.Command("log", expires_at=time.time() + wait, id=name)
-        ask(house, "tiny-1", command)
-    house.feeder.say(answers, commands.DELIVERED, time.time(), 10, {"id": "taken"})
+        send_command(harness, "tiny-1", command)
+    harness.feeder.record(answers, commands.DELIVERED, time.time(), 10, {"id": "taken"})
     visit(page, f"{site}/runs/tiny-1")
     untaken, taken = page.locator("#order-untaken"), page.locator("#order-taken")
     expect(taken).to_contain_text("delivered")
@@ -181,8 +190,8 @@ def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
     expect(page.locator("#orders [data-expired]")).to_have_count(0)  # it looks no more
 
 
-def test_a_command_that_cannot_be_sent_says_why(house: House, site: str, browser: Any) -> None:
-    take_commands(house, house.begin())
+def test_a_command_that_cannot_be_sent_says_why(harness: Harness, site: str, browser: Any) -> None:
+    accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
     visit(page, f"{site}/runs/tiny-1")
@@ -194,31 +203,31 @@ def test_a_command_that_cannot_be_sent_says_why(house: House, site: str, browser
     context.close()
 
 
-def lose_answers(page: Any) -> list[Any]:
+def drop_responses(page: Any) -> list[Any]:
     """The answer to a command is lost for each thing in the list."""
-    losing: list[Any] = []
+    to_drop: list[Any] = []
 
-    def lose(route: Any) -> None:
-        if route.request.method == "POST" and losing:
-            losing.pop()
+    def drop(route: Any) -> None:
+        if route.request.method == "POST" and to_drop:
+            to_drop.pop()
             route.fetch()
             route.abort()
         else:
             route.continue_()
 
-    page.route("**/commands", lose)
-    return losing
+    page.route("**/commands", drop)
+    return to_drop
 
 
 def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
-    house: House, site: str, browser: Any
+    harness: Harness, site: str, browser: Any
 ) -> None:
-    take_commands(house, house.begin())
+    accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
-    losing = lose_answers(page)
+    to_drop = drop_responses(page)
     said, orders = page.locator("#sent"), page.locator("#orders li")
-    with BrokerProcess(house.settings.home) as broker:
+    with BrokerProcess(harness.settings.home) as broker:
 
         def sent(op: str) -> int:
             events = read_all(broker.address, ["tiny-1/control"])
@@ -227,18 +236,18 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
 
         visit(page, f"{site}/runs/tiny-1")
         save = page.get_by_role("button", name="Save now")
-        losing.append(save)
+        to_drop.append(save)
         save.click()
         expect(said).to_contain_text("No answer came")
         save.click()  # the list does not have it yet: nobody records
         expect(said).to_be_hidden()
         assert sent("save") == 1
-        with ServiceProcess("recorder", house.settings):
+        with ServiceProcess("recorder", harness.settings):
             expect(orders).to_have_count(1, timeout=15_000)
             save.click()  # answered before, so this is another one
             expect(orders).to_have_count(2)
             for count in (1, 2):
-                losing.append(page)
+                to_drop.append(page)
                 page.get_by_role("button", name="Set learning rate").click()
                 page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
                 page.get_by_role("button", name="Set it").click()
@@ -249,22 +258,22 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
 
 
 def test_a_dialog_that_was_changed_after_a_lost_answer_stays_open(
-    house: House, site: str, browser: Any
+    harness: Harness, site: str, browser: Any
 ) -> None:
-    take_commands(house, house.begin())
+    accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
     dialog, orders = page.locator("#set_lr-dialog"), page.locator("#orders li")
     rate, said = dialog.get_by_label("Learning rate"), dialog.locator(".said")
-    with BrokerProcess(house.settings.home):
+    with BrokerProcess(harness.settings.home):
         visit(page, f"{site}/runs/tiny-1")
-        lose_answers(page).append(dialog)
+        drop_responses(page).append(dialog)
         page.get_by_role("button", name="Set learning rate").click()
         rate.fill("3e-4")
         page.get_by_role("button", name="Set it").click()
         expect(said).to_contain_text("No answer came", timeout=15_000)
         rate.fill("3e-5")
-        with ServiceProcess("recorder", house.settings):
+        with ServiceProcess("recorder", harness.settings):
             expect(orders).to_have_count(1, timeout=15_000)
             expect(said).to_contain_text("this one is not yet")
             expect(rate).to_have_value("3e-5")

@@ -12,21 +12,21 @@ import pytest
 from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.dashboard.app import create_app
 from lineside.dashboard.auth.access import COOKIE
-from tests.dashboard.conftest import House, serving
-from tests.dashboard.pages.browsing import a_page, expect, take_commands, visit
+from tests.dashboard.conftest import Harness, serving
+from tests.dashboard.pages.browsing import accept_commands, expect, open_page, visit
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def keyring(house: House) -> Keyring:
-    return Keyring(keys_folder(house.settings.home))
+def keyring(harness: Harness) -> Keyring:
+    return Keyring(keys_folder(harness.settings.home))
 
 
 @pytest.fixture
-def closed(house: House, keyring: Keyring) -> Iterator[str]:
+def token_site(harness: Harness, keyring: Keyring) -> Iterator[str]:
     """The address of a site that takes tokens."""
-    app = create_app(house.history, house.feeder.writer, house.settings, keyring=keyring)
+    app = create_app(harness.history, harness.feeder.writer, harness.settings, keyring=keyring)
     with serving(app) as url:
         yield url
 
@@ -37,20 +37,20 @@ def show(page: Any, url: str, token: str) -> None:
 
 
 def test_a_person_logs_in_looks_at_a_run_live_and_logs_out(
-    house: House, keyring: Keyring, closed: str, browser: Any
+    harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
     token = keyring.new_token("alice", ["read"])
-    house.train()
-    with a_page(browser) as page:
-        page.goto(f"{closed}/runs/tiny-1")
+    harness.train()
+    with open_page(browser) as page:
+        page.goto(f"{token_site}/runs/tiny-1")
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
         page.get_by_label("Token").fill(token)
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="tiny-1")).to_be_visible()
-        assert page.url == f"{closed}/runs/tiny-1"
+        assert page.url == f"{token_site}/runs/tiny-1"
         assert page.evaluate("document.cookie") == ""
-        visit(page, closed)
-        house.train("tiny-2")  # comes over the live stream
+        visit(page, token_site)
+        harness.train("tiny-2")  # comes over the live stream
         expect(page.get_by_role("link", name="tiny-2")).to_be_visible()
         expect(page.get_by_role("banner")).to_contain_text("alice")
         page.get_by_role("button", name="Log out").click()
@@ -60,22 +60,22 @@ def test_a_person_logs_in_looks_at_a_run_live_and_logs_out(
 
 @pytest.mark.parametrize("path", ["/runs/tiny-1", "/"])
 def test_a_page_whose_token_has_ended_does_not_look_alive(
-    house: House, keyring: Keyring, closed: str, browser: Any, path: str
+    harness: Harness, keyring: Keyring, token_site: str, browser: Any, path: str
 ) -> None:
-    training = house.begin()
-    page = browser.new_page(base_url=closed)
-    show(page, closed, keyring.new_token("alice", ["read"]))
+    training = harness.begin()
+    page = browser.new_page(base_url=token_site)
+    show(page, token_site, keyring.new_token("alice", ["read"]))
     visit(page, path)
     expect(page.locator("#link-state")).to_have_text("Live")
     keyring.revoke("alice")
-    training.train(house.feeder)
+    training.train(harness.feeder)
     expect(page.get_by_role("heading", name="Log in")).to_be_visible(timeout=20_000)
-    assert page.url == f"{closed}/login?next={quote(path, safe='')}"
+    assert page.url == f"{token_site}/login?next={quote(path, safe='')}"
     page.close()
 
 
 def test_what_a_token_may_not_is_off_and_says_why(
-    house: House, keyring: Keyring, closed: str, browser: Any
+    harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
     for roles, steers, edits, deletes in (
         (["read"], False, False, False),
@@ -83,17 +83,17 @@ def test_what_a_token_may_not_is_off_and_says_why(
         (["admin"], True, True, True),
     ):
         name = "-".join(roles)
-        training = house.begin(name)
-        take_commands(house, training)
-        with a_page(browser) as page:
-            show(page, closed, keyring.new_token(name, roles))
-            visit(page, f"{closed}/runs/{name}")
+        training = harness.begin(name)
+        accept_commands(harness, training)
+        with open_page(browser) as page:
+            show(page, token_site, keyring.new_token(name, roles))
+            visit(page, f"{token_site}/runs/{name}")
             has = f"and '{name}' has {', '.join(roles)}."
             said = "" if steers else f"Steering takes the role control, {has}"
             expect(page.locator("#deck-said")).to_have_text(said)
             expect(page.locator("#control button:enabled")).to_have_count(6 if steers else 0)
             expect(page.locator("#link-state")).to_have_text("Live")
-            training.heartbeat(house.feeder, time.time(), 10, phase="paused")
+            training.heartbeat(harness.feeder, time.time(), 10, phase="paused")
             expect(page.locator("#deck-said")).to_have_text(f"Training is paused. {said}")
             expect(page.get_by_role("button", name="Resume")).to_be_enabled(enabled=steers)
             for what, role, may in (("Edit", "control", edits), ("Delete", "admin", deletes)):
@@ -105,21 +105,21 @@ def test_what_a_token_may_not_is_off_and_says_why(
 
 
 def test_where_tokens_are_not_asked_for_nobody_is_to_log_out(
-    house: House, site: str, page: Any
+    harness: Harness, site: str, page: Any
 ) -> None:
-    take_commands(house, house.begin())
+    accept_commands(harness, harness.begin())
     visit(page, f"{site}/runs/tiny-1")
     expect(page.get_by_role("button", name="Delete")).to_be_enabled()
     expect(page.get_by_role("button", name="Log out")).to_have_count(0)
 
 
 def test_whose_token_may_not_look_gets_on_to_another(
-    house: House, keyring: Keyring, closed: str, browser: Any
+    harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
-    house.train()
+    harness.train()
     page = browser.new_page()
-    show(page, closed, keyring.new_token("pilot", ["control"]))
-    page.goto(closed)
+    show(page, token_site, keyring.new_token("pilot", ["control"]))
+    page.goto(token_site)
     expect(page.locator("main")).to_contain_text("takes the role read, and 'pilot' has control")
     page.get_by_role("link", name="Log in with another token").click()
     expect(page.get_by_role("heading", name="Logged in as pilot")).to_be_visible()
@@ -131,19 +131,19 @@ def test_whose_token_may_not_look_gets_on_to_another(
 
 
 def test_a_link_on_another_site_leads_to_the_run_and_a_form_there_to_nothing(
-    house: House, keyring: Keyring, closed: str, browser: Any
+    harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
-    house.train()
+    harness.train()
     page = browser.new_page()
     page.route(
         "http://chat.example/",
         lambda route: route.fulfill(
             content_type="text/html",
-            body=f"<a href='{closed}/runs/tiny-1'>a run</a>"
-            f"<form method='post' action='{closed}/logout'><button>post</button></form>",
+            body=f"<a href='{token_site}/runs/tiny-1'>a run</a>"
+            f"<form method='post' action='{token_site}/logout'><button>post</button></form>",
         ),
     )
-    page.goto(f"{closed}/login")
+    page.goto(f"{token_site}/login")
     page.get_by_label("Token").fill(keyring.new_token("eyes", ["read"]))
     page.get_by_role("button", name="Log in").click()
     page.goto("http://chat.example/")
@@ -152,6 +152,6 @@ def test_a_link_on_another_site_leads_to_the_run_and_a_form_there_to_nothing(
     page.goto("http://chat.example/")
     page.get_by_role("button", name="post").click()
     expect(page.locator("body")).to_contain_text("A POST from another site is refused")
-    page.goto(closed)
+    page.goto(token_site)
     expect(page.get_by_role("link", name="tiny-1")).to_be_visible()
     page.close()

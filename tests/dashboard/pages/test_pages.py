@@ -8,20 +8,20 @@ import httpx
 
 from lineside.bus.protocol.events import Stream
 from lineside.dashboard.app import create_app
-from lineside.dashboard.http import assets
-from lineside.dashboard.words import STATUS_MEANING
-from lineside.store.database.database import open_store
+from lineside.dashboard.formatting import STATUS_MEANING
+from lineside.dashboard.http import static_files
+from lineside.store.database.engine import open_store
 from lineside.store.history.records import RUN_STATUSES
 from tests.dashboard.api.test_api import problem
-from tests.dashboard.conftest import House, serving, settings_for
+from tests.dashboard.conftest import Harness, serving, settings_for
 
 HTML = {"accept": "text/html"}
 EVIL = "<script>alert(1)</script>&\"'"
 
 
-def test_the_run_list_shows_filters_sorts_and_pages(house: House, client: httpx.Client) -> None:
+def test_the_run_list_shows_filters_sorts_and_pages(harness: Harness, client: httpx.Client) -> None:
     for number in range(55):
-        house.train(f"run-{number:02}", steps=5, project="even" if number % 2 == 0 else "odd")
+        harness.train(f"run-{number:02}", steps=5, project="even" if number % 2 == 0 else "odd")
     first = client.get("/", params={"sort": "name"}).text
     shown = re.findall(r'<tr id="run-(run-\d+)"', first)
     assert shown == [f"run-{number:02}" for number in range(50)]
@@ -41,11 +41,11 @@ def test_the_run_list_shows_filters_sorts_and_pages(house: House, client: httpx.
 
 
 def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
-    training = house.begin()
+    training = harness.begin()
     error = {"type": "ValueError", "message": "bad <batch>", "traceback": "Traceback: <batch>"}
-    training.end(house.feeder, time.time(), "exception", error)
+    training.end(harness.feeder, time.time(), "exception", error)
     for url in ("/runs/tiny-1", "/runs/tiny-1/parts"):
         page = client.get(url).text
         assert '<details class="traceback"><summary>Traceback of rank0</summary>' in page
@@ -59,7 +59,7 @@ def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
 
 def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
     assert set(STATUS_MEANING) == set(RUN_STATUSES)
-    style = (Path(assets.__file__).parents[1] / "static" / "base.css").read_text()
+    style = (Path(static_files.__file__).parents[1] / "static" / "base.css").read_text()
     for status in RUN_STATUSES:
         assert f'.lamp[data-status="{status}"]' in style
         assert client.get("/api/runs", params={"status": status}).status_code == 200
@@ -71,11 +71,11 @@ def test_an_empty_store_says_how_to_start_a_run(client: httpx.Client) -> None:
     assert "LinesideCallback" in text
 
 
-def test_whatever_people_call_things_is_only_text(house: House, client: httpx.Client) -> None:
-    house.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
+def test_whatever_people_call_things_is_only_text(harness: Harness, client: httpx.Client) -> None:
+    harness.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
     client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL})
     evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
-    house.feeder.say(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
+    harness.feeder.record(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
     for url in ("/", "/runs/tiny-1", "/runs/tiny-1/parts", "/runs/tiny-1/timeline?hide="):
         text = client.get(url).text
         assert "<script>alert" not in text, url
@@ -85,7 +85,7 @@ def test_whatever_people_call_things_is_only_text(house: House, client: httpx.Cl
 
 
 def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
     page = client.get("/runs/nope", headers=HTML)
     assert page.status_code == 404
@@ -98,9 +98,9 @@ def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs
 
 
 def test_the_timeline_begins_with_the_newest_and_goes_back(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
-    house.train(steps=2000, eval_every=5, save_every=2000)
+    harness.train(steps=2000, eval_every=5, save_every=2000)
     first = client.get("/runs/tiny-1/timeline").text
     numbers = [int(number) for number in re.findall(r'data-id="(\d+)"', first)]
     assert len(numbers) == 100
@@ -118,9 +118,9 @@ def test_the_timeline_begins_with_the_newest_and_goes_back(
 
 
 def test_static_files_are_kept_for_ever_under_their_digest(
-    house: House, client: httpx.Client
+    harness: Harness, client: httpx.Client
 ) -> None:
-    house.train()
+    harness.train()
     page = client.get("/runs/tiny-1").text
     addresses = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
     assert {address.rsplit("/", 1)[1] for address in addresses} >= {"run.js", "plotly.min.js"}
@@ -134,8 +134,8 @@ def test_static_files_are_kept_for_ever_under_their_digest(
     assert old.headers["cache-control"] == "no-cache"
 
 
-def test_no_page_loads_anything_from_elsewhere(house: House, client: httpx.Client) -> None:
-    house.train()
+def test_no_page_loads_anything_from_elsewhere(harness: Harness, client: httpx.Client) -> None:
+    harness.train()
     for url in ("/", "/runs/tiny-1", "/nope"):
         answer = client.get(url, headers=HTML)
         assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
@@ -168,12 +168,12 @@ def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: objec
         assert "No broker answers" in ready.json()["checks"]["recorder"]["detail"]
 
 
-def test_a_failure_of_ours_is_a_problem_document_without_its_traceback(house: House) -> None:
+def test_a_failure_of_ours_is_a_problem_document_without_its_traceback(harness: Harness) -> None:
     class Broken:
         def __getattr__(self, name: str) -> object:
             raise RuntimeError("secret inside")
 
-    app = create_app(Broken(), house.feeder.writer, house.settings)  # type: ignore[arg-type]
+    app = create_app(Broken(), harness.feeder.writer, harness.settings)  # type: ignore[arg-type]
     with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         answer = client.get("/api/runs")
         problem(answer, 500, "internal-error")

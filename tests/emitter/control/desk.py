@@ -14,35 +14,35 @@ from transformers import TrainerCallback
 from lineside.bus.protocol.commands import COMMAND, Command
 from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.wire import Encoder
-from lineside.emitter.control.steering import Steering
+from lineside.emitter.control.leader import LeaderExecutor
 from lineside.emitter.spool import inbox
-from lineside.emitter.spool.page import PHASE, PHASES
-from lineside.emitter.spool.vitals import PageView
-from lineside.emitter.training import exit as ending
+from lineside.emitter.spool.status_page import PHASE, PHASES
+from lineside.emitter.spool.status_reader import StatusPageFile
+from lineside.emitter.training import shutdown
 from tests.emitter.streams import data_of, open_page
-from tests.emitter.tiny_trainer import Witness
+from tests.emitter.tiny_trainer import HookLog
 
 _PATIENCE = 30.0
 
 
-def put(*asked: Command | Mapping[str, Any] | bytes) -> None:
+def deliver(*asked: Command | Mapping[str, Any] | bytes) -> None:
     """Deliver commands, or data of a command event, or bytes as they are."""
-    [steering] = _steerings()
-    folder = steering._mail._spool.folder.path
-    page = PageView.open(folder)
+    [executor] = _executors()
+    folder = executor._channel._spool.folder.path
+    page = StatusPageFile.open(folder)
     assert page is not None
-    page.tell_inbox(inbox.deliver(folder, [_record(one) for one in asked]))
+    page.set_inbox_bytes(inbox.deliver(folder, [_record(one) for one in asked]))
     page.close()
 
 
-class Asking(TrainerCallback):
+class DeliverAt(TrainerCallback):
     """Delivers ``at[step]`` when that step begins."""
 
     def __init__(self, at: Mapping[int, list[Any]]) -> None:
         self.at = dict(at)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        put(*self.at.pop(state.global_step + 1, []))
+        deliver(*self.at.pop(state.global_step + 1, []))
 
 
 def while_paused(*acts: Callable[[], object]) -> threading.Thread:
@@ -55,7 +55,7 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
                 assert time.monotonic() < until, "it was never paused"
                 time.sleep(0.01)
             act()
-            while any(one._mail.has_news for one in _steerings()):
+            while any(one._channel.has_pending for one in _executors()):
                 assert time.monotonic() < until, "nobody read it"
                 time.sleep(0.01)
             time.sleep(0.1)
@@ -65,7 +65,7 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def said(answers: list[Event]) -> list[tuple[str, str, int]]:
+def outcomes(answers: list[Event]) -> list[tuple[str, str, int]]:
     """What became of each command: its op, its end and the step; ``control_on`` left out."""
     ends = [event for event in answers if event.kind not in ("control_on", "control_delivered")]
     return [(str(data_of(e).get("op")), e.kind.removeprefix("control_"), e.step) for e in ends]
@@ -76,17 +76,17 @@ def why(answers: list[Event]) -> str:
     return str(reason)
 
 
-def seen(witness: Witness, *kinds: str) -> list[tuple[str, int]]:
-    return [(note["kind"], note["step"]) for note in witness.seen if note["kind"] in kinds]
+def seen(hook_log: HookLog, *kinds: str) -> list[tuple[str, int]]:
+    return [(note["kind"], note["step"]) for note in hook_log.seen if note["kind"] in kinds]
 
 
-def _steerings() -> list[Steering]:
-    return [one for one in ending._ending.open if isinstance(one, Steering)]
+def _executors() -> list[LeaderExecutor]:
+    return [one for one in shutdown._state.open if isinstance(one, LeaderExecutor)]
 
 
 def _is_paused() -> bool:
     with contextlib.suppress(ValueError):  # no run is open yet
-        return PHASES[open_page().words[PHASE]] == "paused"
+        return PHASES[open_page().fields[PHASE]] == "paused"
     return False
 
 

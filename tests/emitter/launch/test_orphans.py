@@ -14,7 +14,7 @@ import pytest
 
 from lineside.bus.testing import read_all
 from tests.emitter.launch.launched import LOOP, exit_of
-from tests.emitter.shipper.conftest import Bench, until
+from tests.emitter.shipping import Bench, until
 
 
 def children(one: Any) -> str:
@@ -211,11 +211,11 @@ def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_ag
 ) -> None:
     bench.broker()
     body = (
-        "from lineside.emitter.spool.page import STOP_ASKED\n"
+        "from lineside.emitter.spool.status_page import STOP_REQUESTED\n"
         "    ends = []\n"
         "    def stop(number, frame):\n"
         "        ends.append(1)\n"
-        "        run.publisher.flag(raised=STOP_ASKED)\n"
+        "        run.publisher.flag(raised=STOP_REQUESTED)\n"
         "    signal.signal(signal.SIGTERM, stop)\n"
         "    print('ready', flush=True)\n"
         "    while not ends: time.sleep(0.01)\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 from lineside.bus.testing import read_all
 from tests.emitter.launch.launched import Launched, exit_of
-from tests.emitter.shipper.conftest import Bench, until
+from tests.emitter.shipping import Bench, until
 
 PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
 

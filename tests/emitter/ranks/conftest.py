@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.client.controller import Controller, Progress
+from lineside.bus.client.command_client import CommandClient, CommandStatus
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.events import Event
@@ -40,12 +40,12 @@ class Job:
         self.broker = BrokerProcess(folder / "bus")
         self.ranks = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._controller: Controller | None = None
+        self._controller: CommandClient | None = None
 
     @property
-    def controller(self) -> Controller:
+    def controller(self) -> CommandClient:
         if self._controller is None:
-            self._controller = Controller(self.broker.address, RUN)
+            self._controller = CommandClient(self.broker.address, RUN)
         return self._controller
 
     def start(
@@ -95,16 +95,16 @@ class Job:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def ask(self, op: str, **args: Any) -> Progress:
+    def run_command(self, op: str, **args: Any) -> CommandStatus:
         """What became of a command."""
-        return self.end_of(self.send(op, **args))
+        return self.wait_for_result(self.send(op, **args))
 
     def send(self, op: str, **args: Any) -> Command:
         command = Command(op, args)
         self.controller.send(command)
         return command
 
-    def end_of(self, command: Command) -> Progress:
+    def wait_for_result(self, command: Command) -> CommandStatus:
         states = list(self.controller.follow(command.id, PATIENCE))
         assert states, f"{command.op} was not even requested\n{self.log}"
         assert states[-1].is_final, (states, self.log)
@@ -166,7 +166,7 @@ class Job:
                         waiting.discard(data_of(event)["producer"])
         return found
 
-    def log_of_commands(self) -> dict[str, list[Line]]:
+    def applied_commands(self) -> dict[str, list[Line]]:
         """What each producer says it applied, in order: ``control`` for rank 0."""
         told: dict[str, list[Line]] = {"control": []}
         for (_, producer), events in sorted(self.events().items()):

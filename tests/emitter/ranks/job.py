@@ -80,12 +80,12 @@ def main() -> None:
     digest = hashlib.sha256()
     for weights in made.model.parameters():
         digest.update(weights.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    told = {
+    results = {
         "steps": made.state.global_step,
         "weights": digest.hexdigest(),
         "rate": made.optimizer.param_groups[0]["lr"],
     }
-    (OUTPUT / f"rank{RANK}.json").write_text(json.dumps(told))
+    (OUTPUT / f"rank{RANK}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -25,13 +25,13 @@ def test_sixty_commands_are_followed_by_all_ranks_alike(job: Job, ranks: int) ->
         burst = [job.send(op, **args) for op, args in _some(chance, COMMANDS - 1 - len(sent))]
         sent += burst
         for command in burst:
-            job.end_of(command)
+            job.wait_for_result(command)
     sent.append(job.send("stop"))
-    ends = {command.id: job.end_of(command) for command in sent}
+    ends = {command.id: job.wait_for_result(command) for command in sent}
     assert ends[sent[-1].id].state == "applied"
-    told = job.end()
-    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1, told
-    log = job.log_of_commands()
+    results = job.end()
+    assert len({(one["steps"], one["weights"], one["rate"]) for one in results}) == 1, results
+    log = job.applied_commands()
     applied = [name for name, end in ends.items() if end.state == "applied"]
     assert len(applied) > COMMANDS / 3
     assert sorted(line[0] for line in log["control"]) == sorted(applied)
@@ -44,7 +44,7 @@ def test_sixty_commands_are_followed_by_all_ranks_alike(job: Job, ranks: int) ->
 
 def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job: Job) -> None:
     job.start(2, without=[1], steps=60)
-    refused = job.ask("save")
+    refused = job.run_command("save")
     assert refused.state == "rejected"
     assert "no LinesideCallback on rank 1 answered in time" in refused.detail
     [one, other] = job.end()
@@ -54,7 +54,7 @@ def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job:
 
 def test_a_rank_0_that_takes_long_to_begin_is_waited_for(job: Job) -> None:
     job.start(2, sets_up=7.0)
-    stopped = job.ask("stop", save=False)
+    stopped = job.run_command("stop", save=False)
     assert stopped.state == "applied"
     assert [one["steps"] for one in job.end()] == [stopped.step] * 2
 
@@ -63,20 +63,20 @@ def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
     job: Job,
 ) -> None:
     job.start(2, timeout=4, no_evaluation=[1], logs_on_main=True, logging_steps=1)
-    refused = job.ask("evaluate")
+    refused = job.run_command("evaluate")
     assert (refused.state, refused.detail) == (
         "rejected",
         "rank 1: the Trainer has no evaluation dataset",
     )
-    paused = job.ask("pause")
-    assert "one rank may be all that logs" in job.ask("log").detail
+    paused = job.run_command("pause")
+    assert "one rank may be all that logs" in job.run_command("log").detail
     time.sleep(7)
-    saved = job.ask("save")
+    saved = job.run_command("save")
     assert (saved.state, saved.step) == ("applied", paused.step)
-    resumed = job.ask("resume")
+    resumed = job.run_command("resume")
     assert (resumed.state, resumed.step) == ("applied", paused.step)
-    again = job.ask("pause")
-    stopped = job.ask("stop")
+    again = job.run_command("pause")
+    stopped = job.run_command("stop")
     assert (stopped.state, stopped.step) == ("applied", again.step)
     assert [one["steps"] for one in job.end()] == [stopped.step] * 2
     assert {path.name for path in job.checkpoints()} == {
@@ -88,7 +88,7 @@ def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
 
 def test_a_launcher_that_is_frozen_holds_no_rank_up(job: Job) -> None:
     job.start(2, steps=300, store_in_launcher=True)
-    assert job.ask("pause").state == "applied"
+    assert job.run_command("pause").state == "applied"
     job.freeze()  # which ends the pause, as nobody could ask for that any more
     job.wait_for_ranks()
     assert "the job's store did not answer" in job.log
@@ -100,19 +100,19 @@ def test_a_launcher_that_is_frozen_holds_no_rank_up(job: Job) -> None:
 def test_a_rank_killed_while_commands_are_under_way_leaves_the_ranks_agreed(job: Job) -> None:
     chance = random.Random()
     job.start(2, restarts=1, save_steps=10, seed=chance.randrange(1_000_000))
-    job.ask("log")
+    job.run_command("log")
     sent = [job.send("set_lr", lr=chance.choice([1e-3, 2e-3, 5e-3])) for _ in range(8)]
     time.sleep(chance.random() * 1.5)
     job.kill_rank(1)
     job.wait_for_restart()
-    ends = [job.end_of(command) for command in sent]
+    ends = [job.wait_for_result(command) for command in sent]
     assert {end.state for end in ends} <= {"applied", "superseded", "rejected"}
-    last = job.ask("set_lr", lr=7e-4)
+    last = job.run_command("set_lr", lr=7e-4)
     assert last.state == "applied"
-    assert job.ask("stop").state == "applied"
-    told = job.end()
-    assert len({(one["steps"], one["weights"], one["rate"]) for one in told}) == 1
-    log = job.log_of_commands()
+    assert job.run_command("stop").state == "applied"
+    results = job.end()
+    assert len({(one["steps"], one["weights"], one["rate"]) for one in results}) == 1
+    log = job.applied_commands()
     names = [line[0] for line in log["control"]]
     assert len(names) == len(set(names)), "one was applied twice"
     # What the killed rank did at the last moment it could not tell.
@@ -129,20 +129,20 @@ def test_ranks_stop_at_the_very_evaluation_on_which_they_wait_for_a_word(job: Jo
                 job.send("stop", save=False)
             job.send("proceed", seq=seq)
     assert [one["steps"] for one in job.end()] == [15, 15]
-    assert [line[1:3] for line in job.log_of_commands()["rank1"]] == [("stop", 15)]
+    assert [line[1:3] for line in job.applied_commands()["rank1"]] == [("stop", 15)]
 
 
 @pytest.mark.parametrize("who", ["the launcher", "one rank"])
 def test_a_sigterm_saves_and_stops_all_ranks(job: Job, who: str) -> None:
     job.start(2, stop_on_sigterm=True)
-    assert job.ask("log").state == "applied"
+    assert job.run_command("log").state == "applied"
     job.terminate(only_rank=1 if who == "one rank" else None)
     [one, other] = job.end(is_terminated=who == "the launcher")
     assert one["steps"] == other["steps"]
     [path] = job.checkpoints()
     assert path.name == f"checkpoint-{one['steps']}"
     assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
-    log = job.log_of_commands()
+    log = job.applied_commands()
     assert log["control"] == log["rank1"]
     [(name, _, step, _)] = [line for line in log["control"] if line[1] == "stop"]
     assert name.startswith("sigterm-")

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from lineside.bus.protocol.events import Stream
-from lineside.emitter.spool.page import FLAGS, HOOK_MONOTONIC_NS, STEP
-from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.spool.status_page import FLAGS, HOOK_MONOTONIC_NS, STEP
+from lineside.emitter.spool.writer import SpoolWriter
 
 
 def main() -> None:
@@ -24,34 +24,34 @@ def main() -> None:
     )
     print(0, flush=True)
     for line in sys.stdin:
-        order, *arguments = line.split()
-        if order == "write":
+        instruction, *arguments = line.split()
+        if instruction == "write":
             for _ in range(int(arguments[0])):
                 writer.write("step_end", writer.next_seq)
-        elif order == "flow":
+        elif instruction == "flow":
             for _ in range(int(arguments[0])):
                 writer.write("step_end", writer.next_seq)
                 time.sleep(float(arguments[1]))
-        elif order == "say":
+        elif instruction == "say":
             writer.write(arguments[0], writer.next_seq)
-        elif order == "flags":
-            writer.words[FLAGS] = int(arguments[0])
-            writer.words[STEP] = 7
-            writer.words[HOOK_MONOTONIC_NS] = time.monotonic_ns()
-        elif order == "tend":
-            writer.tend()
-        elif order == "read":
+        elif instruction == "flags":
+            writer.fields[FLAGS] = int(arguments[0])
+            writer.fields[STEP] = 7
+            writer.fields[HOOK_MONOTONIC_NS] = time.monotonic_ns()
+        elif instruction == "tend":
+            writer.maintain()
+        elif instruction == "read":
             for path in writer.folder.path.iterdir():
                 path.read_bytes()
-        elif order == "fork":
+        elif instruction == "fork":
             if os.fork() == 0:
                 os.close(0)
                 os.close(1)  # or the test would wait for the end of this output
                 time.sleep(5)
                 os._exit(0)
-        elif order == "exec":
+        elif instruction == "exec":
             os.execv("/bin/sh", ["sh", "-c", "echo 0; read line"])  # noqa: S606
-        elif order == "close":
+        elif instruction == "close":
             writer.close()
         print(writer.next_seq, flush=True)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.client.controller import Controller
+from lineside.bus.client.command_client import CommandClient
 from lineside.bus.errors import BusError, KeyRefused
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import BrokerProcess, read_all
-from lineside.emitter.shipper.leftover import ship
-from lineside.emitter.spool.sidecar import LOG_NAME
-from tests.bus.broker.walls import LISTEN, Wall
-from tests.emitter.shipper.conftest import Bench, Producer, until
+from lineside.emitter.shipper.flush import ship
+from lineside.emitter.spool.shipper_process import LOG_NAME
+from tests.bus.broker.walls import LISTEN, SecuredBroker
+from tests.emitter.shipping import Bench, Producer, until
 
 RUN = "steered"
 PATIENCE = 60.0
@@ -25,9 +25,9 @@ Train = Callable[[Path, int], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def wall(tmp_path: Path) -> Iterator[Wall]:
+def secured(tmp_path: Path) -> Iterator[SecuredBroker]:
     """A broker that lets keys in, one of which is there already."""
-    found = Wall(tmp_path / "bus")
+    found = SecuredBroker(tmp_path / "bus")
     found.key("node7", "emit")
     with BrokerProcess(found.home, "--listen", LISTEN):
         found.wait()
@@ -35,12 +35,12 @@ def wall(tmp_path: Path) -> Iterator[Wall]:
 
 
 @pytest.fixture
-def train(bench: Bench, wall: Wall) -> Train:
+def train(bench: Bench, secured: SecuredBroker) -> Train:
     """``train(key, steps)`` over the network, in a process of its own."""
     return lambda key, steps: bench.training(
         steps,
         LINESIDE_HOME=str(bench.folder / "home"),
-        LINESIDE_BROKER=wall.endpoint,
+        LINESIDE_BROKER=secured.endpoint,
         LINESIDE_KEY=str(key),
         LINESIDE_RUN_ID=RUN,
     )
@@ -51,12 +51,12 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 def test_training_with_a_refused_key_is_unharmed_and_all_of_it_comes_with_a_good_one(
-    bench: Bench, wall: Wall, train: Train
+    bench: Bench, secured: SecuredBroker, train: Train
 ) -> None:
     key = bench.folder / "my.key"
-    key.write_bytes(wall.key("gone", "emit").read_bytes())
+    key.write_bytes(secured.key("gone", "emit").read_bytes())
     key.chmod(0o600)
-    wall.keyring.revoke("gone")
+    secured.keyring.revoke("gone")
     training = train(key, 20)
     said, errors = training.communicate(timeout=PATIENCE)
     assert training.returncode == 0
@@ -64,52 +64,50 @@ def test_training_with_a_refused_key_is_unharmed_and_all_of_it_comes_with_a_good
     assert "no broker has confirmed the last events yet" in errors
     log = bench.spool / LOG_NAME
     assert "does not let us in: it is not in the broker's list, or was revoked" in log.read_text()
-    assert read_all(wall.local, [RUN]) == []
+    assert read_all(secured.local, [RUN]) == []
 
-    key.write_bytes((wall.keyring.folder / "node7.key").read_bytes())
+    key.write_bytes((secured.keyring.folder / "node7.key").read_bytes())
     events = read_all(
-        wall.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=PATIENCE
+        secured.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=PATIENCE
     )
     assert [event.seq for event in events] == list(range(len(events)))
     assert kinds(events).count("step_end") == 20
-    [told] = [one for one in wall.refused() if one["action"] == "connect"]
+    [told] = [one for one in secured.refusals() if one["action"] == "connect"]
     assert (told["who"], told["role"]) == ("gone", "emit")
     assert "takes the key now" in log.read_text()
 
 
 def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_never(
-    bench: Bench, wall: Wall, train: Train
+    bench: Bench, secured: SecuredBroker, train: Train
 ) -> None:
-    pilot, reader = wall.key("pilot", "control"), wall.key("eyes", "read")
-    training = train(wall.keyring.folder / "node7.key", 100_000)
+    pilot, reader = secured.key("pilot", "control"), secured.key("eyes", "read")
+    training = train(secured.keyring.folder / "node7.key", 100_000)
     save = Command("save")
-    with Controller(wall.address(pilot), RUN) as controller:
+    with CommandClient(secured.address(pilot), RUN) as controller:
         controller.send(save)
-        states = [progress.state for progress in controller.follow(save.id, PATIENCE)]
+        states = [status.state for status in controller.follow(save.id, PATIENCE)]
         assert states == ["requested", "delivered", "applied"]
 
         late = Command("stop", expires_at=time.time() - 5)
         controller.send(late)
-        assert [progress.state for progress in controller.follow(late.id, PATIENCE)][
-            -1
-        ] == "expired"
-    with Controller(wall.address(pilot), RUN) as replaying:
+        assert [status.state for status in controller.follow(late.id, PATIENCE)][-1] == "expired"
+    with CommandClient(secured.address(pilot), RUN) as replaying:
         replaying.send(save)
     forged = Command("stop")
     with (
-        Controller(wall.address(reader), RUN) as forging,
+        CommandClient(secured.address(reader), RUN) as forging,
         pytest.raises(BusError, match="takes the role emit"),
     ):
         forging.send(forged)
     stop = Command("stop", {"save": False})
-    with Controller(wall.address(pilot), RUN) as controller:
+    with CommandClient(secured.address(pilot), RUN) as controller:
         controller.send(stop)
         assert [p.state for p in controller.follow(stop.id, PATIENCE)][-1] == "applied"
     training.communicate(timeout=PATIENCE)
     assert training.returncode == 0
     answers = [
         (event.kind, str((event.data or {})["id"]))
-        for event in read_all(wall.local, [f"{RUN}/control"])
+        for event in read_all(secured.local, [f"{RUN}/control"])
         if event.kind != "control_on"
     ]
     assert answers.count(("command", save.id)) == 2
@@ -117,55 +115,57 @@ def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_nev
     assert answers.count(("control_expired", late.id)) == 1
     assert forged.id not in [name for _, name in answers]
     assert len(list((bench.folder / "out").glob("checkpoint-*"))) == 1
-    [told] = wall.refused()
+    [told] = secured.refusals()
     assert (told["who"], told["role"], told["action"]) == ("eyes", "read", "publish")
 
 
 def test_shipping_by_hand_says_that_the_key_is_refused(
-    bench: Bench, wall: Wall, tmp_path: Path
+    bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     producer: Producer = bench.producer()
-    producer.tell("write 5")
+    producer.send("write 5")
     producer.end()
     key = tmp_path / "my.key"
-    key.write_bytes(wall.key("gone", "emit").read_bytes())
+    key.write_bytes(secured.key("gone", "emit").read_bytes())
     key.chmod(0o600)
-    wall.keyring.revoke("gone")
+    secured.keyring.revoke("gone")
     with pytest.raises(KeyRefused, match="does not let this key in"):
-        ship(bench.spool, wall.address(key), 2.0)
-    shipped = ship(bench.spool, wall.address(wall.keyring.folder / "node7.key"), 20.0)
+        ship(bench.spool, secured.address(key), 2.0)
+    shipped = ship(bench.spool, secured.address(secured.keyring.folder / "node7.key"), 20.0)
     assert (shipped.events, shipped.left) == (6, 0)  # one says that the process is gone
 
 
-def test_a_run_of_another_keys_waits_in_the_spool_and_is_said(bench: Bench, wall: Wall) -> None:
-    other = wall.key("node8", "emit")
+def test_a_run_of_another_keys_waits_in_the_spool_and_is_said(
+    bench: Bench, secured: SecuredBroker
+) -> None:
+    other = secured.key("node8", "emit")
     producer: Producer = bench.producer()
-    producer.tell("write 5")
-    shipper = bench.shipper(wall.address(wall.keyring.folder / "node7.key"))
+    producer.send("write 5")
+    shipper = bench.shipper(secured.address(secured.keyring.folder / "node7.key"))
     until(lambda: producer.acked == 5)
     shipper.stop()
-    producer.tell("write 5")
-    shipper = bench.shipper(wall.address(other))
+    producer.send("write 5")
+    shipper = bench.shipper(secured.address(other))
     until(lambda: "belongs to key 'node7', and this is key 'node8'" in shipper.log)
     assert producer.acked == 5
     shipper.stop()
-    bench.shipper(wall.address(wall.keyring.folder / "node7.key"))
+    bench.shipper(secured.address(secured.keyring.folder / "node7.key"))
     until(lambda: producer.acked == 10)
     assert "nothing is lost" in shipper.log
-    assert {one["who"] for one in wall.refused()} == {"node8"}
+    assert {one["who"] for one in secured.refusals()} == {"node8"}
 
 
 def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
-    bench: Bench, wall: Wall, tmp_path: Path
+    bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     key = tmp_path / "my.key"
-    good = (wall.keyring.folder / "node7.key").read_bytes()
-    key.write_bytes(wall.key("gone", "emit").read_bytes())
+    good = (secured.keyring.folder / "node7.key").read_bytes()
+    key.write_bytes(secured.key("gone", "emit").read_bytes())
     key.chmod(0o600)
-    wall.keyring.revoke("gone")
+    secured.keyring.revoke("gone")
     producer: Producer = bench.producer()
-    producer.tell("write 5")
-    shipper = bench.shipper(wall.address(key))
+    producer.send("write 5")
+    shipper = bench.shipper(secured.address(key))
     until(lambda: "does not let us in: it is not in" in shipper.log)
     key.unlink()
     until(lambda: "it cannot be read (No such file or directory)" in shipper.log)
@@ -175,24 +175,24 @@ def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
 
 
 def test_a_key_revoked_while_it_ships_is_said_and_its_successor_goes_on(
-    bench: Bench, wall: Wall, tmp_path: Path
+    bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     key = tmp_path / "my.key"
-    key.write_bytes(wall.key("mine", "emit").read_bytes())
+    key.write_bytes(secured.key("mine", "emit").read_bytes())
     key.chmod(0o600)
     producer: Producer = bench.producer()
-    producer.tell("write 5")
-    shipper = bench.shipper(wall.address(key))
+    producer.send("write 5")
+    shipper = bench.shipper(secured.address(key))
     until(lambda: producer.acked == 5)
-    wall.keyring.revoke("mine")
+    secured.keyring.revoke("mine")
 
     def is_denied() -> bool:
-        producer.tell("write 1")
+        producer.send("write 1")
         return "denied" in shipper.log and "its key was revoked" in shipper.log
 
     until(is_denied)
-    end = producer.tell("write 5")
+    end = producer.send("write 5")
     assert producer.acked <= end - 5
-    key.write_bytes(wall.key("mine", "emit").read_bytes())
+    key.write_bytes(secured.key("mine", "emit").read_bytes())
     until(lambda: producer.acked == end, 60)
-    assert [event.seq for event in read_all(wall.local, ["run/rank0"])] == list(range(end))
+    assert [event.seq for event in read_all(secured.local, ["run/rank0"])] == list(range(end))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.events import Event, Stream
-from lineside.emitter.spool.spool import SpoolWriter
+from lineside.emitter.spool.writer import SpoolWriter
 
 STREAM = Stream("run", "rank0", "attempt")
 _ASK_LOCK = """
-import sys; from pathlib import Path; from lineside.emitter.spool.locks import holder
-print(holder(Path(sys.argv[1])))
+import sys; from pathlib import Path; from lineside.emitter.spool.liveness_lock import holder_pid
+print(holder_pid(Path(sys.argv[1])))
 """
 
 MakeWriter = Callable[..., SpoolWriter]
@@ -23,7 +23,7 @@ MakeWriter = Callable[..., SpoolWriter]
 def events(root: Path) -> list[Event]:
     segments = sorted(root.glob("*/*/*/*.seg"))
     blob = b"".join(segment.read_bytes() for segment in segments)
-    return [wire.decode_event(body) for body in wire.bodies(blob)]
+    return [wire.decode_event(body) for body in wire.record_bodies(blob)]
 
 
 def holder_of(lock: Path) -> str:

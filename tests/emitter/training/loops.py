@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from lineside.emitter import Run
-from lineside.emitter.spool.page import Page
+from lineside.emitter.spool.status_page import StatusPage
 from lineside.emitter.training.publisher import Publisher
 
 
@@ -17,18 +17,22 @@ def publisher_of(run: Run) -> Publisher:
     return run.publisher
 
 
-def page_of(run: Run) -> Page:
-    page = Page.open(publisher_of(run)._spool.folder.path)
+def page_of(run: Run) -> StatusPage:
+    page = StatusPage.open(publisher_of(run)._spool.folder.path)
     assert page is not None
     return page
 
 
-def script(home: Path, body: str, *, waits: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run ``body`` in an interpreter of its own, which ``waits`` at its end or does not."""
+def script(
+    home: Path, body: str, *, wait_at_exit: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run ``body`` in an interpreter of its own, which ``wait_at_exit`` at its end or does not."""
     path = home / "script.py"
-    head = "from lineside.emitter import exit, start_run\n"
-    if not waits:
-        head += "exit._ending.budget = 0.0\n"
+    head = (
+        "from lineside.emitter import start_run\nfrom lineside.emitter.training import shutdown\n"
+    )
+    if not wait_at_exit:
+        head += "shutdown._state.budget = 0.0\n"
     path.write_text(head + textwrap.dedent(body))
     return subprocess.run(
         [sys.executable, str(path)],

@@ -9,20 +9,20 @@ from typing import Any
 import torch.distributed as dist
 
 
-class Store:
+class FakeJobStore:
     """A job's store in memory, whose server may be frozen or gone."""
 
     def __init__(self) -> None:
-        self.kept = dist.HashStore()
-        self.answers = threading.Event()
-        self.answers.set()
-        self.is_gone = False
+        self.inner = dist.HashStore()
+        self.is_responding = threading.Event()
+        self.is_responding.set()
+        self.is_closed = False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def ask(*given: Any) -> Any:
-            self.answers.wait()
-            if self.is_gone:
+            self.is_responding.wait()
+            if self.is_closed:
                 raise RuntimeError("connection reset")
-            return getattr(self.kept, name)(*given)
+            return getattr(self.inner, name)(*given)
 
         return ask

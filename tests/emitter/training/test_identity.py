@@ -15,20 +15,20 @@ import torch.distributed
 
 from lineside.bus.protocol.events import Event, is_run_id
 from lineside.bus.settings import Settings
-from lineside.emitter.training import agreement, identity
-from lineside.emitter.training.agreement import Agreement
+from lineside.emitter.training import identity, run_sync
 from lineside.emitter.training.identity import (
-    MARK,
+    STATE_KEY,
     Identity,
-    Place,
+    RankInfo,
     begin,
     new_run_id,
-    read_mark,
+    read_checkpoint_state,
     slug,
 )
+from lineside.emitter.training.run_sync import RunSync
 from tests.emitter.conftest import read_spool
 
-ME = Identity("run-1", "a", "My run", "mine", Place(world_size=4))
+ME = Identity("run-1", "a", "My run", "mine", RankInfo(world_size=4))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_slug_of_nothing_is_nothing() -> None:
 
 def test_attempts_of_one_process_sort_by_their_beginning() -> None:
     settings = Settings.from_env({"HOME": "/h"})
-    attempts = [begin(settings, Place(), run="r").attempt for _ in range(20)]
+    attempts = [begin(settings, RankInfo(), run="r").attempt for _ in range(20)]
     assert attempts == sorted(set(attempts))
 
 
@@ -65,54 +65,65 @@ def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(identity, "new_attempt", lambda: next(names))
     monkeypatch.setattr(identity, "_last_attempt", "")
     settings = Settings.from_env({"HOME": "/h"})
-    before, after = (begin(settings, Place(), run="r").attempt for _ in range(2))
+    before, after = (begin(settings, RankInfo(), run="r").attempt for _ in range(2))
     assert before == "20261121T235959.999-ffff"
     assert re.fullmatch(r"20261122T000000\.000-[0-9a-f]{4}", after)
 
 
 def test_the_environment_has_the_last_word_on_names(tmp_path: Path) -> None:
     env = {"LINESIDE_HOME": str(tmp_path)}
-    named = begin(Settings.from_env(env), Place(), run="r", name="n", project="p")
+    named = begin(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
     assert (named.name, named.project) == ("n", "p")
     env |= {"LINESIDE_RUN_NAME": "N", "LINESIDE_PROJECT": "P"}
-    named = begin(Settings.from_env(env), Place(), run="r", name="n", project="p")
+    named = begin(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
     assert (named.name, named.project) == ("N", "P")
-    bare = begin(Settings.from_env({"LINESIDE_HOME": str(tmp_path)}), Place(), run="r")
+    bare = begin(Settings.from_env({"LINESIDE_HOME": str(tmp_path)}), RankInfo(), run="r")
     assert (bare.name, bare.project) == ("r", "default")
 
 
 def test_a_stream_is_named_by_run_rank_and_attempt() -> None:
-    assert str(Identity("r", "a", "", "", Place(rank=3)).stream) == "r/rank3/a"
+    assert str(Identity("r", "a", "", "", RankInfo(rank=3)).stream) == "r/rank3/a"
 
 
 @pytest.mark.parametrize(
     "callbacks",
-    [None, [], {}, {MARK: None}, {MARK: []}, {MARK: {}}, {MARK: {"run_id": "../../x"}}],
+    [
+        None,
+        [],
+        {},
+        {STATE_KEY: None},
+        {STATE_KEY: []},
+        {STATE_KEY: {}},
+        {STATE_KEY: {"run_id": "../../x"}},
+    ],
 )
 def test_a_checkpoint_without_a_usable_mark_says_nothing(callbacks: object) -> None:
-    assert read_mark(callbacks) == {}
+    assert read_checkpoint_state(callbacks) == {}
 
 
 def test_a_mark_is_read_as_it_was_written() -> None:
-    assert read_mark({MARK: ME.mark()}) == ME.mark()
-    assert read_mark({MARK: ME.mark() | {"later": 1}}) == ME.mark()
+    assert read_checkpoint_state({STATE_KEY: ME.checkpoint_state()}) == ME.checkpoint_state()
+    assert (
+        read_checkpoint_state({STATE_KEY: ME.checkpoint_state() | {"later": 1}})
+        == ME.checkpoint_state()
+    )
 
 
 def test_without_torch_distributed_the_environment_says_where_we_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert Place.from_env() == Place(0, 1, 0)
+    assert RankInfo.from_env() == RankInfo(0, 1, 0)
     for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert Place.from_env() == Place(3, 8, 1)
+    assert RankInfo.from_env() == RankInfo(3, 8, 1)
     monkeypatch.setenv("RANK", "nonsense")
-    assert Place.from_env().rank == 0
+    assert RankInfo.from_env().rank == 0
 
 
 def test_without_a_store_nobody_is_told_and_nothing_heard() -> None:
-    alone = Agreement("loop")
-    alone.tell(ME)
-    assert alone.hear(Place(rank=1), 0.1) is None
+    alone = RunSync("loop")
+    alone.publish(ME)
+    assert alone.receive(RankInfo(rank=1), 0.1) is None
 
 
 @pytest.fixture
@@ -125,35 +136,35 @@ def group(tmp_path: Path) -> Iterator[object]:
     torch.distributed.destroy_process_group()
 
 
-def _agreement(monkeypatch: pytest.MonkeyPatch, count: int) -> Agreement:
-    monkeypatch.setattr(agreement, "_occasions", Counter(train=count))
-    return Agreement("train")
+def _run_sync(monkeypatch: pytest.MonkeyPatch, count: int) -> RunSync:
+    monkeypatch.setattr(run_sync, "_label_counts", Counter(train=count))
+    return RunSync("train")
 
 
 def test_what_rank_0_tells_the_others_hear(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Place.from_env() == Place(0, 1, 0)
-    there = Place(rank=2, world_size=4, local_rank=2)
-    theirs = _agreement(monkeypatch, 5)
-    assert theirs.hear(there, 0) is None
-    assert theirs.hear(there, 0.2) is None
-    _agreement(monkeypatch, 5).tell(ME)
-    assert theirs.hear(there, 0) == Identity("run-1", "a", "My run", "mine", there)
-    assert theirs.hear(there, 0.2) == Identity("run-1", "a", "My run", "mine", there)
-    assert _agreement(monkeypatch, 6).hear(there, 0) is None, "another attempt"
+    assert RankInfo.from_env() == RankInfo(0, 1, 0)
+    there = RankInfo(rank=2, world_size=4, local_rank=2)
+    theirs = _run_sync(monkeypatch, 5)
+    assert theirs.receive(there, 0) is None
+    assert theirs.receive(there, 0.2) is None
+    _run_sync(monkeypatch, 5).publish(ME)
+    assert theirs.receive(there, 0) == Identity("run-1", "a", "My run", "mine", there)
+    assert theirs.receive(there, 0.2) == Identity("run-1", "a", "My run", "mine", there)
+    assert _run_sync(monkeypatch, 6).receive(there, 0) is None, "another attempt"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert _agreement(monkeypatch, 5).hear(there, 0) is None, "the restarted job"
+    assert _run_sync(monkeypatch, 5).receive(there, 0) is None, "the restarted job"
 
 
 def test_nonsense_in_the_store_is_not_heard(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
     store = torch.distributed.distributed_c10d._get_default_store()
     store.set("lineside/0/train/1", "{}")
-    assert _agreement(monkeypatch, 1).hear(Place(rank=1), 0) is None
+    assert _run_sync(monkeypatch, 1).receive(RankInfo(rank=1), 0) is None
 
 
 def test_a_job_of_one_rank_asks_its_store_for_nothing(
     group: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _agreement(monkeypatch, 7).tell(begin(Settings.from_env(), Place(), run="r"))
+    _run_sync(monkeypatch, 7).publish(begin(Settings.from_env(), RankInfo(), run="r"))
     store = torch.distributed.distributed_c10d._get_default_store()
     assert not store.check(["lineside/0/train/7"])
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lineside.emitter import start_run
-from lineside.emitter.spool.page import (
+from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,
     HOOKS,
@@ -22,20 +22,20 @@ from lineside.emitter.spool.page import (
     STEP,
     TRAINING,
 )
-from lineside.emitter.training import launches
+from lineside.emitter.training import launch_registry
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import only
 from tests.emitter.training.loops import page_of, publisher_of, script
 
 
-def test_a_loop_publishes_what_it_logs(home: Path, spooled: ReadSpool) -> None:
+def test_a_loop_publishes_what_it_logs(home: Path, spool_events: ReadSpool) -> None:
     config = {"lr": 0.1, "api_key": "mine"}
     with start_run("My run!", project="mine", config=config) as run:
         run.log({"loss": 1.5, "nan": math.nan}, step=1, epoch=0.5)
         run.log({"loss": np.float32(0.5)})
         run.event("validated", {"score": {"f1": 0.5}}, step=2)
         run.event("done")
-    start, first, second, validated, done, end = only(spooled())
+    start, first, second, validated, done, end = only(spool_events())
     assert start.data is not None
     assert (start.kind, start.data["source"], start.data["name"]) == (
         "run_start",
@@ -67,30 +67,30 @@ def test_a_run_knows_its_names_and_the_page_where_it_is(home: Path) -> None:
     assert run.id == "mine"
     assert run.is_open
     assert publisher_of(run).identity.attempt == run.attempt
-    assert page.words[FLAGS] == TRAINING
+    assert page.fields[FLAGS] == TRAINING
     run.log({"a": 1}, step=7)
-    assert (page.words[STEP], page.words[NEXT_SEQ], page.words[HOOKS]) == (7, 2, 1)
-    assert PHASES[page.words[PHASE]] == "training"
+    assert (page.fields[STEP], page.fields[NEXT_SEQ], page.fields[HOOKS]) == (7, 2, 1)
+    assert PHASES[page.fields[PHASE]] == "training"
     run.finish()
-    assert page.words[FLAGS] == CLOSED
-    assert PHASES[page.words[PHASE]] == "finished"
+    assert page.fields[FLAGS] == CLOSED
+    assert PHASES[page.fields[PHASE]] == "finished"
     page.close()
 
 
-def test_a_second_start_goes_on_in_a_new_attempt(home: Path, spooled: ReadSpool) -> None:
+def test_a_second_start_goes_on_in_a_new_attempt(home: Path, spool_events: ReadSpool) -> None:
     for _ in range(2):
         start_run(run_id="mine").finish()
-    assert {stream.split("/")[0] for stream in spooled()} == {"mine"}
-    assert len(spooled()) == 2
+    assert {stream.split("/")[0] for stream in spool_events()} == {"mine"}
+    assert len(spool_events()) == 2
 
 
-def test_a_finished_run_takes_no_more(home: Path, spooled: ReadSpool) -> None:
+def test_a_finished_run_takes_no_more(home: Path, spool_events: ReadSpool) -> None:
     run = start_run()
     run.finish()
     run.finish()
     run.log({"a": 1})
     run.event("b")
-    assert [event.kind for event in only(spooled())] == ["run_start", "run_end"]
+    assert [event.kind for event in only(spool_events())] == ["run_start", "run_end"]
 
 
 def test_the_environment_has_the_last_word(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,19 +101,19 @@ def test_the_environment_has_the_last_word(home: Path, monkeypatch: pytest.Monke
 def test_the_launcher_is_told_the_stream(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(launches.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(launch_registry.FOLDER_VARIABLE, str(tmp_path))
     run = start_run()
-    assert launches.read(tmp_path) == [publisher_of(run).identity.stream]
+    assert launch_registry.read(tmp_path) == [publisher_of(run).identity.stream]
 
 
-def test_an_exception_ends_the_run_with_its_cause(home: Path, spooled: ReadSpool) -> None:
+def test_an_exception_ends_the_run_with_its_cause(home: Path, spool_events: ReadSpool) -> None:
     def train() -> None:
         with start_run():
             raise ValueError("no more data")
 
     with pytest.raises(ValueError, match="no more data"):
         train()
-    end = only(spooled())[-1]
+    end = only(spool_events())[-1]
     assert end.data is not None
     assert end.data["how"] == "exception"
     assert (end.data["error"]["type"], end.data["error"]["message"]) == (
@@ -125,33 +125,35 @@ def test_an_exception_ends_the_run_with_its_cause(home: Path, spooled: ReadSpool
 
 @pytest.mark.parametrize(("code", "how"), [(0, "exit"), (None, "exit"), (3, "exception")])
 def test_leaving_by_sys_exit_is_an_error_only_with_a_code(
-    home: Path, spooled: ReadSpool, code: int | None, how: str
+    home: Path, spool_events: ReadSpool, code: int | None, how: str
 ) -> None:
     with pytest.raises(SystemExit), start_run():
         sys.exit(code)
-    assert (only(spooled())[-1].data or {})["how"] == how
+    assert (only(spool_events())[-1].data or {})["how"] == how
 
 
 def test_a_run_that_is_closed_takes_nothing_from_the_trainer_either(
-    home: Path, spooled: ReadSpool
+    home: Path, spool_events: ReadSpool
 ) -> None:
     publisher = publisher_of(start_run())
     publisher.close("exit")
     publisher.close("exit")
-    publisher.hook("log", 1, None, 0, None, None, 1)
-    publisher.stamp("log", 1, None, 0, None, None, 1)
+    publisher.publish_hook("log", 1, None, 0, None, None, 1)
+    publisher.update_status("log", 1, None, 0, None, None, 1)
     publisher.emit("log", 1, None, 0, None, 1)
     publisher.flag(raised=TRAINING)
-    publisher.failed(ValueError())
-    assert [event.kind for event in only(spooled())] == ["run_start", "run_end"]
+    publisher.count_hook_error(ValueError())
+    assert [event.kind for event in only(spool_events())] == ["run_start", "run_end"]
 
 
 def test_a_stamp_starts_a_shipper_again_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = publisher_of(start_run())
     asked: list[int] = []
-    monkeypatch.setattr(publisher._sidecar, "ensure", lambda: asked.append(1))
+    monkeypatch.setattr(publisher._shipper_starter, "ensure", lambda: asked.append(1))
     for second in range(1, 4):
-        publisher.stamp("log", 1, None, 0, None, None, time.monotonic_ns() + second * 2_000_000_000)
+        publisher.update_status(
+            "log", 1, None, 0, None, None, time.monotonic_ns() + second * 2_000_000_000
+        )
     assert len(asked) == 3
 
 

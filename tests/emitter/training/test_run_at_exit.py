@@ -14,16 +14,18 @@ import pytest
 
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter import start_run
-from lineside.emitter.training import exit as ending
+from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool, read_spool
 from tests.emitter.streams import only
 from tests.emitter.training.loops import publisher_of, script
 
 
-def test_an_exception_that_ends_the_process_is_its_cause(home: Path, spooled: ReadSpool) -> None:
+def test_an_exception_that_ends_the_process_is_its_cause(
+    home: Path, spool_events: ReadSpool
+) -> None:
     done = script(home, "start_run()\n1 / 0")
     assert done.returncode == 1
-    end = only(spooled())[-1]
+    end = only(spool_events())[-1]
     assert end.data is not None
     assert end.data["error"]["type"] == "ZeroDivisionError"
     assert "1 / 0" in end.data["error"]["traceback"]
@@ -40,10 +42,10 @@ def test_an_exception_that_ends_the_process_is_its_cause(home: Path, spooled: Re
     ],
 )
 def test_the_end_of_the_process_ends_the_run(
-    home: Path, spooled: ReadSpool, body: str, how: str
+    home: Path, spool_events: ReadSpool, body: str, how: str
 ) -> None:
     script(home, body)
-    assert (only(spooled())[-1].data or {})["how"] == how
+    assert (only(spool_events())[-1].data or {})["how"] == how
 
 
 @pytest.mark.parametrize(
@@ -63,13 +65,13 @@ def test_the_end_of_the_process_ends_the_run(
     ],
 )
 def test_what_ends_the_process_ended_no_training_that_was_over_before(
-    home: Path, spooled: ReadSpool, over: str, more: str, how: dict[str, str]
+    home: Path, spool_events: ReadSpool, over: str, more: str, how: dict[str, str]
 ) -> None:
     script(
         home,
         f"""
         import sys
-        from lineside.emitter.spool.page import TRAIN_ENDED
+        from lineside.emitter.spool.status_page import TRAIN_ENDED
         for name in "abc":
             run = start_run(run_id=name)
             if name in {over!r}:
@@ -78,7 +80,8 @@ def test_what_ends_the_process_ended_no_training_that_was_over_before(
         """,
     )
     assert {
-        name.partition("/")[0]: (events[-1].data or {})["how"] for name, events in spooled().items()
+        name.partition("/")[0]: (events[-1].data or {})["how"]
+        for name, events in spool_events().items()
     } == how
 
 
@@ -86,7 +89,7 @@ def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its
     home: Path,
 ) -> None:
     begun = time.monotonic()
-    done = script(home, "start_run().finish()\nstart_run()", waits=True)
+    done = script(home, "start_run().finish()\nstart_run()", wait_at_exit=True)
     took = time.monotonic() - begun
     assert done.returncode == 0
     assert 5 <= took < 9.5, "two runs share the five seconds; the rest is Python's own start"
@@ -97,15 +100,15 @@ def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
 def test_a_process_that_goes_at_once_waits_for_nothing_and_loses_nothing(
-    home: Path, spooled: ReadSpool, end: str
+    home: Path, spool_events: ReadSpool, end: str
 ) -> None:
     begun = time.monotonic()
     script(home, f"import os\nrun = start_run()\nfor n in range(100): run.log({{'n': n}})\n{end}")
     assert time.monotonic() - begun < 5
-    assert [event.seq for event in only(spooled())] == list(range(101))
+    assert [event.seq for event in only(spool_events())] == list(range(101))
 
 
-def test_control_c_ends_the_wait(home: Path, spooled: ReadSpool) -> None:
+def test_control_c_ends_the_wait(home: Path, spool_events: ReadSpool) -> None:
     begun = time.monotonic()
     done = script(
         home,
@@ -117,23 +120,23 @@ def test_control_c_ends_the_wait(home: Path, spooled: ReadSpool) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=interrupt, daemon=True).start()
         """,
-        waits=True,
+        wait_at_exit=True,
     )
     assert time.monotonic() - begun < 5
     assert "Traceback" not in done.stderr
     assert "lineside ship" in done.stderr
-    assert only(spooled())[-1].kind == "run_end"
+    assert only(spool_events())[-1].kind == "run_end"
 
 
 def test_confirmed_events_are_not_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending._ending, "budget", 30.0)
+    monkeypatch.setattr(shutdown._state, "budget", 30.0)
     run = start_run()
     publisher = publisher_of(run)
     asked = []
-    monkeypatch.setattr(publisher._sidecar, "ensure", lambda: asked.append(1))
+    monkeypatch.setattr(publisher._shipper_starter, "ensure", lambda: asked.append(1))
 
     def confirm() -> None:
-        publisher._spool.words[32] = publisher._spool.next_seq + 1
+        publisher._spool.fields[32] = publisher._spool.next_seq + 1
 
     timer = threading.Timer(1.3, confirm)
     timer.start()
@@ -142,8 +145,8 @@ def test_confirmed_events_are_not_waited_for(home: Path, monkeypatch: pytest.Mon
     timer.join()
     assert 1 < time.monotonic() - begun < 10
     assert asked, "a shipper that died meanwhile is started again"
-    assert 15 < ending._ending.budget < 29
-    assert not ending._ending.left or ending._ending.left[-1].is_confirmed
+    assert 15 < shutdown._state.budget < 29
+    assert not shutdown._state.pending or shutdown._state.pending[-1].is_confirmed
 
 
 @pytest.fixture
@@ -156,7 +159,9 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerPr
 def test_with_a_broker_the_process_leaves_when_all_is_confirmed(
     broker: BrokerProcess, tmp_path: Path
 ) -> None:
-    done = script(tmp_path, "with start_run(run_id='r') as run:\n    run.log({'a': 1})", waits=True)
+    done = script(
+        tmp_path, "with start_run(run_id='r') as run:\n    run.log({'a': 1})", wait_at_exit=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     events = [e for e in read_all(broker.address, ["r/rank0"]) if e.kind != "heartbeat"]

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from lineside.emitter import start_run
-from lineside.emitter.training import exit as ending
+from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import only
 from tests.emitter.training.loops import publisher_of, script
 
 
-def test_threads_never_mix_their_events(home: Path, spooled: ReadSpool) -> None:
+def test_threads_never_mix_their_events(home: Path, spool_events: ReadSpool) -> None:
     run = start_run()
 
     def work(worker: int) -> None:
@@ -35,7 +35,7 @@ def test_threads_never_mix_their_events(home: Path, spooled: ReadSpool) -> None:
     for thread in threads:
         thread.join()
     run.finish()
-    events = only(spooled())
+    events = only(spool_events())
     assert [event.seq for event in events] == list(range(4_002))
     logs = [event.data["logs"] for event in events if event.kind == "log" and event.data]
     for worker in range(8):
@@ -43,7 +43,7 @@ def test_threads_never_mix_their_events(home: Path, spooled: ReadSpool) -> None:
 
 
 def test_a_signal_handler_that_logs_neither_blocks_nor_mixes(
-    home: Path, spooled: ReadSpool
+    home: Path, spool_events: ReadSpool
 ) -> None:
     run = start_run()
     count = itertools.count()
@@ -66,7 +66,7 @@ def test_a_signal_handler_that_logs_neither_blocks_nor_mixes(
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     run.finish()
-    events = only(spooled())
+    events = only(spool_events())
     assert [event.seq for event in events] == list(range(len(events)))
     logs = [event.data["logs"] for event in events if event.kind == "log" and event.data]
     assert [log["main"] for log in logs if "main" in log] == list(range(n))
@@ -76,7 +76,7 @@ def test_a_signal_handler_that_logs_neither_blocks_nor_mixes(
 
 
 def test_what_comes_in_the_middle_of_an_event_is_published_after_it(
-    home: Path, spooled: ReadSpool, monkeypatch: pytest.MonkeyPatch
+    home: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start_run()
     publisher = publisher_of(run)
@@ -86,13 +86,13 @@ def test_what_comes_in_the_middle_of_an_event_is_published_after_it(
         monkeypatch.setattr(publisher._spool, "write", write)
         run.log(logs, step=2)
         logs["inner"] = 2
-        publisher.stamp("step_end", 3, None, 0, None, None, 1)
+        publisher.update_status("step_end", 3, None, 0, None, None, 1)
         run.finish()
         return write(*given)
 
     monkeypatch.setattr(publisher._spool, "write", write_and_log)
     run.log({"outer": 1}, step=1)
-    kinds = [(event.kind, event.step, event.data) for event in only(spooled())][1:]
+    kinds = [(event.kind, event.step, event.data) for event in only(spool_events())][1:]
     assert kinds[0] == ("log", 1, {"logs": {"outer": 1}})
     assert kinds[1] == ("log", 2, {"logs": {"inner": 1}})
     assert kinds[2][:2] == ("run_end", 3)
@@ -100,26 +100,28 @@ def test_what_comes_in_the_middle_of_an_event_is_published_after_it(
 
 
 def test_a_mark_left_behind_by_an_exception_does_not_hold_events_for_ever(
-    home: Path, spooled: ReadSpool
+    home: Path, spool_events: ReadSpool
 ) -> None:
     run = start_run()
-    publisher_of(run)._inside = True
+    publisher_of(run)._is_publishing = True
     for n in range(100):
         run.log({"n": n})
     run.finish()
-    logs = [event.data for event in only(spooled()) if event.kind == "log"]
+    logs = [event.data for event in only(spool_events()) if event.kind == "log"]
     assert sorted(data["logs"]["n"] for data in logs if data) == list(range(100))
 
 
-def test_a_copy_does_nothing(home: Path, spooled: ReadSpool) -> None:
+def test_a_copy_does_nothing(home: Path, spool_events: ReadSpool) -> None:
     run = start_run()
     for twin in (copy.copy(run), copy.deepcopy(run)):
         twin.log({"a": 1})
         assert not twin.is_open
-    assert len(only(spooled())) == 1
+    assert len(only(spool_events())) == 1
 
 
-def test_a_forked_child_does_nothing_and_the_parent_goes_on(home: Path, spooled: ReadSpool) -> None:
+def test_a_forked_child_does_nothing_and_the_parent_goes_on(
+    home: Path, spool_events: ReadSpool
+) -> None:
     done = script(
         home,
         """
@@ -131,7 +133,7 @@ def test_a_forked_child_does_nothing_and_the_parent_goes_on(home: Path, spooled:
             run.log({"n": 2})
             run.event("x")
             run.finish()
-            exit._ending.budget = 0.0
+            shutdown._state.budget = 0.0
             own = start_run(run_id="child")
             own.log({"n": 3})
             sys.exit()
@@ -144,14 +146,14 @@ def test_a_forked_child_does_nothing_and_the_parent_goes_on(home: Path, spooled:
         stream.split("/")[0]: [
             event.data["logs"]["n"] for event in events if event.kind == "log" and event.data
         ]
-        for stream, events in spooled().items()
+        for stream, events in spool_events().items()
     }
     assert logged == {"parent": [1, 4], "child": [3]}
-    assert all(events[-1].kind == "run_end" for events in spooled().values())
+    assert all(events[-1].kind == "run_end" for events in spool_events().values())
 
 
 def _child_of_multiprocessing(fails: bool) -> None:
-    ending._ending.budget = 0.0
+    shutdown._state.budget = 0.0
     run = start_run(run_id="worker")
     run.log({"a": 1})
     if fails:
@@ -161,14 +163,14 @@ def _child_of_multiprocessing(fails: bool) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize(("fails", "how"), [(False, "exit"), (True, "exception")])
 def test_a_worker_of_multiprocessing_ends_its_own_run(
-    home: Path, spooled: ReadSpool, method: str, fails: bool, how: str
+    home: Path, spool_events: ReadSpool, method: str, fails: bool, how: str
 ) -> None:
     context: Any = multiprocessing.get_context(method)
     worker = context.Process(target=_child_of_multiprocessing, args=(fails,))
     worker.start()
     worker.join(60)
     assert (worker.exitcode != 0) == fails
-    end = only(spooled())[-1]
+    end = only(spool_events())[-1]
     if sys.version_info >= (3, 13):  # has forgotten the exception by the time the worker ends
         how = "exit"
     assert (end.kind, (end.data or {})["how"]) == ("run_end", how)

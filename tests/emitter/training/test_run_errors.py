@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from lineside.emitter import Run, start_run
-from lineside.emitter.spool.outside import comes_from_outside
-from lineside.emitter.spool.page import HOOK_ERRORS
-from lineside.emitter.training import exit as ending
-from lineside.emitter.training import notice
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.status_page import HOOK_ERRORS
+from lineside.emitter.training import console
+from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import data_of, only
 from tests.emitter.training.loops import page_of, publisher_of
 
-OURS = str(Path(notice.__file__).parents[1])
+OURS = str(Path(console.__file__).parents[1])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_mistakes_of_the_caller_are_counted_and_said_once(
     call(run)
     call(run)
     run.log("and another mistake")  # type: ignore[arg-type]
-    assert page.words[HOOK_ERRORS] == 3
+    assert page.fields[HOOK_ERRORS] == 3
     assert capsys.readouterr().err.count("a hook failed, training goes on") == 1
     page.close()
 
@@ -61,7 +61,7 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
 
 
 def test_trouble_with_the_spools_folder_takes_no_event_along(
-    home: Path, spooled: ReadSpool, monkeypatch: pytest.MonkeyPatch
+    home: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system may say for a moment that a file handle is stale."""
 
@@ -71,15 +71,15 @@ def test_trouble_with_the_spools_folder_takes_no_event_along(
     run = start_run()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", stale)
-        publisher_of(run)._tend_ns = 0
+        publisher_of(run)._next_maintain_ns = 0
         run.log({"a": 1})
-        patch.setattr(type(publisher_of(run)._sidecar), "ensure", stale)
-        publisher_of(run)._tend_ns = 0
+        patch.setattr(type(publisher_of(run)._shipper_starter), "ensure", stale)
+        publisher_of(run)._next_maintain_ns = 0
         run.log({"a": 2})
-        publisher_of(run)._tend_ns = 0
-        publisher_of(run).tend_if_due()
+        publisher_of(run)._next_maintain_ns = 0
+        publisher_of(run).maintain_if_due()
     run.finish()
-    logs = [data_of(event)["logs"] for event in only(spooled()) if event.kind == "log"]
+    logs = [data_of(event)["logs"] for event in only(spool_events()) if event.kind == "log"]
     assert logs == [{"a": 1}, {"a": 2}]
 
 
@@ -125,7 +125,7 @@ def alarm(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_what_a_signal_handler_raises_while_we_wait_passes(
     home: Path, alarm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending._ending, "budget", 5.0)
+    monkeypatch.setattr(shutdown._state, "budget", 5.0)
     run = start_run()
     run.log({"a": 1.0})
     signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -157,7 +157,7 @@ def test_what_a_signal_handler_raises_passes_wherever_it_strikes(home: Path, ala
         except Preempted:
             passed += 1
     assert passed == struck
-    assert page.words[HOOK_ERRORS] == 0
+    assert page.fields[HOOK_ERRORS] == 0
     page.close()
 
 
@@ -171,7 +171,7 @@ class Incomparable:
 
 
 def test_values_are_not_compared_to_tell_whose_failure_it_is(
-    home: Path, spooled: ReadSpool
+    home: Path, spool_events: ReadSpool
 ) -> None:
     def fail(*values: object) -> str:
         raise RuntimeError(values)
@@ -182,9 +182,9 @@ def test_values_are_not_compared_to_tell_whose_failure_it_is(
 
     with pytest.raises(RuntimeError) as raised:
         fail(Incomparable())
-    assert not comes_from_outside(raised.value)
+    assert not is_script_error(raised.value)
     start_run().log({"a": Failing(), "b": 1})
-    [events] = spooled().values()
+    [events] = spool_events().values()
     logs = (events[-1].data or {})["logs"]
     assert logs["b"] == 1
 

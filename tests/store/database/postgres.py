@@ -45,7 +45,7 @@ class Postgres:
     def __enter__(self) -> Postgres:
         # Not pytest's folder: its path can be too long for a socket.
         self.folder = Path(tempfile.mkdtemp(prefix="lineside-pg-"))
-        self._user = _other_user()
+        self._user = _unprivileged_user()
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         self._run("initdb", "-D", self._data, "-U", "lineside", "-A", "trust", "--no-sync")
@@ -76,8 +76,8 @@ class Postgres:
                 user=self._user,
                 cwd=self.folder,
             )
-        until = time.monotonic() + READY_SECONDS
-        while time.monotonic() < until:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
             with contextlib.suppress(psycopg.OperationalError), self._connect():
                 return
             time.sleep(0.05)
@@ -113,7 +113,7 @@ class Postgres:
         )
 
 
-def _other_user() -> str | None:
+def _unprivileged_user() -> str | None:
     """Whom to become: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None

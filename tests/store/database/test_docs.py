@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from lineside.bus.protocol.events import STEP_KINDS
-from lineside.store.database.schema import metadata
+from lineside.store.database.tables import metadata
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "history.md"
 

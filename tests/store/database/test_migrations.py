@@ -17,9 +17,9 @@ from sqlalchemy import Engine, MetaData, insert, text
 
 from lineside.bus.errors import StoreError
 from lineside.store.database import migrate
-from lineside.store.database.database import open_store
-from lineside.store.database.schema import metadata
-from lineside.store.history.reads import History
+from lineside.store.database.engine import open_store
+from lineside.store.database.tables import metadata
+from lineside.store.history.history import History
 
 
 def test_the_migrated_tables_are_those_of_the_schema(engine: Engine) -> None:
@@ -30,7 +30,7 @@ def test_the_migrated_tables_are_those_of_the_schema(engine: Engine) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-@pytest.mark.parametrize("old", migrate.KNOWN[:-1])
+@pytest.mark.parametrize("old", migrate.REVISIONS[:-1])
 def test_an_older_store_is_brought_up_to_date_with_all_that_it_holds(
     store_url: str, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,4 +104,4 @@ def test_every_migration_is_known_in_order() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
     revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    assert tuple(reversed(revisions)) == migrate.KNOWN
+    assert tuple(reversed(revisions)) == migrate.REVISIONS

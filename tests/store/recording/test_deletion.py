@@ -9,12 +9,12 @@ from sqlalchemy import Engine, func, select
 
 from lineside.bus.errors import RunNotFound, StoreUnavailable
 from lineside.bus.protocol.events import Gap
-from lineside.store.database import schema
-from lineside.store.database.database import reading, writing
-from lineside.store.history.reads import History
+from lineside.store.database import tables
+from lineside.store.database.engine import read_transaction, write_transaction
+from lineside.store.history.history import History
 from lineside.store.recording import deletion
-from lineside.store.recording.writes import Writer
-from tests.store.trainer import ATTEMPT, START, Journal, Teller, heartbeat
+from lineside.store.recording.writer import Writer
+from tests.store.trainer import ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
 
 DELETED_AT = START + 10_000
 LATER = "20231115T221320-cccc"  # a day after START
@@ -26,20 +26,20 @@ def writer(engine: Engine) -> Writer:
     return Writer(engine, clock=lambda: DELETED_AT)
 
 
-def train(run: str, steps: int = 300) -> Teller:
-    teller = Teller(run)
-    teller.begin()
+def train(run: str, steps: int = 300) -> FakeProducer:
+    trainer = FakeProducer(run)
+    trainer.begin()
     for step in range(steps):
-        teller.do_step(loss=1.0 / (step + 1), lr=0.1)
-    teller.tell("save", {"checkpoint": f"/out/{run}"})
-    return teller
+        trainer.do_step(loss=1.0 / (step + 1), lr=0.1)
+    trainer.emit("save", {"checkpoint": f"/out/{run}"})
+    return trainer
 
 
 def rows(engine: Engine) -> dict[str, int]:
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return {
             name: connection.execute(
-                select(func.count()).select_from(schema.metadata.tables[name])
+                select(func.count()).select_from(tables.metadata.tables[name])
             ).scalar_one()
             for name in HEAVY
         }
@@ -48,7 +48,7 @@ def rows(engine: Engine) -> dict[str, int]:
 def test_a_deleted_run_is_gone_and_leaves_no_rows(
     engine: Engine, writer: Writer, history: History
 ) -> None:
-    journal = Journal(writer)
+    journal = FakeJournal(writer)
     journal.deliver(train("kept"))
     before = rows(engine)
     gone = train("gone")
@@ -69,7 +69,7 @@ def test_a_deleted_run_is_gone_and_leaves_no_rows(
     with pytest.raises(RunNotFound):
         writer.delete_run("nobody")
     # A command sent ahead, and refusals, are no runs that somebody could have deleted.
-    journal.deliver(Teller("ahead", "control"), Teller("audit", "dashboard"))
+    journal.deliver(FakeProducer("ahead", "control"), FakeProducer("audit", "dashboard"))
     assert history.changes(revision).run_ids == ("gone",)
     assert history.points("kept", "loss").total == 300
 
@@ -77,24 +77,24 @@ def test_a_deleted_run_is_gone_and_leaves_no_rows(
 def test_what_still_arrives_of_a_deleted_run_is_left_out(
     engine: Engine, writer: Writer, history: History
 ) -> None:
-    journal = Journal(writer)
-    teller = train("run")
-    journal.deliver(teller)
+    journal = FakeJournal(writer)
+    trainer = train("run")
+    journal.deliver(trainer)
     writer.delete_run("run")
     before = rows(engine)
     # It trains on, with the same writer and with one that knows only the rows.
     for _ in range(2):
-        teller.do_step(loss=1.0)
-        journal.deliver(teller)
+        trainer.do_step(loss=1.0)
+        journal.deliver(trainer)
         journal.writer = Writer(engine)
-    shipper = Teller("run", "shipper", "20231114T221300-ssss")
-    launcher = Teller("run", "launcher", "20231114T221300-llll")
-    shipper.tell("heartbeat", heartbeat(teller))
-    shipper.tell("process_lost", heartbeat(teller))
-    launcher.tell("process_exit", {"attempt": ATTEMPT, "exit_code": 1})
+    shipper = FakeProducer("run", "shipper", "20231114T221300-ssss")
+    launcher = FakeProducer("run", "launcher", "20231114T221300-llll")
+    shipper.emit("heartbeat", heartbeat(trainer))
+    shipper.emit("process_lost", heartbeat(trainer))
+    launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": 1})
     # A stream of the deleted attempt that had not been heard of before.
-    rank1 = Teller("run", "rank1")
-    rank1.tell("run_start")
+    rank1 = FakeProducer("run", "rank1")
+    rank1.emit("run_start")
     journal.deliver(shipper, launcher, rank1)
 
     assert history.runs().items == ()
@@ -107,17 +107,17 @@ def test_what_still_arrives_of_a_deleted_run_is_left_out(
 def test_an_attempt_begun_after_the_deletion_makes_the_run_anew(
     engine: Engine, writer: Writer, history: History
 ) -> None:
-    journal = Journal(writer)
+    journal = FakeJournal(writer)
     old = train("run")
-    shipper = Teller("run", "shipper", "20231114T221300-ssss")
-    shipper.tell("heartbeat", heartbeat(old))
+    shipper = FakeProducer("run", "shipper", "20231114T221300-ssss")
+    shipper.emit("heartbeat", heartbeat(old))
     journal.deliver(old, shipper)
     writer.delete_run("run")
-    old.tell("log", {"logs": {"loss": 99.0}})
-    new = Teller("run", attempt=LATER, at=START + 86_400)
+    old.emit("log", {"logs": {"loss": 99.0}})
+    new = FakeProducer("run", attempt=LATER, at=START + 86_400)
     new.begin(name="again")
     new.do_step(loss=5.0)
-    shipper.tell("heartbeat", heartbeat(new, step=7))
+    shipper.emit("heartbeat", heartbeat(new, step=7))
     journal.deliver(old, new, shipper)
 
     run = history.run("run")
@@ -134,12 +134,12 @@ def test_an_attempt_begun_after_the_deletion_makes_the_run_anew(
 def test_an_attempt_whose_name_tells_no_time_is_as_old_as_its_first_event(
     writer: Writer, history: History
 ) -> None:
-    journal = Journal(writer)
+    journal = FakeJournal(writer)
     journal.deliver(train("run", 3))
     writer.delete_run("run")
-    before = Teller("run", attempt="mine", at=START)
+    before = FakeProducer("run", attempt="mine", at=START)
     before.begin()
-    after = Teller("run", attempt="other", at=START + 86_400)
+    after = FakeProducer("run", attempt="other", at=START + 86_400)
     after.begin()
     journal.deliver(before, after)
     assert [attempt.attempt for attempt in history.run("run").attempts] == ["other"]
@@ -148,17 +148,17 @@ def test_an_attempt_whose_name_tells_no_time_is_as_old_as_its_first_event(
 def test_a_deletion_cut_short_is_finished_later(
     engine: Engine, writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Journal(writer).deliver(train("run"))
-    monkeypatch.setattr(deletion, "SLICE", 100)
+    FakeJournal(writer).deliver(train("run"))
+    monkeypatch.setattr(deletion, "ROWS_PER_TRANSACTION", 100)
     calls = iter(range(1000))
 
     def failing(engine: Engine) -> object:
         if next(calls) == 4:
             raise StoreUnavailable("here", "killed")
-        return writing(engine)
+        return write_transaction(engine)
 
     with monkeypatch.context() as patched:
-        patched.setattr(deletion, "writing", failing)
+        patched.setattr(deletion, "write_transaction", failing)
         with pytest.raises(StoreUnavailable):
             writer.delete_run("run")
     assert history.runs().items == ()
@@ -171,7 +171,7 @@ def test_a_deletion_cut_short_is_finished_later(
 
 def test_deleting_a_run_gives_the_disk_back(tmp_path: Path, sqlite_engine: Engine) -> None:
     writer = Writer(sqlite_engine)
-    journal = Journal(writer)
+    journal = FakeJournal(writer)
     journal.deliver(train("kept", 50))
     file = tmp_path / "store.db"
 
@@ -192,7 +192,7 @@ def test_a_store_that_cannot_give_pages_back_still_deletes(
     tmp_path: Path, sqlite_engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = Writer(sqlite_engine)
-    Journal(writer).deliver(train("run"))
+    FakeJournal(writer).deliver(train("run"))
     with sqlite_engine.connect() as connection:
         connection.exec_driver_sql("SELECT 1")
         raw = connection.connection.driver_connection

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import LIFECYCLE_KINDS, OWN_KINDS, Event, Stream
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 
 ATTEMPT = "20231114T221320-aaaa"
 KEYS = [
@@ -36,7 +36,7 @@ skips = st.sampled_from([0, 0, 0, 0, 1, 5])
 
 
 @st.composite
-def told(draw: st.DrawFn) -> list[Event]:
+def event_lists(draw: st.DrawFn) -> list[Event]:
     """Some events of one stream, in order of seq, some seqs left out."""
     events, seq = [], 0
     for _ in range(draw(st.integers(1, 12))):
@@ -60,7 +60,7 @@ def told(draw: st.DrawFn) -> list[Event]:
 _numbers = itertools.count()
 
 
-@given(told(), told(), told(), st.integers(1, 4))
+@given(event_lists(), event_lists(), event_lists(), st.integers(1, 4))
 @settings(
     max_examples=40,
     deadline=None,
@@ -95,7 +95,7 @@ def test_whatever_is_told_is_recorded_once_and_read_back(
     assert sum(run.event_counts.values()) == run.loss_account.recorded
     account = run.loss_account
     assert account.emitted == account.recorded + account.gaps + account.lag
-    rows = list(history.every_event(name))
+    rows = list(history.iter_events(name))
     assert sum(s.unreadable for s in history.streams(name)) == sum(bool(r.problem) for r in rows)
     for series in history.metrics(name):
         assert len(history.points(name, series.name, points=None).y) == series.count

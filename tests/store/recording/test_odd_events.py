@@ -9,31 +9,31 @@ import pytest
 
 from lineside.bus.errors import StoreError, StoreUnavailable
 from lineside.bus.protocol.events import Event
-from lineside.store.database import schema
-from lineside.store.history.reads import History
-from lineside.store.recording.states import SeriesState
-from lineside.store.recording.writes import Writer
-from tests.store.trainer import Journal, Teller
+from lineside.store.database import tables
+from lineside.store.history.history import History
+from lineside.store.recording.run_state import SeriesState
+from lineside.store.recording.writer import Writer
+from tests.store.trainer import FakeJournal, FakeProducer
 
-ODD_EVENTS: dict[str, Callable[[Teller], Event]] = {
-    "a time that is no date": lambda t: t.tell("log", {"logs": {"x": 1}}, time=1e300),
-    "a time that is no number": lambda t: t.tell("epoch_end", None, time=math.nan),
-    "a step beyond 64 bits": lambda t: t.tell("log", {"logs": {"x": 1}}, step=1 << 64),
-    "a control beyond 64 bits": lambda t: t.tell("epoch_end", control=1 << 70),
-    "an epoch that is no number": lambda t: t.tell("epoch_end", epoch=math.nan),
-    "an epoch beyond 64 bits": lambda t: t.tell("epoch_end", epoch=1 << 64),
-    "a kind with a NUL": lambda t: t.tell("ki\0nd", {"a": "b\0c"}),
-    "a kind with a surrogate": lambda t: t.tell("ki\ud800nd"),
-    "a kind that is too long": lambda t: t.tell("k" * 300),
-    "a kind that is empty": lambda t: t.tell(""),
-    "a log without logs": lambda t: t.tell("log"),
-    "a log of a list": lambda t: t.tell("log", {"logs": [1, 2]}),
-    "an evaluation without metrics": lambda t: t.tell("evaluate", {"metrics": 5}),
-    "an end that says nothing": lambda t: t.tell("run_end", {"how": 5}),
-    "a heartbeat of nobody": lambda t: t.tell("heartbeat", {"producer": "../x", "attempt": "y"}),
-    "a heartbeat without data": lambda t: t.tell("heartbeat"),
-    "a loss of nobody": lambda t: t.tell("process_lost", {"producer": 5, "attempt": None}),
-    "an exit of nobody": lambda t: t.tell("process_exit", {"exit_code": 1}),
+ODD_EVENTS: dict[str, Callable[[FakeProducer], Event]] = {
+    "a time that is no date": lambda t: t.emit("log", {"logs": {"x": 1}}, time=1e300),
+    "a time that is no number": lambda t: t.emit("epoch_end", None, time=math.nan),
+    "a step beyond 64 bits": lambda t: t.emit("log", {"logs": {"x": 1}}, step=1 << 64),
+    "a control beyond 64 bits": lambda t: t.emit("epoch_end", control=1 << 70),
+    "an epoch that is no number": lambda t: t.emit("epoch_end", epoch=math.nan),
+    "an epoch beyond 64 bits": lambda t: t.emit("epoch_end", epoch=1 << 64),
+    "a kind with a NUL": lambda t: t.emit("ki\0nd", {"a": "b\0c"}),
+    "a kind with a surrogate": lambda t: t.emit("ki\ud800nd"),
+    "a kind that is too long": lambda t: t.emit("k" * 300),
+    "a kind that is empty": lambda t: t.emit(""),
+    "a log without logs": lambda t: t.emit("log"),
+    "a log of a list": lambda t: t.emit("log", {"logs": [1, 2]}),
+    "an evaluation without metrics": lambda t: t.emit("evaluate", {"metrics": 5}),
+    "an end that says nothing": lambda t: t.emit("run_end", {"how": 5}),
+    "a heartbeat of nobody": lambda t: t.emit("heartbeat", {"producer": "../x", "attempt": "y"}),
+    "a heartbeat without data": lambda t: t.emit("heartbeat"),
+    "a loss of nobody": lambda t: t.emit("process_lost", {"producer": 5, "attempt": None}),
+    "an exit of nobody": lambda t: t.emit("process_exit", {"exit_code": 1}),
 }
 
 
@@ -41,19 +41,19 @@ ODD_EVENTS: dict[str, Callable[[Teller], Event]] = {
 def test_an_event_that_is_not_what_it_promises_is_kept_marked_and_counted(
     odd: str, writer: Writer, history: History
 ) -> None:
-    teller = Teller()
-    teller.begin()
-    told = ODD_EVENTS[odd](teller)
-    teller.do_step(loss=1.0)
-    Journal(writer).deliver(teller)
+    trainer = FakeProducer()
+    trainer.begin()
+    emitted = ODD_EVENTS[odd](trainer)
+    trainer.do_step(loss=1.0)
+    FakeJournal(writer).deliver(trainer)
 
     (row,) = [row for row in history.events("run").items if row.problem]
-    assert row.seq == told.seq
-    assert row.kind in (told.kind, "unreadable")
+    assert row.seq == emitted.seq
+    assert row.kind in (emitted.kind, "unreadable")
     run = history.run("run")
     assert run.event_counts[row.kind] == (1 if row.kind != "log" else 2)
     assert run.loss_account.lag == 0
-    assert run.loss_account.recorded == teller.seq
+    assert run.loss_account.recorded == trainer.seq
     assert [account.unreadable for account in history.streams("run")] == [1]
     assert history.points("run", "loss").y == [1.0]
 
@@ -62,7 +62,7 @@ def test_odd_data_that_breaks_no_promise_is_kept(writer: Writer, history: Histor
     deep: list[object] = []
     for _ in range(2000):
         deep = [deep]
-    teller = Teller()
+    trainer = FakeProducer()
     odd = {
         "bytes": b"\xff",
         b"key": {(1, 2): 3},
@@ -72,11 +72,11 @@ def test_odd_data_that_breaks_no_promise_is_kept(writer: Writer, history: Histor
         "float": math.inf,
         "none": None,
     }
-    teller.tell("save", {"checkpoint": 5, "odd": odd, "state": "none"})
-    teller.tell("run_start", {"name": 7, "resumed_from": [1], "project": "p\0\ud800"})
-    teller.tell("run_end", {"how": "exit", "error": "text", "counters": 9})
-    teller.tell("train_begin", {"state": {"max_steps": -1, "best_model_checkpoint": 5}})
-    Journal(writer).deliver(teller)
+    trainer.emit("save", {"checkpoint": 5, "odd": odd, "state": "none"})
+    trainer.emit("run_start", {"name": 7, "resumed_from": [1], "project": "p\0\ud800"})
+    trainer.emit("run_end", {"how": "exit", "error": "text", "counters": 9})
+    trainer.emit("train_begin", {"state": {"max_steps": -1, "best_model_checkpoint": 5}})
+    FakeJournal(writer).deliver(trainer)
 
     rows = history.events("run").items
     assert [row.problem for row in rows] == [None] * 4
@@ -95,15 +95,15 @@ def test_odd_data_that_breaks_no_promise_is_kept(writer: Writer, history: Histor
 def test_steps_that_cannot_be_measured_are_counted_and_not_timed(
     writer: Writer, history: History
 ) -> None:
-    teller = Teller()
-    teller.tell("step_end")
-    teller.tell("step_begin", monotonic_ns=1000)
-    teller.tell("step_end", monotonic_ns=10)  # backwards
-    teller.tell("step_begin", monotonic_ns=1 << 70)
-    teller.tell("step_end", monotonic_ns=1 << 70)
-    teller.tell("step_begin", step=1 << 70)
-    teller.tell("step_end", time=math.inf)
-    Journal(writer).deliver(teller)
+    trainer = FakeProducer()
+    trainer.emit("step_end")
+    trainer.emit("step_begin", monotonic_ns=1000)
+    trainer.emit("step_end", monotonic_ns=10)  # backwards
+    trainer.emit("step_begin", monotonic_ns=1 << 70)
+    trainer.emit("step_end", monotonic_ns=1 << 70)
+    trainer.emit("step_begin", step=1 << 70)
+    trainer.emit("step_end", time=math.inf)
+    FakeJournal(writer).deliver(trainer)
     assert history.timing("run").compute.total == 0
     assert history.timing("run").wait.total == 1
     assert history.run("run").event_counts == {"step_begin": 3, "step_end": 4}
@@ -112,14 +112,14 @@ def test_steps_that_cannot_be_measured_are_counted_and_not_timed(
 def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, bad = Teller("good"), Teller("bad")
+    good, bad = FakeProducer("good"), FakeProducer("bad")
     good.log(loss=1.0)
     bad.do_step(compute=2.0)
     bad.epoch = 0.5
     bad.log(loss=2.0, poison=1.0)
-    later = Teller("later")
+    later = FakeProducer("later")
     later.log(loss=3.0)
-    real = schema.points.insert
+    real = tables.points.insert
 
     def add(
         self: object, step: int, time: float, epoch: object, value: float, rows: object
@@ -131,7 +131,7 @@ def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
     genuine = SeriesState.add
     monkeypatch.setattr(SeriesState, "add", add)
     assert real is not None
-    Journal(writer).deliver(good, bad, later)
+    FakeJournal(writer).deliver(good, bad, later)
 
     assert history.points("good", "loss").y == [1.0]
     assert history.points("later", "loss").y == [3.0]
@@ -147,12 +147,12 @@ def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
 def test_a_store_that_takes_nothing_raises(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teller = Teller()
-    teller.log(loss=1.0)
+    trainer = FakeProducer()
+    trainer.log(loss=1.0)
     with monkeypatch.context() as patched:
-        patched.setattr("lineside.store.recording.writes._move", _refuse)
+        patched.setattr("lineside.store.recording.writer._save_position", _refuse)
         with pytest.raises(StoreError, match="out of order"):
-            Journal(writer).deliver(teller)
+            FakeJournal(writer).deliver(trainer)
     assert history.runs().items == ()
 
 
@@ -163,22 +163,24 @@ def _refuse(*_: object) -> None:
 def test_a_store_that_goes_away_while_batches_are_tried_alone_is_waited_for(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teller = Teller()
-    teller.log(loss=1.0)
+    trainer = FakeProducer()
+    trainer.log(loss=1.0)
     failures = iter([_refuse, _fail])
-    monkeypatch.setattr("lineside.store.recording.writes._move", lambda *_: next(failures)())
+    monkeypatch.setattr(
+        "lineside.store.recording.writer._save_position", lambda *_: next(failures)()
+    )
     with pytest.raises(StoreUnavailable):
-        Journal(writer).deliver(teller)
+        FakeJournal(writer).deliver(trainer)
 
 
 def test_more_metrics_than_a_stream_may_have_stay_in_their_events(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lineside.store.recording.ledger.MAX_SERIES", 3)
-    teller = Teller()
+    monkeypatch.setattr("lineside.store.recording.run_cache.MAX_SERIES", 3)
+    trainer = FakeProducer()
     for step in range(5):
-        teller.log(**{f"new{step}": 1.0}, same=1.0)
-    Journal(writer).deliver(teller)
+        trainer.log(**{f"new{step}": 1.0}, same=1.0)
+    FakeJournal(writer).deliver(trainer)
     assert [s.name for s in history.metrics("run")] == ["new0", "new1", "same"]
     problems = [row.problem for row in history.events("run").items]
     assert problems[:2] == [None, None]

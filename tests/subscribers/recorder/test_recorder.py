@@ -19,9 +19,9 @@ from sqlalchemy import Engine
 from lineside.bus.errors import StoreError
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.store.database.database import open_store, unpooled
-from lineside.store.history.reads import History
-from lineside.store.recording.writes import Writer
+from lineside.store.database.engine import open_store, raw_sqlite_connection
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres, find_binaries
 from tests.subscribers.conftest import ServiceProcess, wait_until
 from tests.subscribers.stopper.training import Training
@@ -49,14 +49,14 @@ def test_events_are_on_the_page_moments_after_they_happened(
 def test_killed_again_and_again_it_records_everything_once(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    dice = random.Random()
+    rng = random.Random()
     recorder = ServiceProcess("recorder", settings)
     with recorder, Training(broker.address) as training:
         for _ in range(6):
-            for _ in range(dice.randrange(2, 12)):
-                training.train(dice.randrange(1, 400))
+            for _ in range(rng.randrange(2, 12)):
+                training.train(rng.randrange(1, 400))
                 training.producer.flush()
-                time.sleep(dice.random() / 20)
+                time.sleep(rng.random() / 20)
             recorder.kill()
             training.train(50)
             recorder.start()
@@ -72,7 +72,7 @@ def test_a_broker_killed_meanwhile_costs_nothing(
     with ServiceProcess("recorder", settings), Training(broker.address) as training:
         for _ in range(3):
             training.train(300)
-            training.producer.turn(0.05)
+            training.producer.poll(0.05)
             broker.kill()
             training.train(100)
             broker.start()
@@ -143,7 +143,7 @@ def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
         training.train(100)
         training.producer.flush()
         wait_until(lambda: training.is_recorded(history), "the first part")
-        with unpooled(engine) as raw:
+        with raw_sqlite_connection(engine) as raw:
             raw.execute("VACUUM INTO ?", (str(old),))
         for replacement in (None, old):
             training.train(100)
@@ -269,7 +269,7 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
     done = threading.Event()
     failures: list[BaseException] = []
 
-    def look() -> None:
+    def read_pages() -> None:
         try:
             for revision in itertools.count():
                 for run in history.runs(sort="-updated_at").items[:3]:
@@ -281,7 +281,7 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
         except BaseException as error:  # noqa: BLE001 - shown by the test itself
             failures.append(error)
 
-    def tidy() -> None:
+    def edit_runs() -> None:
         writer = Writer(engine)
         try:
             for number in itertools.count():
@@ -297,7 +297,7 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
             failures.append(error)
 
     trainings = [Training(broker.address, f"run-{number}") for number in range(20)]
-    threads = [threading.Thread(target=target) for target in (look, look, tidy)]
+    threads = [threading.Thread(target=target) for target in (read_pages, read_pages, edit_runs)]
     with ServiceProcess("recorder", settings) as recorder:
         for thread in threads:
             thread.start()
@@ -305,7 +305,7 @@ def test_twenty_runs_with_a_page_open_and_a_person_at_work_never_see_a_lock(
             for _ in range(10):
                 for training in trainings:
                     training.train(30)
-                    training.producer.turn(0)
+                    training.producer.poll(0)
             for training in trainings:
                 training.producer.flush(30)
             kept = [training for training in trainings if training.run != "run-7"]

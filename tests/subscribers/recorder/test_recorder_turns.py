@@ -6,7 +6,7 @@ import time
 
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 from lineside.subscribers.recorder.recorder import Recorder
 from tests.subscribers.conftest import wait_until
 from tests.subscribers.stopper.training import Training
@@ -16,7 +16,7 @@ def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: Brok
     recorder = Recorder(settings)
     recorder.startup()
     began = time.monotonic()
-    recorder.turn()
+    recorder.run_once()
     assert time.monotonic() - began < 5
     recorder.shutdown()
 
@@ -31,7 +31,7 @@ def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
         with Training(broker.address) as training:
             training.train(3)
             training.producer.flush()
-        wait_until(lambda: _turned(recorder) and training.is_recorded(history), "the first part")
+        wait_until(lambda: _turn_once(recorder) and training.is_recorded(history), "the first part")
         old = recorder.reader.journal
         assert old is not None
         broker.stop()
@@ -41,7 +41,7 @@ def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
         with Training(broker.address) as again:
             again.train(6)
             again.producer.flush()
-            wait_until(lambda: _turned(recorder) and again.is_recorded(history), "the second")
+            wait_until(lambda: _turn_once(recorder) and again.is_recorded(history), "the second")
             again.check(history)
         new = recorder.reader.journal
         assert new not in (None, old)
@@ -51,6 +51,6 @@ def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
         recorder.shutdown()
 
 
-def _turned(recorder: Recorder) -> bool:
-    recorder.turn()
+def _turn_once(recorder: Recorder) -> bool:
+    recorder.run_once()
     return True

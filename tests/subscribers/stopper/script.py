@@ -6,75 +6,77 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lineside.bus.protocol.events import Event, Stream
-from lineside.subscribers.stopper.course import Firing
-from lineside.subscribers.stopper.memory import Memory
-from lineside.subscribers.stopper.reading import rule
-from lineside.subscribers.stopper.watch import Watch
+from lineside.subscribers.stopper.attempt_state import Trigger
+from lineside.subscribers.stopper.rule_engine import RuleEngine
+from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.state_store import StateStore
 
 
-class Script:
-    """One attempt, told to ``watch`` event by event; ten seconds pass with each step."""
+class SyntheticRun:
+    """One attempt, told to ``rule_engine`` event by event; ten seconds pass with each step."""
 
     def __init__(
         self,
-        watch: Watch,
+        rule_engine: RuleEngine,
         attempt: str = "a1",
         start: float = 0.0,
         step: int = 0,
         on_start: float | None = None,
         **facts: Any,
     ) -> None:
-        self.watch = watch
+        self.rule_engine = rule_engine
         self.stream = Stream("run", "rank0", attempt)
-        self.firings: list[Firing] = []
+        self.triggers: list[Trigger] = []
         self.events: list[Event] = []
         self.step = step
         self._first = step
         self._start = start
-        self.tell("run_start", {"name": "a run", "project": "tests", **facts})
-        self.tell("train_begin")
+        self.emit("run_start", {"name": "a run", "project": "tests", **facts})
+        self.emit("train_begin")
         if on_start is not None:
-            self.measure({"eval_loss": on_start})
-        self.tell("epoch_begin")
+            self.log_evaluation({"eval_loss": on_start})
+        self.emit("epoch_begin")
 
     @property
-    def fired(self) -> list[tuple[str, int]]:
-        return [(firing.action, firing.step) for firing in self.firings]
+    def triggered(self) -> list[tuple[str, int]]:
+        return [(trigger.action, trigger.step) for trigger in self.triggers]
 
-    def tell(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
+    def emit(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
         time = self._start + 10.0 * (self.step - self._first)
         self.events.append(Event(len(self.events), time, 0, kind, self.step, None, 0, data))
-        self.firings += self.watch.take(self.stream, self.events[-1])
+        self.triggers += self.rule_engine.handle(self.stream, self.events[-1])
 
-    def go(self, steps: int = 1, **logs: float) -> None:
+    def train(self, steps: int = 1, **logs: float) -> None:
         """Train; with ``logs`` also log after each step."""
         for _ in range(steps):
-            self.tell("step_begin")
+            self.emit("step_begin")
             self.step += 1
-            self.tell("step_end")
+            self.emit("step_end")
             if logs:
-                self.tell("log", {"logs": logs})
+                self.emit("log", {"logs": logs})
 
     def evaluate(self, *values: float, name: str = "eval_loss", save: bool = False) -> None:
         """A step and an evaluation for each of ``values``."""
         for value in values:
-            self.go()
-            self.measure({name: value})
+            self.train()
+            self.log_evaluation({name: value})
             if save:
-                self.tell("save")
+                self.emit("save")
 
-    def measure(self, metrics: Mapping[str, float]) -> None:
+    def log_evaluation(self, metrics: Mapping[str, float]) -> None:
         """As a Trainer: it logs what it evaluated, and says so."""
-        self.tell("log", {"logs": {**metrics, "epoch": 1.0}})
-        self.tell("evaluate", {"metrics": {**metrics, "epoch": 1.0}})
+        self.emit("log", {"logs": {**metrics, "epoch": 1.0}})
+        self.emit("evaluate", {"metrics": {**metrics, "epoch": 1.0}})
 
 
-def watch_of(*given: Mapping[str, Any]) -> Watch:
-    return Watch([rule(one, "a test") for one in given], Memory())
+def make_rule_engine(*given: Mapping[str, Any]) -> RuleEngine:
+    return RuleEngine([rule(one, "a test") for one in given], StateStore())
 
 
-def fired(given: Mapping[str, Any], values: Sequence[float], name: str = "eval_loss") -> list[int]:
+def triggered(
+    given: Mapping[str, Any], values: Sequence[float], name: str = "eval_loss"
+) -> list[int]:
     """At which of these evaluations, from 1 on, the rule acts."""
-    script = Script(watch_of(given))
+    script = SyntheticRun(make_rule_engine(given))
     script.evaluate(*values, name=name)
-    return [firing.step for firing in script.firings]
+    return [trigger.step for trigger in script.triggers]

@@ -72,12 +72,12 @@ def scripted(
 
 
 if __name__ == "__main__":
-    folder, count, told, *more = sys.argv[1:]
+    folder, count, values_text, *more = sys.argv[1:]
     options = dict(option.split("=", 1) for option in more)
     made = scripted(
         Path(folder),
         int(count),
-        tuple(map(float, told.split(","))),
+        tuple(map(float, values_text.split(","))),
         Slow(float(options.get("pause", "0"))),
         LinesideCallback(wait_for_verdict=float(options.get("wait", "0"))),
         learning_rate=1e-3,

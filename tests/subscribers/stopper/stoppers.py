@@ -17,7 +17,7 @@ from lineside.bus.testing import read_all
 
 ROOT = Path(__file__).parents[3]
 RUN = "scripted"
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -64,9 +64,9 @@ class Training:
         self.process.kill()
         self.process.communicate()
 
-    def end(self) -> tuple[int, float, str]:
+    def wait_ended(self) -> tuple[int, float, str]:
         """Its last step, its learning rate, and what it said on stderr, once it has ended."""
-        out, said = self.process.communicate(timeout=PATIENCE)
+        out, said = self.process.communicate(timeout=TIMEOUT_SECONDS)
         assert self.process.returncode == 0, said
         step, rate = out.split()[-2:]
         return int(step), float(rate), said
@@ -89,7 +89,7 @@ def backtest(settings: Settings, *options: str) -> dict[str, Any]:
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

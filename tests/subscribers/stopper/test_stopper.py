@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback
 
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 from tests.subscribers.conftest import ServiceProcess, wait_until
 from tests.subscribers.stopper.scripted_trainer import scripted
 from tests.subscribers.stopper.stoppers import (
@@ -28,11 +28,11 @@ from tests.subscribers.stopper.stoppers import (
 VALUES = (5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 3.1, 3.3)  # the last three are no better than the fifth
 RULE = ("--monitor", "eval_score", "--mode", "min", "--patience", "3")
 STOP = (*RULE, "--action", "stop")
-LONG = 2000
+MANY_STEPS = 2000
 
 
 @pytest.fixture(scope="module")
-def own_step(tmp_path_factory: pytest.TempPathFactory) -> int:
+def reference_step(tmp_path_factory: pytest.TempPathFactory) -> int:
     """Where transformers' callback ends it."""
     output = tmp_path_factory.mktemp("own")
     own = EarlyStoppingCallback(early_stopping_patience=3)
@@ -42,16 +42,16 @@ def own_step(tmp_path_factory: pytest.TempPathFactory) -> int:
 
 
 def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
-    settings: Settings, broker: BrokerProcess, history: History, tmp_path: Path, own_step: int
+    settings: Settings, broker: BrokerProcess, history: History, tmp_path: Path, reference_step: int
 ) -> None:
     with (
         ServiceProcess("recorder", settings),
         ServiceProcess("stopper", settings, *STOP),
-        Training(settings, tmp_path / "out", LONG, VALUES, wait=60) as training,
+        Training(settings, tmp_path / "out", MANY_STEPS, VALUES, wait=60) as training,
     ):
-        step, _, said = training.end()
-        assert step == own_step == 8
-        assert "no stopper" not in said
+        step, _, stderr = training.wait_ended()
+        assert step == reference_step == 8
+        assert "no stopper" not in stderr
         [command] = [
             c for c in data_of(events_of(settings, "control", "command")) if c["op"] == "stop"
         ]
@@ -61,59 +61,59 @@ def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
             "and is 3.3"
         )
         applied = data_of(events_of(settings, "control", "control_applied"))
-        assert [one["op"] for one in applied].count("proceed") >= own_step - 1
+        assert [one["op"] for one in applied].count("proceed") >= reference_step - 1
         wait_until(lambda: history.run(RUN).status == "stopped", "the recorder has it")
         answer = backtest(settings, *STOP)
-    assert [(one["step"], one["action"]) for one in answer["items"]] == [(own_step, "stop")]
+    assert [(one["step"], one["action"]) for one in answer["items"]] == [(reference_step, "stop")]
 
 
 def test_without_a_rendezvous_it_is_a_few_steps_later_and_saves_first(
-    settings: Settings, broker: BrokerProcess, tmp_path: Path, own_step: int
+    settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     output = tmp_path / "out"
     with (
         ServiceProcess("stopper", settings, *RULE),
-        Training(settings, output, LONG, VALUES, pause=0.1) as training,
+        Training(settings, output, MANY_STEPS, VALUES, pause=0.1) as training,
     ):
-        step, _, _ = training.end()
+        step, _, _ = training.wait_ended()
     [stop] = events_of(settings, "control", "control_applied")
-    assert own_step < step == stop.step < LONG
+    assert reference_step < step == stop.step < MANY_STEPS
     assert (output / f"checkpoint-{step}").is_dir()
 
 
 @pytest.mark.fault
 def test_killed_between_evaluations_it_changes_nothing(
-    settings: Settings, broker: BrokerProcess, tmp_path: Path, own_step: int
+    settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     stopper = ServiceProcess("stopper", settings, *STOP)
     with (
         stopper,
-        Training(settings, tmp_path / "out", LONG, VALUES, wait=120, pause=0.2) as training,
+        Training(settings, tmp_path / "out", MANY_STEPS, VALUES, wait=120, pause=0.2) as training,
     ):
         while training.process.poll() is None:
             time.sleep(random.uniform(0.0, 1.0))
             stopper.kill()
             stopper.start()
             stopper.wait_started()
-        step, _, said = training.end()
-    assert step == own_step
-    assert "no stopper" not in said
+        step, _, stderr = training.wait_ended()
+    assert step == reference_step
+    assert "no stopper" not in stderr
     commands = data_of(events_of(settings, "control", "command"))
     assert len({one["id"] for one in commands if one["op"] == "stop"}) == 1
 
 
 def test_a_resumed_training_counts_on_although_the_stopper_was_killed(
-    settings: Settings, broker: BrokerProcess, tmp_path: Path, own_step: int
+    settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     output = tmp_path / "out"
     with ServiceProcess("stopper", settings, *STOP) as stopper:
         with Training(settings, output, 7, VALUES, wait=60) as training:
-            assert training.end()[0] == 7
+            assert training.wait_ended()[0] == 7
         stopper.kill()
         stopper.start()
         resume = output / "checkpoint-6"
-        with Training(settings, output, LONG, VALUES, wait=60, resume=resume) as training:
-            assert training.end()[0] == own_step
+        with Training(settings, output, MANY_STEPS, VALUES, wait=60, resume=resume) as training:
+            assert training.wait_ended()[0] == reference_step
 
 
 RULES = """
@@ -133,11 +133,13 @@ def test_alerts_a_plateau_and_a_budget_of_one_training(
     (settings.home / "rules.yaml").write_text(RULES)
     with (
         ServiceProcess("stopper", settings),
-        Training(settings, tmp_path / "out", LONG, VALUES, wait=60, nan=4, pause=0.1) as training,
+        Training(
+            settings, tmp_path / "out", MANY_STEPS, VALUES, wait=60, nan=4, pause=0.1
+        ) as training,
     ):
-        step, rate, _ = training.end()
+        step, rate, _ = training.wait_ended()
         wait_until(lambda: len(events_of(settings, "stopper", "alert")) == 2, "two alerts")
-    assert 9 <= step < LONG
+    assert 9 <= step < MANY_STEPS
     assert rate == pytest.approx(5e-4)
     absent, gradients = sorted(
         data_of(events_of(settings, "stopper", "alert")), key=lambda data: str(data["rule"])
@@ -145,12 +147,12 @@ def test_alerts_a_plateau_and_a_budget_of_one_training(
     assert absent["rule"] == "absent"
     assert absent["names"] == ["eval_score", "eval_other"]
     assert gradients["why"] in ("not finite: grad_norm is inf", "not finite: grad_norm is nan")
-    asked = {
+    requested = {
         (one["op"], one["reason"].split(":")[0])
         for one in data_of(events_of(settings, "control", "command"))
         if one["op"] != "proceed"
     }
-    assert asked == {("set_lr", "flat"), ("stop", "budget")}
+    assert requested == {("set_lr", "flat"), ("stop", "budget")}
     [changed] = [
         one
         for one in events_of(settings, "control", "control_applied")
@@ -179,12 +181,12 @@ def test_rules_of_a_loop_alert(settings: Settings, broker: BrokerProcess) -> Non
     with ServiceProcess("stopper", settings):
         subprocess.run([sys.executable, "-c", LOOP], env=environment(settings), check=True)
         wait_until(lambda: len(events_of(settings, "stopper", "alert")) == 2, "two alerts")
-    told = [
+    alerts = [
         (alert.step, data["rule"], data["action"])
         for alert in events_of(settings, "stopper", "alert")
         for data in data_of([alert])
     ]
-    assert sorted(told) == [(25, "budget", "alert"), (30, "flat", "alert")]
+    assert sorted(alerts) == [(25, "budget", "alert"), (30, "flat", "alert")]
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(
@@ -194,7 +196,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
         ServiceProcess("stopper", settings, *STOP, "--dry-run") as stopper,
         Training(settings, tmp_path / "out", 12, VALUES, wait=0.5) as training,
     ):
-        assert training.end()[0] == 12
+        assert training.wait_ended()[0] == 12
         wait_until(lambda: bool(events_of(settings, "stopper", "alert")), "an alert")
         assert (
             "stop of run scripted at step 8 by rule eval_score patience" in stopper.log.read_text()
@@ -209,7 +211,7 @@ def test_a_stopper_that_is_not_there_is_waited_for_once(
 ) -> None:
     began = time.monotonic()
     with Training(settings, tmp_path / "out", 12, VALUES, wait=5) as training:
-        step, _, said = training.end()
+        step, _, stderr = training.wait_ended()
     assert step == 12
     assert time.monotonic() - began < 60
-    assert said.count("no stopper has spoken on an evaluation within 5 s") == 1
+    assert stderr.count("no stopper has spoken on an evaluation within 5 s") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lineside.bus.errors import RunNotFound
 from lineside.bus.testing import Producer
-from lineside.store.history.reads import History
+from lineside.store.history.history import History
 
 ATTEMPT = "20261121T000000-0000"
 
@@ -54,6 +54,6 @@ class Training:
         assert points.y == [step / 7 for step in points.step]
         assert history.timing(self.run).compute.total == self.steps
         assert history.timing(self.run).wait.total == self.steps - 1
-        seqs = [event.seq for event in history.every_event(self.run)]
+        seqs = [event.seq for event in history.iter_events(self.run)]
         assert seqs == sorted(set(seqs))
         assert len(seqs) == self.steps + 1

@@ -1,0 +1,401 @@
+"""The broker: take what producers send, commit it, confirm it, deliver it. One thread, one loop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
+from lineside.bus.auth.refusal_log import Refusal
+from lineside.bus.auth.roles import Principal, is_shared_stream
+from lineside.bus.broker.append_buffer import AppendBuffer
+from lineside.bus.broker.authorization import Authorization
+from lineside.bus.broker.maintenance import Maintenance
+from lineside.bus.broker.retention import Retention
+from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.subscriptions import SendResult, Subscriptions
+from lineside.bus.broker.zap_authenticator import ZapAuthenticator, principal_of, public_key_of
+from lineside.bus.errors import BadMessage, JournalDamaged, JournalError
+from lineside.bus.protocol.addresses import check_tcp_address
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import (
+    DENIED,
+    FULL,
+    OK,
+    Ack,
+    Cur,
+    Frames,
+    GapMessage,
+    Hi,
+    Message,
+    Put,
+    Sub,
+    Who,
+    decode,
+)
+from lineside.bus.service import Service, raise_file_limit
+from lineside.bus.settings import Settings, make_private_folder
+
+log = logging.getLogger("lineside")
+
+# As plain integers: combining zmq's enums for each frame costs as much as sending it.
+_SEND_LAST = int(zmq.NOBLOCK)
+_SEND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_DRAIN_MESSAGES = 2048
+_DRAIN_SECONDS = 0.002
+_DRAIN_BYTES = 16 << 20
+_POLL_MS = 250
+_SWEEP_SECONDS = 1.0
+_STREAMS_MAX = 4096  # of one peer; what it opened before is forgotten, and asked for by Who
+_SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, and told so by Who
+
+
+@dataclass(slots=True)
+class _Connection:
+    last_seen: float
+    public_key: str  # the key it came with; empty on this machine
+    rights: Principal | None  # None once that key may be here no more
+    streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
+    provisional_runs: frozenset[str] = (
+        frozenset()
+    )  # runs whose commands it reads until they are another's
+
+    def opened(self, stream: Stream) -> None:
+        self.streams.pop(stream, None)
+        self.streams[stream] = None
+        if len(self.streams) > _STREAMS_MAX:
+            del self.streams[next(iter(self.streams))]
+
+
+class Broker(Service):
+    """Keeps every event in the journal of ``settings.home`` and serves ``settings.broker``; with
+    ``listen``, a ``tcp://`` address, also whoever shows a key of the home's list there.
+
+    Entries older than ``keep_days`` or beyond ``keep_bytes`` are deleted once every durable reader
+    is past them.
+    """
+
+    name = "broker"
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keep_days: float = 7.0,
+        keep_bytes: int = 10 << 30,
+        listen: str = "",
+    ) -> None:
+        super().__init__()
+        self._listen = check_tcp_address(listen, to_listen=True) if listen else ""
+        self._authenticator: ZapAuthenticator | None = None
+        self._settings = settings
+        self._keep_days = keep_days
+        self._keep_bytes = keep_bytes
+        self._resources = ExitStack()
+        self._connections: dict[bytes, _Connection] = {}
+        # What is to be said once the turn is committed, once for each peer and stream.
+        self._pending_hellos: set[tuple[bytes, Stream]] = set()
+        self._pending_acks: dict[tuple[bytes, Stream], str] = {}
+        self._pending_whos: set[tuple[bytes, str]] = set()
+        self._pending_cursors: set[bytes] = set()
+        self._has_backlog = False  # whether a reader with credit is behind
+        self._is_commit_failing = False  # whether the last commit did
+        self._is_expiry_enabled = True
+        self._last_sweep = float("-inf")
+
+    def startup(self) -> None:
+        """Claim the address, open the journal, listen; in this order, so that nobody is let in
+        before the journal can be written.
+
+        Raises:
+            SettingsError: it is to listen on a network, and no key was ever made.
+        """
+        opened = self._resources
+        raise_file_limit()
+        make_private_folder(self._settings.home)
+        keyring = Keyring(keys_folder(self._settings.home))
+        key_pair = listen_key_pair(keyring, self._listen) if self._listen else None
+        address_lock = sockets.AddressLock(self._settings.broker)
+        opened.callback(address_lock.release)
+        self._journal = SqliteJournal(self._settings.journal)
+        opened.callback(self._journal.close)
+        context: sockets.Context = zmq.Context()
+        opened.callback(context.destroy, linger=0)
+        self._socket = sockets.router(context, address_lock)
+        self._buffer = AppendBuffer(self._journal)
+        self._subscriptions = Subscriptions(self._journal, self._send)
+        retention = Retention(self._journal, self._keep_days, self._keep_bytes)
+        self._maintenance = Maintenance(self._buffer, retention)
+        self._authorization = Authorization(self._journal, has_keys=key_pair is not None)
+        opened.callback(self._flush_refusals)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        if key_pair is not None:
+            note = self._maintenance.refusal_log.add
+            self._authenticator = ZapAuthenticator(
+                context, self._socket, self._listen, keyring, key_pair, note
+            )
+            self._poller.register(self._authenticator.requests, zmq.POLLIN)
+        log.info(
+            "broker: listening at %s, journal at %d",
+            f"{address_lock.address} and {self._authenticator.endpoint}"
+            if self._authenticator
+            else address_lock.address,
+            self._journal.head,
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens on a network, if it does."""
+        return self._authenticator.endpoint if self._authenticator else ""
+
+    def turn(self) -> None:
+        """Drain, commit, confirm, deliver."""
+        ready = dict(self._poller.poll(0 if self._has_backlog else _POLL_MS))
+        if self._socket in ready:
+            self._drain()
+        if self._authenticator is not None:
+            self._authenticator.answer_handshakes()
+        expire_before = self._sweep()
+        self._send_replies(self._commit(expire_before))
+        self._has_backlog = self._subscriptions.deliver()
+
+    def shutdown(self) -> None:
+        """Close the socket, then the journal, then let the address go."""
+        self._resources.close()
+
+    def _drain(self) -> None:
+        now = time.monotonic()
+        deadline = now + _DRAIN_SECONDS
+        for _ in range(_DRAIN_MESSAGES):
+            try:
+                # Only a frame that is not copied tells whose connection it came by.
+                first_frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._receive(first_frame, frames, now)
+            if self._buffer.size > _DRAIN_BYTES or time.monotonic() > deadline:
+                return
+
+    def _receive(self, first_frame: zmq.Frame, frames: Frames, now: float) -> None:
+        identity = first_frame.bytes
+        try:
+            connection = self._connections.get(identity)
+            public_key = public_key_of(first_frame) if self._authenticator else ""
+            # A peer may call itself what another was called that has left.
+            if connection is None or connection.public_key != public_key:
+                self._forget(identity)
+                connection = self._connections[identity] = _Connection(
+                    now, public_key, principal_of(self._authenticator, public_key)
+                )
+            connection.last_seen = now
+            self._handle(identity, connection, frames)
+        except BadMessage as error:
+            self._reject(identity, str(error))
+        except Exception:
+            log.exception("broker: a message could not be handled")
+            self._reject(identity, "the broker failed on this message")
+
+    def _handle(self, identity: bytes, connection: _Connection, frames: Frames) -> None:
+        if identity[:1] != b"\0":
+            raise BadMessage("this broker gives out identities itself: set no routing id")
+        message = decode(frames)
+        rights = connection.rights
+        if rights is None:
+            self._deny(identity, connection, message, "its key was revoked")
+        elif isinstance(message, (Put, GapMessage)):
+            stream = message.stream
+            if stream is None or stream not in connection.streams:
+                self._pending_whos.add((identity, str(stream or "")))
+                return
+            blob = message.blob if isinstance(message, Put) else b""
+            if why := self._authorization.append_denial(rights, stream, blob):
+                self._deny(identity, connection, message, why)
+            elif self._append(identity, stream, message) == OK:
+                self._authorization.claim_ownership(rights, stream, blob)
+        elif isinstance(message, Hi):
+            if why := self._authorization.open_denial(rights, message.stream):
+                self._deny(identity, connection, message, why)
+                return
+            connection.opened(message.stream)
+            self._pending_hellos.add((identity, message.stream))
+        elif isinstance(message, Cur):
+            if identity in self._subscriptions:
+                self._subscriptions.advance(identity, message)
+                self._pending_cursors.add(identity)
+            else:
+                self._pending_whos.add((identity, ""))
+        elif isinstance(message, Sub):
+            if why := self._authorization.subscribe(rights, message):
+                self._deny(identity, connection, message, why)
+                return
+            position, displaced = self._subscriptions.subscribe(identity, message)
+            runs = {pattern.partition("/")[0] for pattern in message.streams}
+            connection.provisional_runs = frozenset(runs if rights.is_emit_only else ())
+            journal = self._journal
+            answer = Ack(message.name, position, OK, journal.head, journal.id)
+            self._send([identity, *answer.encode()])
+            if displaced is not None and displaced != identity:
+                why = f"another reader named {message.name!r} took over"
+                self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
+        else:
+            raise BadMessage(f"{frames[0].decode()} is not for a broker")
+
+    def _append(self, identity: bytes, stream: Stream, message: Put | GapMessage) -> str:
+        try:
+            if isinstance(message, Put):
+                status = self._buffer.put(message)
+            else:
+                status = self._buffer.gap(stream, message)
+        except BadMessage as error:
+            self._reject(identity, str(error), stream)
+            return DENIED
+        self._pending_acks[identity, stream] = status
+        return status
+
+    def _reject(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
+        self._maintenance.count_rejected(why)
+        next_seq = self._journal.next_seq(stream) if stream else 0
+        ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
+        self._send([identity, *ack.encode()])
+
+    def _deny(self, identity: bytes, connection: _Connection, message: Message, why: str) -> None:
+        """Refuse what a peer may not do, and keep that for the audit."""
+        stream: Stream | None = getattr(message, "stream", None)
+        action = "publish" if stream else "subscribe"
+        if isinstance(message, Put) and is_shared_stream(message.stream):
+            action = "command"
+        target = str(stream or ", ".join(getattr(message, "streams", ())))
+        rights = connection.rights or (
+            self._authenticator.known(connection.public_key) if self._authenticator else None
+        )
+        name, role = (rights.name, rights.role_names) if rights else ("", "")
+        self._maintenance.refusal_log.add(Refusal(name, role, action, target, why))
+        self._send([identity, *Ack(str(stream or ""), 0, DENIED, 0, why).encode()])
+
+    def _commit(self, expire_before: int) -> str:
+        """Why the turn's messages could not be committed; empty if they are."""
+        cursors, owners = self._subscriptions.moved_cursors, self._authorization.new_owners
+        if not (self._buffer or cursors or owners):
+            return ""
+        failure = ""
+        try:
+            self._subscriptions.cache_entries(self._buffer.commit(cursors, expire_before, owners))
+            cursors.clear()
+            if owners:
+                self._drop_unauthorized_readers(owners)
+                owners.clear()
+        except JournalDamaged as error:
+            if not expire_before:
+                raise
+            self._disable_expiry(error)
+            failure = str(error)
+        except JournalError as error:
+            failure = str(error)
+        if bool(failure) != self._is_commit_failing:
+            self._is_commit_failing = bool(failure)
+            log.warning("broker: %s", failure or "the journal can be written again")
+        return failure
+
+    def _send_replies(self, failure: str) -> None:
+        head = self._journal.head
+        for identity, stream in self._pending_hellos:
+            ack = Ack(str(stream), self._journal.next_seq(stream), OK, head)
+            self._send([identity, *ack.encode()])
+        for (identity, stream), status in self._pending_acks.items():
+            next_seq = self._journal.next_seq(stream)
+            ack = Ack(str(stream), next_seq, FULL if failure else status, head, failure)
+            self._send([identity, *ack.encode()])
+        for identity, name in self._pending_whos:
+            self._send([identity, *Who(name).encode()])
+        for identity in self._pending_cursors:
+            name, cursor = self._subscriptions.cursor_of(identity)
+            self._send([identity, *Ack(name, cursor, OK, head).encode()])
+        self._pending_hellos.clear()
+        self._pending_acks.clear()
+        self._pending_whos.clear()
+        self._pending_cursors.clear()
+
+    def _sweep(self) -> int:
+        """Once a second, forget the silent and see to the journal's size; what is to expire."""
+        now = time.monotonic()
+        if now < self._last_sweep + _SWEEP_SECONDS:
+            return 0
+        expired = [
+            i
+            for i, connection in self._connections.items()
+            if now - connection.last_seen > _SILENT_SECONDS
+        ]
+        for identity in expired:
+            self._forget(identity)
+        if self._authenticator is not None and self._authenticator.check_keys():
+            self._drop_changed_keys()
+        self._maintenance.audit(now)
+        expire_before = 0
+        try:
+            if self._is_expiry_enabled:
+                expire_before = self._maintenance.maintain(self._subscriptions.connected_names)
+        except JournalDamaged as error:
+            self._disable_expiry(error)
+        except JournalError as error:
+            log.warning("broker: housekeeping has to wait: %s", error)
+        # While there is something to expire, a step a turn keeps up with any producer.
+        self._last_sweep = now if not expire_before else float("-inf")
+        return expire_before
+
+    def _drop_changed_keys(self) -> None:
+        """The list of keys has changed: whoever may do other things than before begins anew."""
+        for identity, connection in list(self._connections.items()):
+            if (
+                connection.public_key
+                and principal_of(self._authenticator, connection.public_key) != connection.rights
+            ):
+                self._forget(identity)
+
+    def _drop_unauthorized_readers(self, owners: Mapping[str, str]) -> None:
+        """Runs are somebody's now that were nobody's: who subscribed to one meanwhile and may no
+        longer is asked for its subscription again, and answered."""
+        for identity, connection in self._connections.items():
+            rights = connection.rights
+            if (rights and connection.provisional_runs) and any(
+                run in connection.provisional_runs and rights.ownership_denial(run, owner)
+                for run, owner in owners.items()
+            ):
+                self._subscriptions.drop(identity)
+
+    def _flush_refusals(self) -> None:
+        """What was refused and only counted so far."""
+        self._maintenance.audit(math.inf)
+        self._commit(0)
+
+    def _disable_expiry(self, error: JournalDamaged) -> None:
+        # What is old may be damaged while all that is new can be kept and read.
+        self._is_expiry_enabled = False
+        log.warning("broker: nothing expires any more: %s", error)
+
+    def _forget(self, identity: bytes) -> None:
+        self._connections.pop(identity, None)
+        self._subscriptions.drop(identity)
+
+    def _send(self, frames: Frames) -> SendResult:
+        try:
+            for frame in frames[:-1]:
+                self._socket.send(frame, _SEND_MORE)
+            self._socket.send(frames[-1], _SEND_LAST)
+        except zmq.Again:
+            return SendResult.BUSY
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self._forget(frames[0])
+            return SendResult.GONE
+        return SendResult.SENT

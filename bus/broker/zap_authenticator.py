@@ -1,0 +1,173 @@
+"""Who is let in over a network: the answer to each CURVE handshake, and whose a message is.
+
+libzmq asks about every key that is shown, over ZAP (ZeroMQ RFC 27), and stamps what the connection
+sends with the answer's user id, which here is the key itself. Without somebody to ask it would let
+any key in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
+
+from lineside.bus import sockets
+from lineside.bus.auth.key_file import KeyFile
+from lineside.bus.auth.keyring import KEY, Credential, Keyring
+from lineside.bus.auth.refusal_log import Refusal
+from lineside.bus.auth.roles import LOCAL, Principal
+from lineside.bus.errors import AddressError, AddressInUse
+
+log = logging.getLogger("lineside")
+
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_FAILURE_EVENTS = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_UNAUTHENTICATED = "nobody"  # no key is so short
+_HANDSHAKES_PER_CALL = 64  # handshakes answered in one turn
+_HANDSHAKE_FAILED = "the handshake failed: no CURVE, or not with this broker's public key"
+
+
+class ZapAuthenticator:
+    """Lets the keys of ``keyring`` in at ``address`` on ``router``; ``endpoint`` is where it really
+    listens. ``note`` is told of each refusal.
+
+    Raises:
+        AddressError: it cannot be listened at.
+        AddressInUse: somebody listens there already.
+    """
+
+    def __init__(
+        self,
+        context: sockets.Context,
+        router: sockets.Socket,
+        address: str,
+        keyring: Keyring,
+        key_pair: KeyFile,
+        on_refusal: Callable[[Refusal], None],
+    ) -> None:
+        self._keyring = keyring
+        self._on_refusal = on_refusal
+        self._generation = keyring.generation
+        self.requests: sockets.Socket = context.socket(zmq.REP)
+        """Readable when a handshake waits for an answer."""
+        self.requests.bind(_ZAP_ADDRESS)  # before anybody can connect
+        monitor_address = f"inproc://{secrets.token_hex(8)}"
+        router.monitor(monitor_address, _FAILURE_EVENTS)
+        self._monitor: sockets.Socket = context.socket(zmq.PAIR)
+        # libzmq's own thread would wait for room here, and everybody with it.
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect(monitor_address)
+        router.curve_publickey, router.curve_secretkey = (
+            key_pair.public.encode(),
+            key_pair.secret.encode(),
+        )
+        router.curve_server = True
+        router.zap_domain = b"lineside"
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # let nobody in if there is nobody to ask
+        if "[" in address:
+            router.ipv6 = True
+        try:
+            router.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                hint = "another broker? choose another port with --listen"
+                raise AddressInUse("the broker address", address, hint) from error
+            raise AddressError(address, f"it cannot be listened at: {error.strerror}") from error
+        self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def answer_handshakes(self) -> None:
+        """Answer the handshakes that wait."""
+        for _ in range(_HANDSHAKES_PER_CALL):
+            try:
+                self._answer(self.requests.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+
+    def check_keys(self) -> bool:
+        """Note the handshakes that came to nothing before a key was shown; whether the list of keys
+        has changed."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+                self._on_refusal(Refusal("", "", "connect", self.endpoint, _HANDSHAKE_FAILED))
+        self._keyring.refresh()
+        known, self._generation = self._generation, self._keyring.generation
+        return known != self._generation
+
+    def rights(self, public_key: str) -> Principal | None:
+        """What the key may do now; None if it may be here no more."""
+        credential = self._keyring.find(KEY, public_key)
+        return credential.rights if credential is not None and not credential.revoked else None
+
+    def known(self, public_key: str) -> Principal | None:
+        """What the key may do, or might before it was revoked; None if it is not in the list."""
+        credential = self._keyring.find(KEY, public_key)
+        return credential.rights if credential is not None else None
+
+    def _answer(self, request: list[bytes]) -> None:
+        version, number, _domain, peer, _identity, mechanism, *credentials = request
+        public_key = ""
+        if mechanism == b"CURVE" and credentials:
+            public_key = z85.encode(credentials[0]).decode()
+        credential, why = None, "the list of keys cannot be asked"
+        try:
+            credential = self._keyring.find(KEY, public_key)
+            why = _denial(credential)
+        except Exception:  # without an answer nobody would be let in any more
+            log.exception("broker: a key could not be looked up")
+        status, text, user_id = (
+            (b"400", b"refused", b"") if why else (b"200", b"", public_key.encode())
+        )
+        self.requests.send_multipart([version, number, status, text, user_id, b""])
+        if why:
+            name, role = (
+                (credential.name, credential.rights.role_names)
+                if credential
+                else (peer.decode(), "")
+            )
+            self._on_refusal(Refusal(name, role, "connect", self.endpoint, why))
+
+
+def public_key_of(frame: zmq.Frame) -> str:
+    """The key with which the message came that begins with ``frame``; empty if it came over a
+    socket of this machine, where none is shown. What came neither so nor so is nobody's."""
+    try:
+        return str(frame.get("User-Id")) or _UNAUTHENTICATED
+    except zmq.ZMQError:
+        return "" if _is_local_peer(frame) else _UNAUTHENTICATED
+
+
+def principal_of(authenticator: ZapAuthenticator | None, public_key: str) -> Principal | None:
+    """What whoever showed ``public_key`` may do now, if anything."""
+    if not public_key:
+        return LOCAL
+    return authenticator.rights(public_key) if authenticator is not None else None
+
+
+def _is_local_peer(frame: zmq.Frame) -> bool:
+    try:
+        peer = str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return False
+    try:
+        ipaddress.ip_address(peer)
+    except ValueError:
+        return bool(peer)  # of a Unix socket it is whose process it is: localhost:UID:GID:PID
+    return False
+
+
+def _denial(credential: Credential | None) -> str:
+    if credential is None:
+        return "a key that is not in the list"
+    if credential.revoked:
+        revoked_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(credential.revoked))
+        return f"key {credential.name!r} was revoked at {revoked_at}"
+    return ""

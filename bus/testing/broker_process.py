@@ -1,0 +1,169 @@
+"""For tests of whatever speaks to the bus, yours and ours: a real broker, its faults, and its log.
+
+with BrokerProcess(tmp_path) as broker:
+    ...
+    events = read_all(broker.address, until=lambda events: len(events) == 10)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from lineside.bus import sockets
+from lineside.bus.client.reader import Reader
+from lineside.bus.errors import BrokerUnreachable, BusError
+from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.messages import LIVE, START
+from lineside.bus.protocol.patterns import Patterns
+from lineside.bus.service import SUPERVISOR_PID
+
+__all__ = ["BrokerProcess", "read_all"]
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class BrokerProcess:
+    """A broker of its own process, started as a user's would be, its journal in ``home``.
+
+    Started on entering the context, ready once it answers a subscription; ended on leaving. It ends
+    by itself if the test process goes. What it logs is in ``home/broker.log``. ``options`` are
+    those of the command ``lineside broker``.
+
+    Raises:
+        BrokerUnreachable: it did not answer within ``READY_SECONDS``.
+        BusError: it ended at once; the message holds what it said.
+    """
+
+    def __init__(self, home: Path, *options: str) -> None:
+        self.home = home
+        self.address = f"ipc://{home}/bus.sock"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> BrokerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 when it is not running."""
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        """Start it, again if it was stopped or killed, and wait until it answers."""
+        if self._process is not None:
+            return
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "LINESIDE_HOME": str(self.home),
+            "LINESIDE_BROKER": self.address,
+            SUPERVISOR_PID: str(os.getpid()),
+        }
+        with (self.home / "broker.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lineside.cli", "broker", *self._options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            self._wait_ready(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it as a user would, with SIGTERM; after ``STOP_SECONDS`` with SIGKILL."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it is there, and does nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + READY_SECONDS
+        with Reader(self.address, start=LIVE) as reader:
+            while time.monotonic() < until:
+                if process.poll() is not None:
+                    log_tail = (self.home / "broker.log").read_text(errors="replace")[-2000:]
+                    raise BusError(
+                        f"the broker ended with exit code {process.returncode}: {log_tail}"
+                    )
+                with contextlib.suppress(BrokerUnreachable):
+                    reader.wait_connected(0.1)
+                    # Another broker may answer there, and this one be about to give up.
+                    if sockets.claiming_pid(self.address) == process.pid:
+                        return
+                    reader.poll(0.05)
+        raise BrokerUnreachable(self.address, READY_SECONDS)
+
+
+def read_all(
+    address: str,
+    streams: Sequence[str] = (),
+    *,
+    until: Callable[[list[Event]], bool] | None = None,
+    timeout: float = 10.0,
+) -> list[Event]:
+    """Every event of the journal from its start, until ``until`` says that it is enough.
+
+    ``streams`` are patterns ``run[/producer[/attempt]]``. Without ``until`` reading ends at what
+    was the journal's newest entry when the broker answered.
+
+    Raises:
+        BrokerUnreachable: no broker answered within ``timeout`` seconds.
+        TimeoutError: it was not enough within ``timeout`` seconds; it says how many there were.
+    """
+    events: list[Event] = []
+    deadline = time.monotonic() + timeout
+    patterns = Patterns(streams)
+    with Reader(address, start=START) as reader:
+        reader.wait_connected(timeout)
+        head = reader.head
+        while not (until(events) if until else reader.offset >= head):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError(f"{len(events)} events within {timeout:g} s, and not enough")
+            batch = reader.poll(min(remaining, 0.2))
+            if batch is not None and batch.stream in patterns:
+                events += batch.events
+    return events

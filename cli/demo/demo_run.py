@@ -1,0 +1,241 @@
+"""The demo's run: the stack, a training beside it, and an account from the store and the API."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lineside.bus import sockets
+from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
+from lineside.bus.settings import Settings, make_private_folder
+from lineside.cli.commands.processes import DASHBOARD_PORT
+from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
+from lineside.cli.output import StatusLine, pairs, warn
+from lineside.cli.stack.http_probe import get_json
+from lineside.cli.stack.log_file import LogFile
+from lineside.cli.stack.stack import Stack, environment
+from lineside.cli.stack.supervisor import describe_exit
+from lineside.cli.stack.up import UpService
+from lineside.dashboard import formatting
+
+REQUIRED_PACKAGES = ("torch", "transformers", "accelerate")
+SUCCESS_STATUSES = ("finished", "stopped")
+"""What a training is called that ended well, by itself or because somebody told it to."""
+DRAIN_SECONDS = 30.0
+"""How long after training the last events may take to be recorded."""
+_TTY_INTERVAL, _LOG_INTERVAL = 1.0, 10.0  # between words of progress: terminal, otherwise
+
+
+class TrainingFailed(LinesideError):
+    """The demo's training did not end well; the message has its last words."""
+
+
+class DemoRun(UpService):
+    """One demo: ``succeeded`` afterwards says whether training succeeded and nothing was lost."""
+
+    name = "demo"
+
+    def __init__(self, settings: Settings, *, seconds: float, keep: bool) -> None:
+        for package in REQUIRED_PACKAGES:
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtra("the demo", package, "demo")
+        stack = Stack(settings, port=DASHBOARD_PORT, allow_any_port=True, report=warn)
+        super().__init__(stack, quiet=True)
+        self.succeeded = False
+        self.run_id = f"demo-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+        self._seconds = seconds
+        self._keep = keep
+        self._output = settings.home / "runs" / self.run_id
+        self._training: subprocess.Popen[bytes] | None = None
+        self._demo_controller = DemoController(settings.broker, self.run_id, self._fraction_done)
+        self._progress = StatusLine()
+        self._reported_at = 0.0
+
+    def on_ready(self) -> None:
+        """Say where to look, and start the training."""
+        make_private_folder(self._output)
+        typer.echo(
+            "A GPT-2 of 370,000 parameters learns Python from the standard library,\n"
+            f"for about {formatting.duration(self._seconds)}. Watch it at\n\n"
+            f"  {self.stack.dashboard}/runs/{self.run_id}\n"
+        )
+        self._training = self._start()
+        self._demo_controller.start()
+
+    def run_once(self) -> None:
+        """Watch the training; when it has ended, give the account."""
+        super().run_once()
+        if self._training is None:
+            return
+        self._show_progress()
+        code = self._training.poll()
+        if code is None:
+            return
+        self._training = None
+        self._demo_controller.stop()
+        self._progress.done()
+        if code != 0:
+            raise TrainingFailed(
+                f"the training ended with {describe_exit(code)}: {self._last_output()}"
+            )
+        self._print_summary()
+        if self._keep:
+            typer.echo("The stack stays up. Ctrl-C ends it.")
+        else:
+            self.should_exit = True
+
+    def shutdown(self) -> None:
+        """End the training if it still goes, then the stack."""
+        self._progress.done()
+        if self._training is not None:
+            self._training.terminate()
+            try:
+                self._training.wait(5)
+            except subprocess.TimeoutExpired:
+                self._training.kill()
+                self._training.wait()
+            self._demo_controller.stop()
+        super().shutdown()
+
+    @property
+    def _log(self) -> LogFile:
+        return LogFile(self._output / "training.log")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "lineside.examples.train_gpt2"]
+        planned = self._seconds / STOP_FRACTION
+        argv += ["--output", str(self._output), "--seconds", str(planned)]
+        names = {
+            "LINESIDE_RUN_ID": self.run_id,
+            "LINESIDE_RUN_NAME": "byte-level GPT-2",
+            "LINESIDE_PROJECT": "demo",
+            "LINESIDE_DISABLED": "0",
+            "HF_HUB_OFFLINE": "1",
+        }
+        with self._log.open_append() as out:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **environment(self.stack.settings), **names},
+                start_new_session=True,
+            )
+
+    def _document(self) -> dict[str, Any] | None:
+        """The run as the API has it; None while it does not know it."""
+        try:
+            status, document = get_json(f"{self.stack.dashboard}/api/runs/{self.run_id}")
+        except OSError:
+            return None
+        return document if status == 200 else None
+
+    def _fraction_done(self) -> float | None:
+        """How much of its steps the training has done; None while that is not known."""
+        run = self._document()
+        if run is None or not run["step"] or not run["max_steps"]:
+            return None
+        return float(run["step"] / run["max_steps"])
+
+    def _show_progress(self) -> None:
+        every = _TTY_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
+        if time.monotonic() < self._reported_at + every:
+            return
+        self._reported_at = time.monotonic()
+        run = self._document()
+        if run is None or run["step"] is None:
+            return
+        loss = run["metrics"].get("loss")
+        text = (
+            f"step {run['step']:,} of {run['max_steps']:,}, loss {formatting.number(loss)}, "
+            f"{formatting.plural(run['loss_account']['recorded'], 'event')} recorded"
+        )
+        if sys.stderr.isatty():
+            self._progress.update(text)
+        else:
+            warn(text)
+
+    def _print_summary(self) -> None:
+        """Compare what was emitted with what the store has and the API tells."""
+        from lineside.store.database.engine import open_store
+        from lineside.store.history.history import History
+
+        history = History(open_store(self.stack.settings.store))
+        run = self._wait_until_recorded()
+        streams = history.streams(self.run_id)
+        account = run["loss_account"]
+        recorded = sum(stream.recorded for stream in streams)
+        emitted = sum(stream.emitted for stream in streams)
+        lost = emitted - recorded
+        agree = (emitted, recorded) == (account["emitted"], account["recorded"])
+        rank = next(stream for stream in streams if stream.producer == "rank0")
+        attempt = history.run(self.run_id).attempts[-1]
+        wall = ((attempt.ended_at or attempt.updated_at) - attempt.started_at).total_seconds()
+        spent = rank.hook_ns or 0
+        typer.echo(
+            f"Training {run['status']} at step {run['step']:,}, "
+            f"loss {formatting.number(run['metrics'].get('train_loss'))} on average, "
+            f"{formatting.number(run['metrics'].get('eval_loss'))} on text it never saw.\n\n"
+            "Steered from outside while it trained\n"
+            + pairs(self._demo_controller.summary())
+            + "\n\nAccount\n"
+            + pairs(
+                [
+                    ("events emitted", f"{emitted:,}"),
+                    ("recorded", f"{recorded:,}"),
+                    ("lost", f"{lost:,}"),
+                    ("gaps", f"{account['gaps']:,}"),
+                    (
+                        "what the hooks cost",
+                        f"{spent / max(rank.emitted, 1) / 1000:.1f} us an event",
+                    ),
+                    (
+                        "",
+                        f"{spent / 1e7 / wall:.3f} % of the training's {formatting.duration(wall)}",
+                    ),
+                ]
+            )
+        )
+        if not agree:
+            warn(f"the API tells another story: {account}")
+        self.succeeded = agree and lost == 0 and run["status"] in SUCCESS_STATUSES
+
+    def _wait_until_recorded(self) -> dict[str, Any]:
+        """The run once everything emitted is recorded, or as it is when time is up."""
+        until = time.monotonic() + DRAIN_SECONDS
+        while True:
+            self.stack.run_once()
+            run = self._document()
+            done = run is not None and "run_end" in run["event_counts"]
+            if run is not None and done and run["loss_account"]["lag"] == 0:
+                return run
+            if time.monotonic() > until or self.should_exit:
+                if run is None:
+                    raise TrainingFailed(f"nothing of {self.run_id} was recorded")
+                return run
+            time.sleep(0.2)
+
+    def _last_output(self) -> str:
+        lines = "\n  ".join(self._log.last_lines(5)) or "it said nothing"
+        return f"{lines}\n(all of it in {self._log.path})"
+
+
+def demo_settings() -> Settings:
+    """Settings of a home that is the demo's own, so that nobody else's is touched."""
+    given = os.environ.get("LINESIDE_HOME")
+    home = Path(given) / "demo" if given else Path.cwd() / ".lineside" / "demo"
+    try:
+        make_private_folder(home)
+        sockets.parse(f"ipc://{home}/bus.sock")
+    except (SettingsError, AddressError):
+        home = Path(tempfile.mkdtemp(prefix="lineside-demo-"))
+    return Settings.from_env({"LINESIDE_HOME": str(home)})

@@ -1,0 +1,69 @@
+"""Log files of child processes: written by them directly, bounded and followed by us."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MAX_BYTES = 4 << 20  # bytes a log may have before its older part becomes NAME.log.1
+
+
+class LogFile:
+    """A log that a child appends to by its own descriptor, so that nobody's pause can block it."""
+
+    def __init__(self, path: Path, limit: int = MAX_BYTES) -> None:
+        self.path = path
+        self._limit = limit
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._partial_line = b""
+
+    @contextmanager
+    def open_append(self) -> Iterator[int]:
+        """A descriptor to append by, for a child to inherit."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(self.path, flags, 0o600)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def trim(self) -> None:
+        """Move what is there to ``NAME.log.1`` when it is too much.
+
+        The child goes on appending to the emptied file. A line written in between is lost, which
+        a log can bear.
+        """
+        try:
+            if self.path.stat().st_size <= self._limit:
+                return
+            self.path.with_suffix(".log.1").write_bytes(self.path.read_bytes())
+            os.truncate(self.path, 0)
+        except OSError:
+            return  # a full disk: the next turn tries again
+
+    def new_lines(self) -> list[str]:
+        """Whole lines written since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset, self._partial_line = 0, b""
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        self._offset += len(data)
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def last_lines(self, count: int) -> list[str]:
+        """The newest ``count`` lines that say something."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - (64 << 10)))
+                lines = deque((line for line in file if line.strip()), maxlen=count)
+        except FileNotFoundError:
+            return []
+        return [line.decode(errors="replace").rstrip() for line in lines]

@@ -1,0 +1,209 @@
+"""The REST API of the run history."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+
+from lineside.dashboard.api.models import (
+    Account,
+    Checkpoint,
+    Configuration,
+    Event,
+    Listing,
+    Points,
+    Run,
+    RunChange,
+    Series,
+    Stream,
+    Timing,
+)
+from lineside.dashboard.api.responses import StrictJSONResponse, error_responses, json_response
+from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.http.problems import Problem
+from lineside.dashboard.loss_account import summarize
+from lineside.store.history.records import Status
+
+Sort = Literal[
+    "-started_at",
+    "started_at",
+    "-ended_at",
+    "ended_at",
+    "-updated_at",
+    "updated_at",
+    "-step",
+    "step",
+    "name",
+    "-name",
+    "project",
+    "-project",
+    "status",
+    "-status",
+]
+MAX_POINTS = 20_000
+MAX_INT64 = (1 << 63) - 1
+RunId = Annotated[str, Path(description="The run's id.", examples=["tiny-gpt2-20261121-4f2a"])]
+AttemptName = Annotated[str | None, Query(description="Default: the newest.")]
+PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how many to answer.")]
+Axis = Annotated[Literal["step", "time"], Query(description="What `x` is.")]
+Start = Annotated[float | None, Query(description="Only from here on `x`.", allow_inf_nan=False)]
+End = Annotated[float | None, Query(description="Only up to here on `x`.", allow_inf_nan=False)]
+
+
+def router(store: StoreAccess) -> APIRouter:
+    """Everything below ``/api/runs``."""
+    routes = APIRouter(
+        prefix="/api",
+        tags=["runs"],
+        default_response_class=StrictJSONResponse,
+        responses=error_responses(
+            _422="A parameter does not fit.", _503="The run history cannot be read now."
+        ),
+    )
+    unknown = error_responses(_404="No such run.")
+    unclear = error_responses(_400="It cannot be answered.", _404="No such run.")
+
+    @routes.get("/runs", response_model=Listing[Run], responses=error_responses(_400="Bad cursor."))
+    def runs(
+        status: Annotated[Status | None, Query(description="Only runs in this state.")] = None,
+        project: Annotated[str | None, Query(description="Only this project's.")] = None,
+        search: Annotated[
+            str | None, Query(max_length=200, description="In id, name, project, note and tags.")
+        ] = None,
+        sort: Annotated[Sort, Query(description="A `-` reverses.")] = "-started_at",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
+    ) -> Response:
+        """Runs, filtered and sorted, a page at a time."""
+        page = store.history.runs(
+            status=status, project=project, search=search, sort=sort, limit=limit, cursor=cursor
+        )
+        return json_response(Listing[Run].model_validate(page))
+
+    @routes.get("/runs/{run_id}", response_model=Run, responses=unknown)
+    def run(run_id: RunId) -> Response:
+        """One run."""
+        return json_response(Run.model_validate(store.history.run(run_id)))
+
+    @routes.patch(
+        "/runs/{run_id}",
+        response_model=Run,
+        responses=error_responses(
+            _400="The body cannot be read.", _404="No such run.", _413="The body is too large."
+        ),
+    )
+    def change_run(run_id: RunId, change: RunChange) -> Response:
+        """Change a run's name, project, note or tags; what is left out stays."""
+        fields = change.model_dump(exclude_unset=True, exclude_none=True)
+        if fields:
+            with store.writing() as writer:
+                writer.update_run(run_id, **fields)
+        return json_response(Run.model_validate(store.history.run(run_id)))
+
+    @routes.delete(
+        "/runs/{run_id}",
+        status_code=204,
+        response_class=Response,
+        response_model=None,
+        responses=error_responses(_404="No such run.", _409="It is still running."),
+    )
+    def delete_run(run_id: RunId) -> None:
+        """Delete a run's history for good and free its disk. A running run is refused."""
+        if store.history.run(run_id).is_running:
+            detail = f"Run {run_id} is still running: it can be deleted once it has ended."
+            raise Problem(409, "still-running", "Still running", detail, {"run": run_id})
+        with store.writing() as writer:
+            writer.delete_run(run_id)
+
+    @routes.get("/runs/{run_id}/metrics", response_model=Listing[Series], responses=unclear)
+    def metrics(run_id: RunId, attempt: AttemptName = None) -> Response:
+        """Which metrics an attempt logged, with count, last, lowest and highest value."""
+        found = store.history.metrics(run_id, attempt)
+        items = [Series.model_validate(series) for series in found]
+        return json_response(Listing[Series](items=items, next=None))
+
+    @routes.get(
+        "/runs/{run_id}/metrics/{name:path}",
+        response_model=Points,
+        responses=error_responses(_400="It cannot be answered.", _404="No such run or metric."),
+    )
+    def points(
+        run_id: RunId,
+        name: Annotated[str, Path(description="May hold slashes.", examples=["eval/loss"])],
+        points: PointCount = 1000,
+        x: Axis = "step",
+        start: Start = None,
+        end: End = None,
+        attempt: AttemptName = None,
+    ) -> Response:
+        """One metric's curve. Made short, it keeps every extreme and every point not finite."""
+        curve = store.history.points(
+            run_id, name, points=points, x=x, start=start, end=end, attempt=attempt
+        )
+        if not curve.total:
+            detail = f"Run {run_id} has logged no metric {name!r} in that attempt."
+            raise Problem(404, "unknown-metric", "No such metric", detail, {"metric": name})
+        return json_response(Points.model_validate(curve))
+
+    @routes.get("/runs/{run_id}/timing", response_model=Timing, responses=unclear)
+    def timing(
+        run_id: RunId,
+        points: PointCount = 1000,
+        x: Axis = "step",
+        start: Start = None,
+        end: End = None,
+        attempt: AttemptName = None,
+    ) -> Response:
+        """How long steps computed, and how long training waited between them, in seconds."""
+        found = store.history.timing(
+            run_id, points=points, x=x, start=start, end=end, attempt=attempt
+        )
+        return json_response(Timing.model_validate(found))
+
+    @routes.get("/runs/{run_id}/events", response_model=Listing[Event], responses=unclear)
+    def events(
+        run_id: RunId,
+        after: Annotated[
+            int, Query(ge=0, le=MAX_INT64, description="Only events with a greater `n`.")
+        ] = 0,
+        kinds: Annotated[
+            str | None, Query(description="Only these, separated by commas: `evaluate,save`.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    ) -> Response:
+        """Lifecycle events in order of recording. Step-level kinds are counted, not listed."""
+        wanted = None if kinds is None else [kind for kind in kinds.split(",") if kind]
+        page = store.history.events(run_id, after=after, kinds=wanted, limit=limit)
+        return json_response(
+            Listing[Event](items=[Event.from_store(row) for row in page.items], next=page.next)
+        )
+
+    @routes.get("/runs/{run_id}/checkpoints", response_model=Listing[Checkpoint], responses=unknown)
+    def checkpoints(run_id: RunId) -> Response:
+        """Checkpoints in the order they were saved, over all attempts."""
+        items = [Checkpoint.model_validate(found) for found in store.history.checkpoints(run_id)]
+        return json_response(Listing[Checkpoint](items=items, next=None))
+
+    @routes.get("/runs/{run_id}/config", response_model=Configuration, responses=unclear)
+    def configuration(run_id: RunId, attempt: AttemptName = None) -> Response:
+        """Arguments, model, versions and process, as the run said when it started."""
+        return json_response(Configuration.from_store(store.history.configuration(run_id, attempt)))
+
+    @routes.get("/runs/{run_id}/account", response_model=Account, responses=unknown)
+    def account(run_id: RunId) -> Response:
+        """The loss account: by stream, and in words."""
+        run, streams = store.history.run(run_id), store.history.streams(run_id)
+        summary = summarize(run, streams)
+        items = [Stream.model_validate(stream) for stream in streams]
+        return json_response(
+            Account(
+                verdict=summary.tone,
+                headline=summary.headline,
+                sentences=summary.sentences,
+                streams=items,
+            )
+        )
+
+    return routes

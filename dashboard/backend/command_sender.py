@@ -1,0 +1,101 @@
+"""Where commands asked for over HTTP go out to the bus, one after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+from lineside.bus.client.producer import Producer
+from lineside.bus.errors import BrokerUnreachable
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.events import Stream, new_attempt
+from lineside.store.database.values import sanitize_text, to_datetime
+from lineside.store.history import records
+from lineside.store.history.history import History
+
+DEFAULT_ISSUER = "user@dashboard"
+"""Who a command is from where nobody has to say who he is."""
+_TIMEOUT_SECONDS = 3.0  # for the broker's answer
+_MAX_SENT = 1000  # commands sent, until the store has them
+
+
+class CommandIdConflict(Exception):
+    """A command of this id was sent before, and said something else."""
+
+
+class CommandSender:
+    """Sends each command once, by its id, to the broker at ``address``. Any thread may use it.
+
+    A producer lives for one command: that takes milliseconds, is rare, and leaves nothing open.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lock = threading.Lock()
+        self._sent: OrderedDict[tuple[str, str], records.Command] = OrderedDict()
+        self._failed_at = 0.0
+
+    def find_sent(self, history: History, run: str, command: Command) -> records.Command | None:
+        """The command as it stands, if it was sent before.
+
+        Raises:
+            OtherCommand: what was sent under its id is not it.
+        """
+        found = history.command(run, command.id) or self._sent.get((run, command.id))
+        if found is None:
+            return None
+        expected = (command.op, dict(command.args), sanitize_text(command.reason))
+        if found.op is not None and expected != (found.op, found.args, found.reason):
+            raise CommandIdConflict
+        return found
+
+    def send(self, history: History, run: str, command: Command) -> records.Command:
+        """The command as it stands, in the journal now if it was not before.
+
+        Raises:
+            OtherCommand: another one was sent under its id.
+            BrokerUnreachable: it may be in the journal or not; it can be sent again.
+            BusError: the broker refuses it.
+        """
+        arrived_at = time.monotonic()
+        with self._lock:
+            existing = self.find_sent(history, run, command)
+            if existing is not None:
+                return existing
+            if self._failed_at > arrived_at:  # who waited meanwhile need not wait as long again
+                raise BrokerUnreachable(self._address, _TIMEOUT_SECONDS)
+            stream = Stream(run, commands.CONTROL_PRODUCER, new_attempt())
+            producer = Producer(self._address, stream)
+            try:
+                producer.emit(commands.COMMAND, data=command.data())
+                producer.flush(_TIMEOUT_SECONDS)
+            except BrokerUnreachable:
+                self._failed_at = time.monotonic()
+                raise
+            finally:
+                producer.close()
+            sent = self._sent[run, command.id] = _requested(command)
+            while len(self._sent) > _MAX_SENT:
+                self._sent.popitem(last=False)
+            return sent
+
+
+def _requested(command: Command) -> records.Command:
+    """A command just sent, as the store will tell it."""
+    return records.Command(
+        id=command.id,
+        op=command.op,
+        args=dict(command.args),
+        reason=sanitize_text(command.reason),
+        issued_by=command.issued_by,
+        requested_at=to_datetime(time.time()),
+        expires_at=to_datetime(command.expires_at),
+        state=commands.STATE_OF_KIND[commands.COMMAND],
+        delivered_at=None,
+        settled_at=None,
+        attempt=None,
+        step=None,
+        detail="",
+    )

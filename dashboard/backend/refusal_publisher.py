@@ -1,0 +1,99 @@
+"""What the dashboard refused, on its way to the bus."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+
+from lineside.bus.auth.refusal_log import Refusal, RefusalLog
+from lineside.bus.client.producer import Producer
+from lineside.bus.errors import LinesideError
+from lineside.bus.protocol.events import AUDIT, REFUSED, Stream, new_attempt
+
+log = logging.getLogger("lineside")
+
+_POLL_SECONDS = 0.25
+_FLUSH_SECONDS = 1.0
+_BACKOFF_SECONDS = (4.0, 60.0)
+"""How long is waited after the broker took nothing, at first and at most; the producer connects
+anew after such a silence."""
+
+
+class RefusalPublisher:
+    """Says refusals on one stream, ``audit/dashboard/<attempt>``, over the broker at ``broker``, by
+    a thread that begins with the first. What no broker takes is kept, and counted on until one
+    does."""
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+        self._stream = Stream(AUDIT, "dashboard", new_attempt())
+        self._refusal_log = RefusalLog()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._has_refusals = threading.Event()
+        self._stopping = threading.Event()
+
+    def note(self, refusal: Refusal) -> None:
+        """Count a refusal; it is said soon. From any thread, and returns at once."""
+        with self._lock:
+            self._refusal_log.add(refusal)
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+                self._thread.start()
+        self._has_refusals.set()
+
+    def close(self) -> None:
+        """Say what is left, to a broker that is there."""
+        self._stopping.set()
+        self._has_refusals.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(2 * _FLUSH_SECONDS)
+
+    def _run(self) -> None:
+        producer = None
+        first, longest = _BACKOFF_SECONDS
+        delay = first
+        try:
+            while not self._stopping.is_set():
+                try:
+                    producer = producer or Producer(self._broker, self._stream)
+                    self._publish_due(producer)
+                    delay = first
+                except Exception as error:  # noqa: BLE001 - nobody else would tell the next
+                    log.warning("dashboard: refusals cannot be told: %s", error)
+                    self._stopping.wait(delay)
+                    delay = min(2 * delay, longest)
+            if producer is not None:
+                self._publish(producer, math.inf)
+                with contextlib.suppress(LinesideError):
+                    producer.flush(_FLUSH_SECONDS)
+        finally:
+            if producer is not None:
+                producer.close()
+
+    def _publish_due(self, producer: Producer) -> None:
+        self._has_refusals.clear()
+        self._publish(producer, time.monotonic())
+        producer.poll(_POLL_SECONDS)
+        with self._lock:
+            is_done = not self._refusal_log
+        if producer.acked < producer.next_seq or not is_done:
+            self._stopping.wait(_POLL_SECONDS)
+        elif not self._stopping.is_set():
+            self._has_refusals.wait()
+
+    def _publish(self, producer: Producer, now: float) -> None:
+        # While nobody takes them they are counted, not collected.
+        if producer.acked < producer.next_seq and now < math.inf:
+            return
+        with self._lock:
+            payloads = self._refusal_log.take_due(now)
+        if payloads:
+            producer.drop_acked()
+        for data in payloads:
+            log.warning("dashboard: refused %(who)s %(target)s: %(why)s", data)
+            producer.emit(REFUSED, data=data)

@@ -1,0 +1,114 @@
+"""Static files, held in memory and served under addresses that change when their bytes do.
+
+All of ours share one digest as a folder (``/static/<digest>/main.js``), so ES modules import each
+other by relative paths and a browser may keep them for ever. plotly.js comes from the installed
+plotly package, under a digest of its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from lineside.bus.errors import MissingExtra
+from lineside.dashboard.http.problems import Problem
+
+FOLDER = Path(__file__).parents[1] / "static"
+PLOTLY = "plotly.min.js"
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_CACHE_FOREVER = "public, max-age=31536000, immutable"
+
+
+@dataclass
+class Asset:
+    """One file: its bytes, and those bytes compressed once somebody asked for them."""
+
+    media_type: str
+    digest: str
+    body: bytes
+    _gzipped: bytes | None = field(default=None, repr=False)
+
+    def gzipped(self) -> bytes:
+        if self._gzipped is None:
+            self._gzipped = gzip.compress(self.body, compresslevel=6, mtime=0)
+        return self._gzipped
+
+
+class Assets:
+    """The files by name, and their addresses."""
+
+    def __init__(self, assets: dict[str, Asset]) -> None:
+        self._assets = assets
+
+    @classmethod
+    def load(cls, folder: Path = FOLDER) -> Assets:
+        """Every file of ``folder`` and plotly.js.
+
+        Raises:
+            MissingExtra: plotly is not installed, or without its JavaScript.
+        """
+        bodies = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        own_digest = _digest(*bodies.values())
+        assets = {
+            name: Asset(MEDIA_TYPES[Path(name).suffix], own_digest, body)
+            for name, body in bodies.items()
+        }
+        plotly = plotly_script().read_bytes()
+        assets[PLOTLY] = Asset(MEDIA_TYPES[".js"], _digest(plotly), plotly)
+        return cls(assets)
+
+    def url(self, name: str) -> str:
+        """Where ``name`` is served."""
+        return f"/static/{self._assets[name].digest}/{name}"
+
+    def router(self) -> APIRouter:
+        """Serves the files."""
+        router = APIRouter(include_in_schema=False)
+
+        @router.get("/static/{digest}/{name}")
+        def static(request: Request, digest: str, name: str) -> Response:
+            asset = self._assets.get(name)
+            if asset is None:
+                raise Problem(404, "not-found", "Nothing here", f"There is no file {name!r}.")
+            # A page left open across an upgrade asks for the old digest: newest bytes, not kept.
+            headers = {
+                "cache-control": _CACHE_FOREVER if digest == asset.digest else "no-cache",
+                "vary": "accept-encoding",
+            }
+            if "gzip" in request.headers.get("accept-encoding", ""):
+                headers["content-encoding"] = "gzip"
+                return Response(asset.gzipped(), media_type=asset.media_type, headers=headers)
+            return Response(asset.body, media_type=asset.media_type, headers=headers)
+
+        return router
+
+
+def plotly_script() -> Path:
+    """plotly.js inside the installed plotly package, which is not imported.
+
+    Raises:
+        MissingExtra: it is not there.
+    """
+    found = importlib.util.find_spec("plotly")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        script = Path(folder) / "package_data" / PLOTLY
+        if script.is_file():
+            return script
+    raise MissingExtra("the dashboard's charts", "plotly", "server")
+
+
+def _digest(*bodies: bytes) -> str:
+    sha = hashlib.sha256()
+    for body in bodies:
+        sha.update(body)
+    return sha.hexdigest()[:16]

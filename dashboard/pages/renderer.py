@@ -1,0 +1,68 @@
+"""Templates to HTML."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lineside.dashboard import formatting
+from lineside.dashboard.auth.access import caller
+from lineside.dashboard.http.problems import Problem
+from lineside.dashboard.http.static_files import Assets
+
+FOLDER = Path(__file__).parents[1] / "templates"
+_BREAK_AFTER = re.compile(r"([_./]+)(?=[^_./])")
+
+
+class Renderer:
+    """Renders templates with our filters; every value is escaped."""
+
+    def __init__(self, assets: Assets) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(
+            number=formatting.number,
+            duration=formatting.duration,
+            ago=formatting.ago,
+            sentence=formatting.sentence,
+            plural=formatting.plural,
+            breakable=_breakable,
+        )
+        self._environment.globals.update(
+            asset=assets.url,
+            version=version("lineside"),
+            section="",
+            meaning=formatting.STATUS_MEANING,
+        )
+
+    def page(
+        self, request: Request, template: str, *, code: int = 200, **context: Any
+    ) -> HTMLResponse:
+        """``template`` as a response with that status code; it knows ``code``, ``now`` and the
+        ``caller``."""
+        context.setdefault("now", datetime.now(timezone.utc))
+        known = {"code": code, "caller": caller(request)}
+        html = self._environment.get_template(template).render(context, **known)
+        return HTMLResponse(html, status_code=code, headers={"cache-control": "no-store"})
+
+    def error(self, request: Request, problem: Problem) -> HTMLResponse:
+        """The page a person sees instead of a problem document."""
+        return self.page(request, "error.html", code=problem.status, problem=problem)
+
+
+def _breakable(name: str) -> Markup:
+    """``name`` escaped, with places where a line may break: after each ``_``, ``.`` and ``/``."""
+    return Markup(_BREAK_AFTER.sub(r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped just now

@@ -1,0 +1,233 @@
+"""The pages a person looks at. Live pages ask for parts of themselves again; see static/html.js."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from lineside.bus.auth.roles import ADMIN, CONTROL, Principal
+from lineside.bus.protocol.commands import APPLIED
+from lineside.dashboard import formatting, loss_account
+from lineside.dashboard.api.runs import MAX_INT64, Sort
+from lineside.dashboard.auth.access import caller, denial_reason
+from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.pages import controls, run_overview, sections, timeline
+from lineside.dashboard.pages.renderer import Renderer
+from lineside.store.history.history import MAX_LIMIT, History
+from lineside.store.history.records import RUN_STATUSES, Run, Series, Status
+
+PAGE_SIZE = 50
+TIMELINE_LENGTH = 100
+"""Events of a timeline drawn at once."""
+_MAX_ATTEMPTS_CHARTED = 8
+SORTS = {
+    "-started_at": "newest first",
+    "started_at": "oldest first",
+    "-updated_at": "last heard of first",
+    "name": "by name",
+    "project": "by project",
+    "status": "by status",
+    "-step": "most steps first",
+}
+
+
+def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
+    """The run list, the run page, and its parts."""
+    routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+    @routes.get("/")
+    def run_list(
+        request: Request,
+        status: Status | None = None,
+        project: str | None = None,
+        search: Annotated[str | None, Query(max_length=200)] = None,
+        sort: Sort = "-started_at",
+        cursor: str | None = None,
+    ) -> HTMLResponse:
+        query = {
+            "status": status,
+            "project": project or None,
+            "search": (search or "").strip() or None,
+            "sort": sort,
+            "cursor": cursor,
+        }
+        return renderer.page(
+            request, "runs.html", section="runs", **_list_context(store.history, query)
+        )
+
+    @routes.get("/runs/{run_id}")
+    def run_page(request: Request, run_id: str) -> HTMLResponse:
+        history, rights = store.history, caller(request)
+        run = history.run(run_id)
+        attempts = [
+            {
+                "attempt": attempt.attempt,
+                "number": attempt.number,
+                "began": f"{attempt.started_at:%Y-%m-%d %H:%M} UTC",
+            }
+            for attempt in run.attempts
+        ]
+        return renderer.page(
+            request,
+            "run.html",
+            attempts=attempts,
+            configuration=sections.configuration(history.configuration(run_id)),
+            no_edit=denial_reason(rights, "Editing", CONTROL),
+            no_delete=denial_reason(rights, "Deleting", ADMIN),
+            **_parts_context(history, run, rights),
+            **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
+        )
+
+    @routes.get("/runs/{run_id}/parts")
+    def run_parts(request: Request, run_id: str) -> HTMLResponse:
+        history = store.history
+        parts = _parts_context(history, history.run(run_id), caller(request))
+        return renderer.page(request, "run_parts.html", **parts)
+
+    @routes.get("/runs/{run_id}/timeline")
+    def run_timeline(
+        request: Request,
+        run_id: str,
+        hide: str | None = None,
+        after: Annotated[int | None, Query(ge=0, le=MAX_INT64)] = None,
+        before: Annotated[int | None, Query(ge=0, le=MAX_INT64)] = None,
+    ) -> HTMLResponse:
+        history = store.history
+        hidden = timeline.HIDDEN_BY_DEFAULT if hide is None else frozenset(hide.split(","))
+        entries = _timeline_context(history, history.run(run_id), hidden, after, before)
+        return renderer.page(request, "run_stops.html", **entries)
+
+    return routes
+
+
+def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
+    page = history.runs(**query, limit=PAGE_SIZE)
+    counts = history.counts(project=query["project"], search=query["search"])
+
+    def link(**changed: str | None) -> str:
+        wanted = {**query, **changed}
+        if wanted["sort"] == "-started_at":
+            wanted["sort"] = None
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return f"/?{urlencode(given)}" if given else "/"
+
+    return {
+        "runs": [_run_row(run) for run in page.items],
+        "next": page.next,
+        "counts": counts,
+        "projects": history.projects(),
+        "statuses": RUN_STATUSES,
+        "query": {**query, "limit": PAGE_SIZE},
+        "filtered": any(query[name] for name in ("status", "project", "search", "cursor")),
+        "sorts": list(SORTS.items()),
+        "sort_label": SORTS.get(query["sort"], query["sort"]),
+        "link": link,
+    }
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    metric = run_overview.key_metric(run)
+    return {
+        "id": run.id,
+        "name": run.name,
+        "project": run.project,
+        "status": run.status,
+        "phase": run.phase,
+        "reason": run.reason or formatting.STATUS_MEANING[run.status],
+        "attempts": len(run.attempts),
+        "tags": run.tags,
+        "step": run.step,
+        "max_steps": run.max_steps,
+        "percent": run_overview.percent(run.step, run.max_steps),
+        "metric": metric,
+        "started_at": run.started_at,
+        "until": run.ended_at or (None if run.is_running else run.updated_at),
+    }
+
+
+def _parts_context(history: History, run: Run, rights: Principal | None) -> dict[str, Any]:
+    """What of a run's page changes while it runs, where ``who`` looks at it."""
+    now = datetime.now(timezone.utc)
+    checkpoints = history.checkpoints(run.id)
+    evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
+    streams = history.streams(run.id)
+    summary = loss_account.summarize(run, streams)
+    commands = history.commands(run.id, limit=MAX_LIMIT).items
+    groups, singles = sections.charts(_newest_series(history, run), is_running=run.is_running)
+    numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
+    return {
+        "run": run,
+        "now": now,
+        "facts": run_overview.facts(run, now, commands),
+        "line": run_overview.progress_line(run, checkpoints, evaluations),
+        "groups": groups,
+        "singles": singles,
+        "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
+        "controls": controls.controls(history, run, denial_reason(rights, "Steering", CONTROL)),
+        "orders": [
+            controls.command_row(command, now) for command in commands[: controls.COMMANDS_SHOWN]
+        ],
+        "older_orders": len(commands) > controls.COMMANDS_SHOWN,
+        "many_attempts": len(run.attempts) > 1,
+        "checkpoints": [
+            {
+                "step": saved.step,
+                "path": saved.path,
+                "best": saved.best,
+                "time": saved.time,
+                "offset": formatting.offset((saved.time - run.started_at).total_seconds()),
+            }
+            for saved in reversed(checkpoints)
+        ],
+        "account": summary,
+        "streams": [
+            {
+                "record": stream,
+                "number": numbers.get(stream.attempt, "?"),
+                "cost": loss_account.hook_cost(stream, run.attempts) or formatting.NO_VALUE,
+            }
+            for stream in streams
+        ],
+    }
+
+
+def _newest_series(history: History, run: Run) -> list[Series]:
+    """Each metric once: the newest attempt's that logged it."""
+    found: dict[str, Series] = {}
+    for attempt in run.attempts[-_MAX_ATTEMPTS_CHARTED:]:
+        for series in history.metrics(run.id, attempt.attempt):
+            found[series.name] = series
+    return list(found.values())
+
+
+def _timeline_context(
+    history: History,
+    run: Run,
+    hidden: frozenset[str],
+    after: int | None = None,
+    before: int | None = None,
+) -> dict[str, Any]:
+    kinds = timeline.kinds(run.event_counts, hidden)
+    shown = [kind.name for kind in kinds if kind.shown]
+    if after is not None:
+        page = history.events(run.id, after=after, kinds=shown, limit=TIMELINE_LENGTH)
+        rows = page.items[::-1]
+    else:
+        page = history.events(
+            run.id,
+            before=MAX_INT64 if before is None else before,
+            kinds=shown,
+            limit=TIMELINE_LENGTH,
+        )
+        rows = page.items
+    return {
+        "kinds": kinds,
+        "hidden": ",".join(sorted(hidden)),
+        "timeline": [timeline.entry(row, run.started_at) for row in rows],
+        "more": after is None and page.next is not None,
+        "partial": after is not None or before is not None,
+    }

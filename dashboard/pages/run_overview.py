@@ -1,0 +1,182 @@
+"""What the head of a run's page shows: where it stands, how fast, how long still, and its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lineside.bus.protocol.commands import PAUSE_SECONDS
+from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number, plural
+from lineside.store.history.records import Attempt, Checkpoint, Command, EventRow, Run
+from lineside.store.status.liveness import PAUSED
+
+KEY_METRICS = ("loss", "train/loss", "train_loss", "eval_loss", "eval/loss")
+"""What stands for a run in a list: the first of these it has logged."""
+MIN_STEPS_FOR_PACE, MIN_SECONDS_FOR_PACE = 3, 5.0
+"""Progress an attempt must have made before its pace is said."""
+MAX_MARKERS = 60
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure. With ``since`` set the page counts up from there instead of showing ``value``."""
+
+    label: str
+    value: str
+    unit: str = ""
+    tone: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A checkpoint (``save``), an evaluation, or where an ``attempt`` went on from."""
+
+    kind: str
+    percent: float
+    label: str
+
+
+@dataclass(frozen=True)
+class ProgressLine:
+    """The run drawn as a line from step 0 to ``end``; ``percent`` of it is done."""
+
+    percent: float
+    end: str
+    label: str
+    markers: list[Marker]
+
+
+def key_metric(run: Run) -> tuple[str, float] | None:
+    """The metric a list shows for the run."""
+    for name in KEY_METRICS:
+        if name in run.metrics:
+            return name, run.metrics[name]
+    return None
+
+
+def percent(step: int | None, max_steps: int | None) -> float:
+    """Progress of 0 to 100; 0 where it is not known."""
+    if not step or not max_steps:
+        return 0.0
+    return round(min(100.0, 100 * step / max_steps), 2)
+
+
+def seconds_per_step(
+    attempt: Attempt, now: datetime, commands: Sequence[Command] = ()
+) -> float | None:
+    """Wall-clock seconds an attempt took for each of its steps, all that came between included but
+    for the pauses among the ``commands``.
+
+    None until it has gone far enough to judge.
+    """
+    steps = (attempt.step or 0) - (attempt.resumed_step or 0)
+    end = attempt.ended_at or (now if attempt.is_running else attempt.updated_at)
+    seconds = (end - attempt.started_at).total_seconds() - _paused_seconds(attempt, end, commands)
+    if steps < MIN_STEPS_FOR_PACE or seconds <= 0:
+        return None
+    if attempt.is_running and seconds < MIN_SECONDS_FOR_PACE:
+        return None
+    return seconds / steps
+
+
+def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fact]:
+    """The row of figures under the line, of a run to which there were these ``commands``."""
+    attempt = run.attempts[-1] if run.attempts else None
+    steps = Fact("Step", number(run.step))
+    if run.max_steps:
+        done = percent(run.step, run.max_steps)
+        steps = Fact("Step", number(run.step), f"of {run.max_steps:,} · {done:.0f} %")
+    found = [steps, Fact("Epoch", number(None if run.epoch is None else round(run.epoch, 2)))]
+    found.extend(_times(run, attempt, now, commands))
+    found.extend(
+        Fact(label, number(run.metrics[name]))
+        for name, label in (("loss", "Loss"), ("eval_loss", "Eval loss"))
+        if name in run.metrics
+    )
+    account = run.loss_account
+    lost = account.gaps
+    of = f"of {plural(account.emitted, 'event')}"
+    found.append(Fact("Lost", number(lost), of, "caution" if lost else "clear"))
+    return found
+
+
+def progress_line(
+    run: Run, checkpoints: Sequence[Checkpoint], evaluations: Sequence[EventRow]
+) -> ProgressLine:
+    """The run as a line. Where stations stand too close, some are left out."""
+    attempt = run.attempts[-1].attempt if run.attempts else None
+    step = run.step or 0
+    end = max(run.max_steps or 0, step, 1)
+    markers = [
+        Marker("evaluate", percent(at, end), f"evaluated at step {at:,}")
+        for at in _thin_out([row.step for row in evaluations if row.attempt == attempt])
+    ]
+    markers += [
+        Marker("save", percent(at, end), f"checkpoint at step {at:,}")
+        for at in _thin_out([saved.step for saved in checkpoints if saved.attempt == attempt])
+    ]
+    markers += [
+        Marker(
+            "attempt",
+            percent(start.resumed_step, end),
+            f"attempt {start.number} went on from step {start.resumed_step:,}",
+        )
+        for start in run.attempts[-1:]
+        if start.resumed_step
+    ]
+    last = f"{run.max_steps:,} steps" if run.max_steps else f"step {step:,}"
+    label = f"Step {step:,} of {end:,}, {plural(len(checkpoints), 'checkpoint')}"
+    return ProgressLine(percent(step, end), last, label, markers)
+
+
+def _times(
+    run: Run, attempt: Attempt | None, now: datetime, commands: Sequence[Command]
+) -> list[Fact]:
+    if attempt is None:
+        return []
+    attempt_label = f"attempt {attempt.number}" if len(run.attempts) > 1 else ""
+    if attempt.is_running and run.is_running:
+        found = [Fact("Running for", "", attempt_label, since=attempt.started_at)]
+    else:
+        end = attempt.ended_at or attempt.updated_at
+        found = [Fact("Took", duration((end - attempt.started_at).total_seconds()), attempt_label)]
+    pace = seconds_per_step(attempt, now, commands)
+    if run.status == "running" and run.max_steps:
+        left = max(0, run.max_steps - (run.step or 0))
+        if run.phase == PAUSED:
+            found.append(Fact("Still to go", NO_VALUE, "while paused"))
+        elif pace is None:
+            found.append(Fact("Still to go", NO_VALUE, "too early to say"))
+        else:
+            found.append(Fact("To go at this pace", duration(left * pace)))
+    if pace:
+        faster = 1 / pace >= 1
+        value, unit = (1 / pace, "steps/s") if faster else (pace, "s/step")
+        found.append(Fact("Pace", number(float(f"{value:.3g}")), unit))
+    return found
+
+
+def _paused_seconds(attempt: Attempt, end: datetime, commands: Sequence[Command]) -> float:
+    """For how long commands held the attempt up, until ``end``."""
+    applied = [
+        (command.settled_at, command)
+        for command in commands
+        if command.state == "applied" and command.attempt == attempt.attempt
+        if command.op in ("pause", "resume", "stop") and command.settled_at
+    ]
+    seconds, pause_end = 0.0, end
+    for at, command in sorted(applied, key=lambda pair: pair[0], reverse=True):
+        if command.op == "pause":
+            requested: Any = command.args.get("seconds")
+            longest = requested if is_number(requested) else PAUSE_SECONDS
+            seconds += max(0.0, min(longest, (pause_end - at).total_seconds()))
+        pause_end = at
+    return seconds
+
+
+def _thin_out(steps: Sequence[int]) -> list[int]:
+    every = -(-len(steps) // MAX_MARKERS) or 1
+    return list(steps[::-every][::-1])

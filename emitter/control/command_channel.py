@@ -1,0 +1,132 @@
+"""What commands come to a training process, and what it answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from lineside.bus.errors import CommandError
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.events import Stream
+from lineside.emitter.spool import inbox
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.status_page import INBOX_BYTES
+from lineside.emitter.spool.writer import SpoolWriter
+from lineside.emitter.training import shutdown
+from lineside.emitter.training.console import print_once
+from lineside.emitter.training.publisher import Publisher
+
+
+class CommandChannel:
+    """Commands from outside come by an inbox file, answers go by a stream of their own,
+    ``run/control/<attempt>``, in whose folder that file is.
+
+    Raises:
+        SettingsError, OSError: its folder in the spool cannot be made.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        identity = publisher.identity
+        unconfirmed = publisher.unconfirmed()
+        stream = Stream(identity.run, commands.CONTROL_PRODUCER, identity.attempt)
+        self._attempt = identity.attempt
+        self._spool = SpoolWriter(unconfirmed.spool, stream, role="control")
+        self._ensure_shipper = unconfirmed.ensure_shipper
+        self._maintenance_tasks = publisher.maintenance_tasks
+        self._maintenance_tasks.append(self._maintain)
+        self._is_publishing = False
+        self._inbox_position = 0  # bytes of the inbox
+        self._seen_ids: set[str] = set()
+        self._own_commands: deque[Command] = deque()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether ``take`` has something to give."""
+        fields: Any = self._spool.fields
+        return fields[INBOX_BYTES] != self._inbox_position or bool(self._own_commands)
+
+    def enqueue(self, command: Command) -> None:
+        """Have a command of this process's own taken. A signal handler may call it."""
+        self._own_commands.append(command)
+
+    def receive(self, state: Any) -> list[Command]:
+        """What came since the last time; each command once, however often it was sent."""
+        taken = []
+        while self._own_commands:
+            command = self._own_commands.popleft()
+            if command.id not in self._seen_ids:
+                self._publish(commands.COMMAND, command.data(), state)
+                taken += self._accept(command.data(), state)
+        for data in self._read_inbox():
+            taken += self._accept(data, state)
+        return taken
+
+    def publish_control_on(self, step: int, facts: dict[str, Any]) -> None:
+        """Say first of all that commands are taken, or why not."""
+        self._spool.write(commands.CONTROL_ON, step, data=facts)
+
+    def answer(self, kind: str, command: Command, state: Any, **more: Any) -> None:
+        """Say what became of a command."""
+        self._publish(kind, {"id": command.id, "op": command.op, **more}, state)
+
+    def unconfirmed(self) -> shutdown.Unconfirmed:
+        """The answers that the bus may not have confirmed yet."""
+        folder = self._spool.folder
+        return shutdown.Unconfirmed(
+            folder.page, self._spool.accounted_seq, folder.root, self._ensure_shipper
+        )
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._spool.flush_gaps()
+        self._maintenance_tasks.remove(self._maintain)
+        self._spool.close()
+
+    def _read_inbox(self) -> list[Mapping[str, Any] | None]:
+        self._spool.folder.page.sync()
+        end: int = self._spool.fields[INBOX_BYTES]
+        if end == self._inbox_position:
+            return []
+        try:
+            events = inbox.read(self._spool.folder.path, self._inbox_position, end)
+        except OSError as error:
+            if is_script_error(error):
+                raise
+            print_once(f"commands cannot be read now: {error}")
+            return []
+        self._inbox_position = end
+        return [event.data for event in events if event.kind == commands.COMMAND]
+
+    def _accept(self, data: Mapping[str, Any] | None, state: Any) -> list[Command]:
+        name = str((data or {}).get("id") or "")
+        if not name or name in self._seen_ids:
+            return []
+        self._seen_ids.add(name)
+        try:
+            command = Command.from_data(data)
+        except CommandError as error:
+            self._publish(commands.REJECTED, {"id": name, "why": str(error)}, state)
+            return []
+        if command.attempt not in ("", self._attempt):
+            why = f"it was meant for attempt {command.attempt}, and this is {self._attempt}"
+            self.answer(commands.REJECTED, command, state, why=why)
+            return []
+        self.answer(commands.DELIVERED, command, state)
+        return [command]
+
+    def _publish(self, kind: str, data: dict[str, Any], state: Any) -> None:
+        self._is_publishing = True
+        try:
+            self._spool.write(kind, state.global_step, state.epoch, data=data)
+        finally:
+            self._is_publishing = False
+
+    def _maintain(self) -> None:
+        if self._is_publishing:  # a signal handler's hook came in the middle of it
+            return
+        page = self._spool.folder.page
+        self._spool.maintain()
+        if self._spool.folder.page is not page:
+            self._inbox_position = 0  # somebody removed the spool: its inbox begins anew

@@ -1,0 +1,307 @@
+"""How the ranks of a job come to do the same at the same step: through the job's own store.
+
+That is the key-value store by which torch.distributed found together. Only single keys are asked
+for in it, and never a collective, which would hang where one rank does not take part. At the end of
+a step agreed before, rank 0 leads a talk: zero or more commands, each voted on, and a last word
+with the step of the next talk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lineside.bus.protocol.commands import Command
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.training.identity import Identity
+from lineside.emitter.training.job_store import PEER_TIMEOUT_SECONDS, ConsensusError, JobStore
+from lineside.emitter.training.metadata import one_line
+
+ROUND_SECONDS = 1.0
+"""About how far one talk is from the next while steps are faster."""
+_MAX_STEPS = 256  # between two talks: so many until steps that became slower are noticed
+_HANDSHAKE_SECONDS = 5.0
+_HANDSHAKE_RESULT_SECONDS = 15.0
+_VOTE_SECONDS = 30.0
+_SHUTDOWN_SECONDS = 15.0  # once this rank is to end: launchers kill half a minute after a SIGTERM
+_KEEPALIVE_SECONDS = 5.0
+_POLL_SECONDS = 1.0
+_DELETE_BATCH = 64  # talks whose keys are deleted together
+
+YES, LATER, NO = "yes", "later", "no"
+
+
+class Vote(NamedTuple):
+    """What one rank says to a command: yes, later (not at this step) or no, and why."""
+
+    answer: str
+    why: str = ""
+
+
+class LeaderMessage(NamedTuple):
+    """What rank 0 says next: a ``command`` to vote on, or the end of this talk.
+
+    With the end come the step at which the ``next`` one begins, and whether training is held.
+    """
+
+    command: Command | None
+    next: int = 0
+    is_paused: bool = False
+
+
+class Leader:
+    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with ``syncs_evaluations``
+    there is one at each evaluation too. First of all comes ``handshake``.
+
+    Raises:
+        PeersError: there is no store.
+    """
+
+    def __init__(self, identity: Identity, step: int, *, syncs_evaluations: bool = False) -> None:
+        self._store = JobStore(_prefix(identity))
+        self._other_ranks = range(1, identity.rank_info.world_size)
+        self._syncs_evaluations = syncs_evaluations
+        self.is_ready = False
+        self.next_step = step + 1
+        self._sent = 0
+        self._deleted = 0
+        self._vote_indexes: list[int] = []  # talks
+        self._round_steps = 1
+        self._last_round = (step, time.monotonic())
+        self._next_keepalive = 0.0
+        self._has_request = False
+
+    def handshake(self) -> None:
+        """Call the roll, at the end of the first step: its collectives have brought all there.
+
+        Raises:
+            PeersError: a rank takes no part; none of them will wait for a talk.
+        """
+        deadline = time.monotonic() + _HANDSHAKE_SECONDS
+        missing = [
+            rank
+            for rank in self._other_ranks
+            if not self._store.wait(f"here/{rank}", deadline - time.monotonic())
+        ]
+        why = f"no LinesideCallback on {_rank_names(missing)} answered in time" if missing else ""
+        _raise_reason(
+            self._store.set_default("verdict", {"why": why, "meets": self._syncs_evaluations})[
+                "why"
+            ]
+        )
+        self.is_ready = True
+
+    def agree(self, command: Command) -> Vote:
+        """Put it to the vote. After yes every rank applies it, else none does.
+
+        Raises:
+            PeersError: some rank did not vote, or went after it had; none applies it.
+        """
+        index, is_agreed = self._sent, False
+        self._vote_indexes.append(index)
+        try:
+            self._send({"do": command.data()})
+            vote = self._count_votes(index)
+            is_agreed = vote.answer == YES
+        finally:  # whatever is raised here: those who voted wait for this
+            if not is_agreed:
+                self._store.set_nowait(f"outcome/{index}", False)
+        if is_agreed:
+            with self._store.timeout(PEER_TIMEOUT_SECONDS):
+                _raise_reason(self._store.set_default(f"outcome/{index}", True))
+        return vote
+
+    def end_round(self, step: int, is_paused: bool) -> None:
+        """End this talk and let everyone go on from ``step``."""
+        last, at = self._last_round
+        self._last_round = now_step, now = (step, time.monotonic())
+        if now_step > last:
+            seconds_per_step = max((now - at) / (now_step - last), 1e-6)
+            most = min(2 * self._round_steps, _MAX_STEPS)
+            self._round_steps = min(max(int(ROUND_SECONDS / seconds_per_step), 1), most)
+        self.next_step = step + self._round_steps
+        self._send({"next": self.next_step, "paused": is_paused})
+        self._delete_old_keys()
+
+    def requested(self) -> Command | None:
+        """What another rank asks for, once."""
+        requested = None if self._has_request else self._store.find("ask")
+        if requested is None:
+            return None
+        self._has_request = True
+        return Command.from_data(requested)
+
+    def keepalive(self) -> None:
+        """Say in a pause, now and then, that rank 0 is there."""
+        now = time.monotonic()
+        if now > self._next_keepalive:
+            self._next_keepalive = now + _KEEPALIVE_SECONDS
+            self._store.set("still", now)
+
+    def leave(self, why: str) -> None:
+        """There will be no further talk."""
+        self._store.set_nowait(f"say/{self._sent}", {"off": why})
+        self._store.close()
+
+    def _count_votes(self, index: int) -> Vote:
+        deadline = time.monotonic() + _VOTE_SECONDS
+        total = Vote(YES)
+        for rank in self._other_ranks:
+            name = f"vote/{index}/{rank}"
+            while (ballot := self._store.wait(name, _POLL_SECONDS)) is None:
+                _raise_reason(self._store.find(f"gone/{rank}"))
+                if time.monotonic() > deadline:
+                    raise ConsensusError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
+            vote = Vote(*ballot)
+            if vote.answer == NO:
+                total = Vote(NO, f"rank {rank}: {vote.why}")
+            elif vote.answer == LATER and total.answer == YES:
+                total = vote
+        return total
+
+    def _send(self, what: Mapping[str, Any]) -> int:
+        index = self._sent
+        self._sent += 1
+        self._store.set(f"say/{index}", what)
+        return index
+
+    def _delete_old_keys(self) -> None:
+        """Delete what everyone has heard, or a long training would fill the store."""
+        first, end = self._deleted, self._deleted + _DELETE_BATCH
+        if self._sent < end + _DELETE_BATCH or self._sent % 16:
+            return
+        if self._store.increment(f"heard/{end}", 0) == len(self._other_ranks):
+            self._deleted = end
+            for index in range(first, end):
+                self._store.delete(f"say/{index}")
+            self._store.delete(f"heard/{end}")
+            for index in [index for index in self._vote_indexes if index < end]:
+                self._vote_indexes.remove(index)
+                self._store.delete(f"outcome/{index}")
+                for rank in self._other_ranks:
+                    self._store.delete(f"vote/{index}/{rank}")
+
+
+class Follower:
+    """Another rank's side. ``next_step`` is the step at whose end the next talk begins; ``syncs_evaluations``
+    says that there is one at each evaluation too. First of all comes ``handshake``.
+
+    Raises:
+        PeersError: there is no store.
+    """
+
+    def __init__(self, identity: Identity, step: int) -> None:
+        self._store = JobStore(_prefix(identity))
+        self._rank = identity.rank_info.rank
+        self.is_ready = self.syncs_evaluations = False
+        self.next_step = step + 1
+        self._received = 0
+        self._has_requested = False
+
+    def handshake(self) -> None:
+        """Answer the roll, at the end of the first step.
+
+        Raises:
+            PeersError: some rank takes no part; rank 0 knows it too.
+        """
+        self._store.set(f"here/{self._rank}", True)
+        self._store.wait("verdict", _HANDSHAKE_RESULT_SECONDS)
+        why = f"rank {self._rank} heard nothing from rank 0 in time"
+        result = self._store.set_default("verdict", {"why": why})
+        _raise_reason(result["why"])
+        self.syncs_evaluations = bool(result["meets"])
+        self.is_ready = True
+
+    def request(self, command: Command) -> None:
+        """Have rank 0 put this to the vote; the first of what other ranks ask counts.
+
+        Raises:
+            PeersError: it cannot be told.
+        """
+        self._has_requested = True
+        self._store.set_default("ask", command.data())
+
+    def receive(self, on_poll: Callable[[], object]) -> LeaderMessage:
+        """Rank 0's next word; ``on_poll`` is called now and then until it comes.
+
+        Raises:
+            PeersError: there will be none.
+        """
+        index = self._received
+        said = self._wait_for(f"say/{index}", on_poll, _SHUTDOWN_SECONDS)
+        self._received += 1
+        if self._received % _DELETE_BATCH == 0:
+            self._store.increment(f"heard/{self._received}", 1)
+        if "off" in said:
+            raise ConsensusError(said["off"])
+        if "do" in said:
+            return LeaderMessage(Command.from_data(said["do"]))
+        self.next_step = said["next"]
+        return LeaderMessage(None, said["next"], said["paused"])
+
+    def vote(self, vote: Vote, on_poll: Callable[[], object]) -> bool:
+        """Vote on the command just heard; whether everyone applies it now.
+
+        Raises:
+            PeersError: nobody applies it.
+        """
+        index = self._received - 1
+        name = f"outcome/{index}"
+        with self._store.timeout(
+            PEER_TIMEOUT_SECONDS
+        ):  # the others may count on this rank from here on
+            try:
+                self._store.set(f"vote/{index}/{self._rank}", vote)
+                outcome = self._wait_for(name, on_poll, _VOTE_SECONDS + _KEEPALIVE_SECONDS)
+            except BaseException as error:
+                # Nobody is to apply it without this rank, unless everybody does already.
+                why = f"rank {self._rank} takes no part any more: {one_line(error)}"
+                outcome = self._store.set_default(name, why)
+                if outcome is not True or is_script_error(error):
+                    raise
+        _raise_reason(outcome)
+        return bool(outcome)
+
+    def leave(self, why: str) -> None:
+        """Take part no more. Raises nothing."""
+        self._store.set_nowait(f"gone/{self._rank}", f"rank {self._rank}: {why}")
+        self._store.close()
+
+    def _wait_for(self, name: str, on_poll: Callable[[], object], shutdown_timeout: float) -> Any:
+        """The value of a key that rank 0 sets. ``shutdown_timeout`` is how many seconds it may be silent once
+        this rank is to end."""
+        since, keepalive = time.monotonic(), None
+        while (value := self._store.wait(name, _POLL_SECONDS, on_poll)) is None:
+            before, keepalive = keepalive, self._store.find("still")
+            if keepalive != before:
+                since = time.monotonic()
+            timeout = shutdown_timeout if self._has_requested else PEER_TIMEOUT_SECONDS
+            if time.monotonic() - since > timeout:
+                raise ConsensusError(f"rank 0 said nothing for {timeout:g} s")
+        return value
+
+
+def abandon_control(identity: Identity, error: Exception) -> None:
+    """Rank 0 has failed with this and will not lead: the others are not to wait for it."""
+    if identity.rank_info.rank == 0 and identity.rank_info.world_size > 1:
+        with contextlib.suppress(ConsensusError):  # without a store nobody waits
+            store = JobStore(_prefix(identity))
+            store.set_nowait("verdict", {"why": f"rank 0 has none ({one_line(error)})"})
+            store.close()
+
+
+def _prefix(identity: Identity) -> str:
+    return f"lineside/control/{identity.attempt}"
+
+
+def _raise_reason(why: object) -> None:
+    """Raise what is a reason."""
+    if isinstance(why, str) and why:
+        raise ConsensusError(why)
+
+
+def _rank_names(ranks: list[int]) -> str:
+    named = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    return f"rank {named}" if len(ranks) == 1 else f"ranks {named}"

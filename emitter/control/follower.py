@@ -1,0 +1,154 @@
+"""What a rank other than 0 does about commands: as rank 0 says, at the step it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.commands import Command
+from lineside.emitter.control.consensus import LATER, NO, YES, Follower, Vote
+from lineside.emitter.control.trainer_actions import (
+    Action,
+    HookContext,
+    Postponed,
+    Refused,
+    TrainerActions,
+)
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.spool.status_page import PAUSED
+from lineside.emitter.training.console import print_once
+from lineside.emitter.training.job_store import ConsensusError
+from lineside.emitter.training.metadata import one_line
+from lineside.emitter.training.publisher import Publisher
+
+
+class FollowerExecutor:
+    """Takes part in the talks of one attempt; has ``LeaderExecutor``'s calls. For the training thread.
+
+    What it applies it tells in its own rank's stream.
+    """
+
+    def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
+        self._publisher = publisher
+        self._actions = TrainerActions(control, is_single_process=False)
+        self._own_commands: list[Command] = []
+        self._on_refused: Callable[[], object] | None = None
+        self._first_step = step + 1
+        self._consensus: Follower | None = None
+        try:
+            self._consensus = Follower(publisher.identity, step)
+        except ConsensusError as error:
+            self._disable_control(error)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._actions.is_paused
+
+    @property
+    def syncs_evaluations(self) -> bool:
+        """Whether rank 0 waits at evaluations for the stopper's word on them."""
+        return self._consensus is not None and self._consensus.syncs_evaluations
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``apply_commands`` is to be called at the end of ``step``."""
+        consensus = self._consensus
+        return consensus is not None and (step >= consensus.next_step or self._actions.is_paused)
+
+    def apply_commands(self, context: HookContext) -> None:
+        """Apply at ``step_end`` what the ranks agree on."""
+        self._actions.forget_expected()
+        try:
+            if self._consensus is not None and not self._consensus.is_ready:
+                self._consensus.handshake()
+        except ConsensusError as error:
+            self._disable_control(error)
+        self._run_round(context)
+
+    def wait_while_paused(self, context: HookContext) -> None:
+        """Stay in this hook as long as rank 0 does."""
+        if not self._actions.should_wait_at(context.hook):
+            return
+        try:
+            with self._publisher.in_phase(PAUSED):
+                self._run_round(context)
+        except BaseException:
+            self._actions.end_pause()
+            raise
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether commands are applied at all."""
+        return self._consensus is not None
+
+    def request(self, command: Command, on_refused: Callable[[], object]) -> None:
+        """Have rank 0 put a command of this process's own to the vote; ``on_refused`` is called if
+        the ranks cannot agree any more before it is applied. A signal handler may call it."""
+        self._own_commands.append(command)
+        self._on_refused = on_refused
+
+    def before_evaluation(self) -> None:
+        """Rank 0 publishes the evaluation."""
+
+    def sync_evaluation(self, context: HookContext) -> None:
+        """Wait at an evaluation as rank 0 does, and do what it says."""
+        if context.state.global_step >= self._first_step:
+            self._run_round(context)
+
+    def close(self) -> None:
+        """Take part no more."""
+        self._disconnect("training has ended there")
+
+    def _run_round(self, context: HookContext) -> None:
+        if self._consensus is None or not self._publisher.is_open:
+            return
+        try:
+            self._on_poll()
+            while True:
+                message = self._consensus.receive(self._on_poll)
+                if message.command is None:
+                    self._actions.is_paused = message.is_paused
+                    return
+                self._vote_and_apply(self._consensus, message.command, context)
+        except ConsensusError as error:
+            self._disable_control(error)
+
+    def _vote_and_apply(self, consensus: Follower, command: Command, context: HookContext) -> None:
+        action: Action | None = None
+        try:
+            action = self._actions.prepare(command, context)
+            vote = Vote(YES)
+        except Postponed:
+            vote = Vote(LATER)
+        except Refused as refused:
+            vote = Vote(NO, str(refused))
+        except Exception as error:
+            if is_script_error(error):
+                raise
+            vote = Vote(NO, f"it failed: {one_line(error)}")
+        if consensus.vote(vote, self._on_poll) and action is not None:
+            data = {"id": command.id, "op": command.op, **action()}
+            if command.op == "stop":
+                self._on_refused = None
+            state = context.state
+            self._publisher.emit(
+                commands.APPLIED, state.global_step, state.epoch, 0, data, monotonic_ns()
+            )
+
+    def _on_poll(self) -> None:
+        if self._own_commands and self._consensus is not None:
+            self._consensus.request(self._own_commands.pop())
+        self._publisher.maintain_if_due()
+
+    def _disconnect(self, why: str) -> None:
+        consensus, self._consensus = self._consensus, None
+        self._actions.end_pause()
+        if consensus is not None:
+            consensus.leave(why)
+
+    def _disable_control(self, error: ConsensusError) -> None:
+        self._disconnect(str(error))
+        print_once(f"commands are off on rank {self._publisher.identity.rank_info.rank}: {error}")
+        if self._on_refused is not None:
+            self._on_refused()

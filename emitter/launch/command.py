@@ -1,0 +1,157 @@
+"""``lineside run -- CMD``: runs a command with the callback in its Trainers, and outlives it.
+
+The callback comes in through ``inject/sitecustomize.py``, which Python imports at its start unless
+it was told not to with ``-S``, ``-E`` or ``-I``; nothing can be done for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lineside.bus.errors import UsageError
+from lineside.bus.settings import Settings
+from lineside.emitter.launch import exit_event, oom_kills, orphans
+from lineside.emitter.launch.exit_event import CommandExit
+from lineside.emitter.spool.shipper_process import INJECT_FOLDER
+from lineside.emitter.training import launch_registry
+from lineside.emitter.training.console import print_once
+from lineside.emitter.training.shutdown import Unconfirmed
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what shells end with
+_FORWARDED = {
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+_WAITED = _FORWARDED | {signal.SIGCHLD}
+
+
+def launch(argv: Sequence[str], settings: Settings) -> int:
+    """Run ``argv`` to its end; its exit code, or 128 + n if signal n ended it.
+
+    The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
+    terminal, once; a signal sent to this process alone is passed on, and the command waited for.
+    Trainings that outlive a command which got a SIGTERM get one too, and are waited for; others are
+    for ten seconds.
+    How it ended is published for the last run that it opened, and for those before that have not
+    ended since.
+
+    Raises:
+        UsageError: ``argv`` is empty.
+    """
+    if not argv:
+        raise UsageError("nothing to run: expected a command after `lineside run --`")
+    unconfirmed: list[Unconfirmed] = []
+    with _signals_blocked() as restore_signals, _launch_folder() as folder:
+        env = _environment(settings, folder)
+        began, kill_count = time.monotonic(), oom_kills.kill_count()
+        try:
+            child = subprocess.Popen(argv, env=env, preexec_fn=restore_signals)
+        except OSError as error:
+            return _start_failure(argv[0], error)
+        got_sigterm = _wait(child)
+        command_exit = CommandExit(
+            argv=argv,
+            status=child.returncode,
+            began=began,
+            monotonic=time.monotonic(),
+            wall=time.time(),
+            kill_count=None if kill_count is None else (oom_kills.kill_count() or 0) - kill_count,
+            pages=orphans.pages(folder, settings.spool) if folder else {},
+        )
+        if folder is not None:
+            orphans.wait_for_orphans(folder, settings.spool, _WAITED, got_sigterm=got_sigterm)
+        if not settings.disabled:
+            alive = set(orphans.live_processes(folder, settings.spool)) if folder else set()
+            unconfirmed = exit_event.record(command_exit, alive, settings)
+    if unconfirmed:
+        with contextlib.suppress(KeyboardInterrupt):
+            exit_event.wait_confirmed(unconfirmed, command_exit)
+    return command_exit.status if command_exit.status >= 0 else 128 - command_exit.status
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[Callable[[], None]]:
+    """Keep signals until they are waited for; what is yielded makes a child hear them again.
+
+    What comes too late to be waited for is not meant for what follows.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
+    # Where it is ignored, the kernel keeps no word of how a child ended.
+    on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def restore_signals() -> None:
+        signal.signal(signal.SIGCHLD, on_child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield restore_signals
+    finally:
+        while signal.sigtimedwait(_WAITED, 0) is not None:
+            pass
+        restore_signals()
+
+
+def _wait(child: subprocess.Popen[bytes]) -> bool:
+    """Wait until ``child`` has ended; whether a SIGTERM came meanwhile."""
+    got_sigterm = False
+    while child.poll() is None:
+        received = orphans.wait_for_signal(_WAITED, 1.0)
+        if received is not None:
+            orphans.forward_signal(received, [child.pid])
+            got_sigterm = got_sigterm or received.si_signo == signal.SIGTERM
+    return got_sigterm
+
+
+@contextlib.contextmanager
+def _launch_folder() -> Iterator[Path | None]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="lineside-run-"))
+    except OSError as error:
+        print_once(f"how the command ends will not be recorded: {error}")
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
+    env = dict(os.environ)
+    if settings.disabled:
+        return env
+    given = {
+        "LINESIDE_HOME": str(settings.home),
+        "LINESIDE_BROKER": settings.broker,
+        "LINESIDE_SPOOL": str(settings.spool),
+        "LINESIDE_RUN_NAME": settings.run_name,
+        "LINESIDE_PROJECT": settings.project,
+        launch_registry.FOLDER_VARIABLE: str(folder) if folder else None,
+    }
+    env.update({name: value for name, value in given.items() if value is not None})
+    if settings.stop_on_sigterm is None:
+        env["LINESIDE_STOP_ON_SIGTERM"] = "1"
+    # An empty entry would mean the working directory.
+    entries = [str(INJECT_FOLDER), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
+    return env
+
+
+def _start_failure(command: str, error: OSError) -> int:
+    if isinstance(error, FileNotFoundError) and shutil.which(command) is None:
+        print_once(f"{command}: command not found")
+        return NOT_FOUND
+    print_once(f"{command} cannot be run: {error.strerror}")
+    return NOT_EXECUTABLE

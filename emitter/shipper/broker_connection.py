@@ -1,0 +1,177 @@
+"""The connection to the broker, seen from a producer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TypeAlias
+
+import zmq
+
+from lineside.bus import sockets
+from lineside.bus.errors import BadMessage, LinesideError
+from lineside.bus.protocol import addresses
+from lineside.bus.protocol.messages import Ack, Cur, Evt, GapMessage, Sub, Who, decode
+from lineside.emitter.shipper.stream_sender import Outgoing
+
+Incoming: TypeAlias = "Ack | Who | Evt | GapMessage"
+
+log = logging.getLogger("lineside")
+
+_KEY_CHECK_SECONDS = 5.0
+"""How often it is looked whether a key that was refused, or replaced, is worth a connection."""
+
+
+class BrokerConnection:
+    """A DEALER to the broker at ``address`` that notices when what it sent may be lost.
+
+    ``disconnects`` grows by one each time; ``last_received`` is when the broker last said something (monotonic
+    seconds; at first when the link was made) and ``has_answered`` whether it ever did; ``fd_ready`` is set
+    when a watched descriptor became readable, which is then watched no more. ``refusal`` says why
+    a broker there does not take our key, empty if it does or none is there. A key that takes the
+    place of ours in its file is used within seconds.
+
+    Raises:
+        AddressError: ``address`` cannot be used.
+        SettingsError: the key that it names cannot.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.disconnects = 0
+        self.last_received = time.monotonic()
+        self.has_answered = False
+        self.fd_ready = False
+        self.refusal = ""
+        self._address = address
+        self._key = addresses.parse(address).key
+        self._key_version: tuple[int, int] | None = None
+        self._check_key_at = math.inf
+        self._watched_fds: set[int] = set()
+        self._context: sockets.Context = zmq.Context()
+        try:
+            self._open(sockets.dealer(self._context, address))
+        except BaseException:
+            self._context.term()
+            raise
+
+    def send(self, message: Outgoing | Sub | Cur) -> bool:
+        """Hand ``message`` to the connection; False if there is none, or none with room, now."""
+        try:
+            self._socket.send_multipart(message.encode(), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, seconds: float) -> list[Incoming]:
+        """What the broker said. Waits up to ``seconds`` for the first of it, or for a watched
+        descriptor."""
+        if time.monotonic() >= self._check_key_at:
+            self._check_key()
+        ready = dict(self._poller.poll(math.ceil(max(seconds, 0) * 1000)))
+        received = self._drain() if self._socket in ready else []
+        if self._monitor in ready:
+            self._read_monitor()
+        for fd in self._watched_fds & ready.keys():
+            self.unwatch(fd)
+            self.fd_ready = True
+        return received
+
+    def watch(self, fd: int) -> None:
+        """Return from ``receive`` as soon as ``fd`` is readable."""
+        self._watched_fds.add(fd)
+        self._poller.register(fd, zmq.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Take no more notice of ``fd``."""
+        if fd in self._watched_fds:
+            self._watched_fds.discard(fd)
+            self._poller.unregister(fd)
+
+    def reconnect(self) -> None:
+        """Begin with a new connection: the old one does not answer."""
+        try:
+            socket = sockets.dealer(self._context, self._address)
+        except LinesideError as error:  # somebody took the key away
+            self._on_refusal(str(error))
+            return
+        self._close_socket()
+        self.disconnects += 1
+        self._open(socket)
+
+    def close(self) -> None:
+        """Close everything; what is not confirmed is not waited for."""
+        self._close_socket()
+        self._context.destroy(linger=0)
+
+    def _open(self, socket: sockets.Socket) -> None:
+        self._socket = socket
+        wanted = int(zmq.EVENT_DISCONNECTED)
+        if self._key is not None:
+            wanted |= sockets.HANDSHAKE_EVENTS
+            self._key_version = _file_version(self._key)
+            self._check_key_at = time.monotonic() + _KEY_CHECK_SECONDS
+        self._monitor = socket.get_monitor_socket(wanted)
+        self._poller = zmq.Poller()
+        for item in (self._socket, self._monitor, *self._watched_fds):
+            self._poller.register(item, zmq.POLLIN)
+
+    def _close_socket(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+
+    def _drain(self) -> list[Incoming]:
+        received: list[Incoming] = []
+        while True:
+            try:
+                message = decode(self._socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+            except BadMessage as error:
+                log.warning("shipper: the broker sent what is no message: %s", error)
+                continue
+            if isinstance(message, (Ack, Who, Evt, GapMessage)):
+                received.append(message)
+        self.last_received = time.monotonic()
+        self.has_answered = True
+        return received
+
+    def _read_monitor(self) -> None:
+        # libzmq has thrown away what it still held for this connection, and makes another.
+        while self._monitor.poll(0):
+            received = self._monitor.recv_multipart()[0]
+            event, _ = sockets.MONITOR_EVENT.unpack(received)
+            if event == zmq.EVENT_DISCONNECTED:
+                self.disconnects += 1
+            elif why := sockets.handshake_error(received):
+                self._on_refusal(why)
+            elif self.refusal:
+                self.refusal = ""
+                log.info("shipper: %s takes the key now", self._address)
+
+    def _on_refusal(self, why: str) -> None:
+        if why != self.refusal:
+            self.refusal = why
+            log.error(
+                "shipper: %s does not let us in: %s; events stay in the spool, and go out once "
+                "LINESIDE_KEY names a file with a good key",
+                self._address,
+                why,
+            )
+
+    def _check_key(self) -> None:
+        """Connect anew with a key that took the place of ours, or that was refused: libzmq does not
+        try that again by itself."""
+        self._check_key_at = time.monotonic() + _KEY_CHECK_SECONDS
+        if self.refusal or (self._key and _file_version(self._key) != self._key_version):
+            self.reconnect()
+
+
+def _file_version(key: Path) -> tuple[int, int] | None:
+    try:
+        found = key.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

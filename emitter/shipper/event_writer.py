@@ -1,0 +1,76 @@
+"""The shipper's own events, which go through the spool like everybody else's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lineside.bus.errors import LinesideError
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import Stream, new_attempt
+from lineside.emitter.spool.writer import SpoolWriter
+
+log = logging.getLogger("lineside")
+
+PRODUCER = "shipper"
+
+
+class EventWriter:
+    """One stream ``run/shipper/<attempt>`` for each run that there is something to say of."""
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
+        self._writers: dict[str, SpoolWriter] = {}
+        self._warned: set[str] = set()
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs that have an open stream."""
+        return set(self._writers)
+
+    def write(self, run: str, kind: str, step: int, data: dict[str, Any]) -> bool:
+        """Publish an event of ``run``; False if the disk refused it."""
+        try:
+            writer = self._writers.get(run)
+            if writer is None:
+                stream = Stream(run, PRODUCER, new_attempt())
+                writer = SpoolWriter(self._spool, stream, role="shipper")
+                self._writers[run] = writer
+            writer.maintain()
+            return writer.write(kind, step, data=data)
+        except (OSError, LinesideError) as error:
+            if run not in self._warned:
+                self._warned.add(run)
+                log.warning("shipper: a %s of %s cannot be written: %s", kind, run, error)
+            return False
+
+    def reject(self, run: str, data: dict[str, Any]) -> None:
+        """Say in the run's control streams that a command was not applied."""
+        try:
+            stream = Stream(run, commands.CONTROL_PRODUCER, new_attempt())
+            writer = SpoolWriter(self._spool, stream, role="control")
+            writer.write(commands.REJECTED, data=data)
+            writer.close()
+        except (OSError, LinesideError) as error:
+            log.warning("shipper: an answer of %s cannot be written: %s", run, error)
+
+    def stream(self, run: str) -> Stream | None:
+        """The open stream for ``run``, if there is one."""
+        writer = self._writers.get(run)
+        return writer.stream if writer else None
+
+    def owns(self, stream: Stream) -> bool:
+        """Whether ``stream`` is one that is still written here."""
+        return self.stream(stream.run) == stream
+
+    def close(self, run: str) -> None:
+        """Nothing more is to be said of ``run``."""
+        writer = self._writers.pop(run, None)
+        if writer is not None:
+            writer.close()
+
+    def close_all(self) -> None:
+        """Nothing more is to be said."""
+        for run in list(self._writers):
+            self.close(run)

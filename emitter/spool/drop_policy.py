@@ -1,0 +1,59 @@
+"""Which events a full spool gives up first, and the account of those it gave up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lineside.bus.protocol.events import LIFECYCLE_KINDS, OWN_KINDS, STEP_KINDS
+
+DROP_FIRST, DROP_SECOND, DROP_LAST = 0, 1, 2
+"""Levels, the first to be given up first."""
+
+_LEVELS = {
+    **dict.fromkeys((*LIFECYCLE_KINDS, *OWN_KINDS), DROP_LAST),
+    **dict.fromkeys(STEP_KINDS, DROP_FIRST),
+    **dict.fromkeys(("log", "heartbeat"), DROP_SECOND),
+}
+
+
+def drop_level(kind: str) -> int:
+    """The level of ``kind``; kinds that are not Lineside's count as logs."""
+    level = _LEVELS.get(kind)
+    if level is None:
+        return DROP_LAST if kind.startswith("control_") else DROP_SECOND
+    return level
+
+
+class DroppedRange:
+    """What was given up for one reason, from the first one on until that ends.
+
+    ``why`` is ``cap`` (the spool is full), ``disk`` (a write failed) or ``removed`` (someone
+    deleted the spool before it was shipped; which kinds it held is then not known).
+    """
+
+    def __init__(self, why: str, first: int) -> None:
+        self.why = why
+        self.first = first
+        self.end = first
+        self.level = DROP_LAST
+        self._kinds: Counter[str] = Counter()
+
+    def add(self, seq: int, kind: str, level: int) -> None:
+        """One event that was given up."""
+        self.end = seq + 1
+        self.level = min(self.level, level)
+        self._kinds[kind] += 1
+
+    def add_range(self, end: int) -> None:
+        """All up to ``end``, of unknown kinds; that is over as soon as it is noticed."""
+        self.end = end
+
+    def data(self) -> dict[str, Any]:
+        """What the ``gap`` record says: seqs ``first`` to ``end`` (excluded), counts by kind."""
+        return {
+            "first": self.first,
+            "end": self.end,
+            "kinds": dict(self._kinds),
+            "why": self.why,
+        }

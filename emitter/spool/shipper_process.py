@@ -1,0 +1,131 @@
+"""Starts the shipper beside a training process, and starts it again when it has gone."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside.bus.settings import make_private_folder
+from lineside.emitter.spool import liveness_lock
+from lineside.emitter.spool.script_errors import is_script_error
+
+LOCK_NAME = "shipper.lock"
+LOG_NAME = "shipper.log"
+DETACH = "--detach"
+INJECT_FOLDER = Path(__file__).parents[1] / "launch" / "inject"
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
+_START_TIMEOUT = 30.0  # seconds a starting shipper may need until it holds the lock
+
+
+class ShipperStarter:
+    """Sees to it that the spool root ``spool`` has a shipper that sends to ``broker``.
+
+    ``ensure`` is meant for a training hook about once a second: it never raises, costs some
+    microseconds while a shipper holds the lock, and after a start that did not help waits 1 s,
+    then twice as long each time up to 60 s. ``failure`` says why the last start failed, or None.
+    """
+
+    def __init__(
+        self, spool: Path, broker: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.failure: str | None = None
+        self._spool = spool
+        self._broker = broker
+        self._clock = clock
+        self._pid: int | None = None
+        self._started = -math.inf
+        self._backoff = 0.0
+
+    def ensure(self) -> None:
+        """Start a shipper if none holds the spool's lock."""
+        try:
+            self._reap()
+            if shipper_pid(self._spool) is not None:
+                self._backoff = 0.0
+                return
+            now = self._clock()
+            wait = self._backoff if self._pid is None else max(self._backoff, _START_TIMEOUT)
+            if now < self._started + wait:
+                return
+            self._started = now
+            self._backoff = (
+                min(self._backoff * 2, _LONGEST_BACKOFF) if self._backoff else _FIRST_BACKOFF
+            )
+            self._start()
+            self.failure = None
+        except Exception as error:
+            if is_script_error(error):
+                raise
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def _start(self) -> None:
+        make_private_folder(self._spool)
+        log = os.open(
+            self._spool / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "lineside.emitter.shipper", DETACH],
+                # Nothing of the trainer's is held open: whoever waits for the end of its output
+                # must not wait for ours, and a busy working directory cannot be unmounted.
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd="/",
+                env=shipper_environment(self._spool, self._broker),
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        # It forks and ends once the shipper has the lock: a script that waits for all its children
+        # must not wait for the shipper, which waits for the script. It is reaped by its id, and
+        # Popen would warn that it still runs.
+        self._pid = child.pid
+        child.returncode = 0
+
+    def _reap(self) -> None:
+        if self._pid is None:
+            return
+        try:
+            ended, _ = os.waitpid(self._pid, os.WNOHANG)
+        except ChildProcessError:  # somebody in the training script waits for every child
+            ended = self._pid
+        if ended:
+            self._pid = None
+
+
+def shipper_pid(spool: Path) -> int | None:
+    """The process id of the shipper that looks after ``spool``; None if there is none.
+
+    Raises:
+        OSError: the spool cannot be read.
+    """
+    try:
+        return liveness_lock.holder_pid(spool / LOCK_NAME)
+    except FileNotFoundError:
+        return None
+
+
+def shipper_environment(spool: Path, broker: str) -> dict[str, str]:
+    """This process's environment as a shipper needs it: told where, and without the injection."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LINESIDE_") or name == "LINESIDE_HOME"
+    }
+    env["LINESIDE_SPOOL"] = str(spool)
+    env["LINESIDE_BROKER"] = broker
+    # Entries are made absolute, because the shipper works in another folder.
+    kept = [
+        str(Path(entry).absolute())
+        for entry in env.pop("PYTHONPATH", "").split(os.pathsep)
+        if entry and Path(entry).absolute() != INJECT_FOLDER
+    ]
+    if kept:
+        env["PYTHONPATH"] = os.pathsep.join(kept)
+    return env

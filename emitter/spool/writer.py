@@ -1,0 +1,358 @@
+"""Appends one stream's events to its spool folder: one ``os.write`` each, nothing to wait for.
+
+A full spool or disk never stops the caller. Events are given up by priority, numbered all the
+same, and a ``gap`` record tells afterwards which they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any, TypeAlias
+from zlib import crc32
+
+import msgpack
+
+from lineside.bus.errors import LinesideError
+from lineside.bus.protocol.events import VERSION, Stream
+from lineside.bus.protocol.wire import HEADER, MAX_RECORD, Encoder
+from lineside.emitter.spool.drop_policy import DROP_FIRST, DROP_LAST, DroppedRange, drop_level
+from lineside.emitter.spool.protected_file import ProtectedFile
+from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Sanitizer
+from lineside.emitter.spool.script_errors import is_script_error, suppress_own_errors
+from lineside.emitter.spool.status_page import ACKED_SEQ, DROPPED, NEXT_SEQ
+from lineside.emitter.spool.stream_folder import StreamFolder
+
+SEGMENT_BYTES = 8 << 20
+CAP_BYTES = 1 << 30
+
+# A longer record takes the careful path, which looks at the true limit.
+_LARGE = 64 << 10
+_GAP_BYTES = 1 << 10  # more than a gap record takes
+_MEASURE_EVERY_NS = 1_000_000_000  # of a full spool
+# Between tries of a failing disk. Some file systems work for milliseconds before they say no.
+_FIRST_BACKOFF_NS, _LAST_BACKOFF_NS = 100_000_000, 1_000_000_000
+# The descriptor was closed under us or leads nowhere any more: a new one may do.
+_LOST_DESCRIPTOR = frozenset({errno.EBADF, errno.ESTALE})
+
+_header = HEADER.pack
+
+_EventTuple: TypeAlias = "tuple[float, int, str, int, float | None, int, Any]"
+
+
+class SpoolWriter:
+    """The one writer of ``stream``'s spool folder under ``root``. For one thread at a time.
+
+    ``cap`` bounds the bytes of this producer's segments, older attempts of the run included. Step
+    events are given up at 15/16 of it, logs at 63/64 (16 MiB of 1 GiB remain in reserve), all
+    others at ``cap`` itself. ``next_seq`` is the number of the next event, ``dropped`` how many
+    were given up, ``encode_failures`` how many lost part of their data because it could not be
+    encoded.
+
+    Raises (only while being made):
+        SettingsError, OSError: the folder cannot be made, see ``StreamFolder``.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        stream: Stream,
+        *,
+        role: str = "rank",
+        rank: int = 0,
+        cap: int = CAP_BYTES,
+        segment: int = SEGMENT_BYTES,
+    ) -> None:
+        self.stream = stream
+        self.folder = StreamFolder(root, stream, role=role, rank=rank)
+        self.fields = self.folder.page.fields
+        self.next_seq = 0
+        self.dropped = 0
+        self.encode_failures = 0
+        self._pack = msgpack.Packer().pack
+        self._encode = Encoder().encode
+        self._segment = segment
+        self._limits = (cap - cap // 16, cap - cap // 64, cap)
+        self._file: ProtectedFile | None = None
+        self._fd = -1  # of that file
+        self._position = 0  # bytes in the open segment; exact on the careful path only
+        self._other_bytes = self.folder.usage()  # bytes in this producer's other segments
+        self._free_bytes = 0  # bytes that may be written before anything has to be looked at
+        self._measured_ns = 0
+        self._retry_ns = 0
+        self._backoff_ns = _FIRST_BACKOFF_NS
+        self._dropped_ranges: dict[str, DroppedRange] = {}
+
+    @property
+    def accounted_seq(self) -> int:
+        """Every event before this number is on disk, or told of by a gap that is."""
+        return min((drops.first for drops in self._dropped_ranges.values()), default=self.next_seq)
+
+    def write(
+        self,
+        kind: str,
+        step: int = 0,
+        epoch: float | None = None,
+        control: int = 0,
+        data: Any = None,
+        now_ns: int = 0,
+        wall: float = 0.0,
+    ) -> bool:
+        """Append one event; False if it was given up. No error of the disk or of ``data`` passes.
+
+        ``now_ns`` (monotonic) and ``wall`` (seconds since the epoch) default to now. ``data`` is
+        None or a dict; what cannot be encoded in it is described instead.
+        """
+        now_ns = now_ns or time.monotonic_ns()
+        wall = wall or time.time()
+        seq = self.next_seq
+        try:
+            # As Encoder.encode, written out: one function less on the way of each event.
+            body = self._pack((VERSION, seq, wall, now_ns, kind, step, epoch, control, data))
+            record = _header(len(body), crc32(body)) + body
+        except Exception as error:  # msgpack raises a dozen types; the careful path sorts it
+            if is_script_error(error):
+                raise
+            return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
+        size = len(record)
+        if size > self._free_bytes or size > _LARGE:
+            return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
+        # Counted first: an interrupt in between leaves a hole, never two events of one number.
+        self.next_seq = seq + 1
+        self._free_bytes -= size
+        try:
+            written = os.write(self._fd, record)
+        except OSError as error:
+            if is_script_error(error):
+                raise
+            return self._recover_write(error.errno, record, seq, kind, now_ns)
+        if written != size:
+            self._truncate_partial(written)
+            return self._recover_write(errno.ENOSPC, record, seq, kind, now_ns)
+        self.fields[NEXT_SEQ] = seq + 1
+        return True
+
+    def flush_gaps(self, step: int = 0, epoch: float | None = None) -> None:
+        """Write the gap records that are due, although what they tell of may not have ended."""
+        now_ns = time.monotonic_ns()
+        if self._dropped_ranges and self._refusal(_GAP_BYTES, DROP_LAST, now_ns) is None:
+            self._write_gaps(DROP_FIRST, (time.time(), now_ns, "gap", step, epoch, 0, None))
+
+    def maintain(self) -> None:
+        """Notice that files were removed, or closed under us, and make them again.
+
+        Costs a few microseconds; for about once a second.
+        """
+        self.folder.page.sync()
+        with contextlib.suppress(LinesideError), suppress_own_errors(OSError):
+            is_gone = not (self._file.path if self._file else self.folder.path).exists()
+            if not self.folder.is_intact():
+                self._close_segment()
+                self.folder.rebuild()
+                self.fields = self.folder.page.fields
+            elif is_gone or (self._file is not None and not self._file.owns_descriptor):
+                self._close_segment()
+            if is_gone:
+                self._count_removed()
+
+    def close(self) -> None:
+        """Close the files and let go of the lock. ``fields`` stay readable."""
+        self._close_segment()
+        self.folder.close()
+
+    # The careful path: a new segment, a large record, odd data, a limit reached, a disk failing.
+
+    def _write_carefully(self, event: _EventTuple) -> bool:
+        event = self._encodable(event)
+        now_ns, kind = event[1], event[2]
+        level = drop_level(kind)
+        size = len(self._encode(self.next_seq, *event))
+        why = self._refusal(size, level, now_ns)
+        if why is None and not self._write_gaps(level, event):
+            why = "disk"
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        if why is None and not self._append(self._encode(seq, *event), now_ns):
+            why = "disk"
+        if why is not None:
+            return self._drop(seq, kind, why)
+        self.fields[NEXT_SEQ] = seq + 1
+        self._free_bytes = self._count_free_bytes()
+        return True
+
+    def _encodable(self, event: _EventTuple) -> _EventTuple:
+        """``event``, or as much of them as one record takes."""
+        if self._fits(event):
+            return event
+        wall, now_ns, kind, step, epoch, control, data = event
+        sanitizer = Sanitizer()
+        for limits in LIMITS_BY_SIZE:
+            sanitizer = Sanitizer(limits)
+            event = (
+                wall,
+                now_ns,
+                str(kind),
+                _number(step, int, 0),
+                _number(epoch, float, None),
+                _number(control, int, 0),
+                sanitizer.sanitize(data),
+            )
+            if self._fits(event):
+                break
+        self.encode_failures += sanitizer.lossy
+        return event
+
+    def _fits(self, event: _EventTuple) -> bool:
+        try:
+            return len(self._encode(self.next_seq, *event)) <= HEADER.size + MAX_RECORD
+        except Exception as error:  # msgpack raises a dozen types
+            if is_script_error(error):
+                raise
+            return False
+
+    def _refusal(self, size: int, level: int, now_ns: int) -> str | None:
+        """Why ``size`` bytes of this level cannot be written now; None if they can."""
+        if level < DROP_LAST and now_ns < self._retry_ns:
+            return "disk"
+        self._find_position()
+        limit = self._limits[level] - size
+        over = self._other_bytes + self._position > limit
+        if over and now_ns - self._measured_ns >= _MEASURE_EVERY_NS:
+            self._measured_ns = now_ns
+            self._other_bytes = self.folder.usage() - self._position
+            over = self._other_bytes + self._position > limit
+        if over:
+            return "cap"
+        is_full = self._position > 0 and self._position + size > self._segment
+        if (self._fd < 0 or is_full) and not self._open_segment(self.next_seq) and self._fd < 0:
+            self._back_off(now_ns)
+            return "disk"
+        return None
+
+    def _write_gaps(self, level: int, event: _EventTuple) -> bool:
+        """Write the gap records of what ended, now that an event of ``level`` is let in again."""
+        wall, now_ns, _, step, epoch, _, _ = event
+        for why, drops in list(self._dropped_ranges.items()):
+            if level > drops.level:
+                continue
+            seq = self.next_seq
+            record = self._encode(seq, wall, now_ns, "gap", step, epoch, 0, drops.data())
+            self.next_seq = seq + 1
+            if not self._append(record, now_ns):
+                self.next_seq = seq
+                return False
+            self.fields[NEXT_SEQ] = seq + 1
+            del self._dropped_ranges[why]
+        return True
+
+    def _append(self, record: bytes, now_ns: int) -> bool:
+        try:
+            written = os.write(self._fd, record)
+        except OSError as error:
+            if is_script_error(error):
+                raise
+            if error.errno in _LOST_DESCRIPTOR:
+                self._close_segment()
+            self._back_off(now_ns)
+            return False
+        if written != len(record):
+            self._truncate_partial(written)
+            self._back_off(now_ns)
+            return False
+        self._position += written
+        self._retry_ns, self._backoff_ns = 0, _FIRST_BACKOFF_NS
+        return True
+
+    def _recover_write(
+        self, code: int | None, record: bytes, seq: int, kind: str, now_ns: int
+    ) -> bool:
+        """A write on the fast path failed: once more on a new descriptor if that can help."""
+        self._free_bytes = 0
+        if code in _LOST_DESCRIPTOR:
+            self._close_segment()
+            if self._open_segment(seq) and self._append(record, now_ns):
+                self.fields[NEXT_SEQ] = seq + 1
+                return True
+        self._back_off(now_ns)
+        return self._drop(seq, kind, "disk")
+
+    def _drop(self, seq: int, kind: str, why: str) -> bool:
+        self._dropped_ranges.setdefault(why, DroppedRange(why, seq)).add(
+            seq, kind, drop_level(kind)
+        )
+        self._free_bytes = 0
+        if self._position == 0:
+            self._discard_segment(seq)
+        self.dropped += 1
+        self.fields[DROPPED] = self.dropped
+        self.fields[NEXT_SEQ] = seq + 1
+        return False
+
+    def _back_off(self, now_ns: int) -> None:
+        """Let the disk be for a while; only vital events go on trying."""
+        self._free_bytes = 0
+        self._retry_ns = now_ns + self._backoff_ns
+        self._backoff_ns = min(2 * self._backoff_ns, _LAST_BACKOFF_NS)
+
+    def _truncate_partial(self, written: int) -> None:
+        """Cut off a record of which only ``written`` bytes found room; readers step over it too."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_END) - written)
+
+    def _count_free_bytes(self) -> int:
+        if self._dropped_ranges:
+            return 0
+        used = self._other_bytes + self._position
+        return min(self._segment - self._position, self._limits[DROP_FIRST] - used)
+
+    def _find_position(self) -> None:
+        try:
+            self._position = self._file.size if self._file is not None else 0
+        except OSError:
+            self._close_segment()
+
+    def _open_segment(self, first_seq: int) -> bool:
+        """Go on in a new segment; False, with the old one kept, if none can be made."""
+        try:
+            file = self.folder.open_segment(first_seq)
+        except OSError:
+            return False
+        self._close_segment()
+        self._file, self._fd = file, file.fd
+        return True
+
+    def _close_segment(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._other_bytes += self._position
+        self._file, self._fd = None, -1
+        self._position = self._free_bytes = 0
+
+    def _discard_segment(self, seq: int) -> None:
+        """An empty segment would bear the number of an event that is not in it."""
+        if self._file is not None:
+            self._close_segment()
+            with contextlib.suppress(OSError):
+                self.folder.segment_path(seq).unlink()
+
+    def _count_removed(self) -> None:
+        """Someone deleted segments: what the bus had not confirmed yet is lost."""
+        self._other_bytes = self.folder.usage()
+        self._retry_ns = 0
+        first, end = self.fields[ACKED_SEQ], self.accounted_seq
+        if first < end:
+            self._dropped_ranges.setdefault("removed", DroppedRange("removed", first)).add_range(
+                end
+            )
+            self.dropped += end - first
+            self.fields[DROPPED] = self.dropped
+
+
+def _number(value: Any, kind: type, default: Any) -> Any:
+    try:
+        return kind(value)
+    except Exception:  # noqa: BLE001 - a value's own code
+        return default

@@ -1,0 +1,258 @@
+"""What a run is made of, read once: process, versions, arguments, model, loaders, state.
+
+Everything is read defensively: what cannot be had is absent, data is never iterated, the
+environment is never sent, and what looks like a secret is redacted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lineside.emitter.spool.sanitize import Limits, Sanitizer, is_plain
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.training.identity import Identity, read_checkpoint_state
+from lineside.emitter.training.redaction import redact, redact_argv, redact_text
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "trl",
+    "datasets",
+    "tokenizers",
+    "deepspeed",
+    "numpy",
+)
+_STATE_SCALARS = (
+    "max_steps",
+    "num_train_epochs",
+    "total_flos",
+    "num_input_tokens_seen",
+    "best_metric",
+    "best_global_step",
+    "best_model_checkpoint",
+    "train_batch_size",
+    "logging_steps",
+    "eval_steps",
+    "save_steps",
+    "is_hyper_param_search",
+    "trial_name",
+    "trial_params",
+    "is_local_process_zero",
+    "is_world_process_zero",
+)
+_LIMITS = Limits(depth=10, items=4_000, text=8_192)
+_TRACEBACK_CHARACTERS = 8_192
+
+
+def collect(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """What each part answers, cleaned and redacted; a part that raises or knows nothing is absent.
+
+    Raises nothing but what comes from outside.
+    """
+    known: dict[str, Any] = {}
+    for name, read in parts.items():
+        try:
+            value = redact(Sanitizer(_LIMITS).sanitize(read()))
+        except BaseException as error:  # foreign code: Rust panics are no Exception
+            if is_script_error(error):
+                raise
+            continue
+        if value is not None:
+            known[name] = value
+    return known
+
+
+def identity_facts(identity: Identity) -> dict[str, Any]:
+    """Name, project and ranks as they stand in ``run_start``."""
+    rank_info = identity.rank_info
+    return {
+        "name": redact_text(identity.name),
+        "project": identity.project,
+        "producer": identity.stream.producer,
+        "rank": rank_info.rank,
+        "world_size": rank_info.world_size,
+        "local_rank": rank_info.local_rank,
+    }
+
+
+def process_facts() -> dict[str, Any]:
+    """This process: pid, host, command line (redacted), executable, folder, Python's version."""
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "argv": redact_argv(sys.argv),
+        "executable": sys.executable,
+        "cwd": str(Path.cwd()),
+        "python": platform.python_version(),
+    }
+
+
+def version_facts() -> dict[str, str]:
+    """Versions of Lineside and of the libraries this process has loaded."""
+    from importlib.metadata import version
+
+    found = {"lineside": version("lineside")}
+    for name in _LIBRARIES:
+        module = sys.modules.get(name)
+        if module is not None and hasattr(module, "__version__"):
+            found[name] = str(module.__version__)
+    return found
+
+
+def error_facts(error: BaseException | None) -> dict[str, str] | None:
+    """An exception as ``run_end`` tells it, with the last 8,192 characters of its traceback."""
+    if error is None:
+        return None
+    facts = {"type": type(error).__qualname__} | collect(
+        {"message": lambda: str(error), "traceback": lambda: _traceback(error)}
+    )
+    return {"message": "", "traceback": ""} | facts
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in at most 200 characters."""
+    facts = error_facts(error) or {}
+    return f"{facts['type']}: {facts['message']}"[:200]
+
+
+def state_facts(state: Any) -> dict[str, Any]:
+    """The scalars of a TrainerState; its log history goes out as it grows, not again."""
+    scalars = {name: getattr(state, name) for name in _STATE_SCALARS if hasattr(state, name)}
+    return scalars if is_plain(scalars) else dict(Sanitizer(_LIMITS).sanitize(scalars))
+
+
+def argument_facts(args: Any) -> dict[str, Any]:
+    """The fields of a TrainingArguments.
+
+    Not by its ``to_dict``: that changes nested dicts of the arguments in place (transformers 5.23).
+    """
+    if not dataclasses.is_dataclass(args):
+        return dict(vars(args))
+    return {
+        field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init
+    }
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    """Class, bases, configuration, parameter counts (no data is touched) and PEFT adapters."""
+    bases = [base.__name__ for base in type(model).__mro__ if base is not object]
+    parts: dict[str, Callable[[], Any]] = {
+        "class": lambda: type(model).__name__,
+        "mro": lambda: bases,
+        "config": lambda: _as_dict(model.config),
+        "peft": lambda: {name: _as_dict(c) for name, c in model.peft_config.items()},
+    }
+    # Of a sharded model a rank sees only its own part.
+    if "FullyShardedDataParallel" not in bases:
+        parts["parameters"] = lambda: sum(map(_parameter_count, model.parameters()))
+        parts["trainable_parameters"] = lambda: sum(
+            _parameter_count(parameter)
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        )
+    return collect(parts)
+
+
+def processing_facts(processing: Any) -> dict[str, Any]:
+    """Class and size of a tokenizer, image processor or the like."""
+    names = ("name_or_path", "vocab_size", "model_max_length", "padding_side", "is_fast")
+    return collect(
+        {
+            "class": lambda: type(processing).__name__,
+            **{name: lambda name=name: getattr(processing, name) for name in names},  # type: ignore[misc]
+        }
+    )
+
+
+def loader_facts(loader: Any) -> dict[str, Any]:
+    """Length, batch size, workers and dataset of a DataLoader, which is not iterated."""
+    return collect(
+        {
+            "class": lambda: type(loader).__name__,
+            "length": lambda: len(loader),
+            "batch_size": lambda: loader.batch_size,
+            "workers": lambda: loader.num_workers,
+            "dataset": lambda: type(loader.dataset).__name__,
+            "dataset_length": lambda: len(loader.dataset),
+        }
+    )
+
+
+def trainer_facts(
+    args: Any, state: Any, kwargs: Mapping[str, Any], *, is_rank_0: bool
+) -> dict[str, Any]:
+    """All of ``run_start`` that a Trainer knows; ranks that do not lead leave out what is equal."""
+    parts: dict[str, Callable[[], Any]] = {
+        "process": process_facts,
+        "versions": version_facts,
+        "state": lambda: state_facts(state),
+        "resumed_from": lambda: resumed_from(state),
+    }
+    if is_rank_0:
+        loaders = {name: kwargs.get(f"{name}_dataloader") for name in ("train", "eval")}
+        parts |= {
+            "args": lambda: argument_facts(args),
+            "model": lambda: model_facts(kwargs["model"]),
+            "processing": lambda: processing_facts(kwargs["processing_class"]),
+            "loaders": lambda: {
+                n: loader_facts(one) for n, one in loaders.items() if one is not None
+            },
+        }
+    return {"resumed_from": None} | collect(parts)
+
+
+def resumed_from(state: Any) -> dict[str, Any] | None:
+    """Which attempt (None if it was not Lineside's) and step a Trainer goes on from."""
+    if not state.global_step:
+        return None
+    checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
+    return {
+        "run": checkpoint_state.get("run_id"),
+        "attempt": checkpoint_state.get("attempt"),
+        "step": state.global_step,
+    }
+
+
+def checkpoint_path(args: Any, state: Any) -> str:
+    """Absolute path of the checkpoint that was just saved.
+
+    A hyperparameter trial saves below a folder of its own whose name no callback is told: the
+    newest one of that step is taken.
+    """
+    output = Path(args.output_dir).absolute()
+    name = f"checkpoint-{state.global_step}"
+    if getattr(state, "is_hyper_param_search", False):
+        saved = [path for path in output.glob(f"*/{name}") if path.is_dir()]
+        if saved:
+            return str(max(saved, key=lambda path: path.stat().st_mtime))
+    return str(output / name)
+
+
+def _traceback(error: BaseException) -> str:
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines)[-_TRACEBACK_CHARACTERS:]
+
+
+def _as_dict(config: Any) -> Any:
+    return config.to_dict() if hasattr(config, "to_dict") else config
+
+
+def _parameter_count(parameter: Any) -> int:
+    """Elements of a parameter: of all shards under DeepSpeed ZeRO-3, and unpacked if 4-bit."""
+    sharded = getattr(parameter, "ds_numel", None)
+    if sharded is not None:
+        return int(sharded)
+    count = int(parameter.numel())
+    return (
+        count * 2 * parameter.element_size() if type(parameter).__name__ == "Params4bit" else count
+    )

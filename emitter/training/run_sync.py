@@ -1,0 +1,64 @@
+"""How the ranks of one job come to the same run and attempt: rank 0 tells through its store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+
+from lineside.emitter.training.identity import Identity, RankInfo
+from lineside.emitter.training.job_store import ConsensusError, JobStore
+
+WAIT_FOR_RANK_0 = 5.0
+"""Seconds a rank waits at train begin for rank 0 to say which run this is."""
+_RETRY_SECONDS = 0.5  # that a step is held up by who asks again, while the store is ill
+_label_counts: Counter[str] = Counter()
+
+
+class RunSync:
+    """What rank 0 tells and the others hear of one run that is opened.
+
+    Every rank makes one each time it opens a run, and so they find each other: keys carry the
+    ``label`` (in the same words on every rank) and how often there was one, and torchrun's
+    restart count, because a restarted job finds the keys of its previous life. It is a key in the
+    job's own store and never a collective, which would hang if one rank did not take part.
+    """
+
+    def __init__(self, label: str) -> None:
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._prefix = f"lineside/{restart}/{label}"
+        self._name = str(_label_counts[label])
+        self._store: JobStore | None = None
+        _label_counts[label] += 1
+
+    def publish(self, identity: Identity) -> None:
+        """Rank 0: say which run this is, if there are others. Raises nothing of ours."""
+        if identity.rank_info.world_size == 1:
+            return
+        with contextlib.suppress(ConsensusError):
+            store = self._open_store()
+            with store.timeout(WAIT_FOR_RANK_0):
+                store.set(self._name, identity.checkpoint_state())
+
+    def receive(self, rank_info: RankInfo, wait: float) -> Identity | None:
+        """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
+        try:
+            store = self._open_store()
+            with store.timeout(max(wait, _RETRY_SECONDS)):
+                received = store.wait(self._name, wait)
+            if received is None:
+                return None
+            return Identity(
+                received["run_id"],
+                received["attempt"],
+                received["name"],
+                received["project"],
+                rank_info,
+            )
+        except (ConsensusError, KeyError, TypeError, ValueError):
+            return None
+
+    def _open_store(self) -> JobStore:
+        if self._store is None:
+            self._store = JobStore(self._prefix)
+        return self._store

@@ -1,0 +1,193 @@
+"""Opening a store, and its two kinds of transaction: one that writes, many that read."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, select, update
+from sqlalchemy import exc as sql
+
+from lineside.bus.errors import MissingExtra, SettingsError, StoreError, StoreUnavailable
+from lineside.store.database import migrate, sqlite
+from lineside.store.database.sqlite import WRITE_OPTION
+from lineside.store.database.tables import head
+
+WRITE_TIMEOUT_SECONDS = 60.0
+"""How long a rare writer (rename, delete) goes on asking for the lock."""
+LATEST_REVISION = migrate.REVISIONS[-1]
+"""The schema revision this Lineside makes."""
+_UNAVAILABLE_ERRORS = (
+    sql.OperationalError,
+    sql.InterfaceError,
+    sql.InternalError,
+    sql.TimeoutError,
+)
+_EXPECTED_URL = (
+    "expected an SQLAlchemy URL of SQLite or PostgreSQL, such as sqlite:////path/store.db"
+)
+
+
+def open_store(url: str, *, create: bool = False) -> Engine:
+    """The store at ``url``, ready for ``History`` and ``Writer``.
+
+    With ``create`` a missing store is made and an older one is brought up to date; without, it must
+    be there and current. SQLite on a network file system is warned of in the log.
+
+    Raises:
+        SettingsError: a URL that does not parse, or of neither SQLite nor PostgreSQL, or a folder
+            that cannot be written.
+        MissingExtra: a package for this kind of store is not installed.
+        StoreError: it is missing, of another make, or damaged.
+        StoreTooNew: it was written by a newer Lineside.
+        StoreUnavailable: it is locked, its disk is full, or its server does not answer.
+    """
+    parsed = _parse_url(url)
+    if parsed.drivername == "sqlite":
+        try:
+            sqlite.prepare(Path(parsed.database or ""), create)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(redact_url(parsed), _error_text(error)) from error
+    engine = _engine(parsed)
+    try:
+        if create:
+            with (
+                translate_errors(engine.url),
+                _begin_write(engine, WRITE_TIMEOUT_SECONDS) as connection,
+            ):
+                migrate.upgrade(connection, redact_url(parsed))
+                connection.commit()
+        else:
+            with read_transaction(engine) as connection:
+                migrate.check_revision(connection, redact_url(parsed))
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def revision(engine: Engine) -> str | None:
+    """The schema revision of a store, None if it has none; the newest known is KNOWN_REVISION."""
+    with read_transaction(engine) as connection:
+        return migrate.revision(connection)
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees the store as of one moment, and hinders no writer."""
+    with translate_errors(engine.url), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        yield connection
+
+
+@contextmanager
+def write_transaction(
+    engine: Engine, timeout: float = WRITE_TIMEOUT_SECONDS
+) -> Iterator[tuple[Connection, int]]:
+    """A transaction that writes, alone among all processes, and the revision it will make.
+
+    Committed at the end of the block; rolled back if the block raises.
+
+    Raises:
+        StoreUnavailable: others kept it locked for ``timeout`` seconds, the disk is full, or the
+            server is away. Nothing was written, and trying again may help.
+        StoreError: the database refused what was written.
+    """
+    with translate_errors(engine.url), _begin_write(engine, timeout) as connection:
+        if engine.dialect.name == "postgresql":
+            milliseconds = max(1000, int(timeout * 1000))
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        found: int = connection.execute(select(head.c.revision).with_for_update()).scalar_one()
+        connection.execute(update(head).values(revision=found + 1))
+        yield connection, found + 1
+        connection.commit()
+
+
+@contextmanager
+def raw_sqlite_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """A SQLite connection of its own, outside any transaction, for what cannot run inside one."""
+    with translate_errors(engine.url):
+        try:
+            raw = sqlite3.connect(
+                engine.url.database or "", timeout=sqlite.BUSY_TIMEOUT_SECONDS, isolation_level=None
+            )
+            with contextlib.closing(raw):
+                yield raw
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(redact_url(engine.url), _error_text(error)) from error
+
+
+@contextmanager
+def translate_errors(url: URL) -> Iterator[None]:
+    """SQLAlchemy's errors leave as ours."""
+    try:
+        yield
+    except _UNAVAILABLE_ERRORS as error:
+        raise StoreUnavailable(redact_url(url), _error_text(error)) from error
+    except sql.SQLAlchemyError as error:
+        raise StoreError(
+            f"the store {redact_url(url)} cannot be used: {_error_text(error)}"
+        ) from error
+
+
+def redact_url(url: URL) -> str:
+    """``url`` as it may be shown: without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def _error_text(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _parse_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (sql.ArgumentError, ValueError) as error:
+        hidden = re.sub(r"//.*@", "//***@", text)
+        raise SettingsError("LINESIDE_STORE", hidden, _EXPECTED_URL) from error
+    backend = url.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    file = url.database or ""
+    if backend != "sqlite" or not file or file.startswith((":", "file:")) or url.query:
+        raise SettingsError("LINESIDE_STORE", redact_url(url), _EXPECTED_URL)
+    # As it stands there: SQLAlchemy 2.1 reads escapes in it, 2.0 does not, and a path has none.
+    return url.set(drivername="sqlite", database=text.partition(":///")[2])
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername == "sqlite":
+        return sqlite.make_engine(url)
+    try:
+        return create_engine(
+            url, pool_pre_ping=True, max_overflow=60, connect_args={"connect_timeout": 5}
+        )
+    except ImportError as missing:
+        raise MissingExtra("a store in PostgreSQL", "psycopg", "postgres") from missing
+
+
+@contextmanager
+def _begin_write(engine: Engine, timeout: float) -> Iterator[Connection]:
+    deadline = time.monotonic() + timeout
+    while True:
+        connection = engine.connect().execution_options(**{WRITE_OPTION: True})
+        try:
+            connection.begin()
+            break
+        except sql.OperationalError as error:
+            connection.close()
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+    try:
+        yield connection
+    finally:
+        connection.close()

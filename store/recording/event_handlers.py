@@ -1,0 +1,336 @@
+"""What the rare kinds say besides being events: standing, metrics, checkpoints, accounts."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lineside.bus.errors import StreamNameError
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import Event, Stream
+from lineside.store.database.tables import METRIC
+from lineside.store.database.values import (
+    is_finite_number,
+    is_int64,
+    is_name,
+    is_timestamp,
+    sanitize_text,
+)
+from lineside.store.recording.run_cache import MAX_SERIES, RunCache
+from lineside.store.recording.run_state import (
+    AttemptState,
+    NewestLog,
+    RunState,
+    StreamState,
+    is_rank,
+)
+from lineside.store.status.liveness import mark_alive, mark_progress
+from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RANK_0, RankState
+
+_COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
+_ERROR_LENGTH = 1000
+_TRACEBACK_LENGTH = 10_000
+_HEARTBEAT_SECONDS = 2.0  # signs of life come once a second, on a loaded machine a little later
+
+
+class InvalidEventData(ValueError):
+    """An event's data is not what its kind promises; nothing of it was applied."""
+
+
+class EventContext(NamedTuple):
+    """An event, its stream and its run; ``data`` is the event's, or empty."""
+
+    run: RunState
+    stream: StreamState
+    event: Event
+    data: Mapping[str, Any]
+
+
+Handlers = Mapping[str, Callable[[EventContext], None]]
+"""What reads an event, by its kind."""
+
+
+class EventHandlers:
+    """Applies one event to the ledger's states. Each reading parses first and then applies.
+
+    ``more`` reads further kinds.
+    """
+
+    def __init__(self, ledger: RunCache, extra_handlers: Handlers) -> None:
+        self._cache = ledger
+        self._extra_handlers = extra_handlers
+        self._handlers: dict[str, Callable[[EventContext], None]] = {
+            "run_start": self._on_run_start,
+            "run_end": self._on_run_end,
+            "train_begin": self._on_train_begin,
+            "train_end": self._on_train_end,
+            "train_error": self._on_train_error,
+            "log": self._on_log,
+            "evaluate": self._on_metrics,
+            "predict": self._on_metrics,
+            "save": self._on_save,
+            "heartbeat": self._on_heartbeat,
+            "process_lost": self._on_process_lost,
+            "process_exit": self._on_process_exit,
+            commands.APPLIED: self._on_applied,
+        }
+
+    def handle(self, context: EventContext) -> None:
+        """Apply what the event says.
+
+        Raises:
+            Unreadable: it does not say what its kind promises.
+        """
+        for handlers in (self._handlers, self._extra_handlers):
+            handler = handlers.get(context.event.kind)
+            if handler is not None:
+                handler(context)
+        if context.stream.producer == RANK_0 and "state" in context.data:
+            self._apply_state(context)
+
+    def _on_run_start(self, context: EventContext) -> None:
+        run, data = context.run, context.data
+        # The first word stands: a person may have renamed the run since.
+        run.name = run.name or _text(data, "name")
+        run.project = run.project or _text(data, "project")
+        if context.stream.producer == RANK_0:
+            attempt = self._attempt(context)
+            attempt.started_at = context.event.time
+            resumed = data.get("resumed_from")
+            if isinstance(resumed, Mapping):
+                attempt.resumed_attempt = _text(resumed, "attempt")
+                attempt.resumed_step = _count(resumed, "step")
+
+    def _on_run_end(self, context: EventContext) -> None:
+        how = _text(context.data, "how")
+        if how is None:
+            raise InvalidEventData("run_end does not say how")
+        rank = context.stream.rank
+        if rank.how != RAISED:  # what ended training is known already
+            if how == "exception" or not rank.ended:
+                rank.ended_at = context.event.time
+            rank.how = how
+            _apply_error(rank, context.data)
+        context.stream.reset_step_timing()
+        _apply_counters(context.stream, context.data.get("counters"))
+
+    def _on_train_begin(self, context: EventContext) -> None:
+        rank = context.stream.rank
+        rank.began, rank.ended = True, False
+        if not rank.lost:  # that is told in another stream, which may have come before
+            rank.ended_at = None
+
+    def _on_train_end(self, context: EventContext) -> None:
+        context.stream.rank.ended, context.stream.rank.ended_at = True, context.event.time
+        context.stream.reset_step_timing()
+
+    def _on_train_error(self, context: EventContext) -> None:
+        rank = context.stream.rank
+        rank.how, rank.ended_at = RAISED, context.event.time
+        _apply_error(rank, context.data)
+        context.stream.reset_step_timing()
+
+    def _on_applied(self, context: EventContext) -> None:
+        """A stop: the training says so in the control stream of its own attempt."""
+        if (
+            context.data.get("op") == "stop"
+            and context.stream.producer == commands.CONTROL_PRODUCER
+        ):
+            context.stream.rank.stopped_by = _stop_reason(context.data)
+            if context.stream.attempt in context.run.attempts:
+                self._attempt(context)  # it is to be judged again
+
+    def _on_log(self, context: EventContext) -> None:
+        logs = _mapping(context, "logs")
+        context.stream.logged, context.stream.logged_known = (
+            NewestLog(context.event.step, logs),
+            True,
+        )
+        self._add_points(context, logs)
+
+    def _on_metrics(self, context: EventContext) -> None:
+        """Points of those metrics that did not come by a log.
+
+        A Trainer logs what it evaluates right before it says ``evaluate``, and does not log what it
+        predicts. So a metric is a point already if the stream's newest log, with no evaluate or
+        predict since, had it with this value at this step.
+        """
+        metrics = _mapping(context, "metrics")
+        stream = context.stream
+        newest = self._cache.newest_log(context.run, stream)
+        stream.logged = None
+        logged = newest.logs if newest and newest.step == context.event.step else {}
+        new = {
+            name: value
+            for name, value in metrics.items()
+            if name not in logged or not _equal_or_nan(logged[name], value)
+        }
+        self._add_points(context, new)
+
+    def _on_save(self, context: EventContext) -> None:
+        path = _text(context.data, "checkpoint")
+        if path is not None:
+            run, event = context.run, context.event
+            self._cache.rows.checkpoints.append(
+                (
+                    run.key,
+                    run.events + 1,
+                    context.stream.id,
+                    event.step,
+                    event.epoch,
+                    event.time,
+                    path,
+                )
+            )
+
+    def _on_heartbeat(self, context: EventContext) -> None:
+        target = self._target(context)
+        if not target.ignored:
+            _apply_counters(target, context.data)
+            target.phase = _text(context.data, "phase")
+            target.rank.step = _count(context.data, "step")
+            if is_rank(target.producer):
+                attempt = self._cache.attempt(context.run, target.attempt, context.event.time)
+                mark_alive(attempt, target, context.event.time)
+            if target.producer == RANK_0:
+                age, now = context.data.get("hook_age"), self._cache.now
+                # A shipper on another machine does not know it: then the last event counts.
+                moved_at = attempt.progress_at or now
+                if is_finite_number(age) and 0 <= age <= now:
+                    moved_at = now - age
+                mark_progress(attempt, target, moved_at)
+
+    def _on_process_lost(self, context: EventContext) -> None:
+        target = self._target(context)
+        if not target.ignored:
+            _apply_counters(target, context.data)
+            target.rank.lost, target.rank.step = True, _count(context.data, "step")
+            if target.rank.ended_at is None:
+                # A shipper that only found it, perhaps the next day, knows when it lived last. It
+                # ended after that, and perhaps after what another rank raised.
+                ended, alive = context.event.time, context.data.get("alive_at")
+                if (
+                    is_finite_number(alive)
+                    and is_timestamp(alive)
+                    and alive < ended - DETECTION_SECONDS
+                ):
+                    ended = alive + _HEARTBEAT_SECONDS
+                target.rank.ended_at = ended
+
+    def _on_process_exit(self, context: EventContext) -> None:
+        target_stream = _parse_stream(context, RANK_0)
+        seconds, ended = context.data.get("seconds"), context.event.time
+        began = ended - seconds if is_finite_number(seconds) and 0.0 <= seconds <= ended else ended
+        target = self._cache.stream(
+            context.run, target_stream.producer, target_stream.attempt, began
+        )
+        if not target.ignored:
+            _apply_counters(target, context.data)
+            if context.data.get("outlived") is True:
+                return  # what ended was not the training
+            attempt = self._cache.attempt(context.run, target_stream.attempt, began)
+            attempt.exit_code = _count(context.data, "exit_code")
+            attempt.exit_signal = _text(context.data, "signal")
+            attempt.exited_at = ended
+            attempt.out_of_memory = context.data.get("out_of_memory") is True
+
+    def _target(self, context: EventContext) -> StreamState:
+        """The stream that an event of another stream speaks of."""
+        target_stream = _parse_stream(context, context.data.get("producer"))
+        return self._cache.stream(
+            context.run, target_stream.producer, target_stream.attempt, context.event.time
+        )
+
+    def _attempt(self, context: EventContext) -> AttemptState:
+        return self._cache.attempt(context.run, context.stream.attempt, context.event.time)
+
+    def _add_points(self, context: EventContext, values: Mapping[Any, Any]) -> None:
+        stream, event, rows = context.stream, context.event, self._cache.rows
+        rejected = 0
+        for name, value in values.items():
+            if not isinstance(value, float) and not is_int64(value):
+                continue
+            if (METRIC, name) not in stream.series and not (
+                isinstance(name, str) and is_name(name)
+            ):
+                continue
+            curve = self._cache.series(stream, METRIC, name)
+            if curve is None:
+                rejected += 1
+            else:
+                curve.add(event.step, event.time, event.epoch, value, rows)
+        if rejected:
+            raise InvalidEventData(
+                f"{rejected} metrics have no curve: the stream has {MAX_SERIES} of them already"
+            )
+
+    def _apply_state(self, context: EventContext) -> None:
+        state = context.data["state"]
+        if isinstance(state, Mapping):
+            max_steps = _count(state, "max_steps")
+            if max_steps is not None and max_steps > 0:
+                self._attempt(context).max_steps = max_steps
+            run = context.run
+            run.best_checkpoint = _text(state, "best_model_checkpoint") or run.best_checkpoint
+
+
+def _apply_counters(stream: StreamState, counters: object) -> None:
+    if isinstance(counters, Mapping):
+        for name in _COUNTERS:
+            value = _count(counters, name)
+            if value is not None:
+                setattr(stream, name, value)
+        stream.emitted = max(stream.emitted, _count(counters, "emitted") or 0)
+
+
+def _parse_stream(context: EventContext, producer: object) -> Stream:
+    attempt = context.data.get("attempt")
+    if isinstance(producer, str) and isinstance(attempt, str):
+        with contextlib.suppress(StreamNameError):
+            return Stream.parse(f"{context.run.id}/{producer}/{attempt}")
+    raise InvalidEventData(f"{producer!r:.80}/{attempt!r:.80} is no producer and attempt")
+
+
+def _mapping(context: EventContext, name: str) -> Mapping[Any, Any]:
+    found = context.data.get(name)
+    if not isinstance(found, Mapping):
+        raise InvalidEventData(f"{context.event.kind} has no map of {name}, but {found!r:.200}")
+    return found
+
+
+def _text(data: Mapping[str, Any], name: str) -> str | None:
+    value = data.get(name)
+    return sanitize_text(value) if isinstance(value, str) and value else None
+
+
+def _count(data: Mapping[str, Any], name: str) -> int | None:
+    value = data.get(name)
+    return int(value) if is_int64(value) else None
+
+
+def _apply_error(rank: RankState, data: Mapping[str, Any]) -> None:
+    error = data.get("error")
+    if not isinstance(error, Mapping):
+        return
+    parts = [_text(error, "type"), _text(error, "message")]
+    rank.error = sanitize_text(": ".join(part for part in parts if part), _ERROR_LENGTH) or None
+    traceback = error.get("traceback")
+    rank.traceback = (
+        sanitize_text(traceback, _TRACEBACK_LENGTH) if isinstance(traceback, str) else None
+    )
+
+
+def _stop_reason(data: Mapping[str, Any]) -> str:
+    """Who stopped a training, why, and by which command."""
+    who = _text(data, "issued_by") or "a command"
+    if who in signal.Signals.__members__:
+        return f"by {who}"
+    why = _text(data, "reason")
+    text = f"by {who}: {why}" if why else f"by {who}"
+    return sanitize_text(f"{text} (command {_text(data, 'id')})", _ERROR_LENGTH)
+
+
+def _equal_or_nan(one: object, other: object) -> bool:
+    return one == other or (one != one and other != other)

@@ -1,0 +1,102 @@
+"""Reading back what the writer had in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from lineside.store.database.tables import (
+    attempts,
+    event_counts,
+    events,
+    points,
+    runs,
+    series,
+    sketches,
+    streams,
+)
+from lineside.store.database.values import from_json
+from lineside.store.downsampling import Point, open_block_starts
+from lineside.store.recording.run_state import (
+    ATTEMPT_COLUMNS,
+    RANK_COLUMNS,
+    RUN_COLUMNS,
+    SERIES_COLUMNS,
+    STREAM_COLUMNS,
+    AttemptState,
+    NewestLog,
+    RunState,
+    SeriesState,
+    StreamState,
+)
+from lineside.store.status.verdict import RankState
+
+
+def load_run(connection: Connection, run_id: str) -> RunState | None:
+    """The run with its attempts and streams; None if there is no row of it."""
+    row = connection.execute(select(runs).where(runs.c.id == run_id)).first()
+    if row is None:
+        return None
+    run = RunState(row.key, run_id, deleted_at=row.deleted_at, **_column_dict(row, RUN_COLUMNS))
+    for found in connection.execute(select(attempts).where(attempts.c.run_key == run.key)):
+        run.attempts[found.attempt] = AttemptState(
+            found.id, found.attempt, **_column_dict(found, ATTEMPT_COLUMNS)
+        )
+    for found in connection.execute(select(streams).where(streams.c.run_key == run.key)):
+        run.streams[found.producer, found.attempt] = StreamState(
+            found.id,
+            found.producer,
+            found.attempt,
+            found.ignored,
+            **_column_dict(found, STREAM_COLUMNS),
+            rank=RankState(**_column_dict(found, RANK_COLUMNS)),
+        )
+    return run
+
+
+def load_contents(connection: Connection, stream: StreamState) -> None:
+    """The kinds counted in the stream, and its curves."""
+    kinds = select(event_counts.c.kind).where(event_counts.c.stream_id == stream.id)
+    stream.kinds = {kind for (kind,) in connection.execute(kinds)}
+    curves = select(series).where(series.c.stream_id == stream.id)
+    for row in connection.execute(curves).all():
+        curve = SeriesState(row.id, **_column_dict(row, SERIES_COLUMNS))
+        _restore_open_blocks(connection, curve)
+        stream.series[row.kind, row.name] = curve
+    stream.is_loaded = True
+
+
+def load_newest_log(connection: Connection, run: RunState, stream: StreamState) -> NewestLog | None:
+    """The stream's newest log; None if an evaluate or predict came since, or there is none."""
+    newest: Any = None
+    for kind in ("log", "evaluate", "predict"):
+        row = connection.execute(
+            select(events.c.n, events.c.kind, events.c.step, events.c.data)
+            .where(events.c.run_key == run.key, events.c.kind == kind)
+            .where(events.c.stream_id == stream.id)
+            .order_by(events.c.n.desc())
+            .limit(1)
+        ).first()
+        if row is not None and (newest is None or row.n > newest.n):
+            newest = row
+    if newest is None or newest.kind != "log":
+        return None
+    logs = (from_json(newest.data) or {}).get("logs")
+    return NewestLog(newest.step, logs) if isinstance(logs, dict) else None
+
+
+def _restore_open_blocks(connection: Connection, curve: SeriesState) -> None:
+    for level, first in open_block_starts(curve.n):
+        table = sketches if level else points
+        query = select(*(table.c[name] for name in Point._fields)).where(
+            table.c.series_id == curve.id, table.c.idx >= first
+        )
+        if level:
+            query = query.where(table.c.level == level)
+        for row in connection.execute(query.order_by(table.c.idx)):
+            curve.open_blocks.restore(level, Point._make(row))
+
+
+def _column_dict(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: row._mapping[name] for name in names}

@@ -1,0 +1,97 @@
+"""What the broker does for its readers: at the head, with a full queue, when they are gone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lineside.bus.broker import subscriptions
+from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import MAX_PATTERNS, OK, START, Ack, Cur, Evt, Hi, Put, Sub
+from lineside.bus.settings import Settings
+from lineside.bus.testing import Producer, read_all
+from tests.bus.conftest import STREAM, Connect, RawClient, StartBroker, records
+
+
+def test_a_batch_reaches_the_reader_as_it_was_put(start_broker: StartBroker, peer: Connect) -> None:
+    start_broker()
+    producer, reader = peer(), peer()
+    blob = records(0, 3)
+    producer.request(Hi(STREAM))
+    producer.request(Put(STREAM, 0, 3, blob))
+    ack = reader.request(Sub("", START, 0, (), 10))
+    assert isinstance(ack, Ack)
+    assert (ack.next, ack.status, ack.head) == (0, OK, 1)
+    assert reader.receive() == Evt(1, STREAM, 0, 3, blob)
+
+
+def test_as_many_patterns_as_may_be_of_the_longest_runs_are_one_question(
+    start_broker: StartBroker, peer: Connect
+) -> None:
+    start_broker()
+    reader, producer = peer(), peer()
+    runs = tuple(f"{number:0128}/control" for number in range(MAX_PATTERNS))
+    ack = reader.request(Sub("", START, 0, runs, 10))
+    assert isinstance(ack, Ack)
+    assert ack.status == OK
+    for stream in (STREAM, Stream.parse(f"{runs[-1]}/one")):
+        producer.request(Hi(stream))
+        producer.request(Put(stream, 0, 3, records(0, 3)))
+    assert reader.receive() == Evt(2, stream, 0, 3, records(0, 3))
+
+
+def test_readers_at_the_head_are_served_from_a_bounded_piece_of_memory(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_TAIL_BYTES", 100_000)
+    broker_thread = start_broker()
+    with Producer(settings.broker, STREAM) as producer:
+        for _ in range(64 * 40):
+            producer.emit("log", data={"x": "y" * 100})
+        producer.flush()
+        producer.skip(1)
+        producer.flush()
+    readers = broker_thread.broker._subscriptions
+    assert 0 < len(readers._tail) < 20
+    assert readers._tail_bytes <= 100_000
+    assert len(read_all(settings.broker)) == 64 * 40
+
+
+def test_a_reader_whose_queue_is_full_is_served_when_it_reads_again(
+    start_broker: StartBroker, peer: Connect, settings: Settings
+) -> None:
+    start_broker()
+    reader = peer()
+    reader.request(Sub("", START, 0, (), subscriptions.MAX_CREDIT))
+    with Producer(settings.broker, STREAM) as producer:
+        # More messages than both queues and the kernel's buffers hold.
+        for _ in range(1000):
+            producer.emit("log", data={"x": "y" * 5000})
+            if producer.next_seq % 10 == 0:
+                producer.poll(0)
+        producer.flush()
+        for _ in range(1000):
+            producer.emit("log", data={"x": "y" * 5000})
+            producer.poll(0)
+        producer.flush(30)
+    seqs: list[int] = []
+    while len(seqs) < 2000:
+        message = reader.receive(5)
+        if isinstance(message, Evt):
+            seqs += range(message.first_seq, message.first_seq + message.count)
+            reader.send(Cur(message.offset, 1))
+    assert seqs == list(range(2000))
+
+
+def test_a_reader_that_is_gone_is_forgotten(start_broker: StartBroker, settings: Settings) -> None:
+    broker_thread = start_broker()
+    gone = RawClient(settings.broker)
+    gone.request(Sub("gone", START, 0, (), 10))
+    gone.close()
+    with Producer(settings.broker, STREAM) as producer:
+        deadline = time.monotonic() + 5
+        while "gone" in broker_thread.broker._subscriptions.connected_names:
+            assert time.monotonic() < deadline
+            producer.emit("log")
+            producer.flush()

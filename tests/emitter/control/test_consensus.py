@@ -1,0 +1,365 @@
+"""Ranks that agree over a job's store: here threads over one in memory, elsewhere real jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from lineside.bus.protocol.commands import Command
+from lineside.emitter.control import consensus
+from lineside.emitter.control.consensus import (
+    LATER,
+    NO,
+    YES,
+    Follower,
+    Leader,
+    LeaderMessage,
+    Vote,
+    abandon_control,
+)
+from lineside.emitter.training import job_store
+from lineside.emitter.training.identity import Identity, RankInfo
+from lineside.emitter.training.job_store import ConsensusError
+from tests.emitter.training.stores import FakeJobStore
+
+SAVE = Command("save")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJobStore]:
+    made = FakeJobStore()
+    monkeypatch.setattr(job_store, "job_store", lambda: made)
+    for name, seconds in (("_HANDSHAKE", 2.0), ("_HANDSHAKE_RESULT", 4.0), ("_VOTE", 2.0)):
+        monkeypatch.setattr(consensus, f"{name}_SECONDS", seconds)
+    yield made
+    made.is_responding.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def rank(number: int, size: int) -> Identity:
+    return Identity("run", "attempt", "name", "project", RankInfo(number, size, number))
+
+
+def join(number: int, size: int, step: int = 0) -> Follower:
+    follower = Follower(rank(number, size), step)
+    follower.handshake()
+    return follower
+
+
+def lead(size: int, step: int = 0) -> Leader:
+    leader = Leader(rank(0, size), step)
+    leader.handshake()
+    return leader
+
+
+def handshake(pool: ThreadPoolExecutor, size: int, step: int = 0) -> tuple[Leader, list[Follower]]:
+    others = [pool.submit(join, n, size, step) for n in range(1, size)]
+    return lead(size, step), [other.result(10) for other in others]
+
+
+def receive(follower: Follower) -> LeaderMessage:
+    return follower.receive(lambda: None)
+
+
+def test_everyone_hears_the_same_and_applies_what_all_can(
+    store: FakeJobStore, pool: ThreadPoolExecutor
+) -> None:
+    leader, others = handshake(pool, 3, step=7)
+    assert leader.next_step == others[0].next_step == 8
+
+    def take(follower: Follower) -> tuple[bool, int]:
+        assert receive(follower).command == SAVE
+        follows = follower.vote(Vote(YES), lambda: None)
+        end = receive(follower)
+        assert (end.command, end.is_paused) == (None, False)
+        return follows, follower.next_step
+
+    taken = [pool.submit(take, other) for other in others]
+    assert leader.agree(SAVE) == Vote(YES)
+    leader.end_round(8, is_paused=False)
+    assert [one.result(10) for one in taken] == [(True, leader.next_step)] * 2
+    assert leader.next_step > 8
+
+
+@pytest.mark.parametrize(
+    ("votes", "outcome"),
+    [
+        ((Vote(YES), Vote(NO, "no dataset")), Vote(NO, "rank 2: no dataset")),
+        ((Vote(LATER), Vote(YES)), Vote(LATER)),
+        ((Vote(LATER), Vote(NO, "never")), Vote(NO, "rank 2: never")),
+        ((Vote(NO, "never"), Vote(LATER)), Vote(NO, "rank 1: never")),
+    ],
+)
+def test_one_rank_that_cannot_keeps_all_from_it(
+    store: FakeJobStore, pool: ThreadPoolExecutor, votes: tuple[Vote, Vote], outcome: Vote
+) -> None:
+    leader, others = handshake(pool, 3)
+
+    def take(follower: Follower, vote: Vote) -> bool:
+        receive(follower)
+        return follower.vote(vote, lambda: None)
+
+    taken = [pool.submit(take, *one) for one in zip(others, votes, strict=True)]
+    assert leader.agree(SAVE) == outcome
+    assert not any(one.result(10) for one in taken)
+
+
+def test_a_rank_that_does_not_vote_keeps_all_from_it(
+    store: FakeJobStore, pool: ThreadPoolExecutor
+) -> None:
+    leader, (voting, _silent) = handshake(pool, 3)
+    hearing: Future[LeaderMessage] = pool.submit(receive, voting)
+    voted = pool.submit(lambda: (hearing.result(), voting.vote(Vote(YES), lambda: None))[1])
+    with pytest.raises(ConsensusError, match="rank 2 did not vote"):
+        leader.agree(SAVE)
+    assert voted.result(10) is False
+    leader.leave("rank 2 did not vote")
+    with pytest.raises(ConsensusError, match="rank 2 did not vote"):
+        receive(voting)
+
+
+def test_an_interrupted_vote_is_a_no(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other,) = handshake(pool, 2)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leader, "_count_votes", interrupt)
+    taken = pool.submit(lambda: (receive(other), other.vote(Vote(YES), lambda: None)))
+    with pytest.raises(KeyboardInterrupt):
+        leader.agree(SAVE)
+    assert taken.result(10)[1] is False
+
+
+@pytest.mark.parametrize("missing", [[1], [1, 3]])
+def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
+    store: FakeJobStore, pool: ThreadPoolExecutor, missing: list[int]
+) -> None:
+    here = [pool.submit(join, n, 4) for n in range(1, 4) if n not in missing]
+    named = "rank 1" if missing == [1] else "ranks 1, 3"
+    with pytest.raises(ConsensusError, match=f"no LinesideCallback on {named} answered in time$"):
+        lead(4)
+    for one in here:
+        with pytest.raises(ConsensusError, match=f"on {named} answered in time$"):
+            one.result(10)
+
+
+def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
+    store: FakeJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consensus, "_HANDSHAKE_RESULT_SECONDS", 0.05)
+    with pytest.raises(ConsensusError, match="rank 1 heard nothing from rank 0"):
+        join(1, 2)
+    with pytest.raises(ConsensusError, match="rank 1 heard nothing from rank 0"):
+        lead(2)
+
+
+def test_a_silent_leader_is_left_and_a_paused_one_is_not(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consensus, "PEER_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(consensus, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(consensus, "_KEEPALIVE_SECONDS", 0.0)
+    leader, (other,) = handshake(pool, 2)
+    over = threading.Event()
+
+    def pause() -> None:
+        while not over.wait(0.05):
+            leader.keepalive()
+
+    pausing = pool.submit(pause)
+    waiting = pool.submit(receive, other)
+    with pytest.raises(TimeoutError):
+        waiting.result(1.0)
+    over.set()
+    pausing.result(5)
+    with pytest.raises(ConsensusError, match="rank 0 said nothing"):
+        waiting.result(10)
+
+
+def test_a_broken_store_is_said_and_nothing_else(
+    store: FakeJobStore, pool: ThreadPoolExecutor
+) -> None:
+    leader, (other,) = handshake(pool, 2)
+    store.is_closed = True
+    for act in (
+        lambda: leader.end_round(1, False),
+        lambda: leader.agree(SAVE),
+        lambda: receive(other),
+    ):
+        with pytest.raises(ConsensusError, match="the job's store failed: RuntimeError"):
+            act()
+    leader.leave("nobody hears this")
+
+
+def test_a_frozen_store_holds_nobody_up_and_all_know_it_once_it_is_back(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other, waiting) = handshake(pool, 3)
+    leader._store._timeout = other._store._timeout = 0.2
+    heard = pool.submit(receive, waiting)
+    store.is_responding.clear()
+    for act in (
+        lambda: leader.agree(SAVE),
+        lambda: receive(other),
+        lambda: leader.end_round(1, False),
+    ):
+        with pytest.raises(ConsensusError, match="the job's store did not answer"):
+            act()
+    leader.leave("the job's store did not answer")
+    store.is_responding.set()
+    # What the leader could still say before it left comes in its order: a vote that nobody won.
+    try:
+        if heard.result(10).command is not None:
+            assert not waiting.vote(Vote(YES), lambda: None)
+            receive(waiting)
+    except ConsensusError as error:
+        assert "the job's store did not answer" in str(error)  # noqa: PT017 - one of two ways
+
+
+def test_who_has_voted_yes_waits_for_the_outcome_however_long_the_store_is_frozen(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other,) = handshake(pool, 2)
+    leader._store._timeout = other._store._timeout = 0.1
+    counted = leader._count_votes
+
+    def freeze_after(talk: int) -> Vote:
+        vote = counted(talk)
+        store.is_responding.clear()
+        return vote
+
+    monkeypatch.setattr(leader, "_count_votes", freeze_after)
+    agreeing = pool.submit(leader.agree, SAVE)
+    assert receive(other).command == SAVE
+    voting = pool.submit(other.vote, Vote(YES), lambda: None)
+    for one in (agreeing, voting):
+        with pytest.raises(TimeoutError):
+            one.result(0.5)
+    store.is_responding.set()
+    assert agreeing.result(10) == Vote(YES)
+    assert voting.result(10) is True
+
+
+def test_a_rank_that_goes_after_its_vote_takes_the_command_from_all(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (gone, other, late) = handshake(pool, 4)
+    agreeing = pool.submit(leader.agree, SAVE)
+    for one in (gone, other, late):
+        assert receive(one).command == SAVE
+
+    def fail() -> None:
+        raise OSError("stale file handle")
+
+    with pytest.raises(OSError, match="stale"):
+        gone.vote(Vote(YES), fail)
+    voting = pool.submit(other.vote, Vote(YES), lambda: None)
+    why = "rank 1 takes no part any more: OSError: stale file handle"
+    for act in (lambda: late.vote(Vote(YES), lambda: None), voting.result, agreeing.result):
+        with pytest.raises(ConsensusError, match=why):
+            act()
+
+
+def test_a_rank_that_is_gone_is_not_waited_for(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consensus, "_VOTE_SECONDS", 60.0)
+    leader, (other,) = handshake(pool, 2)
+    other.leave("its spool is full")
+    with pytest.raises(ConsensusError, match=r"^rank 1: its spool is full$"):
+        leader.agree(SAVE)
+
+
+def test_an_interrupt_while_the_vote_is_written_takes_the_command_from_all(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, (other, late) = handshake(pool, 3)
+    agreeing = pool.submit(leader.agree, SAVE)
+    assert receive(other).command == receive(late).command == SAVE
+    told = other._store.set
+
+    def interrupt(name: str, value: object) -> None:
+        told(name, value)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(other._store, "set", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        other.vote(Vote(YES), lambda: None)
+    for act in (lambda: late.vote(Vote(YES), lambda: None), agreeing.result):
+        with pytest.raises(
+            ConsensusError, match="rank 1 takes no part any more: KeyboardInterrupt"
+        ):
+            act()
+
+
+def test_a_rank_that_goes_when_it_is_decided_follows(
+    store: FakeJobStore, pool: ThreadPoolExecutor
+) -> None:
+    leader, (other,) = handshake(pool, 2)
+    agreeing = pool.submit(leader.agree, SAVE)
+    receive(other)
+
+    def fail_once_decided() -> None:
+        agreeing.result()
+        raise ConsensusError("too late")
+
+    assert other.vote(Vote(YES), fail_once_decided) is True
+
+
+def test_a_rank_0_that_cannot_lead_is_not_waited_for(store: FakeJobStore) -> None:
+    abandon_control(rank(0, 2), OSError("no space left"))
+    with pytest.raises(ConsensusError, match=r"^rank 0 has none \(OSError: no space left\)$"):
+        join(1, 2)
+
+
+def test_without_torch_distributed_nobody_can_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_store, "job_store", lambda: None)
+    with pytest.raises(ConsensusError, match=r"torch\.distributed is not in use"):
+        Leader(rank(0, 2), 0)
+
+
+def test_a_long_training_does_not_fill_the_store(
+    store: FakeJobStore, pool: ThreadPoolExecutor
+) -> None:
+    leader, (other,) = handshake(pool, 2)
+    for step in range(1, 1_000):
+        if step % 10 == 0:
+            voting = pool.submit(lambda: (receive(other), other.vote(Vote(YES), lambda: None))[1])
+            leader.agree(SAVE)
+            assert voting.result(10)
+        leader.end_round(step, is_paused=False)
+        assert receive(other).next == leader.next_step
+    assert store.inner.num_keys() < 250
+
+
+def test_talks_come_about_once_a_second(
+    store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    leader, _ = handshake(pool, 2)
+    leader._last_round = (0, now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def train(seconds: float, talks: int) -> int:
+        """Steps between the last two of so many talks, in a training with steps this long."""
+        for _ in range(talks):
+            steps = leader.next_step - leader._last_round[0]
+            now[0] += steps * seconds
+            leader.end_round(leader.next_step, is_paused=False)
+        return leader.next_step - leader._last_round[0]
+
+    assert train(0.02, 12) == pytest.approx(50, abs=1)
+    assert train(5.0, 2) == 1
+    assert train(0.0001, 20) == consensus._MAX_STEPS

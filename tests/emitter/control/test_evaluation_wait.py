@@ -1,0 +1,197 @@
+"""A real Trainer that waits at its evaluations for a stopper, which the test plays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from lineside.bus.protocol.commands import Command
+from lineside.emitter import LinesideCallback
+from lineside.emitter.spool import status_page, status_reader
+from lineside.emitter.training import publisher
+from tests.emitter.conftest import ReadSpool
+from tests.emitter.control.desk import deliver
+from tests.emitter.streams import data_of, kinds, only, open_publisher
+from tests.emitter.tiny_trainer import HookLog, trainer
+
+EVALUATING: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": 1}
+
+
+def proceed(seq: int, attempt: str = "") -> Command:
+    return Command("proceed", {"seq": seq}, attempt=attempt)
+
+
+class Stopper(TrainerCallback):
+    """Does ``at[step]`` before that step's evaluation is published, and keeps its seq."""
+
+    def __init__(self, at: Mapping[int, Callable[[int], object]]) -> None:
+        self.at = at
+        self.seqs: dict[int, int] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        step, seq = state.global_step, open_publisher().next_seq
+        self.seqs[step] = seq
+        if step in self.at:
+            self.at[step](seq)
+
+
+class Timed(LinesideCallback):
+    """Takes the time of each evaluation's hook."""
+
+    took: list[float]
+
+    def on_evaluate(self, *given: Any, **more: Any) -> None:
+        began = time.monotonic()
+        super().on_evaluate(*given, **more)
+        self.took = [*getattr(self, "took", []), time.monotonic() - began]
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
+def test_with_a_word_in_time_it_goes_on_at_once(
+    home: Path,
+    tmp_path: Path,
+    spool_events: ReadSpool,
+    control_events: ReadSpool,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.setattr(status_page, "filesystem", lambda _: kind)
+    monkeypatch.setattr(publisher, "_MAINTAIN_EVERY_NS", 1 << 60)
+    stopper = Stopper(dict.fromkeys(range(1, 5), lambda seq: deliver(proceed(seq))))
+    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), **EVALUATING)
+    began = time.monotonic()
+    made.train()
+    assert time.monotonic() - began < 60
+    assert made.state.global_step == 4
+    events = only(spool_events())
+    assert data_of(events[0])["wait_for_verdict"] == 60
+    assert all(events[seq].kind == "evaluate" for seq in stopper.seqs.values())
+    assert kinds(only(control_events())).count("control_applied") == 4
+
+
+def test_after_the_wait_a_page_that_is_not_mapped_says_what_follows(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_page, "filesystem", lambda _: "overlay")
+    monkeypatch.setattr(publisher, "_MAINTAIN_EVERY_NS", 10_000_000)
+    phases = []
+
+    class RecordPhase(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            fields = status_reader.read_page(open_publisher()._spool.folder.path)
+            assert fields is not None
+            phases.append(status_reader.phase(fields))
+
+    callbacks = LinesideCallback(wait_for_verdict=0.1), RecordPhase()
+    each_step = {**EVALUATING, "save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, *callbacks, max_steps=2, **each_step).train()
+    assert phases == ["saving", "saving"]
+
+
+def test_a_stop_at_an_evaluation_saves_and_ends_at_its_step(
+    home: Path, tmp_path: Path, control_events: ReadSpool
+) -> None:
+    hook_log = HookLog()
+    stopper = Stopper({1: lambda seq: deliver(proceed(seq)), 2: lambda _: deliver(Command("stop"))})
+    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), hook_log, **EVALUATING)
+    made.train()
+    assert made.state.global_step == 2
+    assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
+    assert [event.step for event in only(control_events()) if event.kind == "control_applied"] == [
+        1,
+        2,
+    ]
+
+
+def test_a_learning_rate_is_changed_before_the_next_step(home: Path, tmp_path: Path) -> None:
+    stopper = Stopper({2: lambda seq: deliver(Command("set_lr", {"lr": 0.5}), proceed(seq))})
+    callback = LinesideCallback(wait_for_verdict=0.1)
+    made = trainer(tmp_path, stopper, callback, **EVALUATING, lr_scheduler_type="constant")
+    made.train()
+    logged = [log["learning_rate"] for log in made.state.log_history if "learning_rate" in log]
+    assert logged == [5e-5, 5e-5, 0.5, 0.5]
+
+
+def test_without_a_word_it_waits_once_and_again_after_one_has_come(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = {3: lambda _: deliver(proceed(0))}  # of an evaluation long ago
+    callback = Timed(wait_for_verdict=1)
+    trainer(tmp_path, Stopper(late), callback, **EVALUATING).train()
+    assert [seconds >= 1 for seconds in callback.took] == [True, False, True, False]
+    assert capsys.readouterr().err.count("no stopper has spoken on an evaluation") == 1
+
+
+def test_what_else_is_asked_for_waits_for_the_end_of_a_step(
+    home: Path, tmp_path: Path, control_events: ReadSpool
+) -> None:
+    asked = [Command("evaluate"), Command("log"), Command("save")]
+    stopper = Stopper({2: lambda seq: deliver(*asked, proceed(seq))})
+    callback = LinesideCallback(wait_for_verdict=0.1)
+    every_second = {**EVALUATING, "eval_steps": 2}
+    trainer(tmp_path, stopper, callback, max_steps=3, **every_second).train()
+    applied = [
+        (data_of(event)["op"], event.step)
+        for event in only(control_events())
+        if event.kind == "control_applied"
+    ]
+    assert applied == [("proceed", 2), ("evaluate", 3), ("log", 3), ("save", 3)]
+
+
+def test_a_word_to_another_attempt_is_refused(
+    home: Path, tmp_path: Path, control_events: ReadSpool
+) -> None:
+    stopper = Stopper({1: lambda seq: deliver(proceed(seq, "another"))})
+    callback = Timed(wait_for_verdict=0.2)
+    trainer(tmp_path, stopper, callback, **EVALUATING).train()
+    assert callback.took[0] >= 0.2
+    [refused] = [data_of(e) for e in only(control_events()) if e.kind == "control_rejected"]
+    assert refused["why"].startswith("it was meant for attempt another, and this is ")
+
+
+def test_the_environment_has_the_last_word(
+    home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINESIDE_WAIT_FOR_VERDICT", "0")
+    callback = Timed(wait_for_verdict=60)
+    trainer(tmp_path, callback, **EVALUATING).train()
+    assert max(callback.took) < 30
+    assert data_of(only(spool_events())[0])["wait_for_verdict"] == 0
+
+
+def test_a_stop_that_has_to_wait_for_a_step_to_save_waits_for_that_step(
+    home: Path, tmp_path: Path, control_events: ReadSpool
+) -> None:
+    """However often it is looked at while this one's evaluation waits for a word."""
+    stopper = Stopper({2: lambda _: deliver(Command("stop"))})
+
+    class Later(TrainerCallback):
+        """Says the word once the stop was looked at more than once."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 2:
+                threading.Timer(0.3, lambda: deliver(proceed(stopper.seqs[2]))).start()
+
+    made = trainer(
+        tmp_path,
+        stopper,
+        Later(),
+        LinesideCallback(wait_for_verdict=60),
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="best",
+        metric_for_best_model="nothing_ever",
+        greater_is_better=True,
+        max_steps=9,
+    )
+    made._determine_best_metric = lambda *_, **__: False
+    made.train()
+    assert made.state.global_step == 3
+    assert (tmp_path / "checkpoint-3").is_dir()
+    assert "why" not in data_of(only(control_events())[-1])

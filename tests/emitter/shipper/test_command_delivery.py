@@ -1,0 +1,189 @@
+"""Commands from the bus to a training of its own process, over everything in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.client.command_client import CommandClient, CommandStatus
+from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.messages import Ack, Evt
+from lineside.bus.testing import BrokerProcess, read_all
+from lineside.emitter.shipper.broker_connection import BrokerConnection
+from lineside.emitter.shipper.command_delivery import CommandDelivery
+from lineside.emitter.spool.shipper_process import shipper_pid
+from tests.emitter.shipping import Bench, until
+
+RUN = "steered"
+PATIENCE = 60.0
+Train = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def train(bench: Bench) -> Train:
+    """``train(steps, seconds_before)`` in a process of its own."""
+
+    def start(steps: int = 100_000, before: float = 0) -> subprocess.Popen[str]:
+        return bench.training(steps, before, LINESIDE_RUN_ID=RUN)
+
+    return start
+
+
+@pytest.fixture
+def broker(bench: Bench) -> BrokerProcess:
+    return bench.broker()
+
+
+@pytest.fixture
+def controller(bench: Bench, broker: BrokerProcess) -> Iterator[CommandClient]:
+    with CommandClient(bench.address, RUN) as made:
+        yield made
+
+
+def ask(controller: CommandClient, op: str, **args: object) -> CommandStatus:
+    command = Command(op, args)
+    controller.send(command)
+    return end_of(controller, command)
+
+
+def end_of(controller: CommandClient, command: Command) -> CommandStatus:
+    states = list(controller.follow(command.id, PATIENCE))
+    assert states, "it was not even requested"
+    assert states[-1].is_final, states
+    return states[-1]
+
+
+def hand_over(bench: Bench, controller: CommandClient) -> Command:
+    """A stop that lies in the inbox of a training that is frozen."""
+    command = Command("stop", {"save": False})
+    controller.send(command)
+    inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
+    until(lambda: command.id.encode() in inbox.read_bytes())
+    return command
+
+
+def steps_of(process: subprocess.Popen[str]) -> int:
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    return int(output.split()[-1])
+
+
+def test_a_training_is_paused_changed_and_stopped_from_outside(
+    controller: CommandClient, train: Train, tmp_path: Path
+) -> None:
+    process = train()
+    paused = ask(controller, "pause")
+    assert paused.state == "applied"
+    rate = ask(controller, "set_lr", lr=1e-3)
+    assert (rate.state, rate.step) == ("applied", paused.step)
+    assert ask(controller, "resume").step == paused.step
+    assert ask(controller, "evaluate").state == "applied"
+    stopped = ask(controller, "stop")
+    assert stopped.state == "applied"
+    assert steps_of(process) == stopped.step > paused.step
+    assert (tmp_path / "out" / f"checkpoint-{stopped.step}").is_dir()
+
+
+def test_one_sent_before_training_waits_for_it_and_is_not_applied_again_by_the_next(
+    controller: CommandClient, train: Train
+) -> None:
+    command = Command("stop", {"save": False})
+    controller.send(command)
+    first = train(before=1.0)
+    assert end_of(controller, command).state == "applied"
+    assert steps_of(first) < 100
+    assert steps_of(train(5)) == 5
+    controller.send(command)
+    assert steps_of(train(5)) == 5
+
+
+@pytest.mark.fault
+def test_a_killed_shipper_and_broker_delay_a_command_and_no_more(
+    bench: Bench, broker: BrokerProcess, controller: CommandClient, train: Train
+) -> None:
+    process = train()
+    assert ask(controller, "pause").state == "applied"
+    pid = shipper_pid(bench.spool)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    resume = Command("resume")
+    controller.send(resume)
+    assert end_of(controller, resume).state == "applied"
+    broker.kill()
+    broker.start()
+    assert ask(controller, "pause").state == "applied"
+    assert ask(controller, "stop", save=False).state == "applied"
+    steps_of(process)
+
+
+@pytest.mark.fault
+def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
+    bench: Bench, controller: CommandClient, train: Train
+) -> None:
+    process = train()
+    assert ask(controller, "log").state == "applied"
+    os.kill(process.pid, signal.SIGSTOP)
+    command = hand_over(bench, controller)
+    process.kill()
+    again = train()
+    assert end_of(controller, command).state == "applied"
+    assert steps_of(again) < 1000
+
+
+@pytest.mark.fault
+def test_one_answered_while_no_broker_was_there_is_not_applied_by_the_next(
+    bench: Bench, broker: BrokerProcess, controller: CommandClient, train: Train
+) -> None:
+    process = train()
+    assert ask(controller, "pause").state == "applied"
+    os.kill(process.pid, signal.SIGSTOP)
+    stop = hand_over(bench, controller)
+    broker.kill()
+    os.kill(process.pid, signal.SIGCONT)
+    first = steps_of(process) if process.wait(PATIENCE) == 0 else 0
+    again = train(5)
+    broker.start()
+    assert steps_of(again) == 5
+    assert end_of(controller, stop).step == first
+
+
+def test_a_training_in_which_nobody_asks_for_anything_answers_nothing(
+    bench: Bench, train: Train
+) -> None:
+    bench.broker()
+    assert steps_of(train(5)) == 5
+    events = read_all(bench.address, [f"{RUN}/control"])
+    assert [event.kind for event in events] == ["control_on"]
+
+
+def test_a_long_conversation_is_read_without_a_turn_of_ours(
+    bench: Bench, controller: CommandClient
+) -> None:
+    sent = [Command("save") for _ in range(1_000)]
+    for command in sent:
+        controller.send(command)
+    broker_connection = BrokerConnection(bench.address)
+    command_delivery = CommandDelivery(broker_connection, lambda run, told: None)
+    producer = bench.producer(f"{RUN}/control/a1")
+    command_delivery.open(producer.stream, producer.folder)
+    command_delivery.poll(time.monotonic())
+    messages = 0
+
+    def hear() -> bool:
+        nonlocal messages
+        for received in broker_connection.receive(0.1):
+            if isinstance(received, Ack):
+                command_delivery.on_ack(received)
+            elif isinstance(received, Evt):
+                command_delivery.on_delivery(received)
+                messages += 1
+        return messages == len(sent)
+
+    until(hear)
+    broker_connection.close()

@@ -1,0 +1,173 @@
+"""Producers, brokers and shippers of their own processes, each ended by its pid."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.testing import BrokerProcess, read_all
+from lineside.emitter.shipper.service import Shipper
+from lineside.emitter.spool import directory, shipper_process
+
+ROOT = Path(__file__).parents[2]
+
+
+class Producer:
+    """The process of ``producer.py``."""
+
+    def __init__(self, spool: Path, stream: Stream, segment: int = 8 << 20) -> None:
+        self.stream = stream
+        self.folder = spool.joinpath(*stream)
+        script = Path(__file__).with_name("shipper") / "producer.py"
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(spool), str(stream), str(segment)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    @property
+    def acked(self) -> int:
+        return directory.acked_seq(self.folder)
+
+    def send(self, instruction: str) -> int:
+        """Do ``instruction``; the next seq afterwards."""
+        self.start(instruction)
+        return self._answer()
+
+    def start(self, instruction: str) -> None:
+        """Begin ``instruction`` and do not wait."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(instruction + "\n")
+        self.process.stdin.flush()
+
+    def wait(self) -> int:
+        """The next seq once the order that was started is done."""
+        return self._answer()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self) -> None:
+        """Come to the end of the script: the lock goes, nothing is said."""
+        self.process.communicate()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+class ShipperProcess:
+    """``python -m lineside.emitter.shipper``, its log in ``spool/shipper.log``."""
+
+    def __init__(self, spool: Path, broker: str) -> None:
+        self.spool = spool
+        spool.mkdir(parents=True, exist_ok=True)
+        with (spool / shipper_process.LOG_NAME).open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lineside.emitter.shipper"],
+                env={**os.environ, "LINESIDE_SPOOL": str(spool), "LINESIDE_BROKER": broker},
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return (self.spool / shipper_process.LOG_NAME).read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+class Bench:
+    """A spool, and what a test starts around it; all of it is ended with the test."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.spool = folder / "spool"
+        self._stack = stack
+
+    def broker(self) -> BrokerProcess:
+        return self._stack.enter_context(BrokerProcess(self.folder / "bus"))
+
+    @property
+    def address(self) -> str:
+        return f"ipc://{self.folder}/bus/bus.sock"
+
+    def producer(self, name: str = "run/rank0/a1", segment: int = 8 << 20) -> Producer:
+        producer = Producer(self.spool, Stream.parse(name), segment)
+        self._stack.callback(producer.kill)
+        return producer
+
+    def shipper(self, address: str | None = None) -> ShipperProcess:
+        shipper = ShipperProcess(self.spool, address or self.address)
+        self._stack.callback(shipper.kill)
+        return shipper
+
+    def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """``steered_trainer.py`` with its own output folder, steps and what else it takes."""
+        script = Path(__file__).with_name("shipper") / "steered_trainer.py"
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(self.folder / "out"), *map(str, arguments)],
+            env={
+                **os.environ,
+                "LINESIDE_SPOOL": str(self.spool),
+                "LINESIDE_BROKER": self.address,
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(process.communicate)
+        self._stack.callback(process.kill)
+        return process
+
+    def events(self, stream: str, count: int, timeout: float = 30) -> list[Event]:
+        """The events of ``stream`` at the broker once there are ``count``."""
+        return read_all(
+            self.address, [stream], until=lambda events: len(events) >= count, timeout=timeout
+        )
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll until ``true()`` is."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+STREAM = "run/rank0/a1"
+
+
+SHIPPER = "run/shipper"
+
+
+def seqs(bench: Bench, stream: str, count: int) -> list[int]:
+    return [event.seq for event in bench.events(stream, count)]
+
+
+def work_until(shipper: Shipper, condition: Callable[[], bool]) -> None:
+    """Let ``shipper`` work in this process until ``true()`` is."""
+
+    def turn() -> bool:
+        shipper.work()
+        return condition()
+
+    until(turn)

@@ -1,0 +1,233 @@
+"""Whatever a script logs can be encoded, and no GPU is waited for."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import math
+from collections import OrderedDict, UserDict
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+
+from lineside.bus.protocol.wire import MAX_RECORD
+from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Limits, Sanitizer, is_plain
+
+
+def sanitize(value: Any) -> Any:
+    sanitized = Sanitizer().sanitize(value)
+    msgpack.packb(sanitized)
+    return sanitized
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Text(str):
+    def __str__(self) -> str:
+        return "another"
+
+
+class Count(int):
+    pass
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: Any
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Panic(BaseException):
+    """As Rust's extensions raise: no Exception."""
+
+
+class Panicking:
+    def __repr__(self) -> str:
+        raise Panic
+
+
+class Stopping:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class Keyed:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __str__(self) -> str:
+        raise self.error
+
+
+def test_plain_numbers_and_text_go_through_untouched() -> None:
+    values = {"a": 1.5, "b": 2, "c": "text", "d": True, "e": None}
+    assert is_plain(values)
+    assert sanitize(values) == values
+
+
+@pytest.mark.parametrize(
+    "values", [{1: 1.0}, {"a": [1]}, {"a": np.float64(1)}, OrderedDict(a=1), [1.0], {"a": b"x"}]
+)
+def test_anything_else_is_not_plain(values: object) -> None:
+    assert not is_plain(values)
+
+
+def test_nan_and_infinities_survive() -> None:
+    nan, infinity, minus = sanitize([math.nan, math.inf, np.float32("-inf")])
+    assert math.isnan(nan)
+    assert (infinity, minus) == (math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(1.5), 1.5),
+        (np.float64(2.5), 2.5),
+        (np.int64(-7), -7),
+        (np.bool_(True), True),
+        (np.longdouble(0.5), 0.5),
+        (np.array([[4.0]]), 4.0),
+        (np.arange(3), [0, 1, 2]),
+        (np.str_("word"), "word"),
+        (torch.tensor(1.25), 1.25),
+        (torch.tensor([3]), 3),
+        (torch.tensor([1.0, 2.0]), [1.0, 2.0]),
+        (torch.tensor(2.0, requires_grad=True), 2.0),
+        (torch.nn.Parameter(torch.tensor(3.0)), 3.0),
+        (torch.tensor(2.5, dtype=torch.bfloat16), 2.5),
+        (torch.bfloat16, "bfloat16"),
+        (torch.device("cpu"), "cpu"),
+        (Decimal("1.5"), 1.5),
+        (Fraction(1, 4), 0.25),
+        (Count(5), 5),
+        (Text("mine"), "mine"),
+        (Colour.RED, "red"),
+        (Level.HIGH, 3),
+        (Path("/a/b"), "/a/b"),
+        (datetime.date(2026, 11, 21), "2026-11-21"),
+        ((1, (2, 3)), [1, [2, 3]]),
+        (frozenset({4}), [4]),
+        (Point(1.0, Point(2.0, None)), {"x": 1.0, "y": {"x": 2.0, "y": None}}),
+        (UserDict(a=1), {"a": 1}),
+        ({1: "a", None: "b", (1, 2): "c"}, {"1": "a", "None": "b", "(1, 2)": "c"}),
+        (-(1 << 63), -(1 << 63)),
+        ((1 << 64) - 1, (1 << 64) - 1),
+        (1 << 70, float(1 << 70)),
+    ],
+)
+def test_numbers_stay_numbers_and_containers_containers(value: object, expected: object) -> None:
+    sanitized = sanitize(value)
+    assert sanitized == expected
+    assert type(sanitized) is type(expected)
+
+
+def test_an_integer_beyond_a_float_is_described() -> None:
+    assert sanitize(1 << 2000) == {"!": "<int of 2001 bits>"}
+
+
+def test_what_cannot_be_encoded_is_described_by_at_most_200_characters() -> None:
+    sanitizer = Sanitizer()
+    assert sanitizer.sanitize(object) == {"!": "<class 'object'>"}
+    assert sanitizer.lossy
+    assert sanitize(b"bytes") == {"!": "b'bytes'"}
+    assert sanitize(1 + 2j) == {"!": "(1+2j)"}
+    assert len(sanitize(range(10**300))["!"]) == 200
+
+
+@pytest.mark.parametrize("value", [Unprintable(), Panicking(), {"deep": [Panicking()]}])
+def test_a_repr_that_raises_is_no_trouble(value: object) -> None:
+    assert "cannot be read" in str(sanitize(value))
+
+
+def test_an_interrupt_passes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sanitize(Stopping())
+    with pytest.raises(SystemExit):
+        sanitize({Keyed(SystemExit()): 1})
+
+
+def test_a_key_that_cannot_be_printed_is_named_by_its_class() -> None:
+    [key] = sanitize({Keyed(ValueError()): 1})
+    assert "Keyed" in key
+
+
+def test_a_tensor_elsewhere_is_described_and_never_read() -> None:
+    """A meta tensor cannot be read at all: item, tolist and repr of its values would raise."""
+    described = sanitize({"loss": torch.tensor(1.0, device="meta")})["loss"]["!"]
+    assert "shape=torch.Size([]) dtype=torch.float32 device=meta" in described
+
+
+def test_a_tensor_subclass_is_never_read() -> None:
+    """Reading a DTensor is a collective."""
+
+    class Distributed(torch.Tensor):
+        def item(self) -> float:
+            raise AssertionError
+
+        tolist = item
+
+    assert "Distributed" in sanitize(torch.tensor(1.0).as_subclass(Distributed))["!"]
+
+
+def test_what_holds_tensors_is_not_printed() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=torch.tensor(0.5))
+    assert "lr" not in sanitize(optimizer)["!"]
+
+
+def test_a_large_array_is_described() -> None:
+    assert "shape=(1000,)" in sanitize(np.zeros(1000))["!"]
+    assert "shape=torch.Size([1000])" in sanitize(torch.zeros(1000))["!"]
+    assert sanitize(np.complex128(1j)) == {"!": "1j"}
+
+
+def test_broken_text_is_escaped() -> None:
+    assert sanitize("\ud800x") == "\\ud800x"
+    assert sanitize({"\ud800": 1}) == {"\\ud800": 1}
+
+
+def test_long_text_is_cut_and_says_so() -> None:
+    sanitizer = Sanitizer(Limits(text=5))
+    assert sanitizer.sanitize("abcdefgh") == "abcde… (8 characters)"
+    assert sanitizer.lossy
+
+
+def test_cyclic_and_deep_values_end() -> None:
+    cycle: list[Any] = []
+    cycle.append({"self": cycle})
+    assert "nested too deeply" in str(sanitize(cycle))
+    deep: Any = 0
+    for _ in range(2000):
+        deep = {"next": deep}
+    assert "nested too deeply" in str(sanitize(deep))
+    wide: list[Any] = []
+    for _ in range(100):
+        wide = [wide] * 100
+    assert "nested too deeply" in str(sanitize(wide))
+
+
+def test_within_the_last_limits_everything_fits_one_record() -> None:
+    huge: Any = {"é" * 500 + str(i): ["é" * 10_000] * 1_000 for i in range(1_000)}
+    sanitizer = Sanitizer(LIMITS_BY_SIZE[-1])
+    assert len(msgpack.packb(sanitizer.sanitize(huge))) < MAX_RECORD // 2
+    assert sanitizer.lossy

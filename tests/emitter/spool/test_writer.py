@@ -1,0 +1,179 @@
+"""The spool writer: one write an event, in a folder, a lock and segments of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.errors import SettingsError
+from lineside.bus.protocol import wire
+from lineside.bus.protocol.events import Event
+from lineside.emitter.spool.status_page import NEXT_SEQ, StatusPage
+from lineside.emitter.spool.writer import SpoolWriter
+from tests.emitter.spool.spools import STREAM, MakeWriter, events, holder_of
+
+
+def test_every_event_is_on_disk_when_write_returns(make: MakeWriter, root: Path) -> None:
+    writer = make()
+    for n in range(5):
+        assert writer.write("log", n, n / 2, 16, {"logs": {"loss": float(n)}}, 1_000 + n, 2.5 + n)
+        event = events(root)[-1]
+        assert event == Event(n, 2.5 + n, 1_000 + n, "log", n, n / 2, 16, {"logs": {"loss": n}})
+        assert writer.fields[NEXT_SEQ] == n + 1
+
+
+def test_time_is_now_unless_it_is_given(make: MakeWriter, root: Path) -> None:
+    make().write("step_end")
+    [event] = events(root)
+    assert event.time > 1_700_000_000
+    assert event.monotonic_ns > 0
+
+
+def test_nobody_else_can_read_the_spool(make: MakeWriter, root: Path) -> None:
+    writer = make()
+    writer.write("log")
+    for path in (root, *root.rglob("*")):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_the_lock_is_held_until_the_writer_closes(make: MakeWriter) -> None:
+    writer = make()
+    lock = writer.folder.path / "lock"
+    assert holder_of(lock) == str(os.getpid())
+    writer.close()
+    assert holder_of(lock) == "None"
+
+
+def test_a_folder_is_seen_only_when_it_is_complete_and_locked(
+    make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, seen = Path.rename, []
+
+    def look_first(source: Path, target: Path) -> Path:
+        seen.append((sorted(path.name for path in source.iterdir()), holder_of(source / "lock")))
+        assert not target.exists()
+        assert source.name.startswith(".")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", look_first)
+    make()
+    assert seen == [(["lock", "page", "stream.json"], str(os.getpid()))]
+
+
+def test_two_writers_never_share_a_stream(make: MakeWriter, root: Path) -> None:
+    first = make()
+    with pytest.raises(OSError, match=r"[Nn]ot empty"):
+        make()
+    assert [path.name for path in first.folder.path.parent.iterdir()] == ["attempt"]
+    assert holder_of(first.folder.path / "lock") == str(os.getpid())
+
+
+def test_a_spool_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        SpoolWriter(tmp_path / "file", STREAM)
+
+
+def test_descriptors_are_out_of_the_way_of_scripts_that_close_all(make: MakeWriter) -> None:
+    writer = make()
+    writer.write("log")
+    assert writer.folder._lock is not None
+    assert min(writer._fd, writer.folder._lock.fd) > 200
+
+
+def test_descriptors_stay_low_where_few_are_allowed(make: MakeWriter, root: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    try:
+        writer = make()
+        writer.write("log")
+        assert writer._fd < 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(events(root)) == 1
+
+
+def test_a_segment_bears_the_number_of_its_first_event(make: MakeWriter, root: Path) -> None:
+    writer = make(segment=500)
+    for n in range(40):
+        writer.write("log", n, None, 0, {"text": "x" * 60})
+    assert [event.seq for event in events(root)] == list(range(40))
+    for segment in root.glob("*/*/*/*.seg"):
+        [first, *_] = wire.record_bodies(segment.read_bytes())
+        assert int(segment.stem) == wire.decode_event(first).seq
+        assert segment.stat().st_size <= 500
+
+
+def test_a_record_larger_than_a_segment_has_one_of_its_own(make: MakeWriter, root: Path) -> None:
+    writer = make(segment=500)
+    for size in (10, 900, 10):
+        writer.write("log", data={"text": "x" * size})
+    assert [path.stem.lstrip("0") for path in sorted(root.glob("*/*/*/*.seg"))] == ["", "1", "2"]
+
+
+def test_without_a_new_segment_the_old_one_goes_on(
+    make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make(segment=500)
+    writer.write("log")
+
+    def fail(first_seq: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(writer.folder, "open_segment", fail)
+    for _ in range(20):
+        assert writer.write("log", data={"text": "x" * 60})
+    assert [event.seq for event in events(root)] == list(range(21))
+
+
+def test_data_that_cannot_be_encoded_is_described_instead(make: MakeWriter, root: Path) -> None:
+    writer = make()
+    assert writer.write(
+        "log", data={"logs": {"a": 1 << 80, "b": {1, 2}, "c": "\ud800", "d": print}}
+    )
+    assert writer.write("log", 1, data={"logs": float("nan"), 5: 6})
+    first, second = events(root)
+    assert first.data is not None
+    assert first.data["logs"]["a"] == float(1 << 80)
+    assert first.data["logs"]["b"] == [1, 2]
+    assert "print" in first.data["logs"]["d"]["!"]
+    assert (first.seq, second.seq, second.step) == (0, 1, 1)
+    assert writer.encode_failures == 1
+
+
+def test_fields_of_odd_types_do_not_lose_the_event(make: MakeWriter, root: Path) -> None:
+    class Odd:
+        def __int__(self) -> int:
+            raise ValueError
+
+    writer = make()
+    assert writer.write("log", Odd(), Odd(), Odd())  # type: ignore[arg-type]
+    [event] = events(root)
+    assert (event.step, event.epoch, event.control) == (0, None, 0)
+
+
+def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path) -> None:
+    writer = make()
+    assert writer.write("log", data={"logs": {str(n): "x" * 2_000 for n in range(5_000)}})
+    assert writer.write("log", data={"logs": ["x" * 100] * 100})
+    assert all(len(body) <= wire.MAX_RECORD for body in wire.record_bodies(_blob(root)))
+    assert [event.seq for event in events(root)] == [0, 1]
+    assert writer.encode_failures == 1
+
+
+def test_the_page_says_who_writes(make: MakeWriter) -> None:
+    writer = make(rank=2)
+    page = StatusPage.open(writer.folder.path)
+    assert page is not None
+    assert [page.fields[1], page.fields[2]] == [os.getpid(), 2]
+    page.close()
+
+
+def _blob(root: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(root.glob("*/*/*/*.seg")))

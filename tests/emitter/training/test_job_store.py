@@ -1,0 +1,57 @@
+"""The job's store, asked by a thread that may be left waiting in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lineside.emitter.training import job_store
+from lineside.emitter.training.job_store import ConsensusError, JobStore
+from tests.emitter.training.stores import FakeJobStore
+
+EXIT = """
+import atexit, time
+class Frozen:
+    def __getattr__(self, name): return lambda *given: time.sleep(300)
+class Well:
+    def __getattr__(self, name): return lambda *given: True
+atexit.register(lambda: print(time.monotonic() - ended))
+from lineside.emitter.training import job_store
+kept = []
+for store in [Well()] * 3 + [Frozen()] * 4:
+    job_store.job_store = lambda: store
+    kept.append(job_store.JobStore("keys", 0.1))
+    kept[-1].set_nowait("name", 1)
+ended = time.monotonic()
+"""
+
+
+def test_a_process_ends_in_time_however_many_stores_it_asked_and_are_frozen() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", EXIT], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stderr == ""
+    assert float(ended.stdout) < 6  # 2 s, and not 2 s for each
+
+
+def test_a_store_that_was_silent_is_asked_again_once_it_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = FakeJobStore()
+    monkeypatch.setattr(job_store, "job_store", lambda: store)
+    keys = JobStore("keys", 0.1)
+    store.is_responding.clear()
+    for _ in range(2):
+        with pytest.raises(ConsensusError, match="the job's store did not answer"):
+            keys.set("name", 1)
+    store.is_responding.set()
+    keys._timeout = 10.0
+    deadline = time.monotonic() + 10
+    while keys._is_overdue():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert keys.find("name") == 1
+    keys.close()

@@ -1,0 +1,256 @@
+"""The facts of a run: as much as can be had, nothing secret, nothing touched."""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerState, TrainingArguments
+
+from lineside.emitter.training import metadata
+from lineside.emitter.training.identity import Identity, RankInfo
+from lineside.emitter.training.redaction import REDACTED
+
+
+class Strategy(enum.Enum):
+    STEPS = "steps"
+
+
+@dataclass
+class Arguments:
+    lr: float = 0.1
+    hub_token: str | None = None
+    strategy: Strategy = Strategy.STEPS
+    model_init_kwargs: dict[str, Any] | None = None
+    hidden: int = field(default=1, init=False)
+
+
+class Endless(torch.utils.data.IterableDataset[int]):
+    def __iter__(self) -> Any:
+        raise AssertionError("a dataset must not be iterated")
+
+
+class Panic(BaseException):
+    """No Exception."""
+
+
+def fail() -> None:
+    raise Panic
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def open_database(user: str) -> None:
+    raise ValueError(f"cannot open postgres://{user}@db")
+
+
+def test_a_part_that_fails_is_absent_and_the_rest_is_there() -> None:
+    assert metadata.collect({"a": fail, "b": lambda: 1, "c": lambda: None}) == {"b": 1}
+    with pytest.raises(KeyboardInterrupt):
+        metadata.collect({"a": interrupt})
+
+
+def test_the_process_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--hub_token", "mine"])
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    facts = metadata.process_facts()
+    assert facts["argv"] == ["train.py", "--hub_token", REDACTED]
+    assert (facts["pid"], facts["cwd"]) == (os.getpid(), str(Path.cwd()))
+    assert "mine" not in str(facts)
+
+
+def test_versions_are_those_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    facts = metadata.version_facts()
+    assert facts["torch"] == torch.__version__
+    assert "lineside" in facts
+    assert "peft" not in facts
+
+
+def test_arguments_are_read_with_secrets_hidden_and_left_as_they_are() -> None:
+    nested = {"token": "mine", "dtype": torch.bfloat16}
+    args = Arguments(hub_token="mine", model_init_kwargs=nested)  # noqa: S106
+    facts = metadata.collect({"args": lambda: metadata.argument_facts(args)})["args"]
+    assert facts == {
+        "lr": 0.1,
+        "hub_token": REDACTED,
+        "strategy": "steps",
+        "model_init_kwargs": {"token": REDACTED, "dtype": "bfloat16"},
+    }
+    assert nested == {"token": "mine", "dtype": torch.bfloat16}
+
+
+def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
+    args = TrainingArguments(output_dir=str(tmp_path), hub_token="mine", use_cpu=True)  # noqa: S106
+    facts = metadata.collect({"args": lambda: metadata.argument_facts(args)})["args"]
+    expected = args.to_dict()
+    assert facts.keys() == expected.keys()
+    differing = {name for name in facts if facts[name] != expected[name]}
+    assert differing <= {name for name in expected if name.endswith("_token")}
+    assert facts["hub_token"] == REDACTED
+
+
+def test_arguments_of_no_dataclass_are_read_too() -> None:
+    assert metadata.argument_facts(SimpleNamespace(a=1)) == {"a": 1}
+
+
+def test_a_model_is_counted_and_described() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    model.transformer.wte.weight.requires_grad_(False)
+    facts = metadata.model_facts(model)
+    assert facts["class"] == "GPT2LMHeadModel"
+    assert facts["mro"][:3] == ["GPT2LMHeadModel", "GPT2PreTrainedModel", "PreTrainedModel"]
+    assert facts["config"]["n_embd"] == 8
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert facts["parameters"] - facts["trainable_parameters"] == 32 * 8
+    assert "peft" not in facts
+
+
+def test_a_model_that_is_no_transformer_is_described_as_far_as_it_goes() -> None:
+    assert metadata.model_facts(torch.nn.Linear(2, 3)) == {
+        "class": "Linear",
+        "mro": ["Linear", "Module"],
+        "parameters": 9,
+        "trainable_parameters": 9,
+    }
+
+
+def test_a_shard_is_not_counted_as_a_model() -> None:
+    class FullyShardedDataParallel(torch.nn.Linear):
+        pass
+
+    assert "parameters" not in metadata.model_facts(FullyShardedDataParallel(1, 1))
+
+
+def test_parameters_that_hide_their_size_are_counted_right() -> None:
+    class Params4bit(torch.nn.Parameter):
+        pass
+
+    packed = Params4bit(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
+    sharded = torch.nn.Parameter(torch.zeros(0))
+    sharded.ds_numel = 1_000
+    model = SimpleNamespace(parameters=lambda: iter([packed, sharded]))
+    facts = metadata.model_facts(model)
+    assert (facts["parameters"], facts["trainable_parameters"]) == (16 + 1_000, 1_000)
+
+
+def test_peft_adapters_are_told() -> None:
+    adapter = SimpleNamespace(to_dict=lambda: {"r": 8, "target_modules": {"q", "v"}})
+    facts = metadata.model_facts(SimpleNamespace(peft_config={"default": adapter}, config={"a": 1}))
+    assert sorted(facts["peft"]["default"]["target_modules"]) == ["q", "v"]
+    assert facts["config"] == {"a": 1}
+
+
+def test_loaders_are_measured_and_never_iterated() -> None:
+    known = torch.utils.data.DataLoader([1, 2, 3], batch_size=2)
+    assert metadata.loader_facts(known) == {
+        "class": "DataLoader",
+        "length": 2,
+        "batch_size": 2,
+        "workers": 0,
+        "dataset": "list",
+        "dataset_length": 3,
+    }
+    endless = metadata.loader_facts(torch.utils.data.DataLoader(Endless(), batch_size=2))
+    assert endless == {"class": "DataLoader", "batch_size": 2, "workers": 0, "dataset": "Endless"}
+
+
+def test_a_processing_class_is_told_as_far_as_it_goes() -> None:
+    tokenizer = SimpleNamespace(vocab_size=32, padding_side="left", model_max_length=int(1e30))
+    assert metadata.processing_facts(tokenizer) == {
+        "class": "SimpleNamespace",
+        "vocab_size": 32,
+        "padding_side": "left",
+        "model_max_length": 1e30,
+    }
+
+
+def test_the_state_goes_out_without_its_history() -> None:
+    state = TrainerState(best_metric=math.inf, trial_params={"lr": 0.1}, log_history=[{"a": 1.0}])
+    facts = metadata.state_facts(state)
+    assert facts["best_metric"] == math.inf
+    assert facts["trial_params"] == {"lr": 0.1}
+    assert not {"log_history", "stateful_callbacks"} & facts.keys()
+    assert metadata.state_facts(SimpleNamespace(max_steps=3)) == {"max_steps": 3}
+
+
+def test_where_a_run_goes_on_from_is_told() -> None:
+    assert metadata.resumed_from(TrainerState()) is None
+    bare = TrainerState(global_step=5)
+    assert metadata.resumed_from(bare) == {"run": None, "attempt": None, "step": 5}
+    checkpoint_state = Identity("r", "a", "n", "p", RankInfo()).checkpoint_state()
+    marked = TrainerState(global_step=5, stateful_callbacks={"lineside": checkpoint_state})
+    assert metadata.resumed_from(marked) == {"run": "r", "attempt": "a", "step": 5}
+
+
+def test_a_checkpoint_is_named_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = SimpleNamespace(output_dir="out")
+    state = TrainerState(global_step=4)
+    assert metadata.checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
+    state.is_hyper_param_search = True
+    assert metadata.checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
+    for number, trial in enumerate(["run-0", "run-1"]):
+        folder = tmp_path / "out" / trial / "checkpoint-4"
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
+    expected = tmp_path / "out" / "run-1" / "checkpoint-4"
+    assert metadata.checkpoint_path(args, state) == str(expected)
+
+
+def test_an_error_is_told_with_its_traceback_and_without_secrets() -> None:
+    with pytest.raises(ValueError, match="cannot open") as raised:
+        open_database("me:pw")
+    facts, line = metadata.error_facts(raised.value), metadata.one_line(raised.value)
+    assert facts is not None
+    assert facts["type"] == "ValueError"
+    assert facts["message"] == f"cannot open postgres://me:{REDACTED}@db"
+    assert "raise ValueError" in facts["traceback"]
+    assert "pw@" not in str(facts)
+    assert line.startswith("ValueError: cannot open")
+    assert metadata.error_facts(None) is None
+
+
+def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    facts = metadata.error_facts(Broken())
+    assert facts is not None
+    assert facts["message"] == ""
+    assert facts["type"].endswith("Broken")
+
+
+def test_ranks_that_do_not_lead_leave_out_what_is_equal() -> None:
+    state = TrainerState()
+    given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
+    leading = metadata.trainer_facts(Arguments(), state, given, is_rank_0=True)
+    other = metadata.trainer_facts(Arguments(), state, given, is_rank_0=False)
+    assert {"args", "model", "loaders"} <= leading.keys()
+    assert other.keys() == {"process", "versions", "state", "resumed_from"}
+    assert leading["loaders"] == {}
+
+
+def test_the_identity_is_part_of_the_facts() -> None:
+    identity = Identity("r", "a", "n", "p", RankInfo(2, 4, 1))
+    assert metadata.identity_facts(identity) == {
+        "name": "n",
+        "project": "p",
+        "producer": "rank2",
+        "rank": 2,
+        "world_size": 4,
+        "local_rank": 1,
+    }

@@ -1,0 +1,338 @@
+"""Metrics and timing as curves: which values become points, and what a chart of them shows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from sqlalchemy import Engine
+
+from lineside.bus.errors import RunNotFound, UsageError
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
+from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer
+
+
+@pytest.fixture
+def journal(writer: Writer) -> FakeJournal:
+    return FakeJournal(writer)
+
+
+def evaluate(trainer: FakeProducer, **metrics: float) -> None:
+    """As a Trainer does it: the metrics are logged, then announced."""
+    trainer.log(**metrics)
+    trainer.emit("evaluate", {"metrics": metrics})
+
+
+def test_evaluation_metrics_that_were_logged_are_points_once(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    trainer.begin()
+    evaluate(trainer, eval_loss=2.0, eval_bad=math.nan)
+    # The same values again, at the same step: that is another evaluation.
+    evaluate(trainer, eval_loss=2.0, eval_bad=math.nan)
+    journal.deliver(trainer)
+    assert history.points("run", "eval_loss").y == [2.0, 2.0]
+    assert history.points("run", "eval_bad").total == 2
+    assert history.run("run").event_counts["evaluate"] == 2
+
+
+def test_the_log_before_an_evaluation_is_remembered_over_a_kill(
+    engine: Engine, history: History
+) -> None:
+    trainer = FakeProducer()
+    offsets = FakeJournal(Writer(engine))
+    trainer.log(eval_loss=2.0)
+    offsets.deliver(trainer)
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 2.0, "eval_new": 1.0}})
+    offsets.writer = Writer(engine)
+    offsets.deliver(trainer)
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 2.0}})
+    offsets.writer = Writer(engine)
+    offsets.deliver(trainer)
+    assert history.points("run", "eval_loss").y == [2.0, 2.0]
+    assert history.points("run", "eval_new").y == [1.0]
+
+
+def test_a_log_that_was_unreadable_explains_no_evaluation(engine: Engine, history: History) -> None:
+    trainer = FakeProducer()
+    journal = FakeJournal(Writer(engine))
+    trainer.log(before=1.0)
+    trainer.emit("log", {"logs": 5})
+    journal.deliver(trainer)
+    journal.writer = Writer(engine)
+    trainer.emit("evaluate", {"metrics": {"before": 1.0}})
+    journal.deliver(trainer)
+    assert history.points("run", "before").y == [1.0, 1.0]
+
+
+def test_metrics_that_came_by_no_log_are_points_of_their_own(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    trainer.begin()
+    trainer.log(loss=1.0)
+    trainer.emit("predict", {"metrics": {"test_loss": 3.0, "text": "no"}})
+    trainer.emit("predict", {"metrics": {"test_loss": 3.0}})
+    # Logged at another step, or with another value: not the same thing.
+    trainer.log(eval_loss=1.0)
+    trainer.step = 5
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
+    trainer.log(eval_loss=1.0)
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 1.5}})
+    journal.deliver(trainer)
+    assert history.points("run", "test_loss").y == [3.0, 3.0]
+    assert history.points("run", "eval_loss").y == [1.0, 1.0, 1.0, 1.5]
+
+
+def test_a_gap_between_log_and_evaluation_leaves_the_evaluation_its_points(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    trainer.log(eval_loss=1.0)
+    journal.deliver(trainer)
+    trainer.emit("log", {"logs": {"eval_loss": 2.0}})
+    trainer.take_events()
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
+    journal.deliver(trainer)
+    assert history.points("run", "eval_loss").y == [1.0, 1.0]
+
+
+def test_metrics_say_how_many_points_they_have_and_their_range(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    for value in (3.0, -1.0, math.nan, 2.0, math.inf):
+        trainer.step += 1
+        trainer.log(loss=value)
+    trainer.log(nothing=math.nan)
+    journal.deliver(trainer)
+    loss, nothing = history.metrics("run")
+    assert (loss.name, loss.count, loss.min, loss.max) == ("loss", 5, -1.0, 3.0)
+    assert (loss.last, loss.last_step, loss.attempt) == (math.inf, 5, ATTEMPT)
+    assert (nothing.min, nothing.max) == (None, None)
+    assert math.isnan(nothing.last)
+    metrics = history.run("run").metrics
+    assert metrics["loss"] == math.inf
+    assert history.points("run", "loss").sum == 4.0
+
+
+def test_a_sum_beyond_a_double_is_not_told(journal: FakeJournal, history: History) -> None:
+    trainer = FakeProducer()
+    for value in (1e308, 1e308, -1e308):
+        trainer.log(big=value)
+    journal.deliver(trainer)
+    points = history.points("run", "big")
+    assert (points.sum, points.y) == (None, [1e308, 1e308, -1e308])
+
+
+@pytest.fixture
+def long_run(journal: FakeJournal) -> int:
+    """A curve of 20,000 points with spikes in it, and its number of points."""
+    trainer = FakeProducer()
+    count = 20_000
+    for step in range(count):
+        trainer.step, trainer.epoch = step, step / 1000
+        value = math.sin(step / 500)
+        if step in (4321, 15_000):
+            value = 100.0 if step == 4321 else -100.0
+        if step in (777, 778, 12_345):
+            value = math.nan if step != 778 else -math.inf
+        trainer.log(loss=value)
+    journal.deliver(trainer)
+    return count
+
+
+def test_a_chart_keeps_every_extreme_and_everything_that_is_not_finite(
+    history: History, long_run: int
+) -> None:
+    chart = history.points("run", "loss", points=500)
+    assert chart.downsampled
+    assert chart.total == long_run
+    assert len(chart.x) <= 510
+    by_step = dict(zip(chart.step, chart.values, strict=True))
+    assert by_step[4321] == 100.0
+    assert by_step[15_000] == -100.0
+    assert math.isnan(by_step[777])
+    assert by_step[778] == -math.inf
+    assert math.isnan(by_step[12_345])
+    assert chart.flag[chart.step.index(778)] == "-inf"
+    assert chart.step[0] == 0
+    assert chart.step[-1] == long_run - 1
+    assert chart.step == sorted(chart.step)
+    assert chart.epoch[-1] == (long_run - 1) / 1000
+
+
+def test_a_chart_by_time_has_the_same_points(history: History, long_run: int) -> None:
+    by_step = history.points("run", "loss", points=200)
+    by_time = history.points("run", "loss", points=200, x="time")
+    assert by_time.x == by_time.time == by_step.time
+    assert by_step.x == [float(step) for step in by_step.step]
+
+
+def test_all_points_are_to_be_had(history: History, long_run: int) -> None:
+    whole = history.points("run", "loss", points=None)
+    assert not whole.downsampled
+    assert whole.step == list(range(long_run))
+
+
+def test_a_part_of_a_curve_comes_with_its_neighbours(history: History, long_run: int) -> None:
+    part = history.points("run", "loss", start=100, end=110)
+    assert part.step == list(range(99, 112))
+    assert not part.downsampled
+    assert part.total == long_run
+    begin = START + 100 / 1000
+    by_time = history.points("run", "loss", x="time", start=begin, end=begin + 0.01)
+    assert by_time.step[1:-1] == pytest.approx(list(range(100, 110)), abs=1)
+    assert history.points("run", "loss", start=1e9).step == [long_run - 1]
+    assert history.points("run", "loss", end=-5).step == [0]
+    assert history.points("run", "loss", start=10, end=5).step == []
+    wide = history.points("run", "loss", start=10_000, end=19_000, points=100)
+    assert wide.downsampled
+    assert 15_000 in wide.step
+    assert 12_345 in wide.step
+    assert 4321 not in wide.step
+
+
+def test_more_odd_points_than_wanted_are_thinned_to_the_first_of_each_block(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    for step in range(5000):
+        trainer.step = step
+        trainer.log(loss=math.nan if step >= 1000 else 1.0)
+    journal.deliver(trainer)
+    chart = history.points("run", "loss", points=100)
+    assert len(chart.x) <= 125
+    assert chart.flag.count("nan") > 10
+    assert 1000 in chart.step
+
+
+def test_nobody_logged_it_means_no_points(journal: FakeJournal, history: History) -> None:
+    trainer = FakeProducer()
+    trainer.begin()
+    journal.deliver(trainer)
+    nothing = history.points("run", "nothing")
+    assert (nothing.x, nothing.total, nothing.downsampled) == ([], 0, False)
+    assert history.metrics("run") == []
+    assert history.timing("run").wait.total == 0
+
+
+def test_arguments_that_make_no_sense_are_told(journal: FakeJournal, history: History) -> None:
+    trainer = FakeProducer()
+    trainer.begin()
+    journal.deliver(trainer)
+    with pytest.raises(UsageError, match="step or time"):
+        history.points("run", "loss", x="epoch")
+    with pytest.raises(UsageError, match="1 or more"):
+        history.points("run", "loss", points=0)
+    with pytest.raises(UsageError, match=f"no attempt 'other': expected one of {ATTEMPT}"):
+        history.points("run", "loss", attempt="other")
+    with pytest.raises(RunNotFound, match="no run 'nobody' in the store; the newest are run"):
+        history.points("nobody", "loss")
+
+
+def test_timing_is_what_the_clock_of_the_training_machine_says(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    trainer.begin()
+    for compute, wait in ((0.1, 0.02), (0.5, 0.01), (0.2, 3.0)):
+        trainer.do_step(compute, wait)
+    trainer.emit("train_end")
+    journal.deliver(trainer)
+    timing = history.timing("run")
+    assert timing.compute.step == [1, 2, 3]
+    assert timing.compute.y == pytest.approx([0.1, 0.5, 0.2])
+    # What comes after the last step is no waiting for the next one.
+    assert timing.wait.step == [1, 2]
+    assert timing.wait.y == pytest.approx([0.02, 0.01])
+    assert timing.compute.sum == pytest.approx(0.8)
+    assert history.metrics("run") == []
+
+
+def test_a_gap_in_a_step_leaves_it_untimed(journal: FakeJournal, history: History) -> None:
+    trainer = FakeProducer()
+    trainer.do_step()
+    journal.deliver(trainer)
+    trainer.emit("step_begin")
+    journal.deliver(trainer)
+    trainer.emit("step_end")
+    trainer.emit("step_begin")
+    trainer.take_events()
+    trainer.step += 2
+    trainer.emit("step_end")
+    trainer.do_step()
+    journal.deliver(trainer)
+    timing = history.timing("run")
+    assert timing.compute.step == [1, 4]
+    assert timing.wait.step == [1, 3]
+
+
+def test_another_producers_curves_are_its_own(journal: FakeJournal, history: History) -> None:
+    rank0, evaluator = FakeProducer(), FakeProducer(producer="evaluator")
+    rank0.log(loss=1.0)
+    evaluator.log(loss=2.0)
+    journal.deliver(rank0, evaluator)
+    assert history.points("run", "loss").y == [1.0]
+    assert history.points("run", "loss", producer="evaluator").y == [2.0]
+    assert [s.producer for s in history.metrics("run", producer="evaluator")] == ["evaluator"]
+    assert history.run("run").metrics == {"loss": 1.0}
+
+
+def test_everything_can_be_read_row_by_row(journal: FakeJournal, history: History) -> None:
+    first, second = FakeProducer(), FakeProducer(attempt=LATER_ATTEMPT, at=START + 3600)
+    first.begin()
+    for value in (1.0, math.nan):
+        first.do_step(loss=value, lr=0.1)
+    first.emit("step_begin")
+    second.begin()
+    second.step = 1
+    second.emit("step_end")
+    second.emit("step_begin")
+    second.log(loss=5.0)
+    journal.deliver(second, first)
+
+    points = list(history.iter_points("run"))
+    assert [(p.attempt, p.name, p.step) for p in points] == [
+        (ATTEMPT, "loss", 1),
+        (ATTEMPT, "loss", 2),
+        (ATTEMPT, "lr", 1),
+        (ATTEMPT, "lr", 2),
+        (LATER_ATTEMPT, "loss", 1),
+    ]
+    assert math.isnan(points[1].value)
+    only = history.iter_points("run", attempt=LATER_ATTEMPT, names=["loss"])
+    assert [p.value for p in only] == [5.0]
+
+    timing = list(history.iter_timing("run"))
+    assert [(t.attempt, t.step, t.compute is None, t.wait is None) for t in timing] == [
+        (ATTEMPT, 1, False, False),
+        (ATTEMPT, 2, False, False),
+        (LATER_ATTEMPT, 1, True, False),
+    ]
+    assert timing[0].compute == pytest.approx(0.1)
+    assert list(history.iter_timing("run", attempt="nobody")) == []
+
+    events = list(history.iter_events("run"))
+    assert [event.n for event in events] == list(range(1, len(events) + 1))
+    assert {e.attempt for e in history.iter_events("run", attempt=ATTEMPT)} == {ATTEMPT}
+    with pytest.raises(RunNotFound):
+        next(history.iter_points("nobody"))
+
+
+def test_steps_timed_by_half_are_read_by_half(journal: FakeJournal, history: History) -> None:
+    trainer = FakeProducer()
+    for step in (1, 2, 3):
+        trainer.step = step
+        if step != 2:
+            trainer.emit("step_begin")
+        trainer.emit("step_end")
+    trainer.emit("step_begin")
+    journal.deliver(trainer)
+    assert [(t.step, t.compute is None, t.wait is None) for t in history.iter_timing("run")] == [
+        (1, False, True),
+        (2, True, False),
+        (3, False, False),
+    ]

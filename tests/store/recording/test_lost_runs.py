@@ -1,0 +1,182 @@
+"""Processes that vanish, and signs of life after that, in whatever order and by whatever clocks."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
+from tests.store.trainer import ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
+
+ERROR = {"type": "ValueError", "message": "bad: batch"}
+SHIPPER = "20231114T221300-ssss"
+
+
+@pytest.fixture
+def journal(engine: Engine) -> FakeJournal:
+    return FakeJournal(Writer(engine))
+
+
+def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_recorded(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer, shipper = (
+        FakeProducer(),
+        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 9),
+    )
+    trainer.begin()
+    lost = shipper.emit("process_lost", heartbeat(trainer))
+    journal.deliver(shipper)
+    journal.deliver(trainer)
+    run = history.run("run")
+    assert run.status == "lost"
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() == pytest.approx(lost.time)
+
+
+@pytest.mark.parametrize(
+    ("alive", "ended"),
+    [(40.0, 42.0), (99.0, 100.0), (101.0, 100.0), (-1e300, 100.0), ("late", 100.0)],
+)
+def test_a_process_that_was_found_late_ended_soon_after_it_lived_last(
+    journal: FakeJournal, history: History, alive: float | str, ended: float
+) -> None:
+    trainer, shipper = (
+        FakeProducer(),
+        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 100),
+    )
+    trainer.begin()
+    at = START + alive if isinstance(alive, float) else alive
+    shipper.emit("process_lost", heartbeat(trainer, alive_at=at))
+    journal.deliver(trainer, shipper)
+    run = history.run("run")
+    assert run.status == "lost"
+    assert run.ended_at is not None
+    assert run.ended_at.timestamp() == pytest.approx(START + ended)
+
+
+def test_a_rank_that_went_with_its_container_is_not_the_cause_of_what_ended_that(
+    journal: FakeJournal, history: History
+) -> None:
+    rank0, rank1 = FakeProducer(), FakeProducer(producer="rank1")
+    rank0.begin()
+    rank1.emit("run_start", {})
+    rank0.tick(30)
+    raised = rank0.emit("train_error", {"error": ERROR})
+    shipper = FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 100)
+    shipper.emit("process_lost", heartbeat(rank1, alive_at=raised.time - 0.7))
+    journal.deliver(rank0, rank1, shipper)
+    assert history.run("run").reason == "ValueError: bad: batch"
+
+
+@pytest.mark.parametrize("by", ["rank0", "shipper"])
+@pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
+def test_an_end_is_taken_back_when_the_process_is_heard_of_after_it(
+    journal: FakeJournal, history: History, engine: Engine, by: str, ending: str
+) -> None:
+    """What lost its lock, or the command that had started it, still trains."""
+    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
+    trainer.begin()
+    journal.deliver(trainer)
+    before = [shipper.emit("heartbeat", heartbeat(trainer))]
+    trainer.tick(10)
+    ended = FakeProducer(producer="shipper", attempt="20231114T221310-tttt", at=START + 10)
+    if ending == "process_exit":
+        ended = FakeProducer(producer="launcher", attempt="20231114T221310-llll", at=START + 10)
+    status = {"process_lost": "lost", "process_exit": "killed"}[ending]
+    exit_data = {
+        "attempt": ATTEMPT,
+        "producer": "rank0",
+        "signal": "SIGTERM",
+        "alive_at": START + 9,
+    }
+    ended.emit(ending, exit_data)
+    journal.deliver(ended)
+    journal.writer.apply("journal", [journal.batch(shipper.stream, before)])
+    assert history.run("run").status == status, "what was said before it says nothing of it"
+    journal = FakeJournal(Writer(engine), "another")
+    trainer.tick(10)
+    shipper.time = trainer.time
+    shipper.told.clear()
+    told = {"rank0": trainer, "shipper": shipper}[by]
+    told.emit("heartbeat" if by == "shipper" else "step_begin", heartbeat(trainer))
+    journal.deliver(told)
+    run = history.run("run")
+    assert (run.status, run.reason, run.ended_at) == ("running", None, None)
+
+
+def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
+    journal: FakeJournal, history: History
+) -> None:
+    """The shipper looks whether the process lives, and then at the clock."""
+    trainer, shipper = (
+        FakeProducer(),
+        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 10.1),
+    )
+    launcher = FakeProducer(producer="launcher", attempt="20231114T221310-llll", at=START + 10)
+    trainer.begin()
+    launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGKILL"})
+    journal.deliver(trainer, launcher)
+    shipper.emit("heartbeat", heartbeat(trainer))
+    shipper.emit("process_lost", heartbeat(trainer, alive_at=START + 10))
+    journal.deliver(shipper)
+    run = history.run("run")
+    assert (run.status, run.reason) == ("killed", "SIGKILL")
+
+
+@pytest.mark.parametrize(("code", "name"), [(0, None), (3, None), (None, "SIGTERM")])
+def test_the_end_of_a_command_that_a_training_outlived_says_nothing_of_it(
+    journal: FakeJournal, history: History, code: int | None, name: str | None
+) -> None:
+    trainer, launcher = (
+        FakeProducer(),
+        FakeProducer(producer="launcher", attempt=SHIPPER, at=START + 10),
+    )
+    trainer.begin()
+    trainer.tick(10.5)
+    exit_data = {"attempt": ATTEMPT, "exit_code": code, "signal": name, "outlived": True}
+    launcher.emit("process_exit", exit_data)
+    journal.deliver(trainer, launcher)
+    assert history.run("run").status == "running"
+    trainer.emit("train_end")
+    trainer.emit("run_end", {"how": "exit"})
+    journal.deliver(trainer)
+    run = history.run("run")
+    assert (run.status, run.reason) == ("finished", None)
+
+
+@pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
+def test_what_a_process_had_said_before_its_end_is_no_sign_of_life_whatever_the_clocks_say(
+    journal: FakeJournal, history: History, ending: str
+) -> None:
+    """The clock of a file server is behind, or that of the machine with the launcher."""
+    trainer = FakeProducer()
+    trainer.begin()
+    journal.deliver(trainer)
+    trainer.tick(30)
+    trainer.do_step()
+    at = trainer.time - 10
+    ended = FakeProducer(producer="launcher", attempt=SHIPPER, at=at)
+    if ending == "process_lost":
+        ended = FakeProducer(producer="shipper", attempt=SHIPPER, at=trainer.time + 0.5)
+    ended.emit(ending, heartbeat(trainer, alive_at=at, signal="SIGKILL"))
+    journal.deliver(ended)
+    journal.deliver(trainer)
+    assert history.run("run").status == {"process_lost": "lost", "process_exit": "killed"}[ending]
+
+
+def test_a_training_that_outlived_its_command_ended_as_it_says(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer, launcher = (
+        FakeProducer(at=START),
+        FakeProducer(producer="launcher", attempt=SHIPPER, at=START + 9),
+    )
+    trainer.begin()
+    trainer.tick(60)
+    trainer.emit("train_end")
+    launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGTERM"})
+    for told in (trainer, launcher):
+        journal.deliver(told)
+    assert history.run("run").status == "finished"

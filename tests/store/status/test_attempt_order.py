@@ -1,0 +1,61 @@
+"""Attempts follow one another as they were started and resumed, not as clocks or mail say."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from lineside.store.status.attempt_order import in_order
+
+
+@dataclass(frozen=True)
+class Start:
+    attempt: str
+    started_at: float
+    resumed_attempt: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("starts", "order"),
+    [
+        ([Start("a", 1.0), Start("b", 2.0)], "ab"),
+        ([Start("b", 1.0), Start("a", 1.0)], "ab"),
+        # The second machine's clock is behind.
+        ([Start("a", 100.0), Start("b", 50.0, "a")], "ab"),
+        ([Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 40.0, "b")], "abc"),
+        ([Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 150.0, "b")], "abc"),
+        ([Start("z", 99.0), Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 101.0)], "zabc"),
+        # From the same checkpoint twice.
+        ([Start("a", 1.0), Start("b", 2.0, "a"), Start("c", 3.0, "a")], "abc"),
+        # From an attempt that was never heard of, or from nonsense.
+        ([Start("a", 2.0, "x"), Start("b", 1.0)], "ba"),
+        ([Start("a", 1.0, "b"), Start("b", 2.0, "a")], "ba"),
+        ([Start("a", 1.0, "a")], "a"),
+        ([Start("a", 1.0, "c"), Start("b", 3.0, "a"), Start("c", 2.0, "b")], "bca"),
+        (
+            [Start("a", 9.0, "b"), Start("b", 2.0, "a"), Start("c", 3.0, "b"), Start("d", 9.5)],
+            "abcd",
+        ),
+    ],
+)
+def test_the_order_is_that_of_starts_and_checkpoints(starts: list[Start], order: str) -> None:
+    for mixed in itertools.permutations(starts):
+        assert "".join(start.attempt for start in in_order(mixed)) == order
+
+
+@pytest.mark.parametrize("first", [None, "n19999"])
+def test_a_long_line_of_attempts_is_put_in_order_at_once(first: str | None) -> None:
+    """At every commit: each one goes on from the one before, and the first from none, or nonsense.
+    Its clock is ahead, or all of theirs are the same."""
+    starts = [Start(f"n{n:05}", 1.0, f"n{n - 1:05}" if n else first) for n in range(20_000)]
+    began = time.perf_counter()
+    assert len(in_order(reversed(starts))) == len(starts)
+    if first is None:
+        assert in_order([Start("n00000", 9.0), *starts[:0:-1]]) == [
+            Start("n00000", 9.0),
+            *starts[1:],
+        ]
+    assert time.perf_counter() - began < 5.0
