@@ -176,7 +176,8 @@ def key_refusal(address: str, seconds: float = 1.0) -> str:
 
 
 def handshake_error(frame: bytes) -> str:
-    """Why a connection did not come about, from one of the ``HANDSHAKE_EVENTS`` of a socket's monitor;
+    """Why a connection did not come about, from one of the ``HANDSHAKE_EVENTS`` of a socket's
+    monitor;
     empty if it did."""
     event, _ = MONITOR_EVENT.unpack(frame)
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

@@ -241,7 +241,8 @@ def _spool(settings: Settings) -> Iterator[Check]:
         return
     unacknowledged = _unacknowledged(settings.spool)
     events = sum(unacknowledged.values())
-    said = f"{plural(events, 'event')} of {plural(len(unacknowledged), 'stream')} wait in {settings.spool}"
+    stream_count = plural(len(unacknowledged), "stream")
+    said = f"{plural(events, 'event')} of {stream_count} wait in {settings.spool}"
     if pid is not None:
         yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
         yield Check("spool", OK, said)

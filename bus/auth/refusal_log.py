@@ -15,7 +15,8 @@ ANONYMOUS_MAX = 32
 """Callers without a name told apart, by action; all others are one more. Those with a name are as
 many as there are keys, and no stranger takes their place."""
 REPORTS_MAX = 20
-"""Words in ``REPORT_INTERVAL_SECONDS`` on one action of strangers, and as many of the others. What is beyond is
+"""Words in ``REPORT_INTERVAL_SECONDS`` on one action of strangers, and as many of the others. What
+is beyond is
 counted on, and said later."""
 OTHERS = "(others)"
 """What ``who`` or ``target`` is of all others."""

@@ -19,7 +19,8 @@ class Authorization:
     """A run belongs to the key that wrote to it first, and so do a control stream and a durable
     reader's name; nobody else goes on with it but an admin, and users of the broker's own machine.
 
-    Only where ``has_keys``, that is with keys, this is kept. Each question is answered by a sentence
+    Only where ``has_keys``, that is with keys, this is kept. Each question is answered by a
+    sentence
     that says why not; empty if it is allowed.
     """
 

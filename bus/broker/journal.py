@@ -63,7 +63,8 @@ class Journal(Protocol):
         """The seq after the last one appended to ``stream``; 0 for a stream never seen."""
 
     def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries of ``patterns`` streams after an offset, in order, about ``limit`` bytes, and up to
+        """Entries of ``patterns`` streams after an offset, in order, about ``limit`` bytes, and up
+        to
         which offset there are no others."""
 
     def streams(self) -> Collection[Stream]:

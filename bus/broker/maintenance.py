@@ -24,7 +24,8 @@ class Maintenance:
 
     They go on the stream ``_bus/broker/<attempt>``: ``expired`` (``first``, ``end`` as offsets,
     ``records``, ``bytes``, and ``readers``, the durable ones that had not had everything) and
-    ``count_rejected`` (``count`` of refused messages since the broker started, and the last reason). Who
+    ``count_rejected`` (``count`` of refused messages since the broker started, and the last
+    reason). Who
     was not allowed what goes on ``audit/broker/<attempt>``, from ``refusal_log``.
     """
 

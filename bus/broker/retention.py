@@ -64,7 +64,8 @@ class Retention:
         return Expiry(self._journal.first, last_expired + 1, records, expired_bytes, readers)
 
     def forget_idle_readers(self, now: float, connected: Collection[str]) -> list[str]:
-        """Forget durable readers that have not been here for ``DURABLE_KEEP_FACTOR`` times the age."""
+        """Forget durable readers that have not been here for ``DURABLE_KEEP_FACTOR`` times the
+        age."""
         return self._journal.forget_cursors(
             now - self._keep_seconds * DURABLE_KEEP_FACTOR, connected
         )

@@ -64,9 +64,8 @@ class _Connection:
     public_key: str  # the key it came with; empty on this machine
     rights: Principal | None  # None once that key may be here no more
     streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
-    provisional_runs: frozenset[str] = (
-        frozenset()
-    )  # runs whose commands it reads until they are another's
+    # Runs whose commands it reads until they are another's.
+    provisional_runs: frozenset[str] = frozenset()
 
     def opened(self, stream: Stream) -> None:
         self.streams.pop(stream, None)
@@ -157,7 +156,7 @@ class Broker(Service):
         """Where it listens on a network, if it does."""
         return self._authenticator.endpoint if self._authenticator else ""
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Drain, commit, confirm, deliver."""
         ready = dict(self._poller.poll(0 if self._has_backlog else _POLL_MS))
         if self._socket in ready:

@@ -40,7 +40,8 @@ class Stack:
     """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
 
     With ``listen`` the broker lets keys of other machines in there. ``port`` 0 takes a free one,
-    and keeps it when the dashboard is started again. With ``allow_any_port`` a port in use is replaced
+    and keeps it when the dashboard is started again. With ``allow_any_port`` a port in use is
+    replaced
     by a free one.
     """
 
@@ -123,8 +124,9 @@ class Stack:
         for child in self.supervisor.children if self.supervisor else ():
             code = child.exit_code()
             if code is not None:
+                end = f"the {child.program.name} ended ({describe_exit(code)})"
                 raise StackFailed(
-                    f"the {child.program.name} ended ({describe_exit(code)}): {self._last_output(child)}",
+                    f"{end}: {self._last_output(child)}",
                     UsageError.exit_code if code == UsageError.exit_code else 1,
                 )
         return self._is_broker_ready() and http_problem(self.ready_url) is None

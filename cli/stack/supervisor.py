@@ -86,7 +86,8 @@ class Child:
             self._process, self.last_exit = None, code
             if now - self._started >= self._backoff.healthy:
                 self._delay = self._backoff.first
-            return f"{name} ended ({describe_exit(code)}), next start in {self._schedule_restart(now):g} s"
+            delay = self._schedule_restart(now)
+            return f"{name} ended ({describe_exit(code)}), next start in {delay:g} s"
         if self._due is None or now < self._due:
             return None
         try:

@@ -52,7 +52,8 @@ class LeaderMessage(NamedTuple):
 
 
 class Leader:
-    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with ``syncs_evaluations``
+    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with
+    ``syncs_evaluations``
     there is one at each evaluation too. First of all comes ``handshake``.
 
     Raises:
@@ -185,7 +186,8 @@ class Leader:
 
 
 class Follower:
-    """Another rank's side. ``next_step`` is the step at whose end the next talk begins; ``syncs_evaluations``
+    """Another rank's side. ``next_step`` is the step at whose end the next talk begins;
+    ``syncs_evaluations``
     says that there is one at each evaluation too. First of all comes ``handshake``.
 
     Raises:
@@ -270,7 +272,8 @@ class Follower:
         self._store.close()
 
     def _wait_for(self, name: str, on_poll: Callable[[], object], shutdown_timeout: float) -> Any:
-        """The value of a key that rank 0 sets. ``shutdown_timeout`` is how many seconds it may be silent once
+        """The value of a key that rank 0 sets. ``shutdown_timeout`` is how many seconds it may be
+        silent once
         this rank is to end."""
         since, keepalive = time.monotonic(), None
         while (value := self._store.wait(name, _POLL_SECONDS, on_poll)) is None:

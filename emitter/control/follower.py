@@ -25,7 +25,8 @@ from lineside.emitter.training.publisher import Publisher
 
 
 class FollowerExecutor:
-    """Takes part in the talks of one attempt; has ``LeaderExecutor``'s calls. For the training thread.
+    """Takes part in the talks of one attempt; has ``LeaderExecutor``'s calls. For the training
+    thread.
 
     What it applies it tells in its own rank's stream.
     """

@@ -1,6 +1,7 @@
 """Commands from outside, taken by rank 0 at the step boundary: applied, or refused with a reason.
 
-Of several ranks each applies a command at the same step, or none does (``consensus``). What a command
+Of several ranks each applies a command at the same step, or none does (``consensus``). What a
+command
 does to a Trainer is in ``actions``, what the other ranks do in ``following``.
 """
 
@@ -39,9 +40,11 @@ _POLL_SECONDS = 0.02  # between looks for a command while training is paused
 class LeaderExecutor:
     """Takes the commands of one attempt. For the training thread of rank 0.
 
-    ``is_due`` says that ``apply_commands`` has something to do at this step's end, ``is_paused`` that
+    ``is_due`` says that ``apply_commands`` has something to do at this step's end, ``is_paused``
+    that
     ``hold`` is to be called at the hooks ``step_end``, ``log``, ``evaluate`` and ``save`` once
-    their event is published. With ``wait_for_verdict`` seconds, ``syncs_evaluations`` says that ``before_evaluation``
+    their event is published. With ``wait_for_verdict`` seconds, ``syncs_evaluations`` says that
+    ``before_evaluation``
     and ``meet`` are to be called before and after an evaluation is published.
 
     Raises:

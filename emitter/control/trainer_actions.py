@@ -52,7 +52,8 @@ class TrainerActions:
     """Prepares commands for the Trainer whose ``control`` this is, further up the stack.
 
     ``is_paused`` says that training is to be held, until the monotonic ``paused_until`` at most.
-    ``is_single_process`` says that there are no other ranks: those may leave logging to one of them, so that
+    ``is_single_process`` says that there are no other ranks: those may leave logging to one of
+    them, so that
     none is held in it.
     """
 

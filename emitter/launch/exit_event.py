@@ -28,7 +28,8 @@ _GRACE_SECONDS = 1.0
 class CommandExit(NamedTuple):
     """How a command ended: ``status``, minus n if signal n did it.
 
-    ``began`` and ``monotonic`` are seconds of the pages' clock, ``wall`` since the epoch; ``kill_count``
+    ``began`` and ``monotonic`` are seconds of the pages' clock, ``wall`` since the epoch;
+    ``kill_count``
     says how often the kernel killed for want of memory meanwhile, None where that is not known;
     ``left`` has the streams opened by then, each with its page if its process was left behind.
     """

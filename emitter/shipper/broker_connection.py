@@ -27,11 +27,11 @@ _KEY_CHECK_SECONDS = 5.0
 class BrokerConnection:
     """A DEALER to the broker at ``address`` that notices when what it sent may be lost.
 
-    ``disconnects`` grows by one each time; ``last_received`` is when the broker last said something (monotonic
-    seconds; at first when the link was made) and ``has_answered`` whether it ever did; ``fd_ready`` is set
-    when a watched descriptor became readable, which is then watched no more. ``refusal`` says why
-    a broker there does not take our key, empty if it does or none is there. A key that takes the
-    place of ours in its file is used within seconds.
+    ``disconnects`` counts lost connections. ``last_received`` is when the last message arrived
+    (monotonic seconds; at first when this object was made), ``has_answered`` whether any did.
+    ``fd_ready`` is set when a watched descriptor became readable; it is then no longer watched.
+    ``refusal`` is the broker's reason for refusing the key, empty if it accepts it or does not run.
+    A changed key file is used within seconds.
 
     Raises:
         AddressError: ``address`` cannot be used.

@@ -40,7 +40,8 @@ class DiskWorker:
     """Puts what is written on disk, and removes what was confirmed.
 
     New records are synced whenever it is given work. Confirmed segments, and the folders of
-    settled streams, are kept ``retention_seconds``; less when the producer's segments have more than
+    settled streams, are kept ``retention_seconds``; less when the producer's segments have more
+    than
     half of ``cap`` bytes or the disk is nearly full.
     """
 

@@ -42,9 +42,9 @@ _LOG_BYTES = 1 << 20
 class ShipperLimits:
     """What a shipper holds itself to; times in seconds, sizes in bytes.
 
-    It ends when all is confirmed and nothing new came for ``idle_timeout``, or when no producer lives and
-    the broker said nothing for ``broker_timeout``. Confirmed segments are kept for ``keep``, less when a
-    producer has more than half of ``cap``.
+    The shipper ends when everything is confirmed and nothing new came for ``idle_timeout``, or when
+    no producer lives and the broker was silent for ``broker_timeout``. Confirmed segments are kept
+    for ``retention``, less when a producer has more than half of ``cap``.
     """
 
     idle_timeout: float = 10.0

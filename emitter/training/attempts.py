@@ -51,7 +51,8 @@ class _PendingJoin(NamedTuple):
 class AttemptManager:
     """Opens and ends attempts for one callback.
 
-    ``publisher`` is the open one's, None while nothing is open. ``is_disabled`` says that the last try
+    ``publisher`` is the open one's, None while nothing is open. ``is_disabled`` says that the last
+    try
     to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_verdict`` is for
     how many seconds the open one waits at an evaluation for the stopper's word on it.
     """
@@ -154,8 +155,8 @@ class AttemptManager:
             if received is None:
                 self._pending_join = _PendingJoin(run_sync, rank_info, now_ns + _JOIN_FOR_NS)
                 print_once(
-                    f"rank {rank_info.rank} has not heard from rank 0 which run this is, and publishes "
-                    "nothing until it has; has rank 0 the callback too?"
+                    f"rank {rank_info.rank} has not heard from rank 0 which run this is, and "
+                    "publishes nothing until it has; has rank 0 the callback too?"
                 )
             return received
         identity = self._choose_identity(settings, rank_info, args, state, model)

@@ -29,8 +29,7 @@ from lineside.emitter.spool.status_page import (
     TRAINING,
 )
 from lineside.emitter.spool.writer import SpoolWriter
-from lineside.emitter.training import launch_registry, metadata
-from lineside.emitter.training import shutdown
+from lineside.emitter.training import launch_registry, metadata, shutdown
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.identity import Identity
 

@@ -12,8 +12,7 @@ from lineside.bus.protocol.events import OWN_KINDS, is_run_id
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
-from lineside.emitter.training import metadata
-from lineside.emitter.training import shutdown
+from lineside.emitter.training import metadata, shutdown
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.identity import Identity, RankInfo, begin, new_run_id
 from lineside.emitter.training.publisher import Publisher

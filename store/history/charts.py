@@ -140,7 +140,8 @@ def _span(
 def _first_at(
     connection: Connection, series_id: int, total: int, x: str, value: float, strictly_after: bool
 ) -> int:
-    """The first ordinal at or after ``value`` (``strictly_after``: after it); ``total`` if there is none.
+    """The first ordinal at or after ``value`` (``strictly_after``: after it); ``total`` if there
+    is none.
 
     Steps and times of one stream ascend, so a bisection by the primary key finds it.
     """

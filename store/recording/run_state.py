@@ -142,7 +142,8 @@ class SeriesState:
 class StreamState:
     """A stream: its row, and what of its other rows the next event needs.
 
-    ``is_loaded`` says that ``kinds`` (those counted so far) and ``series`` are loaded; ``new_counts`` is
+    ``is_loaded`` says that ``kinds`` (those counted so far) and ``series`` are loaded;
+    ``new_counts`` is
     what this transaction adds. ``logged`` is the newest log, or None if an evaluate or predict came
     since; ``logged_known`` is False while only the rows know. ``waited_ns`` passed before the step
     under way. ``is_stopping`` says that training is to stop after the newest event.

@@ -14,7 +14,8 @@ DISCONNECT_SECONDS = 15.0
 """A running run not heard of for this long is shown as disconnected."""
 STALL_STEPS, MIN_STALL_SECONDS, MAX_STALL_SECONDS = 10, 30.0, 600.0
 """A training that calls no hook is stalled after the time of so many of its steps: at least
-``MIN_STALL_SECONDS`` seconds, and ``MAX_STALL_SECONDS`` where it does something else, or is in its first two steps."""
+``MIN_STALL_SECONDS`` seconds, and ``MAX_STALL_SECONDS`` where it does something else, or is in its
+first two steps."""
 PAUSED = "paused"
 _STEPPING_PHASES = frozenset({"training", "waiting", None})
 _IDLE_PHASES = frozenset({PAUSED, "finished"})

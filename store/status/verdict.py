@@ -40,7 +40,8 @@ class RankState:
     train_error on; ``error`` is theirs, as ``Type: message``, and ``traceback``. ``lost`` is the
     shipper's word that the process is gone without having said so. ``ended_at`` is the time of the
     newest of these, seconds since the epoch. ``stopped_by``, in the attempt's control stream, says
-    which command ended training. ``has_pending_events``: events of it are known of and still on their way, as
+    which command ended training. ``has_pending_events``: events of it are known of and still on
+    their way, as
     after an outage, so what others say of its end is not all there is to say.
     """
 

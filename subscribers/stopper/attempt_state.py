@@ -55,7 +55,8 @@ class Trigger:
 class AttemptState:
     """Everything known of one attempt. ``Course(**course.data())`` is the same again.
 
-    ``rule_states`` are the rules' own, by name. ``earlier_seconds`` is for how many seconds the run was trained
+    ``rule_states`` are the rules' own, by name. ``earlier_seconds`` is for how many seconds the
+    run was trained
     before this attempt, ``wait_seconds`` for how many it waits for a verdict on an evaluation.
     """
 

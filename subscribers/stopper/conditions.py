@@ -23,7 +23,8 @@ SECONDS, STEPS = "seconds", "steps"
 class Observation(NamedTuple):
     """Values that came at once, at ``step`` and ``time`` (seconds since the epoch).
 
-    ``counts_for_best`` is False where a Trainer would not take them for its best ones: it evaluates on start
+    ``counts_for_best`` is False where a Trainer would not take them for its best ones: it
+    evaluates on start
     without looking.
     """
 

@@ -213,7 +213,8 @@ def inject_faults(
     shortest: float = 0.05,
     longest: float = 0.8,
 ) -> None:
-    """Deal one of ``actions`` after another at random moments, for ``seconds`` and twice at least."""
+    """Deal one of ``actions`` after another at random moments, for ``seconds`` and twice at
+    least."""
     until = time.monotonic() + seconds
     count = 0
     while time.monotonic() < until or count < 2:

@@ -63,7 +63,8 @@ def test_a_killed_process_lets_its_lock_go_and_the_next_can_take_it(held: Held) 
 def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     script = (
-        "import os, sys, time; from pathlib import Path; from lineside.emitter.spool import liveness_lock\n"
+        "import os, sys, time; from pathlib import Path\n"
+        "from lineside.emitter.spool import liveness_lock\n"
         "liveness_lock.acquire(Path(sys.argv[1]))\n"
         "child = os.fork()\n"
         "if child: print(child, flush=True); os._exit(0)\n"

@@ -143,10 +143,10 @@ def test_asking_takes_no_time_while_a_shipper_runs(bench: Bench) -> None:
 
 def test_whoever_reads_a_trainers_output_does_not_wait_for_the_shipper(spool: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from lineside.emitter.spool.shipper_process import *\n"
-        "import time\n"
-        "car = ShipperStarter(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock')\n"
-        "car.ensure()\n"
+        "import sys, time; from pathlib import Path\n"
+        "from lineside.emitter.spool.shipper_process import *\n"
+        "starter = ShipperStarter(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock')\n"
+        "starter.ensure()\n"
         "while shipper_pid(Path(sys.argv[1])) is None: time.sleep(0.01)\n"
         "print('trained')\n"
     )
@@ -190,7 +190,8 @@ def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
     spool: Path,
 ) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from lineside.emitter.spool.shipper_process import *\n"
+        "import os, sys; from pathlib import Path\n"
+        "from lineside.emitter.spool.shipper_process import *\n"
         "ShipperStarter(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock').ensure()\n"
         "try:\n"
         "    while True: os.wait()\n"

@@ -16,8 +16,7 @@ import pytest
 from lineside.emitter import Run, start_run
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import HOOK_ERRORS
-from lineside.emitter.training import console
-from lineside.emitter.training import shutdown
+from lineside.emitter.training import console, shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import data_of, only
 from tests.emitter.training.loops import page_of, publisher_of
