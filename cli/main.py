@@ -19,11 +19,14 @@ from lineside.cli.commands import (
     doctor,
     export,
     keys,
-    processes,
+    run,
     runs,
+    services,
+    ship,
+    show,
     stopper,
     tail,
-    training,
+    up,
 )
 
 INTERRUPTED = 130
@@ -62,7 +65,7 @@ def register(command: Callable[..., None]) -> None:
     app.command(
         context_settings={
             # What follows the first word of a training command belongs to that command.
-            "allow_interspersed_args": command is not training.run,
+            "allow_interspersed_args": command is not run.run,
             # A rate below zero is no option, but a rate that cannot be.
             "ignore_unknown_options": command is control.set_lr,
         }
@@ -70,12 +73,12 @@ def register(command: Callable[..., None]) -> None:
 
 
 for _command in (
-    processes.up,
+    up.up,
     demo.demo,
-    training.run,
-    training.ship,
+    run.run,
+    ship.ship,
     runs.runs,
-    runs.show,
+    show.show,
     tail.tail,
     audit.audit,
     control.stop,
@@ -88,10 +91,10 @@ for _command in (
     export.export,
     doctor.doctor,
     keys.keys,
-    processes.broker,
-    processes.recorder,
-    processes.dashboard,
-    processes.shipper,
+    services.broker,
+    services.recorder,
+    services.dashboard,
+    services.shipper,
     stopper.stopper,
 ):
     register(_command)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +46,18 @@ def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
     return "\n".join(
         f"{' ' * indent}{name.ljust(width)}  {value}".rstrip() for name, value in items
     )
+
+
+def local_time(time: datetime) -> str:
+    """``2026-11-21 08:26:53`` in this machine's time."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def step_text(step: int | None, of: int | None) -> str:
+    """``120/1,000``, or without the end where it is unknown."""
+    if step is None:
+        return ""
+    return f"{step:,}/{of:,}" if of and of > 0 else f"{step:,}"
 
 
 def warn(sentence: str) -> None:

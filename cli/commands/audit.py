@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lineside.bus.errors import RunNotFound
-from lineside.cli.commands.runs import local_time, open_history
-from lineside.cli.output import JsonOption, print_json, table, warn
+from lineside.cli.output import JsonOption, local_time, print_json, table, warn
+from lineside.cli.run_lookup import open_history
 
 if TYPE_CHECKING:
     from lineside.store.history.records import AuditEntry

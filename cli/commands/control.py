@@ -13,8 +13,8 @@ from lineside.bus.protocol.commands import EXPIRES_SECONDS, GRACE_SECONDS, Comma
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
-from lineside.cli.commands.runs import RunArgument, open_history, resolve_run
 from lineside.cli.output import JsonOption, print_json
+from lineside.cli.run_lookup import RunArgument, open_history, resolve_run
 
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
 WaitOption = Annotated[

@@ -15,7 +15,7 @@ def doctor(json: JsonOption = False) -> None:
 
     Each line is ok, warn or fail, with what to do. Exit code 1 if there is a fail.
     """
-    from lineside.cli import checks
+    from lineside.cli import doctor_checks as checks
 
     found = []
     for check in checks.run_checks(Settings.from_env()):

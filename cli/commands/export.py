@@ -13,8 +13,8 @@ from typing import IO, Annotated
 import typer
 
 from lineside.bus.errors import UsageError
-from lineside.cli.commands.runs import RunArgument, open_engine
 from lineside.cli.output import StatusLine, warn
+from lineside.cli.run_lookup import RunArgument, open_engine
 from lineside.dashboard.formatting import plural
 
 STDOUT = Path("-")

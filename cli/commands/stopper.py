@@ -132,7 +132,7 @@ def _rules(settings: Settings, file: Path | None, options: dict[str, Any]) -> Se
 
 
 def _backtest(run: str, rules: Sequence[Rule], json: bool) -> None:
-    from lineside.cli.commands.runs import open_history
+    from lineside.cli.run_lookup import open_history
 
     history = open_history()
     found = history.find(run)

@@ -12,8 +12,8 @@ import typer
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
-from lineside.cli.commands.runs import resolve_run
 from lineside.cli.output import JsonOption, print_json
+from lineside.cli.run_lookup import resolve_run
 from lineside.dashboard import formatting
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import typer
 from lineside.bus import sockets
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
 from lineside.bus.settings import Settings, make_private_folder
-from lineside.cli.commands.processes import DASHBOARD_PORT
+from lineside.cli.commands.services import DASHBOARD_PORT
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
 from lineside.cli.stack.http_probe import get_json

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lineside.bus.settings import Settings
-from lineside.cli import checks
+from lineside.cli import doctor_checks as checks
 from tests.cli.homes import Home
 
 

@@ -1,4 +1,4 @@
-"""``lineside run`` and ``lineside ship``: the two commands that stand beside a training."""
+"""``lineside ship``: sends to the broker what waits in a spool."""
 
 from __future__ import annotations
 
@@ -12,28 +12,6 @@ from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.cli.output import JsonOption, StatusLine, print_json
 from lineside.dashboard.formatting import plural
-
-
-def run(
-    command: Annotated[
-        list[str], typer.Argument(metavar="CMD", help="The command as you would type it.")
-    ],
-    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
-    project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
-) -> None:
-    """Run a training command, its Trainers watched.
-
-    As `lineside run -- python train.py --lr 1e-4`. It puts Lineside's callback into every Trainer
-    that the command makes, under python, torchrun, accelerate launch and TRL; nothing in the script
-    is changed. The exit code is the command's own, and it is recorded.
-    """
-    from lineside.emitter.launch.command import launch
-
-    settings = Settings.from_env()
-    settings = dataclasses.replace(
-        settings, run_name=name or settings.run_name, project=project or settings.project
-    )
-    raise typer.Exit(launch(command, settings))
 
 
 def ship(

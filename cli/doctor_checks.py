@@ -23,8 +23,8 @@ from lineside.bus.protocol import addresses
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings
-from lineside.cli.commands.processes import DASHBOARD_PORT
-from lineside.cli.commands.runs import has_store
+from lineside.cli.commands.services import DASHBOARD_PORT
+from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held, read_status
 from lineside.cli.stack.http_probe import http_problem
 from lineside.cli.stack.stack import REQUIRED_PACKAGES

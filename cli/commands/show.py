@@ -1,0 +1,110 @@
+"""``lineside show``: one run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from lineside.bus.text import printable
+from lineside.cli.output import JsonOption, local_time, pairs, print_json, step_text, table
+from lineside.cli.run_lookup import RunArgument, open_history
+from lineside.dashboard import formatting
+
+if TYPE_CHECKING:
+    from lineside.store.history.records import Attempt, Run, StreamAccount
+
+
+def show(run: RunArgument, json: JsonOption = False) -> None:
+    """Tell what is known of one run."""
+    history = open_history()
+    found = history.find(run)
+    streams = history.streams(found.id)
+    checkpoints = history.checkpoints(found.id)
+    if json:
+        from lineside.dashboard.api import models
+
+        document = models.Run.model_validate(found).model_dump(mode="json")
+        document["streams"] = [
+            models.Stream.model_validate(s).model_dump(mode="json") for s in streams
+        ]
+        document["checkpoints"] = [
+            models.Checkpoint.model_validate(c).model_dump(mode="json") for c in checkpoints
+        ]
+        print_json(document)
+        return
+    account = found.loss_account
+    sections = [
+        printable(
+            f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else "")
+        ),
+        pairs(_facts(found)),
+        _traceback(found),
+        "Attempts\n"
+        + table(
+            ("  #", "ATTEMPT", "STATUS", "STEP", "STARTED", "TOOK"),
+            [_attempt(attempt) for attempt in found.attempts],
+        ),
+        "Last values\n"
+        + pairs(
+            [(name, formatting.number(value)) for name, value in sorted(found.metrics.items())]
+        ),
+        "Events\n" + pairs([(k, f"{n:,}") for k, n in sorted(found.event_counts.items())]),
+        "Account\n"
+        + pairs(
+            [
+                ("emitted", f"{account.emitted:,}"),
+                ("recorded", f"{account.recorded:,}"),
+                ("missing", f"{account.gaps:,}"),
+                ("on its way", f"{account.lag:,}"),
+                ("hooks", hook_cost(streams)),
+            ]
+        ),
+        "Checkpoints\n"
+        + pairs([(f"step {c.step}", c.path + ("  (best)" if c.best else "")) for c in checkpoints]),
+    ]
+    typer.echo("\n\n".join(section for section in sections if not section.endswith("\n")))
+
+
+def hook_cost(streams: list[StreamAccount]) -> str:
+    """What the hooks took in the training processes, by event and by hook."""
+    spent = sum(stream.hook_ns or 0 for stream in streams)
+    hooks = sum(stream.hooks or 0 for stream in streams)
+    if not hooks:
+        return "not known yet"
+    return f"{spent / hooks / 1000:.1f} us each, {spent / 1e9:.3f} s in all"
+
+
+def _traceback(run: Run) -> str:
+    error = run.error
+    if error is None:
+        return "\n"
+    lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
+    return "\n".join((f"Traceback of {error.producer}", *lines))
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts = [
+        ("id", run.id),
+        ("project", run.project),
+        ("step", step_text(run.step, run.max_steps)),
+        ("epoch", formatting.number(run.epoch) if run.epoch is not None else ""),
+        ("started", local_time(run.started_at)),
+        ("ended", local_time(run.ended_at) if run.ended_at else ""),
+        ("tags", ", ".join(run.tags)),
+        ("note", run.note or ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _attempt(attempt: Attempt) -> tuple[str, ...]:
+    end = attempt.ended_at or attempt.updated_at
+    resumed = f" from step {attempt.resumed_step}" if attempt.resumed_step is not None else ""
+    return (
+        f"  {attempt.number}",
+        attempt.attempt,
+        attempt.status + (f" ({attempt.reason})" if attempt.reason else ""),
+        step_text(attempt.step, attempt.max_steps) + resumed,
+        local_time(attempt.started_at),
+        formatting.duration((end - attempt.started_at).total_seconds()),
+    )

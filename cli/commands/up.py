@@ -1,0 +1,40 @@
+"""``lineside up``: the stack in the foreground."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lineside.bus.settings import Settings
+from lineside.cli.commands.services import (
+    DASHBOARD_PORT,
+    HostOption,
+    ListenOption,
+    PortOption,
+    TokensOption,
+)
+
+
+def up(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = DASHBOARD_PORT,
+    tokens: TokensOption = False,
+    listen: ListenOption = "",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
+    ] = False,
+) -> None:
+    """Run broker, recorder and dashboard in the foreground.
+
+    Beside them a stopper, if the home has a rules.yaml. Whichever ends is started again. Ctrl-C or
+    SIGTERM ends them all.
+    """
+    from lineside.cli.output import warn
+    from lineside.cli.stack.stack import Stack
+    from lineside.cli.stack.up import UpService
+
+    stack = Stack(
+        Settings.from_env(), host=host, port=port, tokens=tokens, listen=listen, report=warn
+    )
+    UpService(stack, quiet=quiet).serve()
