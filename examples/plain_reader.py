@@ -51,14 +51,10 @@ def show_events(offset: int, stream: bytes, first: int, count: int, blob: bytes)
 
 
 def read(address: str, name: str, streams: list[str]) -> None:
-    socket, received_at, sent_at, subscribed = (
-        context.socket(zmq.DEALER),
-        time.monotonic(),
-        0.0,
-        False,
-    )
-    start, offset, credit, journal = b"cursor" if name else b"start", 0, 0, b""
+    socket = context.socket(zmq.DEALER)
     socket.connect(address)
+    received_at, sent_at, subscribed = time.monotonic(), 0.0, False
+    start, offset, credit, journal = b"cursor" if name else b"start", 0, 0, b""
     while True:
         now = time.monotonic()
         if now - received_at > 5:  # every SUB and CUR has an answer: this connection is dead

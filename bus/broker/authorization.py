@@ -64,7 +64,7 @@ class Authorization:
                     stream.run, rights
                 )  # a training's first answer may precede all else
 
-    def subscribe(self, rights: Principal, message: Sub) -> str:
+    def subscribe_denial(self, rights: Principal, message: Sub) -> str:
         """Read, and keep a place under a name."""
         if rights.is_local:
             if message.name:

@@ -24,13 +24,12 @@ class Maintenance:
 
     They go on the stream ``_bus/broker/<attempt>``: ``expired`` (``first``, ``end`` as offsets,
     ``records``, ``bytes``, and ``readers``, the durable ones that had not had everything) and
-    ``count_rejected`` (``count`` of refused messages since the broker started, and the last
-    reason). Who
+    ``refused`` (``count`` of refused messages since the broker started, and the last reason). Who
     was not allowed what goes on ``audit/broker/<attempt>``, from ``refusal_log``.
     """
 
-    def __init__(self, intake: AppendBuffer, retention: Retention) -> None:
-        self._buffer = intake
+    def __init__(self, buffer: AppendBuffer, retention: Retention) -> None:
+        self._buffer = buffer
         self._retention = retention
         attempt = new_attempt()
         self._stream = Stream("_bus", "broker", attempt)
@@ -85,7 +84,7 @@ class Maintenance:
         )
         return expiry.end
 
-    def audit(self, now: float) -> None:
+    def publish_refusals(self, now: float) -> None:
         """Take what is to be said, at ``now`` in monotonic seconds, of who was not allowed what."""
         for data in self.refusal_log.take_due(now):
             log.warning("broker: refused %(who)s to %(action)s %(target)s: %(why)s", data)

@@ -64,10 +64,10 @@ class _Connection:
     public_key: str  # the key it came with; empty on this machine
     rights: Principal | None  # None once that key may be here no more
     streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
-    # Runs whose commands it reads until they are another's.
+    # Unowned runs whose commands it reads until another key owns them.
     provisional_runs: frozenset[str] = frozenset()
 
-    def opened(self, stream: Stream) -> None:
+    def add_stream(self, stream: Stream) -> None:
         self.streams.pop(stream, None)
         self.streams[stream] = None
         if len(self.streams) > _STREAMS_MAX:
@@ -138,9 +138,9 @@ class Broker(Service):
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         if key_pair is not None:
-            note = self._maintenance.refusal_log.add
+            on_refusal = self._maintenance.refusal_log.add
             self._authenticator = ZapAuthenticator(
-                context, self._socket, self._listen, keyring, key_pair, note
+                context, self._socket, self._listen, keyring, key_pair, on_refusal
             )
             self._poller.register(self._authenticator.requests, zmq.POLLIN)
         log.info(
@@ -225,7 +225,7 @@ class Broker(Service):
             if why := self._authorization.open_denial(rights, message.stream):
                 self._deny(identity, connection, message, why)
                 return
-            connection.opened(message.stream)
+            connection.add_stream(message.stream)
             self._pending_hellos.add((identity, message.stream))
         elif isinstance(message, Cur):
             if identity in self._subscriptions:
@@ -234,7 +234,7 @@ class Broker(Service):
             else:
                 self._pending_whos.add((identity, ""))
         elif isinstance(message, Sub):
-            if why := self._authorization.subscribe(rights, message):
+            if why := self._authorization.subscribe_denial(rights, message):
                 self._deny(identity, connection, message, why)
                 return
             position, displaced = self._subscriptions.subscribe(identity, message)
@@ -275,7 +275,9 @@ class Broker(Service):
             action = "command"
         target = str(stream or ", ".join(getattr(message, "streams", ())))
         rights = connection.rights or (
-            self._authenticator.known(connection.public_key) if self._authenticator else None
+            self._authenticator.find_principal(connection.public_key)
+            if self._authenticator
+            else None
         )
         name, role = (rights.name, rights.role_names) if rights else ("", "")
         self._maintenance.refusal_log.add(Refusal(name, role, action, target, why))
@@ -338,7 +340,7 @@ class Broker(Service):
             self._forget(identity)
         if self._authenticator is not None and self._authenticator.check_keys():
             self._drop_changed_keys()
-        self._maintenance.audit(now)
+        self._maintenance.publish_refusals(now)
         expire_before = 0
         try:
             if self._is_expiry_enabled:
@@ -373,7 +375,7 @@ class Broker(Service):
 
     def _flush_refusals(self) -> None:
         """What was refused and only counted so far."""
-        self._maintenance.audit(math.inf)
+        self._maintenance.publish_refusals(math.inf)
         self._commit(0)
 
     def _disable_expiry(self, error: JournalDamaged) -> None:

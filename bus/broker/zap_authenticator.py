@@ -37,7 +37,7 @@ _HANDSHAKE_FAILED = "the handshake failed: no CURVE, or not with this broker's p
 
 class ZapAuthenticator:
     """Lets the keys of ``keyring`` in at ``address`` on ``router``; ``endpoint`` is where it really
-    listens. ``note`` is told of each refusal.
+    listens. ``on_refusal`` is called with each refusal.
 
     Raises:
         AddressError: it cannot be listened at.
@@ -99,15 +99,15 @@ class ZapAuthenticator:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
                 self._on_refusal(Refusal("", "", "connect", self.endpoint, _HANDSHAKE_FAILED))
         self._keyring.refresh()
-        known, self._generation = self._generation, self._keyring.generation
-        return known != self._generation
+        previous, self._generation = self._generation, self._keyring.generation
+        return previous != self._generation
 
-    def rights(self, public_key: str) -> Principal | None:
+    def principal(self, public_key: str) -> Principal | None:
         """What the key may do now; None if it may be here no more."""
         credential = self._keyring.find(KEY, public_key)
         return credential.rights if credential is not None and not credential.revoked else None
 
-    def known(self, public_key: str) -> Principal | None:
+    def find_principal(self, public_key: str) -> Principal | None:
         """What the key may do, or might before it was revoked; None if it is not in the list."""
         credential = self._keyring.find(KEY, public_key)
         return credential.rights if credential is not None else None
@@ -149,7 +149,7 @@ def principal_of(authenticator: ZapAuthenticator | None, public_key: str) -> Pri
     """What whoever showed ``public_key`` may do now, if anything."""
     if not public_key:
         return LOCAL
-    return authenticator.rights(public_key) if authenticator is not None else None
+    return authenticator.principal(public_key) if authenticator is not None else None
 
 
 def _is_local_peer(frame: zmq.Frame) -> bool:
