@@ -111,8 +111,7 @@ class Broker(Service):
         self._last_sweep = float("-inf")
 
     def startup(self) -> None:
-        """Claim the address, open the journal, listen; in this order, so that nobody is let in
-        before the journal can be written.
+        """Claim the address, open the journal, then listen.
 
         Raises:
             SettingsError: it is to listen on a network, and no key was ever made.
@@ -363,8 +362,7 @@ class Broker(Service):
                 self._forget(identity)
 
     def _drop_unauthorized_readers(self, owners: Mapping[str, str]) -> None:
-        """Runs are somebody's now that were nobody's: who subscribed to one meanwhile and may no
-        longer is asked for its subscription again, and answered."""
+        """End subscriptions to runs that another key owns now; WHO answers their next CUR."""
         for identity, connection in self._connections.items():
             rights = connection.rights
             if (rights and connection.provisional_runs) and any(
