@@ -22,7 +22,7 @@ from benchmarks.table import Row, markdown
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter.spool.status_page import PHASES
-from lineside.emitter.training.identity import RankInfo, begin
+from lineside.emitter.training.identity import RankInfo, new_identity
 from lineside.emitter.training.publisher import Publisher
 
 EVENTS = 8_000
@@ -124,7 +124,7 @@ def _by_broker(folder: Path) -> list[list[int]]:
 def _publisher(folder: Path, name: str, broker: str) -> Publisher:
     home = folder / f"home-{name}"
     settings = Settings.from_env({"LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker})
-    return Publisher(settings, begin(settings, RankInfo(), run=name))
+    return Publisher(settings, new_identity(settings, RankInfo(), run=name))
 
 
 def _emit(publisher: Publisher) -> Callable[[int], None]:

@@ -1,5 +1,5 @@
 """The Trainer's callback: tells every lifecycle event to the bus, and never gets in the way."""
-# ruff: noqa: ARG002 - what a hook is given is the Trainer's to say
+# ruff: noqa: ARG002 - what a hook is kwargs is the Trainer's to say
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._start_step = 0  # the step
         self._executor: LeaderExecutor | FollowerExecutor | None = None
         self._sigterm_handler: SigtermHandler | None = None
-        # A Trainer that is given the callback later calls no hook before it trains.
+        # A Trainer that is kwargs the callback later calls no hook before it trains.
         trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
         if trainer_class is not None:
             self._guarded(train_errors.wrap_train, trainer_class, LinesideCallback)
@@ -87,16 +87,16 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         # Copies in several processes count hyperparameter trials each for itself.
         self._attempts = AttemptManager(**self._config, trial_prefix=f"{secrets.token_hex(2)}-")
 
-    def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Kept until a run opens."""
         self._guarded(self._wrap_train, control)
         self._guarded(self._keep_init_end, state, control)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Opens a new attempt."""
-        self._guarded(self._begin_training, args, state, control, given)
+        self._guarded(self._begin_training, args, state, control, kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published, then waited for."""
         self._guarded(self._end_training, state, control)
 
@@ -104,79 +104,79 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         """Published, whether the script catches it or not; ``emitter.outcome`` calls this."""
         self._guarded(self._report_train_error, error)
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
         self._guarded(self._publish_with_state, "epoch_begin", _WAITING, state, control)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
         self._guarded(self._publish_with_state, "epoch_end", _FROM_FLAGS, state, control)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published."""
         self._publish("step_begin", _TRAINING, args, state, control)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published."""
         self._publish("pre_optimizer_step", _TRAINING, args, state, control)
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published."""
         self._publish("optimizer_step", _TRAINING, args, state, control)
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published."""
         self._publish("substep_end", _TRAINING, args, state, control)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published, once what was asked for from outside is done."""
         if self._attempts.is_joining:
             self._guarded(self._join, args, state, control, is_last_chance=True)
         executor = self._executor
         if executor is not None and executor.is_due(state.global_step):
             self._guarded(
-                executor.apply_commands, HookContext("step_end", args, state, control, given)
+                executor.apply_commands, HookContext("step_end", args, state, control, kwargs)
             )
         self._publish("step_end", _FROM_FLAGS, args, state, control)
         if executor is not None and executor.is_paused:
-            self._wait_while_paused("step_end", args, state, control, given)
+            self._wait_while_paused("step_end", args, state, control, kwargs)
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
         executor = self._executor
         if executor is not None and executor.syncs_evaluations:
             executor.before_evaluation()
-        self._guarded(self._publish_metrics, "evaluate", args, state, control, metrics, given)
+        self._guarded(self._publish_metrics, "evaluate", args, state, control, metrics, kwargs)
         if executor is not None and executor.syncs_evaluations:
             self._guarded(
-                executor.sync_evaluation, HookContext("evaluate", args, state, control, given)
+                executor.sync_evaluation, HookContext("evaluate", args, state, control, kwargs)
             )
-        self._wait_while_paused("evaluate", args, state, control, given)
+        self._wait_while_paused("evaluate", args, state, control, kwargs)
 
     def on_predict(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, **given: Any
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Published with the metrics; opens a run if there is none."""
-        self._guarded(self._publish_metrics, "predict", args, state, control, metrics, given)
+        self._guarded(self._publish_metrics, "predict", args, state, control, metrics, kwargs)
 
-    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the checkpoint's path."""
         self._guarded(self._publish_save, args, state, control)
-        self._wait_while_paused("save", args, state, control, given)
+        self._wait_while_paused("save", args, state, control, kwargs)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""
         self._publish("log", _UNCHANGED, args, state, control, {} if logs is None else logs)
         if self._executor is not None and self._executor.is_paused:
-            self._wait_while_paused("log", args, state, control, given)
+            self._wait_while_paused("log", args, state, control, kwargs)
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published; opens a run if there is none."""
-        self._publish_prediction_step(args, state, control, given)
+        self._publish_prediction_step(args, state, control, kwargs)
 
-    def on_push_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published (transformers 5.23 and later)."""
         self._publish("push_begin", _UNCHANGED, args, state, control)
 
@@ -216,13 +216,13 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             self._count_hook_error(error)
 
     def _wait_while_paused(
-        self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]
+        self, hook: str, args: Any, state: Any, control: Any, kwargs: dict[str, Any]
     ) -> None:
         """Stay here while training is paused from outside."""
         executor = self._executor
         if executor is not None and executor.is_paused:
             self._guarded(
-                executor.wait_while_paused, HookContext(hook, args, state, control, given)
+                executor.wait_while_paused, HookContext(hook, args, state, control, kwargs)
             )
 
     def _publish_with_state(
@@ -244,9 +244,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         data = {"state": metadata.state_facts(state)} | (extra or {})
         publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
 
-    def _guarded(self, func: Callable[..., None], *given: Any, **named: Any) -> None:
+    def _guarded(self, func: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            func(*given, **named)
+            func(*args, **kwargs)
         except BaseException as error:
             if is_script_error(error):
                 raise
@@ -272,11 +272,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             state.global_step, state.epoch, _control_bits(control), monotonic_ns(), time()
         )
 
-    def _begin_training(self, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+    def _begin_training(self, args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
         self._is_training = True
         self._stop_control()
-        self._open(args, state, given, now_ns)
+        self._open(args, state, kwargs, now_ns)
         self._publish_with_state("train_begin", _WAITING, state, control, now_ns=now_ns)
         self._set_training_flag()
         self._start_step = state.global_step
@@ -296,7 +296,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             self._executor = FollowerExecutor(publisher, control, step)
         override = Settings.from_env().stop_on_sigterm
         if self._stop_on_sigterm if override is None else override:
-            self._sigterm_handler = SigtermHandler.begin(self._executor, publisher)
+            self._sigterm_handler = SigtermHandler.install(self._executor, publisher)
 
     def _end_training(self, state: Any, control: Any) -> None:
         self._is_training = False
@@ -337,10 +337,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         state: Any,
         control: Any,
         metrics: Any,
-        given: dict[str, Any],
+        kwargs: dict[str, Any],
     ) -> None:
         now_ns = monotonic_ns()
-        self._open_lazily(args, state, given, now_ns)
+        self._open_lazily(args, state, kwargs, now_ns)
         publisher = self._attempts.publisher
         if publisher is not None:
             extra = {"metrics": publisher.sanitize({} if metrics is None else metrics)}
@@ -351,20 +351,20 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._publish_with_state("save", _FROM_FLAGS, state, control, extra)
 
     def _publish_prediction_step(
-        self, args: Any, state: Any, control: Any, given: dict[str, Any]
+        self, args: Any, state: Any, control: Any, kwargs: dict[str, Any]
     ) -> None:
         if self._attempts.publisher is None:
-            self._guarded(self._open_lazily, args, state, given, monotonic_ns())
+            self._guarded(self._open_lazily, args, state, kwargs, monotonic_ns())
         self._publish("prediction_step", _EVALUATING, args, state, control)
 
-    def _open_lazily(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
+    def _open_lazily(self, args: Any, state: Any, kwargs: dict[str, Any], now_ns: int) -> None:
         attempts = self._attempts
         if attempts.publisher is None and not attempts.is_joining and not attempts.is_disabled:
-            self._open(args, state, given, now_ns)
+            self._open(args, state, kwargs, now_ns)
 
-    def _open(self, args: Any, state: Any, given: dict[str, Any], now_ns: int) -> None:
+    def _open(self, args: Any, state: Any, kwargs: dict[str, Any], now_ns: int) -> None:
         init_end, self._init_end = self._init_end, None
-        self._attempts.begin(args, state, given, init_end, now_ns)
+        self._attempts.begin(args, state, kwargs, init_end, now_ns)
 
     def _join(self, args: Any, state: Any, control: Any, *, is_last_chance: bool = False) -> None:
         """``is_last_chance``: commands are for ranks that are there at the first step's end."""

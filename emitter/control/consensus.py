@@ -43,11 +43,11 @@ class Vote(NamedTuple):
 class LeaderMessage(NamedTuple):
     """What rank 0 says next: a ``command`` to vote on, or the end of this talk.
 
-    With the end come the step at which the ``next`` one begins, and whether training is held.
+    With the end come the step at which the next one begins, and whether training is held.
     """
 
     command: Command | None
-    next: int = 0
+    next_step: int = 0
     is_paused: bool = False
 
 

@@ -184,7 +184,7 @@ class LeaderExecutor:
             try:
                 self._channel.close()
             finally:
-                shutdown.leave(self, self.unconfirmed())
+                shutdown.unregister(self, self.unconfirmed())
 
     def disable(self) -> None:
         """Never do anything again, as in a forked child: the commands are its parent's."""

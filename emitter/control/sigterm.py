@@ -35,7 +35,7 @@ class CommandExecutor(Protocol):
 
 
 class SigtermHandler:
-    """Makes the first SIGTERM a ``stop`` for ``executor``, until ``end``.
+    """Makes the first SIGTERM a ``stop`` for ``executor``, until ``uninstall``.
 
     A handler that the script had set is called as well. Where the stop is refused, the signal does
     what it would have done without this, and so does a second one, five seconds later or more, and
@@ -56,7 +56,7 @@ class SigtermHandler:
         self._is_installed = True
 
     @classmethod
-    def begin(cls, executor: CommandExecutor, publisher: Publisher) -> SigtermHandler | None:
+    def install(cls, executor: CommandExecutor, publisher: Publisher) -> SigtermHandler | None:
         """None where it cannot be: in another thread than the main one, or where the handler that
         is there is not Python's to put back."""
         previous = signal.getsignal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from lineside.emitter.training.identity import (
     STATE_KEY,
     Identity,
     RankInfo,
-    begin,
+    new_identity,
     new_run_id,
     read_checkpoint_state,
 )
@@ -181,7 +181,7 @@ class AttemptManager:
                 run = f"{self._base_run_id[:100]}-{trial}"
         else:
             self._base_run_id = run
-        return begin(
+        return new_identity(
             settings,
             rank_info,
             run=run,

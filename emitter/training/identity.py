@@ -89,7 +89,7 @@ def slug(text: str) -> str:
     return words.strip("-")[:_SLUG_CHARACTERS].strip("-")
 
 
-def begin(
+def new_identity(
     settings: Settings,
     rank_info: RankInfo,
     *,

@@ -256,7 +256,7 @@ class Publisher:
             self._spool.fields[PHASE] = _FINISHED
             self.flag(raised=CLOSED, lowered=TRAINING)
             self.is_open = False
-            shutdown.leave(self, self.unconfirmed())
+            shutdown.unregister(self, self.unconfirmed())
             self._spool.close()
 
     def disable(self) -> None:

@@ -14,7 +14,7 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training import metadata, shutdown
 from lineside.emitter.training.console import print_disabled, print_once
-from lineside.emitter.training.identity import Identity, RankInfo, begin, new_run_id
+from lineside.emitter.training.identity import Identity, RankInfo, new_identity, new_run_id
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
 
@@ -196,7 +196,7 @@ def _identify(
     if received is not None:
         return received
     run = settings.run_id or run_id or new_run_id(name or "")
-    identity = begin(settings, rank_info, run=run, name=name, project=project)
+    identity = new_identity(settings, rank_info, run=run, name=name, project=project)
     if rank_info.rank == 0:
         run_sync.publish(identity)
     return identity

@@ -91,7 +91,7 @@ def register(run: Closable) -> None:
     _state.open.append(run)
 
 
-def leave(run: Closable, unconfirmed: Unconfirmed) -> None:
+def unregister(run: Closable, unconfirmed: Unconfirmed) -> None:
     """``run`` was closed; ``rest`` is what may not be confirmed yet."""
     # Other threads may do the same just now: each call on the lists is one step.
     _state.pending.append(unconfirmed)

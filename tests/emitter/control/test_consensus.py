@@ -340,7 +340,7 @@ def test_a_long_training_does_not_fill_the_store(
             leader.agree(SAVE)
             assert voting.result(10)
         leader.end_round(step, is_paused=False)
-        assert receive(other).next == leader.next_step
+        assert receive(other).next_step == leader.next_step
     assert store.inner.num_keys() < 250
 
 

@@ -217,7 +217,7 @@ def test_one_whose_stop_is_refused_does_what_it_would_have_done(home: Path) -> N
         send()
 
     own = signal.signal(TERM, signal.SIG_IGN)
-    stopping = sigterm.SigtermHandler.begin(executor, publisher_of(run))
+    stopping = sigterm.SigtermHandler.install(executor, publisher_of(run))
     assert stopping is not None
     _inner_training_loop()
     assert signal.getsignal(TERM) != signal.SIG_IGN

@@ -20,7 +20,7 @@ from lineside.emitter.training.identity import (
     STATE_KEY,
     Identity,
     RankInfo,
-    begin,
+    new_identity,
     new_run_id,
     read_checkpoint_state,
     slug,
@@ -56,7 +56,7 @@ def test_a_slug_of_nothing_is_nothing() -> None:
 
 def test_attempts_of_one_process_sort_by_their_beginning() -> None:
     settings = Settings.from_env({"HOME": "/h"})
-    attempts = [begin(settings, RankInfo(), run="r").attempt for _ in range(20)]
+    attempts = [new_identity(settings, RankInfo(), run="r").attempt for _ in range(20)]
     assert attempts == sorted(set(attempts))
 
 
@@ -65,19 +65,19 @@ def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(identity, "new_attempt", lambda: next(names))
     monkeypatch.setattr(identity, "_last_attempt", "")
     settings = Settings.from_env({"HOME": "/h"})
-    before, after = (begin(settings, RankInfo(), run="r").attempt for _ in range(2))
+    before, after = (new_identity(settings, RankInfo(), run="r").attempt for _ in range(2))
     assert before == "20261121T235959.999-ffff"
     assert re.fullmatch(r"20261122T000000\.000-[0-9a-f]{4}", after)
 
 
 def test_the_environment_has_the_last_word_on_names(tmp_path: Path) -> None:
     env = {"LINESIDE_HOME": str(tmp_path)}
-    named = begin(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
+    named = new_identity(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
     assert (named.name, named.project) == ("n", "p")
     env |= {"LINESIDE_RUN_NAME": "N", "LINESIDE_PROJECT": "P"}
-    named = begin(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
+    named = new_identity(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
     assert (named.name, named.project) == ("N", "P")
-    bare = begin(Settings.from_env({"LINESIDE_HOME": str(tmp_path)}), RankInfo(), run="r")
+    bare = new_identity(Settings.from_env({"LINESIDE_HOME": str(tmp_path)}), RankInfo(), run="r")
     assert (bare.name, bare.project) == ("r", "default")
 
 
@@ -164,57 +164,48 @@ def test_nonsense_in_the_store_is_not_heard(group: object, monkeypatch: pytest.M
 def test_a_job_of_one_rank_asks_its_store_for_nothing(
     group: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run_sync(monkeypatch, 7).publish(begin(Settings.from_env(), RankInfo(), run="r"))
+    _run_sync(monkeypatch, 7).publish(new_identity(Settings.from_env(), RankInfo(), run="r"))
     store = torch.distributed.distributed_c10d._get_default_store()
     assert not store.check(["lineside/0/train/7"])
 
 
+ROOT = Path(__file__).parents[3]
 RANKS = """
 import os, sys, time
 import torch, torch.distributed as dist
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
-from lineside.emitter import LinesideCallback, attempts, start_run
-
-class Tokens(torch.utils.data.Dataset):
-    def __len__(self): return 32
-    def __getitem__(self, index):
-        row = torch.arange(8) + index % 16
-        return {"input_ids": row, "labels": row}
+from transformers import TrainerCallback
+from lineside.emitter import LinesideCallback, start_run
+from lineside.emitter.training import attempts
+from tests.emitter.tiny_trainer import trainer
 
 class Slow(TrainerCallback):
-    def on_train_begin(self, *given, **more): time.sleep(2 * (rank == 0))
-    def on_step_end(self, *given, **more): time.sleep(1.1)
+    def on_train_begin(self, *args, **kwargs): time.sleep(2 * (rank == 0))
+    def on_step_end(self, *args, **kwargs): time.sleep(1.1)
 
 rank = int(os.environ["RANK"])
-torch.manual_seed(0)
 torch.set_num_threads(1)
 
-def trainer(steps, callbacks):
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
-    arguments = TrainingArguments(
-        output_dir=sys.argv[1], per_device_train_batch_size=2, max_steps=steps, logging_steps=1,
-        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, ddp_backend="gloo",
-    )
-    return Trainer(model=model, args=arguments, train_dataset=Tokens(), callbacks=callbacks)
+def train(steps, *callbacks):
+    made = trainer(sys.argv[1], *callbacks, max_steps=steps, ddp_backend="gloo")
+    made.train()
+    return made
 
 for scenario in sys.argv[2:]:
     if scenario == "twice":
-        made = trainer(3, [LinesideCallback(name="twice")])
-        made.train()
-        made.train()
+        train(3, LinesideCallback(name="twice")).train()
     elif scenario == "fails":
-        trainer(3, [LinesideCallback(name="fails")]).train()
+        train(3, LinesideCallback(name="fails"))
         if rank == 1:
             raise RuntimeError("rank 1 broke")
     elif scenario == "late":
         attempts.WAIT_FOR_RANK_0 = 0.1
-        trainer(4, [Slow(), LinesideCallback(name="late")]).train()
+        train(4, Slow(), LinesideCallback(name="late"))
     elif scenario == "only0":
-        trainer(5, [LinesideCallback(name="only0")] * (rank == 0)).train()
+        train(5, *[LinesideCallback(name="only0")] * (rank == 0))
     elif scenario == "only1":
         attempts.WAIT_FOR_RANK_0 = 0.1
         attempts._JOIN_FOR_NS = 1_000_000_000
-        trainer(2, [Slow()] + [LinesideCallback(name="only1")] * (rank == 1)).train()
+        train(2, Slow(), *[LinesideCallback(name="only1")] * (rank == 1))
     elif scenario == "loop":
         with start_run("loop") as run:
             run.log({"rank": rank})
@@ -229,7 +220,7 @@ def _torchrun(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
         [*command, str(script), str(home / "out"), *argv],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=110,
