@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lineside.bus.protocol.event_kinds import KINDS, event_kind
+
 DAY, HOUR, MINUTE = 86400, 3600, 60
 NO_VALUE = "\N{EN DASH}"
 _SIGNIFICANT = 4
+_KIND_ORDER = {name: place for place, name in enumerate(KINDS)}
 
 STATUS_MEANING = {
     "running": "training goes on",
@@ -24,38 +27,10 @@ STATUS_MEANING = {
 }
 """Status word to what it means."""
 
-KIND_LABELS = {
-    "run_start": "Process started",
-    "run_end": "Process ended",
-    "init_end": "Trainer built",
-    "train_begin": "Training began",
-    "train_end": "Training ended",
-    "train_error": "Training failed",
-    "epoch_begin": "Epoch began",
-    "epoch_end": "Epoch ended",
-    "evaluate": "Evaluated",
-    "predict": "Predicted",
-    "save": "Checkpoint saved",
-    "log": "Logged",
-    "push_begin": "Push to the hub began",
-    "gap": "Events dropped",
-    "alert": "Alert",
-    "process_lost": "Process lost",
-    "process_exit": "Command ended",
-    "control_on": "Takes commands",
-    "command": "Command",
-    "control_delivered": "Command delivered",
-    "control_applied": "Command applied",
-    "control_rejected": "Command rejected",
-    "control_expired": "Command expired",
-    "control_superseded": "Command superseded",
-    "heartbeat": "Heartbeat",
-}
-
 
 def kind(name: str) -> str:
     """An event's kind as a person says it."""
-    return KIND_LABELS.get(name) or name.replace("_", " ").capitalize()
+    return event_kind(name).label
 
 
 def command(op: str | None, args: Mapping[str, Any]) -> str:
@@ -82,8 +57,7 @@ def sentence(text: str) -> str:
 
 def kind_sort_key(name: str) -> tuple[int, str]:
     """Where a kind stands in a row of kinds."""
-    known = list(KIND_LABELS)
-    return (known.index(name) if name in known else len(known)), name
+    return _KIND_ORDER.get(name, len(_KIND_ORDER)), name
 
 
 def number(value: float | None) -> str:

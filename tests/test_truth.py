@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from lineside.bus.client.reader import Reader
-from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS, STEP_KINDS
+from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History

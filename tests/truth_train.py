@@ -20,7 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import CONTROL_BITS
 from lineside.emitter import LinesideCallback
 
 STATE_SCALARS = ("max_steps", "num_train_epochs", "total_flos", "best_metric")

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import AUDIT, REFUSED, Stream
+from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, REFUSED
+from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.patterns import matches
 
 EMIT, READ, CONTROL, ADMIN = "emit", "read", "control", "admin"
@@ -17,7 +18,6 @@ ROLES = {
     ADMIN: "all of it, and write to runs of others",
 }
 """Each role, and what it is for."""
-_ANSWER_PREFIX = "control_"
 _BROKER_RUN = "_bus"
 
 
@@ -86,7 +86,7 @@ class Principal:
                     return (
                         f"a command to {stream.run} takes the role {CONTROL}: {self._has_roles()}"
                     )
-            elif not kind.startswith(_ANSWER_PREFIX):
+            elif not kind.startswith(ANSWER_PREFIX):
                 return f"{stream} takes commands and answers, not {kind}"
             elif EMIT not in self.roles:
                 return f"an answer of {stream.run} takes the role {EMIT}: {self._has_roles()}"

@@ -10,7 +10,8 @@ from typing import Any
 from lineside.bus.auth.refusal_log import RefusalLog
 from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.retention import Retention
-from lineside.bus.protocol.events import AUDIT, REFUSED, Stream, new_attempt
+from lineside.bus.protocol.event_kinds import REFUSED
+from lineside.bus.protocol.events import AUDIT, Stream, new_attempt
 from lineside.bus.protocol.wire import Encoder
 
 log = logging.getLogger("lineside")

@@ -11,10 +11,9 @@ from lineside.bus.client.producer import Producer
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import Command
+from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
 from lineside.bus.protocol.events import Event, Stream, new_attempt
 from lineside.bus.protocol.messages import START
-
-_ANSWER_PREFIX = "control_"
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class CommandStatus:
     @property
     def is_final(self) -> bool:
         """Whether nothing more will become of the command."""
-        return _ANSWER_PREFIX + self.state in commands.FINAL_KINDS
+        return ANSWER_PREFIX + self.state in commands.FINAL_KINDS
 
 
 class CommandClient:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lineside.bus.errors import CommandError
+from lineside.bus.protocol.event_kinds import EVENT_KINDS
 
 CONTROL_PRODUCER = "control"
 """The producer part of the streams in which commands and the answers to them travel."""
@@ -25,17 +26,12 @@ GRACE_SECONDS = 2.0
 COMMAND, CONTROL_ON = "command", "control_on"
 DELIVERED, APPLIED = "control_delivered", "control_applied"
 REJECTED, EXPIRED, SUPERSEDED = "control_rejected", "control_expired", "control_superseded"
-FINAL_KINDS = frozenset({APPLIED, REJECTED, EXPIRED, SUPERSEDED})
-"""Answers after which nothing more becomes of a command."""
 STATE_OF_KIND: Mapping[str, str] = {
-    COMMAND: "requested",
-    DELIVERED: "delivered",
-    APPLIED: "applied",
-    REJECTED: "rejected",
-    EXPIRED: "expired",
-    SUPERSEDED: "superseded",
+    kind.name: kind.command_state for kind in EVENT_KINDS if kind.command_state
 }
-"""The state that a command has once such an event was published."""
+"""The state of a command once an event of this kind is published."""
+FINAL_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.is_final)
+"""Answers after which the state of a command no longer changes."""
 
 _ID_LENGTH = 64
 _TEXT_LENGTH = 1000

@@ -13,57 +13,6 @@ from lineside.bus.errors import StreamNameError
 
 VERSION = 1
 
-# The Trainer's own callbacks, without ``on_`` (transformers 4.56 has all but push_begin).
-LIFECYCLE_KINDS = (
-    "init_end",
-    "train_begin",
-    "train_end",
-    "epoch_begin",
-    "epoch_end",
-    "step_begin",
-    "pre_optimizer_step",
-    "optimizer_step",
-    "substep_end",
-    "step_end",
-    "evaluate",
-    "predict",
-    "save",
-    "log",
-    "prediction_step",
-    "push_begin",
-)
-# Lineside's own.
-OWN_KINDS = (
-    "run_start",  # first record of a rank's stream: facts of the process, arguments, model
-    "run_end",  # last record of a rank's stream: how it ended, and the emitter's own counters
-    "train_error",  # train() raised: what, whether the script catches it or not
-    "gap",  # the emitter dropped events: which, and why
-    "heartbeat",  # from the shipper, one a second for each rank
-    "process_lost",  # from the shipper: the training process went without a train_end
-    "process_exit",  # from `lineside run`: exit code or signal
-    "command",  # from whoever steers the run: what is to be done
-    "control_on",  # first record of a rank's control stream: commands are taken from here on
-    "control_delivered",  # a command has reached the training process
-    "control_applied",  # it was applied at the event's step
-    "control_rejected",  # it was not, and why
-    "control_expired",  # its time was over before it could be
-    "control_superseded",  # a later one took its place
-    "refused",  # from broker and dashboard: who was not allowed what
-    "alert",  # from the stopper: a rule held, or cannot, or would have asked for something
-)
-# Step-level kinds come several times a step. The store folds them into one timing row a step;
-# a full spool drops them first.
-STEP_KINDS = frozenset(
-    {
-        "step_begin",
-        "substep_end",
-        "pre_optimizer_step",
-        "optimizer_step",
-        "step_end",
-        "prediction_step",
-    }
-)
-
 CONTROL_BITS = (
     "should_training_stop",
     "should_epoch_stop",
@@ -74,9 +23,7 @@ CONTROL_BITS = (
 """``TrainerControl`` flags, lowest bit of ``Event.control`` first."""
 
 AUDIT = "audit"
-"""The run whose streams say who was refused what; no training is called so."""
-REFUSED = "refused"
-"""The kind of events there."""
+"""The run of the streams that hold refusals; no training has this id."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lineside.bus.protocol.event_kinds import event_kind
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.text import printable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
 _ALTERNATIVE = "or leave RUN out, and read all runs without a store"
-_SUMMARY_FIELD = {"log": "logs", "evaluate": "metrics", "predict": "metrics"}
 
 
 def tail(
@@ -83,7 +83,7 @@ def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
 
 def _summary(event: Event) -> str:
     data = event.data or {}
-    values = data.get(_SUMMARY_FIELD.get(event.kind, ""), {})
+    values = data.get(event_kind(event.kind).summary, {})
     if isinstance(values, dict):
         parts = [
             f"{name} {formatting.number(value)}"

@@ -11,7 +11,8 @@ import time
 from lineside.bus.auth.refusal_log import Refusal, RefusalLog
 from lineside.bus.client.producer import Producer
 from lineside.bus.errors import LinesideError
-from lineside.bus.protocol.events import AUDIT, REFUSED, Stream, new_attempt
+from lineside.bus.protocol.event_kinds import REFUSED
+from lineside.bus.protocol.events import AUDIT, Stream, new_attempt
 
 log = logging.getLogger("lineside")
 

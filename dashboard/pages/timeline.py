@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import STEP_KINDS
+from lineside.bus.protocol.event_kinds import COUNTED, EVENT_KINDS, HIDDEN, event_kind
 from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import EventRow
 
-UNLISTED_KINDS = STEP_KINDS | {"heartbeat"}
+UNLISTED_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == COUNTED)
 """Kinds that are counted, not listed."""
-HIDDEN_BY_DEFAULT = frozenset({"log", commands.CONTROL_ON, commands.DELIVERED})
+HIDDEN_BY_DEFAULT = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == HIDDEN)
 _OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
 _MAX_DATA = 20_000  # characters of one event's data shown
 
@@ -78,10 +78,8 @@ def entry(row: EventRow, began: datetime) -> TimelineEntry:
 
 
 def _text(kind: str, data: Mapping[str, Any]) -> str:
-    if kind in ("evaluate", "predict"):
-        return _metrics_text(data.get("metrics"))
-    if kind == "log":
-        return _metrics_text(data.get("logs"))
+    if summary := event_kind(kind).summary:
+        return _metrics_text(data.get(summary))
     if kind == "save":
         return str(data.get("checkpoint") or "").rpartition("/")[2]
     if kind == "run_start":

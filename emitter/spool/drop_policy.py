@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lineside.bus.protocol.events import LIFECYCLE_KINDS, OWN_KINDS, STEP_KINDS
+from lineside.bus.protocol.event_kinds import (
+    DROP_FIRST,
+    DROP_LAST,
+    DROP_SECOND,
+    EVENT_KINDS,
+    event_kind,
+)
 
-DROP_FIRST, DROP_SECOND, DROP_LAST = 0, 1, 2
-"""Levels, the first to be given up first."""
+__all__ = ["DROP_FIRST", "DROP_LAST", "DROP_SECOND", "DroppedRange", "drop_level"]
 
-_LEVELS = {
-    **dict.fromkeys((*LIFECYCLE_KINDS, *OWN_KINDS), DROP_LAST),
-    **dict.fromkeys(STEP_KINDS, DROP_FIRST),
-    **dict.fromkeys(("log", "heartbeat"), DROP_SECOND),
-}
+_LEVELS = {kind.name: kind.drop_level for kind in EVENT_KINDS}
 
 
 def drop_level(kind: str) -> int:
-    """The level of ``kind``; kinds that are not Lineside's count as logs."""
+    """The drop level of ``kind``."""
     level = _LEVELS.get(kind)
-    if level is None:
-        return DROP_LAST if kind.startswith("control_") else DROP_SECOND
-    return level
+    return event_kind(kind).drop_level if level is None else level
 
 
 class DroppedRange:

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from lineside.bus.errors import SettingsError
-from lineside.bus.protocol.events import OWN_KINDS, is_run_id
+from lineside.bus.protocol.event_kinds import OWN_KINDS
+from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING

@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 
 from lineside.bus.protocol.commands import GRACE_SECONDS
-from lineside.bus.protocol.events import REFUSED, is_run_id
+from lineside.bus.protocol.event_kinds import REFUSED
+from lineside.bus.protocol.events import is_run_id
 from lineside.store.database import tables
 from lineside.store.database.values import is_int64, sanitize_text, to_datetime
 from lineside.store.history.commands import EXPIRED_DETAIL

@@ -9,7 +9,8 @@ so, never an error.
 from __future__ import annotations
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.events import AUDIT, CONTROL_BITS, STEP_KINDS, Event
+from lineside.bus.protocol.event_kinds import STEP_KINDS
+from lineside.bus.protocol.events import AUDIT, CONTROL_BITS, Event
 from lineside.store.database.tables import TIMING
 from lineside.store.database.values import (
     INT_MAX,

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.event_kinds import RESUME_KINDS
 from lineside.bus.protocol.events import Event, Stream
 from lineside.subscribers.stopper.attempt_state import AttemptState, Trigger
 from lineside.subscribers.stopper.rules import Rule
 from lineside.subscribers.stopper.state_store import StateStore
 
 RANK_0 = "rank0"
-_SNAPSHOT_KINDS = frozenset({"evaluate", "save"})  # after these a training may be resumed
 
 
 class RuleEngine:
@@ -44,7 +44,7 @@ class RuleEngine:
         if event.kind == "run_start":
             self._start_attempt(attempt_state, event.data or {})
         triggers = list(attempt_state.handle(event, self._rules_for(attempt_state)))
-        if event.kind in _SNAPSHOT_KINDS and attempt_state.is_training:
+        if event.kind in RESUME_KINDS and attempt_state.is_training:
             self._state_store.save_snapshot(*stream[::2], event.step, attempt_state.snapshot())
         return triggers
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
+from lineside.bus.protocol.event_kinds import END_KINDS
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
@@ -26,9 +27,6 @@ log = logging.getLogger("lineside")
 COMMIT_SECONDS = 1.0
 """How often it is written down how far the journal was read; what a crash takes is read again."""
 _PRUNE_SECONDS = 3600.0
-_END_KINDS = frozenset(
-    {"train_end", "train_error", "run_end"}
-)  # then nobody takes commands any more
 _CATCH_UP_SECONDS = 0.1  # that a turn waits for more until the journal was read to its end
 
 
@@ -120,7 +118,7 @@ class Stopper(Subscriber):
     def _handle_event(self, stream: Stream, event: Event) -> None:
         self._outbox.discard_published(event)
         triggers = self._rule_engine.handle(stream, event)
-        if event.kind in _END_KINDS and stream.producer == RANK_0:
+        if event.kind in END_KINDS and stream.producer == RANK_0:
             self._outbox.discard_attempt(stream)
         if not self._is_caught_up and event.time < time.time() - EXPIRES_SECONDS:
             return  # it would be of no use any more

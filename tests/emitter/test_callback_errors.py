@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from lineside.bus.protocol.events import LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
 from lineside.emitter.spool.status_page import HOOK_ERRORS
 from lineside.emitter.training import shutdown

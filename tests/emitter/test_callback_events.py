@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import CONTROL_BITS
 from lineside.emitter import LinesideCallback
 from lineside.emitter.spool import status_page as page_module
 from lineside.emitter.spool import status_reader

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-from lineside.bus.protocol.events import CONTROL_BITS, LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import CONTROL_BITS
 
 
 class Tokens(torch.utils.data.Dataset[Any]):

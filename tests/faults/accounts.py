@@ -11,7 +11,8 @@ from itertools import pairwise
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.protocol.events import LIFECYCLE_KINDS, STEP_KINDS, Event, Stream
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS, STEP_KINDS
+from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.protocol.messages import START, Ack, Cur, Evt, GapMessage, Sub, decode
 from lineside.bus.protocol.wire import decode_event, record_bodies
 from lineside.store.history.history import History

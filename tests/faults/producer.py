@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside.bus.protocol.events import STEP_KINDS
+from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.emitter import start_run
 from lineside.emitter.spool.writer import SpoolWriter
 from lineside.emitter.training import publisher

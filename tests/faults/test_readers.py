@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from lineside.bus.protocol.events import LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from tests.faults.accounts import NotedEvent, journal
 from tests.faults.conftest import Check
 from tests.faults.processes import Child, supervised, wait_until

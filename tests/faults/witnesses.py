@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside.bus.protocol.events import LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.emitter.spool.status_page import ACKED_SEQ, NEXT_SEQ, StatusPage
 from tests.faults.accounts import NotedEvent
 from tests.faults.processes import Child, environment, wait_until

@@ -7,15 +7,7 @@ import time
 import pytest
 
 from lineside.bus.errors import StreamNameError
-from lineside.bus.protocol.events import (
-    LIFECYCLE_KINDS,
-    OWN_KINDS,
-    STEP_KINDS,
-    Gap,
-    Stream,
-    is_run_id,
-    new_attempt,
-)
+from lineside.bus.protocol.events import Gap, Stream, is_run_id, new_attempt
 from lineside.bus.protocol.patterns import Patterns, matches
 
 
@@ -60,11 +52,6 @@ def test_attempts_sort_by_their_start_and_are_parts_of_a_stream() -> None:
 
 def test_a_gap_counts_what_is_missing() -> None:
     assert Gap(None, 3, 10).count == 7
-
-
-def test_step_kinds_are_lifecycle_kinds() -> None:
-    assert set(LIFECYCLE_KINDS) >= STEP_KINDS
-    assert not set(LIFECYCLE_KINDS) & set(OWN_KINDS)
 
 
 @pytest.mark.parametrize("text", ["a/b/c/d", "", "a/", "/a", "a//b"])

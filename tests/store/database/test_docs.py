@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lineside.bus.protocol.events import STEP_KINDS
+from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.store.database.tables import metadata
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "history.md"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.events import LIFECYCLE_KINDS, OWN_KINDS, Event, Stream
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS, OWN_KINDS
+from lineside.bus.protocol.events import Event, Stream
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 
