@@ -89,7 +89,7 @@ def _train(output: Path) -> None:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    callback = Timed(wait_for_verdict=60)
+    callback = Timed(wait_for_stopper=60)
     Trainer(
         GPT2LMHeadModel(config),
         arguments,

@@ -23,7 +23,7 @@ class Settings:
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
     LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
-    ``wait_for_verdict`` LINESIDE_WAIT_FOR_VERDICT, in seconds; ``stop_on_sigterm``
+    ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds; ``stop_on_sigterm``
     LINESIDE_STOP_ON_SIGTERM, None where it does not say.
     """
 
@@ -36,7 +36,7 @@ class Settings:
     project: str | None = None
     disabled: bool = False
     key: Path | None = None
-    wait_for_verdict: float | None = None
+    wait_for_stopper: float | None = None
     stop_on_sigterm: bool | None = None
 
     @classmethod
@@ -66,7 +66,7 @@ class Settings:
             project=env.get("LINESIDE_PROJECT") or None,
             disabled=_flag(env, "LINESIDE_DISABLED"),
             key=key,
-            wait_for_verdict=_seconds(env, "LINESIDE_WAIT_FOR_VERDICT"),
+            wait_for_stopper=_seconds(env, "LINESIDE_WAIT_FOR_STOPPER"),
             stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
         )
 

@@ -43,8 +43,8 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     Rank 0 publishes everything, other ranks their start, end and failures. No hook raises, and none
     waits but ``on_train_end``: 5 s at most in the life of the process, until the bus has all of the
-    run; ``on_evaluate``, if it is to, on every rank: ``wait_for_verdict`` seconds at most, or
-    LINESIDE_WAIT_FOR_VERDICT, for the stopper's word on that evaluation; a step's last hook while
+    run; ``on_evaluate``, if it is to, on every rank: ``wait_for_stopper`` seconds at most, or
+    LINESIDE_WAIT_FOR_STOPPER, for the stopper's word on that evaluation; a step's last hook while
     training is paused; and, of several ranks, ``on_train_begin`` for 5 s at most to hear from rank
     0, and half a second at a time in the two minutes after that if the job's store is silent,
     ``on_step_end``, 15 s at most at the first, for ranks that are late or to agree on a command,
@@ -57,7 +57,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         name: str | None = None,
         project: str | None = None,
         run_id: str | None = None,
-        wait_for_verdict: float = 0.0,
+        wait_for_stopper: float = 0.0,
         *,
         stop_on_sigterm: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             "name": name,
             "project": project,
             "run_id": run_id,
-            "wait_for_verdict": wait_for_verdict,
+            "wait_for_stopper": wait_for_stopper,
         }
         self._stop_on_sigterm = stop_on_sigterm
         self._attempts = AttemptManager(**self._config, trial_prefix="")
@@ -286,7 +286,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def _start_control(self, publisher: Publisher, step: int, control: Any) -> None:
         if publisher.identity.rank_info.rank == 0:
-            timeout = self._attempts.wait_for_verdict
+            timeout = self._attempts.wait_for_stopper
             try:
                 self._executor = LeaderExecutor(publisher, control, step, timeout)
             except Exception as error:

@@ -43,7 +43,7 @@ class LeaderExecutor:
     ``is_due`` says that ``apply_commands`` has something to do at this step's end, ``is_paused``
     that
     ``hold`` is to be called at the hooks ``step_end``, ``log``, ``evaluate`` and ``save`` once
-    their event is published. With ``wait_for_verdict`` seconds, ``syncs_evaluations`` says that
+    their event is published. With ``wait_for_stopper`` seconds, ``syncs_evaluations`` says that
     ``before_evaluation``
     and ``meet`` are to be called before and after an evaluation is published.
 
@@ -54,7 +54,7 @@ class LeaderExecutor:
     training_ended = False
 
     def __init__(
-        self, publisher: Publisher, control: Any, step: int, wait_for_verdict: float = 0.0
+        self, publisher: Publisher, control: Any, step: int, wait_for_stopper: float = 0.0
     ) -> None:
         self._publisher = publisher
         is_single_process = publisher.identity.rank_info.world_size == 1
@@ -67,7 +67,7 @@ class LeaderExecutor:
         self._on_refused: dict[str, Callable[[], object]] = {}
         self._refusal_reason = ""
         self._evaluation_wait = (
-            EvaluationWait(publisher, wait_for_verdict) if wait_for_verdict else None
+            EvaluationWait(publisher, wait_for_stopper) if wait_for_stopper else None
         )
         self._first_step = step + 1
         self._consensus: Leader | None = None

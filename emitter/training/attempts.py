@@ -53,7 +53,7 @@ class AttemptManager:
 
     ``publisher`` is the open one's, None while nothing is open. ``is_disabled`` says that the last
     try
-    to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_verdict`` is for
+    to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_stopper`` is for
     how many seconds the open one waits at an evaluation for the stopper's word on it.
     """
 
@@ -62,11 +62,11 @@ class AttemptManager:
         name: str | None,
         project: str | None,
         run_id: str | None,
-        wait_for_verdict: float,
+        wait_for_stopper: float,
         trial_prefix: str,
     ) -> None:
         self.publisher: Publisher | None = None
-        self.wait_for_verdict = wait_for_verdict
+        self.wait_for_stopper = wait_for_stopper
         self.is_disabled = False
         self._name = name
         self._project = project
@@ -198,11 +198,11 @@ class AttemptManager:
         kwargs: Mapping[str, Any],
         now_ns: int,
     ) -> None:
-        if settings.wait_for_verdict is not None:
-            self.wait_for_verdict = settings.wait_for_verdict
+        if settings.wait_for_stopper is not None:
+            self.wait_for_stopper = settings.wait_for_stopper
         facts = {
             "source": "trainer",
-            "wait_for_verdict": self.wait_for_verdict,
+            "wait_for_stopper": self.wait_for_stopper,
         } | metadata.trainer_facts(args, state, kwargs, is_rank_0=identity.rank_info.rank == 0)
         try:
             run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)

@@ -115,7 +115,7 @@ class AttemptState:
         data = event.data or {}
         self.name, self.project = str(data.get("name") or ""), str(data.get("project") or "")
         self.source = str(data.get("source") or TRAINER)
-        wait_seconds = data.get("wait_for_verdict")
+        wait_seconds = data.get("wait_for_stopper")
         self.wait_seconds = float(wait_seconds) if isinstance(wait_seconds, (int, float)) else 0.0
         if self.source == LOOP:
             self._start_training(event)

@@ -38,7 +38,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_RUN_NAME": "a name",
             "LINESIDE_PROJECT": "p",
             "LINESIDE_DISABLED": "yes",
-            "LINESIDE_WAIT_FOR_VERDICT": "2.5",
+            "LINESIDE_WAIT_FOR_STOPPER": "2.5",
             "LINESIDE_STOP_ON_SIGTERM": "no",
         }
     )
@@ -51,7 +51,7 @@ def test_each_setting_has_its_variable() -> None:
         "a name",
         "p",
         True,
-        wait_for_verdict=2.5,
+        wait_for_stopper=2.5,
         stop_on_sigterm=False,
     )
 
@@ -72,8 +72,8 @@ def test_off_has_many_spellings(value: str) -> None:
         ("LINESIDE_HOME", "relative", "expected an absolute path"),
         ("LINESIDE_SPOOL", "./spool", "expected an absolute path"),
         ("LINESIDE_DISABLED", "perhaps", "expected 1 or 0"),
-        ("LINESIDE_WAIT_FOR_VERDICT", "long", "expected seconds, 0 or more"),
-        ("LINESIDE_WAIT_FOR_VERDICT", "inf", "expected seconds, 0 or more"),
+        ("LINESIDE_WAIT_FOR_STOPPER", "long", "expected seconds, 0 or more"),
+        ("LINESIDE_WAIT_FOR_STOPPER", "inf", "expected seconds, 0 or more"),
         ("LINESIDE_RUN_ID", "a/b", "not beginning with"),
         ("LINESIDE_RUN_ID", "-x", "not beginning with"),
     ],

@@ -64,13 +64,13 @@ def test_with_a_word_in_time_it_goes_on_at_once(
     monkeypatch.setattr(status_page, "filesystem", lambda _: kind)
     monkeypatch.setattr(publisher, "_MAINTAIN_EVERY_NS", 1 << 60)
     stopper = Stopper(dict.fromkeys(range(1, 5), lambda seq: deliver(proceed(seq))))
-    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), **EVALUATING)
+    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_stopper=60), **EVALUATING)
     began = time.monotonic()
     made.train()
     assert time.monotonic() - began < 60
     assert made.state.global_step == 4
     events = only(spool_events())
-    assert data_of(events[0])["wait_for_verdict"] == 60
+    assert data_of(events[0])["wait_for_stopper"] == 60
     assert all(events[seq].kind == "evaluate" for seq in stopper.seqs.values())
     assert kinds(only(control_events())).count("control_applied") == 4
 
@@ -88,7 +88,7 @@ def test_after_the_wait_a_page_that_is_not_mapped_says_what_follows(
             assert fields is not None
             phases.append(status_reader.phase(fields))
 
-    callbacks = LinesideCallback(wait_for_verdict=0.1), RecordPhase()
+    callbacks = LinesideCallback(wait_for_stopper=0.1), RecordPhase()
     each_step = {**EVALUATING, "save_strategy": "steps", "save_steps": 1}
     trainer(tmp_path, *callbacks, max_steps=2, **each_step).train()
     assert phases == ["saving", "saving"]
@@ -99,7 +99,7 @@ def test_a_stop_at_an_evaluation_saves_and_ends_at_its_step(
 ) -> None:
     hook_log = HookLog()
     stopper = Stopper({1: lambda seq: deliver(proceed(seq)), 2: lambda _: deliver(Command("stop"))})
-    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_verdict=60), hook_log, **EVALUATING)
+    made = trainer(tmp_path, stopper, LinesideCallback(wait_for_stopper=60), hook_log, **EVALUATING)
     made.train()
     assert made.state.global_step == 2
     assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
@@ -111,7 +111,7 @@ def test_a_stop_at_an_evaluation_saves_and_ends_at_its_step(
 
 def test_a_learning_rate_is_changed_before_the_next_step(home: Path, tmp_path: Path) -> None:
     stopper = Stopper({2: lambda seq: deliver(Command("set_lr", {"lr": 0.5}), proceed(seq))})
-    callback = LinesideCallback(wait_for_verdict=0.1)
+    callback = LinesideCallback(wait_for_stopper=0.1)
     made = trainer(tmp_path, stopper, callback, **EVALUATING, lr_scheduler_type="constant")
     made.train()
     logged = [log["learning_rate"] for log in made.state.log_history if "learning_rate" in log]
@@ -122,7 +122,7 @@ def test_without_a_word_it_waits_once_and_again_after_one_has_come(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     late = {3: lambda _: deliver(proceed(0))}  # of an evaluation long ago
-    callback = Timed(wait_for_verdict=1)
+    callback = Timed(wait_for_stopper=1)
     trainer(tmp_path, Stopper(late), callback, **EVALUATING).train()
     assert [seconds >= 1 for seconds in callback.took] == [True, False, True, False]
     assert capsys.readouterr().err.count("no stopper has spoken on an evaluation") == 1
@@ -133,7 +133,7 @@ def test_what_else_is_asked_for_waits_for_the_end_of_a_step(
 ) -> None:
     asked = [Command("evaluate"), Command("log"), Command("save")]
     stopper = Stopper({2: lambda seq: deliver(*asked, proceed(seq))})
-    callback = LinesideCallback(wait_for_verdict=0.1)
+    callback = LinesideCallback(wait_for_stopper=0.1)
     every_second = {**EVALUATING, "eval_steps": 2}
     trainer(tmp_path, stopper, callback, max_steps=3, **every_second).train()
     applied = [
@@ -148,7 +148,7 @@ def test_a_word_to_another_attempt_is_refused(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     stopper = Stopper({1: lambda seq: deliver(proceed(seq, "another"))})
-    callback = Timed(wait_for_verdict=0.2)
+    callback = Timed(wait_for_stopper=0.2)
     trainer(tmp_path, stopper, callback, **EVALUATING).train()
     assert callback.took[0] >= 0.2
     [refused] = [data_of(e) for e in only(control_events()) if e.kind == "control_rejected"]
@@ -158,11 +158,11 @@ def test_a_word_to_another_attempt_is_refused(
 def test_the_environment_has_the_last_word(
     home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LINESIDE_WAIT_FOR_VERDICT", "0")
-    callback = Timed(wait_for_verdict=60)
+    monkeypatch.setenv("LINESIDE_WAIT_FOR_STOPPER", "0")
+    callback = Timed(wait_for_stopper=60)
     trainer(tmp_path, callback, **EVALUATING).train()
     assert max(callback.took) < 30
-    assert data_of(only(spool_events())[0])["wait_for_verdict"] == 0
+    assert data_of(only(spool_events())[0])["wait_for_stopper"] == 0
 
 
 def test_a_stop_that_has_to_wait_for_a_step_to_save_waits_for_that_step(
@@ -182,7 +182,7 @@ def test_a_stop_that_has_to_wait_for_a_step_to_save_waits_for_that_step(
         tmp_path,
         stopper,
         Later(),
-        LinesideCallback(wait_for_verdict=60),
+        LinesideCallback(wait_for_stopper=60),
         eval_strategy="steps",
         eval_steps=2,
         save_strategy="best",

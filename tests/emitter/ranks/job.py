@@ -54,7 +54,7 @@ def main() -> None:
     callbacks: list[TrainerCallback] = [Slow(), Jitter()]
     if RANK not in PLAN["without"]:
         ours = LinesideCallback(
-            wait_for_verdict=PLAN["waits"], stop_on_sigterm=PLAN["stop_on_sigterm"]
+            wait_for_stopper=PLAN["waits"], stop_on_sigterm=PLAN["stop_on_sigterm"]
         )
         callbacks.insert(1 + PLAN["seed"] % 2, ours)
     made = trainer(

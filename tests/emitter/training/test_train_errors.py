@@ -138,6 +138,6 @@ def test_a_copy_keeps_the_settings() -> None:
         "name": "a",
         "project": None,
         "run_id": None,
-        "wait_for_verdict": 0.0,
+        "wait_for_stopper": 0.0,
         "stop_on_sigterm": True,
     }

@@ -79,7 +79,7 @@ if __name__ == "__main__":
         int(count),
         tuple(map(float, values_text.split(","))),
         Slow(float(options.get("pause", "0"))),
-        LinesideCallback(wait_for_verdict=float(options.get("wait", "0"))),
+        LinesideCallback(wait_for_stopper=float(options.get("wait", "0"))),
         learning_rate=1e-3,
     )
     made.nan_step = int(options.get("nan", "0"))

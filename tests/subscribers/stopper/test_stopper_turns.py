@@ -194,7 +194,7 @@ def test_an_event_that_makes_no_sense_is_passed_over(
 ) -> None:
     training.emit("evaluate", step=1, data={"metrics": "none"})
     training.emit("log", step=1, data={"logs": {"loss": "x", 3: 4}})
-    training.emit("run_start", data={"resumed_from": 7, "wait_for_verdict": "x"})
+    training.emit("run_start", data={"resumed_from": 7, "wait_for_stopper": "x"})
     training.emit("train_begin")
     harness = start_stopper()
     for step in (1, 2, 3):
