@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import points, runs, series, streams
-from lineside.store.database.values import join
+from lineside.store.database.values import decode_float
 from lineside.store.history.history import History
 
 TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
@@ -134,6 +134,6 @@ def _curve_rows(engine: Engine, run_id: str, kind: str, noun: str, name: str, va
         with read_transaction(engine) as connection:
             for *facts, step, epoch, time, number, flag in connection.execute(query):
                 moment = datetime.fromtimestamp(time, timezone.utc)
-                yield (*facts, step, epoch, moment, join(number, flag))
+                yield (*facts, step, epoch, moment, decode_float(number, flag))
 
     return Rows(noun, columns, items())

@@ -1,10 +1,10 @@
-"""Long curves made short, with no spike lost and nothing moving while points are appended.
+"""Downsamples long curves: no spike is lost, and no point moves while others are appended.
 
 A series is cut into blocks by ordinal: 64 points, 8 times 64, 8 times that, and so on. Of each
-whole block the *telling* points are kept: first, last, lowest, highest, and the first that is not
-finite. The telling points of a block of blocks are among those of its blocks, so each level is made
-of the one below, and a chart reads the level that fits. A block never changes once it is whole, so
-a chart of a growing series changes only at its end, or when its block size doubles.
+complete block these points are selected: first, last, lowest, highest, and the first that is not
+finite. The selection of a larger block is among those of its parts, so each level is made of the
+one below, and a chart reads the level that fits. A complete block never changes, so a chart of a
+growing series changes only at its end, or when its block size doubles.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ BLOCK = 64
 FAN_OUT = 8
 """Blocks of one level in a block of the next."""
 NON_FINITE_LEVEL = 0
-"""The level under which ``sketches`` has a copy of each point that is not finite, block or not."""
+"""The level in ``sketches`` for copies of all points that are not finite."""
 MAX_SELECTED = 4
-"""Points kept of a block of finite values, at most."""
+"""The most points selected of a block of finite values."""
 
 
 class Point(NamedTuple):
-    """A row of ``points``; ``value`` is None where ``flag`` says why (``store.values``)."""
+    """A row of ``points``; ``value`` and ``flag`` are as from ``encode_float``."""
 
     idx: int
     step: int
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 class Block:
-    """The telling points of points added in order."""
+    """Selects among the points of one block, which are added in order."""
 
     __slots__ = ("first", "high", "last", "low", "non_finite")
 
@@ -60,7 +60,7 @@ class Block:
             self.high = point
 
     def selected(self) -> list[Point]:
-        """At most five points, in order."""
+        """The selection: at most five points, in order."""
         kept = {
             point[0]: point
             for point in (self.first, self.low, self.high, self.non_finite, self.last)
@@ -70,7 +70,7 @@ class Block:
 
 
 class OpenBlocks:
-    """The blocks of a series that are not whole yet, one a level."""
+    """The incomplete blocks of a series, one for each level."""
 
     __slots__ = ("blocks",)
 
@@ -78,7 +78,7 @@ class OpenBlocks:
         self.blocks: list[Block] = [Block()]
 
     def add(self, point: Point) -> list[tuple[int, Point]]:
-        """Take the next point; what becomes telling by it, each with its level."""
+        """Add the next point; returns the points that this selects, each with its level."""
         self.blocks[0].add(point)
         count = point[0] + 1
         found = [] if count % BLOCK else self._close(count)
@@ -87,7 +87,7 @@ class OpenBlocks:
         return found
 
     def restore(self, level: int, point: Point) -> None:
-        """Take a point that was recorded before: level 0 is a raw one."""
+        """Add a recorded point of an open block; level 0 has the raw points."""
         self._block(level).add(point)
 
     def _close(self, count: int) -> list[tuple[int, Point]]:
@@ -115,7 +115,7 @@ def block_size(level: int) -> int:
 
 
 def open_block_starts(count: int) -> list[tuple[int, int]]:
-    """What a ``OpenBlocks`` of ``count`` points is made of: (level, from this ordinal on)."""
+    """Where the open blocks of ``count`` points begin, as (level, first ordinal)."""
     found, level = [], 0
     while block_size(level) <= max(count, 1):
         found.append((level, count - count % block_size(level + 1)))
@@ -126,12 +126,11 @@ def open_block_starts(count: int) -> list[tuple[int, int]]:
 def plan_reads(
     count: int, wanted: int, first: int = 0, end: int | None = None
 ) -> tuple[int, list[tuple[int, int, int]]]:
-    """How to show the points ``first`` to before ``end`` (default: all) of ``count`` as about
-    ``wanted``.
+    """Plan how to show about ``wanted`` of the points ``first`` to before ``end`` of ``count``.
 
-    Returns the block size, a power of two (1: all points as they are), and what to read for it as
-    (level, first ordinal, end ordinal), in order of ordinals: whole blocks, so somewhat more than
-    was asked for.
+    ``end`` defaults to ``count``. Returns the block size, a power of two (1: all points as they
+    are), and the ranges to read as (level, first ordinal, end ordinal) in order. They are made of
+    complete blocks, so they may exceed ``first`` and ``end``.
     """
     end = count if end is None else end
     if end - first <= wanted:
@@ -155,7 +154,7 @@ def plan_reads(
 
 
 def downsample(rows: Iterable[Point], size: int) -> list[Point]:
-    """The telling points of each block of ``size`` points."""
+    """The selected points of each block of ``size`` points."""
     kept: list[Point] = []
     block, number = Block(), -1
     for point in rows:

@@ -18,7 +18,8 @@ import pytest
 
 from lineside.bus.client.command_client import CommandClient
 from lineside.bus.protocol.commands import Command
-from lineside.store.status.liveness import DISCONNECT_SECONDS, MIN_STALL_SECONDS
+from lineside.store.recording.progress import MIN_STALL_SECONDS
+from lineside.store.status.liveness import DISCONNECT_SECONDS
 from tests.ends_stage import TIMEOUT_SECONDS, Deployment, EndingsHarness
 from tests.faults.processes import wait_until
 
@@ -108,7 +109,7 @@ def freeze_and_thaw(harness: EndingsHarness, row: Row) -> float:
     pid = start_training(harness, row, harness.main)
     os.kill(pid, signal.SIGSTOP)
     # The last hook may have been called a step before.
-    reason = r"while (training|waiting), nothing has moved since .* UTC"
+    reason = r"while (training|waiting), no hook was called since .* UTC"
     shown(harness.main, row.run, "stalled", reason, time.time() + MIN_STALL_SECONDS - 10.0)
     os.kill(pid, signal.SIGCONT)
     shown(harness.main, row.run, "running", "", time.time())

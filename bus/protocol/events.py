@@ -24,8 +24,11 @@ CONTROL_BITS = (
 
 AUDIT = "audit"
 """The run of the streams that hold refusals; no training has this id."""
+RANK_0 = "rank0"
+"""The producer whose stream has the whole lifecycle of an attempt."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_RANK_NAME = re.compile(r"rank[0-9]+")
 
 
 class Stream(NamedTuple):
@@ -100,3 +103,13 @@ def new_attempt() -> str:
 def is_run_id(text: str) -> bool:
     """Whether a training may be called ``text``."""
     return _PART.fullmatch(text) is not None and text != AUDIT
+
+
+def is_rank(producer: str) -> bool:
+    """Whether the producer is a training process."""
+    return _RANK_NAME.fullmatch(producer) is not None
+
+
+def is_run_process(producer: str) -> bool:
+    """Whether an event of the producer proves that the run's own processes are alive."""
+    return is_rank(producer) or producer == "shipper"

@@ -1,4 +1,1 @@
-"""Opens the store: engine, tables, migrations and values.
-
-The other folders of the store import it.
-"""
+"""Opens the store: engine, tables, migrations and values. The rest of the store imports it."""

@@ -1,4 +1,4 @@
-"""Opening a store, and its two kinds of transaction: one that writes, many that read."""
+"""Opens a store, and its two kinds of transaction: one writes, many read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lineside.store.database.sqlite import WRITE_OPTION
 from lineside.store.database.tables import head
 
 WRITE_TIMEOUT_SECONDS = 60.0
-"""How long a rare writer (rename, delete) goes on asking for the lock."""
+"""How long a rare writer (rename, delete) retries to get the lock."""
 LATEST_REVISION = migrate.REVISIONS[-1]
-"""The schema revision this Lineside makes."""
+"""The schema revision that this Lineside makes."""
 _UNAVAILABLE_ERRORS = (
     sql.OperationalError,
     sql.InterfaceError,
@@ -34,17 +34,17 @@ _EXPECTED_URL = (
 
 
 def open_store(url: str, *, create: bool = False) -> Engine:
-    """The store at ``url``, ready for ``History`` and ``Writer``.
+    """Open the store at ``url`` for ``History`` and ``Writer``.
 
-    With ``create`` a missing store is made and an older one is brought up to date; without, it must
-    be there and current. SQLite on a network file system is warned of in the log.
+    With ``create``, make a missing store and upgrade an older one; without it, the store must exist
+    and be current. SQLite on a network file system causes a warning in the log.
 
     Raises:
-        SettingsError: a URL that does not parse, or of neither SQLite nor PostgreSQL, or a folder
-            that cannot be written.
+        SettingsError: ``url`` does not parse or is not of SQLite or PostgreSQL, or its folder
+            cannot be written.
         MissingExtra: a package for this kind of store is not installed.
-        StoreError: it is missing, of another make, or damaged.
-        StoreTooNew: it was written by a newer Lineside.
+        StoreError: the store is missing, damaged, or not Lineside's.
+        StoreTooNew: a newer Lineside has written it.
         StoreUnavailable: it is locked, its disk is full, or its server does not answer.
     """
     parsed = _parse_url(url)
@@ -72,14 +72,14 @@ def open_store(url: str, *, create: bool = False) -> Engine:
 
 
 def revision(engine: Engine) -> str | None:
-    """The schema revision of a store, None if it has none; the newest known is KNOWN_REVISION."""
+    """The schema revision of a store; None if it has none."""
     with read_transaction(engine) as connection:
         return migrate.revision(connection)
 
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees the store as of one moment, and hinders no writer."""
+    """A transaction that reads the store as of one moment and blocks no writer."""
     with translate_errors(engine.url), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(
@@ -92,14 +92,14 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 def write_transaction(
     engine: Engine, timeout: float = WRITE_TIMEOUT_SECONDS
 ) -> Iterator[tuple[Connection, int]]:
-    """A transaction that writes, alone among all processes, and the revision it will make.
+    """A transaction that writes, one at a time among all processes, and its revision.
 
-    Committed at the end of the block; rolled back if the block raises.
+    It is committed at the end of the block and rolled back if the block raises.
 
     Raises:
-        StoreUnavailable: others kept it locked for ``timeout`` seconds, the disk is full, or the
-            server is away. Nothing was written, and trying again may help.
-        StoreError: the database refused what was written.
+        StoreUnavailable: the store was locked for ``timeout`` seconds, the disk is full, or the
+            server does not answer. Nothing was written; a retry may succeed.
+        StoreError: the database refused the rows.
     """
     with translate_errors(engine.url), _begin_write(engine, timeout) as connection:
         if engine.dialect.name == "postgresql":
@@ -113,7 +113,7 @@ def write_transaction(
 
 @contextmanager
 def raw_sqlite_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
-    """A SQLite connection of its own, outside any transaction, for what cannot run inside one."""
+    """A new SQLite connection for statements that cannot run inside a transaction."""
     with translate_errors(engine.url):
         try:
             raw = sqlite3.connect(
@@ -127,7 +127,7 @@ def raw_sqlite_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def translate_errors(url: URL) -> Iterator[None]:
-    """SQLAlchemy's errors leave as ours."""
+    """Raise errors of SQLAlchemy as store errors."""
     try:
         yield
     except _UNAVAILABLE_ERRORS as error:
@@ -139,7 +139,7 @@ def translate_errors(url: URL) -> Iterator[None]:
 
 
 def redact_url(url: URL) -> str:
-    """``url`` as it may be shown: without its password."""
+    """``url`` as text, without its password."""
     return url.render_as_string(hide_password=True)
 
 
@@ -160,7 +160,7 @@ def _parse_url(text: str) -> URL:
     file = url.database or ""
     if backend != "sqlite" or not file or file.startswith((":", "file:")) or url.query:
         raise SettingsError("LINESIDE_STORE", redact_url(url), _EXPECTED_URL)
-    # As it stands there: SQLAlchemy 2.1 reads escapes in it, 2.0 does not, and a path has none.
+    # The path as given: SQLAlchemy 2.1 would decode escapes in it, 2.0 would not.
     return url.set(drivername="sqlite", database=text.partition(":///")[2])
 
 

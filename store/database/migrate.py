@@ -1,4 +1,4 @@
-"""Bringing a store's tables to this version with Alembic, and telling which version it has."""
+"""Checks the schema revision of a store, and upgrades its tables with Alembic."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lineside.bus.errors import StoreError, StoreTooNew
 
 VERSION_TABLE = "lineside_version"
 REVISIONS = ("0001", "0002", "0003")
-"""Every schema revision this Lineside knows, oldest first."""
+"""The schema revisions that this Lineside knows, oldest first."""
 _UPGRADE_LOCK_ID = 0x4C494E45  # "LINE"
 
 
 def check_revision(connection: Connection, url: str) -> None:
-    """Return if the store is at the newest revision this Lineside knows.
+    """Check that the store is at the newest revision that this Lineside knows.
 
     Raises:
-        StoreTooNew: it is at a revision unknown here.
-        StoreError: it is older, or no store of ours.
+        StoreTooNew: its revision is unknown here.
+        StoreError: it is older, or not a store of Lineside.
     """
     found = revision(connection)
     if found is None:
@@ -37,14 +37,14 @@ def check_revision(connection: Connection, url: str) -> None:
 
 
 def upgrade(connection: Connection, url: str) -> None:
-    """Make the tables, or bring them up to date, inside the caller's transaction.
+    """Make the tables, or upgrade them, inside the caller's transaction.
 
     Raises:
-        StoreTooNew: the store is at a revision unknown here.
-        StoreError: the database holds somebody else's tables.
+        StoreTooNew: the revision of the store is unknown here.
+        StoreError: the database holds the tables of another application.
     """
     if connection.dialect.name == "postgresql":
-        # Two processes must not make the tables at once; in SQLite the transaction sees to that.
+        # Two processes must not make the tables at once; in SQLite the transaction excludes that.
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
     found = revision(connection)
     if found == REVISIONS[-1]:
@@ -57,7 +57,7 @@ def upgrade(connection: Connection, url: str) -> None:
             f"{url} holds tables that are not Lineside's ({', '.join(sorted(tables)[:3])}): "
             "set LINESIDE_STORE to a database of its own"
         )
-    # A fifth of a second to import, and needed once in a store's life.
+    # The import takes 0.2 s and is needed once in the life of a store.
     from alembic import command
     from alembic.config import Config
 

@@ -1,4 +1,4 @@
-"""SQLite's side of a store: its file, and how connections to it behave."""
+"""A store in SQLite: its file and its connections."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from lineside.bus.settings import make_private_folder
 log = logging.getLogger("lineside")
 
 BUSY_TIMEOUT_SECONDS = 5.0
-"""How long one statement waits for another process's lock before it says so."""
+"""How long one statement waits for another process's lock before it fails."""
+_VACUUM_PAGES = 1000
 WRITE_OPTION = "lineside_writes"
-"""The execution option of a connection whose transactions write: they take the lock at once."""
+"""The execution option of connections that write: their transactions lock the file at BEGIN."""
 
 
 def make_engine(url: URL) -> Engine:
-    """An engine on the file that ``url`` names; it is never made by connecting to it."""
+    """An engine for the file in ``url``; connecting never creates the file."""
     path = url.database or ""
     engine = create_engine(
         url, pool_size=4, max_overflow=60, creator=functools.partial(_connect, path)
@@ -42,10 +43,10 @@ def make_engine(url: URL) -> Engine:
 
 
 def prepare(path: Path, create: bool) -> None:
-    """See to it that the file is there, made if ``create``; warn if it is on a network.
+    """Check that the file exists, or create it if ``create``; warn about network file systems.
 
     Raises:
-        StoreError: it is not there.
+        StoreError: there is no such file.
         SettingsError: its folder cannot be made or written.
     """
     if not create:
@@ -70,19 +71,31 @@ def prepare(path: Path, create: bool) -> None:
 
 
 def _make_file(path: Path) -> None:
-    # What a removed store left behind would be read into the new one.
+    # SQLite would apply the log of a removed store to the new one.
     for left in (Path(f"{path}-wal"), Path(f"{path}-shm")):
         left.unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as fresh:
-        # Both only take before the first table is made.
+        # Both take effect only before the first table is made.
         fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
         fresh.execute("PRAGMA journal_mode = WAL")
 
 
+def reclaim_space(raw: sqlite3.Connection) -> None:
+    """Return free pages to the file system in small steps, and empty the write-ahead log."""
+    while raw.execute("PRAGMA freelist_count").fetchone()[0]:
+        before = raw.execute("PRAGMA page_count").fetchone()[0]
+        raw.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        if raw.execute("PRAGMA page_count").fetchone()[0] == before:
+            break  # a file without incremental vacuum, so not made by ``prepare``
+    # The writer waits for this checkpoint, so it must not wait long for readers.
+    raw.execute("PRAGMA busy_timeout = 500")
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    """One process at a time."""
+    # The folder itself is locked: the lock leaves no file beside the store.
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -93,15 +106,15 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 
 def _connect(path: str) -> sqlite3.Connection:
     raw = sqlite3.connect(
-        f"file:{quote(path)}?mode=rw",  # never makes a file: an empty one would be no store
+        f"file:{quote(path)}?mode=rw",  # never creates a file: an empty one is no store
         uri=True,
         timeout=BUSY_TIMEOUT_SECONDS,
         check_same_thread=False,  # a pooled connection is used by one thread at a time
-        isolation_level=None,  # SQLAlchemy's BEGIN is ours to choose, in _on_begin
+        isolation_level=None,  # _on_begin sends BEGIN
     )
     for pragma in (
         "foreign_keys = ON",
-        "synchronous = NORMAL",  # what power loss takes is read again: the offset goes with it
+        "synchronous = NORMAL",  # power loss takes rows and offset alike: they are read again
         "temp_store = MEMORY",
         "cache_size = -32000",  # KiB
         "journal_size_limit = 67108864",
@@ -117,7 +130,7 @@ def _on_connect(path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry
 def _on_checkout(
     path: str, _raw: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object
 ) -> None:
-    """Somebody may have removed or replaced the file; what is written to the old one is lost."""
+    # Writes to a file that another process has removed or replaced would be lost.
     if record.info["file"] != _identity(path):
         raise DisconnectionError
 

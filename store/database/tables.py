@@ -1,9 +1,9 @@
-"""The run history's tables, in SQLAlchemy Core. Migrations make them; a test proves both agree.
+"""The tables of the run history in SQLAlchemy Core. Migrations make them; a test compares both.
 
-Times are seconds since the epoch (UTC) as doubles. Text that holds JSON is ASCII, so that NUL and
-lone surrogates, which PostgreSQL refuses in text, stand escaped. A float that is not finite is a
-NULL value beside a flag (``store.values``), because SQLite has no NaN. The three tables that grow
-without end have no foreign keys: a check for each row would cost more than the row.
+Times are seconds since the epoch (UTC) as doubles. JSON text is ASCII, which escapes NUL and lone
+surrogates: PostgreSQL refuses them in text. A float that is not finite is NULL beside a flag
+(``store.database.values``), because SQLite has no NaN. The three tables that grow without limit
+have no foreign keys: checking one for each row would cost more than the row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from lineside.store.database.values import NAME_LENGTH
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -33,13 +35,10 @@ metadata = MetaData(
     }
 )
 
-NAME_LENGTH = 255
-"""Characters a metric's name or an event's kind may have to be indexed."""
-
 METRIC, TIMING = "metric", "timing"
-"""A curve's kinds."""
+"""The kinds of curves."""
 
-# SQLite numbers rows by itself only for a column declared INTEGER.
+# SQLite numbers rows only for a column declared INTEGER.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
 head = Table(
@@ -57,7 +56,7 @@ positions = Table(
     Column("offset", BigInteger, nullable=False),
     Column("time", Double, nullable=False),
 )
-"""How far each broker journal is recorded; written in the transaction of the rows themselves."""
+"""How far each broker journal is recorded, written in the same transaction as the rows."""
 
 runs = Table(
     "runs",
@@ -71,7 +70,7 @@ runs = Table(
     Column("step", BigInteger),
     Column("max_steps", BigInteger),
     Column("epoch", Double),
-    # NULL until an attempt began, and again once the run is deleted: such a run is not listed.
+    # NULL until an attempt begins, and after the run is deleted: such a run is not listed.
     Column("started_at", Double),
     Column("ended_at", Double),
     Column("heard_at", Double, nullable=False),
@@ -84,11 +83,11 @@ runs = Table(
     Column("deleted_at", Double),
     Column("purging", Boolean, nullable=False),
 )
-"""What the run list shows, kept up to date by the recorder: the newest attempt's standing.
+"""What the run list shows: the status of the newest attempt, kept up to date by the recorder.
 
-``heard_at`` is the recorder's clock, of the run's own processes; ``stalls_at`` is when the run is
-stalled if nothing moves till then. ``events`` is the number of rows in ``events``. A deleted run
-keeps its row and its streams, so that what still arrives of them is known and left out.
+``heard_at`` is when the recorder, by its own clock, last recorded an event of the run's processes.
+The run is stalled after ``stalls_at`` if no hook is called before. ``events`` is the number of rows
+in ``events``. A deleted run keeps a row and its streams, so that late events of it are ignored.
 """
 
 attempts = Table(
@@ -111,7 +110,7 @@ attempts = Table(
     Column("exit_signal", Text),
     Column("exited_at", Double),
     Column("out_of_memory", Boolean),
-    # The producer whose exception ended it; when a hook was called last, and as in ``runs``.
+    # The producer whose exception ended it, the time of the newest hook, and as in ``runs``.
     Column("cause", Text),
     Column("progress_at", Double),
     Column("stalls_at", Double),
@@ -126,13 +125,13 @@ streams = Table(
     Column("producer", String(128), nullable=False),
     Column("attempt", String(128), nullable=False),
     Column("ignored", Boolean, nullable=False),
-    # The account: next_seq = recorded + missing, always.
+    # The loss account: always next_seq = recorded + missing.
     Column("next_seq", BigInteger, nullable=False),
     Column("recorded", BigInteger, nullable=False),
     Column("missing", BigInteger, nullable=False),
     Column("unreadable", BigInteger, nullable=False),
     Column("emitted", BigInteger, nullable=False),
-    # The emitter's own counters and what the last heartbeat said.
+    # The emitter's counters, and the newest heartbeat.
     Column("dropped", BigInteger),
     Column("hook_errors", BigInteger),
     Column("encode_failures", BigInteger),
@@ -142,7 +141,7 @@ streams = Table(
     Column("phase", Text),
     Column("step", BigInteger),
     Column("heard_at", Double, nullable=False),
-    # How its process stands: what store.status judges by.
+    # The facts about its process from which ``store.status`` decides.
     Column("began", Boolean, nullable=False),
     Column("ended", Boolean, nullable=False),
     Column("how", Text),
@@ -151,14 +150,14 @@ streams = Table(
     Column("stopped_by", Text),
     Column("lost", Boolean, nullable=False),
     Column("ended_at", Double),
-    # The step under way.
+    # The current step.
     Column("step_began_ns", BigInteger),
     Column("step_ended_ns", BigInteger),
     Column("step_ended", BigInteger),
     Column("step_seconds", Double),
     UniqueConstraint("run_key", "producer", "attempt"),
 )
-"""One row a stream ``run/producer/attempt``."""
+"""One row for each stream ``run/producer/attempt``."""
 
 event_counts = Table(
     "event_counts",
@@ -168,7 +167,7 @@ event_counts = Table(
     Column("n", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Events recorded, of every kind, exact."""
+"""The exact number of recorded events of every kind."""
 
 events = Table(
     "events",
@@ -187,9 +186,9 @@ events = Table(
     Index(None, "run_key", "kind", "n"),
     sqlite_with_rowid=False,
 )
-"""Every event but step-level ones and heartbeats, numbered within its run in order of recording.
+"""All events but step-level ones and heartbeats, numbered within their run in order of recording.
 
-``problem`` says why an event could not be read as what its kind promises.
+``problem`` states why the data of an event does not match its kind.
 """
 
 series = Table(
@@ -243,7 +242,7 @@ sketches = Table(
     *_point_columns(),
     sqlite_with_rowid=False,
 )
-"""Copies of the telling points of each whole block of points (``store.sketch``)."""
+"""Copies of the selected points of each complete block of points (``store.downsampling``)."""
 
 checkpoints = Table(
     "checkpoints",
@@ -257,7 +256,7 @@ checkpoints = Table(
     Column("path", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Checkpoints as announced by ``save``; ``n`` is that event's number."""
+"""Checkpoints of ``save`` events; ``n`` is the number of the event."""
 
 gaps = Table(
     "gaps",
@@ -268,21 +267,21 @@ gaps = Table(
     Column("time", Double, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Holes: the seqs ``first`` to before ``end`` of a stream never came."""
+"""Gaps: the seqs from ``first`` to before ``end`` of a stream are missing."""
 
 commands = Table(
     "commands",
     metadata,
     Column("run_key", ForeignKey("runs.key"), primary_key=True),
     Column("id", String(64), primary_key=True),
-    # What the command says; NULL while only answers to it are recorded.
+    # The command itself; NULL while only answers to it are recorded.
     Column("op", Text),
     Column("args", Text),
     Column("reason", Text),
     Column("issued_by", Text),
     Column("requested_at", Double),
     Column("expires_at", Double),
-    # What became of it.
+    # Its state.
     Column("state", String(16), nullable=False),
     Column("delivered_at", Double),
     Column("settled_at", Double),
@@ -292,10 +291,10 @@ commands = Table(
     Column("told_at", Double, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Commands to a run, and how far each has come (``store.conversation``).
+"""Commands to a run and their states (``store.recording.command_handlers``).
 
-``attempt``, ``step`` and ``detail`` are the answer's that made its ``state``; ``told_at`` is the
-time of the first word on it, by which they are listed.
+``attempt``, ``step`` and ``detail`` are of the answer that made the ``state``; ``told_at`` is the
+time of the first event about the command, by which commands are sorted.
 """
 
 audit = Table(
@@ -315,7 +314,4 @@ audit = Table(
     Index(None, "time", "key"),
     Index(None, "run", "command"),
 )
-"""Who asked for what, and what came of it: each state of each command, and what was refused.
-
-No row of it goes with its run.
-"""
+"""The audit: each state of each command, and refusals. Its rows stay when their run is deleted."""

@@ -1,4 +1,4 @@
-"""How values that a database cannot hold stand in it: non-finite floats, odd text, JSON, times."""
+"""Conversions for values a database cannot hold: non-finite floats, odd text, JSON, times."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
-from lineside.store.database.tables import NAME_LENGTH
+NAME_LENGTH = 255
+"""The most characters of a metric name or event kind, so that it can be indexed."""
 
 FINITE, NAN, INF, NEG_INF = 0, 1, 2, 3
 FLAGS = (None, "nan", "inf", "-inf")
-"""A flag's word, by number."""
+"""The name of each flag, by number."""
 _FLOATS = (0.0, math.nan, math.inf, -math.inf)
 FLOAT_MAX = sys.float_info.max
 INT_MAX = (1 << 63) - 1
 MAX_DEPTH = 100
-"""How deep JSON made of something odd may nest."""
+"""The deepest nesting of a value that needs ``_encodable``."""
 LAST_SECOND = 253_402_300_799.0
-"""The end of the year 9999, where ``datetime`` ends."""
+"""The end of the year 9999, the last that ``datetime`` represents."""
 
 
-def split(value: float) -> tuple[float | None, int]:
-    """``value`` as a column and a flag; the inverse of ``join``.
+def encode_float(value: float) -> tuple[float | None, int]:
+    """``value`` as a column and a flag.
 
     Raises:
-        OverflowError: an integer beyond what a double holds.
+        OverflowError: an integer beyond a double's range.
     """
     number = float(value)
     if math.isfinite(number):
@@ -34,33 +35,33 @@ def split(value: float) -> tuple[float | None, int]:
     return None, NAN if number != number else INF if number > 0 else NEG_INF
 
 
-def join(value: float | None, flag: int) -> float:
-    """The float that ``split`` made two of."""
+def decode_float(value: float | None, flag: int) -> float:
+    """The inverse of ``encode_float``."""
     return value if value is not None else _FLOATS[flag]
 
 
 def is_int64(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is an integer a 64-bit column holds."""
+    """Whether ``value`` is an integer that fits a 64-bit column."""
     return isinstance(value, int) and -INT_MAX <= value <= INT_MAX
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a finite number a double holds."""
+    """Whether ``value`` is a finite number that fits a double."""
     return isinstance(value, (int, float)) and -FLOAT_MAX <= value <= FLOAT_MAX
 
 
 def is_epoch(value: float | None) -> bool:
-    """Whether ``value`` is None or what a double holds as an epoch; an integer must fit as well."""
+    """Whether ``value`` can be stored as an epoch: None, or a finite number within 64 bits."""
     return value is None or -INT_MAX <= value <= INT_MAX
 
 
 def is_timestamp(value: float) -> bool:
-    """Whether ``value``, seconds since the epoch, is a date."""
+    """Whether ``value``, seconds since the epoch, is a date up to ``LAST_SECOND``."""
     return 0.0 <= value <= LAST_SECOND
 
 
 def is_name(text: object) -> bool:
-    """Whether ``text`` can be a name in an indexed column of any database."""
+    """Whether ``text`` fits an indexed name column of each database."""
     return (
         isinstance(text, str)
         and 0 < len(text) <= NAME_LENGTH
@@ -70,14 +71,15 @@ def is_name(text: object) -> bool:
 
 
 def sanitize_text(text: str, limit: int = 4000) -> str:
-    """``text`` as any database takes it, at most ``limit`` characters."""
+    """``text`` without NUL and lone surrogates, cut to ``limit`` characters."""
     return text[:limit].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def to_json(value: object) -> str:
-    """ASCII JSON, but for NaN and infinities, which stand as Python's ``json`` writes them.
+    """``value`` as ASCII JSON; NaN and infinities as Python's ``json`` writes them.
 
-    Map keys become text; what JSON has no word for becomes ``{"!": repr}``, cut to 200 characters.
+    Map keys become text. A value without a JSON form becomes ``{"!": repr}``, cut to 200
+    characters.
     """
     try:
         return _encode(value)
@@ -86,13 +88,18 @@ def to_json(value: object) -> str:
 
 
 def from_json(text: str | None) -> Any:
-    """What ``to_json`` wrote; None for None."""
+    """The inverse of ``to_json``; None for None."""
     return None if text is None else json.loads(text)
 
 
 def to_datetime(seconds: float) -> datetime:
     """Seconds since the epoch as a UTC datetime."""
     return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def to_optional_datetime(seconds: float | None) -> datetime | None:
+    """``to_datetime``; None for None."""
+    return None if seconds is None else to_datetime(seconds)
 
 
 def _unencodable(value: object) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Reads run history. The dashboard and the CLI import it."""
+"""Reads run history. The dashboard, the CLI and subscribers import it."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, select
 
 from lineside.bus.errors import UsageError
 from lineside.store.database.tables import METRIC, points, series, sketches, streams
-from lineside.store.database.values import FLAGS, join, to_datetime
+from lineside.store.database.values import FLAGS, decode_float, to_datetime
 from lineside.store.downsampling import NON_FINITE_LEVEL, Point, downsample, plan_reads
 from lineside.store.history.records import Points, Series
 
@@ -63,7 +63,7 @@ def read_metrics(connection: Connection, stream_key: StreamKey) -> list[Series]:
             attempt=row.attempt,
             producer=row.producer,
             count=row.n,
-            last=join(row.last, row.last_flag),
+            last=decode_float(row.last, row.last_flag),
             last_step=row.last_step,
             last_time=to_datetime(row.last_time),
             min=row.min,
@@ -140,8 +140,7 @@ def _span(
 def _first_at(
     connection: Connection, series_id: int, total: int, x: str, value: float, strictly_after: bool
 ) -> int:
-    """The first ordinal at or after ``value`` (``strictly_after``: after it); ``total`` if there
-    is none.
+    """The first ordinal at ``value`` or after it; ``total`` if there is none.
 
     Steps and times of one stream ascend, so a bisection by the primary key finds it.
     """

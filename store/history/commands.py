@@ -1,4 +1,4 @@
-"""Reading commands to a run as they stand at a moment."""
+"""Reads commands to a run, with their states as of a given time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, or_, select
 
 from lineside.bus.protocol.commands import GRACE_SECONDS
+from lineside.store.database.expired_commands import EXPIRED_DETAIL
 from lineside.store.database.tables import commands
-from lineside.store.database.values import from_json, to_datetime
+from lineside.store.database.values import from_json, to_optional_datetime
+from lineside.store.history.cursor import cut_page, decode_time_cursor
 from lineside.store.history.records import Command, Page
-from lineside.store.history.run_list import decode_time_cursor, encode_cursor
 
 _SORT = "commands"
-EXPIRED_DETAIL = "nobody took it in time"
 _NO_ANSWER = "no answer to it has come, so whether it was applied is not known"
 
 
@@ -23,7 +23,7 @@ def read_commands(
     """The run's newest commands first, as of ``now`` (seconds since the epoch).
 
     Raises:
-        UsageError: a cursor that does not exist.
+        UsageError: ``cursor`` is not one of this list.
     """
     query = (
         select(commands)
@@ -32,19 +32,18 @@ def read_commands(
         .limit(limit + 1)
     )
     if cursor is not None:
-        time, name = decode_time_cursor(cursor, _SORT)
-        first_seen = commands.c.told_at
-        query = query.where(or_(first_seen < time, and_(first_seen == time, commands.c.id < name)))
+        time, last_id = decode_time_cursor(cursor, _SORT)
+        is_same = and_(commands.c.told_at == time, commands.c.id < last_id)
+        query = query.where(or_(commands.c.told_at < time, is_same))
     found = connection.execute(query).all()
-    page = found[:limit]
-    after = encode_cursor(_SORT, page[-1].told_at, page[-1].id) if len(found) > limit else None
+    page, after = cut_page(found, limit, _SORT, lambda row: (row.told_at, row.id))
     return Page(tuple(_command(row, now) for row in page), after)
 
 
-def read_command(connection: Connection, key: int, name: str, now: float) -> Command | None:
-    """One command; None if the run has none of this id."""
+def read_command(connection: Connection, key: int, command_id: str, now: float) -> Command | None:
+    """One command; None if the run has none with this id."""
     row = connection.execute(
-        select(commands).where(commands.c.run_key == key, commands.c.id == name)
+        select(commands).where(commands.c.run_key == key, commands.c.id == command_id)
     ).first()
     return None if row is None else _command(row, now)
 
@@ -62,16 +61,12 @@ def _command(row: Any, now: float) -> Command:
         args=from_json(row.args) or {},
         reason=row.reason or "",
         issued_by=row.issued_by or "",
-        requested_at=_optional_datetime(row.requested_at),
-        expires_at=_optional_datetime(row.expires_at),
+        requested_at=to_optional_datetime(row.requested_at),
+        expires_at=to_optional_datetime(row.expires_at),
         state=state,
-        delivered_at=_optional_datetime(row.delivered_at),
-        settled_at=_optional_datetime(row.settled_at),
+        delivered_at=to_optional_datetime(row.delivered_at),
+        settled_at=to_optional_datetime(row.settled_at),
         attempt=row.attempt,
         step=row.step,
         detail=detail,
     )
-
-
-def _optional_datetime(seconds: float | None) -> Any:
-    return None if seconds is None else to_datetime(seconds)

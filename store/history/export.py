@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from lineside.store.database.tables import METRIC, TIMING, attempts, events, points, series, streams
-from lineside.store.database.values import join
+from lineside.store.database.values import decode_float
 from lineside.store.history.records import EventRow, PointRow, TimingRow
 from lineside.store.history.timeline import to_event_row
 
@@ -30,7 +30,7 @@ def iter_points(
                     step=row.step,
                     epoch=row.epoch,
                     time=row.time,
-                    value=join(row.value, row.flag),
+                    value=decode_float(row.value, row.flag),
                 )
 
 

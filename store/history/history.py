@@ -12,7 +12,9 @@ from lineside.bus.errors import RunNotFound, UsageError
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
 from lineside.store.history import charts, export, run_list, timeline
+from lineside.store.history.audit import read_audit
 from lineside.store.history.commands import read_command, read_commands
+from lineside.store.history.cursor import cut_page
 from lineside.store.history.records import (
     AuditEntry,
     Changes,
@@ -30,7 +32,6 @@ from lineside.store.history.records import (
     TimingRow,
 )
 from lineside.store.history.run_assembly import assemble_runs, ordered_attempts, stream_account
-from lineside.store.recording.audit import read_audit
 
 LATEST = "latest"
 MAX_LIMIT = 1000
@@ -77,11 +78,8 @@ class History:
         )
         with read_transaction(self._engine) as connection:
             found = connection.execute(query).all()
-            page = found[:limit]
+            page, after = cut_page(found, limit, sort, lambda row: (row.sort_value, row.id))
             items = assemble_runs(connection, page, now)
-        after = None
-        if len(found) > len(page):
-            after = run_list.encode_cursor(sort, page[-1].sort_value, page[-1].id)
         return Page(tuple(items), after)
 
     def counts(self, *, project: str | None = None, search: str | None = None) -> dict[str, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from lineside.store.database.values import FLAGS, join
+from lineside.store.database.values import FLAGS, decode_float
 
 T = TypeVar("T")
 
@@ -207,7 +207,9 @@ class Points:
     @property
     def values(self) -> list[float]:
         """``y`` with its NaNs and infinities."""
-        return [join(y, FLAGS.index(flag)) for y, flag in zip(self.y, self.flag, strict=True)]
+        return [
+            decode_float(y, FLAGS.index(flag)) for y, flag in zip(self.y, self.flag, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,34 @@
-"""Runs put together from their rows: a whole page of them in a handful of queries."""
+"""Assembles runs from their rows: a page of runs in a handful of queries."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.tables import METRIC, attempts, event_counts, series, streams
-from lineside.store.database.values import from_json, join, to_datetime
+from lineside.store.database.values import (
+    decode_float,
+    from_json,
+    to_datetime,
+    to_optional_datetime,
+)
 from lineside.store.history.records import Attempt, Failure, LossAccount, Run, StreamAccount
 from lineside.store.history.run_list import DEFAULT_PROJECT
-from lineside.store.status.attempt_order import in_order
+from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.liveness import PAUSED, STALLED, status_now
-from lineside.store.status.verdict import RANK_0, RUNNING
+from lineside.store.status.verdict import RUNNING
 
 
 def ordered_attempts(connection: Connection, keys: Sequence[int]) -> list[Any]:
-    """The attempts of these runs, each run's in the order they followed one another."""
+    """The attempts of these runs, sorted by run and then as ``order_attempts``."""
     found: dict[int, list[Any]] = defaultdict(list)
     for row in connection.execute(select(attempts).where(attempts.c.run_key.in_(keys))):
         found[row.run_key].append(row)
-    return [attempt for key in sorted(found) for attempt in in_order(found[key])]
+    return [attempt for key in sorted(found) for attempt in order_attempts(found[key])]
 
 
 def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> list[Run]:
@@ -76,7 +81,7 @@ def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> li
         .where(series.c.stream_id.in_(list(rank_0_stream_runs)), series.c.kind == METRIC)
         .order_by(series.c.name)
     ):
-        metrics[rank_0_stream_runs[row.stream_id]][row.name] = join(row.last, row.last_flag)
+        metrics[rank_0_stream_runs[row.stream_id]][row.name] = decode_float(row.last, row.last_flag)
 
     attempt_records = {
         key: tuple(_attempt(a, n, stream_rows, now) for n, a in enumerate(found, 1))
@@ -96,7 +101,7 @@ def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> li
             max_steps=row.max_steps,
             epoch=row.epoch,
             started_at=to_datetime(row.started_at),
-            ended_at=_optional_datetime(row.ended_at),
+            ended_at=to_optional_datetime(row.ended_at),
             updated_at=to_datetime(row.heard_at),
             event_counts=counts[row.key],
             loss_account=_loss_account(*totals[row.key]),
@@ -109,7 +114,7 @@ def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> li
 
 
 def stream_account(row: Any) -> StreamAccount:
-    """The account of one row of ``streams``."""
+    """The loss account of a row of ``streams``."""
     loss = _loss_account(row.emitted, row.recorded, row.missing)
     return StreamAccount(
         producer=row.producer,
@@ -145,7 +150,7 @@ def _attempt(
         reason=row.reason or _pause_or_stall(row, status, phase),
         error=_failure(row.cause, stream_rows.get((row.run_key, row.cause, row.attempt))),
         started_at=to_datetime(row.started_at),
-        ended_at=_optional_datetime(row.ended_at),
+        ended_at=to_optional_datetime(row.ended_at),
         updated_at=to_datetime(row.heard_at),
         step=row.step,
         max_steps=row.max_steps,
@@ -159,7 +164,7 @@ def _pause_or_stall(row: Any, status: str, phase: str | None) -> str | None:
     if status == STALLED:
         doing = f"while {phase}, " if phase else ""
         return (
-            f"{doing}nothing has moved since {to_datetime(row.progress_at):%Y-%m-%d %H:%M:%S} UTC"
+            f"{doing}no hook was called since {to_datetime(row.progress_at):%Y-%m-%d %H:%M:%S} UTC"
         )
     return PAUSED if (status, phase) == (RUNNING, PAUSED) else None
 
@@ -169,10 +174,6 @@ def _failure(producer: str | None, rank: Any) -> Failure | None:
         return None
     kind, _, message = rank.error.partition(": ")
     return Failure(producer, kind, message, rank.traceback or "")
-
-
-def _optional_datetime(seconds: float | None) -> datetime | None:
-    return None if seconds is None else to_datetime(seconds)
 
 
 def _loss_account(emitted: int, recorded: int, missing: int) -> LossAccount:

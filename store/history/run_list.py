@@ -1,16 +1,14 @@
-"""The run list: what it is filtered and sorted by, and where the next page begins."""
+"""Queries for the run list: filters, sort keys and pages."""
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
 from lineside.store.database.tables import runs
-from lineside.store.database.values import is_finite_number, is_int64, sanitize_text
+from lineside.store.history.cursor import decode_cursor
 from lineside.store.status.liveness import DISCONNECT_SECONDS, DISCONNECTED, STALLED
 from lineside.store.status.verdict import RUNNING
 
@@ -20,7 +18,7 @@ run_name = func.coalesce(runs.c.name, runs.c.id)
 run_project = func.coalesce(runs.c.project, DEFAULT_PROJECT)
 
 is_listed = runs.c.started_at.is_not(None)
-"""Whether a row is a run at all: an attempt began, and nobody deleted it."""
+"""Whether a row is a listed run: it has an attempt and is not deleted."""
 
 
 def status_at(now: float) -> ColumnElement[str]:
@@ -32,7 +30,7 @@ def status_at(now: float) -> ColumnElement[str]:
 
 
 def run_filters(*, project: str | None, search: str | None) -> list[ColumnElement[bool]]:
-    """What a row of a listed run of that project, that ``search`` finds, fulfils."""
+    """Conditions for rows of listed runs of the project that ``search`` matches."""
     found: list[ColumnElement[bool]] = [is_listed]
     if project is not None:
         found.append(run_project == project)
@@ -52,10 +50,10 @@ def run_list_query(
     limit: int,
     cursor: str | None,
 ) -> Select[Any]:
-    """The rows of one page and one more, with ``status_now`` and the ``sort_value`` of each.
+    """A query for one page and one row more, with columns ``status_now`` and ``sort_value``.
 
     Raises:
-        UsageError: a sort key or a cursor that does not exist.
+        UsageError: no such sort key, or ``cursor`` is not one of this list.
     """
     descending = sort.startswith("-")
     sort_column = _sort_key(sort.removeprefix("-"), now)
@@ -72,52 +70,8 @@ def run_list_query(
     return query.order_by(*order).limit(limit + 1)
 
 
-def encode_cursor(sort: str, value: Any, run_id: str) -> str:
-    """Opaque text that says after which run the next page begins."""
-    return base64.urlsafe_b64encode(json.dumps([sort, value, run_id]).encode()).decode()
-
-
-def decode_cursor(cursor: str, sort: str) -> tuple[Any, str]:
-    """The value and the id that ``encode_cursor`` was given for a list sorted this way.
-
-    Raises:
-        UsageError: it was not made for such a list.
-    """
-    try:
-        made_for, value, run_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError, RecursionError):
-        made_for, value, run_id = None, None, None
-    well_typed = isinstance(run_id, str) and _is_storable(run_id) and _is_storable(value)
-    if made_for != sort or not well_typed:
-        raise _cursor_error(cursor, f"a list sorted by {sort}")
-    return value, run_id
-
-
-def decode_time_cursor(cursor: str, sort: str) -> tuple[float, str]:
-    """``decode_cursor`` for a list sorted by a time.
-
-    Raises:
-        UsageError: it was not made for such a list.
-    """
-    value, name = decode_cursor(cursor, sort)
-    if isinstance(value, str):
-        raise _cursor_error(cursor, "such a list")
-    return float(value), name
-
-
-def _is_storable(value: object) -> bool:
-    """Whether a database takes it."""
-    if isinstance(value, str):
-        return sanitize_text(value) == value
-    return is_int64(value) if isinstance(value, int) else is_finite_number(value)
-
-
-def _cursor_error(cursor: str, of: str) -> UsageError:
-    return UsageError(f"cursor {cursor!r:.100} cannot be used: expected the `next` of {of}")
-
-
 def _sort_key(name: str, now: float) -> ColumnElement[Any]:
-    # No NULLs: neither database sorts them like the other, and no cursor could point past one.
+    # No NULLs: the databases sort them differently, and no cursor can be behind one.
     keys: dict[str, ColumnElement[Any]] = {
         "started_at": func.coalesce(runs.c.started_at, 0.0),
         "ended_at": func.coalesce(runs.c.ended_at, 0.0),

@@ -1,4 +1,4 @@
-"""Reading what happened in a run: its events, checkpoints and holes."""
+"""Reads the events, checkpoints and gaps of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def read_events(
     kinds: Sequence[str] | None,
     limit: int,
 ) -> list[EventRow]:
-    """The first ``limit`` events of these kinds after number ``after``; with ``before`` the newest
-    ones below that, newest first."""
+    """The first ``limit`` events of these kinds with numbers above ``after``.
+
+    With ``before``, the newest events with numbers below it, newest first.
+    """
     found: list[Any] = []
-    # A kind at a time, each by its index: of a million logs none is read for nothing.
+    # One query for each kind uses the index: no unwanted logs are read.
     for kind in [None] if kinds is None else sorted(set(kinds)):
         query = (
             select(events, streams.c.producer, streams.c.attempt)
@@ -42,7 +44,7 @@ def read_events(
 
 
 def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[str, Any]:
-    """The data of the attempt's run_start, of its lowest rank; empty if there is none."""
+    """The data of the attempt's ``run_start`` of the lowest rank; empty if there is none."""
     data = connection.execute(
         select(events.c.data)
         .join(streams, streams.c.id == events.c.stream_id)
@@ -77,7 +79,7 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
 
 
 def read_gaps(connection: Connection, key: int) -> list[GapRow]:
-    """All holes in the order they were found."""
+    """All gaps in the order they were found."""
     rows = connection.execute(
         select(gaps, streams.c.producer, streams.c.attempt)
         .join(streams, streams.c.id == gaps.c.stream_id)

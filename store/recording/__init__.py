@@ -1,1 +1,1 @@
-"""Writes run history. The recorder runs it, and the dashboard for what a person changes."""
+"""Writes run history. The recorder imports it, and the dashboard for changes by users."""

@@ -1,16 +1,23 @@
-"""From events to rows: what a batch does to a run's history.
+"""Records batches of events: counts, timing, rows, and calls to the handlers.
 
 Step-level kinds fold into two curves, compute and wait, and into exact counts. Heartbeats fold into
-the row of the stream they speak of. Every other event is a row with all its data; ``store.meaning``
-reads out of it what else it says. An event that is not what its kind promises is a row that says
-so, never an error.
+the row of the stream they report on. Every other event becomes a row with all its data, and the
+handlers derive status, metrics and commands from it. An event whose data does not match its kind
+becomes a row with a ``problem``; it never raises.
 """
 
 from __future__ import annotations
 
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.event_kinds import STEP_KINDS
-from lineside.bus.protocol.events import AUDIT, CONTROL_BITS, Event
+from lineside.bus.protocol.events import (
+    AUDIT,
+    CONTROL_BITS,
+    RANK_0,
+    Event,
+    is_rank,
+    is_run_process,
+)
 from lineside.store.database.tables import TIMING
 from lineside.store.database.values import (
     INT_MAX,
@@ -23,43 +30,43 @@ from lineside.store.database.values import (
 )
 from lineside.store.recording.audit import add_refusal
 from lineside.store.recording.command_handlers import CommandHandlers
-from lineside.store.recording.event_handlers import EventContext, EventHandlers, InvalidEventData
+from lineside.store.recording.event_context import EventContext, InvalidEventData
+from lineside.store.recording.event_handlers import EventHandlers
+from lineside.store.recording.progress import mark_alive, mark_progress, update_step_time
 from lineside.store.recording.run_cache import RunCache
-from lineside.store.recording.run_state import RunState, StreamState, is_rank, is_run_process
-from lineside.store.status.liveness import mark_alive, mark_progress, update_step_time
-from lineside.store.status.verdict import RANK_0
+from lineside.store.recording.run_state import RunState, StreamState
 
 UNREADABLE = "unreadable"
-"""The kind under which an event is kept and counted whose own kind cannot be a name."""
+"""The kind given to events whose own kind cannot be stored as a name."""
 INTERNAL_PREFIX = "_"
-"""What the run part of a stream begins with that is no run, such as the broker's own."""
+"""The prefix of names in the place of a run that are no run, such as the broker's."""
 _TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
 
 
 class BatchIntake:
-    """Takes batches into a ledger, during one transaction after the other."""
+    """Records batches into a run cache during one transaction."""
 
-    def __init__(self, ledger: RunCache) -> None:
-        self._cache = ledger
-        self._event_handlers = EventHandlers(ledger, CommandHandlers(ledger).handlers)
+    def __init__(self, cache: RunCache) -> None:
+        self._cache = cache
+        self._event_handlers = EventHandlers(cache, CommandHandlers(cache).handlers)
 
     def record(self, batch: Batch, *, raw: bool = False) -> None:
-        """Fold one batch. With ``raw`` nothing is read out of the events: they are only kept."""
+        """Record one batch. With ``raw``, store the events without calling any handler."""
         if batch.stream is None or batch.stream.run.startswith(INTERNAL_PREFIX):
             return
         if batch.stream.run == AUDIT and is_rank(batch.stream.producer):
-            return  # a training that may not be called so
-        ledger = self._cache
-        run = ledger.run(batch.stream.run)
-        first_time = next((e.time for e in batch.events if is_timestamp(e.time)), ledger.now)
-        stream = ledger.stream(run, batch.stream.producer, batch.stream.attempt, first_time)
+            return  # the name is reserved: no training may use it
+        cache = self._cache
+        run = cache.run(batch.stream.run)
+        first_time = next((e.time for e in batch.events if is_timestamp(e.time)), cache.now)
+        stream = cache.stream(run, batch.stream.producer, batch.stream.attempt, first_time)
         if stream.ignored:
             ends = [event.seq + 1 for event in batch.events] + [gap.end for gap in batch.gaps]
             stream.next_seq = min(max([stream.next_seq, *ends]), INT_MAX)
             return
         if is_run_process(stream.producer):
-            run.heard_at = ledger.now
-        ledger.load_stream(stream)
+            run.heard_at = cache.now
+        cache.load_stream(stream)
         self._record_events(run, stream, batch.events, raw)
         for gap in batch.gaps:
             self._record_gap(stream, gap.end)
@@ -77,7 +84,7 @@ class BatchIntake:
                     continue
                 self._record_gap(stream, seq)
             if seq >= INT_MAX:
-                break  # no column could count on from here
+                break  # the next seq would exceed 64 bits
             stream.next_seq = seq + 1
             stream.recorded += 1
             kind = event.kind
@@ -101,7 +108,7 @@ class BatchIntake:
             if events:
                 stream.is_stopping = bool(events[-1].control & _TRAINING_STOP)
                 mark_progress(attempt, stream, self._cache.now)
-                # What others knew of as they told of its end, it said before that.
+                # Events counted in ``emitted`` were emitted before the report of its end.
                 is_new = events[-1].seq >= stream.emitted
                 if is_new and is_timestamp(events[-1].time):
                     mark_alive(attempt, stream, events[-1].time)
@@ -109,18 +116,16 @@ class BatchIntake:
     def _record_rare_event(
         self, run: RunState, stream: StreamState, event: Event, raw: bool
     ) -> str:
-        """Keep an event that is not step-level; returns the kind it counts as."""
-        problem = (
-            "kept as it came: its meaning could not be stored" if raw else field_problem(event)
-        )
+        """Record an event that is not step-level; returns the kind it counts as."""
+        problem = "stored as it came: handling it failed" if raw else field_problem(event)
         if problem is None:
             try:
                 self._handle(EventContext(run, stream, event, event.data or {}))
-            except InvalidEventData as unreadable:
-                problem = str(unreadable)
+            except InvalidEventData as error:
+                problem = str(error)
         kind = event.kind if is_name(event.kind) else UNREADABLE
         if problem is None and (kind == "heartbeat" or run.id == AUDIT):
-            return kind  # all of it is in a row elsewhere
+            return kind  # its data is in a row of another table
         if problem is not None:
             stream.unreadable += 1
         run.events += 1
@@ -176,24 +181,24 @@ class BatchIntake:
             curve.add(step, event.time, event.epoch, nanoseconds / 1e9, self._cache.rows)
 
     def _record_gap(self, stream: StreamState, end: int) -> None:
-        """The stream's events up to ``end`` never came."""
+        """Record that the events from ``next_seq`` to before ``end`` are missing."""
         end = min(end, INT_MAX)
         if end > stream.next_seq:
             self._cache.rows.gaps.append((stream.id, stream.next_seq, end, self._cache.now))
             stream.missing += end - stream.next_seq
             stream.next_seq = end
             stream.reset_step_timing()
-            stream.logged, stream.logged_known = None, True
+            stream.newest_log, stream.newest_log_is_loaded = None, True
 
 
 def field_problem(event: Event) -> str | None:
-    """What about the event's own fields no column can hold; None if all is well."""
+    """Which of the event's own fields cannot be stored, and why; None if all can."""
     if not is_timestamp(event.time):
         return f"time {event.time!r} is not a date"
     if not (is_int64(event.step) and is_int64(event.monotonic_ns) and is_int64(event.control)):
         return "step, monotonic_ns or control is beyond 64 bits"
     if not is_epoch(event.epoch):
-        return "epoch is not a number a column holds"
+        return f"epoch {event.epoch!r:.80} is not a number that can be stored"
     if not is_name(event.kind):
         return f"kind {event.kind!r:.80} is not a name"
     return None

@@ -1,9 +1,9 @@
-"""What is said about commands to a run: the command itself, and the answers to it, as one row.
+"""Folds a command to a run and the answers to it into one row.
 
-They come from several streams, so an answer may be recorded before its command. Whatever their
-order, the row is the same: of several answers the one that says most stands, because whoever did a
-thing knows better than who only heard nothing. A command sent twice is as it was recorded first,
-whenever its sender says that was: so stands it in the journal, and so the training took it.
+Both come in several streams, so an answer may be recorded before its command. The row is the same
+in every order: of several answers the one with the highest precedence counts, because a process
+that applied a command knows more than one that got no answer. Of a command that was sent twice, the
+first in the journal counts, whatever its time: the training executed that one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 
 from lineside.bus.protocol import commands as bus
+from lineside.bus.protocol.events import is_rank
 from lineside.store.database.tables import commands
 from lineside.store.database.values import (
     from_json,
@@ -23,9 +24,13 @@ from lineside.store.database.values import (
     to_json,
 )
 from lineside.store.recording.audit import add_entry, set_issuer
-from lineside.store.recording.event_handlers import EventContext, Handlers, InvalidEventData
+from lineside.store.recording.event_context import (
+    EventContext,
+    Handlers,
+    InvalidEventData,
+    optional_text,
+)
 from lineside.store.recording.run_cache import RunCache
-from lineside.store.recording.run_state import is_rank
 
 _PRECEDENCE = {
     name: precedence
@@ -39,10 +44,10 @@ _OP_LENGTH = 100
 
 
 class CommandHandlers:
-    """Reads the events of control streams into ``commands``, and each into the audit."""
+    """Writes events of control streams into ``commands`` and the audit."""
 
-    def __init__(self, ledger: RunCache) -> None:
-        self._cache = ledger
+    def __init__(self, cache: RunCache) -> None:
+        self._cache = cache
         answers = [kind for kind in bus.STATE_OF_KIND if kind != bus.COMMAND]
         self.handlers: Handlers = {
             bus.COMMAND: self._on_command,
@@ -50,28 +55,27 @@ class CommandHandlers:
         }
 
     def _on_command(self, context: EventContext) -> None:
-        if _text(context.data, "op") in bus.INTERNAL_OPS:
+        if optional_text(context.data, "op") in bus.INTERNAL_OPS:
             return
         if context.stream.producer != bus.CONTROL_PRODUCER:
             raise InvalidEventData(f"a command counts only in a stream of {bus.CONTROL_PRODUCER!r}")
-        name, fields, event_time = (
-            _command_id(context),
-            _command_fields(context.data),
-            context.event.time,
-        )
+        command_id, event_time = _command_id(context), context.event.time
+        fields = _command_fields(context.data)
         action = _action(fields["op"], fields["args"])
-        stored = self._stored_row(context, name)
+        stored = self._stored_row(context, command_id)
         if stored is None:
-            self._insert(context, name, state="requested", requested_at=event_time, **fields)
+            self._insert(context, command_id, state="requested", requested_at=event_time, **fields)
         elif stored["requested_at"] is None:
             self._update(
                 context,
-                name,
+                command_id,
                 requested_at=event_time,
                 told_at=min(event_time, stored["told_at"]),
                 **fields,
             )
-            set_issuer(self._cache.connection, context.run.id, name, fields["issued_by"], action)
+            set_issuer(
+                self._cache.connection, context.run.id, command_id, fields["issued_by"], action
+            )
         add_entry(
             self._cache.connection,
             time=event_time,
@@ -81,21 +85,20 @@ class CommandHandlers:
             outcome="requested",
             why=fields["reason"] or None,
             run=context.run.id,
-            command=name,
+            command=command_id,
         )
 
     def _on_answer(self, context: EventContext) -> None:
-        # Rank 0 answers for all; the others say in streams of their own that they followed.
-        if _text(context.data, "op") in bus.INTERNAL_OPS or is_rank(context.stream.producer):
+        # Rank 0 answers for all; the other ranks confirm in streams of their own.
+        if optional_text(context.data, "op") in bus.INTERNAL_OPS or is_rank(
+            context.stream.producer
+        ):
             return
         if context.stream.producer != bus.CONTROL_PRODUCER:
             raise InvalidEventData(f"an answer counts only in a stream of {bus.CONTROL_PRODUCER!r}")
-        name, state, event_time = (
-            _command_id(context),
-            bus.STATE_OF_KIND[context.event.kind],
-            context.event.time,
-        )
-        stored = self._stored_row(context, name)
+        command_id, event_time = _command_id(context), context.event.time
+        state = bus.STATE_OF_KIND[context.event.kind]
+        stored = self._stored_row(context, command_id)
         answer: dict[str, Any] = {
             "state": state,
             "settled_at": event_time if context.event.kind in bus.FINAL_KINDS else None,
@@ -104,15 +107,15 @@ class CommandHandlers:
             "detail": sanitize_text(bus.detail(context.data), _TEXT_LENGTH) or None,
         }
         delivered = event_time if context.event.kind == bus.DELIVERED else None
-        op = _text(context.data, "op", _OP_LENGTH)
+        op = optional_text(context.data, "op", _OP_LENGTH)
         if stored is None:
-            self._insert(context, name, op=op, delivered_at=delivered, **answer)
+            self._insert(context, command_id, op=op, delivered_at=delivered, **answer)
         else:
             changes = answer if _takes_precedence(answer, event_time, stored) else {}
             times = [at for at in (delivered, stored["delivered_at"]) if at is not None]
             self._update(
                 context,
-                name,
+                command_id,
                 op=stored["op"] or op,
                 delivered_at=min(times, default=None),
                 told_at=min(event_time, stored["told_at"]),
@@ -127,31 +130,33 @@ class CommandHandlers:
             outcome=state,
             why=answer["detail"],
             run=context.run.id,
-            command=name,
+            command=command_id,
         )
 
-    def _stored_row(self, context: EventContext, name: str) -> dict[str, Any] | None:
-        query = select(commands).where(commands.c.run_key == context.run.key, commands.c.id == name)
+    def _stored_row(self, context: EventContext, command_id: str) -> dict[str, Any] | None:
+        query = select(commands).where(
+            commands.c.run_key == context.run.key, commands.c.id == command_id
+        )
         row = self._cache.connection.execute(query).first()
         return None if row is None else dict(row._mapping)
 
-    def _insert(self, context: EventContext, name: str, **values: Any) -> None:
-        fixed = {"run_key": context.run.key, "id": name, "told_at": context.event.time}
+    def _insert(self, context: EventContext, command_id: str, **values: Any) -> None:
+        fixed = {"run_key": context.run.key, "id": command_id, "told_at": context.event.time}
         self._cache.connection.execute(insert(commands).values(**fixed, **values))
 
-    def _update(self, context: EventContext, name: str, **values: Any) -> None:
+    def _update(self, context: EventContext, command_id: str, **values: Any) -> None:
         self._cache.connection.execute(
             update(commands)
-            .where(commands.c.run_key == context.run.key, commands.c.id == name)
+            .where(commands.c.run_key == context.run.key, commands.c.id == command_id)
             .values(**values)
         )
 
 
 def _command_id(context: EventContext) -> str:
-    name = context.data.get("id")
-    if not isinstance(name, str) or not 0 < len(name) <= _ID_LENGTH or sanitize_text(name) != name:
-        raise InvalidEventData(f"id {name!r:.100} is no text of 1 to {_ID_LENGTH} characters")
-    return name
+    found = context.data.get("id")
+    if not isinstance(found, str) or not found or sanitize_text(found, _ID_LENGTH) != found:
+        raise InvalidEventData(f"id {found!r:.100} is no text of 1 to {_ID_LENGTH} characters")
+    return found
 
 
 def _command_fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +166,8 @@ def _command_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "op": sanitize_text(op, _OP_LENGTH),
         "args": to_json(args if isinstance(args, Mapping) else {}),
-        "reason": _text(data, "reason") or "",
-        "issued_by": _text(data, "issued_by") or "",
+        "reason": optional_text(data, "reason", _TEXT_LENGTH) or "",
+        "issued_by": optional_text(data, "issued_by", _TEXT_LENGTH) or "",
         "expires_at": float(expires)
         if is_finite_number(expires) and is_timestamp(expires)
         else None,
@@ -176,7 +181,7 @@ def _action(op: str, args: str | None) -> str:
 def _takes_precedence(
     answer: Mapping[str, Any], event_time: float, stored: Mapping[str, Any]
 ) -> bool:
-    """Whether an answer of time ``now`` stands before the one known; of equals the first does."""
+    """Whether ``answer`` replaces the stored one; with equal precedence, the earlier one wins."""
     precedence, before = _PRECEDENCE[answer["state"]], _PRECEDENCE[stored["state"]]
     if precedence != before or before == 0:
         return precedence > before
@@ -185,8 +190,3 @@ def _takes_precedence(
     )
     candidate = (event_time, answer["attempt"], answer["step"], answer["detail"] or "")
     return candidate < (stored_time, stored["attempt"], stored["step"], stored["detail"] or "")
-
-
-def _text(data: Mapping[str, Any], name: str, limit: int = _TEXT_LENGTH) -> str | None:
-    value = data.get(name)
-    return sanitize_text(value, limit) if isinstance(value, str) and value else None

@@ -1,19 +1,20 @@
-"""Deleting a run: gone at once for readers, then off the disk slice by slice."""
+"""Deletes a run: hidden from readers at once, then removed from the disk in slices."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Delete, Engine, delete, insert, select, update
 
 from lineside.bus.errors import RunNotFound
+from lineside.bus.protocol.events import is_rank
 from lineside.store.database.engine import (
     raw_sqlite_connection,
     read_transaction,
     write_transaction,
 )
+from lineside.store.database.sqlite import reclaim_space
 from lineside.store.database.tables import (
     attempts,
     checkpoints,
@@ -29,27 +30,25 @@ from lineside.store.database.tables import (
 )
 from lineside.store.downsampling import MAX_SELECTED, NON_FINITE_LEVEL, block_size
 from lineside.store.recording.audit import add_expired_entries
-from lineside.store.recording.run_state import is_rank
 
 ROWS_PER_TRANSACTION = 20_000
-"""Rows that go in one transaction: some 20 ms in which nobody else can write."""
-_EVENT_WEIGHT = 5  # an event's row is as large as so many points
-_VACUUM_PAGES = 1000
+"""Rows deleted in one transaction: other writers wait some 20 ms for it."""
+_EVENT_WEIGHT = 5  # the row of an event is about as large as 5 points
 
 
 class DeleteChunk(NamedTuple):
-    """A part of the work: about ``rows`` rows."""
+    """A statement that deletes about ``rows`` rows."""
 
     rows: int
     statement: Delete
 
 
 def mark_deleted(engine: Engine, run_id: str, now: float) -> None:
-    """Take the run out of every list.
+    """Hide the run from every list and reserve its rows for ``purge``.
 
-    Its row is set aside for ``purge`` and a blank one takes its place, with the streams as far as
-    they were recorded: so what still comes of the deleted attempts is known and left out, while
-    the shipper, which may serve an attempt to come, goes on where it is.
+    A blank row takes its place, with copies of its streams and their positions. So the writer
+    ignores late events of the deleted attempts, while the stream of the shipper, which may serve a
+    later attempt, continues.
 
     Raises:
         RunNotFound: no such run.
@@ -98,7 +97,7 @@ def mark_deleted(engine: Engine, run_id: str, now: float) -> None:
 
 
 def purge(engine: Engine) -> None:
-    """Delete the rows of every run set aside, and give the disk back. Can be cut short anywhere."""
+    """Delete the rows of every hidden run and free the disk. A later call continues a cut one."""
     with read_transaction(engine) as connection:
         keys = [key for (key,) in connection.execute(select(runs.c.key).where(runs.c.purging))]
     for key in keys:
@@ -115,7 +114,7 @@ def purge(engine: Engine) -> None:
             _delete_run_rows(connection, key)
     if keys and engine.dialect.name == "sqlite":
         with raw_sqlite_connection(engine) as raw:
-            _reclaim_space(raw)
+            reclaim_space(raw)
 
 
 def _delete_chunks(connection: Connection, key: int) -> Iterator[DeleteChunk]:
@@ -160,15 +159,3 @@ def _delete_run_rows(connection: Connection, key: int) -> None:
     for table in (checkpoints, commands, streams, attempts):
         connection.execute(delete(table).where(table.c.run_key == key))
     connection.execute(delete(runs).where(runs.c.key == key))
-
-
-def _reclaim_space(raw: sqlite3.Connection) -> None:
-    """Give free pages back to the file system, a few at a time, and empty the write-ahead log."""
-    while raw.execute("PRAGMA freelist_count").fetchone()[0]:
-        before = raw.execute("PRAGMA page_count").fetchone()[0]
-        raw.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-        if raw.execute("PRAGMA page_count").fetchone()[0] == before:
-            break  # a store that was not made by us may not be able to
-    # Whoever reads right now is not waited for long: the writer would wait with us.
-    raw.execute("PRAGMA busy_timeout = 500")
-    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,15 +1,16 @@
-"""What the rare kinds say besides being events: standing, metrics, checkpoints, accounts."""
+"""Applies rare kinds of events to states: status, metrics, checkpoints, counters."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.event_kinds import METRICS
+from lineside.bus.protocol.events import RANK_0, Stream, is_rank
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import (
     is_finite_number,
@@ -18,48 +19,31 @@ from lineside.store.database.values import (
     is_timestamp,
     sanitize_text,
 )
-from lineside.store.recording.run_cache import MAX_SERIES, RunCache
-from lineside.store.recording.run_state import (
-    AttemptState,
-    NewestLog,
-    RunState,
-    StreamState,
-    is_rank,
+from lineside.store.recording.event_context import (
+    EventContext,
+    Handlers,
+    InvalidEventData,
+    optional_text,
 )
-from lineside.store.status.liveness import mark_alive, mark_progress
-from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RANK_0, RankState
+from lineside.store.recording.progress import mark_alive, mark_progress
+from lineside.store.recording.run_cache import MAX_SERIES, RunCache
+from lineside.store.recording.run_state import AttemptState, NewestLog, StreamState
+from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RankState
 
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
 _ERROR_LENGTH = 1000
 _TRACEBACK_LENGTH = 10_000
-_HEARTBEAT_SECONDS = 2.0  # signs of life come once a second, on a loaded machine a little later
-
-
-class InvalidEventData(ValueError):
-    """An event's data is not what its kind promises; nothing of it was applied."""
-
-
-class EventContext(NamedTuple):
-    """An event, its stream and its run; ``data`` is the event's, or empty."""
-
-    run: RunState
-    stream: StreamState
-    event: Event
-    data: Mapping[str, Any]
-
-
-Handlers = Mapping[str, Callable[[EventContext], None]]
-"""What reads an event, by its kind."""
+_HEARTBEAT_SECONDS = 2.0  # heartbeats come once a second, on a loaded machine a little later
 
 
 class EventHandlers:
-    """Applies one event to the ledger's states. Each reading parses first and then applies.
+    """Applies events to the states in the cache; each handler parses first and then applies.
 
-    ``more`` reads further kinds.
+    Of a kind that is also in ``extra_handlers``, both handlers run.
     """
 
-    def __init__(self, ledger: RunCache, extra_handlers: Handlers) -> None:
-        self._cache = ledger
+    def __init__(self, cache: RunCache, extra_handlers: Handlers) -> None:
+        self._cache = cache
         self._extra_handlers = extra_handlers
         self._handlers: dict[str, Callable[[EventContext], None]] = {
             "run_start": self._on_run_start,
@@ -68,8 +52,9 @@ class EventHandlers:
             "train_end": self._on_train_end,
             "train_error": self._on_train_error,
             "log": self._on_log,
-            "evaluate": self._on_metrics,
-            "predict": self._on_metrics,
+            "evaluate": self._on_evaluation,
+            "predict": self._on_evaluation,
+            METRICS: self._on_metrics,
             "save": self._on_save,
             "heartbeat": self._on_heartbeat,
             "process_lost": self._on_process_lost,
@@ -78,10 +63,10 @@ class EventHandlers:
         }
 
     def handle(self, context: EventContext) -> None:
-        """Apply what the event says.
+        """Apply one event.
 
         Raises:
-            Unreadable: it does not say what its kind promises.
+            InvalidEventData: its data does not match its kind.
         """
         for handlers in (self._handlers, self._extra_handlers):
             handler = handlers.get(context.event.kind)
@@ -92,23 +77,23 @@ class EventHandlers:
 
     def _on_run_start(self, context: EventContext) -> None:
         run, data = context.run, context.data
-        # The first word stands: a person may have renamed the run since.
-        run.name = run.name or _text(data, "name")
-        run.project = run.project or _text(data, "project")
+        # The first name stays: a user may have renamed the run since.
+        run.name = run.name or optional_text(data, "name")
+        run.project = run.project or optional_text(data, "project")
         if context.stream.producer == RANK_0:
             attempt = self._attempt(context)
             attempt.started_at = context.event.time
             resumed = data.get("resumed_from")
             if isinstance(resumed, Mapping):
-                attempt.resumed_attempt = _text(resumed, "attempt")
-                attempt.resumed_step = _count(resumed, "step")
+                attempt.resumed_attempt = optional_text(resumed, "attempt")
+                attempt.resumed_step = _optional_int64(resumed, "step")
 
     def _on_run_end(self, context: EventContext) -> None:
-        how = _text(context.data, "how")
+        how = optional_text(context.data, "how")
         if how is None:
-            raise InvalidEventData("run_end does not say how")
+            raise InvalidEventData("run_end has no text `how`")
         rank = context.stream.rank
-        if rank.how != RAISED:  # what ended training is known already
+        if rank.how != RAISED:  # train_error has recorded how training ended
             if how == "exception" or not rank.ended:
                 rank.ended_at = context.event.time
             rank.how = how
@@ -119,7 +104,7 @@ class EventHandlers:
     def _on_train_begin(self, context: EventContext) -> None:
         rank = context.stream.rank
         rank.began, rank.ended = True, False
-        if not rank.lost:  # that is told in another stream, which may have come before
+        if not rank.lost:  # process_lost comes in another stream and may be recorded first
             rank.ended_at = None
 
     def _on_train_end(self, context: EventContext) -> None:
@@ -133,44 +118,45 @@ class EventHandlers:
         context.stream.reset_step_timing()
 
     def _on_applied(self, context: EventContext) -> None:
-        """A stop: the training says so in the control stream of its own attempt."""
+        """Record who stopped the training; rank 0 reports it in its attempt's control stream."""
         if (
             context.data.get("op") == "stop"
             and context.stream.producer == commands.CONTROL_PRODUCER
         ):
             context.stream.rank.stopped_by = _stop_reason(context.data)
             if context.stream.attempt in context.run.attempts:
-                self._attempt(context)  # it is to be judged again
+                self._attempt(context)  # marks it for a new verdict
 
     def _on_log(self, context: EventContext) -> None:
-        logs = _mapping(context, "logs")
-        context.stream.logged, context.stream.logged_known = (
-            NewestLog(context.event.step, logs),
-            True,
-        )
+        logs = _required_mapping(context, "logs")
+        context.stream.newest_log = NewestLog(context.event.step, logs)
+        context.stream.newest_log_is_loaded = True
         self._add_points(context, logs)
 
-    def _on_metrics(self, context: EventContext) -> None:
-        """Points of those metrics that did not come by a log.
+    def _on_evaluation(self, context: EventContext) -> None:
+        """Add points for the metrics that were not logged.
 
-        A Trainer logs what it evaluates right before it says ``evaluate``, and does not log what it
-        predicts. So a metric is a point already if the stream's newest log, with no evaluate or
-        predict since, had it with this value at this step.
+        A Trainer logs the metrics of an evaluation right before ``evaluate``, but not those of a
+        prediction. So a metric is a point already if the stream's newest log, with no evaluate or
+        predict since, has it with this value at this step.
         """
-        metrics = _mapping(context, "metrics")
+        metrics = _required_mapping(context, "metrics")
         stream = context.stream
         newest = self._cache.newest_log(context.run, stream)
-        stream.logged = None
-        logged = newest.logs if newest and newest.step == context.event.step else {}
+        stream.newest_log = None
+        logged_metrics = newest.logs if newest and newest.step == context.event.step else {}
         new = {
             name: value
             for name, value in metrics.items()
-            if name not in logged or not _equal_or_nan(logged[name], value)
+            if name not in logged_metrics or not _equal_or_nan(logged_metrics[name], value)
         }
         self._add_points(context, new)
 
+    def _on_metrics(self, context: EventContext) -> None:
+        self._add_points(context, _required_mapping(context, "metrics"))
+
     def _on_save(self, context: EventContext) -> None:
-        path = _text(context.data, "checkpoint")
+        path = optional_text(context.data, "checkpoint")
         if path is not None:
             run, event = context.run, context.event
             self._cache.rows.checkpoints.append(
@@ -189,14 +175,14 @@ class EventHandlers:
         target = self._target(context)
         if not target.ignored:
             _apply_counters(target, context.data)
-            target.phase = _text(context.data, "phase")
-            target.rank.step = _count(context.data, "step")
+            target.phase = optional_text(context.data, "phase")
+            target.rank.step = _optional_int64(context.data, "step")
             if is_rank(target.producer):
                 attempt = self._cache.attempt(context.run, target.attempt, context.event.time)
                 mark_alive(attempt, target, context.event.time)
             if target.producer == RANK_0:
                 age, now = context.data.get("hook_age"), self._cache.now
-                # A shipper on another machine does not know it: then the last event counts.
+                # A shipper on another machine does not know the age: then the newest event counts.
                 moved_at = attempt.progress_at or now
                 if is_finite_number(age) and 0 <= age <= now:
                     moved_at = now - age
@@ -206,10 +192,10 @@ class EventHandlers:
         target = self._target(context)
         if not target.ignored:
             _apply_counters(target, context.data)
-            target.rank.lost, target.rank.step = True, _count(context.data, "step")
+            target.rank.lost, target.rank.step = True, _optional_int64(context.data, "step")
             if target.rank.ended_at is None:
-                # A shipper that only found it, perhaps the next day, knows when it lived last. It
-                # ended after that, and perhaps after what another rank raised.
+                # A shipper may find a dead process a day later, but knows its last sign of life.
+                # The process ended after that, and perhaps after another rank raised.
                 ended, alive = context.event.time, context.data.get("alive_at")
                 if (
                     is_finite_number(alive)
@@ -229,15 +215,15 @@ class EventHandlers:
         if not target.ignored:
             _apply_counters(target, context.data)
             if context.data.get("outlived") is True:
-                return  # what ended was not the training
+                return  # the command ended, the training did not
             attempt = self._cache.attempt(context.run, target_stream.attempt, began)
-            attempt.exit_code = _count(context.data, "exit_code")
-            attempt.exit_signal = _text(context.data, "signal")
+            attempt.exit_code = _optional_int64(context.data, "exit_code")
+            attempt.exit_signal = optional_text(context.data, "signal")
             attempt.exited_at = ended
             attempt.out_of_memory = context.data.get("out_of_memory") is True
 
     def _target(self, context: EventContext) -> StreamState:
-        """The stream that an event of another stream speaks of."""
+        """The stream that the event reports on."""
         target_stream = _parse_stream(context, context.data.get("producer"))
         return self._cache.stream(
             context.run, target_stream.producer, target_stream.attempt, context.event.time
@@ -263,26 +249,28 @@ class EventHandlers:
                 curve.add(event.step, event.time, event.epoch, value, rows)
         if rejected:
             raise InvalidEventData(
-                f"{rejected} metrics have no curve: the stream has {MAX_SERIES} of them already"
+                f"{rejected} metrics are not stored: a stream can have {MAX_SERIES} curves"
             )
 
     def _apply_state(self, context: EventContext) -> None:
         state = context.data["state"]
         if isinstance(state, Mapping):
-            max_steps = _count(state, "max_steps")
+            max_steps = _optional_int64(state, "max_steps")
             if max_steps is not None and max_steps > 0:
                 self._attempt(context).max_steps = max_steps
             run = context.run
-            run.best_checkpoint = _text(state, "best_model_checkpoint") or run.best_checkpoint
+            run.best_checkpoint = (
+                optional_text(state, "best_model_checkpoint") or run.best_checkpoint
+            )
 
 
 def _apply_counters(stream: StreamState, counters: object) -> None:
     if isinstance(counters, Mapping):
         for name in _COUNTERS:
-            value = _count(counters, name)
+            value = _optional_int64(counters, name)
             if value is not None:
                 setattr(stream, name, value)
-        stream.emitted = max(stream.emitted, _count(counters, "emitted") or 0)
+        stream.emitted = max(stream.emitted, _optional_int64(counters, "emitted") or 0)
 
 
 def _parse_stream(context: EventContext, producer: object) -> Stream:
@@ -290,22 +278,19 @@ def _parse_stream(context: EventContext, producer: object) -> Stream:
     if isinstance(producer, str) and isinstance(attempt, str):
         with contextlib.suppress(StreamNameError):
             return Stream.parse(f"{context.run.id}/{producer}/{attempt}")
-    raise InvalidEventData(f"{producer!r:.80}/{attempt!r:.80} is no producer and attempt")
+    raise InvalidEventData(
+        f"{producer!r:.80}/{attempt!r:.80} is no producer and attempt of a stream"
+    )
 
 
-def _mapping(context: EventContext, name: str) -> Mapping[Any, Any]:
+def _required_mapping(context: EventContext, name: str) -> Mapping[Any, Any]:
     found = context.data.get(name)
     if not isinstance(found, Mapping):
-        raise InvalidEventData(f"{context.event.kind} has no map of {name}, but {found!r:.200}")
+        raise InvalidEventData(f"{context.event.kind} has no map {name!r}: got {found!r:.200}")
     return found
 
 
-def _text(data: Mapping[str, Any], name: str) -> str | None:
-    value = data.get(name)
-    return sanitize_text(value) if isinstance(value, str) and value else None
-
-
-def _count(data: Mapping[str, Any], name: str) -> int | None:
+def _optional_int64(data: Mapping[str, Any], name: str) -> int | None:
     value = data.get(name)
     return int(value) if is_int64(value) else None
 
@@ -314,7 +299,7 @@ def _apply_error(rank: RankState, data: Mapping[str, Any]) -> None:
     error = data.get("error")
     if not isinstance(error, Mapping):
         return
-    parts = [_text(error, "type"), _text(error, "message")]
+    parts = [optional_text(error, "type"), optional_text(error, "message")]
     rank.error = sanitize_text(": ".join(part for part in parts if part), _ERROR_LENGTH) or None
     traceback = error.get("traceback")
     rank.traceback = (
@@ -323,13 +308,13 @@ def _apply_error(rank: RankState, data: Mapping[str, Any]) -> None:
 
 
 def _stop_reason(data: Mapping[str, Any]) -> str:
-    """Who stopped a training, why, and by which command."""
-    who = _text(data, "issued_by") or "a command"
+    """Who stopped a training, why, and with which command."""
+    who = optional_text(data, "issued_by") or "a command"
     if who in signal.Signals.__members__:
         return f"by {who}"
-    why = _text(data, "reason")
+    why = optional_text(data, "reason")
     text = f"by {who}: {why}" if why else f"by {who}"
-    return sanitize_text(f"{text} (command {_text(data, 'id')})", _ERROR_LENGTH)
+    return sanitize_text(f"{text} (command {optional_text(data, 'id')})", _ERROR_LENGTH)
 
 
 def _equal_or_nan(one: object, other: object) -> bool:

@@ -1,20 +1,22 @@
-"""The writer's memory of the runs it is writing: loaded when needed, written back at commit.
+"""The writer's cache of the runs it writes: loaded when needed, written back at commit.
 
-A writing transaction reads almost nothing: counters, open steps and the unfinished blocks of curves
-stay in memory between transactions. All of it can be made again from the rows, so after a kill,
-after a transaction that failed, and for a run that another process changed, it is loaded again.
+A writing transaction reads almost nothing: counters, current steps and the incomplete blocks of
+curves stay in memory between transactions. The rows hold all of it, so it is loaded again after a
+kill, after a failed transaction, and for a run that another process has changed.
 """
 
 from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select
 
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.events import is_rank
 from lineside.store.database import tables
 from lineside.store.database.tables import (
     attempts,
@@ -26,7 +28,7 @@ from lineside.store.database.tables import (
     streams,
 )
 from lineside.store.recording import run_cache_loading
-from lineside.store.recording.bulk import increment_column, insert_rows, update_rows
+from lineside.store.recording.bulk import insert_rows, update_rows
 from lineside.store.recording.run_state import (
     ATTEMPT_COLUMNS,
     RANK_COLUMNS,
@@ -40,21 +42,22 @@ from lineside.store.recording.run_state import (
     SeriesState,
     StreamState,
     column_values,
-    is_rank,
 )
-from lineside.store.status import attempt_order
+from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.verdict import RUNNING, Verdict, judge_attempt, judge_run
 
 MAX_RUNS = 200
-"""Runs kept in memory between transactions; those written longest ago go first."""
+"""Runs kept in memory between transactions; those not written for longest are dropped first."""
 MAX_SERIES = 10_000
-"""Curves one stream may have: who logs more names than that makes a new one each time."""
+"""Curves one stream may have. A training with more metrics makes up a new name each time."""
 
 _ATTEMPT_TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-")
 
 
 class RunCache:
     """Between ``begin`` and ``flush`` it belongs to one transaction on ``connection``."""
+
+    connection: Connection
 
     def __init__(self) -> None:
         self.rows = PendingRows()
@@ -69,24 +72,19 @@ class RunCache:
     def begin(self, connection: Connection, revision: int, now: float) -> None:
         """Start a transaction that makes ``revision``; ``now`` is seconds since the epoch."""
         if revision <= self._revision:
-            self._runs.clear()  # the store was put back to an older copy of itself
+            self._runs.clear()  # the store was replaced by an older copy
         elif revision != self._revision + 1 and self._runs:
             changed = connection.execute(
                 select(tables.runs.c.id).where(tables.runs.c.revision > self._revision)
             )
             for (run_id,) in changed:
                 self._runs.pop(run_id, None)
-        self._connection = connection
+        self.connection = connection
         self._revision = revision
         self.now = now
 
-    @property
-    def connection(self) -> Connection:
-        """The transaction's, for rows so rare that nothing of them is kept in memory."""
-        return self._connection
-
     def run(self, run_id: str) -> RunState:
-        """The run, loaded, or made if it is new."""
+        """The run, loaded or made."""
         run = self._dirty_runs.get(run_id)
         if run is None:
             run = self._runs.pop(run_id, None) or self._load_or_make_run(run_id)
@@ -94,12 +92,12 @@ class RunCache:
         return run
 
     def stream(self, run: RunState, producer: str, attempt: str, time: float) -> StreamState:
-        """The stream, made if it is new; ``time`` is that of the event that speaks of it."""
+        """The stream, made if it is new; ``time`` is that of its first event."""
         found = run.streams.get((producer, attempt))
         if found is None:
             ignored = is_rank(producer) and _began_before_deletion(run, attempt, time)
             found = StreamState(0, producer, attempt, ignored, self.now)
-            found.is_loaded = found.logged_known = True
+            found.is_loaded = found.newest_log_is_loaded = True
             found.id = self._insert(
                 streams,
                 run_key=run.key,
@@ -118,7 +116,7 @@ class RunCache:
         return found
 
     def attempt(self, run: RunState, name: str, time: float) -> AttemptState:
-        """The attempt, made if it is new, then as started at ``time``."""
+        """The attempt; if it is new, it is made with ``time`` as its start."""
         found = run.attempts.get(name)
         if found is None:
             found = AttemptState(0, name, time, self.now, RUNNING)
@@ -134,7 +132,7 @@ class RunCache:
         return found
 
     def series(self, stream: StreamState, kind: str, name: str) -> SeriesState | None:
-        """The curve, made if it is new; None if the stream has too many already."""
+        """The curve, made if it is new; None if the stream has ``MAX_SERIES`` already."""
         found = stream.series.get((kind, name))
         if found is None:
             if len(stream.series) >= MAX_SERIES:
@@ -152,20 +150,20 @@ class RunCache:
         return found
 
     def load_stream(self, stream: StreamState) -> None:
-        """Load what folding the stream's events needs."""
+        """Load the curves of a stream, which its next events may continue."""
         if not stream.is_loaded:
-            run_cache_loading.load_contents(self._connection, stream)
+            run_cache_loading.load_curves(self.connection, stream)
 
     def newest_log(self, run: RunState, stream: StreamState) -> NewestLog | None:
-        """The stream's newest log if no evaluate or predict came since."""
-        if not stream.logged_known:
-            stream.logged = run_cache_loading.load_newest_log(self._connection, run, stream)
-            stream.logged_known = True
-        return stream.logged
+        """The stream's newest log; None if an evaluate or predict came since."""
+        if not stream.newest_log_is_loaded:
+            stream.newest_log = run_cache_loading.load_newest_log(self.connection, run, stream)
+            stream.newest_log_is_loaded = True
+        return stream.newest_log
 
     def flush(self) -> None:
         """Write everything back."""
-        connection, rows = self._connection, self.rows
+        rows = self.rows
         for run in self._dirty_runs.values():
             self._update_status(run)
         for table, new in (
@@ -175,37 +173,30 @@ class RunCache:
             (tables.checkpoints, rows.checkpoints),
             (tables.gaps, rows.gaps),
         ):
-            insert_rows(connection, table, new)
+            insert_rows(self.connection, table, new)
+        counts = [
+            (stream.id, kind, n)
+            for stream in self._dirty_streams.values()
+            for kind, n in stream.new_counts.items()
+        ]
+        insert_rows(self.connection, event_counts, counts, add="n")
         update_rows(
-            connection,
-            series,
-            SERIES_COLUMNS,
-            ("id",),
-            [(*column_values(s, SERIES_COLUMNS), s.id) for s in self._dirty_series.values()],
-        )
-        self._flush_counts()
-        update_rows(
-            connection,
+            self.connection,
             streams,
             STREAM_COLUMNS + RANK_COLUMNS,
-            ("id",),
+            "id",
             [
                 (*column_values(s, STREAM_COLUMNS), *column_values(s.rank, RANK_COLUMNS), s.id)
                 for s in self._dirty_streams.values()
             ],
         )
+        self._update(series, SERIES_COLUMNS, self._dirty_series.values())
+        self._update(attempts, ATTEMPT_COLUMNS, self._dirty_attempts.values())
         update_rows(
-            connection,
-            attempts,
-            ATTEMPT_COLUMNS,
-            ("id",),
-            [(*column_values(a, ATTEMPT_COLUMNS), a.id) for a in self._dirty_attempts.values()],
-        )
-        update_rows(
-            connection,
+            self.connection,
             tables.runs,
             (*RUN_COLUMNS, "revision"),
-            ("key",),
+            "key",
             [
                 (*column_values(r, RUN_COLUMNS), self._revision, r.key)
                 for r in self._dirty_runs.values()
@@ -215,6 +206,8 @@ class RunCache:
 
     def _clear_dirty(self) -> None:
         self.rows = PendingRows()
+        for stream in self._dirty_streams.values():
+            stream.new_counts.clear()
         for kept in (
             self._dirty_runs,
             self._dirty_attempts,
@@ -224,19 +217,6 @@ class RunCache:
             kept.clear()
         while len(self._runs) > MAX_RUNS:
             del self._runs[next(iter(self._runs))]
-
-    def _flush_counts(self) -> None:
-        new, increments = [], []
-        for stream in self._dirty_streams.values():
-            for kind, n in stream.new_counts.items():
-                if kind in stream.kinds:
-                    increments.append((n, stream.id, kind))
-                else:
-                    new.append((stream.id, kind, n))
-                    stream.kinds.add(kind)
-            stream.new_counts.clear()
-        insert_rows(self._connection, event_counts, new)
-        increment_column(self._connection, event_counts, "n", ("stream_id", "kind"), increments)
 
     def _update_status(self, run: RunState) -> None:
         for attempt in run.attempts.values():
@@ -255,16 +235,16 @@ class RunCache:
                 attempt.ended_at, attempt.cause = verdict.ended_at, verdict.cause
         if not run.attempts:
             return
-        in_order = attempt_order.in_order(run.attempts.values())
-        newest = in_order[-1]
+        ordered = order_attempts(run.attempts.values())
+        newest = ordered[-1]
         verdict = judge_run(Verdict(newest.status, newest.reason, newest.ended_at))
         run.status, run.reason, run.ended_at = verdict.status, verdict.reason, verdict.ended_at
         run.step, run.max_steps, run.epoch = newest.step, newest.max_steps, newest.epoch
-        run.started_at = in_order[0].started_at
+        run.started_at = ordered[0].started_at
         run.stalls_at = newest.stalls_at if newest.status == RUNNING else None
 
     def _load_or_make_run(self, run_id: str) -> RunState:
-        run = run_cache_loading.load_run(self._connection, run_id)
+        run = run_cache_loading.load_run(self.connection, run_id)
         if run is None:
             run = RunState(0, run_id, self.now, RUNNING)
             run.key = self._insert(
@@ -276,16 +256,22 @@ class RunCache:
             )
         return run
 
+    def _update(
+        self, table: Table, columns: tuple[str, ...], states: Iterable[AttemptState | SeriesState]
+    ) -> None:
+        rows = [(*column_values(state, columns), state.id) for state in states]
+        update_rows(self.connection, table, columns, "id", rows)
+
     def _insert(self, table: Table, **values: Any) -> int:
-        inserted_key = self._connection.execute(insert(table).values(**values)).inserted_primary_key
+        inserted_key = self.connection.execute(insert(table).values(**values)).inserted_primary_key
         key: int = inserted_key[0]  # type: ignore[index]
         return key
 
 
 def _began_before_deletion(run: RunState, attempt: str, time: float) -> bool:
-    """Whether an attempt belongs to what was deleted, and not to a run begun anew since.
+    """Whether the attempt is part of the deleted run, and not of a later run with the same id.
 
-    Its name says when it was made; one that does not is as old as its first event.
+    Its name holds the time of its start; without one, the time of its first event counts.
     """
     if run.deleted_at is None:
         return False

@@ -1,4 +1,4 @@
-"""Reading back what the writer had in memory."""
+"""Loads the states of the run cache from the rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Row, select
 
 from lineside.store.database.tables import (
     attempts,
-    event_counts,
     events,
     points,
     runs,
@@ -34,7 +33,7 @@ from lineside.store.status.verdict import RankState
 
 
 def load_run(connection: Connection, run_id: str) -> RunState | None:
-    """The run with its attempts and streams; None if there is no row of it."""
+    """The run with its attempts and streams; None if the store does not have it."""
     row = connection.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         return None
@@ -55,10 +54,8 @@ def load_run(connection: Connection, run_id: str) -> RunState | None:
     return run
 
 
-def load_contents(connection: Connection, stream: StreamState) -> None:
-    """The kinds counted in the stream, and its curves."""
-    kinds = select(event_counts.c.kind).where(event_counts.c.stream_id == stream.id)
-    stream.kinds = {kind for (kind,) in connection.execute(kinds)}
+def load_curves(connection: Connection, stream: StreamState) -> None:
+    """Load the curves of a stream."""
     curves = select(series).where(series.c.stream_id == stream.id)
     for row in connection.execute(curves).all():
         curve = SeriesState(row.id, **_column_dict(row, SERIES_COLUMNS))

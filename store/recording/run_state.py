@@ -1,83 +1,18 @@
-"""What the writer keeps in memory of a run, its attempts, its streams and their curves."""
+"""The writer's state in memory of a run, its attempts, its streams and their curves."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, NamedTuple
 
-from lineside.store.database.values import split
+from sqlalchemy import Table
+
+from lineside.store.database import tables
+from lineside.store.database.values import encode_float
 from lineside.store.downsampling import OpenBlocks, Point
 from lineside.store.status.verdict import ProcessExit, RankState
-
-SERIES_COLUMNS = ("n", "last", "last_flag", "last_step", "last_time", "min", "max", "sum")
-RANK_COLUMNS = (
-    "began",
-    "ended",
-    "how",
-    "error",
-    "traceback",
-    "lost",
-    "step",
-    "ended_at",
-    "stopped_by",
-)
-STREAM_COLUMNS = (
-    "next_seq",
-    "recorded",
-    "missing",
-    "unreadable",
-    "emitted",
-    "dropped",
-    "hook_errors",
-    "encode_failures",
-    "hook_ns",
-    "hooks",
-    "rss",
-    "phase",
-    "heard_at",
-    "step_began_ns",
-    "step_ended_ns",
-    "step_ended",
-    "step_seconds",
-)
-ATTEMPT_COLUMNS = (
-    "status",
-    "reason",
-    "step",
-    "max_steps",
-    "epoch",
-    "started_at",
-    "ended_at",
-    "heard_at",
-    "resumed_attempt",
-    "resumed_step",
-    "exit_code",
-    "exit_signal",
-    "exited_at",
-    "out_of_memory",
-    "cause",
-    "progress_at",
-    "stalls_at",
-)
-RUN_COLUMNS = (
-    "name",
-    "project",
-    "status",
-    "reason",
-    "step",
-    "max_steps",
-    "epoch",
-    "started_at",
-    "ended_at",
-    "heard_at",
-    "stalls_at",
-    "events",
-    "best_checkpoint",
-)
-_RANK_NAME = re.compile(r"rank[0-9]+")
 
 
 @dataclass(slots=True)
@@ -92,7 +27,7 @@ class PendingRows:
 
 
 class NewestLog(NamedTuple):
-    """The last thing a stream logged."""
+    """The newest ``log`` event of a stream."""
 
     step: int
     logs: Mapping[str, Any]
@@ -100,7 +35,7 @@ class NewestLog(NamedTuple):
 
 @dataclass(slots=True)
 class SeriesState:
-    """A curve: its row, and the blocks of it that are not whole yet."""
+    """A curve: its row, and its incomplete blocks."""
 
     id: int
     n: int = 0
@@ -119,9 +54,9 @@ class SeriesState:
         """Append a point.
 
         Raises:
-            OverflowError: ``value`` is an integer beyond what a double holds; nothing was done.
+            OverflowError: ``value`` is an integer beyond a double's range; nothing was added.
         """
-        number, flag = split(value)
+        number, flag = encode_float(value)
         point = Point(self.n, step, time, epoch, number, flag)
         rows.points.append((self.id, *point))
         for level, selected in self.open_blocks.add(point):
@@ -140,13 +75,12 @@ class SeriesState:
 
 @dataclass(slots=True)
 class StreamState:
-    """A stream: its row, and what of its other rows the next event needs.
+    """A stream: its row, and what the next event needs of its other rows.
 
-    ``is_loaded`` says that ``kinds`` (those counted so far) and ``series`` are loaded;
-    ``new_counts`` is
-    what this transaction adds. ``logged`` is the newest log, or None if an evaluate or predict came
-    since; ``logged_known`` is False while only the rows know. ``waited_ns`` passed before the step
-    under way. ``is_stopping`` says that training is to stop after the newest event.
+    ``is_loaded`` means that ``series`` is loaded. ``new_counts`` is what this transaction adds to
+    the event counts. ``newest_log`` is None after an evaluate or predict; it is valid only if
+    ``newest_log_is_loaded``. ``waited_ns`` is the wait
+    before the current step. ``is_stopping``: the newest event has ``should_training_stop`` set.
     """
 
     id: int
@@ -174,19 +108,18 @@ class StreamState:
     is_stopping: bool = False
     rank: RankState = field(default_factory=RankState)
     is_loaded: bool = False
-    kinds: set[str] = field(default_factory=set)
     new_counts: dict[str, int] = field(default_factory=dict)
     series: dict[tuple[str, str], SeriesState] = field(default_factory=dict)
-    logged: NewestLog | None = None
-    logged_known: bool = False
+    newest_log: NewestLog | None = None
+    newest_log_is_loaded: bool = False
 
     @property
     def has_pending_events(self) -> bool:
-        """Whether events that its producer made are still to come, or to be known as missing."""
+        """Whether the producer has emitted events that are neither recorded nor missing."""
         return self.next_seq < self.emitted
 
     def reset_step_timing(self) -> None:
-        """Events are missing: what is open cannot be measured any more."""
+        """Discard the current step, whose duration is unknown after missing events."""
         self.step_began_ns = self.step_ended_ns = self.step_ended = None
         self.waited_ns = 0
 
@@ -248,17 +181,19 @@ class RunState:
     streams: dict[tuple[str, str], StreamState] = field(default_factory=dict)
 
 
-def is_rank(producer: str) -> bool:
-    """Whether a producer is a training process, and not something beside one."""
-    return _RANK_NAME.fullmatch(producer) is not None
-
-
-def is_run_process(producer: str) -> bool:
-    """Whether what a producer says shows that the run's processes live: what others say of a run,
-    such as a command to it, does not."""
-    return is_rank(producer) or producer == "shipper"
-
-
 def column_values(state: object, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """The values of these columns."""
+    """The values of the fields ``names`` of ``state``."""
     return tuple([getattr(state, name) for name in names])
+
+
+def _stored_fields(state: type[Any], table: Table, *identity: str) -> tuple[str, ...]:
+    """The fields of ``state`` that are columns of ``table``, without those in ``identity``."""
+    names = (field.name for field in fields(state))
+    return tuple(name for name in names if name in table.c and name not in identity)
+
+
+SERIES_COLUMNS = _stored_fields(SeriesState, tables.series, "id")
+RANK_COLUMNS = _stored_fields(RankState, tables.streams)
+STREAM_COLUMNS = _stored_fields(StreamState, tables.streams, "id", "producer", "attempt", "ignored")
+ATTEMPT_COLUMNS = _stored_fields(AttemptState, tables.attempts, "id", "attempt")
+RUN_COLUMNS = _stored_fields(RunState, tables.runs, "key", "id", "deleted_at")

@@ -1,4 +1,4 @@
-"""Writing into the run history: what the bus delivers, and what a person changes."""
+"""Writes run history: batches from the bus, and changes by users."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger("lineside")
 
 
 class Writer:
-    """Writes into one store. ``apply`` belongs to one thread; other processes may write besides.
+    """Writes into one store. ``apply`` belongs to one thread; other processes may write as well.
 
-    ``clock`` gives seconds since the epoch.
+    ``clock`` returns seconds since the epoch.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
@@ -34,7 +34,7 @@ class Writer:
         self._cache = RunCache()
 
     def position(self) -> tuple[str, int] | None:
-        """The journal written from last, and how far; None for a new store."""
+        """The journal that was recorded last, and its offset; None for a new store."""
         with read_transaction(self._engine) as connection:
             row = connection.execute(
                 select(positions).order_by(positions.c.time.desc(), positions.c.offset.desc())
@@ -42,31 +42,30 @@ class Writer:
         return None if row is None else (row.journal, row.offset)
 
     def offset(self, journal: str) -> int:
-        """How far the journal of this id is recorded; 0 if nothing is."""
+        """The offset up to which a journal is recorded; 0 if nothing of it is."""
         with read_transaction(self._engine) as connection:
             return _offset(connection, journal) or 0
 
     def apply(self, journal: str, batches: Sequence[Batch], *, after: int = 0) -> None:
-        """Record batches of a journal, in order, and how far it is recorded now: all or nothing.
+        """Record batches of a journal in order, with the offset, in one transaction.
 
-        What was recorded before is left out: a batch that is not behind offset ``after``, up to
-        which the caller knows the journal to be recorded, and an event by its place in its stream.
-        So neither a replay nor another journal doubles anything, and an older copy of a journal is
-        recorded by beginning with ``after`` 0 again.
+        The caller knows that the journal is recorded up to offset ``after``. Batches up to there
+        are skipped, and so are events whose seq is recorded: neither a replay nor another journal
+        doubles any event. To record an older copy of a journal, start again with ``after`` 0.
 
         Raises:
-            StoreUnavailable: nothing was written; trying again may help.
-            StoreSetBack: nothing was written, for the store is not that far: what was recorded in
-                between is to be read again, from ``offset`` on.
-            StoreError: nothing was written, and these batches are not to blame.
+            StoreUnavailable: nothing was written; a retry may succeed.
+            StoreRolledBack: nothing was written: the store is recorded only up to ``offset``, so
+                read the journal again from there.
+            StoreError: nothing was written; the batches are not the cause.
         """
         try:
             self._apply(journal, batches, after)
         except (StoreUnavailable, StoreRolledBack):
             raise
         except Exception:
-            # One event must not stand in the way of all others: find it and keep it as it is.
-            log.exception("the store refused %d batches together, so one by one", len(batches))
+            # One event must not block all others: find it and store it without handling it.
+            log.exception("recording %d batches failed: retrying them one by one", len(batches))
             for batch in batches:
                 self._apply_single(journal, batch, after)
 
@@ -76,7 +75,11 @@ class Writer:
         except (StoreUnavailable, StoreRolledBack):
             raise
         except Exception:
-            log.exception("offset %d of %s is kept unread", batch.offset, batch.stream)
+            log.exception(
+                "recording offset %d of %s failed: storing its events without handling them",
+                batch.offset,
+                batch.stream,
+            )
             self._apply(journal, [batch], after, raw=True)
 
     def _apply(
@@ -97,7 +100,7 @@ class Writer:
                 self._cache.flush()
                 _save_position(connection, journal, stored_offset, offset, self._clock())
         except BaseException:
-            # Memory is ahead of the rows now; it is loaded again when needed.
+            # The cache is ahead of the rows now, so it must be loaded again.
             self._cache = RunCache()
             raise
 
@@ -116,11 +119,11 @@ class Writer:
         note: str | None = None,
         tags: Sequence[str] | None = None,
     ) -> None:
-        """Change what is given; an empty text, or no ``tags``, takes away what was there.
+        """Change the fields that are given; an empty text or empty ``tags`` removes the value.
 
         Raises:
             RunNotFound: no such run.
-            StoreUnavailable: try again later.
+            StoreUnavailable: retry later.
         """
         changes: dict[str, Any] = {
             column: sanitize_text(text) or None
@@ -139,21 +142,21 @@ class Writer:
                 raise RunNotFound(run_id)
 
     def delete_run(self, run_id: str) -> None:
-        """Take a run out of the history, and its rows off the disk.
+        """Delete a run and free its disk space.
 
-        It is gone from every list at once; its rows go in slices that let others write in between,
-        and if this process dies meanwhile ``finish_deletions`` goes on. Events of it that are still
-        to come are left out, but an attempt begun after this moment makes the run anew.
+        No list shows it from now on. Its rows are deleted in slices, between which other processes
+        can write; if this process dies meanwhile, ``finish_deletions`` deletes the rest. Late
+        events of the run are ignored, but an attempt that begins later makes the run again.
 
         Raises:
             RunNotFound: no such run.
-            StoreUnavailable: try again later; if the run is gone, only disk is still to be freed.
+            StoreUnavailable: retry later; if the run is gone, only disk space remains to be freed.
         """
         mark_deleted(self._engine, run_id, self._clock())
         purge(self._engine)
 
     def finish_deletions(self) -> None:
-        """Go on with deletions that were cut short."""
+        """Finish deletions that were interrupted."""
         purge(self._engine)
 
 

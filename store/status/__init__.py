@@ -1,1 +1,1 @@
-"""Decides how a run stands. Pure rules without SQLAlchemy, for writer and reader."""
+"""Decides the status of a run. Pure rules without SQLAlchemy; writer and reader import them."""

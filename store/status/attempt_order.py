@@ -1,4 +1,4 @@
-"""The attempts of a run in the order in which they followed one another."""
+"""Puts the attempts of a run in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 
 class AttemptStart(Protocol):
-    """What an attempt says of its place; ``started_at`` by the clock of its own machine."""
+    """What decides the place of an attempt; ``started_at`` is by the clock of its own machine."""
 
     @property
     def attempt(self) -> str: ...
@@ -23,11 +23,13 @@ class AttemptStart(Protocol):
 A = TypeVar("A", bound=AttemptStart)
 
 
-def in_order(attempts: Iterable[A]) -> list[A]:
-    """By the time they started, but none before the one from whose checkpoint it went on: clocks
-    of two machines may differ, and what was recorded last may have been shipped late."""
+def order_attempts(attempts: Iterable[A]) -> list[A]:
+    """Sort by start time, but no attempt before the one from whose checkpoint it resumed.
+
+    The clocks of two machines may differ, and the order of recording is that of shipping.
+    """
     by_name = {attempt.attempt: attempt for attempt in attempts}
-    # Each is as late as the latest it descends from; among those as late, ancestors are first.
+    # Each attempt is as late as its latest ancestor; of equals, ancestors come first.
     sort_keys: dict[str, tuple[float, int]] = {}
     for attempt in by_name.values():
         for current in reversed(_ancestry(attempt, by_name, sort_keys)):
@@ -40,12 +42,12 @@ def in_order(attempts: Iterable[A]) -> list[A]:
 
 
 def _ancestry(attempt: A, by_name: Mapping[str, A], known: Container[str]) -> list[A]:
-    """The attempt and those before it that are not placed yet."""
+    """The attempt and its ancestors, without those in ``known``."""
     chain: dict[str, A] = {}
     current: A | None = attempt
     while current is not None and current.attempt not in known:
         if current.attempt in chain:
-            # A circle, which is nonsense: once more round, so that each one has met all others.
+            # A circle is invalid: go round once more, so that each attempt has met all others.
             names = list(chain)
             return [
                 *chain.values(),

@@ -1,4 +1,4 @@
-"""How a run stands, judged from what its processes said. Pure: facts in, a verdict out."""
+"""Decides the status of a run from the reports of its processes. Pure: facts in, verdict out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from lineside.bus.protocol.events import RANK_0
 
 RUNNING = "running"
 FINISHED = "finished"
@@ -16,33 +18,31 @@ KILLED = "killed"
 LOST = "lost"
 SUPERSEDED = "superseded"
 
-RANK_0 = "rank0"
 RAISED = "raised"
-"""How a training ended whose ``train()`` raised; the process may have gone on after that."""
+"""``RankState.how`` after ``train()`` raised; the process may have continued."""
 _FAILURES = frozenset({FAILED, INTERRUPTED, LOST})
 _EXITED_EARLY = "the process exited before training ended"
-_SHELL_SIGNAL = 128  # what a shell adds to a signal's number to make an exit code
-# What a rank raises of which a peer is gone. One that timed out waited for a peer that lived.
+_SHELL_SIGNAL = 128  # a shell adds this to a signal's number to make an exit code
+# Errors of a rank whose peer is gone. A timeout is none: it waited for a peer that was alive.
 _LOST_PEER = re.compile(
     r"connection (was )?(closed|reset) by|broken pipe|remote process exit"
-    r"|failed to (recv, got|send, sent) 0 bytes",  # of torch's store, that rank 0 keeps
+    r"|failed to (recv, got|send, sent) 0 bytes",  # from torch's store, which rank 0 hosts
     re.IGNORECASE,
 )
 DETECTION_SECONDS = 5.0
-"""So soon a shipper that watches a process notices that it vanished."""
+"""The longest time until a shipper that watches a process notices its end."""
 
 
 @dataclass(slots=True)
 class RankState:
-    """What is known of one rank's process in one attempt.
+    """The known facts about one rank's process in one attempt.
 
-    ``began`` and ``ended`` are train_begin and train_end; ``how`` is run_end's, or RAISED from
-    train_error on; ``error`` is theirs, as ``Type: message``, and ``traceback``. ``lost`` is the
-    shipper's word that the process is gone without having said so. ``ended_at`` is the time of the
-    newest of these, seconds since the epoch. ``stopped_by``, in the attempt's control stream, says
-    which command ended training. ``has_pending_events``: events of it are known of and still on
-    their way, as
-    after an outage, so what others say of its end is not all there is to say.
+    ``began`` and ``ended``: train_begin and train_end were recorded. ``how`` is from run_end, or
+    RAISED after train_error; ``error`` (``Type: message``) and ``traceback`` are from either.
+    ``lost``: the shipper published process_lost. ``ended_at`` is the time of the newest of these,
+    in seconds since the epoch. ``stopped_by`` names the command that ended training; only the
+    state of the attempt's control stream has it. ``has_pending_events``: the process emitted
+    events that are not recorded yet, so a report of its end by another process is preliminary.
     """
 
     began: bool = False
@@ -59,9 +59,9 @@ class RankState:
 
 @dataclass(frozen=True, slots=True)
 class ProcessExit:
-    """How the command ended that ``lineside run`` had started.
+    """How the command that ``lineside run`` started has ended.
 
-    ``out_of_memory``: the kernel killed a process beside it for want of memory meanwhile.
+    ``out_of_memory``: the kernel killed a process of its memory cgroup while the command ran.
     """
 
     code: int | None
@@ -71,16 +71,16 @@ class ProcessExit:
 
     @property
     def signal_name(self) -> str | None:
-        """The signal that ended it, also where a shell in between made an exit code of it."""
+        """The signal that ended the command, also if a shell turned it into an exit code."""
         name = self.signal or _shell_signal(self.code)
         return f"{name} (out of memory)" if name == "SIGKILL" and self.out_of_memory else name
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A status, the reason where it needs one, and since when if it is an end.
+    """A status, its reason if it needs one, and the time of the end if it is one.
 
-    ``cause`` is the producer whose failure it was: whose exception, if there was one.
+    ``cause`` is the producer that failed first.
     """
 
     status: str
@@ -90,10 +90,10 @@ class Verdict:
 
 
 def judge_rank(rank: RankState, *, out_of_memory: bool = False) -> Verdict:
-    """How one process stands, by its own word and the shipper's.
+    """Judge one process by its own events and by the shipper's.
 
-    A process that exits in the middle of training failed, even if it did so quietly. One that
-    vanished did so for want of memory if the kernel killed for that.
+    A process that exits in the middle of training has failed, even without an error. Of one that
+    vanished, ``out_of_memory`` becomes part of the reason.
     """
     if rank.how in ("exception", RAISED):
         return _judge_error(rank)
@@ -117,33 +117,33 @@ def judge_attempt(
     process_exit: ProcessExit | None = None,
     stopped_by: str | None = None,
 ) -> Verdict:
-    """How one attempt stands: as its rank 0, with the first rank to fail as the cause.
+    """Judge one attempt: by its rank 0, with the first rank that failed as the cause.
 
-    ``stopped_by`` says which command had it stop. An abnormal end of the command, or of any rank,
-    is never shown as finished.
+    ``stopped_by`` names the command that stopped it. If the command or any rank ended abnormally,
+    the status is never finished.
     """
     rank = ranks.get(RANK_0, RankState())
     out_of_memory = process_exit is not None and process_exit.out_of_memory
     if process_exit is not None and _outlived(rank, process_exit):
-        process_exit = None  # what ended was not the training, which went on
-    own = judge_rank(rank, out_of_memory=out_of_memory)
-    if own.status == SUPERSEDED:
-        return own
-    if own.status in (FAILED, INTERRUPTED):
-        own = replace(own, cause=RANK_0)
-    if own.status == FINISHED and stopped_by is not None and rank.ended:
-        own = replace(own, status=STOPPED, reason=stopped_by)
+        process_exit = None  # the command ended, the training did not
+    verdict = judge_rank(rank, out_of_memory=out_of_memory)
+    if verdict.status == SUPERSEDED:
+        return verdict
+    if verdict.status in (FAILED, INTERRUPTED):
+        verdict = replace(verdict, cause=RANK_0)
+    if verdict.status == FINISHED and stopped_by is not None and rank.ended:
+        verdict = replace(verdict, status=STOPPED, reason=stopped_by)
     failed = [
-        replace(verdict, cause=name)
+        replace(failure, cause=name)
         for name, one in ranks.items()
-        if (verdict := judge_rank(one, out_of_memory=out_of_memory)).status in _FAILURES
+        if (failure := judge_rank(one, out_of_memory=out_of_memory)).status in _FAILURES
     ]
-    verdict = _with_cause(own, _first_to_fail(failed))
+    verdict = _with_cause(verdict, _first_to_fail(failed))
     return verdict if process_exit is None else _with_exit(verdict, rank, process_exit)
 
 
 def judge_run(newest: Verdict | None) -> Verdict:
-    """How a run stands: as its newest attempt; one that was given up is being started again."""
+    """Judge a run by its newest attempt; a superseded one is about to be followed by another."""
     if newest is None:
         return Verdict(RUNNING)
     if newest.status == SUPERSEDED:
@@ -152,9 +152,9 @@ def judge_run(newest: Verdict | None) -> Verdict:
 
 
 def _outlived(rank: RankState, process_exit: ProcessExit) -> bool:
-    """Whether the process went on after the command that had started it ended.
+    """Whether the process lived on after the command that started it.
 
-    A little longer is nothing: its end is noticed late, or its clock is not the command's.
+    ``DETECTION_SECONDS`` or less proves nothing: its end is noticed late, by another clock.
     """
     return (rank.ended_at or 0.0) - process_exit.exited_at > DETECTION_SECONDS
 
@@ -167,14 +167,14 @@ def _judge_error(rank: RankState) -> Verdict:
 
 
 def _first_to_fail(failed: list[Verdict]) -> Verdict | None:
-    """The rank whose failure came first carries the true cause: the others lost a connection.
+    """The failure that came first is the true cause: the other ranks lost their connection to it.
 
-    If it vanished, what others raised of that is told too. They may do so before anybody else has
-    noticed.
+    If that rank vanished, the reason also has the first exception of another rank, which may be
+    older than the shipper's report.
     """
-    in_order = sorted(failed, key=lambda verdict: (verdict.ended_at or 0.0, verdict.cause))
-    vanished = next((verdict for verdict in in_order if verdict.status == LOST), None)
-    raised = next((verdict for verdict in in_order if verdict.status != LOST), None)
+    ordered = sorted(failed, key=lambda verdict: (verdict.ended_at or 0.0, verdict.cause))
+    vanished = next((verdict for verdict in ordered if verdict.status == LOST), None)
+    raised = next((verdict for verdict in ordered if verdict.status != LOST), None)
     if vanished is None or raised is None:
         return _with_producer(vanished or raised)
     noticed_after = (vanished.ended_at or 0.0) - (raised.ended_at or 0.0)
@@ -191,28 +191,29 @@ def _with_producer(verdict: Verdict | None) -> Verdict | None:
     return replace(verdict, reason=f"{verdict.cause}: {verdict.reason}")
 
 
-def _with_cause(own: Verdict, cause: Verdict | None) -> Verdict:
-    if cause is None or own.status == INTERRUPTED:
-        return own
-    # When one rank has left train(), training is over even before the others notice. Of one that
-    # only vanished they may still say more.
-    if own.status in (FINISHED, STOPPED) or (own.status == RUNNING and cause.status != LOST):
+def _with_cause(rank_0: Verdict, cause: Verdict | None) -> Verdict:
+    if cause is None or rank_0.status == INTERRUPTED:
+        return rank_0
+    # When one rank has left train(), training is over even before the others notice. If it only
+    # vanished, the other ranks may still report more.
+    if rank_0.status in (FINISHED, STOPPED) or (rank_0.status == RUNNING and cause.status != LOST):
         return cause
-    # A launcher ends the other ranks when one fails: rank 0 then vanished of that failure. And a
-    # Ctrl-C reaches all of them, but one may have missed another's answer before.
-    follows = own.status == LOST or (own.status, cause.status) == (FAILED, INTERRUPTED)
-    return replace(cause, status=cause.status if follows else own.status, ended_at=own.ended_at)
+    # A launcher ends the other ranks when one fails: rank 0 then vanished because of it. A Ctrl-C
+    # reaches all ranks, but may first make one of them lose its connection to another.
+    follows = rank_0.status == LOST or (rank_0.status, cause.status) == (FAILED, INTERRUPTED)
+    status = cause.status if follows else rank_0.status
+    return replace(cause, status=status, ended_at=rank_0.ended_at)
 
 
-def _with_exit(verdict: Verdict, own: RankState, process_exit: ProcessExit) -> Verdict:
-    after = " after training had ended" if own.ended else ""
+def _with_exit(verdict: Verdict, rank_0: RankState, process_exit: ProcessExit) -> Verdict:
+    after = " after training had ended" if rank_0.ended else ""
     if verdict.status in (FAILED, INTERRUPTED):
         return verdict
     if verdict.status == STOPPED:
         exit_text = process_exit.signal_name or (
             f"exit code {process_exit.code}" if process_exit.code else None
         )
-        if exit_text is None or process_exit.exited_at < (own.ended_at or 0.0):
+        if exit_text is None or process_exit.exited_at < (rank_0.ended_at or 0.0):
             return verdict
         return replace(verdict, reason=f"{verdict.reason}; then {exit_text}")
     if process_exit.signal_name is not None:
@@ -223,8 +224,8 @@ def _with_exit(verdict: Verdict, own: RankState, process_exit: ProcessExit) -> V
         if verdict.reason:
             reason = f"{verdict.reason}; {reason}"
         return Verdict(FAILED, reason, process_exit.exited_at, verdict.cause)
-    if verdict.status == RUNNING and not own.has_pending_events:
-        if own.began:
+    if verdict.status == RUNNING and not rank_0.has_pending_events:
+        if rank_0.began:
             return Verdict(FAILED, _EXITED_EARLY, process_exit.exited_at)
         return Verdict(FINISHED, None, process_exit.exited_at)
     return verdict

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside.store.database.values import split
+from lineside.store.database.values import encode_float
 from lineside.store.downsampling import (
     BLOCK,
     FAN_OUT,
@@ -38,7 +38,7 @@ class Recorded:
 
     def add(self, value: float) -> None:
         count = len(self.levels[0])
-        point = Point(count, count * 10, count / 2, None, *split(value))
+        point = Point(count, count * 10, count / 2, None, *encode_float(value))
         self.levels[0].append(point)
         for level, selected in self.open_blocks.add(point):
             (

@@ -1,4 +1,4 @@
-"""Run by Alembic; ``store.database.migrate`` hands over a connection inside a transaction."""
+"""Alembic runs this on the connection, inside a transaction, of ``store.database.migrate``."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from lineside.bus.errors import StoreError
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.live.hub import QUEUE_LENGTH, Change, LiveHub
 from lineside.dashboard.live.store_feed import MAX_CHANGES, StoreFeed
+from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.recording.writer import Writer
-from lineside.store.status.liveness import MIN_STALL_SECONDS
 from tests.dashboard.conftest import DEADLINE, Harness, serving, wait_for
 from tests.dashboard.synthetic import Feeder, Training
 from tests.store.trainer import FakeJournal, FakeProducer, heartbeat

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, select
 from lineside.store.database.tables import streams
 from lineside.store.history.history import History
 from lineside.store.history.records import Failure
+from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.recording.writer import Writer
-from lineside.store.status.liveness import MIN_STALL_SECONDS
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
 
 ERROR = {"type": "ValueError", "message": "bad: batch", "traceback": "Traceback\n  bad: batch\n"}
@@ -195,7 +195,7 @@ def test_a_training_that_does_not_move_is_stalled_until_it_does(
     assert beat(MIN_STALL_SECONDS + 5) == ("stalled", "training")
     since = datetime.fromtimestamp(clock.now - MIN_STALL_SECONDS - 5, timezone.utc)
     assert history.run("run").reason == (
-        f"while training, nothing has moved since {since:%Y-%m-%d %H:%M:%S} UTC"
+        f"while training, no hook was called since {since:%Y-%m-%d %H:%M:%S} UTC"
     )
     assert beat(MIN_STALL_SECONDS + 6, "saving") == ("running", "saving")
     assert beat(MIN_STALL_SECONDS + 7) == ("stalled", "training")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lineside.store.status.attempt_order import in_order
+from lineside.store.status.attempt_order import order_attempts
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Start:
 )
 def test_the_order_is_that_of_starts_and_checkpoints(starts: list[Start], order: str) -> None:
     for mixed in itertools.permutations(starts):
-        assert "".join(start.attempt for start in in_order(mixed)) == order
+        assert "".join(start.attempt for start in order_attempts(mixed)) == order
 
 
 @pytest.mark.parametrize("first", [None, "n19999"])
@@ -52,9 +52,9 @@ def test_a_long_line_of_attempts_is_put_in_order_at_once(first: str | None) -> N
     Its clock is ahead, or all of theirs are the same."""
     starts = [Start(f"n{n:05}", 1.0, f"n{n - 1:05}" if n else first) for n in range(20_000)]
     began = time.perf_counter()
-    assert len(in_order(reversed(starts))) == len(starts)
+    assert len(order_attempts(reversed(starts))) == len(starts)
     if first is None:
-        assert in_order([Start("n00000", 9.0), *starts[:0:-1]]) == [
+        assert order_attempts([Start("n00000", 9.0), *starts[:0:-1]]) == [
             Start("n00000", 9.0),
             *starts[1:],
         ]
