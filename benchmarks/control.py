@@ -65,14 +65,14 @@ def _train(publisher: Publisher, executor: LeaderExecutor, sender: threading.Thr
 
 
 def _send_commands(address: str, took: list[float]) -> None:
-    with CommandClient(address, "bench") as controller:
-        time_one(controller)  # it waits for a shipper to be started
+    with CommandClient(address) as client:
+        time_one(client, "bench")  # it waits for a shipper to be started
         for _ in range(COMMANDS):
             time.sleep(0.01)
-            took.append(time_one(controller))
+            took.append(time_one(client, "bench"))
 
 
-def time_one(controller: CommandClient) -> float:
+def time_one(client: CommandClient, run: str) -> float:
     """Seconds from sending a command to its application.
 
     Raises:
@@ -80,8 +80,8 @@ def time_one(controller: CommandClient) -> float:
     """
     command = Command("log")
     sent = time.time()
-    controller.send(command)
-    *_, last = controller.follow(command.id, 60)
+    client.send(run, command)
+    *_, last = client.follow(run, command.id, 60)
     if last.state != "applied":
         raise RuntimeError(f"{command.op} was {last.state}: {last.detail}")
     return last.time - sent

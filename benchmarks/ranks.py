@@ -77,11 +77,11 @@ def _job(ranks: int) -> tuple[list[dict[str, float]], list[float]]:
 
 def _send_commands(address: str) -> list[float]:
     took = []
-    with CommandClient(address, RUN) as controller:
-        time_one(controller)  # it waits for a shipper to be started
+    with CommandClient(address) as client:
+        time_one(client, RUN)  # it waits for a shipper to be started
         for _ in range(COMMANDS):
             time.sleep(random.uniform(0, 1))
-            took.append(time_one(controller))
+            took.append(time_one(client, RUN))
     return took
 
 

@@ -234,10 +234,10 @@ def start_training(harness: EndingsHarness, row: Row, deployment: Deployment) ->
 
 def command(op: str, deployment: Deployment, row: Row) -> float:
     """Have one applied; when it was."""
-    with CommandClient(deployment.stack.broker.address, row.run) as controller:
+    with CommandClient(deployment.stack.broker.address) as client:
         sent = Command(op, reason="enough of it", issued_by="tester@here", id=f"{op}-1")
-        controller.send(sent)
-        *_, last = controller.follow(sent.id, TIMEOUT_SECONDS)
+        client.send(row.run, sent)
+        *_, last = client.follow(row.run, sent.id, TIMEOUT_SECONDS)
         assert last.state == "applied", last
     return last.time
 

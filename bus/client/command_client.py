@@ -1,18 +1,17 @@
-"""Steering a run from outside: send it commands, and follow what becomes of them."""
+"""The client that steers runs: sends commands, and follows what becomes of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
-from lineside.bus.client.producer import Producer
+from lineside.bus.client.producer_pool import ProducerPool
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
-from lineside.bus.protocol.events import Event, Stream, new_attempt
+from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.messages import START
 
 
@@ -31,66 +30,67 @@ class CommandStatus:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will become of the command."""
+        """Whether the state of the command no longer changes."""
         return ANSWER_PREFIX + self.state in commands.FINAL_KINDS
 
 
 class CommandClient:
-    """Sends commands to the run ``run`` over the broker at ``address``. Belongs to one thread.
+    """Sends commands to runs over the broker at ``address``. Belongs to one thread.
 
-        with Controller(settings.broker, "my-run") as controller:
+        with CommandClient(settings.broker) as client:
             command = Command("stop", reason="the loss is flat")
-            controller.send(command)
-            for progress in controller.follow(command.id, timeout=60):
-                print(progress.state, progress.step, progress.detail)
+            client.send("my-run", command)
+            for status in client.follow("my-run", command.id, timeout=60):
+                print(status.state, status.step, status.detail)
 
     Raises:
         AddressError: the address cannot be used.
-        StreamNameError: ``run`` cannot be a run's id.
+        SettingsError: its key cannot be used.
     """
 
-    def __init__(self, address: str, run: str) -> None:
-        self.run = run
-        stream = Stream.parse(f"{run}/{commands.CONTROL_PRODUCER}/{new_attempt()}")
-        self._producer = Producer(address, stream)
-        self._reader = Reader(address, start=START, streams=[f"{run}/{commands.CONTROL_PRODUCER}"])
-        self._statuses: dict[str, list[CommandStatus]] = {}
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._producers = ProducerPool(address)
+        self._readers: dict[str, Reader] = {}
+        self._statuses: dict[tuple[str, str], list[CommandStatus]] = {}
 
     def __enter__(self) -> CommandClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, command: Command, timeout: float = 10.0) -> None:
-        """Return once the command is in the journal: it is not lost any more.
+    def send(self, run: str, command: Command, timeout: float = 10.0) -> None:
+        """Return once the command is in the journal, where it is safe.
 
         Raises:
-            BrokerUnreachable: it may or may not be, after ``timeout`` seconds without a word. The
-                same command may be sent again.
+            StreamNameError: ``run`` cannot be a run's id.
+            BrokerUnreachable: no answer within ``timeout`` seconds. The command may be in the
+                journal or not; the same command may be sent again.
+            BusError: the broker refuses it.
         """
-        self._producer.emit(commands.COMMAND, data=command.data())
-        self._producer.flush(timeout)
+        self._producers.emit(
+            run, commands.CONTROL_PRODUCER, commands.COMMAND, data=command.to_data()
+        )
+        self._producers.flush(run, commands.CONTROL_PRODUCER, timeout)
 
     def follow(
-        self, command_id: str, timeout: float, should_stop: Callable[[], bool] | None = None
+        self,
+        run: str,
+        command_id: str,
+        timeout: float,
+        should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[CommandStatus]:
-        """Each state of the command as it is reached, those from before too, until the final one.
+        """Yield each state that the command reached or reaches, until the final one.
 
-        Ends after ``timeout`` seconds if that has not come by then, or within half a second once
-        ``should_stop`` says that it is not worth waiting for.
+        Ends after ``timeout`` seconds, or within half a second after ``should_stop`` returns True.
 
         Raises:
-            ReaderDenied: the broker refuses to let this be read.
+            ReaderDenied: the broker refuses the subscription.
         """
         deadline, yielded = time.monotonic() + timeout, 0
         while True:
-            known = self._statuses.get(command_id, [])
+            known = self._statuses.get((run, command_id), [])
             for status in known[yielded:]:
                 yield status
                 if status.is_final:
@@ -99,19 +99,28 @@ class CommandClient:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or (should_stop and should_stop()):
                 return
-            batch = self._reader.poll(min(remaining, 0.5))
-            for event in batch.events if batch else ():
-                self._receive(event)
+            reader = self._reader(run)
+            batch = reader.poll(min(remaining, 0.5))
             if batch:
-                self._reader.commit(batch.offset)
+                for event in batch.events:
+                    self._receive(run, event)
+                reader.commit(batch.offset)
 
     def close(self) -> None:
         """Disconnect."""
-        self._producer.close()
-        self._reader.close()
+        self._producers.close()
+        for reader in self._readers.values():
+            reader.close()
 
-    def _receive(self, event: Event) -> None:
-        name, state = (event.data or {}).get("id"), commands.STATE_OF_KIND.get(event.kind)
-        if isinstance(name, str) and state is not None:
-            status = CommandStatus(state, event.step, event.time, commands.detail(event.data or {}))
-            self._statuses.setdefault(name, []).append(status)
+    def _reader(self, run: str) -> Reader:
+        if run not in self._readers:
+            streams = [f"{run}/{commands.CONTROL_PRODUCER}"]
+            self._readers[run] = Reader(self._address, start=START, streams=streams)
+        return self._readers[run]
+
+    def _receive(self, run: str, event: Event) -> None:
+        data = event.data or {}
+        command_id, state = data.get("id"), commands.STATE_OF_KIND.get(event.kind)
+        if isinstance(command_id, str) and state is not None:
+            status = CommandStatus(state, event.step, event.time, commands.detail(data))
+            self._statuses.setdefault((run, command_id), []).append(status)

@@ -1,15 +1,13 @@
-"""The smallest correct producer: for tests, and to show what the protocol asks of one."""
+"""The producer: puts events on the bus and keeps each until the broker has acknowledged it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
-import zmq
-
 from lineside.bus import sockets
+from lineside.bus.client.connection import Connection
 from lineside.bus.errors import BusError, KeyRefused
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import (
@@ -31,55 +29,132 @@ _BATCH_BYTES = 256 << 10
 _WINDOW = 64  # PUTs without an acknowledgement
 _SILENCE_SECONDS = 3.0
 _FULL_RETRY_SECONDS = 0.2
+_DENIED_RETRY_SECONDS = 3.0
+
+
+class ProducerConnection:
+    """One connection to the broker at ``address`` that carries the streams of many producers.
+
+    The broker refuses each stream for itself: a refused stream leaves the others alone. Belongs to
+    one thread.
+
+    Raises:
+        AddressError: the address cannot be used.
+        SettingsError: its key cannot be used.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._connection = Connection(address, _SILENCE_SECONDS)
+        self._producers: dict[str, Producer] = {}
+
+    def add(self, producer: Producer) -> None:
+        """Carry the stream of ``producer`` too."""
+        self._producers[str(producer.stream)] = producer
+
+    def remove(self, producer: Producer) -> None:
+        """Carry the stream of ``producer`` no longer; events not acknowledged are lost."""
+        self._producers.pop(str(producer.stream), None)
+
+    def poll(self, timeout: float) -> None:
+        """Send what may be sent and take one answer if one comes within ``timeout`` seconds.
+
+        Raises:
+            BusError: the broker refused a message that it could not read.
+            KeyRefused: the broker does not accept the key.
+        """
+        connection, producers = self._connection, list(self._producers.values())
+        if not self._is_waiting():
+            connection.waiting_since = None
+        all(producer.send(connection) for producer in producers)
+        is_waiting = self._is_waiting()
+        if is_waiting and connection.waiting_since is None:
+            connection.waiting_since = time.monotonic()
+        # Until the connection stands, which takes a moment, it is writable when it does.
+        needs_hello = any(producer.needs_hello for producer in producers)
+        frames = connection.receive(timeout, until_writable=needs_hello)
+        if frames is not None:
+            self._handle(decode(frames))
+        elif connection.is_silent:
+            if reason := sockets.key_refusal(self.address):
+                raise KeyRefused(self.address, reason)
+            connection.reconnect()
+            for producer in producers:
+                producer.restart()
+
+    def close(self) -> None:
+        """Disconnect. Events that were not flushed are lost."""
+        self._connection.close()
+
+    def _is_waiting(self) -> bool:
+        return any(producer.is_waiting for producer in self._producers.values())
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Who):
+            if message.stream in self._producers:
+                self._producers[message.stream].restart()
+        elif isinstance(message, Ack):
+            if message.key in self._producers:
+                self._producers[message.key].acknowledge(message)
+            elif message.status == DENIED and not message.key:
+                raise BusError(f"the broker refused: {message.text}")
 
 
 class Producer:
     """Puts events on one stream and keeps each until the broker has acknowledged it.
 
     ``emit`` only collects; ``flush`` sends, and sends again over whatever happens to the broker or
-    the connection. ``stream`` is ``run/producer/attempt``. It belongs to one thread.
+    the connection. ``stream`` is ``run/producer/attempt``. With ``connection`` the stream is one of
+    those that it carries; otherwise the producer has its own. Belongs to one thread.
 
     Raises:
         AddressError: the address cannot be used.
         StreamNameError: ``stream`` is not a stream's name.
     """
 
-    def __init__(self, address: str, stream: str | Stream) -> None:
+    def __init__(
+        self, address: str, stream: str | Stream, connection: ProducerConnection | None = None
+    ) -> None:
         self.stream = Stream.parse(str(stream))
         self.address = address
         self.acked = 0
         """Every seq before this one is in the journal."""
+        self._first = 0  # the seq of the first record that is kept
         self._records: list[bytes | None] = []  # None is a gap of one
         self._encoder = Encoder()
-        self._sent = 0
-        self._is_hello_sent = self._is_hello_acked = False
-        self._context: sockets.Context = zmq.Context()
-        try:
-            self._connect()
-        except BaseException:
-            self._context.term()
-            raise
+        self._paused_until = 0.0
+        self._denial = ""
+        self.restart()
+        self._owns_connection = connection is None
+        self._connection = connection or ProducerConnection(address)
+        self._connection.add(self)
 
     def __enter__(self) -> Producer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def next_seq(self) -> int:
         """The seq the next event will have."""
-        return len(self._records)
+        return self._first + len(self._records)
+
+    @property
+    def needs_hello(self) -> bool:
+        """Whether the connection still has to send this stream's HI."""
+        return not self._is_hello_sent and time.monotonic() >= self._paused_until
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the broker owes this stream an answer."""
+        is_open = self._sent > self.acked or not self._is_hello_acked
+        return is_open and time.monotonic() >= self._paused_until
 
     def emit(
         self, kind: str, *, step: int = 0, data: Mapping[str, Any] | None = None, control: int = 0
     ) -> int:
-        """Collect one event, now; its seq."""
+        """Collect one event, with the time now; return its seq."""
         seq = self.next_seq
         self._records.append(
             self._encoder.encode(
@@ -89,20 +164,21 @@ class Producer:
         return seq
 
     def skip(self, count: int = 1) -> None:
-        """Leave out ``count`` seqs: the broker is told that they cannot be had."""
+        """Leave out ``count`` seqs; the broker gets a GAP for them."""
         self._records += [None] * count
 
     def drop_acked(self) -> None:
-        """Let go of what was acknowledged. A journal made anew is told that it cannot be had."""
-        self._records[: self.acked] = [None] * self.acked
+        """Forget acknowledged events. If the journal is replaced, it gets a GAP for them."""
+        del self._records[: self.acked - self._first]
+        self._first = max(self._first, self.acked)
 
     def flush(self, timeout: float = 10.0) -> None:
         """Return once every event is in the journal.
 
         Raises:
             BrokerUnreachable: it is not, within ``timeout`` seconds.
-            KeyRefused: a broker is there and does not take the key.
-            BusError: the broker will never take it.
+            KeyRefused: the broker does not accept the key.
+            BusError: the broker refuses the stream or its events.
         """
         deadline = time.monotonic() + timeout
         while self.acked < self.next_seq:
@@ -114,74 +190,70 @@ class Producer:
         """Send what may be sent and take one answer if one comes within ``timeout`` seconds.
 
         Raises:
-            BusError: the broker will never take it.
-            KeyRefused: it does not take the key.
+            BusError: the broker refuses the stream or its events. The next polls try again.
+            KeyRefused: the broker does not accept the key.
         """
-        self._send()
-        waiting = self._sent > self.acked or not self._is_hello_acked
-        # Until the connection is there, which takes a moment, it says when it is.
-        poll_flags = zmq.POLLIN if self._is_hello_sent else zmq.POLLIN | zmq.POLLOUT
-        if self._socket.poll(int(timeout * 1000), poll_flags) & zmq.POLLIN:
-            self._last_received = time.monotonic()
-            self._handle(decode(self._socket.recv_multipart()))
-        elif waiting and time.monotonic() - self._last_received > _SILENCE_SECONDS:
-            if reason := sockets.key_refusal(self.address):
-                raise KeyRefused(self.address, reason)
-            old_socket = self._socket
-            self._connect()  # which may fail, and be tried again
-            old_socket.close()
+        if not self._denial:
+            self._connection.poll(timeout)
+        if self._denial:
+            denial, self._denial = self._denial, ""
+            raise BusError(f"the broker refused: {denial}")
 
     def close(self) -> None:
-        """Disconnect. What was not flushed is lost."""
-        self._socket.close()
-        self._context.term()
+        """Disconnect. Events that were not flushed are lost."""
+        self._connection.remove(self)
+        if self._owns_connection:
+            self._connection.close()
 
-    def _connect(self) -> None:
-        self._socket = sockets.dealer(self._context, self.address)
-        self._last_received = time.monotonic()
+    def restart(self) -> None:
+        """Begin again with HI, on a new connection or because the broker forgot this one."""
         self._is_hello_sent = self._is_hello_acked = False
         self._sent = self.acked
-        self._retry_at = 0.0
 
-    def _send(self) -> None:
-        try:
+    def send(self, connection: Connection) -> bool:
+        """Send what may be sent; False if the connection takes no more now."""
+        if self.needs_hello:
+            self._is_hello_sent = connection.send(Hi(self.stream).encode())
             if not self._is_hello_sent:
-                self._socket.send_multipart(Hi(self.stream).encode(), zmq.NOBLOCK)
-                self._is_hello_sent = True
-            if not self._is_hello_acked or time.monotonic() < self._retry_at:
-                return
-            limit = min(self.next_seq, self.acked + _WINDOW * _BATCH)
-            while self._sent < limit:
-                self._sent = self._send_from(self._sent, limit)
-        except zmq.Again:
-            pass
+                return False
+        if not self._is_hello_acked or time.monotonic() < self._paused_until:
+            return True
+        limit = min(self.next_seq, self.acked + _WINDOW * _BATCH)
+        while self._sent < limit:
+            message, end = self._next_message(limit)
+            if not connection.send(message.encode()):
+                return False
+            self._sent = end
+        return True
 
-    def _send_from(self, first: int, limit: int) -> int:
-        end, size = first, 0
-        gap = self._records[first] is None
-        for record in self._records[first : min(limit, first + _BATCH)]:
+    def acknowledge(self, ack: Ack) -> None:
+        """Take the broker's answer to a message of this stream."""
+        if ack.status == DENIED:
+            self._denial = ack.text
+            self._paused_until = time.monotonic() + _DENIED_RETRY_SECONDS
+            self.restart()
+            return
+        # A journal made anew has less than was acknowledged before.
+        self.acked = ack.next
+        if not self._is_hello_acked or ack.status in (HOLE, FULL):
+            self._sent = ack.next
+        if ack.status == FULL:
+            self._paused_until = time.monotonic() + _FULL_RETRY_SECONDS
+        self._is_hello_acked = True
+
+    def _next_message(self, limit: int) -> tuple[Message, int]:
+        """The next PUT or GAP, and the seq after it."""
+        first = end = self._sent
+        if first < self._first:
+            return GapMessage(self.stream, first, self._first), self._first
+        records = self._records[first - self._first : min(limit, first + _BATCH) - self._first]
+        is_gap, size = records[0] is None, 0
+        for record in records:
             size += len(record or b"")
-            if (record is None) != gap or (size > _BATCH_BYTES and end > first):
+            if (record is None) != is_gap or (size > _BATCH_BYTES and end > first):
                 break
             end += 1
-        message: Message = GapMessage(self.stream, first, end)
-        if not gap:
-            blob = b"".join(record or b"" for record in self._records[first:end])
-            message = Put(self.stream, first, end - first, blob)
-        self._socket.send_multipart(message.encode(), zmq.NOBLOCK)
-        return end
-
-    def _handle(self, message: Message) -> None:
-        if isinstance(message, Who):
-            self._is_hello_sent = self._is_hello_acked = False
-        if not isinstance(message, Ack):
-            return
-        if message.status == DENIED:
-            raise BusError(f"the broker refused: {message.text}")
-        # A journal made anew has less than was acknowledged before.
-        self.acked = message.next
-        if not self._is_hello_acked or message.status in (HOLE, FULL):
-            self._sent = message.next
-        if message.status == FULL:
-            self._retry_at = time.monotonic() + _FULL_RETRY_SECONDS
-        self._is_hello_acked = True
+        if is_gap:
+            return GapMessage(self.stream, first, end), end
+        blob = b"".join(record or b"" for record in records[: end - first])
+        return Put(self.stream, first, end - first, blob), end

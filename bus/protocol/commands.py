@@ -110,8 +110,8 @@ class Command:
     def __post_init__(self) -> None:
         _validate(self)
 
-    def data(self) -> dict[str, Any]:
-        """As it stands in a ``command`` event."""
+    def to_data(self) -> dict[str, Any]:
+        """The data of its ``command`` event."""
         return {
             "id": self.id,
             "op": self.op,

@@ -124,13 +124,13 @@ def _send(
     command = Command(op, args, reason, expires_at=time.time() + expires)
     name, is_known = _resolve_target(run, ahead)
     end_watcher = _RunEndWatcher(name) if is_known else None
-    with CommandClient(Settings.from_env().broker, name) as controller:
-        controller.send(command)
+    with CommandClient(Settings.from_env().broker) as client:
+        client.send(name, command)
         if not wait:
             _print_state(command.id, op, "requested", 0, "", json)
             return
         state = ""
-        for status in controller.follow(command.id, expires + GRACE_SECONDS, end_watcher):
+        for status in client.follow(name, command.id, expires + GRACE_SECONDS, end_watcher):
             state = status.state
             _print_state(command.id, op, state, status.step, status.detail, json)
     if state != "applied":

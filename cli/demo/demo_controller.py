@@ -71,11 +71,11 @@ class DemoController:
 
     def _run(self) -> None:
         try:
-            with CommandClient(self._address, self._run_id) as controller:
+            with CommandClient(self._address) as client:
                 for scheduled in SCHEDULE:
                     if not self._wait_until_due(scheduled):
                         return
-                    self._send(controller, scheduled)
+                    self._send(client, scheduled)
         except LinesideError as error:
             self._error = str(error)
 
@@ -88,13 +88,13 @@ class DemoController:
                 return True
         return False
 
-    def _send(self, controller: CommandClient, scheduled: ScheduledCommand) -> None:
+    def _send(self, client: CommandClient, scheduled: ScheduledCommand) -> None:
         states: list[CommandStatus] = []
         self._sent.append((scheduled.op, states))
         expires_at = time.time() + TIMEOUT_SECONDS
         command = Command(scheduled.op, scheduled.args, scheduled.reason, expires_at=expires_at)
-        controller.send(command)
-        states.extend(controller.follow(command.id, TIMEOUT_SECONDS))
+        client.send(self._run_id, command)
+        states.extend(client.follow(self._run_id, command.id, TIMEOUT_SECONDS))
 
 
 def _outcome_text(states: list[CommandStatus]) -> str:

@@ -6,11 +6,10 @@ import threading
 import time
 from collections import OrderedDict
 
-from lineside.bus.client.producer import Producer
+from lineside.bus.client.command_client import CommandClient
 from lineside.bus.errors import BrokerUnreachable
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import Command
-from lineside.bus.protocol.events import Stream, new_attempt
 from lineside.store.database.values import sanitize_text, to_datetime
 from lineside.store.history import records
 from lineside.store.history.history import History
@@ -28,7 +27,7 @@ class CommandIdConflict(Exception):
 class CommandSender:
     """Sends each command once, by its id, to the broker at ``address``. Any thread may use it.
 
-    A producer lives for one command: that takes milliseconds, is rare, and leaves nothing open.
+    A client lives for one command: that takes milliseconds, is rare, and leaves nothing open.
     """
 
     def __init__(self, address: str) -> None:
@@ -41,7 +40,7 @@ class CommandSender:
         """The command as it stands, if it was sent before.
 
         Raises:
-            OtherCommand: what was sent under its id is not it.
+            CommandIdConflict: what was sent under its id is not it.
         """
         found = history.command(run, command.id) or self._sent.get((run, command.id))
         if found is None:
@@ -55,7 +54,7 @@ class CommandSender:
         """The command as it stands, in the journal now if it was not before.
 
         Raises:
-            OtherCommand: another one was sent under its id.
+            CommandIdConflict: another one was sent under its id.
             BrokerUnreachable: it may be in the journal or not; it can be sent again.
             BusError: the broker refuses it.
         """
@@ -66,16 +65,12 @@ class CommandSender:
                 return existing
             if self._failed_at > arrived_at:  # who waited meanwhile need not wait as long again
                 raise BrokerUnreachable(self._address, _TIMEOUT_SECONDS)
-            stream = Stream(run, commands.CONTROL_PRODUCER, new_attempt())
-            producer = Producer(self._address, stream)
             try:
-                producer.emit(commands.COMMAND, data=command.data())
-                producer.flush(_TIMEOUT_SECONDS)
+                with CommandClient(self._address) as client:
+                    client.send(run, command, _TIMEOUT_SECONDS)
             except BrokerUnreachable:
                 self._failed_at = time.monotonic()
                 raise
-            finally:
-                producer.close()
             sent = self._sent[run, command.id] = _requested(command)
             while len(self._sent) > _MAX_SENT:
                 self._sent.popitem(last=False)

@@ -57,8 +57,8 @@ class CommandChannel:
         while self._own_commands:
             command = self._own_commands.popleft()
             if command.id not in self._seen_ids:
-                self._publish(commands.COMMAND, command.data(), state)
-                taken += self._accept(command.data(), state)
+                self._publish(commands.COMMAND, command.to_data(), state)
+                taken += self._accept(command.to_data(), state)
         for data in self._read_inbox():
             taken += self._accept(data, state)
         return taken

@@ -103,7 +103,7 @@ class Leader:
         index, is_agreed = self._sent, False
         self._vote_indexes.append(index)
         try:
-            self._send({"do": command.data()})
+            self._send({"do": command.to_data()})
             vote = self._count_votes(index)
             is_agreed = vote.answer == YES
         finally:  # whatever is raised here: those who voted wait for this
@@ -223,7 +223,7 @@ class Follower:
             PeersError: it cannot be told.
         """
         self._has_requested = True
-        self._store.set_default("ask", command.data())
+        self._store.set_default("ask", command.to_data())
 
     def receive(self, on_poll: Callable[[], object]) -> LeaderMessage:
         """Rank 0's next word; ``on_poll`` is called now and then until it comes.

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lineside.bus.client.producer import Producer
+from lineside.bus.client.producer_pool import ProducerPool
 from lineside.bus.errors import BrokerUnreachable, BusError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
-from lineside.bus.protocol.events import Event, Stream, new_attempt
+from lineside.bus.protocol.events import Event, Stream
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.attempt_state import Trigger
 
@@ -24,8 +24,6 @@ PRODUCER = "stopper"
 ALERT = "alert"
 """The kind of event that says that a rule held, or cannot."""
 _FLUSH_SECONDS = 5.0
-_MAX_MESSAGES = 500  # over one connection
-_MAX_CONNECTIONS = 64  # connections that are kept open
 _OPS_BY_ACTION = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
 
@@ -87,7 +85,7 @@ class Outbox:
     def __init__(self, address: str) -> None:
         self._address = address
         self._messages: dict[str, tuple[OutboxMessage, float]] = {}  # and since when they wait
-        self._connections: dict[tuple[str, str], Producer] = {}
+        self._producers: ProducerPool | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -119,43 +117,32 @@ class Outbox:
         """Say everything; what the broker does not take now stays for the next time."""
         cutoff = time.monotonic() - EXPIRES_SECONDS
         self._messages = {key: one for key, one in self._messages.items() if one[1] > cutoff}
+        if not self._messages:
+            return
+        producers = self._producers = self._producers or ProducerPool(self._address)
         by_stream: dict[tuple[str, str], dict[str, OutboxMessage]] = {}
         for key, (message, _) in self._messages.items():
             by_stream.setdefault((message.run, message.producer), {})[key] = message
         for (run, producer), messages in by_stream.items():
             try:
-                connection = self._connection(run, producer)
                 for message in messages.values():
-                    connection.emit(message.kind, step=message.step, data=message.data)
-                connection.flush(_FLUSH_SECONDS)
+                    producers.emit(
+                        run, producer, message.kind, step=message.step, data=message.data
+                    )
+                producers.flush(run, producer, _FLUSH_SECONDS)
             except BrokerUnreachable as error:
-                # What it collected may be there or not; another one says the same, by its id.
-                self._connections.pop((run, producer)).close()
-                log.warning("stopper: %d words to %s wait: %s", len(messages), run, error)
+                # The broker may have taken some of them; sent again, they have the same ids.
+                log.warning("stopper: %d messages to %s wait: %s", len(messages), run, error)
                 return
             except BusError as error:
-                self._connections.pop((run, producer)).close()
-                log.warning("stopper: %d words to %s are refused: %s", len(messages), run, error)
+                log.warning("stopper: %d messages to %s are refused: %s", len(messages), run, error)
             for key in messages:
                 del self._messages[key]
 
     def close(self) -> None:
         """Disconnect."""
-        while self._connections:
-            self._connections.popitem()[1].close()
-
-    def _connection(self, run: str, producer: str) -> Producer:
-        key = run, producer
-        connection = self._connections.pop(key, None)
-        if connection is not None and connection.next_seq >= _MAX_MESSAGES:
-            connection.close()  # a producer keeps all that it has said
-            connection = None
-        if connection is None:
-            connection = Producer(self._address, Stream(run, producer, new_attempt()))
-        self._connections[key] = connection  # the last used is the last of them
-        if len(self._connections) > _MAX_CONNECTIONS:
-            self._connections.pop(next(iter(self._connections))).close()
-        return connection
+        if self._producers is not None:
+            self._producers.close()
 
 
 def _command(
@@ -167,7 +154,7 @@ def _command(
         commands.CONTROL_PRODUCER,
         commands.COMMAND,
         step,
-        command.data(),
+        command.to_data(),
         command.attempt,
         compaction_key,
     )

@@ -122,10 +122,10 @@ def test_what_a_reader_may_not(
     key = secured.key("eyes", "read")
     start_secured()
     with (
-        CommandClient(secured.address(key), "run") as controller,
+        CommandClient(secured.address(key)) as client,
         pytest.raises(BusError, match="takes the role emit: key 'eyes' has read"),
     ):
-        controller.send(Command("stop"))
+        client.send("run", Command("stop"))
     peer = connect_with(key)
     assert "takes the role emit: key 'eyes' has read" in denial_of(peer.request(Hi(STREAM)))
     assert is_accepted(peer.request(Sub("", START, 0, (), 64)))
@@ -201,8 +201,8 @@ def test_who_asked_for_a_runs_commands_before_it_began_hears_none_once_it_does(
     for peer in (early, own):
         assert is_accepted(peer.request(Sub("", LIVE, 0, ("run/control",), 64)))
     begin(own)
-    with CommandClient(secured.address(pilot), "run") as controller:
-        controller.send(Command("stop"))
+    with CommandClient(secured.address(pilot)) as client:
+        client.send("run", Command("stop"))
     assert isinstance(own.receive(), Evt)
     assert early.request(Cur(0, 0)) == Who("")  # and not the command
     answer = early.request(Sub("", START, 0, ("run/control",), 64))
@@ -259,8 +259,8 @@ def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
     both, trains = secured.key("both", "control", "emit"), secured.key("node7", "emit")
     broker_thread = start_secured()
     for run, address in (("run", secured.address(both)), ("own", secured.local)):
-        with CommandClient(address, run) as controller:
-            controller.send(Command("stop"))
+        with CommandClient(address) as client:
+            client.send(run, Command("stop"))
     for is_restarted in (False, True):
         if is_restarted:
             broker_thread.stop()

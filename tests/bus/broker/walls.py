@@ -80,7 +80,7 @@ def is_accepted(answer: object) -> bool:
 
 
 def command() -> bytes:
-    data = Command("stop", issued_by="me").data()
+    data = Command("stop", issued_by="me").to_data()
     return Encoder().encode(0, 1.5, 7, "command", 0, None, 0, data)
 
 

@@ -237,7 +237,7 @@ def test_pages_of_commands_and_audit_follow_one_another(
     stream = Stream("tiny-1", "control", "issuer")
     for number in range(5):
         command = commands.Command("log", id=f"c{number}")
-        harness.feeder.record(stream, commands.COMMAND, 1.7e9 + number, data=command.data())
+        harness.feeder.record(stream, commands.COMMAND, 1.7e9 + number, data=command.to_data())
     for address, name in ((COMMANDS, "id"), ("/api/audit", "command")):
         first = client.get(address, params={"limit": "3"}).json()
         rest = client.get(address, params={"limit": "3", "cursor": first["next"]}).json()
@@ -254,5 +254,5 @@ def test_live_streams_say_that_a_command_came(harness: Harness, client: httpx.Cl
         assert any("event: hello" in line for line in lines)
         command = commands.Command("log")
         stream = Stream("tiny-1", "control", "issuer")
-        harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.data())
+        harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.to_data())
         assert any("event: changes" in line for line in lines)

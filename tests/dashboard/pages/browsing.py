@@ -71,7 +71,7 @@ def accept_commands(harness: Harness, training: Training, **changed: Any) -> Str
 
 def send_command(harness: Harness, run: str, command: commands.Command) -> None:
     stream = Stream(run, commands.CONTROL_PRODUCER, f"issuer-{command.id}")
-    harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.data())
+    harness.feeder.record(stream, commands.COMMAND, time.time(), data=command.to_data())
 
 
 def record_command_states(harness: Harness, training: Training) -> None:

@@ -93,5 +93,5 @@ def _is_paused() -> bool:
 def _record(asked: Command | Mapping[str, Any] | bytes) -> bytes:
     if isinstance(asked, bytes):
         return asked
-    data = asked.data() if isinstance(asked, Command) else asked
+    data = asked.to_data() if isinstance(asked, Command) else asked
     return Encoder().encode(0, time.time(), 0, COMMAND, 0, None, 0, data)

@@ -281,7 +281,7 @@ def test_one_that_is_meant_for_another_attempt_is_refused(
 def test_what_is_no_command_is_refused_and_does_no_harm(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
-    good = Command("save").data()
+    good = Command("save").to_data()
     asked = [
         good | {"id": "a", "op": "explode"},
         good | {"id": "b", "op": "set_lr", "args": {"lr": -1}},

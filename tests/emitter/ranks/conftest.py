@@ -40,13 +40,13 @@ class Job:
         self.broker = BrokerProcess(folder / "bus")
         self.ranks = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._controller: CommandClient | None = None
+        self._client: CommandClient | None = None
 
     @property
-    def controller(self) -> CommandClient:
-        if self._controller is None:
-            self._controller = CommandClient(self.broker.address, RUN)
-        return self._controller
+    def client(self) -> CommandClient:
+        if self._client is None:
+            self._client = CommandClient(self.broker.address)
+        return self._client
 
     def start(
         self, ranks: int, *, restarts: int = 0, store_in_launcher: bool = False, **plan: Any
@@ -101,11 +101,11 @@ class Job:
 
     def send(self, op: str, **args: Any) -> Command:
         command = Command(op, args)
-        self.controller.send(command)
+        self.client.send(RUN, command)
         return command
 
     def wait_for_result(self, command: Command) -> CommandStatus:
-        states = list(self.controller.follow(command.id, PATIENCE))
+        states = list(self.client.follow(RUN, command.id, PATIENCE))
         assert states, f"{command.op} was not even requested\n{self.log}"
         assert states[-1].is_final, (states, self.log)
         return states[-1]
@@ -194,8 +194,8 @@ class Job:
             time.sleep(0.05)
 
     def close(self) -> None:
-        if self._controller is not None:
-            self._controller.close()
+        if self._client is not None:
+            self._client.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()

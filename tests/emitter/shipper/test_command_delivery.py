@@ -41,28 +41,28 @@ def broker(bench: Bench) -> BrokerProcess:
 
 
 @pytest.fixture
-def controller(bench: Bench, broker: BrokerProcess) -> Iterator[CommandClient]:
-    with CommandClient(bench.address, RUN) as made:
+def client(bench: Bench, broker: BrokerProcess) -> Iterator[CommandClient]:
+    with CommandClient(bench.address) as made:
         yield made
 
 
-def ask(controller: CommandClient, op: str, **args: object) -> CommandStatus:
+def ask(client: CommandClient, op: str, **args: object) -> CommandStatus:
     command = Command(op, args)
-    controller.send(command)
-    return end_of(controller, command)
+    client.send(RUN, command)
+    return end_of(client, command)
 
 
-def end_of(controller: CommandClient, command: Command) -> CommandStatus:
-    states = list(controller.follow(command.id, PATIENCE))
+def end_of(client: CommandClient, command: Command) -> CommandStatus:
+    states = list(client.follow(RUN, command.id, PATIENCE))
     assert states, "it was not even requested"
     assert states[-1].is_final, states
     return states[-1]
 
 
-def hand_over(bench: Bench, controller: CommandClient) -> Command:
+def hand_over(bench: Bench, client: CommandClient) -> Command:
     """A stop that lies in the inbox of a training that is frozen."""
     command = Command("stop", {"save": False})
-    controller.send(command)
+    client.send(RUN, command)
     inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
     until(lambda: command.id.encode() in inbox.read_bytes())
     return command
@@ -75,82 +75,82 @@ def steps_of(process: subprocess.Popen[str]) -> int:
 
 
 def test_a_training_is_paused_changed_and_stopped_from_outside(
-    controller: CommandClient, train: Train, tmp_path: Path
+    client: CommandClient, train: Train, tmp_path: Path
 ) -> None:
     process = train()
-    paused = ask(controller, "pause")
+    paused = ask(client, "pause")
     assert paused.state == "applied"
-    rate = ask(controller, "set_lr", lr=1e-3)
+    rate = ask(client, "set_lr", lr=1e-3)
     assert (rate.state, rate.step) == ("applied", paused.step)
-    assert ask(controller, "resume").step == paused.step
-    assert ask(controller, "evaluate").state == "applied"
-    stopped = ask(controller, "stop")
+    assert ask(client, "resume").step == paused.step
+    assert ask(client, "evaluate").state == "applied"
+    stopped = ask(client, "stop")
     assert stopped.state == "applied"
     assert steps_of(process) == stopped.step > paused.step
     assert (tmp_path / "out" / f"checkpoint-{stopped.step}").is_dir()
 
 
 def test_one_sent_before_training_waits_for_it_and_is_not_applied_again_by_the_next(
-    controller: CommandClient, train: Train
+    client: CommandClient, train: Train
 ) -> None:
     command = Command("stop", {"save": False})
-    controller.send(command)
+    client.send(RUN, command)
     first = train(before=1.0)
-    assert end_of(controller, command).state == "applied"
+    assert end_of(client, command).state == "applied"
     assert steps_of(first) < 100
     assert steps_of(train(5)) == 5
-    controller.send(command)
+    client.send(RUN, command)
     assert steps_of(train(5)) == 5
 
 
 @pytest.mark.fault
 def test_a_killed_shipper_and_broker_delay_a_command_and_no_more(
-    bench: Bench, broker: BrokerProcess, controller: CommandClient, train: Train
+    bench: Bench, broker: BrokerProcess, client: CommandClient, train: Train
 ) -> None:
     process = train()
-    assert ask(controller, "pause").state == "applied"
+    assert ask(client, "pause").state == "applied"
     pid = shipper_pid(bench.spool)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     resume = Command("resume")
-    controller.send(resume)
-    assert end_of(controller, resume).state == "applied"
+    client.send(RUN, resume)
+    assert end_of(client, resume).state == "applied"
     broker.kill()
     broker.start()
-    assert ask(controller, "pause").state == "applied"
-    assert ask(controller, "stop", save=False).state == "applied"
+    assert ask(client, "pause").state == "applied"
+    assert ask(client, "stop", save=False).state == "applied"
     steps_of(process)
 
 
 @pytest.mark.fault
 def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
-    bench: Bench, controller: CommandClient, train: Train
+    bench: Bench, client: CommandClient, train: Train
 ) -> None:
     process = train()
-    assert ask(controller, "log").state == "applied"
+    assert ask(client, "log").state == "applied"
     os.kill(process.pid, signal.SIGSTOP)
-    command = hand_over(bench, controller)
+    command = hand_over(bench, client)
     process.kill()
     again = train()
-    assert end_of(controller, command).state == "applied"
+    assert end_of(client, command).state == "applied"
     assert steps_of(again) < 1000
 
 
 @pytest.mark.fault
 def test_one_answered_while_no_broker_was_there_is_not_applied_by_the_next(
-    bench: Bench, broker: BrokerProcess, controller: CommandClient, train: Train
+    bench: Bench, broker: BrokerProcess, client: CommandClient, train: Train
 ) -> None:
     process = train()
-    assert ask(controller, "pause").state == "applied"
+    assert ask(client, "pause").state == "applied"
     os.kill(process.pid, signal.SIGSTOP)
-    stop = hand_over(bench, controller)
+    stop = hand_over(bench, client)
     broker.kill()
     os.kill(process.pid, signal.SIGCONT)
     first = steps_of(process) if process.wait(PATIENCE) == 0 else 0
     again = train(5)
     broker.start()
     assert steps_of(again) == 5
-    assert end_of(controller, stop).step == first
+    assert end_of(client, stop).step == first
 
 
 def test_a_training_in_which_nobody_asks_for_anything_answers_nothing(
@@ -163,11 +163,11 @@ def test_a_training_in_which_nobody_asks_for_anything_answers_nothing(
 
 
 def test_a_long_conversation_is_read_without_a_turn_of_ours(
-    bench: Bench, controller: CommandClient
+    bench: Bench, client: CommandClient
 ) -> None:
     sent = [Command("save") for _ in range(1_000)]
     for command in sent:
-        controller.send(command)
+        client.send(RUN, command)
     broker_connection = BrokerConnection(bench.address)
     command_delivery = CommandDelivery(broker_connection, lambda run, told: None)
     producer = bench.producer(f"{RUN}/control/a1")

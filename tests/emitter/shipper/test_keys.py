@@ -83,26 +83,26 @@ def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_nev
     pilot, reader = secured.key("pilot", "control"), secured.key("eyes", "read")
     training = train(secured.keyring.folder / "node7.key", 100_000)
     save = Command("save")
-    with CommandClient(secured.address(pilot), RUN) as controller:
-        controller.send(save)
-        states = [status.state for status in controller.follow(save.id, PATIENCE)]
+    with CommandClient(secured.address(pilot)) as client:
+        client.send(RUN, save)
+        states = [status.state for status in client.follow(RUN, save.id, PATIENCE)]
         assert states == ["requested", "delivered", "applied"]
 
         late = Command("stop", expires_at=time.time() - 5)
-        controller.send(late)
-        assert [status.state for status in controller.follow(late.id, PATIENCE)][-1] == "expired"
-    with CommandClient(secured.address(pilot), RUN) as replaying:
-        replaying.send(save)
+        client.send(RUN, late)
+        assert [status.state for status in client.follow(RUN, late.id, PATIENCE)][-1] == "expired"
+    with CommandClient(secured.address(pilot)) as replaying:
+        replaying.send(RUN, save)
     forged = Command("stop")
     with (
-        CommandClient(secured.address(reader), RUN) as forging,
+        CommandClient(secured.address(reader)) as forging,
         pytest.raises(BusError, match="takes the role emit"),
     ):
-        forging.send(forged)
+        forging.send(RUN, forged)
     stop = Command("stop", {"save": False})
-    with CommandClient(secured.address(pilot), RUN) as controller:
-        controller.send(stop)
-        assert [p.state for p in controller.follow(stop.id, PATIENCE)][-1] == "applied"
+    with CommandClient(secured.address(pilot)) as client:
+        client.send(RUN, stop)
+        assert [p.state for p in client.follow(RUN, stop.id, PATIENCE)][-1] == "applied"
     training.communicate(timeout=PATIENCE)
     assert training.returncode == 0
     answers = [

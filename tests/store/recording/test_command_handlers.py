@@ -51,7 +51,7 @@ def control_event(
 
 def command_data(**changes: Any) -> dict[str, Any]:
     command = Command("set_lr", {"lr": 0.5}, "a try", "ada@here", LATE, "c1")
-    return {**command.data(), **changes}
+    return {**command.to_data(), **changes}
 
 
 def answer_data(**changes: Any) -> dict[str, Any]:
