@@ -16,7 +16,7 @@ from tests.faults.session import (
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
-from tests.leftovers import kill_processes_of
+from tests.support.leftovers import kill_processes_of
 
 __all__ = [
     "pytest_generate_tests",

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from lineside.emitter import LinesideCallback
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 ENDLESS = 1_000_000
 AT_STEP = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.homes import RUN_ID, Home, wait_until
-from tests.leftovers import kill_processes_of
+from tests.support.leftovers import kill_processes_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lineside.emitter.spool.status_page import HOOK_ERRORS
 from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_training_that_fails_tells_why(
             from pathlib import Path
             from lineside.emitter import LinesideCallback
             from lineside.emitter.training import shutdown
-            from tests.emitter.tiny_trainer import Trainer, trainer
+            from tests.support.tiny_trainer import Trainer, trainer
 
             class Failing(Trainer):
                 def training_step(self, *given, **more):

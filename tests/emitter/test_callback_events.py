@@ -27,7 +27,7 @@ from lineside.emitter.spool.status_page import (
 from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
-from tests.emitter.tiny_trainer import HookLog, Tokens, trainer
+from tests.support.tiny_trainer import HookLog, Tokens, trainer
 
 STEPPING = ("training", "waiting")
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerState
 from lineside.emitter import LinesideCallback
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only
-from tests.emitter.tiny_trainer import Tokens, trainer
+from tests.support.tiny_trainer import Tokens, trainer
 
 
 def test_a_second_train_is_a_new_attempt_of_the_same_run(

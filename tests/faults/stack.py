@@ -29,7 +29,7 @@ from tests.faults.processes import (
     wait_until,
 )
 from tests.faults.witnesses import Producer, notes_file, stop_file
-from tests.leftovers import kill_processes_of
+from tests.support.leftovers import kill_processes_of
 
 HERE = Path(__file__).parent
 

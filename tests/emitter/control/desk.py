@@ -20,7 +20,7 @@ from lineside.emitter.spool.status_page import PHASE, PHASES
 from lineside.emitter.spool.status_reader import StatusPageFile
 from lineside.emitter.training import shutdown
 from tests.emitter.streams import data_of, open_page
-from tests.emitter.tiny_trainer import HookLog
+from tests.support.tiny_trainer import HookLog
 
 _PATIENCE = 30.0
 

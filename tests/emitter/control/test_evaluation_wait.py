@@ -18,7 +18,7 @@ from lineside.emitter.training import publisher
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.control.desk import deliver
 from tests.emitter.streams import data_of, kinds, only, open_publisher
-from tests.emitter.tiny_trainer import HookLog, trainer
+from tests.support.tiny_trainer import HookLog, trainer
 
 EVALUATING: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": 1}
 

@@ -15,7 +15,7 @@ from lineside.emitter.spool import status_page, status_reader
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.control.desk import DeliverAt, deliver, outcomes, seen, why
 from tests.emitter.streams import data_of, only, open_publisher
-from tests.emitter.tiny_trainer import HookLog, trainer
+from tests.support.tiny_trainer import HookLog, trainer
 
 
 def test_a_stop_saves_and_ends_at_the_boundary(

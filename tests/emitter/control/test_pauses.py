@@ -15,7 +15,7 @@ from lineside.emitter import LinesideCallback
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.control.desk import DeliverAt, deliver, outcomes, seen, while_paused, why
 from tests.emitter.streams import close_all, only
-from tests.emitter.tiny_trainer import HookLog, trainer
+from tests.support.tiny_trainer import HookLog, trainer
 
 
 def test_a_pause_holds_until_it_is_resumed(

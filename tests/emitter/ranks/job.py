@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from lineside.emitter import LinesideCallback
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 # Coverage sets a handler of its own in every process, which ends it once it is called.
 signal.signal(signal.SIGTERM, signal.SIG_DFL)

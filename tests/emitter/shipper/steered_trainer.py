@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.emitter import LinesideCallback
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 
 class Slow(TrainerCallback):

@@ -14,7 +14,7 @@ from lineside.emitter import LinesideCallback
 from lineside.emitter.training import train_errors
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 
 class Raising(TrainerCallback):

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from lineside.emitter import LinesideCallback
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 
 class Scripted(Trainer):

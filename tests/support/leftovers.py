@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+from tests.support.forked import ForkedScript
+
 _VARIABLES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
 _TIMEOUT_SECONDS = 60.0
 
@@ -30,6 +32,11 @@ def processes_of(folder: Path) -> list[int]:
         ]
         if state != "Z" and any(_is_in(folder, os.fsdecode(place)) for place in places):
             found.append(int(entry.name))
+    # The variables of a forked script are not those in /proc.
+    for script in list(ForkedScript.running):
+        places = [script.environment.get(name.decode(), "") for name in _VARIABLES]
+        if script.poll() is None and any(_is_in(folder, place) for place in places):
+            found.append(script.pid)
     return found
 
 

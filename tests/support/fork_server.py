@@ -1,0 +1,149 @@
+"""Load torch and transformers once, then fork a process for each script that a test starts.
+
+The server takes each job from the socket whose descriptor is its only argument: JSON, with the
+descriptors of stdin, stdout, stderr and of the socket that reports pid and exit status. A forked
+process returns to the end of this file and runs the script there, so that exceptions, exit handlers
+and signals end it as they end any interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+JOB_BYTES = 1 << 20
+STATUS_BYTES = 4
+STATUS_FLAG = 1 << 31
+"""Set in an exit status, so that it differs from a pid."""
+
+
+def load() -> None:
+    """Train and evaluate one step: torch and transformers import much only when it is needed."""
+    import numpy as np
+    import torch
+    from accelerate.state import AcceleratorState, GradientState
+    from tqdm import tqdm
+
+    import lineside.emitter.callback  # noqa: F401
+    from tests.support.tiny_trainer import trainer
+
+    interval, tqdm.monitor_interval = tqdm.monitor_interval, 0  # or saving starts a thread
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    with tempfile.TemporaryDirectory() as folder:
+        made = trainer(Path(folder), max_steps=1, save_strategy="steps", save_steps=1)
+        made.train()
+        made.evaluate()
+    tqdm.monitor_interval = interval
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])
+    gc.collect()
+    gc.freeze()
+    if threading.active_count() > 1:
+        raise RuntimeError(f"a process with threads cannot fork safely: {threading.enumerate()}")
+
+
+def serve(jobs: socket.socket) -> dict[str, Any] | None:
+    """Fork for each job: a child returns its job, the server None when ``jobs`` is closed."""
+    woken, wake = os.pipe()
+    for fd in (woken, wake):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: dict[int, socket.socket] = {}
+    selector = selectors.DefaultSelector()
+    selector.register(jobs, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    while True:
+        ready = {key.fd for key, _ in selector.select()}
+        if woken in ready:
+            os.read(woken, 4096)
+            report_exits(children)
+        if jobs.fileno() not in ready:
+            continue
+        message, fds, _, _ = socket.recv_fds(jobs, JOB_BYTES, 4)
+        if not message:
+            return None
+        *stdio, status = fds
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (jobs, selector, *children.values()):
+                other.close()
+            for fd in (woken, wake, status):
+                os.close(fd)
+            job: dict[str, Any] = json.loads(message)
+            return prepare(job, stdio)
+        for fd in stdio:
+            os.close(fd)
+        children[pid] = socket.socket(fileno=status)
+        send_number(children[pid], pid)
+
+
+def report_exits(children: dict[int, socket.socket]) -> None:
+    """Report the exit status of each child that has ended."""
+    for pid in list(children):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with children.pop(pid) as report:
+                send_number(report, status | STATUS_FLAG)
+
+
+def send_number(to: socket.socket, number: int) -> None:
+    try:
+        to.send(number.to_bytes(STATUS_BYTES, "big"), socket.MSG_NOSIGNAL)
+    except OSError:
+        return  # the test that started the process has gone
+
+
+def prepare(job: dict[str, Any], stdio: list[int]) -> dict[str, Any]:
+    """Give this forked process what ``job`` says a new interpreter is to have."""
+    for target, fd in enumerate(stdio):
+        os.dup2(fd, target)
+        os.close(fd)
+    if job["start_new_session"]:
+        os.setsid()
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    return job
+
+
+def run(job: dict[str, Any]) -> None:
+    """Run the job's script as ``__main__``."""
+    import numpy as np
+
+    np.random.seed()
+    script, *arguments = job["argv"]
+    own_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.argv = [script, *arguments]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    sys.path[:] = [str(Path(script).parent), *own_path, *sys.path]
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=script, __builtins__=__builtins__)
+    sys.modules["fork_server"], sys.modules["__main__"] = sys.modules["__main__"], main
+    exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)  # noqa: S102
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+    load()
+    del sys.path[0]
+    assigned = serve(socket.socket(fileno=int(sys.argv[1])))
+    if assigned is not None:
+        run(assigned)
