@@ -16,6 +16,7 @@ from tests.faults.session import (
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
+from tests.support.forked import start_server
 from tests.support.leftovers import kill_processes_of
 
 __all__ = [
@@ -35,6 +36,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ON_CI = os.environ.get("CI") == "true"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # One server for all workers of pytest-xdist; without workers, the first test that needs it.
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        start_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

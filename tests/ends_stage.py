@@ -19,8 +19,9 @@ from lineside.bus.errors import RunNotFound
 from lineside.store.history.history import History
 from lineside.store.history.records import Run
 from tests.ends_train import EVENT_TIME_FILE
-from tests.faults.processes import environment, wait_until
 from tests.faults.stack import Stack
+from tests.support.processes import environment
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "ends_train.py"
@@ -172,15 +173,15 @@ class EndingsHarness:
             found = deployment.run(run)
             return found is not None and (found.step or 0) >= 2
 
-        wait_until(f"{run} trains", is_training, TIMEOUT_SECONDS)
+        wait_until(is_training, f"{run} trains", TIMEOUT_SECONDS)
         pid: int = deployment.history.configuration(run)["process"]["pid"]
         return pid
 
     def event_time(self, run: str) -> float:
         """When the training did to itself what it is about, in seconds since the epoch."""
         path = self.output(run) / EVENT_TIME_FILE
-        wait_until(f"{run} comes to its point", path.exists, TIMEOUT_SECONDS)
-        wait_until(f"{run} writes down when", path.read_text, TIMEOUT_SECONDS)
+        wait_until(path.exists, f"{run} comes to its point", TIMEOUT_SECONDS)
+        wait_until(path.read_text, f"{run} writes down when", TIMEOUT_SECONDS)
         return float(path.read_text())
 
     def log(self, run: str) -> str:

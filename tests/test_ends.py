@@ -21,7 +21,7 @@ from lineside.bus.protocol.commands import Command
 from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.status.liveness import DISCONNECT_SECONDS
 from tests.ends_stage import TIMEOUT_SECONDS, Deployment, EndingsHarness
-from tests.faults.processes import wait_until
+from tests.support.waiting import wait_until
 
 pytest.importorskip("transformers")
 PROMISED_SECONDS = 2.0
@@ -249,8 +249,8 @@ def shown(deployment: Deployment, run: str, status: str, reason: str, event_time
         TimeoutError: it did not.
     """
     wait_until(
-        f"{run} is {status} ({reason}), and not {deployment.shown.statuses(run)}",
         lambda: deployment.shown.since(run, status, reason, event_time) is not None,
+        f"{run} is {status} ({reason}), and not {deployment.shown.statuses(run)}",
         TIMEOUT_SECONDS,
     )
     at = deployment.shown.since(run, status, reason, event_time)

@@ -23,6 +23,7 @@ from lineside.bus.testing import BrokerProcess
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.history.records import EventRow, Run
+from tests.support.forked import ForkedScript
 
 pytest.importorskip("transformers")
 SCRIPT = Path(__file__).with_name("truth_train.py")
@@ -44,12 +45,8 @@ class Stack:
         environment |= {"LINESIDE_HOME": str(self.home), "CUDA_VISIBLE_DEVICES": ""}
         if run_id:
             environment["LINESIDE_RUN_ID"] = run_id
-        subprocess.run(
-            [sys.executable, str(SCRIPT), scenario, str(output), str(witness)],
-            env=environment,
-            check=True,
-            timeout=DEADLINE,
-        )
+        with ForkedScript([SCRIPT, scenario, output, witness], env=environment) as process:
+            assert process.wait(DEADLINE) == 0
         seen: list[dict[str, Any]] = json.loads(witness.read_text())
         return seen
 

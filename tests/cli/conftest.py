@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.homes import RUN_ID, Home, wait_until
+from tests.cli.homes import RUN_ID, Home
 from tests.support.leftovers import kill_processes_of
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

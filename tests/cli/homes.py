@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 DEADLINE = 60.0
 NO_VARIABLES: Mapping[str, str] = {}
@@ -31,15 +30,6 @@ with start_run("a first run", run_id="{RUN_ID}", project="tests", config=dict(lr
         run.log(values, step=step, epoch=step / 100)
     run.event("save", dict(checkpoint="/somewhere/checkpoint-300"), step={STEPS})
 """
-
-
-def wait_until(condition: Callable[[], Any], what: str = "it") -> Any:
-    """What ``true`` answers once that is something, polled to a deadline."""
-    until = time.monotonic() + DEADLINE
-    while not (answer := condition()):
-        assert time.monotonic() < until, f"{what} did not come true in time"
-        time.sleep(0.02)
-    return answer
 
 
 @dataclass

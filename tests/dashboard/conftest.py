@@ -23,6 +23,7 @@ from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.dashboard.synthetic import Feeder, Training
+from tests.support.waiting import wait_until
 
 DEADLINE = 60.0
 
@@ -30,15 +31,6 @@ DEADLINE = 60.0
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:
-    """Poll until ``condition`` holds; fail with ``what`` was waited for."""
-    until = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -50,7 +42,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        wait_for(lambda: server.started, "the server started")
+        wait_until(lambda: server.started, "the server started")
         yield address(listener)
     finally:
         server.should_exit = True

@@ -24,7 +24,8 @@ from lineside.dashboard.backend.health import BEHIND_SECONDS, RecorderCheck
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http import static_files
 from lineside.dashboard.server import serve
-from tests.dashboard.conftest import DEADLINE, Harness, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness
+from tests.support.waiting import wait_until
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def test_it_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
             assert batch is not None
             harness.feeder.writer.apply(reader.journal or "", [batch])
         now += 2
-        wait_for(lambda: recorder_check.check().ok, "the recorder caught up")
+        wait_until(lambda: recorder_check.check().ok, "the recorder caught up")
         assert recorder_check.check().detail == "The recorder keeps up."
 
 

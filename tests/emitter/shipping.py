@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,8 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.service import Shipper
 from lineside.emitter.spool import directory, shipper_process
+from tests.support.forked import ForkedScript
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,8 +122,8 @@ class Bench:
     def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         """``steered_trainer.py`` with its own output folder, steps and what else it takes."""
         script = Path(__file__).with_name("shipper") / "steered_trainer.py"
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(self.folder / "out"), *map(str, arguments)],
+        process = ForkedScript(
+            [script, self.folder / "out", *map(str, arguments)],
             env={
                 **os.environ,
                 "LINESIDE_SPOOL": str(self.spool),
@@ -145,14 +146,6 @@ class Bench:
         )
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Poll until ``true()`` is."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-
-
 STREAM = "run/rank0/a1"
 
 
@@ -170,4 +163,4 @@ def work_until(shipper: Shipper, condition: Callable[[], bool]) -> None:
         shipper.work()
         return condition()
 
-    until(turn)
+    wait_until(turn)

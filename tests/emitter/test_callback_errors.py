@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from lineside.emitter.spool.status_page import HOOK_ERRORS
 from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
+from tests.support.fork_server import ROOT
+from tests.support.forked import ForkedScript
 from tests.support.tiny_trainer import trainer
 
 
@@ -139,17 +140,15 @@ def test_a_training_that_fails_tells_why(
             """
         )
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out")],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
+    with ForkedScript(
+        [script, tmp_path / "out"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 1
+    ) as process:
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
     end = only(spool_events())[-1]
     assert data_of(end)["how"] == "exception"
     assert data_of(end)["error"]["message"] == "the data ran out"
-    assert "the data ran out" in done.stderr
+    assert "the data ran out" in errors

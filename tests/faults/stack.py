@@ -21,15 +21,10 @@ from lineside.emitter.spool.shipper_process import shipper_pid
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from tests.faults.accounts import Journal, is_settled, journal
-from tests.faults.processes import (
-    PATIENCE,
-    Child,
-    environment,
-    supervised,
-    wait_until,
-)
 from tests.faults.witnesses import Producer, notes_file, stop_file
 from tests.support.leftovers import kill_processes_of
+from tests.support.processes import Child, environment, supervised
+from tests.support.waiting import DEADLINE, wait_until
 
 HERE = Path(__file__).parent
 
@@ -128,7 +123,7 @@ class Stack:
         out = self.home / "checkpoints"
         options = [str(notes_file(self.home, "run")), str(out), str(steps), str(exit_code)]
         env = {"LINESIDE_RUN_ID": "run", **env}
-        return self._begin("run", [str(HERE / "training.py"), *options], env)
+        return self._begin("run", [str(HERE / "training.py"), *options], env, fork=True)
 
     def history(self) -> History:
         """The store as a reader sees it, once the recorder has made it."""
@@ -140,12 +135,12 @@ class Stack:
                 return False
             return True
 
-        wait_until("the recorder makes the store", opened)
+        wait_until(opened, "the recorder makes the store")
         if self._engine is None:
             raise RuntimeError("unreachable: waited for")
         return History(self._engine)
 
-    def settle(self, *runs: str, seconds: float = PATIENCE) -> Journal:
+    def settle(self, *runs: str, seconds: float = DEADLINE) -> Journal:
         """The journal, once the store holds all that it does of ``runs``."""
         history = self.history()
         until = time.monotonic() + seconds
@@ -164,7 +159,7 @@ class Stack:
     def wait_status(self, run: str, *words: str) -> None:
         """Return once the store says one of ``words`` of the run."""
         history = self.history()
-        wait_until(f"{run} is {' or '.join(words)}", lambda: history.run(run).status in words)
+        wait_until(lambda: history.run(run).status in words, f"{run} is {' or '.join(words)}")
 
     def shipper_pid(self, spool: Path | None = None) -> int:
         """Who ships the spool now; 0 if nobody does."""
@@ -172,11 +167,11 @@ class Stack:
 
     def kill_shipper(self) -> None:
         """``kill -9`` the shipper that is there, or the next one that is."""
-        wait_until("there is a shipper", self.shipper_pid)
+        wait_until(self.shipper_pid, "there is a shipper")
         pid = self.shipper_pid()
         with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
             os.kill(pid, signal.SIGKILL)
-        wait_until("the killed shipper is gone", lambda: self.shipper_pid() != pid)
+        wait_until(lambda: self.shipper_pid() != pid, "the killed shipper is gone")
 
     def ship(self, spool: Path | None = None) -> str:
         """``lineside ship``; what it said."""
@@ -197,9 +192,11 @@ class Stack:
         ]
         return {log.name: log.read_text(errors="replace") for log in found}
 
-    def _begin(self, run: str, command: list[str], env: dict[str, str]) -> Producer:
+    def _begin(
+        self, run: str, command: list[str], env: dict[str, str], *, fork: bool = False
+    ) -> Producer:
         env = {"LINESIDE_BROKER": self.broker.address, **env}
-        producer = Producer(self.home, run, command, env)
+        producer = Producer(self.home, run, command, env, fork=fork)
         self.producers.append(producer)
         producer.start()
         return producer

@@ -12,9 +12,9 @@ import pytest
 from lineside.emitter.spool.status_page import DROPPED
 from tests.faults.accounts import AccountCheck, journal, rows
 from tests.faults.conftest import Check
-from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.witnesses import Producer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
@@ -28,12 +28,12 @@ def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
     spool = small_disk("small", 32 * MIB)
     filler = _fill(spool, 31 * MIB)  # afterwards there is room to the end
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
-    wait_until("the disk is full", lambda: _dropped(producer) > 50)
+    wait_until(lambda: _dropped(producer) > 50, "the disk is full")
     time.sleep(rng.uniform(0.0, 1.0))
     filler.unlink()
     dropped = _dropped(producer)
     producer.wait_noted(1000)
-    wait_until("events are kept again", lambda: _holds_still(producer))
+    wait_until(lambda: _holds_still(producer), "events are kept again")
     stack.start()
     producer.wait_flowing()
     assert producer.finish() == 0
@@ -48,7 +48,7 @@ def test_a_loop_killed_on_a_full_spool_disk_leaves_an_exact_account(
     spool = small_disk("small", 4 * MIB)
     filler = _fill(spool, 3 * MIB)
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
-    wait_until("the disk is full", lambda: _dropped(producer) > 50)
+    wait_until(lambda: _dropped(producer) > 50, "the disk is full")
     time.sleep(rng.uniform(0.0, 1.0))
     producer.kill()
     dropped = _dropped(producer)
@@ -73,7 +73,7 @@ def test_a_full_journal_disk_loses_nothing(
     stack.move_broker(home)
     stack.start()
     producer = stack.produce(ballast=1000)
-    wait_until("the disk is full", lambda: "is full" in stack.logs()["broker.log"])
+    wait_until(lambda: "is full" in stack.logs()["broker.log"], "the disk is full")
     time.sleep(rng.uniform(0.0, 2.0))
     if broker == "killed":
         stack.broker.kill()
@@ -93,7 +93,7 @@ def test_a_full_store_disk_loses_nothing(
     stack.move_store(f"sqlite:///{disk}/store.db")
     stack.start()
     producer = stack.produce()
-    wait_until("the disk is full", lambda: "is full" in stack.logs()["recorder.log"])
+    wait_until(lambda: "is full" in stack.logs()["recorder.log"], "the disk is full")
     time.sleep(rng.uniform(0.0, 2.0))
     filler.unlink()
     assert producer.finish() == 0
@@ -104,7 +104,7 @@ def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
     stack: Stack, rng: Random, check: Check
 ) -> None:
     producer = stack.produce(ballast=8000, steps=True, rare=100, cap=8 * MIB)
-    wait_until("the cap is reached", lambda: _dropped(producer) > 500)
+    wait_until(lambda: _dropped(producer) > 500, "the cap is reached")
     producer.wait_noted(rng.randrange(100, 1000))
     stack.broker.start()
     stack.recorder.start()

@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import Check
-from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.witnesses import Producer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
@@ -72,7 +72,7 @@ def test_loop_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipp
 
 def _kill_with_shipper(stack: Stack, producer: Producer, rng: Random) -> None:
     """Both stopped first, so that neither sees the other die, then killed in either order."""
-    wait_until("there is a shipper", stack.shipper_pid)
+    wait_until(stack.shipper_pid, "there is a shipper")
     shipper = stack.shipper_pid()
     producer.freeze()
     os.kill(shipper, signal.SIGSTOP)
@@ -81,4 +81,4 @@ def _kill_with_shipper(stack: Stack, producer: Producer, rng: Random) -> None:
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     producer.wait()
-    wait_until("the shipper is gone", lambda: stack.shipper_pid() != shipper)
+    wait_until(lambda: stack.shipper_pid() != shipper, "the shipper is gone")

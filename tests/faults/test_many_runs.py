@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import CheckAll
-from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.visitor import Visitor
 from tests.faults.witnesses import notes_file, read_lines
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
@@ -26,14 +26,14 @@ def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
     runs = [run for group in names for run in group]
     producers = [stack.produce(*group, pause=0.02, rare=50) for group in names]
     history = stack.history()
-    wait_until("all runs are listed", lambda: len(history.runs(limit=100).items) == len(runs))
+    wait_until(lambda: len(history.runs(limit=100).items) == len(runs), "all runs are listed")
     with Visitor(stack.serve(), runs) as page:
         time.sleep(rng.uniform(4.0, 6.0))
         for producer in producers:
             assert producer.finish() == 0
         noted = {run: read_lines(notes_file(stack.home, run)) for run in runs}
         check_all({run: [(line.kind, line.step) for line in noted[run]] for run in runs})
-        wait_until("the page was told of changes", lambda: page.changes > 1)
+        wait_until(lambda: page.changes > 1, "the page was told of changes")
     assert not page.errors
     assert page.answers.keys() == {200}, page.answers
     for name, text in stack.logs().items():

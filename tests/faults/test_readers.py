@@ -11,8 +11,9 @@ import pytest
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from tests.faults.accounts import NotedEvent, journal
 from tests.faults.conftest import Check
-from tests.faults.processes import Child, supervised, wait_until
 from tests.faults.stack import HERE, Stack, inject_faults
+from tests.support.processes import Child, supervised
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
@@ -36,11 +37,11 @@ class Reading(Child):
     def wait_more(self) -> None:
         """Return once it has had more than now."""
         size = len(self.seen())
-        wait_until("the reader goes on", lambda: len(self.seen()) > size)
+        wait_until(lambda: len(self.seen()) > size, "the reader goes on")
 
     def wait_done(self, stack: Stack) -> None:
         """Return once it has had everything."""
-        wait_until("the reader has everything", lambda: self.is_done(stack))
+        wait_until(lambda: self.is_done(stack), "the reader has everything")
 
     def is_done(self, stack: Stack) -> bool:
         """Whether it has had every event of the journal."""

@@ -12,9 +12,9 @@ import pytest
 
 from lineside.bus.testing import FaultyProxy
 from tests.faults.conftest import Check
-from tests.faults.processes import wait_until
 from tests.faults.stack import Stack
 from tests.faults.witnesses import Producer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
@@ -78,7 +78,7 @@ def test_a_trainer_without_a_broker_exits_in_time_with_its_own_code_and_loses_no
     stack: Stack, rng: Random, check: Check
 ) -> None:
     trainer = stack.train(steps=rng.randrange(20, 150), exit_code=7)
-    wait_until("it trains", lambda: any(line.kind == "epoch_end" for line in trainer.lines()))
+    wait_until(lambda: any(line.kind == "epoch_end" for line in trainer.lines()), "it trains")
     _exits_in_time(trainer, 7)
     _arrives_later(stack, trainer, check)
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import httpx
 
-from tests.faults.processes import wait_until
+from tests.support.waiting import wait_until
 
 _PAUSE = 0.02  # a person's browser leaves the machine some time too
 _PAGES = ("/", "/api/runs", "/api/runs?sort=-step&limit=10", "/healthz", "/readyz")
@@ -43,7 +43,7 @@ class Visitor:
         ]
 
     def __enter__(self) -> Visitor:
-        wait_until("the dashboard answers", self._is_up)
+        wait_until(self._is_up, "the dashboard answers")
         for thread in self._threads:
             thread.start()
         return self

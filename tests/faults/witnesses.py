@@ -9,7 +9,8 @@ from typing import NamedTuple
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.emitter.spool.status_page import ACKED_SEQ, NEXT_SEQ, StatusPage
 from tests.faults.accounts import NotedEvent
-from tests.faults.processes import Child, environment, wait_until
+from tests.support.processes import Child, environment
+from tests.support.waiting import wait_until
 
 
 class Line(NamedTuple):
@@ -25,9 +26,9 @@ class Producer(Child):
     """A process that emits as ``run`` and writes down in ``told`` what it emitted."""
 
     def __init__(
-        self, home: Path, run: str, command: Sequence[str], env: Mapping[str, str]
+        self, home: Path, run: str, command: Sequence[str], env: Mapping[str, str], *, fork: bool
     ) -> None:
-        super().__init__(command, environment(home, **env), home / f"{run}.log")
+        super().__init__(command, environment(home, **env), home / f"{run}.log", fork=fork)
         self.run = run
         self.noted = notes_file(home, run)
         self.spool = Path(env.get("LINESIDE_SPOOL", str(home / "spool")))
@@ -54,12 +55,12 @@ class Producer(Child):
     def wait_noted(self, count: int) -> None:
         """Return once it wrote down ``count`` more events."""
         size = len(self.lines()) + count
-        wait_until(f"{self.run} emits", lambda: len(self.lines()) >= size)
+        wait_until(lambda: len(self.lines()) >= size, f"{self.run} emits")
 
     def wait_flowing(self) -> None:
         """Return once the broker has events that were emitted after this call."""
         now = self.fields()[NEXT_SEQ]
-        wait_until(f"events of {self.run} reach the broker", lambda: self.fields()[ACKED_SEQ] > now)
+        wait_until(lambda: self.fields()[ACKED_SEQ] > now, f"events of {self.run} reach the broker")
 
     def finish(self) -> int:
         """Tell it to stop; its exit code."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,17 +17,9 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
+from tests.support.waiting import wait_until
 
 DEADLINE = 60.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once ``condition()``; fail after ``DEADLINE`` seconds."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {DEADLINE:g} s")
-        time.sleep(0.02)
 
 
 class ServiceProcess:

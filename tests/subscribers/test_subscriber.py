@@ -13,7 +13,7 @@ from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.subscriber import Subscriber
-from tests.subscribers.conftest import wait_until
+from tests.support.waiting import wait_until
 
 STREAM = "run/rank0/20261121T000000-0000"
 

@@ -1,9 +1,9 @@
 """Load torch and transformers once, then fork a process for each script that a test starts.
 
-The server takes each job from the socket whose descriptor is its only argument: JSON, with the
-descriptors of stdin, stdout, stderr and of the socket that reports pid and exit status. A forked
-process returns to the end of this file and runs the script there, so that exceptions, exit handlers
-and signals end it as they end any interpreter.
+``fork_server.py FD`` serves the listening Unix socket until stdin is closed. A client sends a job
+as JSON, with the descriptors of stdin, stdout, stderr and of a socket, which is sent the pid and
+then the exit status. A forked process returns to the end of this file and runs the script
+there, so that exceptions, exit handlers and signals end it as they end any interpreter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+STDIN = 0
 JOB_BYTES = 1 << 20
 STATUS_BYTES = 4
 STATUS_FLAG = 1 << 31
@@ -31,16 +32,13 @@ STATUS_FLAG = 1 << 31
 
 def load() -> None:
     """Train and evaluate one step: torch and transformers import much only when it is needed."""
-    import numpy as np
-    import torch
     from accelerate.state import AcceleratorState, GradientState
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     import lineside.emitter.callback  # noqa: F401
     from tests.support.tiny_trainer import trainer
 
     interval, tqdm.monitor_interval = tqdm.monitor_interval, 0  # or saving starts a thread
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(Path(folder), max_steps=1, save_strategy="steps", save_steps=1)
         made.train()
@@ -48,51 +46,57 @@ def load() -> None:
     tqdm.monitor_interval = interval
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])
     gc.collect()
     gc.freeze()
     if threading.active_count() > 1:
         raise RuntimeError(f"a process with threads cannot fork safely: {threading.enumerate()}")
 
 
-def serve(jobs: socket.socket) -> dict[str, Any] | None:
-    """Fork for each job: a child returns its job, the server None when ``jobs`` is closed."""
+def serve(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork for each job: a child returns its job, the server None once stdin is closed."""
     woken, wake = os.pipe()
     for fd in (woken, wake):
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: dict[int, socket.socket] = {}
+    clients: dict[int, socket.socket] = {}
     selector = selectors.DefaultSelector()
-    selector.register(jobs, selectors.EVENT_READ)
-    selector.register(woken, selectors.EVENT_READ)
+    for fd in (STDIN, woken, listener.fileno()):
+        selector.register(fd, selectors.EVENT_READ)
     while True:
         ready = {key.fd for key, _ in selector.select()}
+        if STDIN in ready:
+            return None
         if woken in ready:
             os.read(woken, 4096)
             report_exits(children)
-        if jobs.fileno() not in ready:
-            continue
-        message, fds, _, _ = socket.recv_fds(jobs, JOB_BYTES, 4)
-        if not message:
-            return None
-        *stdio, status = fds
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for other in (jobs, selector, *children.values()):
-                other.close()
-            for fd in (woken, wake, status):
+        if listener.fileno() in ready:
+            client, _ = listener.accept()
+            clients[client.fileno()] = client
+            selector.register(client, selectors.EVENT_READ)
+        for client in [clients[fd] for fd in ready & clients.keys()]:
+            message, fds, _, _ = socket.recv_fds(client, JOB_BYTES, 4)
+            if not message:
+                selector.unregister(client)
+                clients.pop(client.fileno()).close()
+                continue
+            *stdio, status = fds
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                selector.close()
+                for other in (listener, *clients.values(), *children.values()):
+                    other.close()
+                for fd in (woken, wake, status):
+                    os.close(fd)
+                job: dict[str, Any] = json.loads(message)
+                return prepare(job, stdio)
+            for fd in stdio:
                 os.close(fd)
-            job: dict[str, Any] = json.loads(message)
-            return prepare(job, stdio)
-        for fd in stdio:
-            os.close(fd)
-        children[pid] = socket.socket(fileno=status)
-        send_number(children[pid], pid)
+            children[pid] = socket.socket(fileno=status)
+            send_number(children[pid], pid)
 
 
 def report_exits(children: dict[int, socket.socket]) -> None:
@@ -127,8 +131,11 @@ def prepare(job: dict[str, Any], stdio: list[int]) -> dict[str, Any]:
 def run(job: dict[str, Any]) -> None:
     """Run the job's script as ``__main__``."""
     import numpy as np
+    import torch
 
+    random.seed()
     np.random.seed()
+    torch.seed()
     script, *arguments = job["argv"]
     own_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [script, *arguments]
@@ -144,6 +151,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     load()
     del sys.path[0]
-    assigned = serve(socket.socket(fileno=int(sys.argv[1])))
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
+        assigned = serve(listening)
     if assigned is not None:
         run(assigned)

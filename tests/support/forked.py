@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,19 +13,22 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.support.fork_server import ROOT, STATUS_BYTES, STATUS_FLAG
+
+ADDRESS_VARIABLE = "TESTS_FORK_SERVER"
+"""The environment variable that holds the path of the server's socket."""
 
 
 class ForkedScript(subprocess.Popen[Any]):
     """``python SCRIPT ARGUMENT...`` forked from the server, in everything else a Popen.
 
-    The command has no interpreter. Of Popen's options, these work: stdin, stdout, stderr, text, env,
-    cwd and start_new_session. ``/proc`` shows the server's command line and environment.
+    The command names no interpreter. Of the options of Popen, these work: stdin, stdout, stderr,
+    text, env, cwd and start_new_session. ``/proc`` shows the server's command line and environment.
     """
 
-    running: list[ForkedScript] = []
+    running: ClassVar[list[ForkedScript]] = []
     """Those that this process started and has not seen end."""
 
     def __init__(self, command: Sequence[str | Path], **options: Any) -> None:
@@ -43,7 +47,7 @@ class ForkedScript(subprocess.Popen[Any]):
         self._status, theirs = socket.socketpair()
         with theirs:
             stdio = [inherited if fd == -1 else fd for fd, inherited in wanted]
-            _server().send(job, [*stdio, theirs.fileno()])
+            _client().send(job, [*stdio, theirs.fileno()])
         self.pid = self._receive()
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
@@ -71,53 +75,66 @@ class ForkedScript(subprocess.Popen[Any]):
     def _receive(self, flags: int = 0) -> int:
         number = self._status.recv(STATUS_BYTES, flags)
         if not number:
-            raise RuntimeError(f"the fork server ended: {_server().log_text()}")
+            log = Path(os.environ[ADDRESS_VARIABLE]).with_name("log")
+            raise RuntimeError(f"the fork server has ended: {log.read_text(errors='replace')}")
         return int.from_bytes(number, "big")
 
 
-class _Server:
-    """The process of ``fork_server.py``; it ends when its socket is closed."""
+class _Client:
+    """This process's connection to the server."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._jobs, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "tests/support/fork_server.py"), str(theirs.fileno())],
-                # Forked children cannot use a GPU which the server has looked at.
-                env={**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        atexit.register(self.close)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.connect(os.environ[ADDRESS_VARIABLE])
+        atexit.register(self._socket.close)
 
     def send(self, job: Mapping[str, Any], fds: Sequence[int]) -> None:
         with self._lock:
-            socket.send_fds(self._jobs, [json.dumps(job).encode()], fds)
-
-    def log_text(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
-
-    def close(self) -> None:
-        if self.pid == os.getpid():
-            self._jobs.close()
-            self._process.wait()
-            self._log.close()
+            socket.send_fds(self._socket, [json.dumps(job).encode()], fds)
 
 
-_started: list[_Server] = []
-_starting = threading.Lock()
+_clients: list[_Client] = []
+_connecting = threading.Lock()
 
 
-def _server() -> _Server:
-    with _starting:
-        if not _started or _started[-1].pid != os.getpid():
-            _started.append(_Server())
-        return _started[-1]
+def _client() -> _Client:
+    with _connecting:
+        if not _clients or _clients[-1].pid != os.getpid():
+            if ADDRESS_VARIABLE not in os.environ:
+                start_server()
+            _clients.append(_Client())
+        return _clients[-1]
+
+
+def start_server() -> None:
+    """Start the server of this process and of its children; it ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="fork-server-"))
+    address = folder / "socket"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+    # A forked process cannot use a GPU that the server has looked at.
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        (folder / "log").open("wb") as log,
+    ):
+        listener.bind(str(address))
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/support/fork_server.py"), str(listener.fileno())],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    os.environ[ADDRESS_VARIABLE] = str(address)
+    atexit.register(_end_server, server, folder, os.getpid())
+
+
+def _end_server(server: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        server.communicate()
+        shutil.rmtree(folder)

@@ -34,8 +34,8 @@ def processes_of(folder: Path) -> list[int]:
             found.append(int(entry.name))
     # The variables of a forked script are not those in /proc.
     for script in list(ForkedScript.running):
-        places = [script.environment.get(name.decode(), "") for name in _VARIABLES]
-        if script.poll() is None and any(_is_in(folder, place) for place in places):
+        own = [script.environment.get(name.decode(), "") for name in _VARIABLES]
+        if script.poll() is None and any(_is_in(folder, place) for place in own):
             found.append(script.pid)
     return found
 

@@ -6,36 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lineside.bus.service import SUPERVISOR_PID
-
-PATIENCE = 60.0
-"""Seconds a wait may take before it is a failure; two cores may be shared with much else."""
-
-
-def wait_until(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Poll ``true`` until it is.
-
-    Raises:
-        TimeoutError: it was not within ``seconds``; it says ``what``.
-    """
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
+from tests.support.forked import ForkedScript
+from tests.support.waiting import DEADLINE
 
 
 class Child:
-    """One process of ours, its output in ``log``; it can be killed, frozen and started again."""
+    """A Python process with its output in ``log``; it can be killed, frozen and started again.
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    ``fork``: fork the script from the server that has torch loaded.
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], log: Path, *, fork: bool = False
+    ) -> None:
         self.log = log
         self.code: int | None = None
-        self._command = [sys.executable, *command]
+        self._popen = ForkedScript if fork else subprocess.Popen
+        self._command = list(command) if fork else [sys.executable, *command]
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,7 +38,7 @@ class Child:
     def start(self) -> None:
         """Start it; again, if it was started before."""
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = self._popen(
                 self._command,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -55,7 +46,7 @@ class Child:
                 stderr=output,
             )
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self, seconds: float = DEADLINE) -> int:
         """Its exit code, once it ended by itself.
 
         Raises:

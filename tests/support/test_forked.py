@@ -97,11 +97,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from tests.support.tiny_trainer import trainer
-seed = torch.initial_seed()
-print(random.random(), np.random.random())
+print(random.random(), np.random.random(), torch.initial_seed())
 made = trainer(Path(sys.argv[1]))
 made.train()
-print(made.state.global_step, made.state.log_history[-2]["loss"], seed)
+print(made.state.global_step, made.state.log_history[-2]["loss"])
 """
     outputs = []
     for _ in range(2):
@@ -116,7 +115,6 @@ print(made.state.global_step, made.state.log_history[-2]["loss"], seed)
     first, second = outputs
     assert not {*first[0].split()} & {*second[0].split()}
     assert first[-1] == second[-1]
-    assert first[-1].endswith(" 67280421310721"), "as torch seeds itself"
 
 
 def test_a_script_is_killed_and_waited_for(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ from lineside.bus.protocol.messages import (
 )
 from lineside.bus.testing import read_all
 from tests.bus.broker.walls import SecuredBroker, answer_of, command, denial_of, is_accepted
-from tests.bus.conftest import STREAM, BrokerThread, RawClient, StartBroker, record, wait_for
+from tests.bus.conftest import STREAM, BrokerThread, RawClient, StartBroker, record
+from tests.support.waiting import wait_until
 
 StartSecured = Callable[[], BrokerThread]
 ConnectWith = Callable[[Path], RawClient]
@@ -157,7 +158,7 @@ def test_a_durable_name_stays_with_whose_it_is(
         assert recorder.poll(0.2) is None  # and was not displaced
         assert is_accepted(connect_with(chief).request(Sub("recorder", START, 0, (), 64)))
         with pytest.raises(ReaderDenied, match="took over"):
-            wait_for(lambda: recorder.poll(0.2))
+            wait_until(lambda: recorder.poll(0.2))
 
 
 def test_training_answers_on_its_control_stream_and_cannot_command_itself(

@@ -14,7 +14,8 @@ from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.messages import FULL, OK, START, Ack, Hi, Put
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer, read_all
-from tests.bus.conftest import STREAM, Connect, StartBroker, fail_with, record, wait_for
+from tests.bus.conftest import STREAM, Connect, StartBroker, fail_with, record
+from tests.support.waiting import wait_until
 
 
 def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
@@ -26,7 +27,7 @@ def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
         for _ in range(300):
             producer.emit("log", data={"x": "y" * 20_000})
             producer.flush()
-    wait_for(lambda: broker_thread.broker._journal.first > 240)
+    wait_until(lambda: broker_thread.broker._journal.first > 240)
     with Reader(settings.broker, start=START) as reader:
         wanted, batch = 1, None
         while batch is None or not batch.events:  # what expires meanwhile is told as well
@@ -58,7 +59,7 @@ def test_damage_among_what_is_old_stops_expiry_and_nothing_else(
         patch.setattr(
             broker_thread.broker._maintenance, "maintain", fail_with(JournalDamaged("old"))
         )
-        wait_for(lambda: "nothing expires any more: old" in caplog.text)
+        wait_until(lambda: "nothing expires any more: old" in caplog.text)
     assert producer.request(Put(STREAM, 0, 1, record(0))) == Ack(str(STREAM), 1, OK, 1)
 
 
@@ -86,7 +87,7 @@ def test_damage_found_while_expiring_stops_expiry_and_nothing_else(
     producer.request(Put(STREAM, 0, 1, record(0)))
     monkeypatch.setattr(broker._maintenance._retention, "_keep_seconds", -1.0)
     producer.request(Put(STREAM, 1, 1, record(1)))
-    wait_for(lambda: "nothing expires any more: old" in caplog.text)
+    wait_until(lambda: "nothing expires any more: old" in caplog.text)
     producer.send(Put(STREAM, 2, 1, record(2)))
     answer = producer.receive()
     while answer != Ack(str(STREAM), 3, OK, 3):
@@ -103,6 +104,6 @@ def test_housekeeping_that_fails_is_tried_again(
     housekeeping = broker_thread.broker._maintenance
     with monkeypatch.context() as patch:
         patch.setattr(housekeeping, "maintain", fail_with(JournalFull("full")))
-        wait_for(lambda: "housekeeping has to wait: full" in caplog.text)
+        wait_until(lambda: "housekeeping has to wait: full" in caplog.text)
     broker_thread.stop()
     assert broker_thread.error is None

@@ -24,8 +24,8 @@ from tests.bus.conftest import (
     StartBroker,
     fail_with,
     record,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 
 def test_a_fault_in_handling_one_message_does_not_end_the_broker(
@@ -66,7 +66,7 @@ def test_a_journal_damaged_under_the_broker_ends_it_with_a_sentence(
         broker_thread.broker._journal, "append", fail_with(JournalDamaged("damaged"))
     )
     producer.send(Put(STREAM, 0, 1, record(0)))
-    wait_for(lambda: broker_thread.error)
+    wait_until(lambda: broker_thread.error)
     assert isinstance(broker_thread.error, JournalDamaged)
     broker_thread.error = None
 

@@ -38,15 +38,8 @@ from lineside.bus.protocol.messages import (
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from tests.bus.broker.walls import LISTEN, SecuredBroker, denial_of, is_accepted
-from tests.bus.conftest import (
-    STREAM,
-    BrokerThread,
-    RawClient,
-    StartBroker,
-    record,
-    records,
-    wait_for,
-)
+from tests.bus.conftest import STREAM, BrokerThread, RawClient, StartBroker, record, records
+from tests.support.waiting import wait_until
 
 StartSecured = Callable[[], BrokerThread]
 ConnectWith = Callable[[Path], RawClient]
@@ -184,7 +177,7 @@ def test_a_revoked_key_is_done_with_on_its_standing_connection_too(
     assert is_accepted(emitter.request(Put(STREAM, 0, 1, record(0))))
     assert is_accepted(reader.request(Sub("", LIVE, 0, ("run",), 64)))
     secured.keyring.revoke("a")
-    wait_for(lambda: not broker_thread.broker._connections)
+    wait_until(lambda: not broker_thread.broker._connections)
     assert "its key was revoked" in denial_of(emitter.request(Put(STREAM, 1, 1, record(1))))
     assert "its key was revoked" in denial_of(emitter.request(Hi(STREAM)))
     with Producer(secured.local, STREAM) as local:
@@ -208,7 +201,7 @@ def test_a_new_key_of_the_same_name_goes_on_where_the_revoked_one_was(
     secured.keyring.revoke("a")
     second = connect_with(secured.key("a", "emit"))
     assert second.request(Hi(STREAM)) == Ack(str(STREAM), 2, OK, broker_thread.broker._journal.head)
-    wait_for(lambda: len(broker_thread.broker._connections) == 1)
+    wait_until(lambda: len(broker_thread.broker._connections) == 1)
     assert "revoked" in denial_of(first.request(Put(STREAM, 2, 1, record(2))))
 
 
@@ -230,10 +223,10 @@ def test_a_reader_whose_key_is_refused_says_so_and_reads_once_it_is_good(
         producer.emit("log")
         producer.flush()
     with Reader(secured.address(mine), start=START, streams=["run"]) as reader:
-        wait_for(lambda: reader.poll(0.1) or "does not let this key in" in caplog.text)
+        wait_until(lambda: reader.poll(0.1) or "does not let this key in" in caplog.text)
         assert not reader.is_subscribed
         mine.write_bytes(good.read_bytes())
-        wait_for(lambda: reader.poll(0.1))
+        wait_until(lambda: reader.poll(0.1))
     assert caplog.text.count("does not let this key in") == 1
 
 

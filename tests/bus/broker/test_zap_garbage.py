@@ -19,7 +19,8 @@ from lineside.bus.protocol.messages import CURSOR, LIVE, OFFSET, START
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from tests.bus.broker.walls import LISTEN, SecuredBroker
-from tests.bus.conftest import RawClient, StartBroker, wait_for
+from tests.bus.conftest import RawClient, StartBroker
+from tests.support.waiting import wait_until
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 HELLO = b"\x04\xc8" + b"\x05HELLO\x01\x00" + bytes(192)
@@ -60,7 +61,7 @@ def test_bytes_that_are_no_handshake_leave_it_serving(secured: SecuredBroker) ->
                     connection.settimeout(0.01)
                     connection.recv(200)
         assert_serves(secured, key, "after")
-        wait_for(lambda: psutil.Process(broker.pid).num_fds() <= before + 2)
+        wait_until(lambda: psutil.Process(broker.pid).num_fds() <= before + 2)
         assert psutil.Process(broker.pid).memory_info().rss < 400 << 20
     told = secured.home / "broker.log"
     assert "Traceback" not in told.read_text()
@@ -86,7 +87,7 @@ def test_many_connections_that_never_finish_their_handshake_keep_nobody_out(
                     connection.send(b"\0")
             return process.num_fds() <= before + 5
 
-        wait_for(are_closed)
+        wait_until(are_closed)
         assert_serves(secured, key, "after")
         [told] = [one for one in secured.refusals() if one["action"] == "connect"][:1]
         assert told["who"] == ""

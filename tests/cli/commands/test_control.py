@@ -17,18 +17,20 @@ import pytest
 
 from lineside.store.database.engine import open_store
 from lineside.store.database.migrate import REVISIONS
-from tests.cli.homes import DEADLINE, RUN_ID, Home, wait_until
+from tests.cli.homes import DEADLINE, RUN_ID, Home
+from tests.support.forked import ForkedScript
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "tests" / "emitter" / "shipping" / "steered_trainer.py"
+SCRIPT = ROOT / "tests" / "emitter" / "shipper" / "steered_trainer.py"
 STEERED = "steered"
 
 
 @pytest.fixture
 def training(running_home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A slow training under the id ``steered``, known to the store."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(tmp_path / "out"), "100000"],
+    process = ForkedScript(
+        [SCRIPT, tmp_path / "out", "100000"],
         env=running_home.environment({"LINESIDE_RUN_ID": STEERED, "PYTHONPATH": str(ROOT)}),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

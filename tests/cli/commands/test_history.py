@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.homes import RUN_ID, STEPS, Home, wait_until
+from tests.cli.homes import RUN_ID, STEPS, Home
+from tests.support.waiting import wait_until
 
 
 def test_runs_lists_what_there_is(running_home: Home) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from lineside.bus.testing import read_all
 from tests.cli.commands.test_doctor import report
-from tests.cli.homes import Home, wait_until
+from tests.cli.homes import Home
+from tests.support.waiting import wait_until
 
 
 def free_port() -> int:

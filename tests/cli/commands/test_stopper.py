@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.cli.homes import RUN_ID, Home, wait_until
+from tests.cli.homes import RUN_ID, Home
+from tests.support.waiting import wait_until
 
 
 def test_a_rule_is_tried_on_a_recorded_run(running_home: Home) -> None:

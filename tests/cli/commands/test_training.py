@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.homes import Home, wait_until
+from tests.cli.homes import Home
+from tests.support.waiting import wait_until
 
 RUN = """
 from lineside.emitter import start_run

@@ -13,7 +13,8 @@ import pytest
 
 from lineside.cli.demo.demo_run import demo_settings
 from lineside.cli.stack.http_probe import get_json
-from tests.cli.homes import Home, wait_until
+from tests.cli.homes import Home
+from tests.support.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 pytest.importorskip("transformers")

@@ -19,7 +19,7 @@ from lineside.cli.stack.supervisor import (
     describe_exit,
     times_text,
 )
-from tests.cli.homes import wait_until
+from tests.support.waiting import wait_until
 
 SLEEPER = "import time; print('here', flush=True); time.sleep(600)"
 STUBBORN = (

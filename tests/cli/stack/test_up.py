@@ -16,7 +16,8 @@ import pytest
 from lineside.bus.client.reader import Reader
 from lineside.cli.stack.home_lock import is_held, read_status
 from lineside.cli.stack.http_probe import get_json, http_problem
-from tests.cli.homes import Home, wait_until
+from tests.cli.homes import Home
+from tests.support.waiting import wait_until
 
 
 def children(pid: int) -> dict[str, int]:

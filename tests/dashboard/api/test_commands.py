@@ -18,8 +18,9 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.dashboard.http.body_limit import BODY_MAX
 from tests.dashboard.api.test_api import problem
-from tests.dashboard.conftest import DEADLINE, Harness, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness
 from tests.subscribers.conftest import ServiceProcess
+from tests.support.waiting import wait_until
 
 COMMANDS = "/api/runs/tiny-1/commands"
 
@@ -71,7 +72,7 @@ def test_a_command_goes_out_and_comes_back_with_each_state(
         training.emit(commands.DELIVERED, step=4, data={"id": command["id"]})
         training.emit(commands.APPLIED, step=5, data={"id": command["id"], "from": 0.25, "to": 0.5})
         training.flush()
-    wait_for(lambda: [c["state"] for c in listed(client)] == ["applied"], "it is recorded")
+    wait_until(lambda: [c["state"] for c in listed(client)] == ["applied"], "it is recorded")
     [told] = listed(client)
     assert told["args"] == {"lr": 0.5}
     assert (told["step"], told["detail"], told["attempt"]) == (5, "from 0.25 to 0.5", "training")
@@ -94,7 +95,7 @@ def test_the_same_command_again_is_sent_once(
     told = [answer.json() for answer in answers]
     same = ("id", "op", "args", "reason", "issued_by", "state", "expires_at")
     assert [[one[name] for name in same] for one in told] == [[told[0][name] for name in same]] * 5
-    wait_for(lambda: len(listed(client)) == 1, "it is recorded")
+    wait_until(lambda: len(listed(client)) == 1, "it is recorded")
     again = client.post(COMMANDS, json=body)
     assert (again.status_code, again.json()) == (202, listed(client)[0])
     assert len(asked(broker)) == 1

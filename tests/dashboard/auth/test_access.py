@@ -24,8 +24,9 @@ from lineside.dashboard.auth.listener import is_loopback, listen
 from lineside.dashboard.backend import refusal_publisher as auditing
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from tests.bus.broker.walls import LISTEN, SecuredBroker
-from tests.dashboard.conftest import DEADLINE, Harness, serving, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness, serving
 from tests.dashboard.test_server import logged_url, process
+from tests.support.waiting import wait_until
 
 HTML = {"accept": "text/html"}
 
@@ -222,7 +223,7 @@ def test_a_live_stream_ends_with_its_token(
         harness.begin(f"more-{next(number)}")
         return ended.wait(0.2)
 
-    wait_for(has_ended, "the stream ended")
+    wait_until(has_ended, "the stream ended")
 
 
 def test_another_site_is_refused_and_noted_on_loopback_too(
@@ -281,7 +282,7 @@ def test_what_a_broker_does_not_take_of_the_dashboards_is_said_once_it_does(
         audit = RefusalPublisher(secured.address(key))
         for target in ("/a", "/b"):
             audit.note(Refusal("10.0.0.1", "", "http", target, "no"))
-        wait_for(lambda: caplog.text.count("refusals cannot be told") > 1, "it was refused")
+        wait_until(lambda: caplog.text.count("refusals cannot be told") > 1, "it was refused")
         assert [thread.name for thread in threading.enumerate()].count("audit") == 1
         key.write_bytes(admin.read_bytes())
         audit.note(Refusal("10.0.0.1", "", "http", "/c", "no"))

@@ -16,9 +16,10 @@ from lineside.dashboard.live.hub import QUEUE_LENGTH, Change, LiveHub
 from lineside.dashboard.live.store_feed import MAX_CHANGES, StoreFeed
 from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.recording.writer import Writer
-from tests.dashboard.conftest import DEADLINE, Harness, serving, wait_for
+from tests.dashboard.conftest import DEADLINE, Harness, serving
 from tests.dashboard.synthetic import Feeder, Training
 from tests.store.trainer import FakeJournal, FakeProducer, heartbeat
+from tests.support.waiting import wait_until
 
 Message = tuple[str, int, dict[str, Any]]
 
@@ -100,7 +101,7 @@ def test_leaving_listeners_are_forgotten_and_ending_the_server_ends_the_rest(
             received = messages(answer)
             assert next(received)[0] == "hello"
             assert hub.listeners == 1
-        wait_for(lambda: hub.listeners == 0, "the listener was forgotten")
+        wait_until(lambda: hub.listeners == 0, "the listener was forgotten")
         ended = threading.Event()
 
         def listen() -> None:
@@ -110,7 +111,7 @@ def test_leaving_listeners_are_forgotten_and_ending_the_server_ends_the_rest(
 
         thread = threading.Thread(target=listen)
         thread.start()
-        wait_for(lambda: hub.listeners == 1, "the second listener came")
+        wait_until(lambda: hub.listeners == 1, "the second listener came")
     assert ended.wait(DEADLINE)
     thread.join()
 
@@ -120,7 +121,7 @@ def test_a_run_that_falls_silent_is_told_although_nothing_came(harness: Harness)
     Training("quiet", "quiet", time.time() - 60).begin(Feeder(past))
     feed = StoreFeed(StoreAccess("", harness.history, past), status_interval=0.0)
     assert not feed.status_timeouts(1)
-    wait_for(
+    wait_until(
         lambda: harness.history.run("quiet").status == "disconnected", "it was silent for 15 s"
     )
     change = feed.status_timeouts(1)
@@ -138,7 +139,7 @@ def test_a_run_that_stalls_is_told_although_nothing_came(harness: Harness) -> No
     FakeJournal(harness.feeder.writer).deliver(trainer, shipper)
     feed = StoreFeed(StoreAccess("", harness.history, harness.feeder.writer), status_interval=0.0)
     assert not feed.status_timeouts(1)
-    wait_for(lambda: harness.history.run("stuck").status == "stalled", "it did not move")
+    wait_until(lambda: harness.history.run("stuck").status == "stalled", "it did not move")
     change = feed.status_timeouts(1)
     assert change.runs["stuck"]["status"] == "stalled"
     assert not feed.status_timeouts(1)

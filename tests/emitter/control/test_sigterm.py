@@ -24,8 +24,8 @@ from lineside.emitter.training import metadata
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.control.desk import DeliverAt, while_paused
 from tests.emitter.streams import data_of, only, open_publisher
-from tests.support.tiny_trainer import trainer
 from tests.emitter.training.loops import publisher_of
+from tests.support.tiny_trainer import trainer
 
 TERM = signal.SIGTERM
 

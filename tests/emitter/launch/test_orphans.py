@@ -14,7 +14,8 @@ import pytest
 
 from lineside.bus.testing import read_all
 from tests.emitter.launch.launched import LOOP, exit_of
-from tests.emitter.shipping import Bench, until
+from tests.emitter.shipping import Bench
+from tests.support.waiting import wait_until
 
 
 def children(one: Any) -> str:
@@ -143,7 +144,7 @@ def test_a_sigterm_in_the_wait_for_a_training_left_behind_reaches_it_and_it_is_w
     shell = f"{sys.executable} {script} & while [ ! -e {ready} ]; do sleep 0.05; done"
     one = launched("sh", "-c", shell)
     one.wait_ready()
-    until(lambda: not children(one))
+    wait_until(lambda: not children(one))
     os.kill(one.process.pid, signal.SIGTERM)
     one.process.wait(60)
     assert told.read_text() == "1"
@@ -169,7 +170,7 @@ def test_a_ctrl_c_ends_the_wait_for_a_detached_training_and_not_the_training(
     one.wait_ready()
     one.wait_ready()
     os.write(master, b"\n")
-    until(lambda: not children(one))
+    wait_until(lambda: not children(one))
     os.write(master, b"\x03")
     one.process.wait(5)
     go.touch()

@@ -8,7 +8,8 @@ from typing import Any
 
 from lineside.bus.testing import read_all
 from tests.emitter.launch.launched import Launched, exit_of
-from tests.emitter.shipping import Bench, until
+from tests.emitter.shipping import Bench
+from tests.support.waiting import wait_until
 
 PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
 
@@ -21,7 +22,7 @@ def trained(bench: Bench, one: Launched, code: int = 0, ranks: int = 1) -> None:
     status, _, errors = one.end(110)
     assert status == code, errors
     assert exit_of(one)["exit_code"] == code
-    until(lambda: "run_end" in kinds(bench, "rank0"))
+    wait_until(lambda: "run_end" in kinds(bench, "rank0"))
     first = kinds(bench, "rank0")
     assert first.count("step_end") == 4
     assert first.count("train_end") == 1

@@ -18,7 +18,8 @@ from lineside.emitter.shipper.broker_connection import BrokerConnection, Incomin
 from lineside.emitter.shipper.send_window import WINDOW_BYTES, WINDOW_MESSAGES, SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
 from lineside.emitter.spool.writer import SpoolWriter
-from tests.emitter.shipping import Bench, until
+from tests.emitter.shipping import Bench
+from tests.support.waiting import wait_until
 
 STREAM = Stream("run", "rank0", "a1")
 
@@ -69,7 +70,7 @@ def test_nothing_is_sent_while_there_is_no_connection(broker_connection: BrokerC
 def test_answers_are_heard_and_nonsense_is_passed_over(
     broker_connection: BrokerConnection, peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    until(lambda: broker_connection.send(Hi(STREAM)))
+    wait_until(lambda: broker_connection.send(Hi(STREAM)))
     assert peer.receive() == Hi(STREAM)
     peer.send(b"NONSENSE")
     peer.send(*Cur(1, 1).encode())
@@ -87,11 +88,11 @@ def test_a_connection_that_ends_is_noticed_at_once(
     broker_connection: BrokerConnection, bench: Bench
 ) -> None:
     peer = Peer(bench.address)
-    until(lambda: broker_connection.send(Hi(STREAM)))
+    wait_until(lambda: broker_connection.send(Hi(STREAM)))
     peer.receive()
     peer.close()
     started = time.monotonic()
-    until(lambda: broker_connection.receive(0.1) or broker_connection.disconnects)
+    wait_until(lambda: broker_connection.receive(0.1) or broker_connection.disconnects)
     assert time.monotonic() - started < 2
     assert not broker_connection.send(Hi(STREAM))
 

@@ -18,7 +18,8 @@ from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.command_delivery import CommandDelivery
 from lineside.emitter.spool.shipper_process import shipper_pid
-from tests.emitter.shipping import Bench, until
+from tests.emitter.shipping import Bench
+from tests.support.waiting import wait_until
 
 RUN = "steered"
 PATIENCE = 60.0
@@ -64,7 +65,7 @@ def hand_over(bench: Bench, client: CommandClient) -> Command:
     command = Command("stop", {"save": False})
     client.send(RUN, command)
     inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
-    until(lambda: command.id.encode() in inbox.read_bytes())
+    wait_until(lambda: command.id.encode() in inbox.read_bytes())
     return command
 
 
@@ -185,5 +186,5 @@ def test_a_long_conversation_is_read_without_a_turn_of_ours(
                 messages += 1
         return messages == len(sent)
 
-    until(hear)
+    wait_until(hear)
     broker_connection.close()

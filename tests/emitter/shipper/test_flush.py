@@ -13,7 +13,8 @@ from lineside.emitter.shipper.flush import ShipResult, ship
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.shipper_process import shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, NEXT_SEQ
-from tests.emitter.shipping import Bench, Producer, until
+from tests.emitter.shipping import Bench, Producer
+from tests.support.waiting import wait_until
 
 
 def leave(bench: Bench, name: str, count: int, flags: int = CLOSED) -> Producer:
@@ -115,7 +116,7 @@ def test_another_shipper_is_waited_for_and_named(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     (bench.producer("one/rank1/a1")).send("write 5")
     holder = bench.shipper()
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     seen: list[ShipResult] = []
     start_later = threading.Timer(1.0, bench.broker)
     start_later.start()
@@ -130,7 +131,7 @@ def test_another_shipper_is_waited_for_and_named(bench: Bench) -> None:
 def test_waiting_for_another_shipper_ends_when_time_is_up(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     holder = bench.shipper()
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     shipped = ship(bench.spool, bench.address, 1.0)
     assert shipped.left == 100
     assert shipped.holder == holder.process.pid
@@ -139,7 +140,7 @@ def test_waiting_for_another_shipper_ends_when_time_is_up(bench: Bench) -> None:
 def test_what_another_shipper_leaves_when_it_dies_is_shipped(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     holder = bench.shipper()
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     bench_broker = threading.Timer(2.0, bench.broker)
     threading.Timer(1.0, holder.kill).start()
     bench_broker.start()

@@ -17,7 +17,8 @@ from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.flush import ship
 from lineside.emitter.spool.shipper_process import LOG_NAME
 from tests.bus.broker.walls import LISTEN, SecuredBroker
-from tests.emitter.shipping import Bench, Producer, until
+from tests.emitter.shipping import Bench, Producer
+from tests.support.waiting import wait_until
 
 RUN = "steered"
 PATIENCE = 60.0
@@ -142,15 +143,15 @@ def test_a_run_of_another_keys_waits_in_the_spool_and_is_said(
     producer: Producer = bench.producer()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(secured.keyring.folder / "node7.key"))
-    until(lambda: producer.acked == 5)
+    wait_until(lambda: producer.acked == 5)
     shipper.stop()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(other))
-    until(lambda: "belongs to key 'node7', and this is key 'node8'" in shipper.log)
+    wait_until(lambda: "belongs to key 'node7', and this is key 'node8'" in shipper.log)
     assert producer.acked == 5
     shipper.stop()
     bench.shipper(secured.address(secured.keyring.folder / "node7.key"))
-    until(lambda: producer.acked == 10)
+    wait_until(lambda: producer.acked == 10)
     assert "nothing is lost" in shipper.log
     assert {one["who"] for one in secured.refusals()} == {"node8"}
 
@@ -166,12 +167,12 @@ def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
     producer: Producer = bench.producer()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(key))
-    until(lambda: "does not let us in: it is not in" in shipper.log)
+    wait_until(lambda: "does not let us in: it is not in" in shipper.log)
     key.unlink()
-    until(lambda: "it cannot be read (No such file or directory)" in shipper.log)
+    wait_until(lambda: "it cannot be read (No such file or directory)" in shipper.log)
     key.write_bytes(good)
     key.chmod(0o600)
-    until(lambda: producer.acked == 5)
+    wait_until(lambda: producer.acked == 5)
 
 
 def test_a_key_revoked_while_it_ships_is_said_and_its_successor_goes_on(
@@ -183,16 +184,16 @@ def test_a_key_revoked_while_it_ships_is_said_and_its_successor_goes_on(
     producer: Producer = bench.producer()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(key))
-    until(lambda: producer.acked == 5)
+    wait_until(lambda: producer.acked == 5)
     secured.keyring.revoke("mine")
 
     def is_denied() -> bool:
         producer.send("write 1")
         return "denied" in shipper.log and "its key was revoked" in shipper.log
 
-    until(is_denied)
+    wait_until(is_denied)
     end = producer.send("write 5")
     assert producer.acked <= end - 5
     key.write_bytes(secured.key("mine", "emit").read_bytes())
-    until(lambda: producer.acked == end, 60)
+    wait_until(lambda: producer.acked == end, seconds=60)
     assert [event.seq for event in read_all(secured.local, ["run/rank0"])] == list(range(end))

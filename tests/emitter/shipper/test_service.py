@@ -14,7 +14,8 @@ from lineside.emitter.spool import directory
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.shipper_process import shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED, TRAINING
-from tests.emitter.shipping import SHIPPER, STREAM, Bench, seqs, until
+from tests.emitter.shipping import SHIPPER, STREAM, Bench, seqs
+from tests.support.waiting import wait_until
 
 
 def test_events_arrive_and_the_producer_is_told(bench: Bench) -> None:
@@ -22,7 +23,7 @@ def test_events_arrive_and_the_producer_is_told(bench: Bench) -> None:
     producer = bench.producer()
     bench.shipper()
     assert producer.send("write 1000") == 1000
-    until(lambda: producer.acked == 1000)
+    wait_until(lambda: producer.acked == 1000)
     assert seqs(bench, STREAM, 1000) == list(range(1000))
 
 
@@ -31,17 +32,17 @@ def test_a_quiet_stream_is_picked_up_within_half_a_second(bench: Bench) -> None:
     producer = bench.producer()
     bench.shipper()
     producer.send("write 1")
-    until(lambda: producer.acked == 1)
+    wait_until(lambda: producer.acked == 1)
     time.sleep(1.5)  # so that the shipper has become slow
     producer.send("write 1")
-    until(lambda: producer.acked == 2, 0.5)
+    wait_until(lambda: producer.acked == 2, seconds=0.5)
 
 
 def test_only_one_shipper_serves_a_spool_and_a_second_one_ends_at_once(bench: Bench) -> None:
     bench.broker()
     bench.producer()
     first = bench.shipper()
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     second = bench.shipper()
     assert second.process.wait(10) == 0
     assert "another one ships" in second.log
@@ -68,7 +69,7 @@ def test_leftover_streams_are_shipped_and_a_producer_without_an_end_is_told_of(
     assert lost.data["emitted"] == 50
     shipper.kill()
     bench.shipper()
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     time.sleep(2.5)
     assert len(bench.events(SHIPPER, 1)) == 1, "told once, whoever ships"
 
@@ -80,9 +81,9 @@ def test_a_producer_that_ended_by_itself_is_not_lost(bench: Bench, flags: int) -
     bench.shipper()
     producer.send("write 5")
     producer.send(f"flags {flags}")
-    until(lambda: producer.acked == 5)
+    wait_until(lambda: producer.acked == 5)
     producer.end()
-    until(lambda: directory.read_acked_file(producer.folder) == 5)
+    wait_until(lambda: directory.read_acked_file(producer.folder) == 5)
     assert all(e.kind == "heartbeat" for e in read_all(bench.address, [SHIPPER]))
 
 
@@ -91,7 +92,7 @@ def test_a_killed_producer_is_told_of_within_a_second_and_loses_nothing(bench: B
     producer = bench.producer()
     bench.shipper()
     producer.send("write 10")
-    until(lambda: producer.acked == 10)
+    wait_until(lambda: producer.acked == 10)
     producer.start("flow 100000 0.001")
     time.sleep(0.7)
     os.kill(producer.process.pid, signal.SIGKILL)
@@ -126,7 +127,7 @@ def test_heartbeats_do_not_pile_up_without_a_broker(bench: Bench) -> None:
     producer = bench.producer()
     bench.shipper()
     producer.send("write 1")
-    until(lambda: (bench.spool / "run" / "shipper").is_dir())
+    wait_until(lambda: (bench.spool / "run" / "shipper").is_dir())
     time.sleep(8)
     (own,) = (bench.spool / "run" / "shipper").iterdir()
     sizes = [s.path.stat().st_size for s in segments(own)]
@@ -150,7 +151,7 @@ def test_kills_of_the_shipper_lose_nothing_and_repeat_nothing(bench: Bench) -> N
         shipper.kill()
     bench.shipper()
     assert producer.wait() == 4000
-    until(lambda: producer.acked == 4000)
+    wait_until(lambda: producer.acked == 4000)
     assert seqs(bench, STREAM, 4000) == list(range(4000))
 
 
@@ -166,7 +167,7 @@ def test_a_broker_that_is_down_for_a_while_gets_everything_afterwards(bench: Ben
         time.sleep(0.3)
         broker.start()
     assert producer.wait() == 2000
-    until(lambda: producer.acked == 2000)
+    wait_until(lambda: producer.acked == 2000)
     assert seqs(bench, STREAM, 2000) == list(range(2000))
 
 
@@ -176,13 +177,13 @@ def test_a_broker_that_freezes_gets_everything_once(bench: Bench) -> None:
     producer = bench.producer()
     bench.shipper()
     producer.send("write 10")
-    until(lambda: producer.acked == 10)
+    wait_until(lambda: producer.acked == 10)
     broker.freeze()
     producer.start("flow 1000 0.005")
     assert producer.wait() == 1010
     assert producer.acked == 10
     broker.resume()
-    until(lambda: producer.acked == 1010)
+    wait_until(lambda: producer.acked == 1010)
     assert seqs(bench, STREAM, 1010) == list(range(1010))
 
 
@@ -200,7 +201,7 @@ def test_a_link_that_is_cut_again_and_again_loses_nothing(bench: Bench, fault: s
             time.sleep(1)
             link.restore()
         assert producer.wait() == 3000
-        until(lambda: producer.acked == 3000, 40)
+        wait_until(lambda: producer.acked == 3000, seconds=40)
     assert seqs(bench, STREAM, 3000) == list(range(3000))
 
 
@@ -209,13 +210,13 @@ def test_a_broker_that_lost_its_journal_gets_again_what_is_kept(bench: Bench) ->
     producer = bench.producer()
     bench.shipper()
     producer.send("write 300")
-    until(lambda: producer.acked == 300)
+    wait_until(lambda: producer.acked == 300)
     broker.stop()
     for path in broker.home.glob("journal.db*"):
         path.unlink()
     broker.start()
     producer.send("write 10")
-    until(lambda: producer.acked == 310)
+    wait_until(lambda: producer.acked == 310)
     assert seqs(bench, STREAM, 310) == list(range(310))
 
 
@@ -229,7 +230,7 @@ def test_damage_in_a_segment_costs_the_record_it_hit_and_is_told(bench: Bench) -
     segment.path.write_bytes(data)
     bench.broker()
     shipper = bench.shipper()
-    until(lambda: producer.acked == 100)
+    wait_until(lambda: producer.acked == 100)
     kept = seqs(bench, STREAM, 99)
     assert len(kept) == 99
     assert set(kept) < set(range(100))
@@ -244,13 +245,13 @@ def test_twenty_streams_are_shipped_side_by_side(bench: Bench) -> None:
     for producer in producers:
         producer.send("write 5")
     bench.shipper()
-    until(lambda: all(producer.acked == 5 for producer in producers))
+    wait_until(lambda: all(producer.acked == 5 for producer in producers))
     for producer in producers:
         producer.start("flow 200 0.005")
     for producer in producers:
         assert producer.wait() == 205
-    until(lambda: all(producer.acked == 205 for producer in producers))
-    until(lambda: backlog.acked == 100_000, 60)
+    wait_until(lambda: all(producer.acked == 205 for producer in producers))
+    wait_until(lambda: backlog.acked == 100_000, seconds=60)
     for n in (0, 7, 19):
         assert seqs(bench, f"run{n}/rank0", 205) == list(range(205))
     assert len(bench.events("big/rank0", 100_000)) == 100_000
@@ -273,10 +274,10 @@ def test_garbage_in_the_spool_stops_nothing(bench: Bench) -> None:
     producer = bench.producer()
     shipper = bench.shipper()
     producer.send("write 20")
-    until(lambda: producer.acked == 20)
+    wait_until(lambda: producer.acked == 20)
     time.sleep(2)
     producer.send("write 20")
-    until(lambda: producer.acked == 40)
+    wait_until(lambda: producer.acked == 40)
     assert shipper.process.poll() is None
     assert len(shipper.log) < 20_000
 
@@ -286,12 +287,12 @@ def test_a_stream_deleted_under_the_shipper_is_told_of_as_a_gap(bench: Bench) ->
     producer = bench.producer()
     shipper = bench.shipper()
     producer.send("write 20")
-    until(lambda: producer.acked == 20)
+    wait_until(lambda: producer.acked == 20)
     for path in producer.folder.iterdir():
         path.unlink()
     producer.folder.rmdir()
     producer.send("tend")  # as the callback does each second: makes the folder again
     producer.send("write 5")
-    until(lambda: producer.acked == producer.send("write 0"))
+    wait_until(lambda: producer.acked == producer.send("write 0"))
     assert seqs(bench, STREAM, 25)[:20] == list(range(20))
     assert shipper.process.poll() is None

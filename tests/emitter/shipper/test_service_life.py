@@ -14,7 +14,8 @@ from lineside.emitter.shipper.service import Shipper, ShipperLimits
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME, shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED
-from tests.emitter.shipping import Bench, until, work_until
+from tests.emitter.shipping import Bench, work_until
+from tests.support.waiting import wait_until
 
 
 def test_a_shipper_ends_by_itself_and_leaves_nothing_unconfirmed(bench: Bench) -> None:
@@ -37,7 +38,7 @@ def test_a_shipper_whose_spool_was_removed_ends(bench: Bench, what: str) -> None
     producer = bench.producer()
     shipper = bench.shipper()
     producer.send("write 3")
-    until(lambda: shipper_pid(bench.spool))
+    wait_until(lambda: shipper_pid(bench.spool))
     if what == "lock":
         (bench.spool / LOCK_NAME).unlink()
     else:
@@ -50,7 +51,7 @@ def test_sigterm_sends_what_is_there_and_ends(bench: Bench) -> None:
     producer = bench.producer()
     shipper = bench.shipper()
     producer.send("write 1")
-    until(lambda: producer.acked == 1)
+    wait_until(lambda: producer.acked == 1)
     producer.send("write 3000")
     started = time.monotonic()
     assert shipper.stop() == 0
@@ -63,7 +64,7 @@ def test_sigterm_with_a_frozen_broker_ends_soon(bench: Bench) -> None:
     producer = bench.producer()
     shipper = bench.shipper()
     producer.send("write 1")
-    until(lambda: producer.acked == 1)
+    wait_until(lambda: producer.acked == 1)
     broker.freeze()
     producer.send("write 3000")
     started = time.monotonic()
@@ -185,8 +186,8 @@ def test_a_log_that_has_become_long_is_begun_anew(bench: Bench) -> None:
     log.write_bytes(b"x" * (2 << 20))
     shipper = bench.shipper()
     previous = Path(f"{log}.1")
-    until(previous.exists)
-    until(lambda: log.exists() and log.stat().st_size < 1 << 20)
+    wait_until(previous.exists)
+    wait_until(lambda: log.exists() and log.stat().st_size < 1 << 20)
     assert previous.stat().st_size >= 2 << 20
     shipper.stop()
     assert "ended" in shipper.log

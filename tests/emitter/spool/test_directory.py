@@ -16,7 +16,7 @@ from lineside.emitter.spool import directory
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.status_page import ACKED_SEQ
 from lineside.emitter.spool.writer import SpoolWriter
-from tests.emitter.shipping import until
+from tests.support.waiting import wait_until
 
 STREAM = Stream("run", "rank0", "a1")
 
@@ -42,9 +42,9 @@ def submit(disk_worker: DiskWorker, *streams: StreamDiskState) -> None:
     before = disk_worker._thread.is_alive()
     assert before
     disk_worker._cleanup_at = 0.0
-    until(lambda: disk_worker._work is None)
+    wait_until(lambda: disk_worker._work is None)
     disk_worker.submit(streams, float("inf"))
-    until(lambda: disk_worker._work is None)
+    wait_until(lambda: disk_worker._work is None)
 
 
 def stream_state(
@@ -236,7 +236,7 @@ def test_a_keeper_that_is_still_busy_is_not_given_more(
     disk_worker.submit([stream_state(writer, 0)], 0.0)
     disk_worker.submit([stream_state(writer, 1), stream_state(writer, 1)], 1e9)
     assert not ended, "it was waited for"
-    until(lambda: disk_worker._work is None)
+    wait_until(lambda: disk_worker._work is None)
     assert len(calls) == 2
 
 
@@ -244,6 +244,6 @@ def test_nothing_new_is_not_looked_at_again_at_once(
     writer: SpoolWriter, disk_worker: DiskWorker
 ) -> None:
     disk_worker.submit([stream_state(writer, 0)], 100.0)
-    until(lambda: disk_worker._work is None)
+    wait_until(lambda: disk_worker._work is None)
     disk_worker.submit([stream_state(writer, 0)], 101.0)
     assert disk_worker._work is None

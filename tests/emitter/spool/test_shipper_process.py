@@ -21,7 +21,8 @@ from lineside.emitter.spool.shipper_process import (
     ShipperStarter,
     shipper_pid,
 )
-from tests.emitter.shipping import Bench, until
+from tests.emitter.shipping import Bench
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def spool(tmp_path: Path) -> Path:
 def start(spool: Path, starter: ShipperStarter) -> int:
     starter.ensure()
     assert starter.failure is None
-    until(lambda: shipper_pid(spool))
+    wait_until(lambda: shipper_pid(spool))
     pid = shipper_pid(spool)
     assert pid is not None
     return pid
@@ -43,7 +44,7 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
-    until(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid))
 
 
 def is_alive(pid: int) -> bool:
@@ -181,7 +182,7 @@ def test_starting_a_shipper_leaves_no_zombie(bench: Bench) -> None:
         starter.ensure()
         return starter._pid is None
 
-    until(is_reaped)
+    wait_until(is_reaped)
     assert shipper_pid(bench.spool) == pid
     kill(pid)
 

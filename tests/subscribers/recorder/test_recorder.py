@@ -23,8 +23,9 @@ from lineside.store.database.engine import open_store, raw_sqlite_connection
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres, find_binaries
-from tests.subscribers.conftest import ServiceProcess, wait_until
+from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.stopper.training import Training
+from tests.support.waiting import wait_until
 
 
 def test_events_are_on_the_page_moments_after_they_happened(

@@ -8,8 +8,8 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.history.history import History
 from lineside.subscribers.recorder.recorder import Recorder
-from tests.subscribers.conftest import wait_until
 from tests.subscribers.stopper.training import Training
+from tests.support.waiting import wait_until
 
 
 def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: BrokerProcess) -> None:

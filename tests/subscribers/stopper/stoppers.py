@@ -14,6 +14,7 @@ from typing import Any
 from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
+from tests.support.forked import ForkedScript
 
 ROOT = Path(__file__).parents[3]
 RUN = "scripted"
@@ -44,8 +45,8 @@ class Training:
         script = Path(__file__).with_name("scripted_trainer.py")
         said = ",".join(map(str, values))
         more = [f"{name}={value}" for name, value in options.items()]
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), str(output), str(steps), said, *more],
+        self.process = ForkedScript(
+            [script, output, str(steps), said, *more],
             env=environment(settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.history.history import History
-from tests.subscribers.conftest import ServiceProcess, wait_until
+from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.stopper.scripted_trainer import scripted
 from tests.subscribers.stopper.stoppers import (
     RUN,
@@ -24,6 +24,7 @@ from tests.subscribers.stopper.stoppers import (
     environment,
     events_of,
 )
+from tests.support.waiting import wait_until
 
 VALUES = (5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 3.1, 3.3)  # the last three are no better than the fifth
 RULE = ("--monitor", "eval_score", "--mode", "min", "--patience", "3")
