@@ -1,4 +1,4 @@
-"""What ``lineside doctor`` looks at: each check says how one thing stands and what to do."""
+"""The checks of ``lineside doctor``: each reports a state and a remedy."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ BROKER_TIMEOUT_SECONDS = 2.0
 CATCH_UP_SECONDS = 3.0
 LOW_DISK_BYTES, CRITICAL_DISK_BYTES = 2 << 30, 256 << 20  # bytes free on a disk
 MAX_CLOCK_SKEW_SECONDS = 5.0
-_NO_STREAMS = ("_nobody/control/_",)  # what every role may ask for, and nothing is delivered of
+_NO_STREAMS = ("_none/control/_",)  # every role may read it, and no event matches
 
 
 @dataclass(frozen=True)
 class Check:
-    """``subject`` stands as ``state`` says: ok, warn or fail. ``todo`` helps when it is not ok."""
+    """The ``state`` of a ``subject``: ok, warn or fail. ``hint`` is the remedy if it is not ok."""
 
     subject: str
     state: str
-    said: str
-    todo: str = ""
+    detail: str
+    hint: str = ""
 
 
 def run_checks(settings: Settings) -> Iterator[Check]:
-    """Every check in turn; takes some seconds when something does not answer."""
+    """Every check in turn; takes some seconds where a process does not answer."""
     yield _python()
     yield from _packages()
     yield _home(settings.home)
@@ -67,17 +67,17 @@ def run_checks(settings: Settings) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    said = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    detail = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if platform.system() != "Linux":
-        return Check("python", WARN, said, "Lineside is made for Linux and tested nowhere else")
-    return Check("python", OK, said)
+        return Check("python", WARN, detail, "Lineside supports Linux only")
+    return Check("python", OK, detail)
 
 
 def _packages() -> Iterator[Check]:
-    said = ", ".join(
+    detail = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("lineside", "pyzmq", "msgpack")
     )
-    yield Check("packages", OK, said)
+    yield Check("packages", OK, detail)
     missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         yield Check(
@@ -97,7 +97,7 @@ def _packages() -> Iterator[Check]:
         yield Check(
             "transformers",
             WARN,
-            f"transformers {found} is not one that Lineside is tested with",
+            f"transformers {found} is not supported",
             "install transformers 4.56 or newer, below 6",
         )
 
@@ -105,8 +105,8 @@ def _packages() -> Iterator[Check]:
 def _home(home: Path) -> Check:
     existing = _nearest_existing(home)
     if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
-        todo = "set LINESIDE_HOME to a folder you may write"
-        return Check("home", FAIL, f"{existing} is not writable", todo)
+        hint = "set LINESIDE_HOME to a folder you may write"
+        return Check("home", FAIL, f"{existing} is not writable", hint)
     if existing != home:
         return Check("home", OK, f"{home} will be made on first use")
     if stat.S_IMODE(home.stat().st_mode) & 0o077:
@@ -138,12 +138,12 @@ def _disks(settings: Settings) -> Iterator[Check]:
         seen.add(device)
         free = shutil.disk_usage(existing).free
         state = FAIL if free < CRITICAL_DISK_BYTES else WARN if free < LOW_DISK_BYTES else OK
-        todo = "free some: a full disk costs events" if state != OK else ""
-        yield Check("disk", state, f"{size(free)} free under {path}", todo)
+        hint = "free some space: a full disk costs events" if state != OK else ""
+        yield Check("disk", state, f"{size(free)} free under {path}", hint)
 
 
 def _clock(home: Path) -> Check:
-    """The clock against the file system's, which on a shared one is another machine's."""
+    """Compare the clock with the file system's, on a shared one another machine's."""
     try:
         with tempfile.NamedTemporaryFile(dir=_nearest_existing(home)) as file:
             file.write(b"x")
@@ -153,8 +153,8 @@ def _clock(home: Path) -> Check:
         return Check("clock", WARN, f"could not be compared: {error.strerror}")
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
-        todo = "synchronise the clocks (NTP): times of events will not fit together"
-        return Check("clock", WARN, f"{now}, {skew:+.0f} s off the file server's", todo)
+        hint = "synchronise the clocks (NTP): times of events will not fit together"
+        return Check("clock", WARN, f"{now}, {skew:+.0f} s off the file server's", hint)
     return Check("clock", OK, now)
 
 
@@ -172,13 +172,11 @@ def _bus(settings: Settings) -> Iterator[Check]:
             reader.wait_connected(BROKER_TIMEOUT_SECONDS)
             journal, head = reader.journal or "", reader.head
     except ReaderDenied as error:
-        said = f"answers at {settings.broker}{with_key}, which may not read: {error}"
-        yield Check("broker", OK, said)
+        detail = f"answers at {settings.broker}{with_key}, which may not read: {error}"
+        yield Check("broker", OK, detail)
     except KeyRefused as error:
-        todo = (
-            "ask whoever runs it for a key (`lineside keys new`), and set LINESIDE_KEY to its file"
-        )
-        yield Check("broker", FAIL, str(error), todo)
+        hint = "get a key from its administrator (`lineside keys new`), and set LINESIDE_KEY to it"
+        yield Check("broker", FAIL, str(error), hint)
     except LinesideError as error:
         yield Check(
             "broker",
@@ -186,17 +184,16 @@ def _bus(settings: Settings) -> Iterator[Check]:
             f"none answers at {settings.broker} ({type(error).__name__})",
             "start it with `lineside up`; until then events wait in the spool"
             if not name
-            else "see that it runs there with --listen, and that no firewall is between",
+            else "check that it runs there with --listen and that no firewall is in between",
         )
     else:
-        said = f"answers at {settings.broker}{with_key}, its journal is at {head:,}"
-        yield Check("broker", OK, said)
+        detail = f"answers at {settings.broker}{with_key}, its journal is at {head:,}"
+        yield Check("broker", OK, detail)
     yield from _store(settings, journal, head)
 
 
 def _is_remote(settings: Settings) -> bool:
-    """Whether store and page are left to the machine of the broker: it is another one, and there is
-    no store here."""
+    """Whether broker, store and page run on another machine."""
     return settings.broker.startswith("tcp://") and not has_store(settings)
 
 
@@ -214,8 +211,8 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
     except LinesideError as error:
         yield Check("store", FAIL if journal else WARN, str(error))
         return
-    said = f"readable, newest run {newest[0].id}" if newest else "readable, no runs yet"
-    yield Check("store", OK, said)
+    detail = f"readable, newest run {newest[0].id}" if newest else "readable, no runs yet"
+    yield Check("store", OK, detail)
     if not journal:
         return
     writer, until = Writer(engine), time.monotonic() + CATCH_UP_SECONDS
@@ -226,11 +223,11 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
             "recorder",
             FAIL,
             f"{lag:,} journal entries behind the broker",
-            f"see that it runs (`lineside up`, `lineside recorder`), and its log in "
+            f"check that it runs (`lineside up`, `lineside recorder`), and its log in "
             f"{settings.home / 'logs'}",
         )
     else:
-        yield Check("recorder", OK, "has everything the broker has")
+        yield Check("recorder", OK, "has every journal entry of the broker")
 
 
 def _spool(settings: Settings) -> Iterator[Check]:
@@ -242,23 +239,23 @@ def _spool(settings: Settings) -> Iterator[Check]:
     unacknowledged = _unacknowledged(settings.spool)
     events = sum(unacknowledged.values())
     stream_count = plural(len(unacknowledged), "stream")
-    said = f"{plural(events, 'event')} of {stream_count} wait in {settings.spool}"
+    detail = f"{plural(events, 'event')} of {stream_count} wait in {settings.spool}"
     if pid is not None:
         yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
-        yield Check("spool", OK, said)
+        yield Check("spool", OK, detail)
     elif unacknowledged:
-        todo = f"lineside ship --spool {settings.spool}"
-        yield Check("spool", WARN, f"{said}, and no shipper runs", todo)
+        hint = f"lineside ship --spool {settings.spool}"
+        yield Check("spool", WARN, f"{detail}, and no shipper runs", hint)
     else:
-        yield Check("spool", OK, "nothing waits, no shipper needed")
+        yield Check("spool", OK, "no event waits")
 
 
 def _unacknowledged(spool: Path) -> dict[Stream, int]:
-    """Streams of which not all is confirmed, and how many events that is."""
+    """Streams with unconfirmed events, and their number."""
     unacknowledged = {}
     for stream, folder in directory.streams(spool):
         stream_sender = StreamSender(stream, folder, directory.acked_seq(folder))
-        with contextlib.suppress(OSError):  # its shipper has just removed it
+        with contextlib.suppress(OSError):  # the shipper has just removed it
             if left := stream_sender.left():
                 unacknowledged[stream] = left
         stream_sender.close()
@@ -273,13 +270,13 @@ def _dashboard(settings: Settings) -> Check:
         return Check("dashboard", WARN, problem, "start it with `lineside up`")
     restarts = {name: n for name, n in (up_status or {}).get("restarts", {}).items() if n}
     if restarts:
-        said = ", ".join(f"the {name} {times_text(n)}" for name, n in restarts.items())
-        todo = f"see the logs in {settings.home / 'logs'}"
-        return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {said}", todo)
+        detail = ", ".join(f"the {name} {times_text(n)}" for name, n in restarts.items())
+        hint = f"see the logs in {settings.home / 'logs'}"
+        return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {detail}", hint)
     remark = "" if up_status else ", though not by an `up` on this home"
     return Check("dashboard", OK, f"{url} is ready{remark}")
 
 
 def _nearest_existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that is there."""
+    """``path``, or its nearest parent that exists."""
     return next(p for p in (path, *path.parents) if p.exists())

@@ -15,7 +15,7 @@ from lineside.cli.rows import FLOAT, INTEGER, JSON, TEXT, TIME, Rows
 from lineside.dashboard.http.strict_json import strict
 
 OnProgress = Callable[[int], None]
-"""Told now and then how many rows are written."""
+"""Called now and then with the number of rows written."""
 _CHUNK = 10_000
 
 
@@ -29,7 +29,7 @@ def write_csv(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
 
 
 def write_jsonl(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
-    """One strict JSON object a line. ``non_finite`` says where null is a NaN or an infinity."""
+    """One strict JSON object a line. ``non_finite`` lists the nulls that are NaN or infinite."""
     names = list(rows.columns)
     for chunk in _chunks(rows.items, on_progress):
         lines = []

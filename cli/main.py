@@ -1,4 +1,4 @@
-"""The ``lineside`` command: every error of ours becomes one sentence and an exit code."""
+"""The ``lineside`` command: each of our errors becomes one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ app = typer.Typer(
 
 
 def register(command: Callable[..., None]) -> None:
-    """Make ``command`` one of ours: it ends in a sentence and an exit code, whatever it raises."""
+    """Register ``command``; an error it raises becomes a sentence and an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: object, **options: object) -> None:
@@ -55,7 +55,7 @@ def register(command: Callable[..., None]) -> None:
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # Who read our output has left. Python would complain of the rest of it at exit.
+            # The reader of our output has left. Python would complain about the rest at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE)
         except OSError as error:
@@ -64,9 +64,9 @@ def register(command: Callable[..., None]) -> None:
 
     app.command(
         context_settings={
-            # What follows the first word of a training command belongs to that command.
+            # Options after the first word of a training command belong to that command.
             "allow_interspersed_args": command is not run.run,
-            # A rate below zero is no option, but a rate that cannot be.
+            # A negative rate is an invalid rate, not an option.
             "ignore_unknown_options": command is control.set_lr,
         }
     )(guarded)
@@ -115,7 +115,7 @@ def lineside(
         ),
     ] = False,
 ) -> None:
-    """Watch and keep a training run from outside the training process."""
+    """Monitor and control training runs from outside the training process."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a command prints: aligned tables for people, strict JSON for machines."""
+"""Prints aligned tables for people and strict JSON for machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machin
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """``value`` as strict JSON: NaN and infinities are null."""
+    """Print ``value`` as strict JSON: NaN and infinities become null."""
     clean, _ = strict(value)
     sys.stdout.write(json.dumps(clean, indent=indent, ensure_ascii=False) + "\n")
 
@@ -26,7 +26,7 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:
-    """Aligned columns; those whose index is in ``right`` are numbers, aligned at their end."""
+    """Aligned columns; those whose index is in ``right`` are right-aligned."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
     lines = [
@@ -40,7 +40,7 @@ def table(
 
 
 def pairs(items: Sequence[tuple[str, str]], indent: int = 2) -> str:
-    """Names and what they are, one a line."""
+    """Names and values, one pair a line."""
     items = [(printable(name), printable(value)) for name, value in items]
     width = max((len(name) for name, _ in items), default=0)
     return "\n".join(
@@ -61,14 +61,14 @@ def step_text(step: int | None, of: int | None) -> str:
 
 
 def warn(sentence: str) -> None:
-    """A line on stderr, where it does not mix with what is piped on; never fails."""
+    """Print a line to stderr; never fails."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{printable(sentence)}\n")
         sys.stderr.flush()
 
 
 class StatusLine:
-    """One line on stderr that says how far long work is; nothing where stderr is no terminal."""
+    """A progress line on stderr; nothing where stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
@@ -81,8 +81,8 @@ class StatusLine:
             sys.stderr.flush()
             self._width = len(text)
 
-    def done(self) -> None:
-        """Leave no trace of it."""
+    def clear(self) -> None:
+        """Erase the line."""
         if self._shown and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()

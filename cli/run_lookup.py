@@ -24,11 +24,11 @@ RunArgument = Annotated[
 
 
 def open_engine() -> Engine:
-    """The store that the settings name.
+    """The store of the settings.
 
     Raises:
         MissingExtra: SQLAlchemy is not installed.
-        StoreError: it cannot be read.
+        StoreError: the store cannot be read.
     """
     from lineside.store.database.engine import open_store
 
@@ -36,7 +36,7 @@ def open_engine() -> Engine:
 
 
 def open_history() -> History:
-    """The store that the settings name, for reading; raises as ``open_engine`` does."""
+    """The run history of the settings' store; raises as ``open_engine`` does."""
     engine = open_engine()
     from lineside.store.history.history import History
 
@@ -44,20 +44,21 @@ def open_history() -> History:
 
 
 def has_store(settings: Settings) -> bool:
-    """Whether there is a store here, be it a broken one: in the home, or in ``LINESIDE_STORE``."""
+    """Whether this machine has a store, readable or not: in the home, or in ``LINESIDE_STORE``."""
     default = Settings.from_env({"LINESIDE_HOME": str(settings.home)}).store
     return settings.store != default or Path(default.removeprefix("sqlite:///")).exists()
 
 
 def resolve_run(run: str, alternative: str) -> tuple[str, Run | None]:
-    """The id of the run that a person means, and what is known of it. Without a store here, as on
-    another machine than the broker's, or without what reads it, ``run`` must be an id, and nothing
-    is known. ``alternative`` tells what can be done without asking a store.
+    """The id and the record of the run that a person names.
+
+    Without a store on this machine, or without the packages to read it, ``run`` must be a whole id
+    and there is no record. ``alternative`` ends the error message: what works without a store.
 
     Raises:
-        RunNotFound: nothing fits.
-        UsageError: several runs do, or it is no id and there is no store to ask.
-        StoreError: there is a store here, which cannot be read.
+        RunNotFound: no run matches.
+        UsageError: several runs match, or there is no store and ``run`` is not an id.
+        StoreError: the store of this machine cannot be read.
     """
     try:
         found = open_history().find(run)
@@ -65,7 +66,9 @@ def resolve_run(run: str, alternative: str) -> tuple[str, Run | None]:
         if isinstance(error, StoreError) and has_store(Settings.from_env()):
             raise StoreError(f"{error}; {alternative}") from error
         if run == "latest" or not is_run_id(run):
-            raise UsageError(f"{error}; or give a run's whole id, not {run!r}") from error
-        warn(f"{run!r} cannot be looked up here: taken as a run's id")
+            raise UsageError(
+                f"{error}; or give the whole id of a run instead of {run!r}"
+            ) from error
+        warn(f"{run!r} cannot be looked up on this machine: taken as a run's id")
         return run, None
     return found.id, found

@@ -1,4 +1,4 @@
-"""``lineside audit``: who asked for what, and what came of it."""
+"""``lineside audit``: requests, who made them, and their outcome."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 def audit(
     run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Only what is about this run.")
+        str | None, typer.Option(metavar="RUN", help="Only entries about this run.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on after an earlier list: its `next`.")
+        str | None, typer.Option(help="Continue an earlier list: its `next`.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell who asked for what and what came of it, the newest first."""
+    """List requests with their issuer and outcome, the newest first."""
     history = open_history()
     try:
         run_id = None if run is None else history.find(run).id
     except RunNotFound:
-        run_id = run  # deleted, or never there: the audit may know of it nevertheless
+        run_id = run  # a deleted run keeps its audit entries
     page = history.audit(run=run_id, limit=limit, cursor=cursor)
     if json:
         from lineside.dashboard.api.models import AuditEntry
@@ -38,12 +38,12 @@ def audit(
         print_json({"items": items, "next": page.next})
         return
     if not page.items:
-        warn("nothing" + (f" about {run}" if run else " yet"))
+        warn("no entries" + (f" about {run}" if run else " yet"))
         return
     header = ("TIME", "WHO", "ACTION", "TARGET", "OUTCOME", "WHY")
     typer.echo(table(header, [_row(entry) for entry in page.items]))
     if page.next:
-        warn(f"there are more: --limit, or --cursor {page.next}")
+        warn(f"more entries: use --limit, or --cursor {page.next}")
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``lineside stop``, ``save``, ``pause`` and the like: commands to a run that is being trained."""
+"""``lineside stop``, ``save``, ``pause`` and the others: commands to a running training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, print_json
 from lineside.cli.run_lookup import RunArgument, open_history, resolve_run
 
-ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
+ReasonOption = Annotated[str, typer.Option(help="The reason, kept with the command.")]
 WaitOption = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Show each state until the command is done.")
 ]
 ExpiresOption = Annotated[
-    float, typer.Option(min=1, max=31_536_000, help="Seconds after which it is not applied.")
+    float, typer.Option(min=1, max=31_536_000, help="Seconds until the command expires.")
 ]
 AheadOption = Annotated[
-    bool, typer.Option("--ahead", help="Send it to the run whose id is RUN, training or not.")
+    bool,
+    typer.Option("--ahead", help="Send to the run with the id RUN, even if it does not train yet."),
 ]
 
 _ALTERNATIVE = "or command it without a store, by --ahead and its whole id"
@@ -52,7 +53,7 @@ def stop(
 
 
 def _simple_command(op: str, help_text: str) -> Callable[..., None]:
-    """The command line of an op without arguments."""
+    """The command function of an operation without arguments."""
 
     def command(
         run: RunArgument,
@@ -68,16 +69,16 @@ def _simple_command(op: str, help_text: str) -> Callable[..., None]:
     return command
 
 
-save = _simple_command("save", "Have a training write a checkpoint after its current step.")
-evaluate = _simple_command("evaluate", "Have a training evaluate after its current step.")
-log = _simple_command("log", "Have a training log its metrics after its current step.")
-resume = _simple_command("resume", "Let a paused training go on.")
+save = _simple_command("save", "Make a training write a checkpoint after its current step.")
+evaluate = _simple_command("evaluate", "Make a training evaluate after its current step.")
+log = _simple_command("log", "Make a training log its metrics after its current step.")
+resume = _simple_command("resume", "Resume a paused training.")
 
 
 def pause(
     run: RunArgument,
     seconds: Annotated[
-        float | None, typer.Option("--for", min=1, help="Go on by itself after this many seconds.")
+        float | None, typer.Option("--for", min=1, help="Resume by itself after this many seconds.")
     ] = None,
     reason: ReasonOption = "",
     wait: WaitOption = True,
@@ -85,9 +86,9 @@ def pause(
     ahead: AheadOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Hold a training up after its current step.
+    """Pause a training after its current step.
 
-    It goes on by itself after a day, or as many seconds as --for says.
+    It resumes by itself after a day, or after the seconds of --for.
     """
     args = {} if seconds is None else {"seconds": seconds}
     _send(run, "pause", args, reason, wait, expires, ahead, json)
@@ -104,7 +105,7 @@ def set_lr(
 ) -> None:
     """Change a training's learning rate.
 
-    Its schedule goes on from there.
+    The schedule continues from there.
     """
     _send(run, "set_lr", {"lr": rate}, reason, wait, expires, ahead, json)
 
@@ -140,22 +141,22 @@ def _send(
 
 
 def _not_applied_message(command: Command, run: str, state: str, end_status: str) -> str:
-    """What to say of a command that came as far as ``state``; ``end_status`` is how its run did."""
+    """The error for a command in ``state`` whose run ended as ``end_status``."""
     op = command.op
     if state in ("rejected", "expired", "superseded"):
         return f"{op} was not applied"
     if not end_status:
-        later = f"`lineside audit --run {run}` tells of a later one"
-        return f"{op}: no answer has come in time from run {run}; {later}"
+        later = f"`lineside audit --run {run}` shows a later one"
+        return f"{op}: run {run} has not answered in time; {later}"
     if state == "delivered":
-        return f"{op}: run {run} is {end_status}; whether it was applied is not known"
+        return f"{op}: run {run} is {end_status}; it is unknown whether the command was applied"
     left = f"{max(command.expires_at - time.time(), 0):.0f} s"
-    then = f"should it go on within {left}, it is applied then"
+    then = f"if the run resumes within {left}, it is applied then"
     return f"{op} was not applied: run {run} is {end_status}; {then}"
 
 
 class _RunEndWatcher:
-    """Whether ``run`` has been over for long enough that what was sent to it would be answered."""
+    """True once ``run`` has been over for so long that it would have answered."""
 
     def __init__(self, run: str) -> None:
         self.status = ""
@@ -173,7 +174,7 @@ class _RunEndWatcher:
             accepts_commands, status = found.accepts_commands, found.status
         except RunNotFound:
             accepts_commands, status = False, "deleted"
-        except LinesideError:  # what the broker says goes on being heard
+        except LinesideError:  # answers still come over the broker
             return False
         if accepts_commands:
             self._ended_since = 0.0
@@ -188,7 +189,7 @@ def _resolve_target(run: str, ahead: bool) -> tuple[str, bool]:
     """The id of the run to command, and whether a store here knows it.
 
     Raises:
-        RunNotFound, CommandError: there is none that could take a command now.
+        RunNotFound, CommandError: no run can take a command now.
         UsageError, StoreError: as ``resolve_run`` does.
     """
     if ahead:

@@ -1,4 +1,4 @@
-"""``lineside demo``: everything at once, on this machine, with an account at the end."""
+"""``lineside demo``: a training beside a whole stack, with an account at the end."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import typer
 
 def demo(
     seconds: Annotated[
-        float, typer.Option(min=5, max=3600, help="About how long to train until it is stopped.")
+        float,
+        typer.Option(min=5, max=3600, help="Seconds to train until the demo stops it, about."),
     ] = 75,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the stack up afterwards, until Ctrl-C.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up until Ctrl-C.")] = False,
 ) -> None:
-    """Train a small GPT-2 beside a stack of its own, and steer it.
+    """Train a small GPT-2 beside its own stack, and send it commands.
 
-    Ends with an account of the commands, of what was emitted and recorded, and what that cost.
+    Ends with an account of the commands, the events emitted and recorded, and their cost.
 
-    It has a home of its own, .lineside/demo in this folder, or demo in LINESIDE_HOME if that is
-    set. Exit code 1 if training failed or an event was lost.
+    Its home is .lineside/demo in this folder, or demo in LINESIDE_HOME if that is set. Exit code 1
+    if training failed or an event was lost.
     """
     from lineside.cli.demo.demo_run import DemoRun, demo_settings
 

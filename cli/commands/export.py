@@ -1,4 +1,4 @@
-"""``lineside export``: a run's points, timing, events or commands as a file."""
+"""``lineside export``: writes a run's points, timing, events or commands to a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STDOUT = Path("-")
 
 
 class Format(str, Enum):
-    """What a file can be."""
+    """Format of a file."""
 
     csv = "csv"
     jsonl = "jsonl"
@@ -29,7 +29,7 @@ class Format(str, Enum):
 
 
 class ExportKind(str, Enum):
-    """What of a run can be exported."""
+    """Which part of a run is exported."""
 
     points = "points"
     timing = "timing"
@@ -49,16 +49,14 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write; - is standard output.")
     ] = STDOUT,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a run's history as CSV, JSON Lines or Parquet."""
     chosen = _format(format, output)
     if output != STDOUT and output.is_file() and not force:
-        raise UsageError(f"{output} is already there: --force replaces it")
+        raise UsageError(f"{output} already exists: --force replaces it")
     engine = open_engine()
-    # Only now: what follows needs SQLAlchemy, and open_engine says so in a sentence.
+    # Imported here: both need SQLAlchemy, and open_engine reports that it is missing.
     from lineside.cli import files, rows
     from lineside.store.history.history import History
 
@@ -78,7 +76,7 @@ def export(
 
     with _open_output(output) as out:
         files.WRITERS[chosen.value](read, out, on_progress)
-    progress.done()
+    progress.clear()
     where = "" if output == STDOUT else f" to {output}"
     warn(f"{run_id}: {plural(written, read.noun)} written{where}")
 

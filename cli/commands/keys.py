@@ -1,4 +1,4 @@
-"""``lineside keys``: who may connect from other machines, and what he may do."""
+"""``lineside keys``: keys for other machines and tokens for the dashboard."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ Action = Literal["new", "list", "revoke"]
 
 
 def keys(
-    action: Annotated[Action, typer.Argument(help="What to do.")],
-    name: Annotated[str, typer.Argument(help="What the key is called.")] = "",
+    action: Annotated[Action, typer.Argument(help="The action.")],
+    name: Annotated[str, typer.Argument(help="Name of the key.")] = "",
     role: Annotated[
         list[str] | None,
-        typer.Option(help="What it may do: emit, read, control or admin; may be repeated."),
+        typer.Option(help="A role: emit, read, control or admin; may be repeated."),
     ] = None,
     runs: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only runs whose id fits, as nlp-*; may be repeated."),
+        typer.Option(
+            metavar="PATTERN", help="Only runs whose id matches, as nlp-*; may be repeated."
+        ),
     ] = None,
     token: Annotated[
-        bool, typer.Option("--token", help="Make a token for the dashboard, not a key.")
+        bool, typer.Option("--token", help="Create a token for the dashboard instead of a key.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Make, list and revoke keys and tokens.
+    """Create, list and revoke keys and tokens.
 
-    Keys are to the broker, tokens to the dashboard. As `lineside keys new node7 --role emit`, on
-    the machine of the broker. A change takes effect within a second, without a restart.
+    A key opens the broker, a token the dashboard. Example: `lineside keys new node7 --role emit`
+    on the broker's machine. A change takes effect within a second, without a restart.
     """
     keyring = Keyring(keys_folder(Settings.from_env().home))
     if action == "list":
         _list(keyring, json)
     elif not name:
-        raise UsageError(f"keys {action}: NAME is missing; expected what the key is called")
+        raise UsageError(f"keys {action}: NAME is missing; expected the name of a key")
     elif action == "revoke":
         revoked = keyring.revoke(name)
         if json:
@@ -57,7 +59,7 @@ def keys(
         else:
             typer.echo(
                 f"{path}\n"
-                "Bring this file to the other machine, readable for its user alone, and set there\n"
+                "Copy this file to the other machine, readable by its user only, and set there\n"
                 "  LINESIDE_KEY=/path/to/it LINESIDE_BROKER=tcp://THIS-MACHINE:7430"
             )
 
@@ -66,12 +68,12 @@ def _new_token(
     keyring: Keyring, name: str, roles: list[str] | tuple[()], runs: object, json: bool
 ) -> None:
     if runs:
-        raise UsageError("--runs: a token is for every run; only keys can be limited to some")
+        raise UsageError("--runs: a token covers every run; only keys can be limited to some")
     new_token = keyring.new_token(name, roles)
     if json:
         print_json({"name": name, "what": "token", "token": new_token})
     else:
-        typer.echo(f"{new_token}\nIt is shown this once: what is kept is only a hash of it.")
+        typer.echo(f"{new_token}\nIt is shown only now: Lineside keeps only its hash.")
 
 
 def _list(keyring: Keyring, json: bool) -> None:

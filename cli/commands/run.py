@@ -14,14 +14,14 @@ def run(
     command: Annotated[
         list[str], typer.Argument(metavar="CMD", help="The command as you would type it.")
     ],
-    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
-    project: Annotated[str | None, typer.Option(help="The project it belongs to.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project of the run.")] = None,
 ) -> None:
-    """Run a training command, its Trainers watched.
+    """Run a training command with the callback in its Trainers.
 
-    As `lineside run -- python train.py --lr 1e-4`. It puts Lineside's callback into every Trainer
-    that the command makes, under python, torchrun, accelerate launch and TRL; nothing in the script
-    is changed. The exit code is the command's own, and it is recorded.
+    Example: `lineside run -- python train.py --lr 1e-4`. Every Trainer of the command gets
+    Lineside's callback, under python, torchrun, accelerate launch and TRL, without a change to the
+    script. The exit code is the command's own and is recorded.
     """
     from lineside.emitter.launch.command import launch
 

@@ -33,7 +33,7 @@ def runs(
     ] = "-started_at",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on after an earlier list: its `next`.")
+        str | None, typer.Option(help="Continue an earlier list: its `next`.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,13 +48,13 @@ def runs(
         print_json({"items": items, "next": page.next})
         return
     if not page.items:
-        warn("no runs" + (" that fit" if search or status or project else " yet"))
+        warn("no runs" + (" match" if search or status or project else " yet"))
         return
     now = datetime.now(timezone.utc)
     header = ("RUN", "NAME", "PROJECT", "STATUS", "STEP", "LOSS", "STARTED", "TOOK")
     typer.echo(table(header, [_row(run, now) for run in page.items], right=(4, 5, 7)))
     if page.next:
-        warn(f"there are more: --limit, or --cursor {page.next}")
+        warn(f"more runs: use --limit, or --cursor {page.next}")
 
 
 def _row(run: Run, now: datetime) -> tuple[str, ...]:

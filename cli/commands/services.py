@@ -14,16 +14,17 @@ from lineside.bus.settings import Settings
 DASHBOARD_PORT = 7431
 
 HostOption = Annotated[
-    str, typer.Option(help="Address to listen on; other than loopback takes tokens.")
+    str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
 ]
 ListenOption = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Let keys of other machines in at tcp://HOST:PORT.")
+    str,
+    typer.Option(metavar="ADDRESS", help="Also listen at tcp://HOST:PORT for clients with a key."),
 ]
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
 ]
 TokensOption = Annotated[
-    bool, typer.Option("--tokens", help="Ask for tokens on loopback too, behind a proxy.")
+    bool, typer.Option("--tokens", help="Require tokens on loopback too, behind a proxy.")
 ]
 
 
@@ -34,7 +35,7 @@ def broker(
     keep_gb: Annotated[float, typer.Option(min=0, help="Keep at most this many gibibytes.")] = 10.0,
     listen: ListenOption = "",
 ) -> None:
-    """Receive, keep and deliver events."""
+    """Run the broker: receive, keep and deliver events."""
     from lineside.bus.broker.service import Broker
 
     configure_logging()
@@ -51,7 +52,7 @@ def recorder() -> None:
     from lineside.subscribers.recorder.recorder import Recorder
 
     configure_logging()
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins at every start
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins at each start
     Recorder(Settings.from_env()).serve()
 
 
@@ -68,10 +69,10 @@ def dashboard(
 
 
 def shipper() -> None:
-    """Carry events from spool to broker, as a service.
+    """Send events from the spool to the broker, as a service.
 
-    Training starts a shipper by itself where none runs, and that one ends when nothing is left to
-    do. This one stays.
+    A training starts a shipper by itself where none runs, and that one ends when its work is done.
+    This one keeps running.
     """
     from lineside.emitter.shipper.service import Shipper, ShipperLimits
 

@@ -16,16 +16,16 @@ from lineside.dashboard.formatting import plural
 
 def ship(
     spool: Annotated[
-        Path | None, typer.Option(help="Folder to ship from; by default LINESIDE_SPOOL.")
+        Path | None, typer.Option(help="Folder to ship from; default LINESIDE_SPOOL.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Give up after this many seconds.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Carry to the broker what waits in a spool.
+    """Send the events of a spool to the broker.
 
-    Ends when the broker has confirmed everything; exit code 1 if something is left.
+    Ends when the broker has confirmed all of them; exit code 1 if some are left.
     """
     from lineside.emitter.shipper.flush import ShipResult
     from lineside.emitter.shipper.flush import ship as ship_spool
@@ -33,7 +33,9 @@ def ship(
     settings = Settings.from_env()
     folder = settings.spool if spool is None else spool.absolute()
     if not folder.is_dir():
-        raise UsageError(f"there is no spool at {folder}: expected a folder, as LINESIDE_SPOOL is")
+        raise UsageError(
+            f"there is no spool at {folder}: expected a folder, as LINESIDE_SPOOL names it"
+        )
     progress = StatusLine()
 
     def on_progress(so_far: ShipResult) -> None:
@@ -42,7 +44,7 @@ def ship(
     try:
         shipped = ship_spool(folder, settings.broker, timeout, on_progress)
     finally:
-        progress.done()
+        progress.clear()
     if json:
         print_json(dataclasses.asdict(shipped))
     else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(run: RunArgument, json: JsonOption = False) -> None:
-    """Tell what is known of one run."""
+    """Show one run: attempts, last values, events, account and checkpoints."""
     history = open_history()
     found = history.find(run)
     streams = history.streams(found.id)
@@ -67,11 +67,11 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
 
 
 def hook_cost(streams: list[StreamAccount]) -> str:
-    """What the hooks took in the training processes, by event and by hook."""
+    """The time spent in hooks, for each hook and in total."""
     spent = sum(stream.hook_ns or 0 for stream in streams)
     hooks = sum(stream.hooks or 0 for stream in streams)
     if not hooks:
-        return "not known yet"
+        return "unknown so far"
     return f"{spent / hooks / 1000:.1f} us each, {spent / 1e9:.3f} s in all"
 
 

@@ -1,4 +1,4 @@
-"""``lineside stopper``: rules applied to every run, or tried on one that is recorded."""
+"""``lineside stopper``: applies rules to every run, or tests them on a recorded one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ def stopper(
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file of rules.", show_default=False)
     ] = None,
-    monitor: Annotated[str | None, typer.Option(help="Metric that is looked at.")] = None,
+    monitor: Annotated[str | None, typer.Option(help="Metric to monitor.")] = None,
     mode: Annotated[str | None, typer.Option(help="min, max, or auto by the name.")] = None,
     patience: Annotated[
         str | None, typer.Option(metavar="N", help="Act after N evaluations without a better one.")
     ] = None,
     min_delta: Annotated[
-        str | None, typer.Option(metavar="X", help="What counts as better is so by more than X.")
+        str | None, typer.Option(metavar="X", help="Smallest change that counts as better.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="X", help="Better than X, instead of the best so far.")
+        str | None, typer.Option(metavar="X", help="Compare with X instead of the best so far.")
     ] = None,
     threshold: Annotated[
         str | None, typer.Option(metavar="X", help="Act once the metric is as good as X.")
     ] = None,
     divergence: Annotated[
-        str | None, typer.Option(metavar="X", help="Act once it is worse than its best by over X.")
+        str | None,
+        typer.Option(
+            metavar="X", help="Act once the metric is worse than its best by more than X."
+        ),
     ] = None,
     not_finite: Annotated[
         str | None, typer.Option(metavar="N", help="Act after N NaNs or infinities in a row.")
@@ -47,32 +50,38 @@ def stopper(
     ] = None,
     max_steps: Annotated[str | None, typer.Option(metavar="N", help="Act at step N.")] = None,
     start_after: Annotated[
-        str | None, typer.Option(help="Do not look before, as '500 steps' or '3 evaluations'.")
+        str | None, typer.Option(help="Ignore values before, as '500 steps' or '3 evaluations'.")
     ] = None,
     action: Annotated[
         str | None, typer.Option(help="stop, save_and_stop, evaluate, set_lr or alert.")
     ] = None,
     factor: Annotated[
-        str | None, typer.Option(metavar="X", help="What set_lr multiplies the rate by.")
+        str | None, typer.Option(metavar="X", help="set_lr multiplies the rate by X.")
     ] = None,
     min_lr: Annotated[
-        str | None, typer.Option(metavar="X", help="Below which set_lr does not go.")
+        str | None, typer.Option(metavar="X", help="Lowest rate that set_lr sets.")
     ] = None,
     cool_down: Annotated[
-        str | None, typer.Option(metavar="N", help="Values not looked at after acting.")
+        str | None, typer.Option(metavar="N", help="Values to ignore after acting.")
     ] = None,
-    project: Annotated[str | None, typer.Option(help="Only runs of this project; * fits.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only runs of this id or name; * fits.")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="Only runs of this project; * matches any text.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Only runs with this id or name; * matches any text.")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", help="Only report what would be done.")
     ] = False,
     backtest: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Show where it would have acted on a recorded run."),
+        typer.Option(
+            metavar="RUN", help="Show where the rules would have acted on a recorded run."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Stop runs by rules, and do other things about them."""
+    """Stop runs by rules, or save, evaluate, change the learning rate, or alert."""
     options = {
         "monitor": monitor,
         "mode": mode,
@@ -108,10 +117,10 @@ def stopper(
 
 
 def _rules(settings: Settings, file: Path | None, options: dict[str, Any]) -> Sequence[Rule]:
-    """Those of the file, of the options, or of the file in the home.
+    """The rules of the options, of the file, or of the file in the home.
 
     Raises:
-        UsageError: there are none, or they are given twice.
+        UsageError: there are no rules, or they are given twice.
     """
     from lineside.subscribers.stopper import rule_parser
 
@@ -125,7 +134,7 @@ def _rules(settings: Settings, file: Path | None, options: dict[str, Any]) -> Se
     found = file or settings.home / rule_parser.FILE_NAME
     if file is None and not found.exists():
         raise UsageError(
-            f"there are no rules: give one by options, as --monitor eval_loss --patience 3, or a "
+            f"there are no rules: give one by options, as --monitor eval_loss --patience 3, name a "
             f"file with --rules, or write {found}"
         )
     return rule_parser.load(found)

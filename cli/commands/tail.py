@@ -1,4 +1,4 @@
-"""``lineside tail``: events as they come over the bus."""
+"""``lineside tail``: prints events as they arrive over the bus."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lineside.dashboard import formatting
 if TYPE_CHECKING:
     from lineside.bus.client.reader import Batch
 
-CONNECT_SECONDS = 4.0  # before the reader itself says that nobody answers
-_ALTERNATIVE = "or leave RUN out, and read all runs without a store"
+CONNECT_SECONDS = 4.0  # shorter than the reader's own warning
+_ALTERNATIVE = "or leave out RUN to read all runs without a store"
 
 
 def tail(
@@ -30,7 +30,7 @@ def tail(
         typer.Argument(metavar="RUN", help="A run's id, its beginning, a name, or latest."),
     ] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin with the oldest event the bus still has.")
+        bool, typer.Option("--from-start", help="Start at the oldest event in the journal.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -56,7 +56,7 @@ def tail(
 
 
 def format_line(stream: Stream | None, item: Event | Gap, *, one_run: bool = False) -> str:
-    """One event or gap for a person; of ``one_run`` only the producer is told."""
+    """One event or gap as a line; with ``one_run`` it names the producer only."""
     where = "the journal"
     if stream is not None:
         where = stream.producer if one_run else f"{stream.run}/{stream.producer}"
@@ -67,7 +67,7 @@ def format_line(stream: Stream | None, item: Event | Gap, *, one_run: bool = Fal
 
 
 def to_document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
-    """One event or gap for a machine."""
+    """One event or gap as a JSON document."""
     stream_fields = stream._asdict() if stream else {"run": None, "producer": None, "attempt": None}
     if isinstance(item, Gap):
         return {**stream_fields, "kind": None, "gap": {"first": item.first, "end": item.end}}

@@ -22,13 +22,13 @@ def up(
     tokens: TokensOption = False,
     listen: ListenOption = "",
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Leave the processes' log lines in their files.")
+        bool, typer.Option("--quiet", "-q", help="Do not print the processes' log lines.")
     ] = False,
 ) -> None:
     """Run broker, recorder and dashboard in the foreground.
 
-    Beside them a stopper, if the home has a rules.yaml. Whichever ends is started again. Ctrl-C or
-    SIGTERM ends them all.
+    A stopper runs with them if the home has a rules.yaml. A process that ends is restarted. Ctrl-C
+    or SIGTERM ends them all.
     """
     from lineside.cli.output import warn
     from lineside.cli.stack.stack import Stack

@@ -1,4 +1,4 @@
-"""Somebody who steers the demo's training from outside: over the bus, as any user would."""
+"""Sends commands to the demo's training over the bus, as a user does."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.commands import Command
 
 STOP_FRACTION = 0.5
-"""The share of its steps at which training is stopped: what is left is time for the command."""
+"""The fraction of its steps at which training is stopped."""
 DEMO_PAUSE_SECONDS = 2.0
-"""How long training is held up."""
+"""How long training is paused."""
 TIMEOUT_SECONDS = 20.0
-"""How long a command may take until nothing more becomes of it."""
+"""After this time a command expires."""
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class ScheduledCommand:
-    """A command to be given once ``fraction`` of the training's steps are done."""
+    """A command to send once ``fraction`` of the training's steps are done."""
 
     fraction: float
     op: str
@@ -40,9 +40,9 @@ SCHEDULE = (
 
 
 class DemoController:
-    """Runs ``SCHEDULE`` on the run ``run`` in a thread of its own.
+    """Sends the commands of ``SCHEDULE`` to the run ``run`` from its own thread.
 
-    ``done`` tells the share of its steps that training has done, None while that is not known.
+    ``fraction_done`` returns the fraction of its steps that training has done, None if unknown.
     """
 
     def __init__(self, address: str, run: str, fraction_done: Callable[[], float | None]) -> None:
@@ -52,20 +52,20 @@ class DemoController:
         self._stopped = threading.Event()
         self._sent: list[tuple[str, list[CommandStatus]]] = []
         self._error = ""
-        self._thread = threading.Thread(target=self._run, name="steersman", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="demo-controller", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Training is over: give no more commands, and come to an end."""
+        """Send no more commands and end the thread."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(TIMEOUT_SECONDS)
 
     def summary(self) -> list[tuple[str, str]]:
-        """Each command given, and how it went; why there are no more, if so."""
+        """Each command with its outcome, then the error that ended the schedule, if any."""
         outcomes = [(op, _outcome_text(states)) for op, states in list(self._sent)]
         return [*outcomes, ("then", self._error)] if self._error else outcomes
 
@@ -80,7 +80,7 @@ class DemoController:
             self._error = str(error)
 
     def _wait_until_due(self, scheduled: ScheduledCommand) -> bool:
-        """Whether it is time for it; False if training ended before."""
+        """True when the command is due, False if training ended first."""
         if scheduled.op == "resume":
             return not self._stopped.wait(DEMO_PAUSE_SECONDS)
         while not self._stopped.wait(_POLL_SECONDS):

@@ -1,4 +1,4 @@
-"""The demo's run: the stack, a training beside it, and an account from the store and the API."""
+"""The demo: a stack, a training beside it, and an account of its events."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from lineside.dashboard import formatting
 
 REQUIRED_PACKAGES = ("torch", "transformers", "accelerate")
 SUCCESS_STATUSES = ("finished", "stopped")
-"""What a training is called that ended well, by itself or because somebody told it to."""
+"""Statuses of a training that ended well."""
 DRAIN_SECONDS = 30.0
-"""How long after training the last events may take to be recorded."""
-_TTY_INTERVAL, _LOG_INTERVAL = 1.0, 10.0  # between words of progress: terminal, otherwise
+"""Seconds after training within which the last events must be recorded."""
+_TTY_INTERVAL, _LOG_INTERVAL = 1.0, 10.0  # seconds between progress lines
 
 
 class TrainingFailed(LinesideError):
-    """The demo's training did not end well; the message has its last words."""
+    """The demo's training failed; the message has its last output."""
 
 
 class DemoRun(UpService):
-    """One demo: ``succeeded`` afterwards says whether training succeeded and nothing was lost."""
+    """One demo. ``succeeded`` is True if training succeeded and no event was lost."""
 
     name = "demo"
 
@@ -61,7 +61,7 @@ class DemoRun(UpService):
         self._reported_at = 0.0
 
     def on_ready(self) -> None:
-        """Say where to look, and start the training."""
+        """Print the page's address and start the training."""
         make_private_folder(self._output)
         typer.echo(
             "A GPT-2 of 370,000 parameters learns Python from the standard library,\n"
@@ -72,7 +72,7 @@ class DemoRun(UpService):
         self._demo_controller.start()
 
     def run_once(self) -> None:
-        """Watch the training; when it has ended, give the account."""
+        """Supervise the training; print the account when it has ended."""
         super().run_once()
         if self._training is None:
             return
@@ -82,7 +82,7 @@ class DemoRun(UpService):
             return
         self._training = None
         self._demo_controller.stop()
-        self._progress.done()
+        self._progress.clear()
         if code != 0:
             raise TrainingFailed(
                 f"the training ended with {describe_exit(code)}: {self._last_output()}"
@@ -94,8 +94,8 @@ class DemoRun(UpService):
             self.should_exit = True
 
     def shutdown(self) -> None:
-        """End the training if it still goes, then the stack."""
-        self._progress.done()
+        """End the training if it still runs, then the stack."""
+        self._progress.clear()
         if self._training is not None:
             self._training.terminate()
             try:
@@ -165,7 +165,7 @@ class DemoRun(UpService):
             warn(text)
 
     def _print_summary(self) -> None:
-        """Compare what was emitted with what the store has and the API tells."""
+        """Compare the events emitted with those in the store and in the API."""
         from lineside.store.database.engine import open_store
         from lineside.store.history.history import History
 
@@ -184,7 +184,7 @@ class DemoRun(UpService):
         typer.echo(
             f"Training {run['status']} at step {run['step']:,}, "
             f"loss {formatting.number(run['metrics'].get('train_loss'))} on average, "
-            f"{formatting.number(run['metrics'].get('eval_loss'))} on text it never saw.\n\n"
+            f"{formatting.number(run['metrics'].get('eval_loss'))} on held-out text.\n\n"
             "Steered from outside while it trained\n"
             + pairs(self._demo_controller.summary())
             + "\n\nAccount\n"
@@ -206,11 +206,11 @@ class DemoRun(UpService):
             )
         )
         if not agree:
-            warn(f"the API tells another story: {account}")
+            warn(f"the API disagrees with the store: {account}")
         self.succeeded = agree and lost == 0 and run["status"] in SUCCESS_STATUSES
 
     def _wait_until_recorded(self) -> dict[str, Any]:
-        """The run once everything emitted is recorded, or as it is when time is up."""
+        """The run once every event is recorded, or its state at the deadline."""
         until = time.monotonic() + DRAIN_SECONDS
         while True:
             self.stack.run_once()
@@ -220,17 +220,17 @@ class DemoRun(UpService):
                 return run
             if time.monotonic() > until or self.should_exit:
                 if run is None:
-                    raise TrainingFailed(f"nothing of {self.run_id} was recorded")
+                    raise TrainingFailed(f"no event of {self.run_id} was recorded")
                 return run
             time.sleep(0.2)
 
     def _last_output(self) -> str:
-        lines = "\n  ".join(self._log.last_lines(5)) or "it said nothing"
-        return f"{lines}\n(all of it in {self._log.path})"
+        lines = "\n  ".join(self._log.last_lines(5)) or "it printed nothing"
+        return f"{lines}\n(see {self._log.path})"
 
 
 def demo_settings() -> Settings:
-    """Settings of a home that is the demo's own, so that nobody else's is touched."""
+    """Settings of the demo's own home, so that no other home is touched."""
     given = os.environ.get("LINESIDE_HOME")
     home = Path(given) / "demo" if given else Path.cwd() / ".lineside" / "demo"
     try:

@@ -1,4 +1,4 @@
-"""The right to run the stack on a home, and what who has it says of itself."""
+"""The lock that allows one ``lineside up`` for each home, and the status in its file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILE_NAME = "up.lock"
 
 
 class HomeLock:
-    """Held by the one ``lineside up`` of a home: an advisory lock, with a note inside.
+    """Held by the one ``lineside up`` of a home: an advisory lock on a file with a JSON status.
 
-    The lock is the kernel's, so it goes with its process however that ends; the note is only what
-    the holder last said.
+    The kernel releases the lock when its process ends. The status is the last one written and may
+    be older.
 
     Raises:
         AddressInUse: another process holds it.
-        SettingsError: the home cannot be made or written.
+        SettingsError: the home cannot be created or written.
     """
 
     def __init__(self, home: Path) -> None:
@@ -45,19 +45,19 @@ class HomeLock:
             ) from None
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace the note; ``pid`` is added. On a full disk there is none."""
+        """Replace the status; ``pid`` is added. Does nothing on a full disk."""
         text = json.dumps({"pid": os.getpid(), **status}).encode()
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, os.pwrite(self._fd, text, 0))
 
     def release(self) -> None:
-        """Let another process have the home."""
+        """Release the home."""
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 
 def read_status(home: Path) -> dict[str, Any] | None:
-    """What the holder of ``home`` said last; None if it said nothing, or ended in good order."""
+    """The last status of ``home``; None if none was written or the holder shut down."""
     try:
         status = json.loads((home / FILE_NAME).read_text())
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def read_status(home: Path) -> dict[str, Any] | None:
 
 
 def is_held(home: Path) -> bool:
-    """Whether a process runs the stack on ``home`` now."""
+    """Whether a process runs the stack on ``home``."""
     try:
         fd = os.open(home / FILE_NAME, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

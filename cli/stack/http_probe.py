@@ -1,4 +1,4 @@
-"""Asking a dashboard, by HTTP, whether it and what it depends on are well."""
+"""Probes a dashboard's health endpoints over HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def get_json(url: str, timeout: float = 5.0) -> tuple[int, Any]:
     """The status and the JSON body of a GET; the body is None if it is not JSON.
 
     Raises:
-        OSError: nobody answers.
+        OSError: there is no HTTP answer.
     """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
@@ -32,7 +32,7 @@ def get_json(url: str, timeout: float = 5.0) -> tuple[int, Any]:
 
 
 def http_problem(url: str, timeout: float = 2.0) -> str | None:
-    """None if ``url`` answers 200 to a GET; else why not, in words."""
+    """None if a GET of ``url`` answers 200, else a sentence on the failure."""
     try:
         status, body = get_json(url, timeout)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Log files of child processes: written by them directly, bounded and followed by us."""
+"""Log files of child processes: the child writes, the supervisor trims and follows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MAX_BYTES = 4 << 20  # bytes a log may have before its older part becomes NAME.log.1
+MAX_BYTES = 4 << 20  # then the log becomes NAME.log.1
 
 
 class LogFile:
-    """A log that a child appends to by its own descriptor, so that nobody's pause can block it."""
+    """A log that a child appends to by its own descriptor, so that no other process blocks it."""
 
     def __init__(self, path: Path, limit: int = MAX_BYTES) -> None:
         self.path = path
@@ -22,7 +22,7 @@ class LogFile:
 
     @contextmanager
     def open_append(self) -> Iterator[int]:
-        """A descriptor to append by, for a child to inherit."""
+        """A descriptor for appending, which a child inherits."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o600)
         try:
@@ -31,10 +31,9 @@ class LogFile:
             os.close(fd)
 
     def trim(self) -> None:
-        """Move what is there to ``NAME.log.1`` when it is too much.
+        """Move a log beyond the limit to ``NAME.log.1``.
 
-        The child goes on appending to the emptied file. A line written in between is lost, which
-        a log can bear.
+        The child goes on appending to the emptied file. A line written meanwhile is lost.
         """
         try:
             if self.path.stat().st_size <= self._limit:
@@ -59,7 +58,7 @@ class LogFile:
         return [line.decode(errors="replace") for line in lines]
 
     def last_lines(self, count: int) -> list[str]:
-        """The newest ``count`` lines that say something."""
+        """The newest ``count`` lines that are not blank."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - (64 << 10)))

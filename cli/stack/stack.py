@@ -1,5 +1,4 @@
-"""Broker, recorder, dashboard, and a stopper where there are rules, as one thing: checked, started,
-ready, ended."""
+"""The stack: broker, recorder, dashboard, and a stopper where the home has rules."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ REQUIRED_PACKAGES = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "p
 
 
 class StackFailed(LinesideError):
-    """A process of the stack ended, or was not ready in time; the message has its last words."""
+    """A process of the stack ended or was not ready in time; the message has its last output."""
 
     def __init__(self, sentence: str, exit_code: int = LinesideError.exit_code) -> None:
         super().__init__(sentence)
@@ -37,11 +36,10 @@ class StackFailed(LinesideError):
 
 
 class Stack:
-    """The processes of one home. ``report`` is given a sentence whenever one ends or starts again.
+    """The processes of one home. ``report`` receives a sentence at each exit and restart.
 
-    With ``listen`` the broker lets keys of other machines in there. ``port`` 0 takes a free one,
-    and keeps it when the dashboard is started again. With ``allow_any_port`` a port in use is
-    replaced
+    The broker also listens at ``listen`` (``tcp://HOST:PORT``) for clients with a key. ``port`` 0
+    picks a free port, and a restarted dashboard keeps it. ``allow_any_port`` replaces a port in use
     by a free one.
     """
 
@@ -71,17 +69,17 @@ class Stack:
 
     @property
     def ready_url(self) -> str:
-        """What the dashboard answers 200 at once it is of use."""
+        """The dashboard's readiness endpoint."""
         return f"{self.dashboard}/readyz"
 
     def start(self) -> None:
-        """Check whatever would keep a process from working, then start them all.
+        """Check everything the processes need, then start them.
 
         Raises:
             MissingExtra: the packages of the extra ``server`` are not installed.
-            AddressInUse: somebody runs the stack on this home, or uses its addresses.
-            UsageError: an address or rules that cannot be used.
-            SettingsError: a folder that cannot be written, or keys are wanted and there are none.
+            AddressInUse: another stack runs on this home, or another process uses its addresses.
+            UsageError: an address or the rules are invalid.
+            SettingsError: a folder cannot be written, or ``listen`` is set and no key exists.
         """
         for package in REQUIRED_PACKAGES:
             if importlib.util.find_spec(package) is None:
@@ -110,16 +108,16 @@ class Stack:
         self._update_status()
 
     def run_once(self) -> None:
-        """Keep the processes going. Returns at once."""
+        """Restart processes that ended. Returns at once."""
         if self.supervisor is not None:
             self.supervisor.run_once()
             self._update_status()
 
     def ready(self) -> bool:
-        """Whether the broker answers and the dashboard can read the store, now.
+        """Whether the broker answers and the dashboard is ready.
 
         Raises:
-            StackFailed: a process has ended, which before readiness means that it cannot work here.
+            StackFailed: a process ended. Before readiness that means a permanent error.
         """
         for child in self.supervisor.children if self.supervisor else ():
             code = child.exit_code()
@@ -132,7 +130,7 @@ class Stack:
         return self._is_broker_ready() and http_problem(self.ready_url) is None
 
     def not_ready_error(self) -> StackFailed:
-        """The error to raise when there is no more time to wait."""
+        """The error for a stack that was not ready in time."""
         if not self._broker_answers:
             return StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
         return StackFailed(
@@ -140,7 +138,7 @@ class Stack:
         )
 
     def stop(self) -> None:
-        """End every process and let the home go."""
+        """End every process and release the home."""
         self._close_reader()
         if self.supervisor is not None:
             self.supervisor.stop()
@@ -148,7 +146,7 @@ class Stack:
             self._home_lock.release()
 
     def new_lines(self) -> list[tuple[str, str]]:
-        """Log lines since the last call, each with the name of who wrote it."""
+        """Log lines since the last call, each with the name of its process."""
         children = self.supervisor.children if self.supervisor else []
         return [(child.program.name, line) for child in children for line in child.log.new_lines()]
 
@@ -169,10 +167,10 @@ class Stack:
         return port
 
     def _has_rules(self) -> bool:
-        """Whether the home has a file of rules, and they can be used.
+        """Whether the home has a file of rules.
 
         Raises:
-            UsageError: they cannot.
+            UsageError: the rules are invalid.
         """
         from lineside.subscribers.stopper import rule_parser
 
@@ -197,8 +195,8 @@ class Stack:
 
     def _last_output(self, child: Child) -> str:
         lines = child.log.last_lines(1)
-        last_line = lines[0].removeprefix("lineside: ") if lines else "it said nothing"
-        return f"{last_line} (all of it in {child.log.path})"
+        last_line = lines[0].removeprefix("lineside: ") if lines else "it logged nothing"
+        return f"{last_line} (see {child.log.path})"
 
     def _update_status(self) -> None:
         if self.supervisor is None or self._home_lock is None:
@@ -217,7 +215,7 @@ class Stack:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """``settings`` as the variables that a child process reads them from."""
+    """``settings`` as environment variables for a child process."""
     return {
         "LINESIDE_HOME": str(settings.home),
         "LINESIDE_BROKER": settings.broker,

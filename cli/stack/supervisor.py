@@ -1,4 +1,4 @@
-"""Keeps a few child processes alive: starts, watches, starts again with back-off, ends."""
+"""Keeps child processes running: starts, watches and restarts them with back-off."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Program:
 
 @dataclass(frozen=True)
 class Backoff:
-    """Seconds to wait before a start: ``first``, then ``factor`` times as long, up to ``longest``.
+    """Seconds before a restart: ``first``, then ``factor`` times as long, at most ``longest``.
 
-    A process that lived ``healthy`` seconds begins at ``first`` again.
+    A process that ran for ``healthy`` seconds starts at ``first`` again.
     """
 
     first: float = 0.5
@@ -37,7 +37,7 @@ class Backoff:
 
 
 class Child:
-    """One program: its process while it runs, its log, and how often it had to be started again."""
+    """One program: its process, its log and its number of restarts."""
 
     def __init__(self, program: Program, log: LogFile, backoff: Backoff) -> None:
         self.program = program
@@ -56,14 +56,14 @@ class Child:
         return self._process.pid if self._process else None
 
     def exit_code(self) -> int | None:
-        """How the process ended, as ``subprocess`` says it; None while it runs."""
+        """The return code as ``subprocess`` defines it; None while the process runs."""
         return self._process.poll() if self._process else self.last_exit
 
     def start(self, now: float) -> None:
-        """Start the process, its output at the end of the log.
+        """Start the process with its output appended to the log.
 
-        It leads a session of its own, so that a Ctrl-C at the terminal reaches only us and the
-        order of the end is ours to choose.
+        It leads its own session: a Ctrl-C at the terminal reaches only the supervisor, which
+        decides the order of shutdown.
         """
         with self.log.open_append() as out:
             self._process = subprocess.Popen(
@@ -77,7 +77,7 @@ class Child:
         self._started, self._due = now, None
 
     def run_once(self, now: float) -> str | None:
-        """Notice an end or make a start that is due; what happened as a sentence, or None."""
+        """Detect an exit or make a restart that is due; a sentence on it, or None."""
         name = self.program.name
         if self._process is not None:
             code = self._process.poll()
@@ -92,7 +92,7 @@ class Child:
             return None
         try:
             self.start(now)
-        except OSError as error:  # a full disk, no more processes: it may pass
+        except OSError as error:  # a full disk or no more processes: try again
             return f"{name} cannot be started ({error}), again in {self._schedule_restart(now):g} s"
         self.restarts += 1
         return f"{name} started again, {times_text(self.restarts)} so far"
@@ -104,7 +104,7 @@ class Child:
         return wait
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if there is a process to take it."""
+        """Send a signal if the process runs."""
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -123,7 +123,7 @@ class Child:
 class Supervisor:
     """Runs programs until ``stop``. Each writes to ``<logs>/<name>.log``.
 
-    ``report`` is given a sentence whenever a child ended or was started again.
+    ``report`` receives a sentence at each exit and restart.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Supervisor:
             child.start(self._clock())
 
     def run_once(self) -> None:
-        """Notice who ended, start who is due, keep logs small. Returns at once."""
+        """Check every child and trim the logs. Returns at once."""
         now = self._clock()
         for child in self.children:
             if message := child.run_once(now):
@@ -156,10 +156,10 @@ class Supervisor:
             child.log.trim()
 
     def stop(self) -> None:
-        """End every child, the last one started first; kill who is not gone after ``grace`` s."""
+        """End the children in reverse order; kill those still running after ``grace`` seconds."""
         for child in reversed(self.children):
             child.signal(signal.SIGTERM)
-            child.signal(signal.SIGCONT)  # or a frozen one would not take it
+            child.signal(signal.SIGCONT)  # a stopped process would not receive it
         deadline = self._clock() + self._grace
         for child in reversed(self.children):
             if not child.wait(deadline - self._clock()):
@@ -167,7 +167,7 @@ class Supervisor:
                 self.kill(child)
 
     def kill(self, child: Child) -> None:
-        """End ``child`` at once."""
+        """Kill ``child`` and wait for it."""
         child.signal(signal.SIGKILL)
         child.wait(self._grace)
 

@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.2
 
 
 class UpService(Service):
-    """Runs a stack and tells of it on stderr; with ``quiet`` without the processes' own lines."""
+    """Runs a stack and reports on stderr; ``quiet`` leaves out the processes' log lines."""
 
     name = "up"
 
@@ -33,7 +33,7 @@ class UpService(Service):
         self._deadline = time.monotonic() + READY_SECONDS
 
     def run_once(self) -> None:
-        """Wait for readiness once, then keep things going."""
+        """Wait until the stack is ready, then supervise it."""
         if not self._quiet:
             for name, line in self.stack.new_lines():
                 warn(f"{name:<9} | {line}")
@@ -56,16 +56,16 @@ class UpService(Service):
             f"  broker  {settings.broker}{also}\n"
             f"  store   {without_password(settings.store)}\n"
             f"  logs    {self.stack.logs}\n"
-            "Ctrl-C ends it; training goes on without it, and nothing of it is lost."
+            "Ctrl-C ends it. Training goes on without it, and its events are kept."
         )
 
     def shutdown(self) -> None:
         """End the processes."""
         if self._ready:
-            warn("ending")
+            warn("shutting down")
         self.stack.stop()
 
 
 def without_password(url: str) -> str:
-    """``url`` as it may be shown."""
+    """``url`` with its password masked."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

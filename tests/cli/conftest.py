@@ -1,4 +1,4 @@
-"""The real command in homes of its own, and one home with a stack up and a run in its store."""
+"""Homes for the real command, and one home with a running stack and a recorded run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    """An empty home; what was started in it is ended."""
+    """An empty home; the processes started in it end with the test."""
     it = Home(tmp_path / "home")
     yield it
     it.close()
@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A home whose stack is up and whose store has the run ``first-run``."""
+    """A home with a running stack and the run ``first-run`` in its store."""
     it = Home(tmp_path_factory.mktemp("station"))
     try:
         it.up("--quiet")

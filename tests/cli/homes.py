@@ -1,4 +1,4 @@
-"""Homes to use the real command in, and the processes started there."""
+"""Homes for the real command and the processes started there."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ with start_run("a first run", run_id="{RUN_ID}", project="tests", config=dict(lr
 
 @dataclass
 class Home:
-    """A LINESIDE_HOME and the command line in it."""
+    """A LINESIDE_HOME and its command line."""
 
     path: Path
     started: list[Process] = field(default_factory=list)
     page: str = ""
-    """The dashboard's address, once ``up``."""
+    """The dashboard's address once ``up`` has printed it."""
 
     def environment(self, more: Mapping[str, str] = NO_VARIABLES) -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith("LINESIDE_")}
@@ -48,7 +48,7 @@ class Home:
     def lineside(
         self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, which must come within ``seconds``."""
+        """Run a command that must end within ``seconds``."""
         return subprocess.run(
             [sys.executable, "-m", "lineside.cli", *arguments],
             env=self.environment(env),
@@ -62,7 +62,7 @@ class Home:
     def start(
         self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
     ) -> Process:
-        """Begin a command that goes on; ``until`` waits ``seconds`` for it."""
+        """Start a command in the background; ``until`` waits ``seconds`` for its output."""
         self.started.append(Process(arguments, self.environment(env), seconds))
         return self.started[-1]
 
@@ -73,7 +73,7 @@ class Home:
         )
 
     def up(self, *options: str) -> tuple[Process, str]:
-        """``lineside up`` once it is ready, and the page's address."""
+        """``lineside up`` once it is ready, with the page's address."""
         process = self.start("up", "--port", "0", *options)
         self.page = process.until(r"page +(http://\S+)\n")
         process.until(r"Ctrl-C ends it")
@@ -85,7 +85,7 @@ class Home:
 
 
 class Process:
-    """A command that goes on, and what it has printed so far."""
+    """A background command and its output so far."""
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], seconds: float) -> None:
         self.out = ""
@@ -101,7 +101,7 @@ class Process:
         self.pid = self._process.pid
 
     def until(self, pattern: str) -> str:
-        """The first group of ``pattern`` once it was printed."""
+        """The first group of ``pattern`` once it is printed."""
         assert self._process.stdout
         until = time.monotonic() + self._seconds
         while not (found := re.search(pattern, self.out)):
@@ -112,7 +112,7 @@ class Process:
         return found[1] if found.groups() else found[0]
 
     def peek(self) -> bool:
-        """Whether it has printed something that was not looked at yet."""
+        """Whether there is unread output."""
         assert self._process.stdout
         return bool(select.select([self._process.stdout], [], [], 1.0)[0])
 
@@ -120,13 +120,13 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = DEADLINE) -> int:
-        """The exit code; the rest of what it printed goes to ``out``."""
+        """The exit code; the rest of the output goes to ``out``."""
         rest, _ = self._process.communicate(timeout=timeout)
         self.out += rest.decode()
         return self._process.returncode
 
     def close(self) -> None:
-        """End it, first in good order so that what it supervises ends too."""
+        """End it by SIGTERM first, so that its children end too."""
         if self._process.stdout is None or self._process.stdout.closed:
             return
         if self._process.poll() is None:

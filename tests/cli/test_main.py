@@ -1,4 +1,4 @@
-"""The command itself: its help, its version, what it loads, how it ends."""
+"""The command itself: help, version, imports and exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-def
 HEAVY = ("zmq", "sqlalchemy", "fastapi", "pydantic", "torch", "transformers", "rich", "pyarrow")
 
 
-def test_nothing_heavy_is_loaded_to_show_help() -> None:
+def test_help_loads_no_heavy_package() -> None:
     code = (
         f"import sys, lineside.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
     )
@@ -26,7 +26,7 @@ def test_nothing_heavy_is_loaded_to_show_help() -> None:
     assert loaded.stdout == "[]\n"
 
 
-def test_the_version_is_the_packages(home: Home) -> None:
+def test_version_prints_the_packages_version(home: Home) -> None:
     assert home.lineside("--version").stdout == f"lineside {version('lineside')}\n"
 
 
@@ -54,7 +54,7 @@ def test_wrong_usage_ends_with_code_2_and_no_traceback(home: Home, arguments: li
 def test_a_missing_package_names_the_extra_that_brings_it(
     home: Home, command: str, package: str
 ) -> None:
-    """A finder in front of all others plays the environment that lacks the package."""
+    """The first finder simulates an environment without the package."""
     code = f"""
 import sys
 class Missing:

@@ -1,4 +1,4 @@
-"""Steering from the command line: a real training beside a real stack."""
+"""Commands from the command line to a real training beside a real stack."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def training(running_home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-def test_a_training_is_steered_and_stopped(
+def test_commands_control_and_stop_a_training(
     running_home: Home, training: subprocess.Popen[str]
 ) -> None:
     unpaused = running_home.lineside("resume", STEERED)
@@ -59,7 +59,7 @@ def test_a_training_is_steered_and_stopped(
     assert [state["state"] for state in states] == ["requested", "delivered", "applied"]
     assert states[-1]["detail"].endswith("to 0.001")
 
-    # Over HTTP as from the command line, and told alike.
+    # Over HTTP as from the command line, and results alike.
     address = f"{running_home.page}/api/runs/{STEERED}/commands"
     logged = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
     assert (logged.status_code, logged.json()["state"]) == (202, "requested")
@@ -91,8 +91,8 @@ def test_a_training_is_steered_and_stopped(
     assert counts["control_applied"] == 4
     assert counts["control_rejected"] == 1
 
-    told = running_home.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
-    entries = json.loads(told.stdout)["items"]
+    results = running_home.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
+    entries = json.loads(results.stdout)["items"]
     assert len(entries) == 15
     assert [entry["outcome"] for entry in entries if entry["command"] == "http-1"] == [
         "applied",
@@ -104,8 +104,8 @@ def test_a_training_is_steered_and_stopped(
     lines = running_home.lineside("audit", "--run", STEERED, "--limit", "2").stdout.splitlines()
     assert [line.split()[0] for line in lines[:1]] == ["TIME"]
     assert len(lines) == 3
-    nothing = running_home.lineside("audit", "--run", "nobody")
-    assert (nothing.returncode, nothing.stderr) == (0, "nothing about nobody\n")
+    nothing = running_home.lineside("audit", "--run", "no_broker")
+    assert (nothing.returncode, nothing.stderr) == (0, "nothing about no_broker\n")
 
     exported = running_home.lineside("export", STEERED, "--what", "commands", "--format", "jsonl")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
@@ -114,13 +114,13 @@ def test_a_training_is_steered_and_stopped(
     assert all(row["state"] in ("applied", "rejected") for row in rows)
 
 
-def test_a_run_that_is_none_or_has_ended_takes_no_commands(running_home: Home) -> None:
+def test_an_unknown_or_ended_run_takes_no_commands(running_home: Home) -> None:
     ended = running_home.lineside("save", RUN_ID)
     assert ended.returncode == 2
     assert f"'{RUN_ID}' cannot be; expected a training that takes commands" in ended.stderr
-    unknown = running_home.lineside("save", "nobody")
+    unknown = running_home.lineside("save", "no_broker")
     assert unknown.returncode == 2
-    assert "no run 'nobody' in the store" in unknown.stderr
+    assert "no run 'no_broker' in the store" in unknown.stderr
     odd = running_home.lineside("save", "a b", "--ahead")
     assert odd.returncode == 2
 
@@ -144,14 +144,14 @@ def test_a_loop_takes_no_commands_and_is_not_waited_for(running_home: Home) -> N
     assert "It is a loop with start_run, which takes no commands" in refused.stderr
 
 
-def test_one_that_nobody_takes_says_so(running_home: Home) -> None:
+def test_an_unanswered_command_is_reported_as_such(running_home: Home) -> None:
     sent = running_home.lineside("stop", "not-yet", "--ahead", "--expires", "1")
     assert sent.returncode == 1
     assert sent.stdout == "stop: requested\n"
-    assert sent.stderr.startswith("lineside: stop: no answer has come in time from run not-yet; ")
+    assert sent.stderr.startswith("lineside: stop: run not-yet has not answered in time; ")
 
 
-def test_one_that_nobody_is_left_to_take_is_not_waited_for(
+def test_a_command_to_an_ended_run_is_not_waited_for(
     running_home: Home, training: subprocess.Popen[str]
 ) -> None:
     training.send_signal(signal.SIGSTOP)
@@ -167,22 +167,22 @@ def test_one_that_nobody_is_left_to_take_is_not_waited_for(
     assert "lineside: save was not applied" in saved.stderr
 
 
-def test_what_others_wrote_is_no_line_of_its_own_on_a_terminal(running_home: Home) -> None:
+def test_text_of_others_is_printed_without_control_characters(running_home: Home) -> None:
     reason = "ok\n2026-11-21 18:00:00  eve  stop\x1b[2J"
     sent = running_home.lineside("save", "odd", "--ahead", "--no-wait", "--reason", reason)
     assert sent.returncode == 0
     audit = wait_until(lambda: running_home.lineside("audit", "--run", "odd").stdout)
     _, line = audit.splitlines()
     assert line.endswith(r"ok\n2026-11-21 18:00:00  eve  stop\x1b[2J")
-    nobody = running_home.lineside("audit", "--run", "x\x1b[2J").stderr
-    assert nobody == "nothing about x\\x1b[2J\n"
+    no_broker = running_home.lineside("audit", "--run", "x\x1b[2J").stderr
+    assert no_broker == "no entries about x\\x1b[2J\n"
 
 
 @pytest.mark.parametrize(
     ("command", "otherwise"),
-    [("stop", "; or command it without a store, by --ahead"), ("tail", "; or leave RUN out")],
+    [("stop", "; or command it without a store, by --ahead"), ("tail", "; or leave out RUN")],
 )
-def test_a_store_that_cannot_be_read_is_not_taken_for_none(
+def test_an_unreadable_store_is_an_error_and_not_a_missing_one(
     home: Home, command: str, otherwise: str
 ) -> None:
     home.start("broker").until("listening")
@@ -201,14 +201,14 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_none(
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "x"])
-def test_a_rate_that_is_none_is_refused(running_home: Home, rate: str) -> None:
+def test_an_invalid_rate_is_rejected(running_home: Home, rate: str) -> None:
     done = running_home.lineside("set-lr", "--ahead", "not-yet", rate)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "No such option" not in done.stderr
 
 
-def test_without_a_broker_it_says_so(home: Home) -> None:
+def test_a_missing_broker_is_reported(home: Home) -> None:
     done = home.lineside("stop", "not-yet", "--ahead")
     assert done.returncode == 1
     assert "no broker answered" in done.stderr

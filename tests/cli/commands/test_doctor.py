@@ -1,4 +1,4 @@
-"""``lineside doctor`` on machines that are not well."""
+"""``lineside doctor`` on machines with problems."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.cli.homes import Home
 
 
 def report(home: Home, **env: str) -> dict[str, dict[str, str]]:
-    """What doctor found, by subject."""
+    """The checks of doctor by subject."""
     found = json.loads(home.lineside("doctor", "--json", env=env).stdout)
     return {check["subject"]: check for check in found["checks"]}
 
 
-def test_a_machine_with_nothing_running_is_told_what_to_start(home: Home) -> None:
+def test_a_machine_with_nothing_running_gets_hints_on_what_to_start(home: Home) -> None:
     done = home.lineside("doctor")
     assert done.returncode == 1
     assert "fail  broker" in done.stdout
@@ -28,19 +28,19 @@ def test_a_machine_with_nothing_running_is_told_what_to_start(home: Home) -> Non
     assert not home.path.exists()
 
 
-def test_an_address_that_cannot_be_used_is_a_fail(home: Home) -> None:
+def test_an_invalid_address_is_a_fail(home: Home) -> None:
     found = report(home, LINESIDE_BROKER="ipc:///" + "x" * 120)
     assert found["broker"]["state"] == "fail"
-    assert "a Unix socket takes 107" in found["broker"]["said"]
+    assert "a Unix socket takes 107" in found["broker"]["detail"]
 
 
-def test_a_home_nobody_can_write_is_a_fail(home: Home) -> None:
+def test_a_home_that_cannot_be_written_is_a_fail(home: Home) -> None:
     found = report(home, LINESIDE_HOME="/proc/1")
     assert found["home"] == {
         "subject": "home",
         "state": "fail",
-        "said": "/proc/1 is not writable",
-        "todo": "set LINESIDE_HOME to a folder you may write",
+        "detail": "/proc/1 is not writable",
+        "hint": "set LINESIDE_HOME to a folder you may write",
     }
 
 
@@ -48,26 +48,26 @@ def test_a_home_open_to_others_is_a_warning(home: Home) -> None:
     home.path.mkdir(mode=0o755)
     found = report(home)
     assert found["home"]["state"] == "warn"
-    assert found["home"]["todo"] == f"chmod 700 {home.path}"
+    assert found["home"]["hint"] == f"chmod 700 {home.path}"
 
 
-def test_a_recorder_that_does_not_follow_is_a_fail(home: Home) -> None:
+def test_a_recorder_that_lags_is_a_fail(home: Home) -> None:
     process, _ = home.up("--quiet")
     process.close()
     home.start("broker").until("listening")
     home.train()
     found = report(home)
     assert found["recorder"]["state"] == "fail"
-    assert "journal entries behind the broker" in found["recorder"]["said"]
+    assert "journal entries behind the broker" in found["recorder"]["detail"]
 
 
 @pytest.mark.parametrize(
     ("free", "state"), [(100 << 20, "fail"), (1 << 30, "warn"), (10 << 30, "ok")]
 )
-def test_disk_space_is_judged_before_it_is_gone(
+def test_disk_space_is_checked_before_it_runs_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, state: str
 ) -> None:
-    """The figure is given because a disk of each size would be slow to make."""
+    """The free space is given: a disk of each size would be slow to make."""
     settings = Settings.from_env({"LINESIDE_HOME": str(tmp_path)})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     (disk,) = [check for check in checks.run_checks(settings) if check.subject == "disk"]

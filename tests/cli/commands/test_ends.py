@@ -1,4 +1,4 @@
-"""How runs ended, and stand, at the command line."""
+"""The status and the end of runs at the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.store.trainer import FakeJournal, FakeProducer, heartbeat
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py"\nValueError: bad batch\n'
 
 
-def test_a_failure_has_its_traceback_and_a_pause_is_said(home: Home) -> None:
+def test_a_failure_shows_its_traceback_and_a_pause_is_shown(home: Home) -> None:
     home.path.mkdir(mode=0o700, exist_ok=True)
     store = open_store(f"sqlite:///{home.path}/store.db", create=True)
     failed, held = FakeProducer("bad", at=time.time()), FakeProducer("held", at=time.time())

@@ -1,4 +1,4 @@
-"""``runs``, ``show``, ``tail`` and ``export`` against a stack that is up."""
+"""``runs``, ``show``, ``tail`` and ``export`` against a running stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cli.homes import RUN_ID, STEPS, Home
 from tests.support.waiting import wait_until
 
 
-def test_runs_lists_what_there_is(running_home: Home) -> None:
+def test_runs_lists_the_runs(running_home: Home) -> None:
     listed = running_home.lineside("runs")
     assert listed.returncode == 0
     header, *rows = listed.stdout.splitlines()
@@ -31,7 +31,7 @@ def test_runs_lists_what_there_is(running_home: Home) -> None:
         assert word in row
 
 
-def test_runs_as_json_is_what_the_api_answers(running_home: Home) -> None:
+def test_runs_as_json_equals_the_api(running_home: Home) -> None:
     document = json.loads(running_home.lineside("runs", "--json").stdout)
     (run,) = (item for item in document["items"] if item["id"] == RUN_ID)
     assert document["next"] is None
@@ -44,12 +44,12 @@ def test_runs_as_json_is_what_the_api_answers(running_home: Home) -> None:
     "options",
     [["--status", "failed"], ["--project", "elsewhere"], ["nowhere to be found"]],
 )
-def test_a_filter_that_fits_nothing_says_so_on_stderr(
+def test_a_filter_without_matches_is_reported_on_stderr(
     running_home: Home, options: list[str]
 ) -> None:
     listed = running_home.lineside("runs", *options)
     assert (listed.returncode, listed.stdout) == (0, "")
-    assert listed.stderr == "no runs that fit\n"
+    assert listed.stderr == "no runs match\n"
 
 
 def test_filters_find_a_run(running_home: Home) -> None:
@@ -57,13 +57,13 @@ def test_filters_find_a_run(running_home: Home) -> None:
         assert RUN_ID in running_home.lineside("runs", *options, "--sort", "name").stdout
 
 
-def test_an_order_that_does_not_exist_is_a_usage_error(running_home: Home) -> None:
+def test_an_unknown_sort_order_is_a_usage_error(running_home: Home) -> None:
     listed = running_home.lineside("runs", "--sort", "colour")
     assert listed.returncode == 2
     assert "colour" in listed.stderr
 
 
-def test_a_long_list_goes_on_by_its_cursor(running_home: Home) -> None:
+def test_a_long_list_continues_by_its_cursor(running_home: Home) -> None:
     for name in ("one", "two", "three"):
         running_home.train(
             "from lineside.emitter import start_run\n"
@@ -115,7 +115,7 @@ def test_an_unknown_run_is_a_usage_error_that_names_known_ones(
 
 
 @pytest.mark.parametrize("command", [["runs"], ["show", "x"], ["export", "x"]])
-def test_without_a_store_it_says_how_to_get_one(home: Home, command: list[str]) -> None:
+def test_a_missing_store_is_reported_with_a_remedy(home: Home, command: list[str]) -> None:
     done = home.lineside(*command)
     assert done.returncode == 1
     assert "start one with `lineside up`" in done.stderr
@@ -135,9 +135,9 @@ def test_tail_from_the_start_prints_every_event_in_order(running_home: Home) -> 
     assert odd["data"]["logs"] == {"loss": None, "speed": None}
 
 
-def test_tail_shows_what_happens_now(running_home: Home) -> None:
+def test_tail_shows_new_events(running_home: Home) -> None:
     tail = running_home.start("tail")
-    # It says nothing until something happens, so something has to until it is connected.
+    # Tail prints only what happens once it is connected, so runs are made until it prints one.
     for _ in range(20):
         running_home.train(
             "from lineside.emitter import start_run\n"
@@ -166,20 +166,20 @@ def test_a_reader_that_leaves_ends_tail_quietly(running_home: Home) -> None:
     assert (piped.returncode, piped.stderr) == (141, "")
 
 
-def test_tail_without_a_broker_says_so(home: Home) -> None:
+def test_tail_reports_a_missing_broker(home: Home) -> None:
     tail = home.lineside("tail")
     assert tail.returncode == 1
     assert re.fullmatch(r"lineside: no broker answered at ipc://.*\n", tail.stderr)
 
 
-def test_tail_without_a_store_takes_the_word_for_an_id(home: Home) -> None:
+def test_tail_without_a_store_takes_run_as_an_id(home: Home) -> None:
     home.start("broker").until("listening")
     tail = home.start("tail", "anything")
     tail.until("taken as a run's id")
     tail.send(signal.SIGTERM)
 
 
-def test_points_as_csv_are_all_there_with_nan_and_infinity(running_home: Home) -> None:
+def test_csv_has_every_point_with_nan_and_infinity(running_home: Home) -> None:
     done = running_home.lineside("export", RUN_ID)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == ["attempt", "producer", "name", "step", "epoch", "time", "value"]
@@ -225,7 +225,7 @@ def test_timing_has_compute_and_wait_of_every_step(running_home: Home) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_events_are_all_there_with_their_data(
+def test_an_export_has_every_event_with_its_data(
     running_home: Home, tmp_path: Path, kind: str
 ) -> None:
     file = tmp_path / "events"
@@ -247,9 +247,7 @@ def test_events_are_all_there_with_their_data(
     assert logged["logs"]["loss"] == 0.5
 
 
-def test_a_file_that_is_there_is_replaced_only_with_force(
-    running_home: Home, tmp_path: Path
-) -> None:
+def test_an_existing_file_is_replaced_only_with_force(running_home: Home, tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     file.write_text("precious")
     refused = running_home.lineside("export", RUN_ID, "-o", str(file))
@@ -260,7 +258,7 @@ def test_a_file_that_is_there_is_replaced_only_with_force(
     assert file.read_text().startswith("attempt,producer,name")
 
 
-def test_an_export_that_fails_leaves_no_half_a_file(running_home: Home, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(running_home: Home, tmp_path: Path) -> None:
     done = running_home.lineside("export", RUN_ID, "-o", str(tmp_path / "no" / "where.csv"))
     assert done.returncode == 1
     assert re.fullmatch(r"lineside: .*: No such file or directory\n", done.stderr)

@@ -1,4 +1,4 @@
-"""``lineside keys`` and what it lets in, by the real command."""
+"""``lineside keys`` and the access that its keys give, by the real command."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def test_a_key_is_made_listed_and_revoked(home: Home) -> None:
         (("new", "../a", "--role", "emit"), "expected 1 to 64 of A-Z"),
         (("new", "broker", "--role", "emit"), "and not broker"),
         (("new", "a", "--role", "emit", "--token"), "emit is for keys"),
-        (("new", "a", "--role", "read", "--token", "--runs", "x"), "a token is for every run"),
+        (("new", "a", "--role", "read", "--token", "--runs", "x"), "a token covers every run"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(home: Home, arguments: tuple[str, ...], why: str) -> None:
+def test_a_usage_error_is_one_sentence(home: Home, arguments: tuple[str, ...], why: str) -> None:
     done = home.lineside("keys", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("lineside: ")
     assert why in done.stderr
 
 
-def test_a_list_that_cannot_be_read_is_not_shown_as_an_empty_one(home: Home) -> None:
+def test_an_unreadable_list_is_an_error_and_not_an_empty_list(home: Home) -> None:
     made(home, "a", "--role", "emit")
     (home.path / "keys" / "list.json").write_text("{")
     done = home.lineside("keys", "list")
@@ -93,7 +93,7 @@ def test_a_name_in_use_is_not_given_twice(home: Home) -> None:
     assert "it is in use; `lineside keys revoke a` frees it" in done.stderr
 
 
-def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_path: Path) -> None:
+def test_a_stack_listens_for_keys_and_doctor_checks_them(home: Home, tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     refused = home.lineside("up", "--listen", address, "--port", "0")
     assert refused.returncode == 2
@@ -111,26 +111,28 @@ def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_
     far = {"LINESIDE_HOME": str(tmp_path / "far"), "LINESIDE_BROKER": address}
     assert (
         "with key 'eyes', its journal is at"
-        in report(home, LINESIDE_KEY=reads, **far)["broker"]["said"]
+        in report(home, LINESIDE_KEY=reads, **far)["broker"]["detail"]
     )
     emitting = report(home, LINESIDE_KEY=emits, **far)
     assert {name for name, check in emitting.items() if check["state"] == "fail"} == set()
     assert emitting["broker"]["state"] == "ok"
-    assert emitting["store"]["said"] == "on the broker's machine, and so is the page"
+    assert emitting["store"]["detail"] == "on the broker's machine, and so is the page"
     assert "dashboard" not in emitting
-    told = report(home, LINESIDE_KEY=emits, LINESIDE_STORE=f"sqlite:///{tmp_path}/no.db", **far)
-    assert (told["store"]["state"], "dashboard" in told) == ("fail", True)
+    report_of = report(
+        home, LINESIDE_KEY=emits, LINESIDE_STORE=f"sqlite:///{tmp_path}/no.db", **far
+    )
+    assert (report_of["store"]["state"], "dashboard" in report_of) == ("fail", True)
     wrong = report(home, LINESIDE_KEY=str(kept), **far)["broker"]
     assert wrong["state"] == "fail"
-    assert "not in the broker's list, or was revoked" in wrong["said"]
-    assert "lineside keys new" in wrong["todo"]
+    assert "not in the broker's list, or was revoked" in wrong["detail"]
+    assert "lineside keys new" in wrong["hint"]
     none = report(home, **far)["broker"]
     assert none["state"] == "fail"
-    assert "set LINESIDE_KEY" in none["said"]
+    assert "set LINESIDE_KEY" in none["detail"]
     kept.chmod(0o644)
-    assert f"chmod 600 {kept}" in report(home, LINESIDE_KEY=str(kept), **far)["broker"]["said"]
+    assert f"chmod 600 {kept}" in report(home, LINESIDE_KEY=str(kept), **far)["broker"]["detail"]
     kept.unlink()
-    assert "cannot be read" in report(home, LINESIDE_KEY=str(kept), **far)["broker"]["said"]
+    assert "cannot be read" in report(home, LINESIDE_KEY=str(kept), **far)["broker"]["detail"]
 
     noted = read_all(f"ipc://{home.path}/bus.sock", ["audit"], until=bool)
     assert {(event.data or {})["who"] for event in noted} == {"gone"}
@@ -143,7 +145,7 @@ def test_a_stack_listens_for_keys_and_doctor_says_how_one_fares(home: Home, tmp_
 
 
 @pytest.mark.parametrize("packages", ["all", "none of the extra server"])
-def test_a_training_is_steered_from_a_machine_without_a_store(
+def test_a_machine_without_a_store_controls_a_training(
     home: Home, tmp_path: Path, packages: str
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
@@ -164,20 +166,20 @@ def test_a_training_is_steered_from_a_machine_without_a_store(
     assert sent.returncode == 1
     assert sent.stdout == "save: requested\n"
     assert sent.stderr.splitlines() == [
-        "'my-run' cannot be looked up here: taken as a run's id",
-        "lineside: save: no answer has come in time from run my-run; "
-        "`lineside audit --run my-run` tells of a later one",
+        "'my-run' cannot be looked up on this machine: taken as a run's id",
+        "lineside: save: run my-run has not answered in time; "
+        "`lineside audit --run my-run` shows a later one",
     ]
     [event] = read_all(f"ipc://{home.path}/bus.sock", ["my-run/control"], until=bool)
     assert (event.data or {})["op"] == "save"
     for no_id in ("latest", "a b"):
         refused = home.lineside("save", no_id, env=far)
         assert refused.returncode == 2
-        assert refused.stderr.endswith(f"; or give a run's whole id, not '{no_id}'\n")
+        assert refused.stderr.endswith(f"; or give the whole id of a run instead of '{no_id}'\n")
         assert ("package sqlalchemy" in refused.stderr) == (packages != "all")
 
 
-def test_a_revoked_key_is_let_in_no_more_without_a_restart(home: Home) -> None:
+def test_a_revoked_key_is_refused_without_a_restart(home: Home) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     reads = made(home, "eyes", "--role", "read")["file"]
     home.start("broker", "--listen", address).until("listening at .* and tcp")

@@ -1,4 +1,4 @@
-"""``lineside stopper`` as a person has it: rules tried, refused, and run by ``lineside up``."""
+"""``lineside stopper`` by the real command, and run by ``lineside up``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cli.homes import RUN_ID, Home
 from tests.support.waiting import wait_until
 
 
-def test_a_rule_is_tried_on_a_recorded_run(running_home: Home) -> None:
+def test_a_backtest_applies_a_rule_to_a_recorded_run(running_home: Home) -> None:
     done = running_home.lineside(
         "stopper", "--monitor", "loss", "--threshold", "0.1", "--backtest", RUN_ID
     )
@@ -22,7 +22,7 @@ def test_a_rule_is_tried_on_a_recorded_run(running_home: Home) -> None:
     assert never.stdout.splitlines()[1].split() == ["max_steps", "never"]
 
 
-def test_it_is_told_to_machines_too(running_home: Home) -> None:
+def test_a_backtest_prints_json(running_home: Home) -> None:
     done = running_home.lineside("stopper", "--not-finite", "1", "--backtest", RUN_ID, "--json")
     answer = json.loads(done.stdout)
     assert answer["run"] == RUN_ID
@@ -32,7 +32,7 @@ def test_it_is_told_to_machines_too(running_home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ((), "there are no rules: give one by options"),
         (("--patience", "3"), "monitor: is missing; expected the name of a metric"),
@@ -43,10 +43,10 @@ def test_it_is_told_to_machines_too(running_home: Home) -> None:
         (("--max-steps", "3", "--backtest", "nobody"), "no store"),
     ],
 )
-def test_what_makes_no_sense_is_said(home: Home, options: tuple[str, ...], said: str) -> None:
+def test_invalid_options_are_reported(home: Home, options: tuple[str, ...], message: str) -> None:
     done = home.lineside("stopper", *options)
     assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -59,7 +59,7 @@ def test_up_runs_a_stopper_where_there_are_rules(home: Home) -> None:
     wait_until(lambda: '"alert": 1' in home.lineside("show", RUN_ID, "--json").stdout)
 
 
-def test_up_says_what_is_wrong_with_rules_and_starts_nothing(home: Home) -> None:
+def test_up_reports_invalid_rules_and_starts_nothing(home: Home) -> None:
     home.path.mkdir()
     (home.path / "rules.yaml").write_text("rules: [{max_stepz: 1}]")
     done = home.lineside("up", "--port", "0")

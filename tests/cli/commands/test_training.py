@@ -21,7 +21,7 @@ with start_run() as run:
 
 
 def document(home: Home, run: str) -> dict[str, object]:
-    """The run as ``show --json`` has it; empty while the store does not."""
+    """The run as ``show --json`` prints it; empty while the store lacks it."""
     shown = home.lineside("show", run, "--json")
     found: dict[str, object] = json.loads(shown.stdout) if shown.returncode == 0 else {}
     return found
@@ -39,14 +39,14 @@ def test_run_ends_as_its_command_did_and_records_it(running_home: Home, code: in
     assert document(running_home, name)["project"] == "launched"
 
 
-def test_what_follows_the_command_is_the_commands(running_home: Home) -> None:
+def test_options_after_the_command_belong_to_it(running_home: Home) -> None:
     done = running_home.lineside(
         "run", sys.executable, "-c", "import sys; print(sys.argv)", "--name", "x"
     )
     assert done.stdout == "['-c', '--name', 'x']\n"
 
 
-def test_a_command_that_is_not_there_is_one_sentence(home: Home) -> None:
+def test_a_missing_command_is_one_sentence(home: Home) -> None:
     done = home.lineside("run", "--", "/no/such/program")
     assert done.returncode == 127
     assert "/no/such/program" in done.stderr
@@ -59,7 +59,7 @@ def test_run_without_a_command_is_a_usage_error(home: Home) -> None:
     assert "CMD" in done.stderr
 
 
-def test_what_training_left_is_shipped_once_a_broker_is_up(home: Home) -> None:
+def test_a_left_spool_is_shipped_once_a_broker_is_up(home: Home) -> None:
     home.train(f"import os\nos.environ['LINESIDE_RUN_ID'] = 'left'\n{RUN}")
     doctor = home.lineside("doctor")
     assert doctor.returncode == 1
@@ -71,21 +71,21 @@ def test_what_training_left_is_shipped_once_a_broker_is_up(home: Home) -> None:
     wait_until(lambda: "run_end" in str(document(home, "left").get("event_counts")))
 
 
-def test_nothing_to_ship_is_no_failure(home: Home, tmp_path: Path) -> None:
+def test_an_empty_spool_is_not_a_failure(home: Home, tmp_path: Path) -> None:
     home.up("--quiet")
     done = home.lineside("ship", "--spool", str(tmp_path))
     assert done.returncode == 0
     assert done.stdout == "0 events of 0 streams shipped\n"
 
 
-def test_shipping_gives_up_without_a_broker_when_told_how_long_to_wait(home: Home) -> None:
+def test_shipping_without_a_broker_gives_up_after_its_timeout(home: Home) -> None:
     home.train(RUN)
     done = home.lineside("ship", "--timeout", "1")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
 
 
-def test_a_spool_that_is_not_there_is_a_usage_error(home: Home) -> None:
+def test_a_missing_spool_is_a_usage_error(home: Home) -> None:
     done = home.lineside("ship", "--spool", "/no/such/spool")
     assert done.returncode == 2
     assert done.stderr == (

@@ -1,4 +1,4 @@
-"""The demo and the examples, as a person runs them: real training, counted at the end."""
+"""The demo and the examples, as a user runs them, with real training."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ pytest.importorskip("transformers")
 def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     demo = home.start("demo", "--seconds", "5", "--keep", seconds=480)
     page = demo.until(r"(http://\S+)\n")
-    said = demo.until(r"(Steered from outside(?:.*\n)+)The stack stays up")
+    output = demo.until(r"(Steered from outside(?:.*\n)+)The stack stays up")
     emitted, recorded, lost, gaps = (
-        int(re.search(rf"{word} +([\d,]+)\n", said)[1].replace(",", ""))  # type: ignore[index]
+        int(re.search(rf"{word} +([\d,]+)\n", output)[1].replace(",", ""))  # type: ignore[index]
         for word in ("events emitted", "recorded", "lost", "gaps")
     )
     assert emitted == recorded > 100
     assert (lost, gaps) == (0, 0)
-    assert re.search(r"what the hooks cost +[\d.]+ us an event\n +[\d.]+ % of the training's", said)
+    assert re.search(
+        r"what the hooks cost +[\d.]+ us an event\n +[\d.]+ % of the training's", output
+    )
     run = get_json(page.replace("/runs/", "/api/runs/"))[1]
     assert run["status"] in ("finished", "stopped")
     assert run["project"] == "demo"
-    # What it says of its commands is what became of them: each was applied, and changed something.
+    # Each command was applied and changed something.
     commands = get_json(page.replace("/runs/", "/api/runs/") + "/commands")[1]["items"]
     assert [c["op"] for c in reversed(commands)] == ["pause", "resume", "set_lr", "stop"]
     for command in commands:
@@ -43,7 +45,7 @@ def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
         line = (
             rf"  {command['op']} +requested, delivered .*, applied .* at step {command['step']}\b"
         )
-        assert re.search(line, said), said
+        assert re.search(line, output), output
     assert run["step"] == commands[0]["step"] < run["max_steps"]
     assert commands[1]["detail"].endswith("to 0.0005")
     for kind in ("evaluate", "save", "substep_end", "log"):
@@ -67,10 +69,8 @@ def test_the_demos_home_is_beside_the_users_and_short_enough_for_a_socket(
     made.rmdir()
 
 
-def test_a_training_that_fails_ends_the_demo_with_its_last_words(
-    home: Home, tmp_path: Path
-) -> None:
-    """A broken transformers stands in front of the real one."""
+def test_a_failed_training_ends_the_demo_with_its_last_output(home: Home, tmp_path: Path) -> None:
+    """A broken transformers package shadows the real one."""
     broken = tmp_path / "broken" / "transformers"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise RuntimeError('broken on purpose')")
@@ -78,12 +78,12 @@ def test_a_training_that_fails_ends_the_demo_with_its_last_words(
     assert demo.returncode == 1
     assert "the training ended with exit code 1" in demo.stderr
     assert "RuntimeError: broken on purpose" in demo.stderr
-    assert "all of it in" in demo.stderr
+    assert "see " in demo.stderr
     assert "Traceback" not in demo.stderr
 
 
 def recorded(home: Home, run: str) -> dict[str, Any] | None:
-    """The run once its command's end and all before it is recorded."""
+    """The run once the end of its command is recorded."""
     shown = home.lineside("show", run, "--json")
     document: dict[str, Any] = json.loads(shown.stdout) if shown.returncode == 0 else {}
     done = "process_exit" in document.get("event_counts", {})

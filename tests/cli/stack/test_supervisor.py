@@ -1,4 +1,4 @@
-"""The supervisor with tiny real processes; the time that back-off waits for is told, not slept."""
+"""The supervisor with tiny real processes and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STUBBORN = (
 
 
 class SupervisorHarness:
-    """A supervisor whose clock the test sets, and what it reported."""
+    """A supervisor with a clock that the test sets, and its reports."""
 
     def __init__(self, logs: Path, *scripts: str, grace: float = 5.0) -> None:
         self.now = 0.0
-        self.said: list[str] = []
+        self.reports: list[str] = []
         programs = [
             Program(f"p{n}", (sys.executable, "-c", script), {"GREETING": "hello"})
             for n, script in enumerate(scripts)
@@ -41,7 +41,7 @@ class SupervisorHarness:
         self.supervisor = Supervisor(
             programs,
             logs,
-            report=self.said.append,
+            report=self.reports.append,
             backoff=Backoff(first=1.0, factor=2.0, longest=4.0, healthy=60.0),
             grace=grace,
             clock=lambda: self.now,
@@ -52,12 +52,12 @@ class SupervisorHarness:
         return self.supervisor.children[0]
 
     def until_ended(self) -> None:
-        """Until the supervisor has noticed the first child's end."""
-        count = len(self.said)
+        """Wait until the supervisor has detected the first child's end."""
+        count = len(self.reports)
 
         def noticed() -> bool:
             self.supervisor.run_once()
-            return len(self.said) > count
+            return len(self.reports) > count
 
         wait_until(noticed)
 
@@ -77,32 +77,32 @@ def make_harness(tmp_path: Path) -> Iterator[Callable[..., SupervisorHarness]]:
             each.supervisor.kill(child)
 
 
-def test_a_child_that_ends_is_started_again_after_a_pause(
+def test_a_child_that_ends_is_restarted_after_a_delay(
     make_harness: Callable[..., SupervisorHarness],
 ) -> None:
     it = make_harness("raise SystemExit(3)")
     it.until_ended()
-    assert it.said == ["p0 ended (exit code 3), next start in 1 s"]
+    assert it.reports == ["p0 ended (exit code 3), next start in 1 s"]
     it.now = 0.9
     it.supervisor.run_once()
     assert it.child.pid is None
     it.now = 1.0
     it.supervisor.run_once()
-    assert it.said[1:] == ["p0 started again, once so far"]
+    assert it.reports[1:] == ["p0 started again, once so far"]
     assert it.child.restarts == 1
 
 
-def test_the_pause_doubles_up_to_its_limit(make_harness: Callable[..., SupervisorHarness]) -> None:
+def test_the_delay_doubles_up_to_its_limit(make_harness: Callable[..., SupervisorHarness]) -> None:
     it = make_harness("raise SystemExit(1)")
     for wait in (1, 2, 4, 4):
         it.until_ended()
-        assert it.said[-1].endswith(f"next start in {wait} s")
+        assert it.reports[-1].endswith(f"next start in {wait} s")
         it.now += wait
         it.supervisor.run_once()
-    assert it.said[-1] == "p0 started again, 4 times so far"
+    assert it.reports[-1] == "p0 started again, 4 times so far"
 
 
-def test_a_child_that_lived_long_is_started_again_soon(
+def test_a_child_that_ran_long_is_restarted_soon(
     make_harness: Callable[..., SupervisorHarness],
 ) -> None:
     it = make_harness("raise SystemExit(1)")
@@ -111,7 +111,7 @@ def test_a_child_that_lived_long_is_started_again_soon(
     it.supervisor.run_once()
     it.now += 60
     it.until_ended()
-    assert it.said[-1] == "p0 ended (exit code 1), next start in 1 s"
+    assert it.reports[-1] == "p0 ended (exit code 1), next start in 1 s"
 
 
 def test_a_killed_child_is_named_by_its_signal(
@@ -121,10 +121,10 @@ def test_a_killed_child_is_named_by_its_signal(
     assert it.child.pid
     os.kill(it.child.pid, signal.SIGKILL)
     it.until_ended()
-    assert it.said == ["p0 ended (SIGKILL), next start in 1 s"]
+    assert it.reports == ["p0 ended (SIGKILL), next start in 1 s"]
 
 
-def test_a_start_that_fails_is_tried_again(
+def test_a_failed_start_is_retried(
     make_harness: Callable[..., SupervisorHarness], tmp_path: Path
 ) -> None:
     it = make_harness("raise SystemExit(1)")
@@ -134,12 +134,12 @@ def test_a_start_that_fails_is_tried_again(
     log.mkdir()
     it.now = 1.0
     it.supervisor.run_once()
-    assert it.said[-1].startswith("p0 cannot be started")
-    assert it.said[-1].endswith("again in 2 s")
+    assert it.reports[-1].startswith("p0 cannot be started")
+    assert it.reports[-1].endswith("again in 2 s")
     log.rmdir()
     it.now = 3.0
     it.supervisor.run_once()
-    assert it.said[-1] == "p0 started again, once so far"
+    assert it.reports[-1] == "p0 started again, once so far"
 
 
 def test_children_get_the_environment_and_their_supervisor(
@@ -151,7 +151,7 @@ def test_children_get_the_environment_and_their_supervisor(
     assert log.read_text() == f"hello {os.getpid()}\n"
 
 
-def test_a_childs_output_is_told_line_by_line(
+def test_a_childs_output_is_read_line_by_line(
     make_harness: Callable[..., SupervisorHarness],
 ) -> None:
     it = make_harness(
@@ -159,16 +159,16 @@ def test_a_childs_output_is_told_line_by_line(
     )
     lines: list[str] = []
 
-    def heard() -> bool:
+    def has_three_lines() -> bool:
         lines.extend(it.child.log.new_lines())
         return len(lines) >= 3
 
-    wait_until(heard)
+    wait_until(has_three_lines)
     assert lines == ["one", "two", "thrhere"]
     assert it.child.log.last_lines(2) == ["two", "thrhere"]
 
 
-def test_stopping_ends_every_child_in_good_time(
+def test_stop_ends_every_child_in_time(
     make_harness: Callable[..., SupervisorHarness],
 ) -> None:
     it = make_harness(SLEEPER, SLEEPER)
@@ -177,16 +177,16 @@ def test_stopping_ends_every_child_in_good_time(
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid or 0, 0)
-    assert it.said == []
+    assert it.reports == []
 
 
-def test_a_child_that_will_not_end_is_killed(
+def test_a_child_that_ignores_sigterm_is_killed(
     make_harness: Callable[..., SupervisorHarness], tmp_path: Path
 ) -> None:
     it = make_harness(STUBBORN, grace=0.2)
     wait_until(lambda: (tmp_path / "p0.log").read_text())
     it.supervisor.stop()
-    assert it.said == ["p0 did not end within 0.2 s: killed"]
+    assert it.reports == ["p0 did not end within 0.2 s: killed"]
     assert it.child.last_exit == -signal.SIGKILL
 
 
@@ -218,11 +218,11 @@ def test_a_long_log_keeps_its_older_part_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "reports"),
     [(0, "exit code 0"), (2, "exit code 2"), (-15, "SIGTERM"), (-70, "signal 70")],
 )
-def test_an_ending_is_said_in_words(code: int, said: str) -> None:
-    assert describe_exit(code) == said
+def test_an_exit_is_described(code: int, reports: str) -> None:
+    assert describe_exit(code) == reports
 
 
 def test_times_are_counted_in_words() -> None:

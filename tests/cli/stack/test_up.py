@@ -1,4 +1,4 @@
-"""``lineside up`` as a person has it: real processes, real signals."""
+"""``lineside up`` with real processes and signals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_signal_ends_all_of_it_in_a_few_seconds(home: Home, number: signal.Sig
     assert not is_held(home.path)
 
 
-def test_a_killed_process_is_started_again_and_counted(home: Home) -> None:
+def test_a_killed_process_is_restarted_and_counted(home: Home) -> None:
     process, page = home.up("--quiet")
     for name in ("broker", "recorder", "dashboard"):
         os.kill(children(process.pid)[name], signal.SIGKILL)
@@ -75,7 +75,7 @@ def test_a_killed_process_is_started_again_and_counted(home: Home) -> None:
     assert "restarted the broker once, the recorder once, the dashboard once" in doctor
 
 
-def test_a_frozen_process_does_not_keep_up_from_ending(home: Home) -> None:
+def test_a_frozen_process_does_not_delay_the_end_of_up(home: Home) -> None:
     process, _ = home.up("--quiet")
     broker = children(process.pid)["broker"]
     os.kill(broker, signal.SIGSTOP)
@@ -92,14 +92,14 @@ def test_nothing_outlives_an_up_that_was_killed(home: Home) -> None:
     wait_until(lambda: all(gone(pid) for pid in pids), "the end of what it supervised")
 
 
-def test_log_lines_are_shown_with_who_wrote_them_and_kept(home: Home) -> None:
+def test_log_lines_are_kept_and_shown_with_their_process(home: Home) -> None:
     process, _ = home.up()
     process.until(r"broker    \| \S+ INFO broker: listening at ")
     process.until(r"recorder  \| \S+ INFO recorder: started")
     assert "broker: listening" in (home.path / "logs" / "broker.log").read_text()
 
 
-def test_a_second_up_on_the_same_home_says_who_has_it(home: Home) -> None:
+def test_a_second_up_on_the_same_home_names_the_first(home: Home) -> None:
     process, page = home.up("--quiet")
     second = home.lineside("up", "--port", "0")
     assert second.returncode == 1
@@ -107,7 +107,7 @@ def test_a_second_up_on_the_same_home_says_who_has_it(home: Home) -> None:
     assert second.stderr.count("\n") == 1
 
 
-def test_a_broker_that_runs_alone_is_respected(home: Home) -> None:
+def test_up_does_not_replace_a_broker_that_already_runs(home: Home) -> None:
     broker = home.start("broker")
     broker.until("listening at")
     up = home.lineside("up", "--port", "0")
@@ -115,7 +115,7 @@ def test_a_broker_that_runs_alone_is_respected(home: Home) -> None:
     assert f"process {broker.pid} listens there" in up.stderr
 
 
-def test_a_port_in_use_is_said_before_anything_starts(home: Home) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         up = home.lineside("up", "--port", str(port))
@@ -124,7 +124,7 @@ def test_a_port_in_use_is_said_before_anything_starts(home: Home) -> None:
     assert not (home.path / "journal.db").exists()
 
 
-def test_a_store_from_a_newer_version_is_said_with_the_sentence_of_who_found_it(
+def test_a_store_from_a_newer_version_is_reported_with_the_recorders_message(
     home: Home,
 ) -> None:
     process, _ = home.up("--quiet")
@@ -150,7 +150,7 @@ def test_a_store_from_a_newer_version_is_said_with_the_sentence_of_who_found_it(
         ({"LINESIDE_STORE": "mysql://me:secret@there/db"}, "expected an SQLAlchemy URL"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_one_sentence_and_code_2(
+def test_an_invalid_setting_is_one_sentence_and_code_2(
     home: Home, settings: dict[str, str], sentence: str
 ) -> None:
     up = home.lineside("up", "--port", "0", "--quiet", env=settings)
@@ -161,25 +161,25 @@ def test_a_setting_that_cannot_be_used_is_one_sentence_and_code_2(
     assert "secret" not in up.stderr
 
 
-def test_only_this_machine_is_listened_to(home: Home) -> None:
+def test_up_listens_on_loopback_only(home: Home) -> None:
     up = home.lineside("up", "--host", "192.0.2.1", "--port", "0")
     assert up.returncode == 2
     assert "is not this machine's loopback address" in up.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--tokens",), "--tokens: there is none; make one"),
         (("--listen", "tcp://127.0.0.1:0"), "--listen='tcp://127.0.0.1:0' cannot be used: nobody"),
     ],
 )
-def test_nothing_is_started_for_others_before_there_is_a_key_to_it(
-    home: Home, options: tuple[str, ...], said: str
+def test_up_listens_to_other_machines_only_once_a_key_exists(
+    home: Home, options: tuple[str, ...], message: str
 ) -> None:
     up = home.lineside("up", "--port", "0", *options)
     assert up.returncode == 2
-    assert up.stderr.startswith(f"lineside: {said}")
+    assert up.stderr.startswith(f"lineside: {message}")
     assert up.stderr.count("\n") == 1
 
 
