@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, REFUSED
+from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, EVALUATION_REVIEWED, REFUSED
 from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.patterns import matches
 
@@ -81,7 +81,7 @@ class Principal:
         if self.is_admin:
             return ""
         for kind in kinds:
-            if kind == commands.COMMAND:
+            if kind in (commands.COMMAND, EVALUATION_REVIEWED):
                 if CONTROL not in self.roles:
                     return (
                         f"a command to {stream.run} takes the role {CONTROL}: {self._has_roles()}"

@@ -8,6 +8,7 @@ from lineside.bus.auth.roles import EMIT, Principal, is_shared_stream
 from lineside.bus.broker.journal import Journal
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol.commands import COMMAND, CONTROL_PRODUCER
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import Sub
 from lineside.bus.protocol.wire import decode_event, record_bodies
@@ -59,7 +60,7 @@ class Authorization:
             self._claim_if_free(stream.run, rights)
         elif not rights.is_admin:
             self._claim_if_free(str(stream), rights)
-            if EMIT in rights.roles and set(_kinds(blob)) - {COMMAND}:
+            if EMIT in rights.roles and set(_kinds(blob)) - {COMMAND, EVALUATION_REVIEWED}:
                 self._claim_if_free(
                     stream.run, rights
                 )  # a training's first answer may precede all else

@@ -47,10 +47,6 @@ def _is_positive(value: object) -> bool:
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
 
-def _is_seq(value: object) -> bool:
-    return _is_whole(value) and 0 <= value < 2**63  # type: ignore[operator]
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -70,14 +66,8 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     "pause": {"seconds": _Argument("a finite number above 0", _is_positive)},
     "resume": {},
     "set_lr": {"lr": _Argument("a finite number above 0", _is_positive, is_required=True)},
-    # Nothing more will be said of the evaluation that is event ``seq``.
-    "proceed": {"seq": _Argument("a whole number of at least 0", _is_seq, is_required=True)},
 }
 """What can be asked of a training, and with which arguments."""
-INTERNAL_OPS = frozenset({"proceed"})
-"""What programs say to each other: nobody is shown it, nor asked for it."""
-USER_OPS = tuple(op for op in OPS if op not in INTERNAL_OPS)
-"""What people can ask for."""
 
 
 def _current_user() -> str:
@@ -139,7 +129,7 @@ class Command:
 
 def unknown_op_error(op: object) -> CommandError:
     """What to raise for one that cannot be asked for."""
-    return CommandError("op", op, f"one of {', '.join(USER_OPS)}")
+    return CommandError("op", op, f"one of {', '.join(OPS)}")
 
 
 def describe_request(op: str, args: Mapping[str, Any]) -> str:

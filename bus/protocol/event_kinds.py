@@ -17,6 +17,7 @@ SHOWN, HIDDEN, COUNTED = "shown", "hidden", "counted"
 """On the timeline: shown, hidden until a person asks for it, or only counted."""
 ANSWER_PREFIX = "control_"
 """Each kind with which a training answers commands begins with this, later versions' too."""
+EVALUATION_REVIEWED = "evaluation_reviewed"
 METRICS = "metrics"
 REFUSED = "refused"
 
@@ -155,6 +156,12 @@ EVENT_KINDS = (
         "Command",
         "A client asks something of the training, or the training received SIGTERM.",
         command_state="requested",
+    ),
+    EventKind(
+        EVALUATION_REVIEWED,
+        "Evaluation reviewed",
+        "The stopper has published every command about an evaluation for which training waits.",
+        timeline=HIDDEN,
     ),
     EventKind(
         "control_delivered",

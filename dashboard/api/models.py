@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from lineside.bus.protocol.commands import EXPIRES_SECONDS, USER_OPS
+from lineside.bus.protocol.commands import EXPIRES_SECONDS, OPS
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history import records
 
@@ -240,7 +240,7 @@ class CommandRequest(BaseModel):
         },
     )
 
-    op: str = Field(json_schema_extra={"enum": list(USER_OPS)})
+    op: str = Field(json_schema_extra={"enum": list(OPS)})
     args: dict[str, Any] = Field(
         default_factory=dict,
         json_schema_extra={

@@ -9,7 +9,8 @@ from typing import Any
 from lineside.bus.errors import CommandError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import Command
-from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
+from lineside.bus.protocol.events import Event, Stream
 from lineside.emitter.spool import inbox
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import INBOX_BYTES
@@ -40,6 +41,8 @@ class CommandChannel:
         self._inbox_position = 0  # bytes of the inbox
         self._seen_ids: set[str] = set()
         self._own_commands: deque[Command] = deque()
+        self.reviewed_seq = -1
+        """The seq of the last evaluation that the stopper has reviewed."""
 
     @property
     def has_pending(self) -> bool:
@@ -59,8 +62,11 @@ class CommandChannel:
             if command.id not in self._seen_ids:
                 self._publish(commands.COMMAND, command.to_data(), state)
                 taken += self._accept(command.to_data(), state)
-        for data in self._read_inbox():
-            taken += self._accept(data, state)
+        for event in self._read_inbox():
+            if event.kind == commands.COMMAND:
+                taken += self._accept(event.data, state)
+            elif event.kind == EVALUATION_REVIEWED:
+                self._accept_review(event.data or {})
         return taken
 
     def publish_control_on(self, step: int, facts: dict[str, Any]) -> None:
@@ -84,7 +90,7 @@ class CommandChannel:
         self._maintenance_tasks.remove(self._maintain)
         self._spool.close()
 
-    def _read_inbox(self) -> list[Mapping[str, Any] | None]:
+    def _read_inbox(self) -> list[Event]:
         self._spool.folder.page.sync()
         end: int = self._spool.fields[INBOX_BYTES]
         if end == self._inbox_position:
@@ -97,7 +103,12 @@ class CommandChannel:
             print_once(f"commands cannot be read now: {error}")
             return []
         self._inbox_position = end
-        return [event.data for event in events if event.kind == commands.COMMAND]
+        return events
+
+    def _accept_review(self, data: Mapping[str, Any]) -> None:
+        seq = data.get("seq")
+        if data.get("attempt") == self._attempt and isinstance(seq, int):
+            self.reviewed_seq = max(self.reviewed_seq, seq)
 
     def _accept(self, data: Mapping[str, Any] | None, state: Any) -> list[Command]:
         name = str((data or {}).get("id") or "")

@@ -1,7 +1,7 @@
-"""Waiting at an evaluation until the stopper has spoken on it, so that it acts at that very step.
+"""Waits at each evaluation until the stopper has reviewed it, so that it acts at that step.
 
-The stopper answers each evaluation of a run whose ``run_start`` says that it waits: by the commands
-that its rules ask for, if any, and a last one, ``proceed``, that names the evaluation.
+If a run's ``run_start`` has a ``wait_for_stopper``, the stopper publishes for each evaluation the
+commands of its rules, if any, and then ``evaluation_reviewed`` with the evaluation's seq.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from lineside.emitter.spool.status_page import PHASES
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.publisher import Publisher
 
-EVALUATION_OPS = frozenset({"stop", "set_lr", "proceed"})
-"""What is applied at an evaluation; everything else waits for the end of a step."""
+EVALUATION_OPS = frozenset({"stop", "set_lr"})
+"""Commands that are applied at an evaluation; all others wait for the end of a step."""
 
 _EVALUATING = PHASES.index("evaluating")
 _POLL_SECONDS = 0.005
@@ -22,11 +22,10 @@ _MAX_SECONDS = 3600.0
 
 
 class EvaluationWait:
-    """The waiting of one attempt, ``seconds`` (an hour at most) at each evaluation. For the
-    training thread.
+    """Waits at most ``seconds`` (an hour at most) at each evaluation of one attempt.
 
-    Once no word has come in time it does not wait any more, until one comes, late as it may be: so
-    a stopper that is not there costs ``seconds`` once.
+    After a wait without a review it waits no more until a review arrives: a stopper that does not
+    run costs ``seconds`` once. For the training thread.
     """
 
     def __init__(self, publisher: Publisher, seconds: float) -> None:
@@ -34,33 +33,33 @@ class EvaluationWait:
         self._timeout = min(seconds, _MAX_SECONDS)
         self._is_stopper_answering = True
         self._evaluation_seq = 0  # the evaluation's event has this seq or a later one
-        self._answered_seq = -1
+        self._reviewed_seq = -1
 
     def before_evaluation(self) -> None:
-        """An evaluation is published next."""
+        """Note that an evaluation is published next."""
         self._evaluation_seq = self._publisher.next_seq
 
-    def on_proceed(self, seq: int) -> None:
-        """The stopper has nothing more to say of the evaluation that is this event of ours."""
-        self._answered_seq = max(self._answered_seq, seq)
-        self._is_stopper_answering = True
+    def on_reviewed(self, seq: int) -> None:
+        """Record that the stopper has reviewed the evaluation whose event has this ``seq``."""
+        if seq > self._reviewed_seq:
+            self._reviewed_seq, self._is_stopper_answering = seq, True
 
     def wait(self, poll: Callable[[], bool]) -> None:
-        """Return once the word on the evaluation was heard by ``poll``, or no more is awaited.
+        """Return once the evaluation was reviewed, or the stopper did not answer in time.
 
-        ``poll`` takes what came, and answers whether training is to end anyway.
+        ``poll`` receives and applies commands, and returns whether to stop waiting.
         """
-        if poll() or self._answered_seq >= self._evaluation_seq or not self._is_stopper_answering:
+        if poll() or self._reviewed_seq >= self._evaluation_seq or not self._is_stopper_answering:
             return
         deadline = time.monotonic() + self._timeout
         with self._publisher.in_phase(_EVALUATING):
-            while not poll() and self._answered_seq < self._evaluation_seq:
+            while not poll() and self._reviewed_seq < self._evaluation_seq:
                 if time.monotonic() > deadline:
                     self._is_stopper_answering = False
                     print_once(
-                        f"no stopper has spoken on an evaluation within {self._timeout:g} s; "
-                        "training goes on, and waits for none until one does: is `lineside stopper`"
-                        " running?"
+                        f"no stopper has reviewed an evaluation within {self._timeout:g} s; "
+                        "training goes on and waits again once a stopper answers: is "
+                        "`lineside stopper` running?"
                     )
                     return
                 self._publisher.maintain_if_due()

@@ -205,6 +205,8 @@ class LeaderExecutor:
                 if requested is not None:
                     self._channel.enqueue(requested)
         self._pending += self._channel.receive(state)
+        if self._evaluation_wait is not None:
+            self._evaluation_wait.on_reviewed(self._channel.reviewed_seq)
 
     def _poll_commands(self, context: HookContext) -> bool:
         """Apply what a stopper may ask for at an evaluation; whether training is to end, or takes
@@ -278,11 +280,6 @@ class LeaderExecutor:
         """
         if self._refusal_reason:
             raise Refused(self._refusal_reason)
-        if command.op == "proceed":
-            if self._evaluation_wait is None:
-                raise Refused("nothing waits for a word on that evaluation")
-            self._evaluation_wait.on_proceed(**command.args)
-            return dict
         action = self._actions.prepare(command, context)
         if self._consensus is not None:
             try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lineside.bus.protocol import commands, wire
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.protocol.messages import DENIED, OFFSET, OK, START, Ack, Cur, Evt, GapMessage, Sub
 from lineside.emitter.shipper.broker_connection import BrokerConnection
@@ -33,6 +34,8 @@ class _AttemptInbox:
     read_up_to: int = 0  # up to this seq of its own control stream everything has been read
     delivered: set[str] = field(default_factory=set)
     end: int | None = None  # the seq at which its control stream ended
+    reviewed_seq: int = -1  # of the last evaluation that the stopper has reviewed
+    review: bytes = b""  # that event, until it is delivered
 
     @property
     def is_open(self) -> bool:
@@ -177,6 +180,8 @@ class CommandDelivery:
             and command_id not in run_commands.answered
         ):
             run_commands.pending.setdefault(command_id, _encode_record(event))
+        elif event.kind == EVALUATION_REVIEWED:
+            _keep_review(run_commands, event)
         elif event.kind == commands.DELIVERED:
             run_commands.acknowledged.add(command_id)
             if attempt_inbox is not None:
@@ -202,16 +207,18 @@ class CommandDelivery:
             ),
             None,
         )
-        page = StatusPageFile.open(attempt_inbox.folder) if new and attempt_inbox else None
-        if attempt_inbox is None or page is None:
+        if attempt_inbox is None or not (new or attempt_inbox.review):
             return
+        page = StatusPageFile.open(attempt_inbox.folder)
+        if page is None:
+            return
+        # The review comes last: training continues once it has read it.
+        records = [run_commands.pending[command_id] for command_id in new]
+        records += [attempt_inbox.review] if attempt_inbox.review else []
         try:
-            page.set_inbox_bytes(
-                inbox.deliver(
-                    attempt_inbox.folder, [run_commands.pending[command_id] for command_id in new]
-                )
-            )
+            page.set_inbox_bytes(inbox.deliver(attempt_inbox.folder, records))
             attempt_inbox.delivered.update(new)
+            attempt_inbox.review = b""
         except OSError as error:
             log.warning(
                 "shipper: commands cannot be handed over in %s: %s", attempt_inbox.folder, error
@@ -233,6 +240,14 @@ class CommandDelivery:
             run_commands.mark_answered(command_id)
             why = "training ended without an answer to it; whether it was applied is not known"
             self._reject(run, {"id": command_id, "why": why})
+
+
+def _keep_review(run_commands: _RunCommands, event: Event) -> None:
+    """Keep a review for the attempt it names. The last one counts, and no answer follows."""
+    data = event.data or {}
+    attempt_inbox, seq = run_commands.inboxes.get(str(data.get("attempt"))), data.get("seq")
+    if attempt_inbox and isinstance(seq, int) and seq > attempt_inbox.reviewed_seq:
+        attempt_inbox.reviewed_seq, attempt_inbox.review = seq, _encode_record(event)
 
 
 def _encode_record(event: Event) -> bytes:

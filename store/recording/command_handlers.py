@@ -55,8 +55,6 @@ class CommandHandlers:
         }
 
     def _on_command(self, context: EventContext) -> None:
-        if optional_text(context.data, "op") in bus.INTERNAL_OPS:
-            return
         if context.stream.producer != bus.CONTROL_PRODUCER:
             raise InvalidEventData(f"a command counts only in a stream of {bus.CONTROL_PRODUCER!r}")
         command_id, event_time = _command_id(context), context.event.time
@@ -90,9 +88,7 @@ class CommandHandlers:
 
     def _on_answer(self, context: EventContext) -> None:
         # Rank 0 answers for all; the other ranks confirm in streams of their own.
-        if optional_text(context.data, "op") in bus.INTERNAL_OPS or is_rank(
-            context.stream.producer
-        ):
+        if is_rank(context.stream.producer):
             return
         if context.stream.producer != bus.CONTROL_PRODUCER:
             raise InvalidEventData(f"an answer counts only in a stream of {bus.CONTROL_PRODUCER!r}")

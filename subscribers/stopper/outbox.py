@@ -13,6 +13,7 @@ from lineside.bus.client.producer_pool import ProducerPool
 from lineside.bus.errors import BrokerUnreachable, BusError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Event, Stream
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.attempt_state import Trigger
@@ -24,6 +25,7 @@ PRODUCER = "stopper"
 ALERT = "alert"
 """The kind of event that says that a rule held, or cannot."""
 _FLUSH_SECONDS = 5.0
+_PUBLISHED_KINDS = (commands.COMMAND, EVALUATION_REVIEWED, ALERT)
 _OPS_BY_ACTION = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
 
@@ -67,14 +69,19 @@ def message(trigger: Trigger, *, dry_run: bool) -> OutboxMessage:
     return _command(trigger.stream, trigger.step, command)
 
 
-def proceed(stream: Stream, event: Event) -> OutboxMessage:
-    """That nothing more will be said of this evaluation, to a training that waits for it."""
-    name = f"proceed-{stream.attempt}-{event.seq}"[-64:]
-    expires_at = event.time + EXPIRES_SECONDS
-    command = Command(
-        "proceed", {"seq": event.seq}, "", _issued_by(), expires_at, name, stream.attempt
+def evaluation_reviewed(stream: Stream, event: Event) -> OutboxMessage:
+    """Report to a training that waits at this evaluation that no more commands follow."""
+    data = {"seq": event.seq, "attempt": stream.attempt}
+    return OutboxMessage(
+        _review_id(data),
+        stream.run,
+        commands.CONTROL_PRODUCER,
+        EVALUATION_REVIEWED,
+        event.step,
+        data,
+        stream.attempt,
+        f"{EVALUATION_REVIEWED} {stream.run}",
     )
-    return _command(stream, event.step, command, f"proceed {stream.run}")
 
 
 class Outbox:
@@ -100,8 +107,9 @@ class Outbox:
 
     def discard_published(self, event: Event) -> None:
         """Somebody, maybe we ourselves in an earlier life, has said this."""
-        if event.kind in (commands.COMMAND, ALERT) and self._messages:
-            name = (event.data or {}).get("id")
+        if event.kind in _PUBLISHED_KINDS and self._messages:
+            data = event.data or {}
+            name = _review_id(data) if event.kind == EVALUATION_REVIEWED else data.get("id")
             self._messages = {key: one for key, one in self._messages.items() if one[0].id != name}
 
     def discard_attempt(self, stream: Stream) -> None:
@@ -145,9 +153,11 @@ class Outbox:
             self._producers.close()
 
 
-def _command(
-    stream: Stream, step: int, command: Command, compaction_key: str = ""
-) -> OutboxMessage:
+def _review_id(data: Mapping[str, Any]) -> str:
+    return f"{EVALUATION_REVIEWED}-{data.get('attempt')}-{data.get('seq')}"
+
+
+def _command(stream: Stream, step: int, command: Command) -> OutboxMessage:
     return OutboxMessage(
         command.id,
         stream.run,
@@ -156,7 +166,6 @@ def _command(
         step,
         command.to_data(),
         command.attempt,
-        compaction_key,
     )
 
 

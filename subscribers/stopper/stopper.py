@@ -129,7 +129,7 @@ class Stopper(Subscriber):
         if event.kind == "evaluate" and stream.producer == RANK_0 and not self._dry_run:
             attempt_state = self._rule_engine.attempt_state(stream)
             if attempt_state.wait_seconds > 0 and attempt_state.is_training:
-                self._outbox.put(outbox.proceed(stream, event))
+                self._outbox.put(outbox.evaluation_reviewed(stream, event))
 
     def _log_trigger(self, trigger: Trigger) -> None:
         log.info(

@@ -1,6 +1,6 @@
 """Trains a tiny model with the real Trainer and writes down each hook after Lineside's returned.
 
-Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``USER_OPS`` gets a line
+Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``TOLD`` gets a line
 ``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside let the process
 go (what torch then needs to end is no concern of ours).
 """

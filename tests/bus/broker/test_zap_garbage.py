@@ -94,7 +94,7 @@ def test_many_connections_that_never_finish_their_handshake_keep_nobody_out(
 
 
 ROLES = ("emit", "read", "control", "admin")
-KINDS = ("command", "log", "control_applied", "run_end", "refused")
+KINDS = ("command", "evaluation_reviewed", "log", "control_applied", "run_end", "refused")
 number = st.sampled_from([0, 1, 5, (1 << 63) - 1, 1 << 63]).map(lambda n: struct.pack("<Q", n))
 noise = st.binary(max_size=12) | number
 
@@ -172,7 +172,7 @@ def test_no_message_of_any_role_does_what_the_role_may_not(
             events = read_all(secured.local, [f"{stream}/{producer}"])
             written[stream] = written.get(stream, set()) | {(producer, e.kind) for e in events}
     assert written["of-read"] == set()
-    assert written["of-control"] <= {("control", "command")}
+    assert written["of-control"] <= {("control", "command"), ("control", "evaluation_reviewed")}
     assert {kind for producer, kind in written["of-emit"] if producer == "control"} <= {
         "control_applied"
     }

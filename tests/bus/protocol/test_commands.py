@@ -25,7 +25,7 @@ def test_what_is_left_out_is_made_up() -> None:
     assert first.expires_at == pytest.approx(time.time() + EXPIRES_SECONDS, abs=5)
 
 
-ARGS: dict[str, dict[str, Any]] = {"set_lr": {"lr": 1}, "proceed": {"seq": 0}}
+ARGS: dict[str, dict[str, Any]] = {"set_lr": {"lr": 1}}
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -44,7 +44,6 @@ def test_every_op_can_be_asked_for(op: str) -> None:
         ({"op": "set_lr", "args": {"lr": True}}, "set_lr lr: True cannot be"),
         ({"op": "set_lr", "args": {"lr": "1"}}, "set_lr lr: '1' cannot be"),
         ({"op": "stop", "args": {"save": 1}}, "stop save: 1 cannot be; expected true or false"),
-        ({"op": "proceed", "args": {"seq": -1}}, "proceed seq: -1 cannot be"),
         ({"op": "save", "args": {"now": 1}}, "save now: 1 cannot be; expected no arguments"),
         (
             {"op": "stop", "args": {"lr": 1}},

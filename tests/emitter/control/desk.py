@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.bus.protocol.commands import COMMAND, Command
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.wire import Encoder
 from lineside.emitter.control.leader import LeaderExecutor
@@ -19,7 +20,7 @@ from lineside.emitter.spool import inbox
 from lineside.emitter.spool.status_page import PHASE, PHASES
 from lineside.emitter.spool.status_reader import StatusPageFile
 from lineside.emitter.training import shutdown
-from tests.emitter.streams import data_of, open_page
+from tests.emitter.streams import data_of, open_page, open_publisher
 from tests.support.tiny_trainer import HookLog
 
 _PATIENCE = 30.0
@@ -33,6 +34,12 @@ def deliver(*asked: Command | Mapping[str, Any] | bytes) -> None:
     assert page is not None
     page.set_inbox_bytes(inbox.deliver(folder, [_record(one) for one in asked]))
     page.close()
+
+
+def review(seq: int, attempt: str = "") -> bytes:
+    """The stopper's record that it has reviewed the evaluation ``seq`` of ``attempt`` or ours."""
+    data = {"seq": seq, "attempt": attempt or open_publisher().identity.attempt}
+    return Encoder().encode(0, time.time(), 0, EVALUATION_REVIEWED, 0, None, 0, data)
 
 
 class DeliverAt(TrainerCallback):

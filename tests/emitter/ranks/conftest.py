@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from lineside.bus.client.command_client import CommandClient, CommandStatus
+from lineside.bus.client.producer import Producer
 from lineside.bus.client.reader import Reader
-from lineside.bus.protocol.commands import Command
-from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.commands import CONTROL_PRODUCER, Command
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
+from lineside.bus.protocol.events import Event, Stream, new_attempt
 from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess
 from tests.emitter.streams import data_of
@@ -26,7 +28,7 @@ from tests.emitter.streams import data_of
 Line = tuple[str, str, int, float | None]
 """A command's id and op, the step at which it was applied, and the new learning rate."""
 RUN = "ranks"
-PATIENCE = 120.0
+TIMEOUT = 120.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -104,8 +106,15 @@ class Job:
         self.client.send(RUN, command)
         return command
 
+    def send_review(self, attempt: str, seq: int) -> None:
+        """Publish, as the stopper does, that the evaluation ``seq`` of ``attempt`` is reviewed."""
+        stream = Stream(RUN, CONTROL_PRODUCER, new_attempt())
+        with Producer(self.broker.address, stream) as producer:
+            producer.emit(EVALUATION_REVIEWED, data={"seq": seq, "attempt": attempt})
+            producer.flush(TIMEOUT)
+
     def wait_for_result(self, command: Command) -> CommandStatus:
-        states = list(self.client.follow(RUN, command.id, PATIENCE))
+        states = list(self.client.follow(RUN, command.id, TIMEOUT))
         assert states, f"{command.op} was not even requested\n{self.log}"
         assert states[-1].is_final, (states, self.log)
         return states[-1]
@@ -132,7 +141,7 @@ class Job:
 
     def wait_for_ranks(self) -> None:
         """Until each has trained to its end."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while not all((self.output / f"rank{rank}.json").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log
             time.sleep(0.05)
@@ -140,7 +149,7 @@ class Job:
     def end(self, *, is_terminated: bool = False) -> list[dict[str, Any]]:
         """What each rank says once training is over: steps, a hash of the weights, the rate."""
         assert self._process is not None
-        code = self._process.wait(PATIENCE)
+        code = self._process.wait(TIMEOUT)
         assert code == 0 or is_terminated, self.log
         return [
             json.loads((self.output / f"rank{rank}.json").read_text()) for rank in range(self.ranks)
@@ -150,7 +159,7 @@ class Job:
         """All of the run once every rank has ended, by attempt and producer."""
         waiting = {f"rank{rank}" for rank in range(self.ranks)}
         found: dict[tuple[str, str], list[Event]] = {}
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         with Reader(self.broker.address, start=START, streams=[RUN]) as reader:
             # What tells that a process is gone may come before the last that it had to say.
             while (batch := reader.poll(1.0)) is not None or waiting:
@@ -188,7 +197,7 @@ class Job:
 
     def wait_for_restart(self) -> None:
         """Until every rank was started a second time."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while not all((self.output / f"pid{rank}-1").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log
             time.sleep(0.05)

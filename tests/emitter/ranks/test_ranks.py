@@ -10,7 +10,7 @@ import pytest
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.messages import START
-from tests.emitter.ranks.conftest import PATIENCE, Job
+from tests.emitter.ranks.conftest import TIMEOUT, Job
 
 COMMANDS = 60
 
@@ -124,10 +124,10 @@ def test_ranks_stop_at_the_very_evaluation_on_which_they_wait_for_a_word(job: Jo
     job.start(2, eval_steps=5, waits=60.0)
     with Reader(job.broker.address, start=START, streams=["ranks/rank0"]) as reader:
         for _ in range(3):
-            seq, step = _evaluation(reader)
+            attempt, seq, step = _evaluation(reader)
             if step == 15:
                 job.send("stop", save=False)
-            job.send("proceed", seq=seq)
+            job.send_review(attempt, seq)
     assert [one["steps"] for one in job.end()] == [15, 15]
     assert [line[1:3] for line in job.applied_commands()["rank1"]] == [("stop", 15)]
 
@@ -149,14 +149,16 @@ def test_a_sigterm_saves_and_stops_all_ranks(job: Job, who: str) -> None:
     assert step == one["steps"]
 
 
-def _evaluation(reader: Reader) -> tuple[int, int]:
-    """The next evaluation on the bus: its seq and step."""
-    until = time.monotonic() + PATIENCE
+def _evaluation(reader: Reader) -> tuple[str, int, int]:
+    """The attempt, seq and step of the next evaluation on the bus."""
+    until = time.monotonic() + TIMEOUT
     while time.monotonic() < until:
         batch = reader.poll(0.2)
         for event in batch.events if batch else ():
             if event.kind == "evaluate":
-                return event.seq, event.step
+                assert batch is not None
+                assert batch.stream is not None
+                return batch.stream.attempt, event.seq, event.step
     raise AssertionError("no evaluation came")
 
 

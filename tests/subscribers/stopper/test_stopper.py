@@ -61,8 +61,8 @@ def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
             "eval_score patience: eval_score was no better than 3 of step 5 3 times in a row, "
             "and is 3.3"
         )
-        applied = data_of(events_of(settings, "control", "control_applied"))
-        assert [one["op"] for one in applied].count("proceed") >= reference_step - 1
+        reviews = data_of(events_of(settings, "control", "evaluation_reviewed"))
+        assert len({one["seq"] for one in reviews}) >= reference_step - 1
         wait_until(lambda: history.run(RUN).status == "stopped", "the recorder has it")
         answer = backtest(settings, *STOP)
     assert [(one["step"], one["action"]) for one in answer["items"]] == [(reference_step, "stop")]
@@ -151,7 +151,6 @@ def test_alerts_a_plateau_and_a_budget_of_one_training(
     requested = {
         (one["op"], one["reason"].split(":")[0])
         for one in data_of(events_of(settings, "control", "command"))
-        if one["op"] != "proceed"
     }
     assert requested == {("set_lr", "flat"), ("stop", "budget")}
     [changed] = [
