@@ -105,7 +105,7 @@ def test_commands_control_and_stop_a_training(
     assert [line.split()[0] for line in lines[:1]] == ["TIME"]
     assert len(lines) == 3
     nothing = running_home.lineside("audit", "--run", "no_broker")
-    assert (nothing.returncode, nothing.stderr) == (0, "nothing about no_broker\n")
+    assert (nothing.returncode, nothing.stderr) == (0, "no entries about no_broker\n")
 
     exported = running_home.lineside("export", STEERED, "--what", "commands", "--format", "jsonl")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
