@@ -1,78 +1,191 @@
-"""What every subscriber is: a process that reads the bus and reacts to events by their kind."""
+"""The public ``Subscriber``: what happens in a run, as one method for each kind of event."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Awaitable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
-from lineside.bus.client.reader import Batch, Reader
-from lineside.bus.protocol.events import Event, Gap, Stream
-from lineside.bus.service import Service
-from lineside.bus.settings import Settings
+from lineside.subscribers.context import RunContext
+from lineside.subscribers.events import (
+    AlertEvent,
+    CommandEvent,
+    EvaluateEvent,
+    GapEvent,
+    HeartbeatEvent,
+    LogEvent,
+    MetricsEvent,
+    ProcessEvent,
+    RunEndEvent,
+    RunEvent,
+    RunStartEvent,
+    SaveEvent,
+    SubscriberErrorEvent,
+    TrainerEvent,
+    TrainErrorEvent,
+)
 
-log = logging.getLogger("lineside")
+Result: TypeAlias = "Mapping[str, Any] | None"
+HandlerResult: TypeAlias = "Result | Awaitable[Result]"
+"""What a handler returns: nothing, or metrics to publish; or an awaitable of either."""
 
-IDLE_SECONDS = 0.5
-"""How long a turn waits for something to do."""
+RETRY, SKIP, STOP = "retry", "skip", "stop"
+ON_ERROR = (RETRY, SKIP, STOP)
 
 
-class Subscriber(Service):
-    """Calls ``on_<kind>(stream, event)`` for every event of a kind it has such a method for.
+class Subscriber:
+    """Reacts to the events of one run: override the methods of the kinds that matter.
 
-    A handler that fails is logged and the loop goes on. The broker keeps the cursor under ``name``,
-    moved after each batch: what a crash interrupts is delivered again, so a handler must do no harm
-    the second time; ``(stream, event.seq)`` is the same then. ``streams`` are patterns
-    ``run[/producer[/attempt]]``; empty is everything.
+    ::
+
+        class Slack(Subscriber):
+            name = "slack"
+
+            def __init__(self, url: str) -> None:
+                self.url = url
+
+            async def on_log(self, run: RunContext, event: LogEvent) -> None: ...
+
+    ``lineside subscriber my_module:Slack -o url=https://...`` runs it: the kit makes one instance
+    for each run, on the run's first event. Methods are plain or ``async``; the events of a run come
+    one after another, in order, while other runs go on beside it. Plain methods of one run share a
+    thread, ``async`` ones of all runs share one event loop.
+
+    Delivery is at least once: after a crash the events since the last commit come again. Changes of
+    ``run.open_state()``, and all that was published, are kept exactly once.
+
+    A method that returns a mapping publishes it as ``metrics`` of the producer ``name``, each key
+    with ``log_key_prefix`` before it.
     """
 
-    name = "subscriber"
-    streams: ClassVar[tuple[str, ...]] = ()
+    name: ClassVar[str] = "subscriber"
+    """The broker keeps the cursor under this name; published events name it as producer."""
+    on_error: ClassVar[str] = RETRY
+    """What an exception causes: ``retry`` the event with back-off, ``skip`` it, or ``stop``."""
+    log_key_prefix: ClassVar[str] = ""
+    """What precedes the names of returned metrics."""
+    frequency: ClassVar[float | Mapping[str, float]] = {}
+    """``{"on_log": 0.1}`` calls ``on_log`` once in every 10 % of the run's ``max_steps``.
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self._handlers: dict[str, Callable[[Stream, Event], None] | None] = {}
+    A number stands for ``on_log``, ``on_evaluate`` and the methods of steps. A run without known
+    ``max_steps`` is called for every event.
+    """
+    retry_seconds: ClassVar[tuple[float, float]] = (1.0, 60.0)
+    """The first and the longest delay before an event is tried again; it doubles in between."""
 
-    def startup(self) -> None:
-        self.reader = self.open_reader()
+    def on_event(self, run: RunContext, event: RunEvent) -> HandlerResult:
+        """Any event whose own method is not overridden, custom kinds of ``start_run`` included."""
 
-    def open_reader(self) -> Reader:
-        """The reader this subscriber lives on."""
-        return Reader(self.settings.broker, name=self.name, streams=self.streams)
+    def on_init_end(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """The Trainer was made; published when the run opens."""
 
-    def run_once(self) -> None:
-        batch = self.reader.poll(IDLE_SECONDS)
-        if batch is not None:
-            self.handle(batch)
-            self.reader.commit(batch.offset)
+    def on_train_begin(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """``train()`` begins; a second call is another attempt."""
 
-    def shutdown(self) -> None:
-        reader: Reader | None = getattr(self, "reader", None)
-        if reader is not None:
-            reader.close()
+    def on_train_end(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """``train()`` returned."""
 
-    def handle(self, batch: Batch) -> None:
-        """Hand out a batch: what is missing, then each event."""
-        for gap in batch.gaps:
-            self.handle_gap(gap)
-        for event in batch.events:
-            handler = self._handler(event.kind)
-            if handler is None or batch.stream is None:
-                continue
-            try:
-                handler(batch.stream, event)
-            except Exception:
-                log.exception(
-                    "%s: %s of %s, seq %d", self.name, event.kind, batch.stream, event.seq
-                )
+    def on_epoch_begin(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """An epoch begins."""
 
-    def handle_gap(self, gap: Gap) -> None:
-        """Events that cannot be had; logged unless a subclass knows better."""
-        subject = "journal entries" if gap.stream is None else f"events of {gap.stream}"
-        log.warning("%s: %d %s cannot be had", self.name, gap.count, subject)
+    def on_epoch_end(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """An epoch ended."""
 
-    def _handler(self, kind: str) -> Callable[[Stream, Event], None] | None:
-        if kind not in self._handlers:
-            self._handlers[kind] = getattr(self, f"on_{kind}", None)
-        return self._handlers[kind]
+    def on_step_begin(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """A step begins, before its first batch."""
+
+    def on_pre_optimizer_step(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """Gradients are clipped; the optimizer steps next."""
+
+    def on_optimizer_step(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """The optimizer has stepped."""
+
+    def on_substep_end(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """A batch of an accumulation ended, but for the last."""
+
+    def on_step_end(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """A step ended; ``event.step`` counts it."""
+
+    def on_log(self, run: RunContext, event: LogEvent) -> HandlerResult:
+        """The Trainer logged ``event.logs``."""
+
+    def on_prediction_step(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """A batch of an evaluation or prediction ended."""
+
+    def on_evaluate(self, run: RunContext, event: EvaluateEvent) -> HandlerResult:
+        """An evaluation ended with ``event.metrics``."""
+
+    def on_predict(self, run: RunContext, event: EvaluateEvent) -> HandlerResult:
+        """A prediction ended with ``event.metrics``."""
+
+    def on_save(self, run: RunContext, event: SaveEvent) -> HandlerResult:
+        """The checkpoint ``event.checkpoint`` was written."""
+
+    def on_push_begin(self, run: RunContext, event: TrainerEvent) -> HandlerResult:
+        """A push to the Hub begins."""
+
+    def on_run_start(self, run: RunContext, event: RunStartEvent) -> HandlerResult:
+        """A process began to publish; each rank does. ``event.facts`` describes it."""
+
+    def on_run_end(self, run: RunContext, event: RunEndEvent) -> HandlerResult:
+        """A process ended in an orderly way; each rank reports it."""
+
+    def on_train_error(self, run: RunContext, event: TrainErrorEvent) -> HandlerResult:
+        """``train()`` raised ``event.error``; each rank reports it."""
+
+    def on_gap(self, run: RunContext, event: GapEvent) -> HandlerResult:
+        """The training dropped events."""
+
+    def on_heartbeat(self, run: RunContext, event: HeartbeatEvent) -> HandlerResult:
+        """The shipper's account of one rank, once a second."""
+
+    def on_process_lost(self, run: RunContext, event: ProcessEvent) -> HandlerResult:
+        """A training process is gone without ``run_end``."""
+
+    def on_process_exit(self, run: RunContext, event: ProcessEvent) -> HandlerResult:
+        """The command of ``lineside run`` ended."""
+
+    def on_command(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """A command was sent to the training."""
+
+    def on_control_on(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """The training takes commands from here on."""
+
+    def on_control_delivered(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """A command has reached the training."""
+
+    def on_control_applied(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """The training applied a command."""
+
+    def on_control_rejected(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """The training rejected a command."""
+
+    def on_control_expired(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """A command expired before the training could apply it."""
+
+    def on_control_superseded(self, run: RunContext, event: CommandEvent) -> HandlerResult:
+        """A later command took the place of an earlier one."""
+
+    def on_alert(self, run: RunContext, event: AlertEvent) -> HandlerResult:
+        """A stopping rule held and only alerts, or cannot hold."""
+
+    def on_metrics(self, run: RunContext, event: MetricsEvent) -> HandlerResult:
+        """Another producer than the training published metrics."""
+
+    def on_subscriber_error(self, run: RunContext, event: SubscriberErrorEvent) -> HandlerResult:
+        """Another subscriber failed on an event of the run."""
+
+    def on_refused(self, run: RunContext, event: RunEvent) -> HandlerResult:
+        """Broker or dashboard refused a request; of the run ``audit``."""
+
+    def tick(self, run: RunContext, now: float) -> HandlerResult:
+        """Called about once a second while the run is in memory; ``now`` is ``time.time()``."""
+
+    def flush(self, run: RunContext) -> Any:
+        """Called after a batch of events and before they count as processed.
+
+        A subscriber that collects events sends them here. An exception is handled as one of the
+        batch's last event. May be ``async``.
+        """
+
+    def close(self, run: RunContext) -> Any:
+        """Called when the run leaves memory: it was idle for long, or the process ends."""

@@ -69,7 +69,7 @@ class Authorization:
         """Read, and keep a place under a name."""
         if rights.is_local:
             if message.name:
-                self._claim_if_free(f"@{message.name}", rights)
+                self._claim_if_free(f"@{message.name.partition('/')[0]}", rights)
             return ""
         for pattern in message.streams or ("",):
             why = rights.read_denial(pattern)
@@ -92,6 +92,7 @@ class Authorization:
             return (
                 f"a durable name takes the role read: key {rights.name!r} has {rights.role_names}"
             )
+        name = name.partition("/")[0]  # names below another belong to the same key
         owner = self._owner(f"@{name}")
         if owner is None and name in self._journal.cursors():
             owner = ""

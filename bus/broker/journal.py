@@ -10,6 +10,8 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
 
 NO_OWNERS: Mapping[str, str] = MappingProxyType({})
+FORGOTTEN = -1
+"""The cursor of a durable name that is to be removed."""
 
 
 class Write(NamedTuple):

@@ -239,8 +239,8 @@ class Broker(Service):
             position, displaced = self._subscriptions.subscribe(identity, message)
             runs = {pattern.partition("/")[0] for pattern in message.streams}
             connection.provisional_runs = frozenset(runs if rights.is_emit_only else ())
-            journal = self._journal
-            answer = Ack(message.name, position, OK, journal.head, journal.id)
+            journal, names = self._journal, self._subscriptions.names_below(message.name)
+            answer = Ack(message.name, position, OK, journal.head, journal.id, names)
             self._send([identity, *answer.encode()])
             if displaced is not None and displaced != identity:
                 why = f"another reader named {message.name!r} took over"

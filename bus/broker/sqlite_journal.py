@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from zlib import crc32
 
-from lineside.bus.broker.journal import NO_OWNERS, Entry, Write
+from lineside.bus.broker.journal import FORGOTTEN, NO_OWNERS, Entry, Write
 from lineside.bus.broker.sqlite_errors import DamagedRow, translate
 from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
 from lineside.bus.filesystem import network_filesystem_type
@@ -117,6 +117,8 @@ class SqliteJournal:
                 "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
                 [(name, offset, now) for name, offset in cursors.items()],
             )
+            if forgotten := [name for name, offset in cursors.items() if offset == FORGOTTEN]:
+                db.executemany("DELETE FROM cursors WHERE name = ?", [(n,) for n in forgotten])
             if owners:
                 db.executemany("INSERT OR REPLACE INTO owners VALUES (?, ?)", owners.items())
             if expire_before > self.first:
@@ -125,6 +127,8 @@ class SqliteJournal:
             self._ids[stream], self._streams[id_] = id_, stream
         self._next_seqs.update(next_seqs)
         self._cursors.update(cursors)
+        for name in forgotten:
+            del self._cursors[name]
         self.owners.update(owners)
         self.head += len(rows)
         self.first = max(self.first, expire_before)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
-from lineside.bus.broker.journal import Entry, Journal
+from lineside.bus.broker.journal import FORGOTTEN, Entry, Journal
 from lineside.bus.errors import BadMessage, JournalError
 from lineside.bus.protocol.messages import (
     CURSOR,
@@ -31,8 +31,8 @@ MAX_IN_FLIGHT = 32 << 20
 """Bytes sent to one reader and not yet given back as credit, beyond which it waits (32 MiB)."""
 LIVE_LAG = 1024
 """Entries a live reader may be behind before it is skipped forward."""
-NAME_MAX = 128
-"""Characters of a durable reader's name."""
+NAME_MAX = 257
+"""Characters of a durable reader's name: two parts of 128 with a slash between them."""
 _TAIL_BYTES = 32 << 20
 # To one reader before the next one's turn.
 _DELIVER_MESSAGES = 64
@@ -98,7 +98,7 @@ class Subscriptions:
         self._tail_bytes = 0
         self._warned_at = float("-inf")
         self.moved_cursors: dict[str, int] = {}
-        """Durable cursors to be committed with the next transaction."""
+        """Durable cursors to be committed with the next transaction; ``FORGOTTEN`` removes one."""
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._by_identity
@@ -142,8 +142,16 @@ class Subscriptions:
 
     def cursor(self, name: str) -> int | None:
         """How far the durable reader ``name`` is; None if there is none."""
-        moved_cursors = self.moved_cursors.get(name)
-        return self._journal.cursors().get(name) if moved_cursors is None else moved_cursors
+        cursor = self.moved_cursors.get(name, self._journal.cursors().get(name))
+        return None if cursor == FORGOTTEN else cursor
+
+    def names_below(self, name: str) -> tuple[str, ...]:
+        """Durable names that begin with ``name/``."""
+        names = self._journal.cursors().keys() | self.moved_cursors.keys() if name else ()
+        prefix = f"{name}/"
+        return tuple(
+            sorted(one for one in names if one.startswith(prefix) and self.cursor(one) is not None)
+        )
 
     def cursor_of(self, identity: bytes) -> tuple[str, int]:
         """A reader's name and its durable cursor; without a name, how far it has processed."""
@@ -161,7 +169,10 @@ class Subscriptions:
         if offset >= subscription.last_sent:
             offset = subscription.position
         subscription.processed = offset
-        if name and offset > (self.cursor(name) or 0):
+        if name and message.forget:
+            self.moved_cursors[name] = FORGOTTEN
+            self.drop(identity)
+        elif name and offset > (self.cursor(name) or 0):
             self.moved_cursors[name] = offset
 
     def drop(self, identity: bytes) -> None:

@@ -97,6 +97,8 @@ class Reader:
             0  # the durable cursor, or the like without a name, as the broker last said
         )
         self._delivered = 0  # the newest offset handed out
+        self.names_below: tuple[str, ...] = ()
+        """Durable names ``name/...`` that the broker knew when it answered the subscription."""
         self._has_start = False  # whether it is known behind which offset reading began
         self._next_seqs: dict[Stream, int] = {}
         self._denied = ""
@@ -184,6 +186,13 @@ class Reader:
         self._socket.close()
         self._context.term()
 
+    def forget(self) -> None:
+        """End the durable name and disconnect, once the broker has removed its cursor."""
+        if self.is_subscribed and self._send(Cur(self._cursor, 0, forget=True).encode()):
+            self._acked_cursor, self._cursor, self._sent_cursor = -1, 0, 0
+            self._unreturned_credit, self._cur_sent_at = 0, time.monotonic()
+        self.close()
+
     def _connect(self) -> None:
         self._socket = sockets.dealer(self._context, self.address)
         # Since when an answer is waited for; None if none is.
@@ -261,6 +270,7 @@ class Reader:
             self.restarts += 1
             return
         self._is_subscribed = True
+        self.names_below = ack.names
         self._last_warning = ""
         self._unreturned_credit = 0
         self._start = LIVE if self._start == LIVE else OFFSET

@@ -19,6 +19,7 @@ ANSWER_PREFIX = "control_"
 """Each kind with which a training answers commands begins with this, later versions' too."""
 EVALUATION_REVIEWED = "evaluation_reviewed"
 METRICS = "metrics"
+SUBSCRIBER_ERROR = "subscriber_error"
 REFUSED = "refused"
 
 
@@ -137,6 +138,12 @@ EVENT_KINDS = (
         "Alert",
         "A rule held that only alerts, or that would have acted without `--dry-run`, or a rule "
         "cannot hold because its metric never came; at the step of the event that caused it.",
+    ),
+    EventKind(
+        SUBSCRIBER_ERROR,
+        "Subscriber failed",
+        "A subscriber's handler raised on an event of the run and it is being retried for long, "
+        "was skipped or stopped the subscriber, or it has succeeded after that.",
     ),
     EventKind(
         "process_lost",

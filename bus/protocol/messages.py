@@ -84,7 +84,8 @@ class Ack:
     after which delivery begins. ``head`` is the journal's newest offset. ``status`` is ok, full
     (disk; try again later), hole (records before the ones sent are missing; send from ``next``) or
     denied, and ``text`` then says why. In the answer to a Sub that is ok, ``text`` is the journal's
-    id: offsets of one journal mean nothing in another.
+    id: offsets of one journal mean nothing in another, and ``names`` are the durable names below
+    the reader's own, ``name/...``.
     """
 
     VERB: ClassVar[bytes] = b"ACK"
@@ -93,9 +94,10 @@ class Ack:
     status: str = OK
     head: int = 0
     text: str = ""
+    names: tuple[str, ...] = ()
 
     def encode(self) -> Frames:
-        return [
+        frames = [
             self.VERB,
             _text(self.key),
             _U64.pack(self.next),
@@ -103,10 +105,16 @@ class Ack:
             _U64.pack(self.head),
             _text(self.text),
         ]
+        return [*frames, msgpack.packb(self.names)] if self.names else frames
 
     @classmethod
     def decode(cls, args: Sequence[bytes]) -> Ack:
-        return cls(_str(args, 0), _int(args, 1), _str(args, 2), _int(args, 3), _str(args, 4))
+        names = _unpack(args, 5) if len(args) > 5 else []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadMessage("names: expected a list of texts")
+        return cls(
+            _str(args, 0), _int(args, 1), _str(args, 2), _int(args, 3), _str(args, 4), tuple(names)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +226,21 @@ class Cur:
     """Reader to broker: everything up to ``offset`` is processed; ``credit`` more may be sent.
 
     Sent at least once a second, with credit 0 when idle, so that a restarted broker can say Who.
+    ``forget`` ends the durable name: the broker removes its cursor.
     """
 
     VERB: ClassVar[bytes] = b"CUR"
     offset: int
     credit: int
+    forget: bool = False
 
     def encode(self) -> Frames:
-        return [self.VERB, _U64.pack(self.offset), _U64.pack(self.credit)]
+        frames = [self.VERB, _U64.pack(self.offset), _U64.pack(self.credit)]
+        return [*frames, _U64.pack(1)] if self.forget else frames
 
     @classmethod
     def decode(cls, args: Sequence[bytes]) -> Cur:
-        return cls(_int(args, 0), _int(args, 1))
+        return cls(_int(args, 0), _int(args, 1), len(args) > 2 and _int(args, 2) == 1)
 
 
 @dataclass(frozen=True, slots=True)

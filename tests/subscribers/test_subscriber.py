@@ -1,103 +1,374 @@
-"""What a subscriber gets called with, and what does not stop it."""
+"""The kit beside a real broker: what handlers are called with, and what an exception causes."""
 
 from __future__ import annotations
 
-import logging
-from typing import ClassVar
+import threading
+import time
+from typing import Any, ClassVar
 
 import pytest
 
-from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.events import Event, Gap, Stream
-from lineside.bus.service import Service
+from lineside.bus.client.reader import Reader
+from lineside.bus.errors import AddressInUse, UsageError
+from lineside.bus.protocol.messages import CURSOR
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
-from lineside.subscribers.subscriber import Subscriber
+from lineside.subscribers import (
+    EvaluateEvent,
+    LogEvent,
+    RunContext,
+    RunEvent,
+    RunStartEvent,
+    Subscriber,
+)
+from lineside.subscribers.run_filter import RunFilter
+from lineside.subscribers.run_processor import REPORT_TRIES, SubscriberStopped
+from lineside.subscribers.service import SubscriberService
+from tests.subscribers.kit import ATTEMPT, ServedKit, pause, published, train
 from tests.support.waiting import wait_until
 
-STREAM = "run/rank0/20261121T000000-0000"
+CALLS: list[Any] = []
+"""What the handlers of the test noted."""
 
 
-class LogSubscriber(Subscriber):
-    name = "follower"
-    streams: ClassVar[tuple[str, ...]] = ("run",)
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.received: list[tuple[Stream, int]] = []
-        self.evaluated = 0
-
-    def on_log(self, stream: Stream, event: Event) -> None:
-        self.received.append((stream, event.seq))
-        if event.step == 1:
-            raise ZeroDivisionError("a handler with a bug")
-
-    def on_evaluate(self, stream: Stream, event: Event) -> None:
-        self.evaluated += 1
+@pytest.fixture(autouse=True)
+def clear_calls() -> None:
+    CALLS.clear()
 
 
-def run_until_received(subscriber: LogSubscriber, count: int) -> None:
-    def turn_and_check() -> bool:
-        subscriber.run_once()
-        return len(subscriber.received) >= count
-
-    subscriber.startup()
-    try:
-        wait_until(turn_and_check, "all is seen")
-    finally:
-        subscriber.shutdown()
+class Fast(Subscriber):
+    retry_seconds: ClassVar[tuple[float, float]] = (0.02, 0.2)
 
 
-def test_events_come_by_kind_and_a_failing_handler_does_not_stop_the_loop(
-    settings: Settings, broker: BrokerProcess, caplog: pytest.LogCaptureFixture
+class Notes(Fast):
+    name = "notes"
+
+    def on_run_start(self, run: RunContext, event: RunStartEvent) -> None:
+        CALLS.append(("run_start", run.id, event.facts["project"]))
+
+    async def on_log(self, run: RunContext, event: LogEvent) -> None:
+        await pause()
+        CALLS.append(("log", run.id, event.step, event.logs["loss"]))
+
+
+def test_plain_and_async_handlers_get_typed_events_in_order(
+    settings: Settings, broker: BrokerProcess
 ) -> None:
-    with Producer(broker.address, STREAM) as producer:
-        for step in range(3):
-            producer.emit("log", step=step)
-            producer.emit("step_end", step=step)
-        producer.flush()
-    subscriber = LogSubscriber(settings)
-    run_until_received(subscriber, 3)
-    stream = Stream.parse(STREAM)
-    assert subscriber.received == [(stream, 0), (stream, 2), (stream, 4)]
-    assert "follower: log of run/rank0/20261121T000000-0000, seq 2" in caplog.text
-    assert "a handler with a bug" in caplog.text
+    train(broker.address, "run", range(50))
+    with ServedKit(settings, Notes):
+        wait_until(lambda: len(CALLS) == 51, "all is handled")
+    assert CALLS[0] == ("run_start", "run", "tests")
+    assert [call[2] for call in CALLS[1:]] == list(range(50))
 
 
-def test_a_subscriber_goes_on_where_it_was(settings: Settings, broker: BrokerProcess) -> None:
-    with Producer(broker.address, STREAM) as producer:
-        producer.emit("log")
-        producer.flush()
-        first = LogSubscriber(settings)
-        run_until_received(first, 1)
-        producer.emit("log")
-        producer.flush()
-    second = LogSubscriber(settings)
-    run_until_received(second, 1)
-    assert [seq for _, seq in second.received] == [1]
+def test_a_subscriber_goes_on_at_its_cursor(settings: Settings, broker: BrokerProcess) -> None:
+    train(broker.address, "a", range(3))
+    with ServedKit(settings, Notes):
+        wait_until(lambda: len(CALLS) == 4, "the first run")
+    train(broker.address, "b", range(2))
+    with ServedKit(settings, Notes):
+        wait_until(lambda: len(CALLS) == 7, "the second run")
+    assert [call[1] for call in CALLS] == ["a"] * 4 + ["b"] * 3
 
 
-def test_only_the_streams_asked_for_come(settings: Settings, broker: BrokerProcess) -> None:
-    for name in ("other/rank0/a", STREAM):
-        with Producer(broker.address, name) as producer:
-            producer.emit("log")
+def test_a_new_subscriber_may_begin_at_the_newest_event(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "old", range(3))
+    with ServedKit(settings, Notes, begin="live") as kit:
+        wait_until(lambda: kit.service.is_caught_up, "it reads")
+        train(broker.address, "new", range(2))
+        wait_until(lambda: len(CALLS) == 3, "the new run")
+    assert {call[1] for call in CALLS} == {"new"}
+    CALLS.clear()
+    train(broker.address, "newer", range(2))
+    with ServedKit(settings, Notes, begin="live"):
+        wait_until(lambda: len(CALLS) == 3, "what came meanwhile is not skipped")
+
+
+def test_only_runs_and_projects_that_were_asked_for_are_handled(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    for run in ("a-1", "b-1", "a-2"):
+        train(broker.address, run, range(1))
+    with ServedKit(settings, Notes, run_filter=RunFilter(["a-*"], ["tests"])):
+        wait_until(lambda: len(CALLS) == 4, "two runs")
+    assert {call[1] for call in CALLS} == {"a-1", "a-2"}
+
+
+@pytest.mark.parametrize("name", ["on_logs", "on_evaluation", "on_checkpoint"])
+def test_a_method_of_no_event_is_an_error_that_names_the_nearest(
+    settings: Settings, name: str
+) -> None:
+    typo = type("Typo", (Subscriber,), {name: lambda self, run, event: None})
+    with pytest.raises(UsageError, match=rf"Typo\.{name}.*did you mean on_\w+\?"):
+        SubscriberService(settings, typo)
+
+
+def test_a_typo_of_on_log_names_on_log(settings: Settings) -> None:
+    typo = type("Typo", (Subscriber,), {"on_logs": lambda self, run, event: None})
+    with pytest.raises(UsageError, match=r"did you mean on_log\?"):
+        SubscriberService(settings, typo)
+
+
+class FailsThreeTimes(Fast):
+    name = "fails-three-times"
+
+    def on_log(self, run: RunContext, event: LogEvent) -> None:
+        state = run.open_state()
+        state["tries"] = state.get("tries", 0) + 1
+        CALLS.append(event.step)
+        if event.step == 5 and CALLS.count(5) <= 3:
+            raise ConnectionError("not reachable")
+        state["handled"] = [*state.get("handled", []), event.step]
+        run.publish("handled", {"all": state["handled"], "tries": state["tries"]})
+
+
+def test_an_event_that_fails_three_times_is_retried_and_nothing_is_lost(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(10))
+    with ServedKit(settings, FailsThreeTimes):
+        wait_until(lambda: len(published(settings, "run", "handled")) == 10, "all is handled")
+    assert [step for step in CALLS if step != 5] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert CALLS.count(5) == 4
+    events = published(settings, "run/fails-three-times", "handled")
+    assert [event.step for event in events] == list(range(10))
+    assert events[-1].data == {"all": list(range(10)), "tries": 10}  # failed tries changed nothing
+    assert not published(settings, "run", "subscriber_error")
+
+
+class AlwaysFails(Fast):
+    name = "always-fails"
+
+    def on_log(self, run: RunContext, event: LogEvent) -> None:
+        CALLS.append((run.id, event.step))
+        if run.id == "bad" and event.step == 2:
+            raise ValueError("this log cannot be handled")
+
+
+def test_an_event_that_always_fails_is_reported_on_its_run_and_delays_no_other(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.service.LATE_SECONDS", 0.3)
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, AlwaysFails) as kit:
+        wait_until(lambda: bool(published(settings, "bad", "subscriber_error")), "a report")
+        train(broker.address, "good", range(5))
+        wait_until(lambda: ("good", 4) in CALLS, "the other run")
+        wait_until(lambda: kit.is_late("bad"), "a cursor of its own")
+        wait_until(
+            lambda: kit.service.reader.processed >= kit.service.reader.head,
+            "the shared cursor passes",
+        )
+    [report] = published(settings, "bad/always-fails", "subscriber_error")
+    assert report.data is not None
+    assert report.data["action"] == "retrying"
+    assert report.data["tries"] == REPORT_TRIES
+    assert (report.data["method"], report.step) == ("on_log", 2)
+    assert report.data["error"] == {
+        "type": "ValueError",
+        "message": "this log cannot be handled",
+    }
+    assert ("bad", 3) not in CALLS
+
+
+def own_names(settings: Settings, name: str) -> tuple[str, ...]:
+    """The durable names of late runs, as the broker has them."""
+    with Reader(settings.broker, name=name, start=CURSOR) as reader:
+        reader.wait_connected(10)
+        return reader.names_below
+
+
+def test_a_late_run_goes_on_after_a_restart_and_joins_the_others_again(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.service.LATE_SECONDS", 0.2)
+
+    class Broken(AlwaysFails):
+        name = "heals"
+
+    class Mended(Fast):
+        name = "heals"
+
+        def on_log(self, run: RunContext, event: LogEvent) -> None:
+            CALLS.append((run.id, event.step))
+
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, Broken) as kit:
+        wait_until(lambda: kit.is_late("bad"), "a cursor of its own")
+        train(broker.address, "good", range(3))
+        wait_until(
+            lambda: kit.service.reader.processed >= kit.service.reader.head,
+            "the shared cursor passes",
+        )
+    assert own_names(settings, "heals") == ("heals/bad",)
+    CALLS.clear()
+    with ServedKit(settings, Mended) as kit:
+        wait_until(lambda: ("bad", 4) in CALLS, "what was held back")
+        wait_until(lambda: not kit.is_late("bad"), "it is on time")
+        with Producer(broker.address, "bad/rank0/20261122T000000-0000") as producer:
+            producer.emit("log", step=7)
             producer.flush()
-    subscriber = LogSubscriber(settings)
-    run_until_received(subscriber, 1)
-    assert [stream.run for stream, _ in subscriber.received] == ["run"]
+        wait_until(lambda: ("bad", 7) in CALLS, "what came after")
+    assert CALLS == [("bad", 2), ("bad", 3), ("bad", 4), ("bad", 7)]
+    assert own_names(settings, "heals") == ()
 
 
-def test_what_is_missing_is_logged(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    subscriber = LogSubscriber(settings)
-    stream = Stream.parse(STREAM)
-    with caplog.at_level(logging.WARNING):
-        subscriber.handle(Batch(1, stream, (), (Gap(stream, 0, 5),)))
-        subscriber.handle(Batch(9, None, (), (Gap(None, 2, 9),)))
-    assert "follower: 5 events of run/rank0/20261121T000000-0000 cannot be had" in caplog.text
-    assert "follower: 7 journal entries cannot be had" in caplog.text
+class Slow(Fast):
+    name = "slow"
+    release = threading.Event()
+
+    def on_log(self, run: RunContext, event: LogEvent) -> None:
+        if run.id == "slow" and event.step == 0:
+            self.release.wait(60)
+        CALLS.append((run.id, event.step))
 
 
-def test_a_subscriber_that_never_started_shuts_down_quietly(settings: Settings) -> None:
-    subscriber = LogSubscriber(settings)
-    subscriber.shutdown()
-    assert isinstance(subscriber, Service)
+def test_a_handler_that_hangs_delays_no_other_run(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.service.LATE_SECONDS", 0.2)
+    Slow.release.clear()
+    train(broker.address, "slow", range(3))
+    with ServedKit(settings, Slow) as kit:
+        train(broker.address, "quick", range(3))
+        wait_until(lambda: ("quick", 2) in CALLS, "the other run")
+        wait_until(lambda: kit.is_late("slow"), "a cursor of its own")
+        Slow.release.set()
+        wait_until(lambda: ("slow", 2) in CALLS, "the slow one")
+        wait_until(lambda: not kit.is_late("slow"), "it is on time")
+    assert [call for call in CALLS if call[0] == "slow"] == [("slow", 0), ("slow", 1), ("slow", 2)]
+
+
+def test_with_skip_a_failed_event_is_reported_and_passed_over(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, AlwaysFails, on_error="skip"):
+        wait_until(lambda: ("bad", 4) in CALLS, "the events behind it")
+        wait_until(lambda: bool(published(settings, "bad", "subscriber_error")), "a report")
+    [report] = published(settings, "bad", "subscriber_error")
+    assert report.data is not None
+    assert report.data["action"] == "skipped"
+    assert CALLS.count(("bad", 2)) == 1
+
+
+def test_with_stop_the_process_ends_at_the_event_and_goes_on_there(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "bad", range(5))
+    for _ in range(2):
+        with ServedKit(settings, AlwaysFails, on_error="stop") as kit:
+            kit.wait_ended()
+        assert isinstance(kit.error, SubscriberStopped)
+        assert "on_log of bad/rank0/" in str(kit.error)
+        assert CALLS[-1] == ("bad", 2)
+    actions = [event.data for event in published(settings, "bad", "subscriber_error")]
+    assert [data and data["action"] for data in actions] == ["stopped", "stopped"]
+
+
+class Judge(Fast):
+    name = "judge"
+    log_key_prefix = "judge/"
+    frequency: ClassVar[dict[str, float]] = {"on_log": 0.1}
+
+    async def on_log(self, run: RunContext, event: LogEvent) -> dict[str, float]:
+        CALLS.append((event.step, run.progress))
+        return {"quality": event.step / 100}
+
+    def on_evaluate(self, run: RunContext, event: EvaluateEvent) -> None:
+        CALLS.append(run.command("stop", "good enough", save=True))
+
+
+def test_returned_metrics_are_published_once_in_each_tenth_of_the_run(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(1, 101))
+    with ServedKit(settings, Judge):
+        wait_until(lambda: len(published(settings, "run", "metrics")) == 11, "eleven calls")
+    assert [step for step, _ in CALLS] == [1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    events = published(settings, "run/judge", "metrics")
+    assert [event.data for event in events][:2] == [
+        {"metrics": {"judge/quality": 0.01}},
+        {"metrics": {"judge/quality": 0.1}},
+    ]
+    assert [event.step for event in events] == [step for step, _ in CALLS]
+
+
+def test_a_command_is_sent_once_to_the_attempt_of_its_event(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    with Producer(broker.address, f"run/rank0/{ATTEMPT}") as producer:
+        producer.emit("evaluate", step=3, data={"metrics": {"eval_loss": 1.0}})
+        producer.flush()
+    with ServedKit(settings, Judge):
+        wait_until(lambda: bool(published(settings, "run/control", "command")), "the command")
+    [command] = published(settings, "run/control", "command")
+    assert command.data is not None
+    assert command.data["id"] == CALLS[0]
+    assert (command.data["op"], command.data["args"]) == ("stop", {"save": True})
+    assert command.data["attempt"] == ATTEMPT
+    assert command.data["reason"] == "good enough"
+
+
+class Archive(Fast):
+    name = "archive"
+
+    def on_event(self, run: RunContext, event: RunEvent) -> None:
+        CALLS.append((event.kind, run.name, run.project, run.step))
+
+
+def test_on_event_gets_every_kind_and_the_context_follows_the_run(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(1, 3))
+    with Producer(broker.address, "run/rank0/20261123T000000-0000") as producer:
+        producer.emit("my_own_kind", step=9)
+        producer.flush()
+    with ServedKit(settings, Archive):
+        wait_until(lambda: len(CALLS) == 5, "all kinds")
+    assert [call[0] for call in CALLS] == ["run_start", "train_begin", "log", "log", "my_own_kind"]
+    assert CALLS[-1] == ("my_own_kind", "name of run", "tests", 9)
+
+
+def test_what_is_known_of_a_run_survives_a_restart(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(1, 3))
+    with ServedKit(settings, Archive):
+        wait_until(lambda: len(CALLS) == 4, "the beginning")
+    CALLS.clear()
+    with Producer(broker.address, "run/rank0/20261123T000000-0000") as producer:
+        producer.emit("log", step=9)
+        producer.flush()
+    with ServedKit(settings, Archive):
+        wait_until(lambda: len(CALLS) == 1, "the rest")
+    assert CALLS == [("log", "name of run", "tests", 9)]
+
+
+class Ticks(Fast):
+    name = "ticks"
+
+    def on_log(self, run: RunContext, event: LogEvent) -> None:
+        pass
+
+    def tick(self, run: RunContext, now: float) -> None:
+        CALLS.append((run.id, now))
+
+
+def test_tick_is_called_while_nothing_comes(settings: Settings, broker: BrokerProcess) -> None:
+    train(broker.address, "run", range(1))
+    with ServedKit(settings, Ticks):
+        wait_until(lambda: len(CALLS) >= 2, "two ticks")
+    assert abs(CALLS[0][1] - time.time()) < 60
+
+
+def test_a_second_process_of_the_same_name_is_refused(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    with ServedKit(settings, Notes):
+        service = SubscriberService(settings, Notes)
+        with pytest.raises(AddressInUse, match="a subscriber of this name runs on this home"):
+            service.startup()
+        service.shutdown()

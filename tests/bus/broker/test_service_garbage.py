@@ -51,7 +51,7 @@ def test_a_blob_that_is_not_what_it_says_is_denied_and_nothing_kept(
         [b"HI", b"run/rank0/a", b"\xc1"],
         [b"SUB", b"", b"cursor", bytes(8), b"\x90", bytes(8)],
         [b"SUB", b"", b"start", bytes(8), b"\x91\xa7a/b/c/d", bytes(8)],
-        [b"SUB", b"x" * 200, b"start", bytes(8), b"\x90", bytes(8)],
+        [b"SUB", b"x" * 300, b"start", bytes(8), b"\x90", bytes(8)],
         [b"EVT", bytes(8), b"run/rank0/a", bytes(8), bytes(8), b""],
         [b"ACK", b"x", bytes(8), b"ok", bytes(8), b""],
     ],

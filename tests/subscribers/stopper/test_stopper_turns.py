@@ -102,7 +102,7 @@ def test_what_was_not_said_before_a_crash_is_said_after_it(
     with monkeypatch.context() as patch:
         patch.setattr(harness.stopper._outbox, "send", lambda: None)
         harness.run_until(lambda: not harness.stopper._outbox.is_empty)
-        harness.stopper._commit()
+        harness.stopper.flush()
     harness.kill()
     assert not published(settings)
     harness = start_stopper()
@@ -121,13 +121,13 @@ def test_what_was_said_before_a_crash_is_not_said_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     harness = start_stopper()
-    monkeypatch.setattr(harness.stopper, "_commit", lambda: None)
+    monkeypatch.setattr(harness.stopper, "flush", lambda: None)
     for step in (1, 2, 3):
         evaluate(training, step, float("nan"))
     harness.run_until(lambda: len(published(settings)) == 2)
     harness.kill()
     again = start_stopper()
-    again.run_until(lambda: again.stopper._is_caught_up and again.stopper._outbox.is_empty)
+    again.run_until(lambda: again.stopper.is_caught_up and again.stopper._outbox.is_empty)
     again.end()
     assert sorted(event.kind for event in published(settings)) == ["alert", "command"]
 
@@ -138,7 +138,7 @@ def test_without_its_memory_it_reads_the_journal_again_and_says_nothing_twice(
     harness = start_stopper()
     for step in (1, 2):
         evaluate(training, step, 1.0)
-    harness.run_until(lambda: harness.stopper._offset > 0)
+    harness.run_until(lambda: harness.stopper.offset > 0)
     harness.end()
     shutil.rmtree(settings.home / "stopper")
     harness = start_stopper()
@@ -162,7 +162,7 @@ def test_a_broker_that_is_held_up_is_not_taken_for_the_end_of_the_journal(
         for _ in range(80):
             harness.stopper.run_once()
         assert not harness.stopper._outbox.is_empty
-        assert not harness.stopper._is_caught_up
+        assert not harness.stopper.is_caught_up
     finally:
         broker.resume()
     harness.run_until(lambda: bool(published(settings)))
@@ -176,7 +176,7 @@ def test_a_broker_that_is_gone_is_told_once_it_is_back(
     harness = start_stopper()
     for step in (1, 2):
         evaluate(training, step, 1.0)
-    harness.run_until(lambda: harness.stopper._is_caught_up)
+    harness.run_until(lambda: harness.stopper.is_caught_up)
     broker.kill()
     harness.stopper.run_once()
     broker.start()
@@ -213,7 +213,7 @@ def test_a_training_that_has_ended_meanwhile_is_asked_nothing(
     training.emit(end, step=3)
     training.flush()
     harness = start_stopper()
-    harness.run_until(lambda: harness.stopper._is_caught_up and harness.stopper._outbox.is_empty)
+    harness.run_until(lambda: harness.stopper.is_caught_up and harness.stopper._outbox.is_empty)
     harness.end()
     assert [event.kind for event in published(settings)] == ["alert"]
 
@@ -229,7 +229,7 @@ def test_what_is_long_past_when_rules_are_new_is_counted_and_not_said(
     evaluate(training, 2, 1.0)
     evaluate(training, 3, 1.0)
     harness = start_stopper()
-    harness.run_until(lambda: harness.stopper._is_caught_up)
+    harness.run_until(lambda: harness.stopper.is_caught_up)
     evaluate(training, 4, 2.0)
     harness.run_until(lambda: bool(published(settings)))
     harness.end()

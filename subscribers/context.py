@@ -1,0 +1,213 @@
+"""What a handler knows of its run, and what it can do to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lineside.bus.errors import LinesideError
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
+from lineside.bus.protocol.events import Event, Stream
+from lineside.subscribers.state_file import Publication, SavedRun
+
+MAX_STATE_BYTES = 1 << 20
+"""Bytes of JSON that the state of a run may have (1 MiB)."""
+_RANK_0 = "rank0"
+
+
+class StateTooLarge(LinesideError):
+    """A run's state has grown beyond ``MAX_STATE_BYTES``."""
+
+
+class RunContext:
+    """One run, as it stands at the event being handled. Valid until the handler returns.
+
+    What ``publish``, ``command`` and the state were given is kept when the handler has returned,
+    and dropped if it raises.
+    """
+
+    def __init__(self, run: str, name: str, control_attempt: str, saved: SavedRun) -> None:
+        self.id = run
+        """The run's id."""
+        self._name = name
+        self._control_attempt = control_attempt
+        self._state = saved.state
+        self._state_text = json.dumps(saved.state)
+        self._is_state_open = False
+        known = saved.context
+        self.attempt: str = known.get("attempt", "")
+        """The newest attempt of the run."""
+        self.facts: Mapping[str, Any] = known.get("facts", {})
+        """The data of rank 0's ``run_start``: arguments, model, versions; empty before it."""
+        self.trainer_state: Mapping[str, Any] = known.get("trainer_state", {})
+        """The newest scalars of ``TrainerState``, such as ``max_steps`` and ``best_metric``."""
+        self.logs: Mapping[str, Any] = known.get("logs", {})
+        """The newest logs."""
+        self.step: int = known.get("step", 0)
+        """The newest step of rank 0."""
+        self.epoch: float | None = known.get("epoch")
+        """The newest fractional epoch."""
+        self.is_caught_up = False
+        """Whether the journal was read to its end; until then events may be old."""
+        self._called: dict[str, int] = known.get("called", {})
+        self._stream: Stream = Stream(run, _RANK_0, self.attempt or "unknown")
+        self._event: Event | None = None
+        self._publications: list[Publication] = []  # of the event being handled
+        self._collected: list[Publication] = []  # of the events since the last commit
+
+    @property
+    def name(self) -> str:
+        """What people call the run; the id without a name."""
+        return str(self.facts.get("name") or self.id)
+
+    @property
+    def project(self) -> str:
+        """The project; empty without one."""
+        return str(self.facts.get("project") or "")
+
+    @property
+    def progress(self) -> float | None:
+        """The part of ``max_steps`` that is done, 0 to 1; None if ``max_steps`` is not known."""
+        max_steps = self.trainer_state.get("max_steps")
+        if not isinstance(max_steps, (int, float)) or max_steps <= 0:
+            return None
+        return min(1.0, self.step / max_steps)
+
+    def publish(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
+        """Publish an event of the run, as the producer with the subscriber's name.
+
+        It carries the step, epoch and time of the event being handled. ``data`` holds JSON values.
+        """
+        event, stream = self._event, self._stream
+        self._append(
+            Stream(self.id, self._name, stream.attempt),
+            kind,
+            data,
+            time.time() if event is None else event.time,
+        )
+
+    def command(
+        self, op: str, reason: str = "", *, expires_seconds: float = EXPIRES_SECONDS, **args: Any
+    ) -> str:
+        """Send a command to the attempt that the event is of: ``run.command("stop", save=True)``.
+
+        Its id, which is returned, is the same when the event is delivered again. A training drops
+        a command that it finds later than ``expires_seconds`` after the event's time.
+
+        Raises:
+            CommandError: no such ``op``, or not its arguments.
+        """
+        at = time.time() if self._event is None else self._event.time
+        seq = "" if self._event is None else self._event.seq
+        identity = f"{self._name} {self._stream} {seq} {len(self._publications)} {op}"
+        command = Command(
+            op,
+            args,
+            reason or f"subscriber {self._name}",
+            f"{self._name}@{platform.node()}",
+            at + expires_seconds,
+            hashlib.sha256(identity.encode()).hexdigest()[:16],
+            self._stream.attempt,
+        )
+        stream = Stream(self.id, commands.CONTROL_PRODUCER, self._control_attempt)
+        self._append(stream, commands.COMMAND, command.to_data(), at)
+        return command.id
+
+    def open_state(self) -> dict[str, Any]:
+        """The durable state of this run: a dictionary of JSON values with texts as keys.
+
+        Changes are kept once for each event, whatever is killed: after a crash an event whose
+        changes were kept is not handled again.
+        """
+        self._is_state_open = True
+        return self._state
+
+    def _append(self, stream: Stream, kind: str, data: Mapping[str, Any] | None, at: float) -> None:
+        json.dumps(data)  # what cannot be encoded is the handler's error, not the sender's
+        event = self._event
+        step, epoch = (self.step, self.epoch) if event is None else (event.step, event.epoch)
+        self._publications.append(Publication(stream, kind, step, epoch, at, data))
+
+
+class TrackedRun(RunContext):
+    """The kit's side of a ``RunContext``: follows the run, keeps or drops what handlers did."""
+
+    def observe(self, stream: Stream, event: Event) -> None:
+        """Take the run's facts and state from an event of rank 0."""
+        self._stream, self._event = stream, event
+        if stream.producer != _RANK_0:
+            return
+        if stream.attempt > self.attempt:
+            self.attempt = stream.attempt
+            self._called = {}
+        data = event.data or {}
+        self.step, self.epoch = event.step, event.epoch
+        if event.kind == "run_start":
+            self.facts = data
+        if isinstance(data.get("state"), Mapping):
+            self.trainer_state = data["state"]
+        if event.kind == "log" and isinstance(data.get("logs"), Mapping):
+            self.logs = data["logs"]
+
+    @property
+    def state_text(self) -> str:
+        """The state as kept, in JSON."""
+        return self._state_text
+
+    def is_due(self, kind: str, part: float | None) -> bool:
+        """Whether a handler that is called once in each ``part`` of the run is due now."""
+        progress = self.progress
+        if part is None or progress is None:
+            return True
+        slot = int(progress / part + 1e-9)
+        return self._called.get(kind) != slot
+
+    def note_call(self, kind: str, part: float | None) -> None:
+        """Count a call of a handler that is called once in each ``part`` of the run."""
+        if part is not None and (progress := self.progress) is not None:
+            self._called[kind] = int(progress / part + 1e-9)
+
+    def keep(self) -> bool:
+        """Accept what the handler did; whether it did anything that is to be saved."""
+        changed = bool(self._publications)
+        if self._is_state_open:
+            text = json.dumps(self._state)
+            if len(text) > MAX_STATE_BYTES:
+                raise StateTooLarge(
+                    f"the state of run {self.id} has {len(text)} bytes of JSON: at most "
+                    f"{MAX_STATE_BYTES} are kept; write larger data to a file or database"
+                )
+            changed = changed or text != self._state_text
+            self._state_text = text
+        self._collected += self._publications
+        self._publications = []
+        return changed
+
+    def discard(self) -> None:
+        """Drop what a failed handler did."""
+        self._publications = []
+        if self._is_state_open:
+            self._state.clear()
+            self._state.update(json.loads(self._state_text))
+
+    def take_publications(self) -> list[Publication]:
+        """What the handlers published since the last time."""
+        taken, self._collected = self._collected, []
+        return taken
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a later process needs to know of the run."""
+        return {
+            "attempt": self.attempt,
+            "facts": self.facts,
+            "trainer_state": self.trainer_state,
+            "logs": self.logs,
+            "step": self.step,
+            "epoch": self.epoch,
+            "called": self._called,
+        }

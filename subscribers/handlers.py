@@ -1,0 +1,82 @@
+"""Finds the handlers that a subscriber class overrides, and refuses names that are none."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+
+from lineside.bus.errors import UsageError
+from lineside.bus.protocol.event_kinds import STEP_KINDS
+from lineside.subscribers.events import EVENT_TYPES
+from lineside.subscribers.subscriber import ON_ERROR, Subscriber
+
+_PREFIX = "on_"
+_METHODS = frozenset(
+    name for name, value in vars(Subscriber).items() if name.startswith(_PREFIX) and callable(value)
+)
+_FREQUENT_KINDS = STEP_KINDS | {"log", "evaluate"}  # a plain number for ``frequency`` is of these
+
+
+class Handlers:
+    """The handlers and hooks that ``subscriber`` overrides.
+
+    Raises:
+        UsageError: it has an ``on_...`` method of no event, or a setting that cannot be used.
+    """
+
+    def __init__(self, subscriber: type[Subscriber]) -> None:
+        self._class = subscriber
+        for name in dir(subscriber):
+            if name.startswith(_PREFIX) and name != "on_error" and name not in _METHODS:
+                raise _unknown_method_error(subscriber, name)
+        if subscriber.on_error not in ON_ERROR:
+            raise UsageError(
+                f"{subscriber.__name__}.on_error={subscriber.on_error!r}: "
+                f"expected one of {', '.join(ON_ERROR)}"
+            )
+        catch_all = "on_event" if self._overrides("on_event") else None
+        self.by_kind: Mapping[str, str] = {
+            kind: method
+            for kind in EVENT_TYPES
+            if (method := f"on_{kind}" if self._overrides(f"on_{kind}") else catch_all)
+        }
+        self.fallback = catch_all
+        self.has_tick, self.has_flush = self._overrides("tick"), self._overrides("flush")
+        self._frequencies = self._parse_frequency()
+
+    def method(self, kind: str) -> str | None:
+        """The name of the method that takes events of ``kind``; None if none does."""
+        return self.by_kind.get(kind, None if kind in EVENT_TYPES else self.fallback)
+
+    def frequency(self, kind: str) -> float | None:
+        """The part of a run in which the method of ``kind`` is called once; None: each event."""
+        return self._frequencies.get(kind)
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(self._class, name) is not getattr(Subscriber, name)
+
+    def _parse_frequency(self) -> Mapping[str, float]:
+        given = self._class.frequency
+        if not isinstance(given, Mapping):
+            given = {
+                f"on_{kind}": given for kind in _FREQUENT_KINDS if self._overrides(f"on_{kind}")
+            }
+        for name, part in given.items():
+            if name not in _METHODS:
+                raise _unknown_method_error(self._class, name)
+            if not isinstance(part, (int, float)) or not 0 < part <= 1:
+                raise UsageError(
+                    f"{self._class.__name__}.frequency={part!r} of {name}: expected a part of the "
+                    "run above 0 and at most 1, such as 0.1"
+                )
+        return {name.removeprefix(_PREFIX): float(part) for name, part in given.items()}
+
+
+def _unknown_method_error(subscriber: type[Subscriber], name: str) -> UsageError:
+    near = difflib.get_close_matches(name, sorted(_METHODS), n=1, cutoff=0.0)
+    file = inspect.getsourcefile(subscriber) or subscriber.__module__
+    return UsageError(
+        f"{subscriber.__name__}.{name} in {file} handles no event: did you mean {near[0]}? "
+        "Other methods must not begin with on_"
+    )
