@@ -25,6 +25,7 @@ from lineside.cli.commands import (
     ship,
     show,
     stopper,
+    subscriber,
     tail,
     up,
 )
@@ -96,6 +97,7 @@ for _command in (
     services.dashboard,
     services.shipper,
     stopper.stopper,
+    subscriber.subscriber,
 ):
     register(_command)
 

@@ -233,7 +233,7 @@ class AlertEvent(RunEvent):
 
     @property
     def why(self) -> str:
-        """A sentence that says why."""
+        """The reason, as a sentence."""
         return self._text("why")
 
 

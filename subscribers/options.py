@@ -1,0 +1,164 @@
+"""Finds a subscriber by ``MODULE:CLASS``, and reads its options from texts."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lineside.bus.errors import UsageError
+from lineside.subscribers.subscriber import Subscriber
+
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+def load_class(target: str) -> type[Subscriber]:
+    """The class of ``module:Class``; the module may be a file or package of the current folder.
+
+    Raises:
+        UsageError: there is no such module or class, or it is no ``Subscriber``.
+    """
+    module_name, _, class_name = target.partition(":")
+    if not module_name or not class_name:
+        raise UsageError(f"{target!r} is no subscriber: expected MODULE:CLASS, as my_module:Slack")
+    found = getattr(_import(module_name), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Subscriber)):
+        what = "is not there" if found is None else "is no subclass of lineside's Subscriber"
+        raise UsageError(f"{target!r}: {class_name} {what}; expected the name of such a class")
+    return found
+
+
+def parse_options(subscriber: type[Subscriber], options: Sequence[str]) -> dict[str, Any]:
+    """The constructor's arguments from texts ``key=value``, as its annotations ask for.
+
+    Raises:
+        UsageError: an option that is unknown, missing, or has a value of another type.
+    """
+    parameters = _parameters(subscriber)
+    hints = get_type_hints(subscriber.__init__)
+    values: dict[str, Any] = {}
+    for text in options:
+        key, has_value, value = text.partition("=")
+        if not has_value:
+            raise UsageError(f"-o {text}: expected key=value")
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise UsageError(f"-o {text}: {subscriber.__name__} has the options {known}")
+        try:
+            values[key] = _convert(hints.get(key, str), value)
+        except ValueError as error:
+            raise UsageError(f"-o {text}: expected {error}") from None
+    for name, parameter in parameters.items():
+        if name not in values and parameter.default is inspect.Parameter.empty:
+            raise UsageError(
+                f"option {name} of {subscriber.__name__} is missing: give it as -o {name}=..."
+            )
+    return values
+
+
+def _parameters(subscriber: type[Subscriber]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(subscriber).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def _import(name: str) -> types.ModuleType:
+    top = name.partition(".")[0]
+    folder = Path.cwd()
+    if top not in sys.modules:
+        for path in (folder / top / "__init__.py", folder / f"{top}.py"):
+            if path.is_file():
+                _import_file(top, path)
+                break
+        else:
+            if (folder / top).is_dir() and str(folder) not in sys.path:
+                sys.path.append(str(folder))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        raise UsageError(
+            f"there is no module {name!r}, neither in {folder} nor installed: expected MODULE:CLASS"
+        ) from None
+
+
+def _import_file(name: str, path: Path) -> None:
+    """Import the file that was named, as ``name``; the folder comes last on the import path."""
+    folder = str(path.parent if path.name != "__init__.py" else path.parent.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for the module's neighbours: they hide no installed package
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _convert(hint: Any, text: str) -> Any:
+    """``text`` as a ``hint``; a ValueError names the expected value."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_to_one(arguments, text)
+    if origin is Literal:
+        for value in arguments:
+            if str(value) == text:
+                return value
+        raise ValueError(f"one of {', '.join(map(str, arguments))}")
+    if origin in (list, tuple, set, frozenset, Sequence):
+        item = arguments[0] if arguments else str
+        items = [_convert(item, part.strip()) for part in text.split(",") if part.strip()]
+        return items if origin in (list, Sequence) else origin(items)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        if text not in hint.__members__:
+            raise ValueError(f"one of {', '.join(hint.__members__)}")
+        return hint[text]
+    converter, expected = _CONVERTERS.get(hint, (hint if callable(hint) else str, "another value"))
+    try:
+        return converter(text)
+    except (ValueError, TypeError):
+        raise ValueError(expected) from None
+
+
+def _convert_to_one(hints: Sequence[Any], text: str) -> Any:
+    expected = []
+    if types.NoneType in hints and text == "":
+        return None
+    for hint in sorted(hints, key=lambda one: one is str):  # every text is a str
+        if hint is not types.NoneType:
+            try:
+                return _convert(hint, text)
+            except ValueError as error:
+                expected.append(str(error))
+    raise ValueError(" or ".join(expected))
+
+
+def _bool(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+_CONVERTERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    Any: (str, "a text"),
+    str: (str, "a text"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: (_bool, "true or false"),
+    Path: (lambda text: Path(text).expanduser(), "a path"),
+}
