@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lineside.bus.protocol.commands import COMMAND
+from lineside.bus.protocol.event_kinds import (
+    ANSWER_PREFIX,
+    EVENT_KINDS,
+    METRICS,
+    SUBSCRIBER_ERROR,
+    TRAINER,
+    EventKind,
+)
 from lineside.bus.protocol.events import CONTROL_BITS, Event, Stream
 
 
@@ -264,23 +273,11 @@ class SubscriberErrorEvent(RunEvent):
         return self._mapping("error")
 
 
-EVENT_TYPES: Mapping[str, type[RunEvent]] = {
-    "init_end": TrainerEvent,
-    "train_begin": TrainerEvent,
-    "train_end": TrainerEvent,
-    "epoch_begin": TrainerEvent,
-    "epoch_end": TrainerEvent,
-    "step_begin": TrainerEvent,
-    "pre_optimizer_step": TrainerEvent,
-    "optimizer_step": TrainerEvent,
-    "substep_end": TrainerEvent,
-    "step_end": TrainerEvent,
+_TYPES: Mapping[str, type[RunEvent]] = {
+    "log": LogEvent,
     "evaluate": EvaluateEvent,
     "predict": EvaluateEvent,
     "save": SaveEvent,
-    "log": LogEvent,
-    "prediction_step": TrainerEvent,
-    "push_begin": TrainerEvent,
     "run_start": RunStartEvent,
     "run_end": RunEndEvent,
     "train_error": TrainErrorEvent,
@@ -288,19 +285,21 @@ EVENT_TYPES: Mapping[str, type[RunEvent]] = {
     "heartbeat": HeartbeatEvent,
     "process_lost": ProcessEvent,
     "process_exit": ProcessEvent,
-    "command": CommandEvent,
-    "control_on": CommandEvent,
-    "control_delivered": CommandEvent,
-    "control_applied": CommandEvent,
-    "control_rejected": CommandEvent,
-    "control_expired": CommandEvent,
-    "control_superseded": CommandEvent,
-    "refused": RunEvent,
     "alert": AlertEvent,
-    "metrics": MetricsEvent,
-    "subscriber_error": SubscriberErrorEvent,
+    METRICS: MetricsEvent,
+    SUBSCRIBER_ERROR: SubscriberErrorEvent,
+    COMMAND: CommandEvent,
 }
-"""The class of each kind of event; a test compares it with the registry of kinds."""
+
+
+def _type(kind: EventKind) -> type[RunEvent]:
+    if kind.name.startswith(ANSWER_PREFIX):
+        return CommandEvent
+    return _TYPES.get(kind.name, TrainerEvent if kind.source == TRAINER else RunEvent)
+
+
+EVENT_TYPES: Mapping[str, type[RunEvent]] = {kind.name: _type(kind) for kind in EVENT_KINDS}
+"""The class of each kind of event in the registry of kinds."""
 
 
 def typed_event(stream: Stream, event: Event) -> RunEvent:

@@ -168,6 +168,9 @@ class Subscriber:
     def on_alert(self, run: RunContext, event: AlertEvent) -> HandlerResult:
         """A stopping rule held and only alerts, or cannot hold."""
 
+    def on_evaluation_reviewed(self, run: RunContext, event: RunEvent) -> HandlerResult:
+        """The stopper has published every command about an evaluation."""
+
     def on_metrics(self, run: RunContext, event: MetricsEvent) -> HandlerResult:
         """Another producer than the training published metrics."""
 
