@@ -1,6 +1,6 @@
 # make demo    the whole thing on this machine, with an account at the end
 # make test    every test, JOBS at a time (3: most of them wait for other processes)
-# make lint    format, style, types, import contracts, length of modules
+# make lint    format, style, types, import contracts, vocabulary, size of modules and packages
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
 # make faults  each fault test N times (N=20)
@@ -36,6 +36,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p lineside
 	$(BIN)/mypy tests benchmarks
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/vocabulary.py
+	@git ls-files '*.py' | xargs -n1 dirname | grep -v '^tests\|versions$$' | sort | uniq -c | awk \
+	  '$$1 > 16 {print $$2 " has " $$1 " modules, 16 at most"; bad = 1} END {exit bad}'
 	@git ls-files '*.py' '*.js' '*.css' | xargs wc -l | awk \
 	  '$$2 != "total" && $$1 > 400 {print $$2 " has " $$1 " lines, 400 at most"; bad = 1} END {exit bad}'
 

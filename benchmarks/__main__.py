@@ -25,7 +25,7 @@ PACKAGES = ("lineside", "pyzmq", "transformers", "torch", "sqlalchemy")
 
 
 def benchmark_names() -> list[str]:
-    """The modules that have something to measure."""
+    """The modules with a function ``measure``."""
     names = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     return sorted(
         name
@@ -36,7 +36,7 @@ def benchmark_names() -> list[str]:
 
 
 def machine() -> str:
-    """What it was measured on, in a line."""
+    """The machine and the package versions, in one line."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     cores = len(os.sched_getaffinity(0))
     python = platform.python_version()

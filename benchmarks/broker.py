@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import zmq
 
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row
 from lineside.bus import sockets
 from lineside.bus.protocol.events import Stream, new_attempt
 from lineside.bus.protocol.messages import OK, START, Ack, Cur, Evt, Hi, Put, Sub, decode
@@ -78,7 +78,7 @@ def _through_proxy() -> float:
 
 
 class _Clock:
-    """Shared by the processes of one measurement: who is ready, and when it began and ended."""
+    """Shared by the processes of one measurement: readiness, start and end."""
 
     def __init__(self) -> None:
         self._ready = _spawn.Semaphore(0)
@@ -193,7 +193,3 @@ def _consume_from_proxy(folder: str, clock: _Clock) -> None:
             assert isinstance(message, Put)
             got += message.count
         clock.end()
-
-
-if __name__ == "__main__":
-    print(markdown(measure()))

@@ -1,4 +1,4 @@
-"""How long a chart of a million points takes, and whether it shows what matters."""
+"""The time of a chart of a million points, and whether it shows every spike."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def measure() -> list[Row]:
 
 
 def _milliseconds(history: History, **how: int) -> float:
-    """The median over ``ROUNDS``; the first, with a cold cache of ours, among them."""
+    """The median over ``ROUNDS``, the first with a cold cache included."""
     taken = []
     for _ in range(ROUNDS):
         began = time.perf_counter()

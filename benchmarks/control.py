@@ -1,4 +1,4 @@
-"""How long a command takes from being sent to being applied, and what waiting for one costs.
+"""The time of a command from sent to applied, and the cost of polling for one.
 
 A loop of steps beside a real broker and a real shipper, in one process with its steering, as a
 Trainer's callback has it. Each command is ``log``, which costs the step nothing.
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row
 from lineside.bus.client.command_client import CommandClient
 from lineside.bus.protocol.commands import Command
 from lineside.bus.testing import BrokerProcess
@@ -30,7 +30,7 @@ POLLS = 200_000
 
 
 def measure() -> list[Row]:
-    """Milliseconds from send to applied less a step, and microseconds a look costs."""
+    """Milliseconds from sent to applied less a step, and microseconds of one poll."""
     with tempfile.TemporaryDirectory() as folder, BrokerProcess(Path(folder)) as broker:
         os.environ["LINESIDE_HOME"] = folder
         run = start_run("bench", run_id="bench")
@@ -97,7 +97,3 @@ def _time_poll(executor: Any) -> float:
     for _ in range(POLLS):
         pass
     return (both - (time.perf_counter_ns() - started)) / POLLS / 1_000
-
-
-if __name__ == "__main__":
-    print(markdown(measure()))

@@ -1,9 +1,9 @@
-"""What agreeing costs several ranks while nobody asks, and how long a command takes on all of them.
+"""The cost of agreement between ranks without commands, and the time of a command on all ranks.
 
-A loop of DDP steps over gloo under torchrun, each rank with its side of the steering. All time in
-it counts, also that in which a rank waits for one that is late anyway. Beside it, per talk, a
-broadcast over gloo, which was the other way to do it. Then somebody commands, at any time between
-two talks, beside a real broker and a real shipper.
+A loop of DDP steps over gloo under torchrun; each rank has its command executor. All its time
+counts, the wait for late ranks included. Beside it, for each sync round, a broadcast over gloo, the
+alternative. Then another process sends commands at random times between two rounds, through a real
+broker and a real shipper.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEP_SECONDS = 0.02
 COMMANDS = 30
 RUN = "bench"
 MEASURED, STOPPED = "measured", "over"
-"""Files: of rank 0 once commands may come, and of who commands once none comes any more."""
+"""Files: rank 0 writes one when it takes commands, the commanding process one when it is done."""
 
 
 def measure() -> list[Row]:
@@ -52,7 +52,7 @@ def measure() -> list[Row]:
 
 
 def _job(ranks: int) -> tuple[list[dict[str, float]], list[float]]:
-    """What each rank measured, and the seconds that each command took."""
+    """The measurements of each rank, and the seconds of each command."""
     with tempfile.TemporaryDirectory() as name, BrokerProcess(Path(name)) as broker:
         folder = Path(name)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -86,7 +86,7 @@ def _send_commands(address: str) -> list[float]:
 
 
 class _Rank:
-    """One rank's training with its side of the steering."""
+    """One rank's training with its command executor."""
 
     def __init__(self) -> None:
         import torch
@@ -112,7 +112,7 @@ class _Rank:
         self.steering_seconds = 0.0
 
     def train(self, is_over: Callable[[], bool]) -> float:
-        """Until it is over for rank 0; the seconds that took."""
+        """Wait until rank 0 has ended; the seconds it took."""
         from lineside.emitter.control.trainer_actions import HookContext
 
         began = time.perf_counter()
@@ -165,7 +165,7 @@ def _measure_rank(folder: Path) -> None:
 
 
 def _broadcast_from_rank_0(is_over: bool) -> bool:
-    """What it is for rank 0: all ranks leave at the same step."""
+    """Rank 0's decision: all ranks leave at the same step."""
     import torch
     import torch.distributed as dist
 

@@ -1,4 +1,4 @@
-"""How fast events go into SQLite: a real mixture, decoded records in, committed rows out."""
+"""Events a second into SQLite: a real mixture, decoded records in, committed rows out."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lineside.subscribers.recorder.recorder import Recorder
 
 STEPS = 40_000
 RECORDS_A_BATCH = 256
-"""As a shipper fills its batches when it has much to send."""
+"""Batch size of a shipper with a backlog."""
 BATCHES_A_TRANSACTION = 20
-"""As the recorder takes them when it is behind."""
+"""Events a transaction of a recorder that catches up."""
 
 
 def events(steps: int, log_every: int) -> Iterator[Event]:
-    """What a Trainer says: five hooks a step, and a log with four numbers every so often."""
+    """A Trainer's events: five hooks a step, and now and then a log with four numbers."""
     seq, clock, now = 0, 0, 1_700_000_000.0
     for step in range(steps):
         for kind in ("step_begin", "substep_end", "pre_optimizer_step", "optimizer_step"):
@@ -74,7 +74,7 @@ def into_store(log_every: int) -> float:
 
 
 def from_journal(log_every: int) -> float:
-    """Events a second from the broker's journal to the last commit, by a recorder of ours here."""
+    """Events a second from the broker's journal to the last commit, by a recorder here."""
     with tempfile.TemporaryDirectory() as folder, BrokerProcess(Path(folder)) as broker:
         with Producer(broker.address, "run/rank0/20261121T000000-0000") as producer:
             for event in events(STEPS, log_every):

@@ -1,4 +1,4 @@
-"""How long the run list takes with 5,000 runs."""
+"""The time of the run list with 5,000 runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shipper takes while its one stream is live and quiet, beside Pythons that do nothing.
+"""Memory and CPU of a shipper with one idle stream, beside idle Python processes.
 
 The stream's producer keeps its lock and its page and writes no event, as a training does in a long
 evaluation; the shipper watches it and publishes its heartbeat. Beside it, measured in the same
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter.spool.shipper_process import ShipperStarter, shipper_pid
@@ -95,7 +95,3 @@ def _cpu_seconds(pid: int) -> float:
 def _megabytes(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-if __name__ == "__main__":
-    print(markdown(measure()))

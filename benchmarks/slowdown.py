@@ -1,4 +1,4 @@
-"""How much a training loop of 1,000 steps a second is slowed by four hooks a step.
+"""The slowdown of a training loop of 1,000 steps a second by four hooks a step.
 
 A step is a fixed amount of torch work of about a millisecond. Short blocks of steps with the
 callback and without take turns, each pair within a fifth of a second, so that what else the
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row
 from lineside.emitter import LinesideCallback
 
 PAIRS = 150
@@ -76,7 +76,7 @@ def _pairs(
 
 
 def _work() -> tuple[Callable[[], object], float]:
-    """A piece of work of about ``STEP_SECONDS``, and how long it takes."""
+    """Work of about ``STEP_SECONDS``, and its duration."""
     left, right = torch.rand(64, 64), torch.rand(64, 64)
 
     def seconds(repeats: int) -> float:
@@ -89,7 +89,3 @@ def _work() -> tuple[Callable[[], object], float]:
     each = statistics.median(seconds(100) for _ in range(50)) / 100
     repeats = max(1, round(STEP_SECONDS / each))
     return lambda: seconds(repeats), each * repeats
-
-
-if __name__ == "__main__":
-    print(markdown(measure()))

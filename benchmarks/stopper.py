@@ -1,4 +1,4 @@
-"""How long an evaluation waits for the stopper's word, and how fast a stopper reads a journal.
+"""The time an evaluation waits for the stopper, and a stopper's events a second from the journal.
 
 A real Trainer of a tiny model beside a real broker, shipper and stopper, that evaluates after each
 step and waits for the word on it.
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import LinesideCallback
@@ -44,7 +44,7 @@ took: list[float] = []
 
 
 def measure() -> list[Row]:
-    """Milliseconds an evaluation waits, and events a second that rules are held against."""
+    """Milliseconds an evaluation waits, and events a second that the rules process."""
     took.clear()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -113,7 +113,3 @@ def _rule_rate() -> float:
     for event in events:
         rule_engine.handle(stream, event)
     return len(events) / (time.perf_counter() - started)
-
-
-if __name__ == "__main__":
-    print(markdown(measure()))

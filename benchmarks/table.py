@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """``what`` was measured, the ``figure`` with its ``unit``, and the ``limit`` it is held to.
+    """The measured quantity ``what``, its ``figure`` with ``unit``, and its ``limit``.
 
-    ``at_least`` says which side of the limit is good. ``note`` names what stands beside it in a
+    ``at_least`` marks a lower limit. ``note`` names the other side of a
     ratio, or the spread.
     """
 

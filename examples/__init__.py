@@ -1,1 +1,1 @@
-"""Scripts that are run as they stand, by people and by the tests."""
+"""Scripts for users, which the tests run unchanged."""

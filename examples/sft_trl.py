@@ -1,4 +1,4 @@
-"""Fine-tune a tiny model with TRL's ``SFTTrainer``. Nothing here knows of Lineside.
+"""Fine-tune a tiny model with TRL's ``SFTTrainer``. It does not use Lineside.
 
     lineside run -- python examples/sft_trl.py --output /tmp/sft
 
@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 def sums(count: int) -> list[dict[str, str]]:
-    """Questions a small model can learn to answer."""
+    """Questions that a small model can learn to answer."""
     return [
         {"prompt": f"{a} plus {b} is", "completion": f" {a + b} ."}
         for a in range(count)
@@ -27,7 +27,7 @@ def sums(count: int) -> list[dict[str, str]]:
 
 
 def tokenizer_for(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that knows exactly these texts."""
+    """A word-level tokenizer for exactly these texts."""
     special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<eos>"}
     tokenizer = Tokenizer(models.WordLevel(unk_token=special["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

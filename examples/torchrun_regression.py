@@ -1,4 +1,4 @@
-"""Train a tiny model in several processes. Nothing here knows of Lineside.
+"""Train a tiny model in several processes. It does not use Lineside.
 
     lineside run -- torchrun --nproc-per-node 2 examples/torchrun_regression.py --output /tmp/ddp
 

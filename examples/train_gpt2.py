@@ -1,4 +1,4 @@
-"""Train a byte-level GPT-2 on the Python standard library's source, watched by Lineside.
+"""Train a byte-level GPT-2 on the Python standard library's source, with Lineside's callback.
 
     python examples/train_gpt2.py --output /tmp/gpt2 --seconds 90
 
@@ -46,7 +46,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
 
 def sources() -> tuple[bytes, bytes]:
-    """Text to train on and text to validate with: every tenth file is kept for the latter."""
+    """Text to train on and text to validate with: every tenth file is for validation."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     texts = [file.read_bytes() for file in files]
     train = b"".join(text for number, text in enumerate(texts) if number % 10)
@@ -66,7 +66,7 @@ def tiny_gpt2() -> GPT2LMHeadModel:
             eos_token_id=0,
         )
     )
-    model.loss_type = "ForCausalLM"  # transformers cannot tell from this class's name, and warns
+    model.loss_type = "ForCausalLM"  # transformers warns if it cannot infer it
     return model
 
 
