@@ -101,7 +101,7 @@ class Run(Document):
 
 
 class Series(Document):
-    """One metric of one attempt; ``min`` and ``max`` are of the finite values."""
+    """One metric of one producer; ``min`` and ``max`` are of the finite values."""
 
     name: str = Field(examples=["eval/loss"])
     attempt: str
@@ -132,6 +132,7 @@ class Points(Document):
 
     name: str
     attempt: str | None
+    producer: str
     x: list[float] = Field(description="Steps, or seconds since the epoch.")
     y: list[float | None]
     step: list[int]

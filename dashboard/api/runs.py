@@ -49,6 +49,7 @@ AttemptName = Annotated[str | None, Query(description="Default: the newest.")]
 PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how many to answer.")]
 Axis = Annotated[Literal["step", "time"], Query(description="What `x` is.")]
 Start = Annotated[float | None, Query(description="Only from here on `x`.", allow_inf_nan=False)]
+Producer = Annotated[str | None, Query(description="Only this producer's, such as `rank0`.")]
 End = Annotated[float | None, Query(description="Only up to here on `x`.", allow_inf_nan=False)]
 
 
@@ -118,9 +119,9 @@ def router(store: StoreAccess) -> APIRouter:
             writer.delete_run(run_id)
 
     @routes.get("/runs/{run_id}/metrics", response_model=Listing[Series], responses=unclear)
-    def metrics(run_id: RunId, attempt: AttemptName = None) -> Response:
-        """Which metrics an attempt logged, with count, last, lowest and highest value."""
-        found = store.history.metrics(run_id, attempt)
+    def metrics(run_id: RunId, attempt: AttemptName = None, producer: Producer = None) -> Response:
+        """The metrics of an attempt and of producers beside the training, with their last value."""
+        found = store.history.metrics(run_id, attempt, producer=producer)
         items = [Series.model_validate(series) for series in found]
         return json_response(Listing[Series](items=items, next=None))
 
@@ -137,10 +138,20 @@ def router(store: StoreAccess) -> APIRouter:
         start: Start = None,
         end: End = None,
         attempt: AttemptName = None,
+        producer: Annotated[
+            str | None, Query(description="Default: `rank0` if it logged this metric.")
+        ] = None,
     ) -> Response:
         """One metric's curve. Made short, it keeps every extreme and every point not finite."""
         curve = store.history.points(
-            run_id, name, points=points, x=x, start=start, end=end, attempt=attempt
+            run_id,
+            name,
+            points=points,
+            x=x,
+            start=start,
+            end=end,
+            attempt=attempt,
+            producer=producer,
         )
         if not curve.total:
             detail = f"Run {run_id} has logged no metric {name!r} in that attempt."

@@ -196,11 +196,11 @@ def _parts_context(history: History, run: Run, rights: Principal | None) -> dict
 
 
 def _newest_series(history: History, run: Run) -> list[Series]:
-    """Each metric once: the newest attempt's that logged it."""
-    found: dict[str, Series] = {}
+    """Each metric of each producer once: of the newest attempt that logged it."""
+    found: dict[tuple[str, str], Series] = {}
     for attempt in run.attempts[-_MAX_ATTEMPTS_CHARTED:]:
         for series in history.metrics(run.id, attempt.attempt):
-            found[series.name] = series
+            found[series.producer, series.name] = series
     return list(found.values())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lineside.bus.protocol.events import RANK_0
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import Series
 
@@ -18,6 +19,7 @@ _PREFIXES = (
 )
 _GROUPS = ("Training", "Evaluation", "Prediction")
 _FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
+_FROM = "From "
 _NOT_CHARTED = frozenset({"epoch"})
 _CONFIGURATION = (
     ("Arguments", ("args",)),
@@ -64,9 +66,10 @@ def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], 
         if one.count == 1 and not is_running:
             singles.append(one)
         else:
-            groups.setdefault(_group(one.name), []).append(one)
+            groups.setdefault(_group(one), []).append(one)
     own = [name for name in _GROUPS if name in groups]
-    others = sorted(set(groups) - set(own))
+    # Groups of producers beside the training come last.
+    others = sorted(set(groups) - set(own), key=lambda name: (name.startswith(_FROM), name))
     return [
         Group(name, sorted(groups[name], key=_chart_order)) for name in (*own, *others)
     ], singles
@@ -87,7 +90,10 @@ def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:
     return [group for group in found if group.rows]
 
 
-def _group(name: str) -> str:
+def _group(series: Series) -> str:
+    if series.producer != RANK_0:
+        return f"{_FROM}{series.producer}"
+    name = series.name
     head, slash, _ = name.partition("/")
     for prefix, group in _PREFIXES:
         if head == prefix or name.startswith(f"{prefix}_"):

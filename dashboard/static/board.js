@@ -1,5 +1,5 @@
 // All charts of a run: what is shown, which attempts in which colour, and the cursor they share.
-import { Chart } from "./chart.js";
+import { Chart, RANK_0 } from "./chart.js";
 import { number } from "./format.js";
 import { palette, toAxisTime } from "./plot.js";
 
@@ -32,24 +32,42 @@ export class Board {
   // Takes charge of the figures in the page that it does not know yet.
   adopt() {
     for (const figure of this.root.querySelectorAll("figure[data-metric]")) {
-      if (this.charts.has(figure.dataset.metric)) continue;
-      const chart = new Chart(figure, this);
-      this.charts.set(chart.name, chart);
+      if (this.chartOf(figure)) continue;
+      this.charts.set(keyOf(figure.dataset.producer, figure.dataset.metric), new Chart(figure, this));
       this.seen.observe(figure);
     }
   }
 
+  chartOf(figure) {
+    return this.charts.get(keyOf(figure.dataset.producer, figure.dataset.metric));
+  }
+
+  // Fetches the charts that have more points than they show.
+  grow(metrics) {
+    const grown = [];
+    for (const { producer, name, attempt, count } of metrics) {
+      const key = keyOf(producer, name);
+      const figure = this.charts.get(key)?.figure;
+      const isShown = producer !== RANK_0 || this.view.attempts.includes(attempt);
+      if (!figure || !isShown) continue;
+      const newest = `${attempt} ${count}`;
+      if (figure.dataset.count !== newest) grown.push(key);
+      figure.dataset.count = newest;
+    }
+    return this.refresh(grown);
+  }
+
   onSeen(entries) {
     for (const entry of entries) {
-      const chart = this.charts.get(entry.target.dataset.metric);
+      const chart = this.chartOf(entry.target);
       chart.visible = entry.isIntersecting;
       if (chart.visible && chart.stale) chart.refresh();
     }
   }
 
-  // New points came for these metrics, or for all of them.
-  refresh(names = [...this.charts.keys()]) {
-    return Promise.all(names.map((name) => this.charts.get(name)?.refresh()));
+  // Fetches the charts with these keys, or all.
+  refresh(keys = [...this.charts.keys()]) {
+    return Promise.all(keys.map((key) => this.charts.get(key)?.refresh()));
   }
 
   redraw() {
@@ -139,6 +157,11 @@ class Marks {
 function said({ op, step, detail }) {
   const text = `${op ?? "command"} at step ${number(step)}${detail ? `: ${detail}` : ""}`;
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}
+
+// No producer's name holds a slash.
+function keyOf(producer, metric) {
+  return `${producer}/${metric}`;
 }
 
 function remembered() {

@@ -4,11 +4,14 @@ import { CONFIG, chosenRange, layout, nearest, smooth, toAxisTime, withAlpha } f
 
 const FLAG_WORDS = { nan: "NaN", inf: "+∞", "-inf": "−∞" };
 
+export const RANK_0 = "rank0";
+
 export class Chart {
   constructor(figure, board) {
     this.figure = figure;
     this.board = board;
     this.name = figure.dataset.metric;
+    this.producer = figure.dataset.producer;
     this.plot = figure.querySelector(".plot");
     this.value = figure.querySelector(".value");
     this.range = null;
@@ -24,12 +27,12 @@ export class Chart {
     if (!this.visible) return;
     this.stale = false;
     const turn = ++this.turn;
-    const { x, attempts } = this.board.view;
-    const query = { x, points: Math.max(200, Math.round(this.plot.clientWidth * 1.5)) };
+    const { x } = this.board.view;
+    const query = { x, producer: this.producer, points: Math.max(200, Math.round(this.plot.clientWidth * 1.5)) };
     if (this.range) [query.start, query.end] = this.range;
     try {
       const answers = await Promise.all(
-        attempts.map((attempt) => this.board.api.points(this.name, { ...query, attempt }).catch(absent)),
+        this.sources().map((source) => this.board.api.points(this.name, { ...query, ...source }).catch(absent)),
       );
       if (turn !== this.turn) return;
       this.answers = answers.filter(Boolean);
@@ -37,6 +40,11 @@ export class Chart {
     } catch (error) {
       if (turn === this.turn) this.say(error.message);
     }
+  }
+
+  // The curves to draw: one for each attempt shown, but only one of a producer beside the training.
+  sources() {
+    return this.producer === RANK_0 ? this.board.view.attempts.map((attempt) => ({ attempt })) : [{}];
   }
 
   // Draws what was fetched last: smoothing, axis and theme need no new points.

@@ -55,15 +55,7 @@ async function update(board, timing, timeline) {
   adoptFields(next);
   adoptCharts(next, board);
   tick();
-  const grown = [];
-  for (const series of metrics.items) {
-    const figure = board.charts.get(series.name)?.figure;
-    if (!figure || !board.view.attempts.includes(series.attempt)) continue;
-    const said = `${series.attempt} ${series.count}`;
-    if (figure.dataset.count !== said) grown.push(series.name);
-    figure.dataset.count = said;
-  }
-  await Promise.all([board.refresh(grown), timing.refresh(), timeline.newer()]);
+  await Promise.all([board.grow(metrics.items), timing.refresh(), timeline.newer()]);
   const { marks } = next.body.dataset;
   if (marks !== content.dataset.marks) await loadMarks(board, timing);
   content.dataset.marks = marks;
@@ -81,7 +73,7 @@ function adoptCharts(next, board) {
       if (known.innerHTML !== group.innerHTML) known.innerHTML = group.innerHTML;
     } else {
       for (const figure of group.querySelectorAll("figure[data-metric]"))
-        if (!board.charts.has(figure.dataset.metric)) known.querySelector(".grid").append(figure);
+        if (!board.chartOf(figure)) known.querySelector(".grid").append(figure);
     }
   }
   board.adopt();

@@ -1,15 +1,18 @@
-"""Reading curves: what there is of them, whole or made short, and row by row."""
+"""Reads the curves of metrics and timing, whole or downsampled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from lineside.bus.errors import UsageError
-from lineside.store.database.tables import METRIC, points, series, sketches, streams
+from lineside.bus.protocol.events import RANK_0, is_rank
+from lineside.store.database.tables import METRIC, attempts, points, series, sketches, streams
 from lineside.store.database.values import FLAGS, decode_float, to_datetime
 from lineside.store.downsampling import NON_FINITE_LEVEL, Point, downsample, plan_reads
 from lineside.store.history.records import Points, Series
@@ -25,21 +28,26 @@ _POINT_COLUMNS = (
 _SKETCH_COLUMNS = tuple(sketches.c[column.name] for column in _POINT_COLUMNS)
 
 
-class StreamKey(NamedTuple):
-    """Whose curves: a run's key, an attempt of it (None if it has none), a producer."""
+class CurveSource(NamedTuple):
+    """Selects curves: of a run, of an attempt (None if it has none), of a producer (None: any).
+
+    A stream that is not named after an attempt of the run is of a producer beside the training; it
+    counts for every attempt.
+    """
 
     run_key: int
     attempt: str | None
-    producer: str
+    producer: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class CurveRequest:
-    """What of a curve is asked for: about ``points`` of it (None: every one), by ``x`` (step or
-    time), from ``start`` to ``end`` of that (None: from its beginning, to its end).
+    """Selects points of a curve: about ``points`` (None: all) between ``start`` and ``end``.
+
+    Both are in units of ``x`` (step or time); None means no limit.
 
     Raises:
-        UsageError: another ``x``, or no points at all.
+        UsageError: ``x`` is neither, or ``points`` is below 1.
     """
 
     points: int | None
@@ -54,87 +62,129 @@ class CurveRequest:
             raise UsageError(f"points={self.points}: expected 1 or more")
 
 
-def read_metrics(connection: Connection, stream_key: StreamKey) -> list[Series]:
-    """The metrics there, by name."""
-    rows = connection.execute(_series(stream_key, METRIC).order_by(series.c.name))
-    return [
-        Series(
-            name=row.name,
-            attempt=row.attempt,
-            producer=row.producer,
-            count=row.n,
-            last=decode_float(row.last, row.last_flag),
-            last_step=row.last_step,
-            last_time=to_datetime(row.last_time),
-            min=row.min,
-            max=row.max,
-        )
-        for row in rows
-    ]
+def read_metrics(connection: Connection, source: CurveSource) -> list[Series]:
+    """The metrics: rank 0's first, then by producer and name."""
+    rows = connection.execute(_series(source, METRIC))
+    groups = groupby(rows, lambda row: (row.producer, row.name))
+    return [_to_series(list(group)) for _, group in groups]
 
 
 def read_curve(
-    connection: Connection, stream_key: StreamKey, kind: str, name: str, request: CurveRequest
+    connection: Connection, source: CurveSource, kind: str, name: str, request: CurveRequest
 ) -> Points:
-    """The part of a curve that is wanted, with its neighbours on both sides.
+    """The requested part of a curve, with one neighbour on each side.
 
-    All points that are not finite are there if they are at most as many as wanted, else the first
+    It has all points that are not finite if they are at most as many as requested, else the first
     of each block. A curve that does not exist has no points.
     """
-    row = connection.execute(_series(stream_key, kind).where(series.c.name == name)).first()
+    rows = connection.execute(_series(source, kind).where(series.c.name == name)).all()
+    producer = rows[0].producer if rows else source.producer or RANK_0
+    rows = [row for row in rows if row.producer == producer]
+    total = sum(row.n for row in rows)
     kept: list[Point] = []
-    first = end = 0
-    if row is not None:
-        first, end = _span(connection, row.id, row.n, request)
-        kept = _read_downsampled(connection, row.id, row.n, request, first, end)
+    requested = 0
+    for row in rows:
+        share = None if request.points is None else max(1, request.points * row.n // total)
+        first, end = _span(connection, row, request)
+        kept += _read_downsampled(connection, row.id, row.n, share, first, end)
+        requested += end - first
     step, time = [point[1] for point in kept], [point[2] for point in kept]
     return Points(
         name=name,
-        attempt=stream_key.attempt,
+        attempt=source.attempt,
+        producer=producer,
         x=[float(value) for value in (time if request.x == "time" else step)],
         y=[point[4] for point in kept],
         step=step,
         time=time,
         epoch=[point[3] for point in kept],
         flag=[FLAGS[point[5]] for point in kept],
-        total=0 if row is None else row.n,
-        sum=0.0 if row is None else row.sum,
-        downsampled=len(kept) < end - first,
+        total=total,
+        sum=_sum([row.sum for row in rows]),
+        downsampled=len(kept) < requested,
     )
 
 
-def _series(stream_key: StreamKey, kind: str) -> Select[Any]:
-    return (
+def _series(source: CurveSource, kind: str) -> Select[Any]:
+    known_attempts = select(attempts.c.attempt).where(attempts.c.run_key == source.run_key)
+    query = (
         select(series, streams.c.producer, streams.c.attempt)
         .join(streams, streams.c.id == series.c.stream_id)
-        .where(streams.c.run_key == stream_key.run_key, streams.c.attempt == stream_key.attempt)
-        .where(streams.c.producer == stream_key.producer, series.c.kind == kind)
+        .where(streams.c.run_key == source.run_key, series.c.kind == kind)
+        .where(
+            or_(
+                streams.c.attempt == source.attempt,
+                streams.c.attempt.not_in(known_attempts),
+            )
+        )
+        .order_by(
+            (streams.c.producer == RANK_0).desc(),
+            streams.c.producer,
+            series.c.name,
+            streams.c.attempt,
+        )
     )
+    return query if source.producer is None else query.where(streams.c.producer == source.producer)
+
+
+def _to_series(rows: Sequence[Any]) -> Series:
+    """One metric of one producer, which may have a stream for each of its starts."""
+    newest = max(rows, key=lambda row: row.last_time)
+    return Series(
+        name=newest.name,
+        attempt=newest.attempt,
+        producer=newest.producer,
+        count=sum(row.n for row in rows),
+        last=decode_float(newest.last, newest.last_flag),
+        last_step=newest.last_step,
+        last_time=to_datetime(newest.last_time),
+        min=min((row.min for row in rows if row.min is not None), default=None),
+        max=max((row.max for row in rows if row.max is not None), default=None),
+    )
+
+
+def _sum(sums: Sequence[float | None]) -> float | None:
+    total = sum((part for part in sums if part is not None), 0.0)
+    return total if None not in sums and isfinite(total) else None
 
 
 def _read_downsampled(
-    connection: Connection, series_id: int, total: int, request: CurveRequest, first: int, end: int
+    connection: Connection, series_id: int, total: int, wanted: int | None, first: int, end: int
 ) -> list[Point]:
-    size, reads = plan_reads(total, request.points or end - first, first, end)
+    size, reads = plan_reads(total, wanted or end - first, first, end)
     rows = (point for part in reads for point in _read(connection, series_id, *part))
     if size == 1:
         return list(rows)
     kept = downsample(rows, size)
-    non_finite = _read_non_finite(connection, series_id, first, end, request.points or 0)
+    non_finite = _read_non_finite(connection, series_id, first, end, wanted or 0)
     known = {point[0]: point for point in (*kept, *non_finite)}
     return [known[idx] for idx in sorted(known)]
 
 
-def _span(
-    connection: Connection, series_id: int, total: int, request: CurveRequest
-) -> tuple[int, int]:
-    """The ordinals, from and to before, of the part wanted and one neighbour on each side."""
-    first, end = 0, total
+def _span(connection: Connection, row: Any, request: CurveRequest) -> tuple[int, int]:
+    """The ordinals, from and to before, of the requested part and one neighbour on each side."""
+    first, end = 0, row.n
+    if request.x == "step" and not is_rank(row.producer):
+        return _span_of_any_order(connection, row, request)
     if request.start is not None:
-        first = max(0, _first_at(connection, series_id, total, request.x, request.start, False) - 1)
+        first = max(0, _first_at(connection, row.id, row.n, request.x, request.start, False) - 1)
     if request.end is not None:
-        end = min(total, _first_at(connection, series_id, total, request.x, request.end, True) + 1)
+        end = min(row.n, _first_at(connection, row.id, row.n, request.x, request.end, True) + 1)
     return first, max(first, end)
+
+
+def _span_of_any_order(connection: Connection, row: Any, request: CurveRequest) -> tuple[int, int]:
+    # An evaluator may take the checkpoints of a run in any order, so steps need not ascend.
+    query = select(func.min(points.c.idx), func.max(points.c.idx))
+    query = query.where(points.c.series_id == row.id)
+    if request.start is None and request.end is None:
+        return 0, row.n
+    if request.start is not None:
+        query = query.where(points.c.step >= request.start)
+    if request.end is not None:
+        query = query.where(points.c.step <= request.end)
+    first, last = connection.execute(query).one()
+    return (0, 0) if first is None else (max(0, first - 1), min(row.n, last + 2))
 
 
 def _first_at(

@@ -1,14 +1,16 @@
-"""The run history as it is read: by the dashboard, the command line and whoever comes later."""
+"""The read interface of the run history."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
+from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
 from lineside.store.history import charts, export, run_list, timeline
@@ -35,15 +37,16 @@ from lineside.store.history.run_assembly import assemble_runs, ordered_attempts,
 
 LATEST = "latest"
 MAX_LIMIT = 1000
-"""Runs or events one page may have."""
-_LOOP_SOURCE = "loop"  # the source that a run names which is no Trainer's
+"""The most items of one page."""
+_LOOP_SOURCE = "loop"  # the `source` in run_start of a loop with start_run
 
 
 class History:
-    """Reads of one store, each of one moment in time. Any thread may use it.
+    """Reads from one store; each read sees the store as of one moment. Any thread may use it.
 
-    ``attempt`` is everywhere the newest one if it is None. Every method that takes a run's id
-    raises RunNotFound if there is no such run, and UsageError for an argument that makes no sense.
+    ``attempt`` defaults to the newest one. Pages have at most ``limit`` items, 1 to 1,000. Every
+    method with a run's id raises RunNotFound if there is no such run, and UsageError for an
+    argument that is not valid.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -59,14 +62,13 @@ class History:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Run]:
-        """Runs filtered and sorted, ``limit`` (1 to 1,000) at a time.
+        """A page of runs, filtered and sorted.
 
-        ``search`` is looked for in id, name, project, note and tags, whatever the case. ``sort`` is
-        one of started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it
-        reverses.
+        ``search`` matches id, name, project, note and tags, ignoring case. ``sort`` is one of
+        started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it reverses.
         """
         now = time.time()
-        limit = min(max(1, limit), MAX_LIMIT)
+        limit = _clamp(limit)
         query = run_list.run_list_query(
             now,
             status=status,
@@ -83,7 +85,7 @@ class History:
         return Page(tuple(items), after)
 
     def counts(self, *, project: str | None = None, search: str | None = None) -> dict[str, int]:
-        """How many runs are in each status, of those that ``runs`` would list."""
+        """The number of runs in each status, of those that ``runs`` would list."""
         now = time.time()
         status = run_list.status_at(now)
         query = (
@@ -107,11 +109,11 @@ class History:
             return assemble_runs(connection, [self._run_row(connection, run_id, now)], now)[0]
 
     def find(self, text: str) -> Run:
-        """The run a person means: its id, the beginning of one, its name, or ``latest``.
+        """The run with this id, beginning of an id or name; the newest one for ``latest``.
 
         Raises:
-            RunNotFound: nothing fits.
-            UsageError: several runs do.
+            RunNotFound: no run matches.
+            UsageError: several runs match.
         """
         now = time.time()
         with read_transaction(self._engine) as connection:
@@ -132,42 +134,43 @@ class History:
             if text == LATEST or found[0].id == text or len(found) == 1:
                 return assemble_runs(connection, found[:1], now)[0]
         raise UsageError(
-            f"{text!r} fits several runs ({', '.join(row.id for row in found)}): "
+            f"{text!r} matches several runs ({', '.join(row.id for row in found)}): "
             "give more of the id"
         )
 
     def streams(self, run_id: str) -> list[StreamAccount]:
-        """What came of each producer's stream, in order of attempt and producer."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
+        """The account of each stream, by attempt and producer."""
+        with self._run(run_id) as (connection, run):
             rows = connection.execute(
-                select(streams).where(streams.c.run_key == key, streams.c.ignored.is_(False))
+                select(streams).where(streams.c.run_key == run.key, streams.c.ignored.is_(False))
             ).all()
-        # Shorter names first: rank2 before rank10, and ranks before the others.
+        # Shorter names first: rank2 before rank10, and ranks before other producers.
         rows = sorted(rows, key=lambda row: (row.attempt, len(row.producer), row.producer))
         return [stream_account(row) for row in rows]
 
     def gaps(self, run_id: str) -> list[GapRow]:
-        """The holes in the run's streams, in the order they were found."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            return timeline.read_gaps(connection, key)
+        """The gaps in the run's streams, in the order they were found."""
+        with self._run(run_id) as (connection, run):
+            return timeline.read_gaps(connection, run.key)
 
     def configuration(self, run_id: str, attempt: str | None = None) -> dict[str, Any]:
-        """What ``run_start`` said: arguments, model, versions, process; empty if it never came."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            attempt = self._resolve_attempt(connection, key, run_id, attempt)
-            return timeline.read_facts(connection, key, attempt)
+        """The data of ``run_start``: arguments, model, versions, process; empty without one."""
+        with self._run(run_id) as (connection, run):
+            attempt = self._resolve_attempt(connection, run, attempt)
+            return timeline.read_facts(connection, run.key, attempt)
 
     def metrics(
-        self, run_id: str, attempt: str | None = None, *, producer: str = "rank0"
+        self, run_id: str, attempt: str | None = None, *, producer: str | None = None
     ) -> list[Series]:
-        """The metrics of one attempt, by name."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            attempt = self._resolve_attempt(connection, key, run_id, attempt)
-            return charts.read_metrics(connection, charts.StreamKey(key, attempt, producer))
+        """The metrics of one attempt and of the producers beside the training, or of ``producer``.
+
+        Rank 0's come first, then the others by producer and name. A metric of a producer beside the
+        training covers the whole run, except for its streams named after another attempt.
+        """
+        with self._run(run_id) as (connection, run):
+            attempt = self._resolve_attempt(connection, run, attempt)
+            source = charts.CurveSource(run.key, attempt, producer)
+            return charts.read_metrics(connection, source)
 
     def points(
         self,
@@ -179,20 +182,20 @@ class History:
         start: float | None = None,
         end: float | None = None,
         attempt: str | None = None,
-        producer: str = "rank0",
+        producer: str | None = None,
     ) -> Points:
-        """One metric's curve as about ``points`` points; every one if it is None.
+        """The curve of one metric as about ``points`` points; all of them if it is None.
 
-        Made short, it keeps each block's first, last, lowest and highest point and, while they are
-        at most ``points``, every one that is not finite. ``start`` and ``end``, steps or seconds
-        since the epoch as ``x`` says, ask for a part. A metric nobody logged has no points.
+        Downsampled, it keeps each block's first, last, lowest and highest point and, if they are at
+        most ``points``, all that are not finite. ``start`` and ``end`` (steps, or seconds since the
+        epoch, as ``x``) select a part. A metric that was never logged has no points. ``producer``
+        defaults to the first in ``metrics`` with this metric: rank 0 if it has one.
         """
         request = charts.CurveRequest(points, x, start, end)
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            attempt = self._resolve_attempt(connection, key, run_id, attempt)
-            stream_key = charts.StreamKey(key, attempt, producer)
-            return charts.read_curve(connection, stream_key, METRIC, name, request)
+        with self._run(run_id) as (connection, run):
+            attempt = self._resolve_attempt(connection, run, attempt)
+            source = charts.CurveSource(run.key, attempt, producer)
+            return charts.read_curve(connection, source, METRIC, name, request)
 
     def timing(
         self,
@@ -203,16 +206,15 @@ class History:
         start: float | None = None,
         end: float | None = None,
         attempt: str | None = None,
-        producer: str = "rank0",
+        producer: str = RANK_0,
     ) -> Timing:
-        """Seconds of compute and of waiting, by step, made short like ``points``."""
+        """Seconds of compute and of waiting by step, downsampled like ``points``."""
         request = charts.CurveRequest(points, x, start, end)
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            attempt = self._resolve_attempt(connection, key, run_id, attempt)
-            stream_key = charts.StreamKey(key, attempt, producer)
+        with self._run(run_id) as (connection, run):
+            attempt = self._resolve_attempt(connection, run, attempt)
+            source = charts.CurveSource(run.key, attempt, producer)
             compute, wait = (
-                charts.read_curve(connection, stream_key, TIMING, name, request)
+                charts.read_curve(connection, source, TIMING, name, request)
                 for name in ("compute", "wait")
             )
         return Timing(compute, wait)
@@ -226,27 +228,24 @@ class History:
         kinds: Sequence[str] | None = None,
         limit: int = 200,
     ) -> Page[EventRow]:
-        """Recorded events in order of recording; ``next`` is what to give as ``after``.
+        """A page of events in order of recording; its ``next`` is the ``after`` of the next page.
 
-        With ``before`` the newest of those numbered below it come first, and ``next`` is what to
-        give as ``before``. Step-level kinds and heartbeats have no rows: they are in
+        With ``before``, the newest events with numbers below it, newest first; ``next`` is then
+        the ``before`` of the next page. Step-level kinds and heartbeats have no rows: see
         ``event_counts`` and ``timing``.
         """
-        limit = min(max(1, limit), MAX_LIMIT)
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            found = timeline.read_events(connection, key, after, before, kinds, limit + 1)
+        limit = _clamp(limit)
+        with self._run(run_id) as (connection, run):
+            found = timeline.read_events(connection, run.key, after, before, kinds, limit + 1)
         return Page(tuple(found[:limit]), str(found[limit - 1].n) if len(found) > limit else None)
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
-        """Checkpoints in the order they were saved, over all attempts."""
-        with read_transaction(self._engine) as connection:
-            row = self._run_row(connection, run_id)
-            return timeline.read_checkpoints(connection, row.key, row.best_checkpoint)
+        """The checkpoints of all attempts in the order they were saved."""
+        with self._run(run_id) as (connection, run):
+            return timeline.read_checkpoints(connection, run.key, run.best_checkpoint)
 
     def commands_unavailable_reason(self, run: Run) -> str:
-        """Why the run takes no commands, as a sentence; empty if it may have a training that does,
-        be it one that has not begun."""
+        """Why the run takes no commands, as a sentence; empty if a training may take them."""
         if not run.accepts_commands:
             return f"The run is {run.status}: it takes no commands any more."
         if self.configuration(run.id).get("source") == _LOOP_SOURCE:
@@ -254,54 +253,49 @@ class History:
         return ""
 
     def commands(self, run_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Command]:
-        """Commands to the run as they stand now, the newest first, ``limit`` (1 to 1,000) at a
-        time. One that expired is so even if nobody is left to say it."""
-        limit = min(max(1, limit), MAX_LIMIT)
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            return read_commands(connection, key, time.time(), limit, cursor)
+        """A page of commands to the run with their present states, newest first.
 
-    def command(self, run_id: str, name: str) -> Command | None:
-        """One command to the run, by its id; None if it has none of this id."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            return read_command(connection, key, name, time.time())
+        A command is expired after its time even if no process has reported that.
+        """
+        limit = _clamp(limit)
+        with self._run(run_id) as (connection, run):
+            return read_commands(connection, run.key, time.time(), limit, cursor)
+
+    def command(self, run_id: str, command_id: str) -> Command | None:
+        """One command to the run; None if it has none with this id."""
+        with self._run(run_id) as (connection, run):
+            return read_command(connection, run.key, command_id, time.time())
 
     def audit(
         self, *, run: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[AuditEntry]:
-        """Who asked for what and what came of it, the newest first, ``limit`` (1 to 1,000) at a
-        time. ``run`` is the id of a run, which may be deleted or never have been."""
+        """A page of the audit, newest first; ``run`` may be deleted or may never have existed."""
         with read_transaction(self._engine) as connection:
-            limit = min(max(1, limit), MAX_LIMIT)
-            return read_audit(connection, run, time.time(), limit, cursor)
+            return read_audit(connection, run, time.time(), _clamp(limit), cursor)
 
     def iter_points(
         self, run_id: str, *, attempt: str | None = None, names: Sequence[str] | None = None
     ) -> Iterator[PointRow]:
-        """Every point of every metric, of all attempts if ``attempt`` is None, a few at a time.
+        """All points of all metrics, of all attempts if ``attempt`` is None.
 
-        Errors come with the first item. The history stays as it was at that moment: go through to
-        the end, or close the iterator.
+        Rows are read as they are needed, as of the moment of the first one, which also raises any
+        error. Read to the end or close the iterator: it holds a connection.
         """
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            yield from export.iter_points(connection, key, attempt, names)
+        with self._run(run_id) as (connection, run):
+            yield from export.iter_points(connection, run.key, attempt, names)
 
     def iter_timing(self, run_id: str, *, attempt: str | None = None) -> Iterator[TimingRow]:
-        """The seconds of every step, in the manner of ``iter_points``."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            yield from export.iter_timing(connection, key, attempt)
+        """The seconds of all steps, read like ``iter_points``."""
+        with self._run(run_id) as (connection, run):
+            yield from export.iter_timing(connection, run.key, attempt)
 
     def iter_events(self, run_id: str, *, attempt: str | None = None) -> Iterator[EventRow]:
-        """Every event that has a row, in the manner of ``iter_points``."""
-        with read_transaction(self._engine) as connection:
-            key = self._run_row(connection, run_id).key
-            yield from export.iter_events(connection, key, attempt)
+        """All events that have a row, read like ``iter_points``."""
+        with self._run(run_id) as (connection, run):
+            yield from export.iter_events(connection, run.key, attempt)
 
     def changes(self, after: int) -> Changes:
-        """What changed since revision ``after``; give the answer's ``revision`` the next time."""
+        """What changed since revision ``after``, the ``revision`` of the previous answer."""
         with read_transaction(self._engine) as connection:
             revision: int = connection.execute(select(head.c.revision)).scalar_one()
             if revision == after:
@@ -313,6 +307,11 @@ class History:
                 .order_by(runs.c.revision)
             ).all()
         return Changes(revision, tuple(row.id for row in rows))
+
+    @contextmanager
+    def _run(self, run_id: str) -> Iterator[tuple[Connection, Any]]:
+        with read_transaction(self._engine) as connection:
+            yield connection, self._run_row(connection, run_id)
 
     def _run_row(self, connection: Connection, run_id: str, now: float = 0.0) -> Any:
         row = connection.execute(
@@ -330,14 +329,16 @@ class History:
         )
         return tuple(row.id for row in rows)
 
-    def _resolve_attempt(
-        self, connection: Connection, key: int, run_id: str, attempt: str | None
-    ) -> str | None:
-        known = [row.attempt for row in ordered_attempts(connection, [key])]
+    def _resolve_attempt(self, connection: Connection, run: Any, attempt: str | None) -> str | None:
+        known = [row.attempt for row in ordered_attempts(connection, [run.key])]
         if attempt is None:
             return known[-1] if known else None
         if attempt not in known:
             raise UsageError(
-                f"run {run_id} has no attempt {attempt!r}: expected one of {', '.join(known)}"
+                f"run {run.id} has no attempt {attempt!r}: expected one of {', '.join(known)}"
             )
         return attempt
+
+
+def _clamp(limit: int) -> int:
+    return min(max(1, limit), MAX_LIMIT)

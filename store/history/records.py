@@ -194,6 +194,7 @@ class Points:
 
     name: str
     attempt: str | None
+    producer: str
     x: list[float]
     y: list[float | None]
     step: list[int]

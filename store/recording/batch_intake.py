@@ -9,7 +9,7 @@ becomes a row with a ``problem``; it never raises.
 from __future__ import annotations
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.event_kinds import STEP_KINDS
+from lineside.bus.protocol.event_kinds import METRICS, STEP_KINDS
 from lineside.bus.protocol.events import (
     AUDIT,
     CONTROL_BITS,
@@ -117,6 +117,8 @@ class BatchIntake:
         self, run: RunState, stream: StreamState, event: Event, raw: bool
     ) -> str:
         """Record an event that is not step-level; returns the kind it counts as."""
+        if event.kind == METRICS and run.is_deleted:
+            return METRICS
         problem = "stored as it came: handling it failed" if raw else field_problem(event)
         if problem is None:
             try:

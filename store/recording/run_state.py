@@ -180,6 +180,11 @@ class RunState:
     attempts: dict[str, AttemptState] = field(default_factory=dict)
     streams: dict[tuple[str, str], StreamState] = field(default_factory=dict)
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the run was deleted and no attempt has begun since."""
+        return self.deleted_at is not None and not self.attempts
+
 
 def column_values(state: object, names: tuple[str, ...]) -> tuple[Any, ...]:
     """The values of the fields ``names`` of ``state``."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,26 @@ def test_a_curve_says_where_it_is_not_finite(harness: Harness, client: httpx.Cli
     series = {one["name"]: one for one in client.get("/api/runs/tiny-1/metrics").json()["items"]}
     assert series["loss"]["non_finite"] == {"/last": "nan"}
     assert series["eval_loss"]["count"] == 2
+
+
+def test_metrics_of_other_producers_are_read_by_producer(
+    harness: Harness, client: httpx.Client
+) -> None:
+    harness.train()
+    evaluator = Stream("tiny-1", "evaluator", "20261121T090000-eeee")
+    harness.feeder.record(
+        evaluator, "metrics", time.time(), 5, {"metrics": {"loss": 9.0, "f1": 0.5}}
+    )
+    listed = client.get("/api/runs/tiny-1/metrics").json()["items"]
+    assert ("evaluator", "f1") in [(one["producer"], one["name"]) for one in listed]
+    only = client.get("/api/runs/tiny-1/metrics", params={"producer": "evaluator"}).json()["items"]
+    assert [one["name"] for one in only] == ["f1", "loss"]
+    url = "/api/runs/tiny-1/metrics/loss"
+    assert client.get(url).json()["producer"] == "rank0"
+    curve = client.get(url, params={"producer": "evaluator"}).json()
+    assert (curve["producer"], curve["x"], curve["y"]) == ("evaluator", [5.0], [9.0])
+    assert client.get("/api/runs/tiny-1/metrics/f1").json()["y"] == [0.5]
+    assert client.get(url, params={"producer": "other"}).status_code == 404
 
 
 def test_a_part_of_a_curve_comes_at_full_resolution(harness: Harness, client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lineside.bus.protocol.events import Stream
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -37,6 +38,32 @@ def test_charts_are_drawn_with_what_the_store_holds(harness: Harness, site: str,
     expect(page.locator("#steps-said")).to_contain_text("On average a step computes for")
     expect(page.locator("#account .headline")).to_contain_text("Nothing lost")
     expect(page.locator("h3", has_text="Evaluation")).to_be_visible()
+
+
+def test_charts_of_an_evaluator_stand_apart_and_grow(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train()
+    evaluator = Stream("tiny-1", "evaluator", "20261121T090000-eeee")
+
+    def report(step: int, loss: float) -> None:
+        harness.feeder.record(evaluator, "metrics", time.time(), step, {"metrics": {"loss": loss}})
+
+    report(5, 9.0)
+    report(10, 8.0)
+    visit(page, f"{site}/runs/tiny-1")
+    chart = "figure[data-producer='evaluator'][data-metric='loss'] .plot"
+    expect(page.locator("h3", has_text="From evaluator")).to_be_visible()
+    page.locator(chart).scroll_into_view_if_needed()
+    page.wait_for_function("chart => document.querySelector(chart).data", arg=chart)
+    assert page.eval_on_selector(chart, "plot => plot.data[0].y") == [9.0, 8.0]
+    expect(page.locator("#link-state")).to_have_text("Live")
+    report(15, 7.0)
+    page.wait_for_function(
+        "chart => document.querySelector(chart).data[0].y.length === 3", arg=chart
+    )
+    loss = "figure[data-producer='rank0'][data-metric='loss'] .plot"
+    assert page.eval_on_selector(loss, "plot => plot.data[0].y.length") == 8
 
 
 def test_what_happens_appears_without_a_reload(harness: Harness, site: str, page: Any) -> None:

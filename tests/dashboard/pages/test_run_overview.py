@@ -168,8 +168,8 @@ def test_a_run_without_a_limit_is_a_line_to_where_it_is() -> None:
     assert run_overview.progress_line(replace(run, step=None), [], []).percent == 0.0
 
 
-def make_series(name: str, count: int = 9) -> Series:
-    return Series(name, "a1", "rank0", count, 1.0, 9, NOW, 0.5, 2.0)
+def make_series(name: str, count: int = 9, producer: str = "rank0") -> Series:
+    return Series(name, "a1", producer, count, 1.0, 9, NOW, 0.5, 2.0)
 
 
 def test_charts_are_grouped_with_the_loss_first_and_single_values_apart() -> None:
@@ -183,6 +183,16 @@ def test_charts_are_grouped_with_the_loss_first_and_single_values_apart() -> Non
     ]
     assert [one.name for one in singles] == ["train_loss"]
     assert not sections.charts(series, is_running=True)[1]
+
+
+def test_charts_of_other_producers_are_grouped_by_producer() -> None:
+    series = [make_series("loss"), make_series("loss", producer="evaluator"), make_series("x/y")]
+    groups, _ = sections.charts(series, is_running=False)
+    assert [(group.name, [one.producer for one in group.charts]) for group in groups] == [
+        ("Training", ["rank0"]),
+        ("x", ["rank0"]),
+        ("From evaluator", ["evaluator"]),
+    ]
 
 
 def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:

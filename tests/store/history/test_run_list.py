@@ -155,7 +155,7 @@ def test_a_run_is_found_as_a_person_names_it(history: History) -> None:
     assert history.find("latest").id == "run-5"
     # Names differ by case here; on both databases they are two.
     assert history.find("Alpha").id == "run-0"
-    with pytest.raises(UsageError, match=r"'run-' fits several runs \(run-5, run-4"):
+    with pytest.raises(UsageError, match=r"'run-' matches several runs \(run-5, run-4"):
         history.find("run-")
     for nothing in ("", "nobody", "%"):
         with pytest.raises(RunNotFound):
