@@ -1,9 +1,8 @@
-"""The list of keys and tokens of one home: who is let in, and with which rights."""
+"""The list of keys and tokens of one home, with the roles of each."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lineside.bus.auth.key_file import KeyFile
-from lineside.bus.auth.roles import EMIT, ROLES, Principal
+from lineside.bus.auth.roles import ANNOTATE, EMIT, ROLES, Principal, is_reserved_producer
 from lineside.bus.errors import KeyNameError, SettingsError
+from lineside.bus.file_lock import FileLock
 from lineside.bus.settings import make_private_folder
 
 log = logging.getLogger("lineside")
@@ -28,8 +28,8 @@ TOKEN_PREFIX = "ls_"  # noqa: S105 - how a token begins, so that one is recognis
 _LIST_FILE = "list.json"
 _BROKER_KEY_FILE = "broker.key"
 _EXPECTED = (
-    "expected what the first `lineside keys new` wrote there; put a copy back, or remove it: then "
-    "the next `lineside keys new` makes another, for which every key has to be made anew"
+    "expected the file that the first `lineside keys new` wrote; restore a copy, or remove it: "
+    "then the next `lineside keys new` makes another, and every key has to be made again"
 )
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _RUN_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
@@ -37,8 +37,11 @@ _RUN_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 
 @dataclass(frozen=True)
 class Credential:
-    """A key or token. ``proof`` is the public key, or the SHA-256 of the token; ``created`` and
-    ``revoked`` are seconds since the epoch, ``revoked`` 0 while it is good."""
+    """A key or token.
+
+    ``proof`` is the public key, or the SHA-256 of the token. ``created`` and ``revoked`` are
+    seconds since the epoch; ``revoked`` is 0 while the credential is active.
+    """
 
     name: str
     what: str
@@ -49,14 +52,14 @@ class Credential:
     revoked: float = 0.0
 
     @property
-    def rights(self) -> Principal:
+    def principal(self) -> Principal:
         return Principal(self.name, frozenset(self.roles), tuple(self.runs))
 
 
 class Keyring:
-    """The list in ``folder``, read again whenever somebody changed it.
+    """The list in ``folder``, read again whenever its file changes.
 
-    A list that cannot be read lets nobody in, and is not written over.
+    A list that cannot be read authenticates no client, and is never overwritten.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,12 +68,12 @@ class Keyring:
         self._file_signature: tuple[int, int, int] | None = None
         self._credentials: dict[str, Credential] = {}
         self.read_error = ""
-        """Why the list cannot be read, if it cannot."""
+        """Why the list cannot be read; empty if it can."""
         self.generation = 0
-        """How often another list than before was read."""
+        """How often the list has changed."""
 
     def credentials(self) -> list[Credential]:
-        """All of it, the oldest first, revoked ones too."""
+        """Every key and token, the oldest first, revoked ones too."""
         self.refresh()
         return list(self._credentials.values())
 
@@ -83,15 +86,15 @@ class Keyring:
         ]
 
     def find(self, what: str, proof: str) -> Credential | None:
-        """The key or token with that proof, which may be revoked."""
+        """The key or token with this proof; it may be revoked."""
         self.refresh()
         found = self._credentials.get(proof)
         return found if found is not None and found.what == what else None
 
     def refresh(self) -> None:
-        """Read the list if it has changed; costs a microsecond or two when it has not."""
+        """Read the list if its file has changed; one ``stat`` if it has not."""
         try:
-            now = os.stat(self._path)  # noqa: PTH116 - asked for each request and each message
+            now = os.stat(self._path)  # noqa: PTH116 - called for each request and each message
             signature = (now.st_ino, now.st_mtime_ns, now.st_size)
         except FileNotFoundError:
             signature = (0, 0, 0)
@@ -107,28 +110,27 @@ class Keyring:
         """Read the list if it has changed.
 
         Raises:
-            SettingsError: it is there and cannot be read.
+            SettingsError: it exists and cannot be read.
         """
         self.refresh()
         if self.read_error:
-            hint = "mend it or put a copy back; or remove it, and every key and token with it"
+            hint = "repair it or restore a copy; or remove it, which removes every key and token"
             raise SettingsError("the list of keys", self._path, f"{self.read_error}; {hint}")
 
     def broker_key(self) -> KeyFile:
         """The broker's own key pair.
 
         Raises:
-            SettingsError: there is none, or it cannot be used.
+            SettingsError: it is missing, or cannot be used.
         """
         return KeyFile.read(self.folder / _BROKER_KEY_FILE, "the broker's own key", _EXPECTED)
 
     def new_key(self, name: str, roles: Sequence[str], runs: Sequence[str] = ()) -> Path:
-        """Make a key, and the broker's own if it has none yet; the file to hand over.
+        """Make a key, and the broker's own key if it is missing; return the key's file.
 
         Raises:
-            KeyNameError: a name that cannot be, or is in use, a role there is none of, or a
-                pattern that fits no run.
-            SettingsError: the list, or the broker's own key, is there and cannot be read.
+            KeyNameError: an invalid name or one in use, an unknown role, or an invalid pattern.
+            SettingsError: the list, or the broker's own key, exists and cannot be read.
             OSError: a file cannot be written.
         """
         import zmq
@@ -140,7 +142,7 @@ class Keyring:
                 KeyFile("broker", public, secret, public).write(self.folder / _BROKER_KEY_FILE)
             public, secret = (part.decode() for part in zmq.curve_keypair())
             path = self.folder / f"{name}.key"
-            path.unlink(missing_ok=True)  # of a revoked one
+            path.unlink(missing_ok=True)  # of a revoked key
             KeyFile(name, public, secret, self.broker_key().public).write(path)
             self._save(Credential(name, KEY, public, tuple(roles), tuple(runs), time.time()))
         return path
@@ -149,24 +151,25 @@ class Keyring:
         """Make a token for the dashboard; only its hash is kept.
 
         Raises:
-            KeyNameError: a name that cannot be, or is in use, or a role there is none of.
-            SettingsError: the list is there and cannot be read.
+            KeyNameError: an invalid name or one in use, or an unknown role.
+            SettingsError: the list exists and cannot be read.
             OSError: the list cannot be written.
         """
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         with self._locked():
             self._validate(name, roles)
-            if EMIT in roles:
-                raise KeyNameError(name, f"nobody trains over the dashboard: {EMIT} is for keys")
+            for role in (EMIT, ANNOTATE):
+                if role in roles:
+                    raise KeyNameError(name, f"the dashboard takes no events: {role} is for keys")
             self._save(Credential(name, TOKEN, token_hash(token), tuple(roles), (), time.time()))
         return token
 
     def revoke(self, name: str) -> Credential:
-        """Let a key or token in no more; its file here is removed.
+        """Revoke a key or token, and remove its file here.
 
         Raises:
-            KeyNameError: there is none of that name.
-            SettingsError: the list is there and cannot be read.
+            KeyNameError: no active key or token has this name.
+            SettingsError: the list exists and cannot be read.
             OSError: the list cannot be written.
         """
         with self._locked():
@@ -176,22 +179,16 @@ class Keyring:
                     self._save(revoked)
                     (self.folder / f"{name}.key").unlink(missing_ok=True)
                     return revoked
-        raise KeyNameError(name, "no key or token of that name is good; `lineside keys list`")
+        raise KeyNameError(name, "no active key or token has this name; run `lineside keys list`")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone with the newest list."""
+        """Read the newest list and keep other processes from changing it."""
         make_private_folder(self.folder)
-        fd = os.open(
-            self.folder / f"{_LIST_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with FileLock(self.folder / f"{_LIST_FILE}.lock"):
             self._file_signature = None
-            self.raise_if_unreadable()  # what is written next would be all there is
+            self.raise_if_unreadable()  # or the next write would lose what it holds
             yield
-        finally:
-            os.close(fd)
 
     def _validate(self, name: str, roles: Sequence[str], runs: Sequence[str] = ()) -> None:
         if not _NAME.fullmatch(name) or name == "broker":
@@ -204,12 +201,15 @@ class Keyring:
             raise KeyNameError(name, f"it is in use; `lineside keys revoke {name}` frees it")
         unknown = [role for role in roles if role not in ROLES]
         if unknown or not roles:
-            which = f"role {unknown[0]!r} is none" if unknown else "it needs a role"
-            raise KeyNameError(name, f"{which}: expected {', '.join(ROLES)}")
+            problem = f"no role is called {unknown[0]!r}" if unknown else "it needs a role"
+            raise KeyNameError(name, f"{problem}: expected {', '.join(ROLES)}")
+        if ANNOTATE in roles and is_reserved_producer(name):
+            why = "it is the producer name of a training or of a process of Lineside"
+            raise KeyNameError(name, f"{why}; give a key with the role {ANNOTATE} another name")
         for pattern in runs:
             if not _RUN_PATTERN.fullmatch(pattern):
-                expected = "expected an id, or as nlp-*: 1 to 128 of A-Z a-z 0-9 . _ - *"
-                raise KeyNameError(name, f"no run fits {pattern!r}: {expected}")
+                expected = "expected an id, or a pattern as nlp-*: 1 to 128 of A-Z a-z 0-9 . _ - *"
+                raise KeyNameError(name, f"no run matches {pattern!r}: {expected}")
 
     def _save(self, credential: Credential) -> None:
         self._credentials[credential.proof] = credential
@@ -226,7 +226,7 @@ class Keyring:
         path.replace(self._path)
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)  # or a revoked key may be good again after a power cut
+            os.fsync(folder)  # or a revoked key may be active again after a power cut
         finally:
             os.close(folder)
 
@@ -242,7 +242,7 @@ class Keyring:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self.read_error = f"{type(error).__name__}: {error}"
             log.warning(
-                "the list of keys %s cannot be read, nobody is let in: %s", self._path, error
+                "the list of keys %s cannot be read, no key is accepted: %s", self._path, error
             )
             return []
 
@@ -257,36 +257,36 @@ def _parse_credential(raw: dict[str, Any]) -> Credential:
         *credential.runs,
     )
     if not all(isinstance(text, str) and text for text in texts):
-        raise TypeError(f"{raw} is no key")
+        raise TypeError(f"{raw} is not a key")
     return credential
 
 
 def token_hash(token: str) -> str:
-    """How the list knows ``token``; of 256 random bits a quick hash says nothing."""
+    """The proof of ``token``; it has 256 random bits, so a fast hash is safe."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def keys_folder(home: Path) -> Path:
-    """Where the keys of ``home`` are."""
+    """The folder of the keys of ``home``."""
     return home / "keys"
 
 
 def listen_key_pair(keyring: Keyring, address: str) -> KeyFile:
-    """The broker's key pair to listen at ``address`` with, if there was ever anybody to let in.
+    """The broker's key pair with which it listens at ``address``.
 
-    Who is on the broker's own machine does not lose it with the last key.
+    When every key is revoked the broker still listens: its own machine must not lose it.
 
     Raises:
-        SettingsError: there never was, or there is no key pair.
+        SettingsError: no key was ever made, or the broker's own key is missing.
     """
     keys = [credential for credential in keyring.credentials() if credential.what == KEY]
     if not keys and not keyring.read_error:
         raise SettingsError(
             "--listen",
             address,
-            "nobody could connect, because there is no key; make one first: "
+            "no client could connect, because there is no key; make one first: "
             "lineside keys new NAME --role emit",
         )
     if keys and all(credential.revoked for credential in keys):
-        log.warning("every key is revoked: nobody is let in until `lineside keys new` makes one")
+        log.warning("every key is revoked: no client can connect until `lineside keys new`")
     return keyring.broker_key()

@@ -1,4 +1,4 @@
-"""What a caller may do on the bus: roles, runs, and the sentence to answer when it may not."""
+"""Roles of keys, and what a client with some roles may do on the bus."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, EVALUATION_REVIEWED, REFUSED
+from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, EVALUATION_REVIEWED, METRICS, REFUSED
 from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.patterns import matches
 
-EMIT, READ, CONTROL, ADMIN = "emit", "read", "control", "admin"
+EMIT, READ, CONTROL, ADMIN, ANNOTATE = "emit", "read", "control", "admin", "annotate"
 ROLES = {
-    EMIT: "write the events of runs of its own, as training does",
+    EMIT: "publish the events of its own runs, as training does",
     READ: "read every event",
-    CONTROL: "send commands to trainings, and read what becomes of them",
-    ADMIN: "all of it, and write to runs of others",
+    CONTROL: "send commands to trainings, and read the answers",
+    ANNOTATE: "publish metrics to any run, as an evaluator does",
+    ADMIN: "do all of this, and publish to the runs of other keys",
 }
-"""Each role, and what it is for."""
+"""Each role, and what a key with it may do."""
 _BROKER_RUN = "_bus"
+_RESERVED_PRODUCERS = frozenset(
+    {commands.CONTROL_PRODUCER, "shipper", "launcher", "stopper", "recorder", "broker", "dashboard"}
+)
+
+
+def is_reserved_producer(name: str) -> bool:
+    """Whether ``name`` is the producer of a rank or of one of Lineside's own processes."""
+    return name.startswith("rank") or name in _RESERVED_PRODUCERS
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who somebody is and what he may do: in ``runs`` (patterns with ``*``; none is every run) what
-    ``roles`` say. Without a ``name`` he is a user of the broker's own machine.
+    """A client, and what it may do: ``roles`` in ``runs`` (patterns with ``*``; none is every run).
 
-    Each question is answered by a sentence that says why not; empty if he may.
+    Without a ``name`` it is a user of the broker's own machine. A method ``..._denial`` returns a
+    sentence that says why something is not allowed, or an empty string if it is.
     """
 
     name: str
@@ -43,38 +52,61 @@ class Principal:
 
     @property
     def is_emit_only(self) -> bool:
-        """Whether he may read no more than the commands for his own runs."""
-        return self.roles == {EMIT}
+        """Whether it may read nothing but the commands for its own runs."""
+        return EMIT in self.roles and not self.roles & {READ, CONTROL, ADMIN}
 
     @property
     def role_names(self) -> str:
-        """The roles, for people."""
+        """The roles, separated by commas."""
         return ", ".join(role for role in ROLES if role in self.roles)
 
     def covers_run(self, run: str) -> bool:
-        """Whether ``run`` is among his."""
         return not self.runs or any(matches(run, pattern) for pattern in self.runs)
 
+    def is_annotation(self, stream: Stream, owner: str | None) -> bool:
+        """Whether it writes to ``stream`` by the role annotate, which takes metrics only.
+
+        ``owner`` is the key that owns the run, None if none does. In a run of its own a key with
+        the role emit writes by that role.
+        """
+        return (
+            ANNOTATE in self.roles
+            and not self.is_admin
+            and stream.producer == self.name
+            and not is_reserved_producer(stream.producer)
+            and not (EMIT in self.roles and owner == self.name)
+        )
+
     def write_denial(self, stream: Stream, owner: str | None) -> str:
-        """On ``stream``, of a run that belongs to the key ``owner`` (None: to nobody yet)."""
+        """Open ``stream``, whose run belongs to the key ``owner``."""
         if stream.run == _BROKER_RUN:
             return f"{stream} is the broker's own"
         if stream.run == AUDIT:
             if stream.producer == "dashboard" and self.is_admin and not self.runs:
                 return ""
-            return f"{stream} is the audit's, which nobody writes from outside"
+            return f"{stream} belongs to the audit, which takes no events from clients"
         if not self.covers_run(stream.run):
             return self._outside_runs(stream.run)
-        if self.is_admin:
+        if self.is_admin or self.is_annotation(stream, owner):
             return ""
         if stream.producer == commands.CONTROL_PRODUCER and CONTROL in self.roles:
             return ""
-        if EMIT not in self.roles:
-            return f"writing to {stream} takes the role {EMIT}: {self._has_roles()}"
-        return self.ownership_denial(stream.run, owner)
+        if EMIT in self.roles:
+            return self.ownership_denial(stream.run, owner)
+        if ANNOTATE in self.roles:
+            return (
+                f"key {self.name!r} has {self.role_names} and may write to "
+                f"{stream.run}/{self.name}/... only, not to {stream}"
+            )
+        return f"writing to {stream} takes the role {EMIT}: {self._has_roles()}"
+
+    def annotation_denial(self, kinds: Collection[str]) -> str:
+        """Publish events of ``kinds`` on a stream that ``is_annotation``."""
+        other = [kind for kind in kinds if kind != METRICS]
+        return f"the role {ANNOTATE} publishes {METRICS}, not {other[0]}" if other else ""
 
     def publish_denial(self, stream: Stream, kinds: Collection[str], owner: str | None) -> str:
-        """Events of ``kinds`` on a ``stream`` he may write to, if that is ``is_shared_stream``."""
+        """Publish events of ``kinds`` on a ``stream`` that ``is_shared_stream``."""
         if stream.run == AUDIT:
             other = [kind for kind in kinds if kind != REFUSED]
             return f"{stream} takes only {REFUSED}, not {other[0]}" if other else ""
@@ -95,36 +127,31 @@ class Principal:
         return ""
 
     def read_denial(self, pattern: str) -> str:
-        """Streams of ``pattern``; an empty one is every stream."""
+        """Subscribe to the streams of ``pattern``; an empty one is every stream."""
         run, _, rest = pattern.partition("/")
-        what = pattern or "everything"
+        target = pattern or "everything"
         if self.runs and (run in ("", "*") or not self.covers_run(run)):
-            return self._outside_runs(what)
+            return self._outside_runs(target)
         if self.roles & {READ, ADMIN}:
             return ""
         may_follow = CONTROL in self.roles or (EMIT in self.roles and run != "*")
         if may_follow and rest.partition("/")[0] == commands.CONTROL_PRODUCER:
             return ""
-        return f"reading {what} takes the role {READ}: {self._has_roles()}"
+        return f"reading {target} takes the role {READ}: {self._has_roles()}"
 
     def ownership_denial(self, run: str, owner: str | None) -> str:
-        """Whether ``run`` belongs to somebody else than him."""
+        """Write to ``run``, which belongs to the key ``owner``; None is no key yet."""
         if owner is None or owner == self.name or self.is_admin:
             return ""
         owner_text = f"key {owner!r}" if owner else "the broker's own machine"
         return f"run {run} belongs to {owner_text}, and this is key {self.name!r}"
 
-    def _outside_runs(self, what: str) -> str:
-        return f"key {self.name!r} is for runs {', '.join(self.runs)}, not for {what}"
+    def _outside_runs(self, target: str) -> str:
+        return f"key {self.name!r} is for runs {', '.join(self.runs)}, not for {target}"
 
     def _has_roles(self) -> str:
         return f"key {self.name!r} has {self.role_names or 'none'}"
 
 
 LOCAL = Principal("", frozenset({ADMIN}))
-"""Whoever may open the socket's file on the broker's own machine."""
-
-
-def is_shared_stream(stream: Stream) -> bool:
-    """Whether who writes to ``stream`` depends on what is said there."""
-    return stream.producer == commands.CONTROL_PRODUCER or stream.run == AUDIT
+"""A user of the broker's own machine, who may open the socket's file."""

@@ -1,104 +1,111 @@
-"""The broker's answer to who may open, write and read what, and whose each run is."""
+"""Decide which messages of a client are allowed, by its roles and by who owns what."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineside.bus.auth.roles import EMIT, Principal, is_shared_stream
+from lineside.bus.auth.roles import EMIT, Principal
 from lineside.bus.broker.journal import Journal
 from lineside.bus.errors import CorruptRecord
-from lineside.bus.protocol.commands import COMMAND, CONTROL_PRODUCER
-from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
-from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.commands import CONTROL_PRODUCER
+from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
+from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.messages import Sub
 from lineside.bus.protocol.wire import decode_event, record_bodies
 
-_NO_EVENT_KIND = "what is no event"
+_NO_EVENT_KIND = "a record that is no event"
+
+
+def is_shared_stream(stream: Stream) -> bool:
+    """Whether the permission to write to ``stream`` depends on the kind of the event."""
+    return stream.producer == CONTROL_PRODUCER or stream.run == AUDIT
 
 
 class Authorization:
-    """A run belongs to the key that wrote to it first, and so do a control stream and a durable
-    reader's name; nobody else goes on with it but an admin, and users of the broker's own machine.
+    """Keeps the owner of each run, control stream and durable name: the key that used it first.
 
-    Only where ``has_keys``, that is with keys, this is kept. Each question is answered by a
-    sentence
-    that says why not; empty if it is allowed.
+    No other key may use it, except one with the role admin; users of the broker's own machine may.
+    Owners are kept only where ``has_keys``. A method ``..._denial`` returns a sentence that says
+    why something is not allowed, or an empty string if it is.
     """
 
     def __init__(self, journal: Journal, *, has_keys: bool) -> None:
         self._journal = journal
         self._has_keys = has_keys
-        # Runs from before there were keys are this machine's; of one to which there is only a
-        # command nobody has written anything.
+        # Runs written before the first key was made belong to this machine. Commands and
+        # annotations alone do not make a run.
         streams = journal.streams() if has_keys else ()
         self._local_runs = frozenset(
-            stream.run for stream in streams if not is_shared_stream(stream)
+            stream.run
+            for stream in streams
+            if not is_shared_stream(stream) and str(stream) not in journal.owners
         )
         self.new_owners: dict[str, str] = {}
-        """Whose something is, to be committed with the next transaction."""
+        """Owners to be committed with the next transaction, by what they own."""
 
-    def open_denial(self, rights: Principal, stream: Stream) -> str:
-        """Begin or go on with ``stream``. Nothing is anybody's by that alone."""
-        return rights.write_denial(stream, self._run_owner(stream.run)) or self._stream_denial(
-            rights, stream
-        )
+    def open_denial(self, principal: Principal, stream: Stream) -> str:
+        """Open ``stream``. That alone makes the client the owner of nothing."""
+        denial = principal.write_denial(stream, self._run_owner(stream.run))
+        return denial or self._stream_denial(principal, stream)
 
-    def append_denial(self, rights: Principal, stream: Stream, blob: bytes) -> str:
-        """Append records, or a gap if ``blob`` is empty, to a stream that was opened."""
+    def append_denial(self, principal: Principal, stream: Stream, blob: bytes) -> str:
+        """Append records to an open stream, or a gap if ``blob`` is empty."""
         owner = self._run_owner(stream.run)
         if not is_shared_stream(stream):
-            # Since it was opened somebody else may have been the first to write.
-            return rights.ownership_denial(stream.run, owner)
-        if rights.is_admin and stream.producer == CONTROL_PRODUCER:
+            if principal.is_annotation(stream, owner):
+                return principal.annotation_denial(dict.fromkeys(_kinds(blob)))
+            # Another key may have been the first to write since the stream was opened.
+            return principal.ownership_denial(stream.run, owner)
+        if principal.is_admin and stream.producer == CONTROL_PRODUCER:
             return ""
-        why = self._stream_denial(rights, stream)
-        return why or rights.publish_denial(stream, dict.fromkeys(_kinds(blob)), owner)
+        denial = self._stream_denial(principal, stream)
+        return denial or principal.publish_denial(stream, dict.fromkeys(_kinds(blob)), owner)
 
-    def claim_ownership(self, rights: Principal, stream: Stream, blob: bytes) -> None:
-        """What ``append_denial`` allowed was taken: whose it is now, if it was nobody's."""
+    def claim_ownership(self, principal: Principal, stream: Stream, blob: bytes) -> None:
+        """Make the client the owner of what it was the first to write to."""
         if not is_shared_stream(stream):
-            self._claim_if_free(stream.run, rights)
-        elif not rights.is_admin:
-            self._claim_if_free(str(stream), rights)
-            if EMIT in rights.roles and set(_kinds(blob)) - {COMMAND, EVALUATION_REVIEWED}:
-                self._claim_if_free(
-                    stream.run, rights
-                )  # a training's first answer may precede all else
+            is_annotation = principal.is_annotation(stream, self._run_owner(stream.run))
+            self._claim_if_free(str(stream) if is_annotation else stream.run, principal)
+        elif not principal.is_admin:
+            self._claim_if_free(str(stream), principal)
+            # A training's first answer may come before all its other events.
+            has_answer = any(kind.startswith(ANSWER_PREFIX) for kind in _kinds(blob))
+            if EMIT in principal.roles and has_answer:
+                self._claim_if_free(stream.run, principal)
 
-    def subscribe_denial(self, rights: Principal, message: Sub) -> str:
-        """Read, and keep a place under a name."""
-        if rights.is_local:
+    def subscribe_denial(self, principal: Principal, message: Sub) -> str:
+        """Subscribe, under a durable name if the message has one; that name is claimed."""
+        if principal.is_local:
             if message.name:
-                self._claim_if_free(f"@{message.name.partition('/')[0]}", rights)
+                self._claim_if_free(f"@{message.name.partition('/')[0]}", principal)
             return ""
         for pattern in message.streams or ("",):
-            why = rights.read_denial(pattern)
-            if not why and rights.is_emit_only:
+            denial = principal.read_denial(pattern)
+            if not denial and principal.is_emit_only:
                 run = pattern.partition("/")[0]
-                why = rights.ownership_denial(run, self._run_owner(run))
-            if why:
-                return why
-        return self._name_denial(rights, message.name) if message.name else ""
+                denial = principal.ownership_denial(run, self._run_owner(run))
+            if denial:
+                return denial
+        return self._name_denial(principal, message.name) if message.name else ""
 
-    def _stream_denial(self, rights: Principal, stream: Stream) -> str:
-        if not self._has_keys or not is_shared_stream(stream) or rights.is_admin:
+    def _stream_denial(self, principal: Principal, stream: Stream) -> str:
+        if not self._has_keys or not is_shared_stream(stream) or principal.is_admin:
             return ""
-        if self._stream_owner(stream) in (None, rights.name):
+        if self._stream_owner(stream) in (None, principal.name):
             return ""
-        return f"{stream} was begun by somebody else than key {rights.name!r}"
+        return f"{stream} was begun by another client than key {principal.name!r}"
 
-    def _name_denial(self, rights: Principal, name: str) -> str:
-        if rights.is_emit_only:
-            return (
-                f"a durable name takes the role read: key {rights.name!r} has {rights.role_names}"
-            )
+    def _name_denial(self, principal: Principal, name: str) -> str:
+        key = f"key {principal.name!r}"
+        if principal.is_emit_only:
+            return f"a durable name takes the role read: {key} has {principal.role_names}"
         name = name.partition("/")[0]  # names below another belong to the same key
         owner = self._owner(f"@{name}")
         if owner is None and name in self._journal.cursors():
             owner = ""
-        if not rights.is_admin and owner not in (None, rights.name):
-            return f"the reader's name {name!r} belongs to somebody else than key {rights.name!r}"
-        self._claim_if_free(f"@{name}", rights)
+        if not principal.is_admin and owner not in (None, principal.name):
+            return f"the reader's name {name!r} belongs to another client than {key}"
+        self._claim_if_free(f"@{name}", principal)
         return ""
 
     def _run_owner(self, run: str) -> str | None:
@@ -109,13 +116,13 @@ class Authorization:
         found = self._owner(str(stream))
         return "" if found is None and self._journal.next_seq(stream) else found
 
-    def _owner(self, what: str) -> str | None:
-        found = self.new_owners.get(what)
-        return self._journal.owners.get(what) if found is None else found
+    def _owner(self, owned: str) -> str | None:
+        found = self.new_owners.get(owned)
+        return self._journal.owners.get(owned) if found is None else found
 
-    def _claim_if_free(self, what: str, rights: Principal) -> None:
-        if self._has_keys and self._owner(what) is None and what not in self._local_runs:
-            self.new_owners[what] = rights.name
+    def _claim_if_free(self, owned: str, principal: Principal) -> None:
+        if self._has_keys and self._owner(owned) is None and owned not in self._local_runs:
+            self.new_owners[owned] = principal.name
 
 
 def _kinds(blob: bytes) -> Iterator[str]:

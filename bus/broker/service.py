@@ -15,9 +15,9 @@ import zmq
 from lineside.bus import sockets
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.auth.refusal_log import Refusal
-from lineside.bus.auth.roles import Principal, is_shared_stream
+from lineside.bus.auth.roles import Principal
 from lineside.bus.broker.append_buffer import AppendBuffer
-from lineside.bus.broker.authorization import Authorization
+from lineside.bus.broker.authorization import Authorization, is_shared_stream
 from lineside.bus.broker.maintenance import Maintenance
 from lineside.bus.broker.retention import Retention
 from lineside.bus.broker.sqlite_journal import SqliteJournal
@@ -62,7 +62,7 @@ _SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, 
 class _Connection:
     last_seen: float
     public_key: str  # the key it came with; empty on this machine
-    rights: Principal | None  # None once that key may be here no more
+    principal: Principal | None  # None once that key may be here no more
     streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
     # Unowned runs whose commands it reads until another key owns them.
     provisional_runs: frozenset[str] = frozenset()
@@ -207,8 +207,8 @@ class Broker(Service):
         if identity[:1] != b"\0":
             raise BadMessage("this broker gives out identities itself: set no routing id")
         message = decode(frames)
-        rights = connection.rights
-        if rights is None:
+        principal = connection.principal
+        if principal is None:
             self._deny(identity, connection, message, "its key was revoked")
         elif isinstance(message, (Put, GapMessage)):
             stream = message.stream
@@ -216,12 +216,12 @@ class Broker(Service):
                 self._pending_whos.add((identity, str(stream or "")))
                 return
             blob = message.blob if isinstance(message, Put) else b""
-            if why := self._authorization.append_denial(rights, stream, blob):
+            if why := self._authorization.append_denial(principal, stream, blob):
                 self._deny(identity, connection, message, why)
             elif self._append(identity, stream, message) == OK:
-                self._authorization.claim_ownership(rights, stream, blob)
+                self._authorization.claim_ownership(principal, stream, blob)
         elif isinstance(message, Hi):
-            if why := self._authorization.open_denial(rights, message.stream):
+            if why := self._authorization.open_denial(principal, message.stream):
                 self._deny(identity, connection, message, why)
                 return
             connection.add_stream(message.stream)
@@ -233,12 +233,12 @@ class Broker(Service):
             else:
                 self._pending_whos.add((identity, ""))
         elif isinstance(message, Sub):
-            if why := self._authorization.subscribe_denial(rights, message):
+            if why := self._authorization.subscribe_denial(principal, message):
                 self._deny(identity, connection, message, why)
                 return
             position, displaced = self._subscriptions.subscribe(identity, message)
             runs = {pattern.partition("/")[0] for pattern in message.streams}
-            connection.provisional_runs = frozenset(runs if rights.is_emit_only else ())
+            connection.provisional_runs = frozenset(runs if principal.is_emit_only else ())
             journal, names = self._journal, self._subscriptions.names_below(message.name)
             answer = Ack(message.name, position, OK, journal.head, journal.id, names)
             self._send([identity, *answer.encode()])
@@ -273,12 +273,12 @@ class Broker(Service):
         if isinstance(message, Put) and is_shared_stream(message.stream):
             action = "command"
         target = str(stream or ", ".join(getattr(message, "streams", ())))
-        rights = connection.rights or (
+        principal = connection.principal or (
             self._authenticator.find_principal(connection.public_key)
             if self._authenticator
             else None
         )
-        name, role = (rights.name, rights.role_names) if rights else ("", "")
+        name, role = (principal.name, principal.role_names) if principal else ("", "")
         self._maintenance.refusal_log.add(Refusal(name, role, action, target, why))
         self._send([identity, *Ack(str(stream or ""), 0, DENIED, 0, why).encode()])
 
@@ -357,16 +357,16 @@ class Broker(Service):
         for identity, connection in list(self._connections.items()):
             if (
                 connection.public_key
-                and principal_of(self._authenticator, connection.public_key) != connection.rights
+                and principal_of(self._authenticator, connection.public_key) != connection.principal
             ):
                 self._forget(identity)
 
     def _drop_unauthorized_readers(self, owners: Mapping[str, str]) -> None:
         """End subscriptions to runs that another key owns now; WHO answers their next CUR."""
         for identity, connection in self._connections.items():
-            rights = connection.rights
-            if (rights and connection.provisional_runs) and any(
-                run in connection.provisional_runs and rights.ownership_denial(run, owner)
+            principal = connection.principal
+            if (principal and connection.provisional_runs) and any(
+                run in connection.provisional_runs and principal.ownership_denial(run, owner)
                 for run, owner in owners.items()
             ):
                 self._subscriptions.drop(identity)

@@ -105,12 +105,12 @@ class ZapAuthenticator:
     def principal(self, public_key: str) -> Principal | None:
         """What the key may do now; None if it may be here no more."""
         credential = self._keyring.find(KEY, public_key)
-        return credential.rights if credential is not None and not credential.revoked else None
+        return credential.principal if credential is not None and not credential.revoked else None
 
     def find_principal(self, public_key: str) -> Principal | None:
         """What the key may do, or might before it was revoked; None if it is not in the list."""
         credential = self._keyring.find(KEY, public_key)
-        return credential.rights if credential is not None else None
+        return credential.principal if credential is not None else None
 
     def _answer(self, request: list[bytes]) -> None:
         version, number, _domain, peer, _identity, mechanism, *credentials = request
@@ -129,7 +129,7 @@ class ZapAuthenticator:
         self.requests.send_multipart([version, number, status, text, user_id, b""])
         if why:
             name, role = (
-                (credential.name, credential.rights.role_names)
+                (credential.name, credential.principal.role_names)
                 if credential
                 else (peer.decode(), "")
             )

@@ -21,7 +21,7 @@ def keys(
     name: Annotated[str, typer.Argument(help="Name of the key.")] = "",
     role: Annotated[
         list[str] | None,
-        typer.Option(help="A role: emit, read, control or admin; may be repeated."),
+        typer.Option(help="A role: emit, read, control, annotate or admin; may be repeated."),
     ] = None,
     runs: Annotated[
         list[str] | None,

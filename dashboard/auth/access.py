@@ -57,7 +57,7 @@ class TokenAuthMiddleware:
         token = request_token(Headers(scope=scope))
         credential = find(self._keyring, token)
         state = scope.setdefault("state", {})
-        state["caller"] = credential.rights if credential else None
+        state["caller"] = credential.principal if credential else None
         if credential is not None:
             state["user"] = credential.name
         if scope["path"].startswith(_PUBLIC_PATHS):
@@ -94,7 +94,7 @@ class TokenAuthMiddleware:
             )
             problem = Problem(401, "no-access", title, detail)
         else:
-            why = denial_reason(credential.rights, scope["method"], needed)
+            why = denial_reason(credential.principal, scope["method"], needed)
             if not why:
                 return None
             detail = f"Refused: {why}."
@@ -124,7 +124,9 @@ def refusal(keyring: Keyring, token: str, scope: Scope, why: str) -> Refusal:
     """What is noted of who showed ``token``, which may be none, unknown, or revoked by now."""
     credential = _find_entry(keyring, token)
     caller_name, role = (
-        (credential.name, credential.rights.role_names) if credential else (address_of(scope), "")
+        (credential.name, credential.principal.role_names)
+        if credential
+        else (address_of(scope), "")
     )
     return Refusal(caller_name, role, "http", scope["path"], why)
 

@@ -152,7 +152,7 @@ def test_a_durable_name_stays_with_whose_it_is(
         assert is_accepted(connect_with(one).request(Sub("ones", START, 0, (), 64)))
         for name in ("recorder", "ones"):
             text = denial_of(connect_with(two).request(Sub(name, START, 0, (), 64)))
-            assert f"name {name!r} belongs to somebody else" in text
+            assert f"name {name!r} belongs to another client" in text
         text = denial_of(connect_with(emits).request(Sub("x", START, 0, ("new/control",), 64)))
         assert "durable name takes the role read" in text
         assert recorder.poll(0.2) is None  # and was not displaced
@@ -249,8 +249,8 @@ def test_control_commands_any_run_and_writes_nothing_else(
     assert "takes the role emit" in denial_of(pilot.request(Hi(STREAM)))
     assert is_accepted(pilot.request(Sub("", LIVE, 0, ("*/control",), 64)))
     assert "takes the role read" in denial_of(pilot.request(Sub("", LIVE, 0, ("run",), 64)))
-    assert "begun by somebody else" in denial_of(connect_with(second).request(Hi(stream)))
-    assert "begun by somebody else" in denial_of(training.request(Hi(stream)))
+    assert "begun by another client" in denial_of(connect_with(second).request(Hi(stream)))
+    assert "begun by another client" in denial_of(training.request(Hi(stream)))
     assert [event.kind for event in read_all(secured.local, ["run/control"])] == ["command"]
 
 
@@ -287,10 +287,10 @@ def test_the_audit_is_written_by_nobody_from_outside(
             STREAM._replace(run="audit", producer="control"),
         ):
             text = denial_of(peer.request(Hi(stream)))
-            assert "is the audit's" in text or "is the broker's own" in text
+            assert "belongs to the audit" in text or "is the broker's own" in text
     told = STREAM._replace(run="audit", producer="dashboard")
     for peer in (peers[1], connect_with(some)):
-        assert "is the audit's" in denial_of(peer.request(Hi(told)))
+        assert "belongs to the audit" in denial_of(peer.request(Hi(told)))
     for number, peer in enumerate((peers[0], peers[2])):
         assert is_accepted(peer.request(Hi(told)))
         assert "takes only refused, not log" in denial_of(

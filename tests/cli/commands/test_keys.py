@@ -59,14 +59,16 @@ def test_a_key_is_made_listed_and_revoked(home: Home) -> None:
     [
         (("new",), "NAME is missing"),
         (("revoke",), "NAME is missing"),
-        (("revoke", "nobody"), "no key or token of that name is good"),
-        (("new", "a"), "it needs a role: expected emit, read, control, admin"),
-        (("new", "a", "--role", "root"), "role 'root' is none: expected emit"),
-        (("new", "a", "--role", "emit", "--runs", ""), "no run fits '': expected an id, or as"),
-        (("new", "a", "--role", "emit", "--runs", "a/b"), "no run fits 'a/b': expected an id"),
+        (("revoke", "nobody"), "no active key or token has this name"),
+        (("new", "a"), "it needs a role: expected emit, read, control, annotate, admin"),
+        (("new", "a", "--role", "root"), "no role is called 'root': expected emit"),
+        (("new", "a", "--role", "emit", "--runs", ""), "no run matches '': expected an id, or a"),
+        (("new", "a", "--role", "emit", "--runs", "a/b"), "no run matches 'a/b': expected an id"),
         (("new", "../a", "--role", "emit"), "expected 1 to 64 of A-Z"),
         (("new", "broker", "--role", "emit"), "and not broker"),
         (("new", "a", "--role", "emit", "--token"), "emit is for keys"),
+        (("new", "a", "--role", "annotate", "--token"), "annotate is for keys"),
+        (("new", "rank0", "--role", "annotate"), "give a key with the role annotate another name"),
         (("new", "a", "--role", "read", "--token", "--runs", "x"), "a token covers every run"),
     ],
 )
@@ -83,7 +85,7 @@ def test_an_unreadable_list_is_an_error_and_not_an_empty_list(home: Home) -> Non
     done = home.lineside("keys", "list")
     assert (done.returncode, done.stdout) == (2, "")
     assert "the list of keys=" in done.stderr
-    assert "put a copy back" in done.stderr
+    assert "restore a copy" in done.stderr
 
 
 def test_a_name_in_use_is_not_given_twice(home: Home) -> None:
