@@ -58,8 +58,8 @@ def test_other_kinds_producers_and_commands_are_refused(
     start_secured()
     begin(connect_with(trains))
     peer = connect_with(key)
-    for producer in ("rank0", "rank1", "control", "shipper", "another"):
-        text = denial_of(peer.request(Hi(STREAM._replace(producer=producer))))
+    for name in ("rank0", "rank1", "control", "shipper", "another"):
+        text = denial_of(peer.request(Hi(STREAM._replace(producer=name))))
         assert "may write to run/eval-gpu2/... only" in text
     assert "is the broker's own" in denial_of(peer.request(Hi(OWN._replace(run="_bus"))))
     assert "belongs to the audit" in denial_of(peer.request(Hi(OWN._replace(run="audit"))))
