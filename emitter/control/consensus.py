@@ -8,16 +8,16 @@ with the step of the next talk.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lineside.bus.protocol.commands import Command
 from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.identity import Identity
 from lineside.emitter.training.job_store import PEER_TIMEOUT_SECONDS, ConsensusError, JobStore
-from lineside.emitter.training.metadata import one_line
+from lineside.emitter.training.run_sync import HANDSHAKE_RESULT, control_prefix
 
 ROUND_SECONDS = 1.0
 """About how far one talk is from the next while steps are faster."""
@@ -61,7 +61,7 @@ class Leader:
     """
 
     def __init__(self, identity: Identity, step: int, *, syncs_evaluations: bool = False) -> None:
-        self._store = JobStore(_prefix(identity))
+        self._store = JobStore(control_prefix(identity))
         self._other_ranks = range(1, identity.rank_info.world_size)
         self._syncs_evaluations = syncs_evaluations
         self.is_ready = False
@@ -87,11 +87,8 @@ class Leader:
             if not self._store.wait(f"here/{rank}", deadline - time.monotonic())
         ]
         why = f"no LinesideCallback on {_rank_names(missing)} answered in time" if missing else ""
-        _raise_reason(
-            self._store.set_default("verdict", {"why": why, "meets": self._syncs_evaluations})[
-                "why"
-            ]
-        )
+        result = {"why": why, "meets": self._syncs_evaluations}
+        _raise_reason(self._store.set_default(HANDSHAKE_RESULT, result)["why"])
         self.is_ready = True
 
     def agree(self, command: Command) -> Vote:
@@ -195,7 +192,7 @@ class Follower:
     """
 
     def __init__(self, identity: Identity, step: int) -> None:
-        self._store = JobStore(_prefix(identity))
+        self._store = JobStore(control_prefix(identity))
         self._rank = identity.rank_info.rank
         self.is_ready = self.syncs_evaluations = False
         self.next_step = step + 1
@@ -209,9 +206,9 @@ class Follower:
             PeersError: some rank takes no part; rank 0 knows it too.
         """
         self._store.set(f"here/{self._rank}", True)
-        self._store.wait("verdict", _HANDSHAKE_RESULT_SECONDS)
+        self._store.wait(HANDSHAKE_RESULT, _HANDSHAKE_RESULT_SECONDS)
         why = f"rank {self._rank} heard nothing from rank 0 in time"
-        result = self._store.set_default("verdict", {"why": why})
+        result = self._store.set_default(HANDSHAKE_RESULT, {"why": why})
         _raise_reason(result["why"])
         self.syncs_evaluations = bool(result["meets"])
         self.is_ready = True
@@ -284,19 +281,6 @@ class Follower:
             if time.monotonic() - since > timeout:
                 raise ConsensusError(f"rank 0 said nothing for {timeout:g} s")
         return value
-
-
-def abandon_control(identity: Identity, error: Exception) -> None:
-    """Rank 0 has failed with this and will not lead: the others are not to wait for it."""
-    if identity.rank_info.rank == 0 and identity.rank_info.world_size > 1:
-        with contextlib.suppress(ConsensusError):  # without a store nobody waits
-            store = JobStore(_prefix(identity))
-            store.set_nowait("verdict", {"why": f"rank 0 has none ({one_line(error)})"})
-            store.close()
-
-
-def _prefix(identity: Identity) -> str:
-    return f"lineside/control/{identity.attempt}"
 
 
 def _raise_reason(why: object) -> None:

@@ -18,9 +18,10 @@ from lineside.emitter.control.trainer_actions import (
 )
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
+from lineside.emitter.training import shutdown
 from lineside.emitter.training.console import print_once
+from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.job_store import ConsensusError
-from lineside.emitter.training.metadata import one_line
 from lineside.emitter.training.publisher import Publisher
 
 
@@ -100,6 +101,10 @@ class FollowerExecutor:
     def close(self) -> None:
         """Take part no more."""
         self._disconnect("training has ended there")
+
+    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+        """Nothing: answers of this rank are in its own stream."""
+        return []
 
     def _run_round(self, context: HookContext) -> None:
         if self._consensus is None or not self._publisher.is_open:

@@ -29,8 +29,8 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
 from lineside.emitter.training import shutdown
 from lineside.emitter.training.console import print_once
+from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.job_store import ConsensusError
-from lineside.emitter.training.metadata import one_line
 from lineside.emitter.training.publisher import Publisher
 
 _UNSAVED = 'without a checkpoint of this step: save_strategy="best" leaves that to its evaluation'
@@ -184,16 +184,16 @@ class LeaderExecutor:
             try:
                 self._channel.close()
             finally:
-                shutdown.unregister(self, self.unconfirmed())
+                shutdown.unregister(self, self._channel.unconfirmed())
 
     def disable(self) -> None:
         """Never do anything again, as in a forked child: the commands are its parent's."""
         self._is_open = False
         self._actions.end_pause()
 
-    def unconfirmed(self) -> shutdown.Unconfirmed:
-        """The answers that the bus may not have confirmed yet."""
-        return self._channel.unconfirmed()
+    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+        """Answers that the bus may not have confirmed yet."""
+        return [self._channel.unconfirmed()]
 
     def _receive(self, state: Any) -> None:
         if self._consensus is not None:

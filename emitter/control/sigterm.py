@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from lineside.bus.protocol.commands import Command
-from lineside.emitter.control.trainer_actions import in_training_loop
 from lineside.emitter.spool.status_page import STOP_REQUESTED
 from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.trainer_frames import in_training_loop
 
 ISSUER = "SIGTERM"
 """Who issued the command that the signal became."""

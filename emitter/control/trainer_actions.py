@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, NamedTuple
 
 from lineside.bus.protocol.commands import PAUSE_SECONDS, Command
 from lineside.emitter.control import learning_rate
+from lineside.emitter.training.trainer_frames import find_trainer, in_training_loop
 
 Action = Callable[[], dict[str, Any]]
 """Does what was prepared, and gives what is worth telling of it."""
@@ -193,31 +192,6 @@ def _prepare_learning_rate(rate: float, kwargs: Mapping[str, Any]) -> Action:
     except learning_rate.CannotChangeRate as error:
         raise Refused(str(error)) from None
     return lambda: {"from": change(), "to": rate}
-
-
-def find_trainer(control: Any) -> weakref.ref[Any] | None:
-    """The Trainer further up this thread's stack whose ``control`` this is.
-
-    Callbacks are not given it. Only to be looked for where no batch is under way: older Pythons
-    keep what a frame's variables held when they were looked at.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        one = frame.f_locals.get("self")
-        if hasattr(one, "callback_handler") and getattr(one, "control", None) is control:
-            return weakref.ref(one)
-        frame = frame.f_back
-    return None
-
-
-def in_training_loop(frame: FrameType | None) -> bool:
-    """Whether ``frame`` is in a Trainer's training, and not in what the script does after it."""
-    while frame is not None:
-        # Unsloth and others put their own version of it in its place, as _fast_inner_training_loop.
-        if frame.f_code.co_name.endswith("_inner_training_loop"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _strategy_name(strategy: Any) -> str:

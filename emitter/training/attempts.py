@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from lineside.bus.settings import Settings
-from lineside.emitter.control.consensus import abandon_control
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training import metadata
 from lineside.emitter.training.console import print_disabled, print_once
@@ -22,12 +21,32 @@ from lineside.emitter.training.identity import (
 )
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run import Run
-from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
+from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync, abandon_control
 
 _JOIN_EVERY_NS = 1_000_000_000
 _JOIN_FOR_NS = 120_000_000_000
 
 _instances: WeakSet[AttemptManager] = WeakSet()
+
+
+@dataclass(frozen=True)
+class Options:
+    """A callback's own settings. Where the environment has one too, that counts."""
+
+    name: str | None = None
+    project: str | None = None
+    run_id: str | None = None
+    wait_for_stopper: float = 0.0
+    stop_on_sigterm: bool = False
+
+    def override(self, settings: Settings) -> Options:
+        """These options with what ``settings`` has instead for the training itself."""
+        wait, stop = settings.wait_for_stopper, settings.stop_on_sigterm
+        return replace(
+            self,
+            wait_for_stopper=self.wait_for_stopper if wait is None else wait,
+            stop_on_sigterm=self.stop_on_sigterm if stop is None else stop,
+        )
 
 
 class InitEnd(NamedTuple):
@@ -51,27 +70,17 @@ class _PendingJoin(NamedTuple):
 class AttemptManager:
     """Opens and ends attempts for one callback.
 
-    ``publisher`` is the open one's, None while nothing is open. ``is_disabled`` says that the last
-    try
-    to open was in vain, ``is_joining`` that it has not succeeded yet. ``wait_for_stopper`` is for
-    how many seconds the open one waits at an evaluation for the stopper's word on it.
+    ``publisher`` belongs to the open attempt; None while none is open. ``options`` are those of
+    that attempt. ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
+    has not yet published which run it is.
     """
 
-    def __init__(
-        self,
-        name: str | None,
-        project: str | None,
-        run_id: str | None,
-        wait_for_stopper: float,
-        trial_prefix: str,
-    ) -> None:
+    def __init__(self, options: Options) -> None:
         self.publisher: Publisher | None = None
-        self.wait_for_stopper = wait_for_stopper
+        self._own_options = self.options = options
         self.is_disabled = False
-        self._name = name
-        self._project = project
-        self._run_id = run_id
-        self._trial_prefix = trial_prefix
+        self.trial_prefix = ""
+        """Stands before the number of a hyperparameter trial."""
         self._trial_count = 0
         self._base_run_id: str | None = None  # the run's id; trials add to it
         self._checkpoint_state: dict[str, str] | None = None
@@ -167,13 +176,18 @@ class AttemptManager:
         self, settings: Settings, rank_info: RankInfo, args: Any, state: Any, model: Any
     ) -> Identity:
         checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
-        given_name = self._name or _user_run_name(args)
-        run = settings.run_id or self._run_id or checkpoint_state.get("run_id") or self._base_run_id
+        given_name = self.options.name or _user_run_name(args)
+        run = (
+            settings.run_id
+            or self.options.run_id
+            or checkpoint_state.get("run_id")
+            or self._base_run_id
+        )
         run = run or new_run_id(given_name or _model_name(model))
         name = given_name or checkpoint_state.get("name")
         if getattr(state, "is_hyper_param_search", False):
             self._base_run_id = self._base_run_id or run
-            trial = f"trial-{self._trial_prefix}{self._trial_count}"
+            trial = f"trial-{self.trial_prefix}{self._trial_count}"
             self._trial_count += 1
             name = f"{settings.run_name or name or run} {state.trial_name or trial}"
             settings = replace(settings, run_name=None)
@@ -186,7 +200,7 @@ class AttemptManager:
             rank_info,
             run=run,
             name=name,
-            project=self._project or checkpoint_state.get("project"),
+            project=self.options.project or checkpoint_state.get("project"),
         )
 
     def _start(
@@ -198,11 +212,10 @@ class AttemptManager:
         kwargs: Mapping[str, Any],
         now_ns: int,
     ) -> None:
-        if settings.wait_for_stopper is not None:
-            self.wait_for_stopper = settings.wait_for_stopper
+        self.options = self._own_options.override(settings)
         facts = {
             "source": "trainer",
-            "wait_for_stopper": self.wait_for_stopper,
+            "wait_for_stopper": self.options.wait_for_stopper,
         } | metadata.trainer_facts(args, state, kwargs, is_rank_0=identity.rank_info.rank == 0)
         try:
             run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)

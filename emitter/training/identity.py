@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import re
 import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
 from lineside.bus.settings import Settings
+from lineside.emitter.training.job_store import distributed
 
 STATE_KEY = "lineside"
 """Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
@@ -33,9 +31,9 @@ class RankInfo:
     def from_env(cls) -> RankInfo:
         """As torch.distributed knows it, else as RANK, WORLD_SIZE and LOCAL_RANK say."""
         local = _integer(os.environ.get("LOCAL_RANK"), 0)
-        distributed = _distributed()
-        if distributed is not None:
-            return cls(distributed.get_rank(), distributed.get_world_size(), local)
+        group = distributed()
+        if group is not None:
+            return cls(group.get_rank(), group.get_world_size(), local)
         return cls(
             _integer(os.environ.get("RANK"), 0), _integer(os.environ.get("WORLD_SIZE"), 1), local
         )
@@ -126,21 +124,6 @@ def _next_attempt() -> str:
 
 
 _last_attempt = ""
-
-
-def _distributed() -> Any:
-    """torch.distributed if this process is in a group of it; it is never imported here."""
-    module = sys.modules.get("torch.distributed")
-    with contextlib.suppress(Exception):
-        if module is not None and module.is_available() and module.is_initialized():
-            return module
-    return None
-
-
-def job_store() -> Any:
-    """The key-value store of the job this process belongs to; None without torch.distributed."""
-    distributed = _distributed()
-    return None if distributed is None else distributed.distributed_c10d._get_default_store()
 
 
 def _integer(text: str | None, default: int) -> int:

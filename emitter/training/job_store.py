@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import sys
 import threading
 import time
 import weakref
@@ -20,8 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.training.identity import job_store
-from lineside.emitter.training.metadata import one_line
+from lineside.emitter.training.error_facts import one_line
 
 PEER_TIMEOUT_SECONDS = 1_800.0
 """As long as torch.distributed waits for a peer unless told otherwise."""
@@ -30,6 +30,21 @@ _JOIN_SECONDS = 2.0
 _MIN_DELAY, _MAX_DELAY = 0.0002, 0.1
 
 _RequestQueue = SimpleQueue["tuple[Callable[[Any], Any], Future[Any]] | None"]
+
+
+def distributed() -> Any:
+    """torch.distributed if this process is in a group of it; it is never imported here."""
+    module = sys.modules.get("torch.distributed")
+    with contextlib.suppress(Exception):
+        if module is not None and module.is_available() and module.is_initialized():
+            return module
+    return None
+
+
+def job_store() -> Any:
+    """The key-value store of the job this process belongs to; None without torch.distributed."""
+    module = distributed()
+    return None if module is None else module.distributed_c10d._get_default_store()
 
 
 class ConsensusError(Exception):

@@ -11,7 +11,6 @@ import os
 import platform
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ _STATE_SCALARS = (
     "is_world_process_zero",
 )
 _LIMITS = Limits(depth=10, items=4_000, text=8_192)
-_TRACEBACK_CHARACTERS = 8_192
 
 
 def collect(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -107,22 +105,6 @@ def version_facts() -> dict[str, str]:
         if module is not None and hasattr(module, "__version__"):
             found[name] = str(module.__version__)
     return found
-
-
-def error_facts(error: BaseException | None) -> dict[str, str] | None:
-    """An exception as ``run_end`` tells it, with the last 8,192 characters of its traceback."""
-    if error is None:
-        return None
-    facts = {"type": type(error).__qualname__} | collect(
-        {"message": lambda: str(error), "traceback": lambda: _traceback(error)}
-    )
-    return {"message": "", "traceback": ""} | facts
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in at most 200 characters."""
-    facts = error_facts(error) or {}
-    return f"{facts['type']}: {facts['message']}"[:200]
 
 
 def state_facts(state: Any) -> dict[str, Any]:
@@ -236,11 +218,6 @@ def checkpoint_path(args: Any, state: Any) -> str:
         if saved:
             return str(max(saved, key=lambda path: path.stat().st_mtime))
     return str(output / name)
-
-
-def _traceback(error: BaseException) -> str:
-    lines = traceback.format_exception(type(error), error, error.__traceback__)
-    return "".join(lines)[-_TRACEBACK_CHARACTERS:]
 
 
 def _as_dict(config: Any) -> Any:

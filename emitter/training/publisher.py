@@ -29,8 +29,9 @@ from lineside.emitter.spool.status_page import (
     TRAINING,
 )
 from lineside.emitter.spool.writer import SpoolWriter
-from lineside.emitter.training import launch_registry, metadata, shutdown
+from lineside.emitter.training import launch_registry, shutdown
 from lineside.emitter.training.console import print_once
+from lineside.emitter.training.error_facts import error_facts, one_line
 from lineside.emitter.training.identity import Identity
 
 _MAINTAIN_EVERY_NS = 1_000_000_000
@@ -176,7 +177,7 @@ class Publisher:
         if self.is_open:
             self._spool.fields[HOOK_ERRORS] = self._hook_errors
         if self._hook_errors == 1:
-            print_once(f"a hook failed, training goes on ({metadata.one_line(error)})")
+            print_once(f"a hook failed, training goes on ({one_line(error)})")
 
     @property
     def fields(self) -> memoryview:
@@ -230,7 +231,7 @@ class Publisher:
     def publish_train_error(self, error: BaseException) -> None:
         """Publish that ``train()`` raises ``error``; what the script does next may still come."""
         if self.is_open:
-            data = {"error": metadata.error_facts(error)}
+            data = {"error": error_facts(error)}
             self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
             self._spool.fields[PHASE] = _FINISHED
             self.flag(lowered=TRAINING)
@@ -249,7 +250,7 @@ class Publisher:
             self._run_exclusively(partial(self._spool.flush_gaps, self.step, self._epoch))
             data = {
                 "how": how,
-                "error": metadata.error_facts(error),
+                "error": error_facts(error),
                 "counters": self._counters(),
             }
             self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())

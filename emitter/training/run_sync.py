@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections import Counter
 
+from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.identity import Identity, RankInfo
 from lineside.emitter.training.job_store import ConsensusError, JobStore
 
 WAIT_FOR_RANK_0 = 5.0
 """Seconds a rank waits at train begin for rank 0 to say which run this is."""
 _RETRY_SECONDS = 0.5  # that a step is held up by who asks again, while the store is ill
+HANDSHAKE_RESULT = "handshake"
+"""Key below ``control_prefix``: why no commands are applied, empty if they are."""
 _label_counts: Counter[str] = Counter()
 
 
@@ -62,3 +65,17 @@ class RunSync:
         if self._store is None:
             self._store = JobStore(self._prefix)
         return self._store
+
+
+def control_prefix(identity: Identity) -> str:
+    """Where the keys begin with which the ranks of ``identity`` agree on commands."""
+    return f"lineside/control/{identity.attempt}"
+
+
+def abandon_control(identity: Identity, error: Exception) -> None:
+    """On rank 0: let the other ranks know that it failed with ``error`` and will not lead."""
+    if identity.rank_info.rank == 0 and identity.rank_info.world_size > 1:
+        with contextlib.suppress(ConsensusError):  # without a store no rank waits
+            store = JobStore(control_prefix(identity))
+            store.set_nowait(HANDSHAKE_RESULT, {"why": f"rank 0 has none ({one_line(error)})"})
+            store.close()

@@ -8,8 +8,11 @@ what it answers and what it raises stay what they are.
 from __future__ import annotations
 
 import functools
+import sys
 from types import FunctionType
 from typing import Any, Protocol
+
+from lineside.emitter.training.trainer_frames import find_trainer
 
 _WRAPPED = "__lineside__"
 
@@ -19,6 +22,22 @@ class TrainErrorListener(Protocol):
 
     def on_train_error(self, error: BaseException) -> None:
         """``train()`` is raising ``error``; raises no Exception."""
+
+
+def wrap_loaded_trainer(listener_class: type[TrainErrorListener]) -> None:
+    """Wrap ``Trainer.train`` if transformers' Trainer is imported."""
+    # A Trainer that is given the callback later calls no hook before it trains.
+    trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
+    if trainer_class is not None:
+        wrap_train(trainer_class, listener_class)
+
+
+def wrap_calling_trainer(control: Any, listener_class: type[TrainErrorListener]) -> None:
+    """Wrap ``train`` of the Trainer that calls the hook, found by its ``control``."""
+    found = find_trainer(control)
+    trainer = None if found is None else found()
+    if trainer is not None:
+        wrap_train(type(trainer), listener_class)
 
 
 def wrap_train(trainer_class: type[Any], listener_class: type[TrainErrorListener]) -> None:

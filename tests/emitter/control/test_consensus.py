@@ -19,11 +19,11 @@ from lineside.emitter.control.consensus import (
     Leader,
     LeaderMessage,
     Vote,
-    abandon_control,
 )
 from lineside.emitter.training import job_store
 from lineside.emitter.training.identity import Identity, RankInfo
 from lineside.emitter.training.job_store import ConsensusError
+from lineside.emitter.training.run_sync import abandon_control
 from tests.emitter.training.stores import FakeJobStore
 
 SAVE = Command("save")

@@ -176,7 +176,7 @@ import torch, torch.distributed as dist
 from transformers import TrainerCallback
 from lineside.emitter import LinesideCallback, start_run
 from lineside.emitter.training import attempts
-from tests.emitter.tiny_trainer import trainer
+from tests.support.tiny_trainer import trainer
 
 class Slow(TrainerCallback):
     def on_train_begin(self, *args, **kwargs): time.sleep(2 * (rank == 0))

@@ -16,6 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerState, TrainingArguments
 
 from lineside.emitter.training import metadata
+from lineside.emitter.training.error_facts import error_facts, one_line
 from lineside.emitter.training.identity import Identity, RankInfo
 from lineside.emitter.training.redaction import REDACTED
 
@@ -213,14 +214,14 @@ def test_a_checkpoint_is_named_by_its_absolute_path(
 def test_an_error_is_told_with_its_traceback_and_without_secrets() -> None:
     with pytest.raises(ValueError, match="cannot open") as raised:
         open_database("me:pw")
-    facts, line = metadata.error_facts(raised.value), metadata.one_line(raised.value)
+    facts, line = error_facts(raised.value), one_line(raised.value)
     assert facts is not None
     assert facts["type"] == "ValueError"
     assert facts["message"] == f"cannot open postgres://me:{REDACTED}@db"
     assert "raise ValueError" in facts["traceback"]
     assert "pw@" not in str(facts)
     assert line.startswith("ValueError: cannot open")
-    assert metadata.error_facts(None) is None
+    assert error_facts(None) is None
 
 
 def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
@@ -228,7 +229,7 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    facts = metadata.error_facts(Broken())
+    facts = error_facts(Broken())
     assert facts is not None
     assert facts["message"] == ""
     assert facts["type"].endswith("Broken")

@@ -1,0 +1,118 @@
+"""Starts and stops control for one training: this rank's executor and its SIGTERM handler."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from lineside.emitter.control.follower import FollowerExecutor
+from lineside.emitter.control.leader import LeaderExecutor
+from lineside.emitter.control.sigterm import SigtermHandler
+from lineside.emitter.control.trainer_actions import HookContext
+from lineside.emitter.training import shutdown
+from lineside.emitter.training.attempts import Options
+from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.run_sync import abandon_control
+
+
+class Executor(Protocol):
+    """Applies commands at the hooks of a Trainer."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether training is paused."""
+
+    @property
+    def syncs_evaluations(self) -> bool:
+        """Whether training waits at evaluations for the stopper."""
+
+    def is_due(self, step: int, /) -> bool:
+        """Whether ``apply_commands`` has something to do at the end of ``step``."""
+
+    def apply_commands(self, context: HookContext, /) -> None:
+        """Apply the commands that arrived; at ``step_end`` only."""
+
+    def wait_while_paused(self, context: HookContext, /) -> None:
+        """Return once training is resumed, or the Trainer has something to do."""
+
+    def before_evaluation(self) -> None:
+        """Note that an evaluation is published next."""
+
+    def sync_evaluation(self, context: HookContext, /) -> None:
+        """Wait for the stopper to review the evaluation, and apply its commands."""
+
+    def close(self) -> None:
+        """Apply no more commands."""
+
+    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+        """Answers that the bus may not have confirmed yet."""
+
+
+class NullExecutor:
+    """The executor of a training that takes no commands."""
+
+    is_paused = False
+    syncs_evaluations = False
+
+    def is_due(self, _step: int) -> bool:
+        return False
+
+    def apply_commands(self, _context: HookContext) -> None:
+        pass
+
+    def wait_while_paused(self, _context: HookContext) -> None:
+        pass
+
+    def before_evaluation(self) -> None:
+        pass
+
+    def sync_evaluation(self, _context: HookContext) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+        return []
+
+
+class ControlSession:
+    """Control of the training that a callback is in.
+
+    ``executor`` takes no commands before ``start`` and after ``stop``.
+    """
+
+    def __init__(self) -> None:
+        self.executor: Executor = NullExecutor()
+        self._sigterm_handler: SigtermHandler | None = None
+
+    def start(self, publisher: Publisher, control: Any, step: int, options: Options) -> None:
+        """Take commands from ``step`` on.
+
+        Raises:
+            SettingsError, OSError: the folder for commands and answers cannot be made.
+        """
+        executor = self._open_executor(publisher, control, step, options.wait_for_stopper)
+        self.executor = executor
+        if options.stop_on_sigterm:
+            self._sigterm_handler = SigtermHandler.install(executor, publisher)
+
+    def stop(self) -> list[shutdown.Unconfirmed]:
+        """Take no more commands; answers that the bus may not have confirmed yet."""
+        handler, self._sigterm_handler = self._sigterm_handler, None
+        if handler is not None:
+            handler.uninstall()
+        executor, self.executor = self.executor, NullExecutor()
+        executor.close()
+        return executor.unconfirmed()
+
+    @staticmethod
+    def _open_executor(
+        publisher: Publisher, control: Any, step: int, wait_for_stopper: float
+    ) -> LeaderExecutor | FollowerExecutor:
+        if publisher.identity.rank_info.rank > 0:
+            return FollowerExecutor(publisher, control, step)
+        try:
+            return LeaderExecutor(publisher, control, step, wait_for_stopper)
+        except Exception as error:
+            abandon_control(publisher.identity, error)
+            raise

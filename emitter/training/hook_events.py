@@ -1,0 +1,143 @@
+"""Publishes the events of a Trainer's rare hooks, and opens the run that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import monotonic_ns, time
+from typing import Any
+
+from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
+from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
+from lineside.emitter.training import metadata, shutdown
+from lineside.emitter.training.attempts import AttemptManager, InitEnd
+
+WAITING, TRAINING, EVALUATING, SAVING, FINISHED = map(
+    PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
+)
+FROM_FLAGS = -1
+"""In place of a phase: the one that the control's flags ask for next."""
+# By should_save and should_evaluate, the two bits from the third on: evaluation comes first.
+PHASE_BY_FLAGS = (WAITING, SAVING, EVALUATING, EVALUATING)
+
+
+class HookEvents:
+    """The rare events of one callback. ``is_training`` while ``train()`` runs."""
+
+    def __init__(self, attempts: AttemptManager) -> None:
+        self._attempts = attempts
+        self._init_end: InitEnd | None = None
+        self.is_training = False
+
+    def keep_init_end(self, state: Any, control: Any) -> None:
+        """Keep ``init_end`` until a run opens."""
+        self._init_end = InitEnd(
+            state.global_step, state.epoch, control_bits(control), monotonic_ns(), time()
+        )
+
+    def begin_training(
+        self, args: Any, state: Any, control: Any, kwargs: Mapping[str, Any]
+    ) -> None:
+        """Open a new attempt and publish ``train_begin``."""
+        now_ns = monotonic_ns()
+        self.is_training = True
+        self._open(args, state, kwargs, now_ns)
+        self.publish_state("train_begin", WAITING, state, control, now_ns=now_ns)
+        self._set_training_flag()
+
+    def end_training(self, state: Any, control: Any) -> None:
+        """Publish ``train_end``."""
+        self.is_training = False
+        self.publish_state("train_end", FINISHED, state, control)
+
+    def wait_confirmed(self, answers: Sequence[shutdown.Unconfirmed]) -> None:
+        """After training: wait until the bus has all events and ``answers``, or for too long."""
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING_FLAG)
+            publisher.wait(*answers)
+
+    def fail_training(self, error: BaseException) -> None:
+        """Publish ``train_error``, unless training had not begun or its end is published."""
+        if not self.is_training:
+            return
+        self.is_training = False
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            publisher.publish_train_error(error)
+
+    def publish_state(
+        self,
+        kind: str,
+        phase: int | None,
+        state: Any,
+        control: Any,
+        extra: dict[str, Any] | None = None,
+        now_ns: int = 0,
+    ) -> None:
+        """Publish ``kind`` with the state's scalars and ``extra``."""
+        publisher = self._attempts.publisher
+        if publisher is None:
+            return
+        now_ns = now_ns or monotonic_ns()
+        bits = control_bits(control)
+        if phase == FROM_FLAGS:
+            phase = PHASE_BY_FLAGS[bits >> 2 & 3] if self.is_training else FINISHED
+        data = {"state": metadata.state_facts(state)} | (extra or {})
+        publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
+
+    def publish_metrics(
+        self,
+        kind: str,
+        args: Any,
+        state: Any,
+        control: Any,
+        metrics: Any,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        """Publish ``kind`` with metrics; opens a run if none is open."""
+        now_ns = monotonic_ns()
+        self.open_lazily(args, state, kwargs, now_ns)
+        publisher = self._attempts.publisher
+        if publisher is not None:
+            extra = {"metrics": publisher.sanitize({} if metrics is None else metrics)}
+            self.publish_state(kind, FROM_FLAGS, state, control, extra, now_ns)
+
+    def publish_save(self, args: Any, state: Any, control: Any) -> None:
+        """Publish ``save`` with the checkpoint's path."""
+        extra = {"checkpoint": metadata.checkpoint_path(args, state)}
+        self.publish_state("save", FROM_FLAGS, state, control, extra)
+
+    def open_lazily(
+        self, args: Any, state: Any, kwargs: Mapping[str, Any], now_ns: int = 0
+    ) -> None:
+        """Open a run outside of training, unless one is open or could not be opened."""
+        attempts = self._attempts
+        if attempts.publisher is None and not attempts.is_joining and not attempts.is_disabled:
+            self._open(args, state, kwargs, now_ns or monotonic_ns())
+
+    def join(self, args: Any, state: Any, *, at_once: bool) -> bool:
+        """On other ranks: look for the run that rank 0 published; whether training joins it now."""
+        self._attempts.join(args, state, monotonic_ns(), at_once=at_once)
+        if self._attempts.publisher is None or not self.is_training:
+            return False
+        self._set_training_flag()
+        return True
+
+    def _open(self, args: Any, state: Any, kwargs: Mapping[str, Any], now_ns: int) -> None:
+        init_end, self._init_end = self._init_end, None
+        self._attempts.begin(args, state, kwargs, init_end, now_ns)
+
+    def _set_training_flag(self) -> None:
+        if self._attempts.publisher is not None:
+            self._attempts.publisher.flag(raised=TRAINING_FLAG, lowered=TRAIN_ENDED)
+
+
+def control_bits(control: Any) -> int:
+    """The ``CONTROL_BITS`` of a TrainerControl."""
+    return (
+        (1 if control.should_training_stop else 0)
+        | (2 if control.should_epoch_stop else 0)
+        | (4 if control.should_save else 0)
+        | (8 if control.should_evaluate else 0)
+        | (16 if control.should_log else 0)
+    )
