@@ -60,7 +60,7 @@ def _train(publisher: Publisher, executor: LeaderExecutor, sender: threading.Thr
         time.sleep(STEP_SECONDS)
         state.global_step += 1
         publisher.maintain_if_due()  # as a hook does
-        if executor.is_due(state.global_step):
+        if executor.is_due(state):
             executor.apply_commands(HookContext("step_end", args, state, control, {}))
 
 
@@ -88,10 +88,11 @@ def time_one(client: CommandClient, run: str) -> float:
 
 
 def _time_poll(executor: Any) -> float:
+    state = SimpleNamespace(global_step=0)
     started = time.perf_counter_ns()
-    for step in range(POLLS):
-        if executor is not None and executor.is_due(step):
-            raise AssertionError("nobody has asked for anything yet")
+    for _ in range(POLLS):
+        if executor.is_due(state):
+            raise AssertionError("no command was sent yet")
     both = time.perf_counter_ns() - started
     started = time.perf_counter_ns()
     for _ in range(POLLS):

@@ -122,7 +122,7 @@ class _Rank:
             self.state.global_step += 1
             self.publisher.maintain_if_due()  # as a hook does
             asked = time.perf_counter()
-            if self.executor.is_due(self.state.global_step):
+            if self.executor.is_due(self.state):
                 self.executor.apply_commands(
                     HookContext("step_end", self.args, self.state, self.control, {})
                 )

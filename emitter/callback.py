@@ -115,7 +115,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         if self._attempts.is_joining:
             self._guarded(self._join, args, state, control, is_last_chance=True)
         executor = self._control.executor
-        if executor.is_due(state.global_step):
+        if executor.is_due(state):
             self._guarded(
                 executor.apply_commands, HookContext("step_end", args, state, control, kwargs)
             )

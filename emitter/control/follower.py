@@ -53,10 +53,12 @@ class FollowerExecutor:
         """Whether rank 0 waits at evaluations for the stopper's word on them."""
         return self._consensus is not None and self._consensus.syncs_evaluations
 
-    def is_due(self, step: int) -> bool:
-        """Whether ``apply_commands`` is to be called at the end of ``step``."""
+    def is_due(self, state: Any) -> bool:
+        """Whether ``apply_commands`` is to be called at the end of this step."""
         consensus = self._consensus
-        return consensus is not None and (step >= consensus.next_step or self._actions.is_paused)
+        return consensus is not None and (
+            state.global_step >= consensus.next_step or self._actions.is_paused
+        )
 
     def apply_commands(self, context: HookContext) -> None:
         """Apply at ``step_end`` what the ranks agree on."""

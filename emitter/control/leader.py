@@ -98,10 +98,10 @@ class LeaderExecutor:
         """Whether commands are applied at all."""
         return not self._refusal_reason
 
-    def is_due(self, step: int) -> bool:
-        """Whether ``apply_commands`` is to be called at the end of ``step``."""
+    def is_due(self, state: Any) -> bool:
+        """Whether ``apply_commands`` is to be called at the end of this step."""
         if self._consensus is not None:
-            return step >= self._consensus.next_step or self._actions.is_paused
+            return state.global_step >= self._consensus.next_step or self._actions.is_paused
         return self._channel.has_pending or bool(self._pending) or self._actions.is_paused
 
     def request(self, command: Command, on_refused: Callable[[], object]) -> None:

@@ -25,8 +25,8 @@ class Executor(Protocol):
     def syncs_evaluations(self) -> bool:
         """Whether training waits at evaluations for the stopper."""
 
-    def is_due(self, step: int, /) -> bool:
-        """Whether ``apply_commands`` has something to do at the end of ``step``."""
+    def is_due(self, state: Any, /) -> bool:
+        """Whether ``apply_commands`` has something to do at the end of this step."""
 
     def apply_commands(self, context: HookContext, /) -> None:
         """Apply the commands that arrived; at ``step_end`` only."""
@@ -53,7 +53,7 @@ class NullExecutor:
     is_paused = False
     syncs_evaluations = False
 
-    def is_due(self, _step: int) -> bool:
+    def is_due(self, _state: Any) -> bool:
         return False
 
     def apply_commands(self, _context: HookContext) -> None:
