@@ -16,11 +16,12 @@ from zlib import crc32
 import msgpack
 
 from lineside.bus.errors import CorruptRecord
+from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import VERSION, Event
 
 HEADER = struct.Struct("<II")
 MAX_RECORD = 1 << 20
-"""Bytes of body a record may have (1 MiB). A producer with more to say sends less of it."""
+"""Bytes of body a record may have (1 MiB). A producer shortens a longer event."""
 _FIELDS = 9
 _BODY_START = re.compile(rb"[\x99-\x9f]")  # how msgpack begins an array of 9 to 15
 
@@ -52,6 +53,25 @@ class Encoder:
             (VERSION, seq, time, monotonic_ns, kind, step, epoch, control, data)
         )
         return HEADER.pack(len(body), crc32(body)) + body
+
+
+U8, U32, U64, F64, NIL = 0xCC, 0xCE, 0xCF, 0xCB, 0xC0
+"""How msgpack begins integers and floats of a fixed width, and how it writes null."""
+START = bytes((0x90 | _FIELDS, VERSION, U32))
+"""How the body of an event begins: an array of nine, the version, and a seq of 32 bits."""
+
+
+def _step_body(kind: str) -> tuple[Callable[..., bytes], bytes]:
+    name = msgpack.packb(kind) + bytes((U32,))
+    return struct.Struct(f">3sIBdBQ{len(name)}sIBdBBB").pack, name
+
+
+STEP_BODIES = {kind: _step_body(kind) for kind in STEP_KINDS}
+"""``pack`` and ``name`` by kind: one struct makes the body of a step event without data.
+
+``pack(START, seq, F64, time, U64, monotonic_ns, name, step, F64, epoch, U8, control, NIL)``.
+Every field has a fixed width. An epoch of None, or a number that does not fit, is a struct.error.
+"""
 
 
 def decode_event(body: BytesLike) -> Event:

@@ -1,7 +1,7 @@
-"""Appends one stream's events to its spool folder: one ``os.write`` each, nothing to wait for.
+"""Appends one stream's events to its spool folder, with one ``os.write`` for each event.
 
-A full spool or disk never stops the caller. Events are given up by priority, numbered all the
-same, and a ``gap`` record tells afterwards which they were.
+A full spool or disk never stops the caller. The writer drops events by priority, numbers them all
+the same, and later writes a ``gap`` record that lists the dropped ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ import msgpack
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import VERSION, Stream
-from lineside.bus.protocol.wire import HEADER, MAX_RECORD, Encoder
+from lineside.bus.protocol.wire import (
+    F64,
+    HEADER,
+    MAX_RECORD,
+    NIL,
+    START,
+    STEP_BODIES,
+    U8,
+    U64,
+    Encoder,
+)
 from lineside.emitter.spool.drop_policy import DROP_FIRST, DROP_LAST, DroppedRange, drop_level
 from lineside.emitter.spool.protected_file import ProtectedFile
 from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Sanitizer
@@ -29,13 +39,13 @@ from lineside.emitter.spool.stream_folder import StreamFolder
 SEGMENT_BYTES = 8 << 20
 CAP_BYTES = 1 << 30
 
-# A longer record takes the careful path, which looks at the true limit.
+# A longer record takes the slow path, which checks it against MAX_RECORD.
 _LARGE = 64 << 10
 _GAP_BYTES = 1 << 10  # more than a gap record takes
 _MEASURE_EVERY_NS = 1_000_000_000  # of a full spool
-# Between tries of a failing disk. Some file systems work for milliseconds before they say no.
+# Between tries of a failing disk. Some file systems take milliseconds to refuse a write.
 _FIRST_BACKOFF_NS, _LAST_BACKOFF_NS = 100_000_000, 1_000_000_000
-# The descriptor was closed under us or leads nowhere any more: a new one may do.
+# The script closed the descriptor, or its file is gone: a new descriptor may work.
 _LOST_DESCRIPTOR = frozenset({errno.EBADF, errno.ESTALE})
 
 _header = HEADER.pack
@@ -44,16 +54,15 @@ _EventTuple: TypeAlias = "tuple[float, int, str, int, float | None, int, Any]"
 
 
 class SpoolWriter:
-    """The one writer of ``stream``'s spool folder under ``root``. For one thread at a time.
+    """The only writer of ``stream``'s spool folder under ``root``. For one thread at a time.
 
     ``cap`` bounds the bytes of this producer's segments, older attempts of the run included. Step
-    events are given up at 15/16 of it, logs at 63/64 (16 MiB of 1 GiB remain in reserve), all
-    others at ``cap`` itself. ``next_seq`` is the number of the next event, ``dropped`` how many
-    were given up, ``encode_failures`` how many lost part of their data because it could not be
-    encoded.
+    events are dropped at 15/16 of it, logs at 63/64 (16 MiB of 1 GiB remain in reserve), all
+    others at ``cap`` itself. ``next_seq`` is the number of the next event. ``dropped`` counts the
+    dropped events, ``encode_failures`` those that lost data which could not be encoded.
 
-    Raises (only while being made):
-        SettingsError, OSError: the folder cannot be made, see ``StreamFolder``.
+    Raises (constructor only):
+        SettingsError, OSError: the folder cannot be created, see ``StreamFolder``.
     """
 
     def __init__(
@@ -78,9 +87,9 @@ class SpoolWriter:
         self._limits = (cap - cap // 16, cap - cap // 64, cap)
         self._file: ProtectedFile | None = None
         self._fd = -1  # of that file
-        self._position = 0  # bytes in the open segment; exact on the careful path only
+        self._position = 0  # bytes in the open segment; exact on the slow path only
         self._other_bytes = self.folder.usage()  # bytes in this producer's other segments
-        self._free_bytes = 0  # bytes that may be written before anything has to be looked at
+        self._free_bytes = 0  # bytes that the fast path may write
         self._measured_ns = 0
         self._retry_ns = 0
         self._backoff_ns = _FIRST_BACKOFF_NS
@@ -88,7 +97,7 @@ class SpoolWriter:
 
     @property
     def accounted_seq(self) -> int:
-        """Every event before this number is on disk, or told of by a gap that is."""
+        """Every event before this number is on disk, or listed in a gap record on disk."""
         return min((drops.first for drops in self._dropped_ranges.values()), default=self.next_seq)
 
     def write(
@@ -101,26 +110,33 @@ class SpoolWriter:
         now_ns: int = 0,
         wall: float = 0.0,
     ) -> bool:
-        """Append one event; False if it was given up. No error of the disk or of ``data`` passes.
+        """Append one event; False if it was dropped. Raises no error of the disk or of ``data``.
 
         ``now_ns`` (monotonic) and ``wall`` (seconds since the epoch) default to now. ``data`` is
-        None or a dict; what cannot be encoded in it is described instead.
+        None or a dict; a description replaces each value that cannot be encoded.
         """
         now_ns = now_ns or time.monotonic_ns()
         wall = wall or time.time()
         seq = self.next_seq
         try:
-            # As Encoder.encode, written out: one function less on the way of each event.
-            body = self._pack((VERSION, seq, wall, now_ns, kind, step, epoch, control, data))
+            # Encoder.encode, written out: each function on this path costs microseconds.
+            step_body = STEP_BODIES.get(kind)
+            if step_body is None or data is not None or epoch is None:
+                body = self._pack((VERSION, seq, wall, now_ns, kind, step, epoch, control, data))
+            else:
+                pack, name = step_body
+                body = pack(
+                    START, seq, F64, wall, U64, now_ns, name, step, F64, epoch, U8, control, NIL
+                )
             record = _header(len(body), crc32(body)) + body
-        except Exception as error:  # msgpack raises a dozen types; the careful path sorts it
+        except Exception as error:  # msgpack raises a dozen types
             if is_script_error(error):
                 raise
-            return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
+            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data))
         size = len(record)
         if size > self._free_bytes or size > _LARGE:
-            return self._write_carefully((wall, now_ns, kind, step, epoch, control, data))
-        # Counted first: an interrupt in between leaves a hole, never two events of one number.
+            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data))
+        # Counted first: an interrupt leaves a hole, never two events with one number.
         self.next_seq = seq + 1
         self._free_bytes -= size
         try:
@@ -136,15 +152,15 @@ class SpoolWriter:
         return True
 
     def flush_gaps(self, step: int = 0, epoch: float | None = None) -> None:
-        """Write the gap records that are due, although what they tell of may not have ended."""
+        """Write the gap records now, even if more events may be dropped for the same reason."""
         now_ns = time.monotonic_ns()
         if self._dropped_ranges and self._refusal(_GAP_BYTES, DROP_LAST, now_ns) is None:
             self._write_gaps(DROP_FIRST, (time.time(), now_ns, "gap", step, epoch, 0, None))
 
     def maintain(self) -> None:
-        """Notice that files were removed, or closed under us, and make them again.
+        """Replace files that were deleted or closed by the script.
 
-        Costs a few microseconds; for about once a second.
+        Takes a few microseconds. Call it about once a second.
         """
         self.folder.page.sync()
         with contextlib.suppress(LinesideError), suppress_own_errors(OSError):
@@ -159,13 +175,13 @@ class SpoolWriter:
                 self._count_removed()
 
     def close(self) -> None:
-        """Close the files and let go of the lock. ``fields`` stay readable."""
+        """Close the files and release the lock. ``fields`` stay readable."""
         self._close_segment()
         self.folder.close()
 
-    # The careful path: a new segment, a large record, odd data, a limit reached, a disk failing.
+    # The slow path: a new segment, a large record, odd data, a reached limit or a failing disk.
 
-    def _write_carefully(self, event: _EventTuple) -> bool:
+    def _write_slowly(self, event: _EventTuple) -> bool:
         event = self._encodable(event)
         now_ns, kind = event[1], event[2]
         level = drop_level(kind)
@@ -184,7 +200,7 @@ class SpoolWriter:
         return True
 
     def _encodable(self, event: _EventTuple) -> _EventTuple:
-        """``event``, or as much of them as one record takes."""
+        """``event``, with as much of its data as fits one record."""
         if self._fits(event):
             return event
         wall, now_ns, kind, step, epoch, control, data = event
@@ -233,7 +249,7 @@ class SpoolWriter:
         return None
 
     def _write_gaps(self, level: int, event: _EventTuple) -> bool:
-        """Write the gap records of what ended, now that an event of ``level`` is let in again."""
+        """Write the gap records of ranges that end because an event of ``level`` is accepted."""
         wall, now_ns, _, step, epoch, _, _ = event
         for why, drops in list(self._dropped_ranges.items()):
             if level > drops.level:
@@ -269,7 +285,7 @@ class SpoolWriter:
     def _recover_write(
         self, code: int | None, record: bytes, seq: int, kind: str, now_ns: int
     ) -> bool:
-        """A write on the fast path failed: once more on a new descriptor if that can help."""
+        """After a failed write on the fast path, retry once if a new descriptor can help."""
         self._free_bytes = 0
         if code in _LOST_DESCRIPTOR:
             self._close_segment()
@@ -292,13 +308,13 @@ class SpoolWriter:
         return False
 
     def _back_off(self, now_ns: int) -> None:
-        """Let the disk be for a while; only vital events go on trying."""
+        """Stop using the disk for a while, except for events of the last drop level."""
         self._free_bytes = 0
         self._retry_ns = now_ns + self._backoff_ns
         self._backoff_ns = min(2 * self._backoff_ns, _LAST_BACKOFF_NS)
 
     def _truncate_partial(self, written: int) -> None:
-        """Cut off a record of which only ``written`` bytes found room; readers step over it too."""
+        """Cut off a record of which only ``written`` bytes were written; readers also skip it."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_END) - written)
 
@@ -315,7 +331,7 @@ class SpoolWriter:
             self._close_segment()
 
     def _open_segment(self, first_seq: int) -> bool:
-        """Go on in a new segment; False, with the old one kept, if none can be made."""
+        """Continue in a new segment; False, with the old one kept, if none can be created."""
         try:
             file = self.folder.open_segment(first_seq)
         except OSError:
@@ -332,14 +348,14 @@ class SpoolWriter:
         self._position = self._free_bytes = 0
 
     def _discard_segment(self, seq: int) -> None:
-        """An empty segment would bear the number of an event that is not in it."""
+        """Delete an empty segment: its name would state an event that is not in it."""
         if self._file is not None:
             self._close_segment()
             with contextlib.suppress(OSError):
                 self.folder.segment_path(seq).unlink()
 
     def _count_removed(self) -> None:
-        """Someone deleted segments: what the bus had not confirmed yet is lost."""
+        """Count events that were in deleted segments and were not confirmed by the bus."""
         self._other_bytes = self.folder.usage()
         self._retry_ns = 0
         first, end = self.fields[ACKED_SEQ], self.accounted_seq

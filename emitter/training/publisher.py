@@ -1,4 +1,7 @@
-"""Puts events and the page of one stream together, safely for threads, signals, forks and exit."""
+"""Publishes the events and the status page of one stream.
+
+Safe for threads, signal handlers, forks and the exit of the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,18 @@ from lineside.emitter.training.error_facts import error_facts, one_line
 from lineside.emitter.training.identity import Identity
 
 _MAINTAIN_EVERY_NS = 1_000_000_000
-# More events than this that wait for their own thread to come out of an emit cannot be real: an
-# exception thrown in from outside left the mark behind.
+# More deferred events than this cannot be real: an exception of a signal handler has left
+# ``_is_publishing`` set.
 _MAX_DEFERRED = 64
 _WAITING, _FINISHED = PHASES.index("waiting"), PHASES.index("finished")
 
 
 class Publisher:
-    """The engine of a ``Run`` and of the callback: one open stream of this process.
+    """One open stream of this process; ``Run`` and the callback publish through it.
 
-    ``tell`` is what the Trainer's hooks call: ``hook`` on rank 0, ``update_status`` on other ranks.
+    The Trainer's hooks call ``on_hook``: ``publish_hook`` on rank 0, ``update_status`` on others.
 
-    Raises (only while being made):
+    Raises (constructor only):
         SettingsError, OSError: the spool cannot be used.
     """
 
@@ -57,13 +60,13 @@ class Publisher:
         self._shipper_starter = _shipper_starter(settings.spool, settings.broker)
         self.is_open = True
         self.error_at_open = shutdown.last_error()
-        # Re-entrant, because a signal handler may come in the middle of an emit and emit itself.
+        # Re-entrant: a signal handler may interrupt a publish and publish an event itself.
         self._lock = threading.RLock()
         self._is_publishing = False
         self._deferred: deque[Callable[[], object]] = deque()
         self._next_maintain_ns = 0
         self.maintenance_tasks: list[Callable[[], object]] = []
-        """What else is to be called about once a second while hooks come."""
+        """Called about once a second, from a hook."""
         self.step = 0
         self._epoch: float | None = None
         self._hooks = 0
@@ -83,13 +86,12 @@ class Publisher:
         now_ns: int,
         wall: float = 0.0,
     ) -> None:
-        """Publish one event and stamp the page; ``now_ns`` is when the hook was called.
+        """Publish one event and update the page; ``now_ns`` is when the hook was called.
 
-        With ``kind`` None only the page is stamped; ``phase`` None leaves that as it is. What comes
-        while this very thread is inside another event (signal handlers, finalizers) is published
-        right after it.
+        With ``kind`` None only the page is updated; ``phase`` None keeps the phase. An event that a
+        signal handler or a finalizer publishes inside another event of this thread follows it.
         """
-        # All in one piece: after a backward pass each function on the way costs microseconds.
+        # One function: after a backward pass the caches are cold, and each call costs microseconds.
         if not self.is_open:
             return
         with self._lock:
@@ -131,7 +133,7 @@ class Publisher:
         phase: int | None,
         now_ns: int,
     ) -> None:
-        """As ``hook``, but only the page: what ranks other than 0 do."""
+        """As ``publish_hook``, but update only the page: for ranks other than 0."""
         self.publish_hook(None, step, epoch, control, None, phase, now_ns)
 
     def emit(
@@ -144,23 +146,23 @@ class Publisher:
         now_ns: int,
         wall: float = 0.0,
     ) -> None:
-        """Publish one event that is not the account of a hook, such as ``run_start``."""
+        """Publish one event that belongs to no hook, such as ``run_start``."""
         if self.is_open:
             write = partial(self._spool.write, kind, step, epoch, control, data, now_ns, wall)
             self._run_exclusively(write)
 
     def flag(self, *, raised: int = 0, lowered: int = 0) -> None:
-        """Raise and lower bits of the page's FLAGS."""
+        """Set and clear bits of the page's FLAGS."""
         fields = self._spool.fields
         if self.is_open:
             fields[FLAGS] = fields[FLAGS] & ~lowered | raised
             self._spool.folder.page.sync()
 
     def sanitize(self, values: Any) -> dict[str, Any]:
-        """``values`` as they can be encoded; the very same dict if they already can.
+        """``values`` made encodable; the same dict if it already is.
 
         Raises:
-            TypeError: they are not names and values.
+            TypeError: ``values`` is not a mapping.
         """
         if is_plain(values):
             return values  # type: ignore[no-any-return]
@@ -172,7 +174,7 @@ class Publisher:
         return sanitized
 
     def count_hook_error(self, error: BaseException) -> None:
-        """Count a hook that failed inside, and say so the first time."""
+        """Count a hook that failed, and print a warning the first time."""
         self._hook_errors += 1
         if self.is_open:
             self._spool.fields[HOOK_ERRORS] = self._hook_errors
@@ -181,12 +183,12 @@ class Publisher:
 
     @property
     def fields(self) -> memoryview:
-        """The page's words as they are mapped now."""
+        """The status page's fields as they are mapped now."""
         return self._spool.fields
 
     @property
     def training_ended(self) -> bool:
-        """Whether a training was published on it that ended by itself."""
+        """Whether a training on this stream reached its end."""
         return bool(self._spool.fields[FLAGS] & TRAIN_ENDED)
 
     @property
@@ -196,7 +198,7 @@ class Publisher:
 
     @contextmanager
     def in_phase(self, phase: int) -> Iterator[None]:
-        """Say that the process does this meanwhile, and afterwards again what it did before."""
+        """Show ``phase`` on the page, and afterwards the previous phase again."""
         before = self._spool.fields[PHASE]
         self._set_phase(phase)
         try:
@@ -209,17 +211,17 @@ class Publisher:
         self._spool.folder.page.sync()
 
     def maintain_if_due(self) -> None:
-        """See to the spool and the shipper although no hook comes."""
+        """Maintain the spool and the shipper while no hook is called."""
         now_ns = monotonic_ns()
         if self.is_open and now_ns >= self._next_maintain_ns:
             self._run_exclusively(partial(self._maintain, now_ns))
 
     def wait(self, *others: shutdown.Unconfirmed) -> bool:
-        """Wait until the bus has everything so far; False if the process's 5 s are spent."""
+        """Wait until the bus has confirmed all events; False if the process's 5 s are spent."""
         return shutdown.wait(self.unconfirmed(), *others)
 
     def unconfirmed(self) -> shutdown.Unconfirmed:
-        """What the bus may not have confirmed yet."""
+        """The events that the bus may not have confirmed yet."""
         return shutdown.Unconfirmed(
             self._spool.folder.page,
             self._spool.accounted_seq,
@@ -229,7 +231,7 @@ class Publisher:
         )
 
     def publish_train_error(self, error: BaseException) -> None:
-        """Publish that ``train()`` raises ``error``; what the script does next may still come."""
+        """Publish that ``train()`` raises ``error``; the script may publish more afterwards."""
         if self.is_open:
             data = {"error": error_facts(error)}
             self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
@@ -237,7 +239,7 @@ class Publisher:
             self.flag(lowered=TRAINING)
 
     def close(self, how: str, error: BaseException | None = None) -> None:
-        """Publish ``run_end`` and let go of the stream; does nothing the second time.
+        """Publish ``run_end`` and close the stream; the second call does nothing.
 
         ``how`` is exit, restarted or exception.
         """
@@ -261,11 +263,11 @@ class Publisher:
             self._spool.close()
 
     def disable(self) -> None:
-        """Never do anything again; the files stay with the process that opened them."""
+        """Publish nothing any more, in a forked child; the parent keeps the files."""
         self.is_open = False
 
     def _run_exclusively(self, func: Callable[[], object]) -> None:
-        """Do ``act`` now, or after what this very thread is in the middle of."""
+        """Call ``func`` now, or after the event that this thread is publishing."""
         with self._lock:
             if self._is_publishing and len(self._deferred) < _MAX_DEFERRED:
                 self._deferred.append(func)
@@ -279,7 +281,7 @@ class Publisher:
                 self._drain()
 
     def _maintain(self, now_ns: int) -> None:
-        """Raises nothing of ours: what it is called on the way of has to go on."""
+        """Maintain the spool and the shipper. Errors are counted: the caller goes on."""
         self._next_maintain_ns = now_ns + _MAINTAIN_EVERY_NS
         try:
             self._spool.maintain()
@@ -313,7 +315,7 @@ class Publisher:
             self._deferred.popleft()()
 
     def _counters(self) -> dict[str, int]:
-        """The account of this stream, ``run_end`` itself included."""
+        """The counters of this stream, including ``run_end`` itself."""
         return {
             "emitted": self._spool.next_seq + 1,
             "dropped": self._spool.dropped,
@@ -326,5 +328,5 @@ class Publisher:
 
 @cache
 def _shipper_starter(spool: Path, broker: str) -> ShipperStarter:
-    """One for all runs of the process: it remembers the shipper that it started."""
+    """One for each spool and broker, for all runs: it remembers the shipper that it started."""
     return ShipperStarter(spool, broker)

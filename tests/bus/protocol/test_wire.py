@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from typing import Any
@@ -13,10 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside.bus.errors import CorruptRecord
+from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.wire import (
+    F64,
     HEADER,
     MAX_RECORD,
+    NIL,
+    START,
+    STEP_BODIES,
+    U8,
+    U64,
     Encoder,
     count_records,
     decode_event,
@@ -43,6 +51,26 @@ events = st.builds(
     control=st.integers(0, 31),
     data=st.none() | st.dictionaries(st.text(), values),
 )
+
+
+step_events = st.builds(
+    Event,
+    seq=st.integers(0, (1 << 32) - 1),
+    time=st.floats(),
+    monotonic_ns=st.integers(0, (1 << 64) - 1),
+    kind=st.sampled_from(sorted(STEP_KINDS)),
+    step=st.integers(0, (1 << 32) - 1),
+    epoch=st.floats(),
+    control=st.integers(0, 255),
+)
+
+
+def step_body(event: Event) -> bytes:
+    pack, name = STEP_BODIES[event.kind]
+    return pack(
+        *(START, event.seq, F64, event.time, U64, event.monotonic_ns),
+        *(name, event.step, F64, event.epoch, U8, event.control, NIL),
+    )
 
 
 def encode(event: Event) -> bytes:
@@ -72,6 +100,23 @@ def test_an_event_comes_out_as_it_went_in(event: Event) -> None:
     assert end == len(blob)
     assert same(decode_event(body), event)
     assert count_records(blob) == 1
+
+
+@given(step_events)
+def test_a_struct_encodes_a_step_event_as_the_packer_does(event: Event) -> None:
+    body = step_body(event)
+    assert same(decode_event(body), event)
+    assert same(decode_event(body), decode_event(encode(event)[HEADER.size :]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seq": 1 << 32}, {"step": -1}, {"step": 1 << 32}, {"epoch": None}, {"control": 256}],
+)
+def test_a_struct_refuses_a_step_event_of_other_widths(change: dict[str, Any]) -> None:
+    event = Event(0, 0.0, 0, "step_end", 0, 0.0)
+    with pytest.raises(struct.error):
+        step_body(dataclasses.replace(event, **change))
 
 
 @given(st.lists(events, max_size=8), st.binary(max_size=3))
@@ -123,7 +168,7 @@ def test_any_bytes_at_all_are_an_event_or_a_value_error(body: bytes) -> None:
         (HEADER.pack(2, 0) + b"ab", "checksum does not match"),
     ],
 )
-def test_counting_says_where_and_why_records_are_not_sound(blob: bytes, why: str) -> None:
+def test_counting_reports_where_and_why_records_are_not_sound(blob: bytes, why: str) -> None:
     with pytest.raises(CorruptRecord, match=why) as error_info:
         count_records(blob)
     assert error_info.value.why.startswith(why)
@@ -200,7 +245,7 @@ def test_what_cannot_be_encoded_is_asked_for() -> None:
     assert decode_event(body).data == {"x": {"!": "{1, 2}"}}
 
 
-def test_the_record_is_what_the_protocol_page_says() -> None:
+def test_the_record_matches_the_protocol_page() -> None:
     blob = record(5, {"a": 1})
     length, checksum = struct.unpack("<II", blob[:8])
     assert (length, checksum) == (len(blob) - 8, crc32(blob[8:]))

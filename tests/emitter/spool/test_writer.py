@@ -1,21 +1,39 @@
-"""The spool writer: one write an event, in a folder, a lock and segments of its own."""
+"""The spool writer: one write for each event, in its own folder, lock and segments."""
 
 from __future__ import annotations
 
 import errno
 import os
 import resource
+import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lineside.bus.errors import SettingsError
 from lineside.bus.protocol import wire
+from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
 from lineside.emitter.spool.status_page import NEXT_SEQ, StatusPage
 from lineside.emitter.spool.writer import SpoolWriter
 from tests.emitter.spool.spools import STREAM, MakeWriter, events, holder_of
+
+# Small and huge numbers, so that a struct makes some of the records and msgpack the others.
+hook_events = st.builds(
+    Event,
+    seq=st.just(0),
+    time=st.floats(1),
+    monotonic_ns=st.integers(1, (1 << 64) - 1),
+    kind=st.sampled_from(sorted(STEP_KINDS | {"log", "save", "of_the_user"})),
+    step=st.integers(0, 1 << 20) | st.integers(-(1 << 63), (1 << 64) - 1),
+    epoch=st.none() | st.floats(),
+    control=st.integers(0, 31) | st.integers(-(1 << 63), (1 << 64) - 1),
+    data=st.none() | st.dictionaries(st.text(), st.integers(0, 9) | st.floats()),
+)
 
 
 def test_every_event_is_on_disk_when_write_returns(make: MakeWriter, root: Path) -> None:
@@ -34,7 +52,7 @@ def test_time_is_now_unless_it_is_given(make: MakeWriter, root: Path) -> None:
     assert event.monotonic_ns > 0
 
 
-def test_nobody_else_can_read_the_spool(make: MakeWriter, root: Path) -> None:
+def test_only_the_owner_can_read_the_spool(make: MakeWriter, root: Path) -> None:
     writer = make()
     writer.write("log")
     for path in (root, *root.rglob("*")):
@@ -99,7 +117,7 @@ def test_descriptors_stay_low_where_few_are_allowed(make: MakeWriter, root: Path
     assert len(events(root)) == 1
 
 
-def test_a_segment_bears_the_number_of_its_first_event(make: MakeWriter, root: Path) -> None:
+def test_a_segment_is_named_after_its_first_event(make: MakeWriter, root: Path) -> None:
     writer = make(segment=500)
     for n in range(40):
         writer.write("log", n, None, 0, {"text": "x" * 60})
@@ -130,6 +148,29 @@ def test_without_a_new_segment_the_old_one_goes_on(
     for _ in range(20):
         assert writer.write("log", data={"text": "x" * 60})
     assert [event.seq for event in events(root)] == list(range(21))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(hook_events, max_size=20), st.integers(0, 1 << 40))
+def test_events_read_back_the_same_whichever_encoder_wrote_them(
+    make: MakeWriter, root: Path, hooks: list[Event], first_seq: int
+) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    writer = make()
+    writer.next_seq = first_seq
+    for event in hooks:
+        assert writer.write(
+            event.kind,
+            event.step,
+            event.epoch,
+            event.control,
+            event.data,
+            event.monotonic_ns,
+            event.time,
+        )
+    writer.close()
+    expected = [replace(event, seq=first_seq + n) for n, event in enumerate(hooks)]
+    assert repr(events(root)) == repr(expected)  # NaN is not equal to itself
 
 
 def test_data_that_cannot_be_encoded_is_described_instead(make: MakeWriter, root: Path) -> None:
@@ -167,7 +208,7 @@ def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path)
     assert writer.encode_failures == 1
 
 
-def test_the_page_says_who_writes(make: MakeWriter) -> None:
+def test_the_page_names_the_writer(make: MakeWriter) -> None:
     writer = make(rank=2)
     page = StatusPage.open(writer.folder.path)
     assert page is not None

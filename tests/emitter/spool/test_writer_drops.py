@@ -1,4 +1,4 @@
-"""An honest account of what the spool gives up at its cap and when the disk will not take it."""
+"""Drops at the cap and on a failing disk: which events, in which order, and the gap records."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def failing_writes(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Ite
         ("control_applied", DROP_LAST),
     ],
 )
-def test_step_events_are_given_up_first_then_logs(kind: str, level: int) -> None:
+def test_step_events_are_dropped_first_then_logs(kind: str, level: int) -> None:
     assert drop_level(kind) == level
 
 
-def test_at_the_cap_events_are_given_up_by_priority_and_named(make: MakeWriter, root: Path) -> None:
+def test_at_the_cap_events_are_dropped_by_priority_and_listed(make: MakeWriter, root: Path) -> None:
     writer = make(cap=64_000, segment=4_000)
     dropped: Counter[str] = Counter()
     first_dropped: dict[str, int] = {}
@@ -116,7 +116,7 @@ def test_older_attempts_of_the_rank_count_towards_the_cap(make: MakeWriter) -> N
     assert other.write("log")
 
 
-def test_a_half_written_record_is_taken_back_and_later_ones_are_tried(
+def test_a_partial_record_is_truncated_and_later_ones_are_tried(
     make: MakeWriter, root: Path
 ) -> None:
     writer = make()
@@ -136,7 +136,7 @@ def test_a_half_written_record_is_taken_back_and_later_ones_are_tried(
     assert writer.dropped == 4
 
 
-def test_a_full_disk_is_tried_rarely_but_for_vital_events(
+def test_a_full_disk_is_tried_rarely_except_for_vital_events(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = make()
@@ -155,7 +155,7 @@ def test_a_full_disk_is_tried_rarely_but_for_vital_events(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.ESTALE])
-def test_no_error_of_the_disk_gets_out(
+def test_no_disk_error_is_raised(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     writer = make()
@@ -185,7 +185,7 @@ def test_gaps_that_are_due_can_be_written_at_the_end(
     assert [(event.kind, event.step) for event in events(root)] == [("log", 0), ("gap", 7)]
 
 
-def test_a_new_segment_on_a_full_disk_bears_the_number_of_what_it_holds(
+def test_a_new_segment_on_a_full_disk_is_named_after_its_first_event(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = make()
@@ -208,8 +208,8 @@ def test_an_interrupt_in_the_write_never_makes_two_events_of_one_number(
     assert [event.seq for event in events(root)] == [0, 2]
 
 
-def test_hours_of_flapping_tell_every_hole(make: MakeWriter, root: Path) -> None:
-    """Holes and gap records agree, whatever the order in which the disk says yes and no."""
+def test_gap_records_list_every_hole_of_a_flapping_disk(make: MakeWriter, root: Path) -> None:
+    """Holes and gap records agree in whatever order writes fail and succeed."""
     writer = make(cap=40_000, segment=2_000)
     kinds = ["step_begin", "log", "step_end", "evaluate"]
     read: list[Event] = []
@@ -223,6 +223,6 @@ def test_hours_of_flapping_tell_every_hole(make: MakeWriter, root: Path) -> None
     read += events(root)
     seqs = sorted({event.seq for event in read})
     holes = sum(after - before - 1 for before, after in pairwise(seqs))
-    told = {event.seq: event.data for event in read if event.kind == "gap"}
-    assert holes == sum(sum(data["kinds"].values()) for data in told.values() if data) > 0
+    gaps = {event.seq: event.data for event in read if event.kind == "gap"}
+    assert holes == sum(sum(data["kinds"].values()) for data in gaps.values() if data) > 0
     assert holes <= writer.dropped

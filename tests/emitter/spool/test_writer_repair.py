@@ -137,6 +137,6 @@ def test_a_spool_that_cannot_be_made_again_is_tried_later(make: MakeWriter, root
     writer.maintain()
     writer.write("log")
     assert [event.kind for event in events(root)] == ["gap", "gap", "log"]
-    told = {event.data["why"]: event.data["end"] for event in events(root) if event.data}
-    assert told == {"removed": 1, "disk": 2}
+    gaps = {event.data["why"]: event.data["end"] for event in events(root) if event.data}
+    assert gaps == {"removed": 1, "disk": 2}
     assert writer.dropped == 2
