@@ -82,7 +82,7 @@ def create_app(
         app.add_middleware(TokenAuthMiddleware, keyring=keyring, audit=audit, page=renderer.error)
         app.include_router(login.router(keyring, audit, renderer))
     hosts = LOOPBACK_NAMES if keyring is None else None
-    app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=audit.note)
+    app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=audit.add)
     problems.add_error_handlers(app, renderer.error)
     app.include_router(runs.router(store))
     app.include_router(commands.router(store, CommandSender(settings.broker)))

@@ -1,4 +1,4 @@
-"""What the broker does once a second, and what it has to say of itself on its own stream."""
+"""The broker's work of once a second: retention, and the events that it publishes itself."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from lineside.bus.protocol.wire import Encoder
 
 log = logging.getLogger("lineside")
 
-_REFUSED_SECONDS = 10.0  # between two events about refused messages
 _CURSOR_CHECK_SECONDS = 60.0
 
 
 class Maintenance:
-    """Puts the broker's own events among what is to be committed, and says what is to expire.
+    """Appends the broker's own events to the buffer, and decides which entries expire.
 
-    They go on the stream ``_bus/broker/<attempt>``: ``expired`` (``first``, ``end`` as offsets,
-    ``records``, ``bytes``, and ``readers``, the durable ones that had not had everything) and
-    ``refused`` (``count`` of refused messages since the broker started, and the last reason). Who
-    was not allowed what goes on ``audit/broker/<attempt>``, from ``refusal_log``.
+    ``expired`` goes to the stream ``_bus/broker/<attempt>``, and ``refused``, from ``refusal_log``,
+    to ``audit/broker/<attempt>``. PROTOCOL.md lists their data.
     """
 
     def __init__(self, buffer: AppendBuffer, retention: Retention) -> None:
@@ -37,30 +34,15 @@ class Maintenance:
         self._audit_stream = Stream(AUDIT, "broker", attempt)
         self.refusal_log = RefusalLog()
         self._encoder = Encoder()
-        self._rejected = 0
-        self._rejected_reported = 0
-        self._last_reason = ""
-        self._reported_at = float("-inf")
         self._cursors_checked_at = float("-inf")
 
-    def count_rejected(self, why: str) -> None:
-        """Count a refused message."""
-        self._rejected += 1
-        self._last_reason = why
-        if self._rejected - self._rejected_reported < 10:
-            log.warning("broker: refused a message: %s", why)
-
     def maintain(self, connected: Collection[str]) -> int:
-        """Take what is to be said; the offset before which entries are to be deleted."""
+        """Forget idle readers and release space; the offset before which entries are to expire."""
         now = time.monotonic()
-        if self._rejected > self._rejected_reported and now - self._reported_at >= _REFUSED_SECONDS:
-            self._rejected_reported, self._reported_at = self._rejected, now
-            counts = {"count": self._rejected, "last": self._last_reason}
-            self._publish(self._stream, "refused", counts)
         if now - self._cursors_checked_at >= _CURSOR_CHECK_SECONDS:
             self._cursors_checked_at = now
             for name in self._retention.forget_idle_readers(time.time(), connected):
-                log.warning("broker: the reader %r was not here for too long, forgotten", name)
+                log.warning("broker: the reader %r was away for too long and is forgotten", name)
         self._retention.release_space()
         expiry = self._retention.next_expiry(time.time())
         if expiry is None:
@@ -86,9 +68,12 @@ class Maintenance:
         return expiry.end
 
     def publish_refusals(self, now: float) -> None:
-        """Take what is to be said, at ``now`` in monotonic seconds, of who was not allowed what."""
+        """Publish the refusals that are due at ``now``, in monotonic seconds."""
         for data in self.refusal_log.take_due(now):
-            log.warning("broker: refused %(who)s to %(action)s %(target)s: %(why)s", data)
+            who, target = data["who"] or "a client", data["target"]
+            log.warning(
+                "broker: refused %s by %s (%s): %s", data["action"], who, target, data["why"]
+            )
             self._publish(self._audit_stream, REFUSED, data)
 
     def _publish(self, stream: Stream, kind: str, data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The broker: take what producers send, commit it, confirm it, deliver it. One thread, one loop."""
+"""The broker: takes events, commits, acknowledges and delivers them. One thread, one loop."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ _DRAIN_SECONDS = 0.002
 _DRAIN_BYTES = 16 << 20
 _POLL_MS = 250
 _SWEEP_SECONDS = 1.0
-_STREAMS_MAX = 4096  # of one peer; what it opened before is forgotten, and asked for by Who
-_SILENT_SECONDS = 120.0  # a peer that says nothing for this long is forgotten, and told so by Who
+_STREAMS_MAX = 4096  # open streams of one connection; WHO answers messages of older ones
+_SILENT_SECONDS = 120.0  # a connection this long silent is forgotten; WHO answers its next message
 
 
 @dataclass(slots=True)
 class _Connection:
     last_seen: float
-    public_key: str  # the key it came with; empty on this machine
-    principal: Principal | None  # None once that key may be here no more
-    streams: dict[Stream, None] = field(default_factory=dict)  # the last opened is the last
+    public_key: str  # empty over ipc://
+    principal: Principal | None  # None once the key is revoked
+    streams: dict[Stream, None] = field(default_factory=dict)  # open ones, the newest last
     # Unowned runs whose commands it reads until another key owns them.
     provisional_runs: frozenset[str] = frozenset()
 
@@ -75,9 +75,9 @@ class _Connection:
 
 
 class Broker(Service):
-    """Keeps every event in the journal of ``settings.home`` and serves ``settings.broker``; with
-    ``listen``, a ``tcp://`` address, also whoever shows a key of the home's list there.
+    """Keeps every event in the journal of ``settings.home`` and listens at ``settings.broker``.
 
+    With ``listen``, a ``tcp://`` address, it also accepts the keys of the home's list there.
     Entries older than ``keep_days`` or beyond ``keep_bytes`` are deleted once every durable reader
     is past them.
     """
@@ -100,13 +100,13 @@ class Broker(Service):
         self._keep_bytes = keep_bytes
         self._resources = ExitStack()
         self._connections: dict[bytes, _Connection] = {}
-        # What is to be said once the turn is committed, once for each peer and stream.
+        # Replies to send after the commit.
         self._pending_hellos: set[tuple[bytes, Stream]] = set()
         self._pending_acks: dict[tuple[bytes, Stream], str] = {}
         self._pending_whos: set[tuple[bytes, str]] = set()
         self._pending_cursors: set[bytes] = set()
         self._has_backlog = False  # whether a reader with credit is behind
-        self._is_commit_failing = False  # whether the last commit did
+        self._is_commit_failing = False
         self._is_expiry_enabled = True
         self._last_sweep = float("-inf")
 
@@ -114,7 +114,7 @@ class Broker(Service):
         """Claim the address, open the journal, then listen.
 
         Raises:
-            SettingsError: it is to listen on a network, and no key was ever made.
+            SettingsError: ``listen`` is set, and no key was ever made.
         """
         opened = self._resources
         raise_file_limit()
@@ -152,11 +152,11 @@ class Broker(Service):
 
     @property
     def endpoint(self) -> str:
-        """Where it listens on a network, if it does."""
+        """The network address at which it listens; empty without ``listen``."""
         return self._authenticator.endpoint if self._authenticator else ""
 
     def run_once(self) -> None:
-        """Drain, commit, confirm, deliver."""
+        """Receive, commit, acknowledge and deliver once."""
         ready = dict(self._poller.poll(0 if self._has_backlog else _POLL_MS))
         if self._socket in ready:
             self._drain()
@@ -167,7 +167,7 @@ class Broker(Service):
         self._has_backlog = self._subscriptions.deliver()
 
     def shutdown(self) -> None:
-        """Close the socket, then the journal, then let the address go."""
+        """Close the socket, then the journal, then release the address."""
         self._resources.close()
 
     def _drain(self) -> None:
@@ -175,7 +175,7 @@ class Broker(Service):
         deadline = now + _DRAIN_SECONDS
         for _ in range(_DRAIN_MESSAGES):
             try:
-                # Only a frame that is not copied tells whose connection it came by.
+                # Only a frame that is not copied knows its connection's key.
                 first_frame = self._socket.recv(zmq.NOBLOCK, copy=False)
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -189,7 +189,7 @@ class Broker(Service):
         try:
             connection = self._connections.get(identity)
             public_key = public_key_of(first_frame) if self._authenticator else ""
-            # A peer may call itself what another was called that has left.
+            # A new connection may have the routing id of an old one.
             if connection is None or connection.public_key != public_key:
                 self._forget(identity)
                 connection = self._connections[identity] = _Connection(
@@ -205,11 +205,11 @@ class Broker(Service):
 
     def _handle(self, identity: bytes, connection: _Connection, frames: Frames) -> None:
         if identity[:1] != b"\0":
-            raise BadMessage("this broker gives out identities itself: set no routing id")
+            raise BadMessage("the broker chooses routing ids itself: set no routing id")
         message = decode(frames)
         principal = connection.principal
         if principal is None:
-            self._deny(identity, connection, message, "its key was revoked")
+            self._deny(identity, message, "its key was revoked")
         elif isinstance(message, (Put, GapMessage)):
             stream = message.stream
             if stream is None or stream not in connection.streams:
@@ -217,12 +217,12 @@ class Broker(Service):
                 return
             blob = message.blob if isinstance(message, Put) else b""
             if why := self._authorization.append_denial(principal, stream, blob):
-                self._deny(identity, connection, message, why)
+                self._deny(identity, message, why)
             elif self._append(identity, stream, message) == OK:
                 self._authorization.claim_ownership(principal, stream, blob)
         elif isinstance(message, Hi):
             if why := self._authorization.open_denial(principal, message.stream):
-                self._deny(identity, connection, message, why)
+                self._deny(identity, message, why)
                 return
             connection.add_stream(message.stream)
             self._pending_hellos.add((identity, message.stream))
@@ -234,7 +234,7 @@ class Broker(Service):
                 self._pending_whos.add((identity, ""))
         elif isinstance(message, Sub):
             if why := self._authorization.subscribe_denial(principal, message):
-                self._deny(identity, connection, message, why)
+                self._deny(identity, message, why)
                 return
             position, displaced = self._subscriptions.subscribe(identity, message)
             runs = {pattern.partition("/")[0] for pattern in message.streams}
@@ -246,7 +246,7 @@ class Broker(Service):
                 why = f"another reader named {message.name!r} took over"
                 self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
         else:
-            raise BadMessage(f"{frames[0].decode()} is not for a broker")
+            raise BadMessage(f"a broker takes no {frames[0].decode()}")
 
     def _append(self, identity: bytes, stream: Stream, message: Put | GapMessage) -> str:
         try:
@@ -261,29 +261,30 @@ class Broker(Service):
         return status
 
     def _reject(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
-        self._maintenance.count_rejected(why)
+        self._log_refusal(identity, "protocol", str(stream or ""), why)
         next_seq = self._journal.next_seq(stream) if stream else 0
         ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
         self._send([identity, *ack.encode()])
 
-    def _deny(self, identity: bytes, connection: _Connection, message: Message, why: str) -> None:
-        """Refuse what a peer may not do, and keep that for the audit."""
+    def _deny(self, identity: bytes, message: Message, why: str) -> None:
         stream: Stream | None = getattr(message, "stream", None)
         action = "publish" if stream else "subscribe"
         if isinstance(message, Put) and is_shared_stream(message.stream):
             action = "command"
         target = str(stream or ", ".join(getattr(message, "streams", ())))
-        principal = connection.principal or (
-            self._authenticator.find_principal(connection.public_key)
-            if self._authenticator
-            else None
-        )
-        name, role = (principal.name, principal.role_names) if principal else ("", "")
-        self._maintenance.refusal_log.add(Refusal(name, role, action, target, why))
+        self._log_refusal(identity, action, target, why)
         self._send([identity, *Ack(str(stream or ""), 0, DENIED, 0, why).encode()])
 
+    def _log_refusal(self, identity: bytes, action: str, target: str, why: str) -> None:
+        connection = self._connections.get(identity)
+        principal = connection.principal if connection else None
+        if connection and self._authenticator and not principal:  # a revoked key
+            principal = self._authenticator.find_principal(connection.public_key)
+        name, role = (principal.name, principal.role_names) if principal else ("", "")
+        self._maintenance.refusal_log.add(Refusal(name, role, action, target, why))
+
     def _commit(self, expire_before: int) -> str:
-        """Why the turn's messages could not be committed; empty if they are."""
+        """Commit what was received; return why that failed, or an empty string."""
         cursors, owners = self._subscriptions.moved_cursors, self._authorization.new_owners
         if not (self._buffer or cursors or owners):
             return ""
@@ -326,17 +327,13 @@ class Broker(Service):
         self._pending_cursors.clear()
 
     def _sweep(self) -> int:
-        """Once a second, forget the silent and see to the journal's size; what is to expire."""
+        """Maintain connections and journal once a second; return the offset to expire before."""
         now = time.monotonic()
         if now < self._last_sweep + _SWEEP_SECONDS:
             return 0
-        expired = [
-            i
-            for i, connection in self._connections.items()
-            if now - connection.last_seen > _SILENT_SECONDS
-        ]
-        for identity in expired:
-            self._forget(identity)
+        for identity, connection in list(self._connections.items()):
+            if now - connection.last_seen > _SILENT_SECONDS:
+                self._forget(identity)
         if self._authenticator is not None and self._authenticator.check_keys():
             self._drop_changed_keys()
         self._maintenance.publish_refusals(now)
@@ -347,13 +344,13 @@ class Broker(Service):
         except JournalDamaged as error:
             self._disable_expiry(error)
         except JournalError as error:
-            log.warning("broker: housekeeping has to wait: %s", error)
-        # While there is something to expire, a step a turn keeps up with any producer.
+            log.warning("broker: maintenance has to wait: %s", error)
+        # While entries expire, one step in each loop keeps up with any producer.
         self._last_sweep = now if not expire_before else float("-inf")
         return expire_before
 
     def _drop_changed_keys(self) -> None:
-        """The list of keys has changed: whoever may do other things than before begins anew."""
+        """Forget connections whose roles are others than before; they begin again."""
         for identity, connection in list(self._connections.items()):
             if (
                 connection.public_key
@@ -372,14 +369,14 @@ class Broker(Service):
                 self._subscriptions.drop(identity)
 
     def _flush_refusals(self) -> None:
-        """What was refused and only counted so far."""
+        """Publish the refusals that were only counted so far."""
         self._maintenance.publish_refusals(math.inf)
         self._commit(0)
 
     def _disable_expiry(self, error: JournalDamaged) -> None:
-        # What is old may be damaged while all that is new can be kept and read.
+        # Old entries may be damaged while new ones can be kept and read.
         self._is_expiry_enabled = False
-        log.warning("broker: nothing expires any more: %s", error)
+        log.warning("broker: expiry is disabled: %s", error)
 
     def _forget(self, identity: bytes) -> None:
         self._connections.pop(identity, None)

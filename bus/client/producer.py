@@ -230,8 +230,10 @@ class Producer:
         """Take the broker's answer to a message of this stream."""
         if ack.status == DENIED:
             self._denial = ack.text
-            self._paused_until = time.monotonic() + _DENIED_RETRY_SECONDS
-            self.restart()
+            # Its own connection is replaced after the usual silence, perhaps with another key.
+            if not self._owns_connection:
+                self._paused_until = time.monotonic() + _DENIED_RETRY_SECONDS
+                self.restart()
             return
         # A journal made anew has less than was acknowledged before.
         self.acked = ack.next

@@ -101,7 +101,7 @@ class TokenAuthMiddleware:
             problem = Problem(403, "not-allowed", "Not allowed", detail, {"role": needed})
         is_first_visit = not token and wants_page(Request(scope))
         if not is_first_visit:
-            self._refusal_publisher.note(refusal(self._keyring, token, scope, why))
+            self._refusal_publisher.add(refusal(self._keyring, token, scope, why))
         return problem
 
     def _respond(self, request: Request, problem: Problem) -> Response:

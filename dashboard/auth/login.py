@@ -33,7 +33,7 @@ def router(keyring: Keyring, audit: RefusalPublisher, renderer: Renderer) -> API
         fields = await _fields(request)
         token, next_path = fields.get("token", "").strip(), _own_path(fields.get("next", "/"))
         if find(keyring, token) is None:
-            audit.note(refusal(keyring, token, request.scope, _UNKNOWN))
+            audit.add(refusal(keyring, token, request.scope, _UNKNOWN))
             return form(request, next_path, _UNKNOWN)
         redirect = RedirectResponse(next_path, status_code=303)
         # Lax: a link on another site leads in. It can only look, and that site does not see it.

@@ -1,4 +1,4 @@
-"""What the dashboard refused, on its way to the bus."""
+"""Publishes the dashboard's refusals on the bus."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ log = logging.getLogger("lineside")
 _POLL_SECONDS = 0.25
 _FLUSH_SECONDS = 1.0
 _BACKOFF_SECONDS = (4.0, 60.0)
-"""How long is waited after the broker took nothing, at first and at most; the producer connects
-anew after such a silence."""
+"""The pause after an error, at first and at most. The producer reconnects meanwhile."""
 
 
 class RefusalPublisher:
-    """Says refusals on one stream, ``audit/dashboard/<attempt>``, over the broker at ``broker``, by
-    a thread that begins with the first. What no broker takes is kept, and counted on until one
-    does."""
+    """Publishes refusals over the broker at ``broker``, on one stream ``audit/dashboard/...``.
+
+    A thread does that; it starts with the first refusal. While no broker takes them, refusals are
+    counted on.
+    """
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
@@ -37,8 +38,8 @@ class RefusalPublisher:
         self._has_refusals = threading.Event()
         self._stopping = threading.Event()
 
-    def note(self, refusal: Refusal) -> None:
-        """Count a refusal; it is said soon. From any thread, and returns at once."""
+    def add(self, refusal: Refusal) -> None:
+        """Count a refusal, to be published soon. Any thread may call this; it returns at once."""
         with self._lock:
             self._refusal_log.add(refusal)
             if self._thread is None and not self._stopping.is_set():
@@ -47,7 +48,7 @@ class RefusalPublisher:
         self._has_refusals.set()
 
     def close(self) -> None:
-        """Say what is left, to a broker that is there."""
+        """Publish the refusals that are left, if a broker answers at once."""
         self._stopping.set()
         self._has_refusals.set()
         thread = self._thread
@@ -64,8 +65,8 @@ class RefusalPublisher:
                     producer = producer or Producer(self._broker, self._stream)
                     self._publish_due(producer)
                     delay = first
-                except Exception as error:  # noqa: BLE001 - nobody else would tell the next
-                    log.warning("dashboard: refusals cannot be told: %s", error)
+                except Exception as error:  # noqa: BLE001 - the thread must go on
+                    log.warning("dashboard: refusals cannot be published: %s", error)
                     self._stopping.wait(delay)
                     delay = min(2 * delay, longest)
             if producer is not None:
@@ -88,7 +89,7 @@ class RefusalPublisher:
             self._has_refusals.wait()
 
     def _publish(self, producer: Producer, now: float) -> None:
-        # While nobody takes them they are counted, not collected.
+        # While no broker takes them they are counted, not collected.
         if producer.acked < producer.next_seq and now < math.inf:
             return
         with self._lock:
@@ -96,5 +97,5 @@ class RefusalPublisher:
         if payloads:
             producer.drop_acked()
         for data in payloads:
-            log.warning("dashboard: refused %(who)s %(target)s: %(why)s", data)
+            log.warning("dashboard: refused %(target)s to %(who)s: %(why)s", data)
             producer.emit(REFUSED, data=data)

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.auth import refusal_log
 from lineside.bus.broker.service import Broker
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import Message, decode
@@ -165,7 +166,9 @@ def peer(settings: Settings) -> Iterator[Callable[[], RawClient]]:
 
 
 @pytest.fixture
-def secured(home: Path) -> SecuredBroker:
+def secured(home: Path, monkeypatch: pytest.MonkeyPatch) -> SecuredBroker:
+    """Keys of the test's home; a broker in this process reports refusals twice a second."""
+    monkeypatch.setattr(refusal_log, "REPORT_INTERVAL_SECONDS", 0.5)
     return SecuredBroker(home)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +7,6 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.auth.keyring import KEY, TOKEN, Keyring, listen_key_pair, token_hash
-from lineside.bus.auth.refusal_log import (
-    ANONYMOUS_MAX,
-    OTHERS,
-    REPORTS_MAX,
-    TARGETS_MAX_PER_CALLER,
-    Refusal,
-    RefusalLog,
-)
 from lineside.bus.errors import KeyNameError, SettingsError
 
 
@@ -105,78 +96,3 @@ def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(one.name for one in Keyring(tmp_path).active(KEY)) == sorted(names)
-
-
-def refusal(who: str, target: str = "run/rank0/a", role: str = "read") -> Refusal:
-    return Refusal(who, role, "publish", target, "because")
-
-
-def test_a_refusal_is_said_at_once_then_counted_and_said_once_a_minute() -> None:
-    refusal_log = RefusalLog()
-    refusal_log.add(refusal("a"))
-    [reports] = refusal_log.take_due(100.0)
-    assert reports == {
-        "who": "a",
-        "role": "read",
-        "action": "publish",
-        "target": "run/rank0/a",
-        "why": "because",
-        "count": 1,
-    }
-    for _ in range(7):
-        refusal_log.add(refusal("a"))
-    refusal_log.add(refusal("b"))
-    assert [(one["who"], one["count"]) for one in refusal_log.take_due(101.0)] == [("b", 1)]
-    assert refusal_log.take_due(159.0) == []
-    assert refusal_log
-    assert [(one["who"], one["count"]) for one in refusal_log.take_due(160.0)] == [("a", 7)]
-    assert not refusal_log
-    assert refusal_log.take_due(300.0) == []
-    refusal_log.add(refusal("a"))
-    assert [one["count"] for one in refusal_log.take_due(300.0)] == [1]
-
-
-def test_a_flood_of_different_ones_is_bounded_and_counted_to_the_last() -> None:
-    refusal_log = RefusalLog()
-    reports = []
-    for number in range(10_000):
-        refusal_log.add(refusal(f"x{number}" * 100, role=""))
-        if number % 100 == 0:
-            reports += refusal_log.take_due(number / 1000)
-    assert len(reports) == REPORTS_MAX
-    reports += refusal_log.take_due(math.inf)
-    assert len(reports) <= ANONYMOUS_MAX + 2
-    assert sum(one["count"] for one in reports) == 10_000
-    assert OTHERS in {one["who"] for one in reports}
-    assert max(len(one["who"]) for one in reports) <= 300
-
-
-def test_a_flood_of_strangers_does_not_hide_who_has_a_name() -> None:
-    refusal_log = RefusalLog()
-    for number in range(1000):
-        refusal_log.add(refusal("10.0.0.1", f"/x{number}", role=""))
-        refusal_log.add(refusal(f"10.1.0.{number}", role=""))
-        refusal_log.add(refusal("eve", f"run{number}"))
-    refusal_log.add(refusal("mallory", "secret/rank0/a"))
-    named = [one for one in refusal_log.take_due(100.0) if one["role"]]
-    assert ("mallory", "secret/rank0/a", 1) in {
-        (one["who"], one["target"], one["count"]) for one in named
-    }
-    eves = [(one["target"], one["count"]) for one in named if one["who"] == "eve"]
-    assert eves == [
-        *((f"run{number}", 1) for number in range(TARGETS_MAX_PER_CALLER)),
-        (OTHERS, 992),
-    ]
-
-
-def test_what_is_beyond_a_minutes_words_is_said_in_the_next_and_everybody_has_a_turn() -> None:
-    refusal_log = RefusalLog()
-    reports = []
-    for minute in range(2):
-        for number in range(30):
-            refusal_log.add(refusal(f"10.0.0.{number}", role=""))
-        for second in (0, 30):
-            reports += refusal_log.take_due(100.0 + 60 * minute + second)
-        assert len(reports) == (minute + 1) * REPORTS_MAX
-    assert refusal_log
-    assert {one["who"] for one in reports} == {f"10.0.0.{number}" for number in range(30)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.broker import maintenance as maintenance_module
+from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.broker import retention, sqlite_journal
 from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.journal import Entry, Write
@@ -285,21 +285,20 @@ def test_a_forgotten_reader_is_logged(
     journal.append([], {"gone": 0})
     with caplog.at_level(logging.WARNING):
         maintenance.maintain(())
-    assert "the reader 'gone' was not here for too long" in caplog.text
+    assert "the reader 'gone' was away for too long" in caplog.text
 
 
-def test_refusals_are_told_now_and_then_not_each(
-    journal: SqliteJournal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_refusals_are_published_now_and_then_not_each(
+    journal: SqliteJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(maintenance_module, "_REFUSED_SECONDS", 3600.0)
-    intake = AppendBuffer(journal)
-    maintenance = Maintenance(intake, Retention(journal, 7, 10 << 20))
+    buffer = AppendBuffer(journal)
+    maintenance = Maintenance(buffer, Retention(journal, 7, 10 << 20))
     with caplog.at_level(logging.WARNING):
-        for _ in range(30):
-            maintenance.count_rejected("why")
-            maintenance.maintain(())
-    assert caplog.text.count("refused a message") < 12
-    assert len(intake.commit({})) == 1
+        for second in range(30):
+            maintenance.refusal_log.add(Refusal("", "", "protocol", "", "why"))
+            maintenance.publish_refusals(float(second))
+    assert caplog.text.count("broker: refused protocol by a client") == 1
+    assert len(buffer.commit({})) == 1
 
 
 def damage(path: Path, statement: str) -> None:

@@ -59,7 +59,7 @@ def test_damage_among_what_is_old_stops_expiry_and_nothing_else(
         patch.setattr(
             broker_thread.broker._maintenance, "maintain", fail_with(JournalDamaged("old"))
         )
-        wait_until(lambda: "nothing expires any more: old" in caplog.text)
+        wait_until(lambda: "expiry is disabled: old" in caplog.text)
     assert producer.request(Put(STREAM, 0, 1, record(0))) == Ack(str(STREAM), 1, OK, 1)
 
 
@@ -87,7 +87,7 @@ def test_damage_found_while_expiring_stops_expiry_and_nothing_else(
     producer.request(Put(STREAM, 0, 1, record(0)))
     monkeypatch.setattr(broker._maintenance._retention, "_keep_seconds", -1.0)
     producer.request(Put(STREAM, 1, 1, record(1)))
-    wait_until(lambda: "nothing expires any more: old" in caplog.text)
+    wait_until(lambda: "expiry is disabled: old" in caplog.text)
     producer.send(Put(STREAM, 2, 1, record(2)))
     answer = producer.receive()
     while answer != Ack(str(STREAM), 3, OK, 3):
@@ -104,6 +104,6 @@ def test_housekeeping_that_fails_is_tried_again(
     housekeeping = broker_thread.broker._maintenance
     with monkeypatch.context() as patch:
         patch.setattr(housekeeping, "maintain", fail_with(JournalFull("full")))
-        wait_until(lambda: "housekeeping has to wait: full" in caplog.text)
+        wait_until(lambda: "maintenance has to wait: full" in caplog.text)
     broker_thread.stop()
     assert broker_thread.error is None

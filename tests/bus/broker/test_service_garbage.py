@@ -69,7 +69,7 @@ def test_a_malformed_message_is_denied_and_the_next_one_served(
     assert connection.request(Hi(STREAM)) in [Ack(str(STREAM), 0, OK, head) for head in (0, 1)]
 
 
-def test_refused_messages_are_counted_on_the_brokers_own_stream(
+def test_malformed_messages_are_reported_in_the_audit(
     start_broker: StartBroker, peer: Connect, settings: Settings
 ) -> None:
     start_broker()
@@ -77,11 +77,12 @@ def test_refused_messages_are_counted_on_the_brokers_own_stream(
     for _ in range(20):
         connection.socket.send_multipart([b"NO"])
         connection.receive()
-    [event] = read_all(settings.broker, ["_bus/broker"], until=bool)
+    [event] = read_all(settings.broker, ["audit/broker"], until=bool)
     assert event.kind == "refused"
     assert event.data is not None
+    assert (event.data["who"], event.data["action"]) == ("", "protocol")
     assert 0 < event.data["count"] <= 20
-    assert "unknown verb" in event.data["last"]
+    assert "unknown verb" in event.data["why"]
 
 
 def test_an_identity_of_the_peers_own_choice_is_refused(
