@@ -67,7 +67,7 @@ def refused(harness: Harness, enough: int) -> list[dict[str, Any]]:
     """The reports on ``enough`` refusals."""
 
     def is_enough(events: list[Event]) -> bool:
-        return sum((event.data or {})["count"] for event in events) >= enough
+        return bool(sum((event.data or {})["count"] for event in events) >= enough)
 
     events = read_all(harness.settings.broker, ["audit/dashboard"], until=is_enough)
     assert {event.kind for event in events} == {"refused"}
