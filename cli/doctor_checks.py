@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -20,7 +19,6 @@ from lineside.bus.client.reader import Reader
 from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol import addresses
-from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings
 from lineside.cli.commands.services import DASHBOARD_PORT
@@ -30,8 +28,7 @@ from lineside.cli.stack.http_probe import http_problem
 from lineside.cli.stack.stack import REQUIRED_PACKAGES
 from lineside.cli.stack.supervisor import times_text
 from lineside.dashboard.formatting import plural, size
-from lineside.emitter.shipper.stream_sender import StreamSender
-from lineside.emitter.spool import directory
+from lineside.emitter.spool import backlog
 from lineside.emitter.spool.shipper_process import shipper_pid
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -236,30 +233,17 @@ def _spool(settings: Settings) -> Iterator[Check]:
     except OSError as error:
         yield Check("spool", FAIL, f"{settings.spool} cannot be read: {error.strerror}")
         return
-    unacknowledged = _unacknowledged(settings.spool)
-    events = sum(unacknowledged.values())
-    stream_count = plural(len(unacknowledged), "stream")
+    left = [one.left for one in backlog.unconfirmed(settings.spool).values() if one.left]
+    events, stream_count = sum(left), plural(len(left), "stream")
     detail = f"{plural(events, 'event')} of {stream_count} wait in {settings.spool}"
     if pid is not None:
         yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
         yield Check("spool", OK, detail)
-    elif unacknowledged:
+    elif left:
         hint = f"lineside ship --spool {settings.spool}"
         yield Check("spool", WARN, f"{detail}, and no shipper runs", hint)
     else:
         yield Check("spool", OK, "no event waits")
-
-
-def _unacknowledged(spool: Path) -> dict[Stream, int]:
-    """Streams with unconfirmed events, and their number."""
-    unacknowledged = {}
-    for stream, folder in directory.streams(spool):
-        stream_sender = StreamSender(stream, folder, directory.acked_seq(folder))
-        with contextlib.suppress(OSError):  # the shipper has just removed it
-            if left := stream_sender.left():
-                unacknowledged[stream] = left
-        stream_sender.close()
-    return unacknowledged
 
 
 def _dashboard(settings: Settings) -> Check:

@@ -52,7 +52,12 @@ class Encoder:
         body: bytes = self._pack(
             (VERSION, seq, time, monotonic_ns, kind, step, epoch, control, data)
         )
-        return HEADER.pack(len(body), crc32(body)) + body
+        return frame(body)
+
+
+def frame(body: BytesLike) -> bytes:
+    """The record that holds ``body``."""
+    return b"".join((HEADER.pack(len(body), crc32(body)), body))
 
 
 U8, U32, U64, F64, NIL = 0xCC, 0xCE, 0xCF, 0xCB, 0xC0

@@ -12,10 +12,10 @@ from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Event, Stream
 from lineside.emitter.spool import inbox
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import INBOX_BYTES
 from lineside.emitter.spool.writer import SpoolWriter
-from lineside.emitter.training import shutdown
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.publisher import Publisher
 
@@ -77,10 +77,10 @@ class CommandChannel:
         """Say what became of a command."""
         self._publish(kind, {"id": command.id, "op": command.op, **more}, state)
 
-    def unconfirmed(self) -> shutdown.Unconfirmed:
+    def unconfirmed(self) -> Unconfirmed:
         """The answers that the bus may not have confirmed yet."""
         folder = self._spool.folder
-        return shutdown.Unconfirmed(
+        return Unconfirmed(
             folder.page, self._spool.accounted_seq, folder.root, self._ensure_shipper
         )
 

@@ -16,9 +16,9 @@ from lineside.emitter.control.trainer_actions import (
     Refused,
     TrainerActions,
 )
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
-from lineside.emitter.training import shutdown
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.job_store import ConsensusError
@@ -104,7 +104,7 @@ class FollowerExecutor:
         """Take part no more."""
         self._disconnect("training has ended there")
 
-    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+    def unconfirmed(self) -> list[Unconfirmed]:
         """Nothing: answers of this rank are in its own stream."""
         return []
 

@@ -25,6 +25,7 @@ from lineside.emitter.control.trainer_actions import (
     Refused,
     TrainerActions,
 )
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
 from lineside.emitter.training import shutdown
@@ -191,7 +192,7 @@ class LeaderExecutor:
         self._is_open = False
         self._actions.end_pause()
 
-    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+    def unconfirmed(self) -> list[Unconfirmed]:
         """Answers that the bus may not have confirmed yet."""
         return [self._channel.unconfirmed()]
 

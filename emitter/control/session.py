@@ -8,7 +8,7 @@ from lineside.emitter.control.follower import FollowerExecutor
 from lineside.emitter.control.leader import LeaderExecutor
 from lineside.emitter.control.sigterm import SigtermHandler
 from lineside.emitter.control.trainer_actions import HookContext
-from lineside.emitter.training import shutdown
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.training.attempts import Options
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run_sync import abandon_control
@@ -43,7 +43,7 @@ class Executor(Protocol):
     def close(self) -> None:
         """Apply no more commands."""
 
-    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+    def unconfirmed(self) -> list[Unconfirmed]:
         """Answers that the bus may not have confirmed yet."""
 
 
@@ -71,7 +71,7 @@ class NullExecutor:
     def close(self) -> None:
         pass
 
-    def unconfirmed(self) -> list[shutdown.Unconfirmed]:
+    def unconfirmed(self) -> list[Unconfirmed]:
         return []
 
 
@@ -96,7 +96,7 @@ class ControlSession:
         if options.stop_on_sigterm:
             self._sigterm_handler = SigtermHandler.install(executor, publisher)
 
-    def stop(self) -> list[shutdown.Unconfirmed]:
+    def stop(self) -> list[Unconfirmed]:
         """Take no more commands; answers that the bus may not have confirmed yet."""
         handler, self._sigterm_handler = self._sigterm_handler, None
         if handler is not None:

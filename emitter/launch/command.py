@@ -1,7 +1,7 @@
 """``lineside run -- CMD``: runs a command with the callback in its Trainers, and outlives it.
 
-The callback comes in through ``inject/sitecustomize.py``, which Python imports at its start unless
-it was told not to with ``-S``, ``-E`` or ``-I``; nothing can be done for those.
+``inject/sitecustomize.py`` adds the callback. Python imports that file at its start, unless it runs
+with ``-S``, ``-E`` or ``-I``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.emitter.launch import exit_event, oom_kills, orphans
 from lineside.emitter.launch.exit_event import CommandExit
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.shipper_process import INJECT_FOLDER
 from lineside.emitter.training import launch_registry
 from lineside.emitter.training.console import print_once
-from lineside.emitter.training.shutdown import Unconfirmed
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # what shells end with
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # the exit codes of shells
 _FORWARDED = {
     signal.SIGINT,
     signal.SIGTERM,
@@ -41,11 +41,9 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n if signal n ended it.
 
     The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
-    terminal, once; a signal sent to this process alone is passed on, and the command waited for.
-    Trainings that outlive a command which got a SIGTERM get one too, and are waited for; others are
-    for ten seconds.
-    How it ended is published for the last run that it opened, and for those before that have not
-    ended since.
+    terminal, once. A signal to this process alone is forwarded. Trainings that outlive the command
+    are waited for, see ``wait_for_orphans``. ``process_exit`` is published for the last run that
+    the command opened, and for earlier ones that have not ended.
 
     Raises:
         UsageError: ``argv`` is empty.
@@ -64,17 +62,18 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
         command_exit = CommandExit(
             argv=argv,
             status=child.returncode,
-            began=began,
-            monotonic=time.monotonic(),
-            wall=time.time(),
+            seconds=time.monotonic() - began,
+            ended_at=time.time(),
             kill_count=None if kill_count is None else (oom_kills.kill_count() or 0) - kill_count,
-            pages=orphans.pages(folder, settings.spool) if folder else {},
+            pids=exit_event.opened_streams(folder, settings.spool) if folder else {},
         )
+        outlived: set[int] = set()
         if folder is not None:
-            orphans.wait_for_orphans(folder, settings.spool, _WAITED, got_sigterm=got_sigterm)
+            outlived = orphans.wait_for_orphans(
+                folder, settings.spool, _WAITED, got_sigterm=got_sigterm
+            )
         if not settings.disabled:
-            alive = set(orphans.live_processes(folder, settings.spool)) if folder else set()
-            unconfirmed = exit_event.record(command_exit, alive, settings)
+            unconfirmed = exit_event.record(command_exit, outlived, settings)
     if unconfirmed:
         with contextlib.suppress(KeyboardInterrupt):
             exit_event.wait_confirmed(unconfirmed, command_exit)
@@ -83,12 +82,12 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[Callable[[], None]]:
-    """Keep signals until they are waited for; what is yielded makes a child hear them again.
+    """Block signals, which are then waited for; yields a function that unblocks them in a child.
 
-    What comes too late to be waited for is not meant for what follows.
+    Signals that nothing waited for are discarded at the end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
-    # Where it is ignored, the kernel keeps no word of how a child ended.
+    # Where SIGCHLD is ignored, the kernel does not keep how a child ended.
     on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def restore_signals() -> None:
@@ -104,7 +103,7 @@ def _signals_blocked() -> Iterator[Callable[[], None]]:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> bool:
-    """Wait until ``child`` has ended; whether a SIGTERM came meanwhile."""
+    """Forward signals until ``child`` has ended; whether a SIGTERM was among them."""
     got_sigterm = False
     while child.poll() is None:
         received = orphans.wait_for_signal(_WAITED, 1.0)
@@ -129,6 +128,7 @@ def _launch_folder() -> Iterator[Path | None]:
 
 
 def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
+    """The command's environment; ``shipper_environment`` undoes it for a shipper."""
     env = dict(os.environ)
     if settings.disabled:
         return env

@@ -1,4 +1,4 @@
-"""How often the kernel killed a process of this process's memory cgroup for want of memory."""
+"""Counts how often the kernel killed a process of this memory cgroup for want of memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COUNT = "oom_kill"
 
 
 def kill_count(mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The count so far, of cgroups of version 2 or 1; None where it cannot be known."""
+    """The count so far, by cgroups version 2 or 1; None if it is unknown."""
     with contextlib.suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)

@@ -1,2 +1,4 @@
-"""The sidecar process: it carries the spool to the broker and commands back. Never imports
-``emitter.training``."""
+"""The sidecar process: it sends the spool to the broker and delivers commands.
+
+Only the CLI imports it. It never imports ``emitter.training`` or ``emitter.control``.
+"""

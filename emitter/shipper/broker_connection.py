@@ -1,4 +1,4 @@
-"""The connection to the broker, seen from a producer."""
+"""The shipper's connection to the broker."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ Incoming: TypeAlias = "Ack | Who | Evt | GapMessage"
 
 log = logging.getLogger("lineside")
 
-_KEY_CHECK_SECONDS = 5.0
-"""How often it is looked whether a key that was refused, or replaced, is worth a connection."""
+_KEY_CHECK_SECONDS = 5.0  # between attempts with a key that was refused or replaced
 
 
 class BrokerConnection:
-    """A DEALER to the broker at ``address`` that notices when what it sent may be lost.
+    """A DEALER to the broker at ``address`` that notices when sent messages may be lost.
 
     ``disconnects`` counts lost connections. ``last_received`` is when the last message arrived
     (monotonic seconds; at first when this object was made), ``has_answered`` whether any did.
@@ -35,7 +34,7 @@ class BrokerConnection:
 
     Raises:
         AddressError: ``address`` cannot be used.
-        SettingsError: the key that it names cannot.
+        SettingsError: the key in it cannot be used.
     """
 
     def __init__(self, address: str) -> None:
@@ -57,7 +56,7 @@ class BrokerConnection:
             raise
 
     def send(self, message: Outgoing | Sub | Cur) -> bool:
-        """Hand ``message`` to the connection; False if there is none, or none with room, now."""
+        """Send ``message`` without waiting; False if there is no connection or no room."""
         try:
             self._socket.send_multipart(message.encode(), zmq.NOBLOCK)
         except zmq.Again:
@@ -65,8 +64,7 @@ class BrokerConnection:
         return True
 
     def receive(self, seconds: float) -> list[Incoming]:
-        """What the broker said. Waits up to ``seconds`` for the first of it, or for a watched
-        descriptor."""
+        """The messages that arrived; waits ``seconds`` at most for one or a watched descriptor."""
         if time.monotonic() >= self._check_key_at:
             self._check_key()
         ready = dict(self._poller.poll(math.ceil(max(seconds, 0) * 1000)))
@@ -74,26 +72,26 @@ class BrokerConnection:
         if self._monitor in ready:
             self._read_monitor()
         for fd in self._watched_fds & ready.keys():
-            self.unwatch(fd)
+            self.unwatch_fd(fd)
             self.fd_ready = True
         return received
 
-    def watch(self, fd: int) -> None:
+    def watch_fd(self, fd: int) -> None:
         """Return from ``receive`` as soon as ``fd`` is readable."""
         self._watched_fds.add(fd)
         self._poller.register(fd, zmq.POLLIN)
 
-    def unwatch(self, fd: int) -> None:
-        """Take no more notice of ``fd``."""
+    def unwatch_fd(self, fd: int) -> None:
+        """Stop watching ``fd``."""
         if fd in self._watched_fds:
             self._watched_fds.discard(fd)
             self._poller.unregister(fd)
 
     def reconnect(self) -> None:
-        """Begin with a new connection: the old one does not answer."""
+        """Replace a connection that does not answer."""
         try:
             socket = sockets.dealer(self._context, self._address)
-        except LinesideError as error:  # somebody took the key away
+        except LinesideError as error:  # the key file is gone or damaged
             self._on_refusal(str(error))
             return
         self._close_socket()
@@ -101,7 +99,7 @@ class BrokerConnection:
         self._open(socket)
 
     def close(self) -> None:
-        """Close everything; what is not confirmed is not waited for."""
+        """Close everything without waiting for confirmations."""
         self._close_socket()
         self._context.destroy(linger=0)
 
@@ -130,7 +128,7 @@ class BrokerConnection:
             except zmq.Again:
                 break
             except BadMessage as error:
-                log.warning("shipper: the broker sent what is no message: %s", error)
+                log.warning("shipper: the broker sent an invalid message: %s", error)
                 continue
             if isinstance(message, (Ack, Who, Evt, GapMessage)):
                 received.append(message)
@@ -139,7 +137,7 @@ class BrokerConnection:
         return received
 
     def _read_monitor(self) -> None:
-        # libzmq has thrown away what it still held for this connection, and makes another.
+        # On a disconnect libzmq drops unsent messages and connects again by itself.
         while self._monitor.poll(0):
             received = self._monitor.recv_multipart()[0]
             event, _ = sockets.MONITOR_EVENT.unpack(received)
@@ -149,21 +147,20 @@ class BrokerConnection:
                 self._on_refusal(why)
             elif self.refusal:
                 self.refusal = ""
-                log.info("shipper: %s takes the key now", self._address)
+                log.info("shipper: %s accepts the key now", self._address)
 
     def _on_refusal(self, why: str) -> None:
         if why != self.refusal:
             self.refusal = why
             log.error(
-                "shipper: %s does not let us in: %s; events stay in the spool, and go out once "
-                "LINESIDE_KEY names a file with a good key",
+                "shipper: %s refuses the key: %s; events stay in the spool and are sent once "
+                "LINESIDE_KEY names a file with a valid key",
                 self._address,
                 why,
             )
 
     def _check_key(self) -> None:
-        """Connect anew with a key that took the place of ours, or that was refused: libzmq does not
-        try that again by itself."""
+        """Connect again with a key that was refused or replaced; libzmq does not do so itself."""
         self._check_key_at = time.monotonic() + _KEY_CHECK_SECONDS
         if self.refusal or (self._key and _file_version(self._key) != self._key_version):
             self.reconnect()

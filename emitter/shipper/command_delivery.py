@@ -1,7 +1,7 @@
-"""Commands on their way in: read off the bus, put into the inbox of the training they are for.
+"""Reads commands from the bus and delivers them to the inbox of their training.
 
-The whole conversation about a run, commands and answers, lies in its ``control`` streams. So who
-reads them from their start knows what is still to be done, however often anybody was restarted.
+The ``control`` streams of a run hold all its commands and answers. Read from their start, they show
+which commands are still to be delivered, however often shipper and training were restarted.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ class _AttemptInbox:
     """The inbox of one attempt, in the folder of its control stream."""
 
     folder: Path
-    read_up_to: int = 0  # up to this seq of its own control stream everything has been read
+    read_up_to: int = 0  # its control stream was read before this seq
     delivered: set[str] = field(default_factory=set)
-    end: int | None = None  # the seq at which its control stream ended
+    end_seq: int | None = None  # where its control stream ended
     reviewed_seq: int = -1  # of the last evaluation that the stopper has reviewed
-    review: bytes = b""  # that event, until it is delivered
+    review: bytes = b""  # the record of that review, until it is delivered
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes commands: what was said before it began has been read by now."""
-        return self.read_up_to > 0 and self.end is None
+        """Whether it accepts commands: every event before its first one was read."""
+        return self.read_up_to > 0 and self.end_seq is None
 
 
 @dataclass
 class _RunCommands:
-    """What was said about one run."""
+    """The commands of one run."""
 
-    pending: dict[str, bytes] = field(default_factory=dict)  # commands without a final answer
-    acknowledged: set[str] = field(default_factory=set)  # by a training, as it said
+    pending: dict[str, bytes] = field(default_factory=dict)  # records without a final answer
+    acknowledged: set[str] = field(default_factory=set)  # a training reported them as received
     answered: set[str] = field(default_factory=set)
     inboxes: dict[str, _AttemptInbox] = field(default_factory=dict)  # by attempt, the newest last
 
@@ -58,10 +58,9 @@ class _RunCommands:
 
 
 class CommandDelivery:
-    """Subscribes over ``link`` to the control streams of the runs that are trained here.
+    """Subscribes over ``broker_connection`` to the control streams of the runs trained here.
 
-    ``reject`` publishes for a run that a command, of which it is given ``id`` and ``why``, was not
-    applied.
+    ``reject(run, {"id": ..., "why": ...})`` publishes that a command was not applied.
     """
 
     def __init__(
@@ -78,30 +77,30 @@ class CommandDelivery:
         self._credit = 0
         self._denial = ""
 
-    def open(self, stream: Stream, folder: Path) -> None:
-        """Training takes commands in ``folder``, that of its control ``stream``."""
+    def open_inbox(self, stream: Stream, folder: Path) -> None:
+        """Deliver commands to the training whose control ``stream`` is in ``folder``."""
         run_commands = self._runs.setdefault(stream.run, _RunCommands())
         if stream.attempt not in run_commands.inboxes:
             run_commands.inboxes[stream.attempt] = _AttemptInbox(folder)
-            self._closed_inboxes.discard((stream.run, stream.attempt))  # it was taken for gone
+            self._closed_inboxes.discard((stream.run, stream.attempt))  # it seemed to have ended
             self._read_from_start()
-        self._deliver(run_commands)  # what could not be handed over before
+        self._deliver(run_commands)  # those that could not be delivered before
 
-    def end(self, stream: Stream, folder: Path, seq: int) -> None:
-        """That training is over, and its control stream, ``seq`` events long, confirmed."""
+    def close_inbox(self, stream: Stream, folder: Path, end_seq: int) -> None:
+        """That training has ended, and its control stream is confirmed before ``end_seq``."""
         if (stream.run, stream.attempt) in self._closed_inboxes:
             return
         run_commands = self._runs.setdefault(stream.run, _RunCommands())
         attempt_inbox = run_commands.inboxes.get(stream.attempt)
         if attempt_inbox is None:
-            # It went together with the shipper that had opened it; what it took is in the journal.
+            # An earlier shipper opened it; the commands that it received are in the journal.
             attempt_inbox = run_commands.inboxes[stream.attempt] = _AttemptInbox(folder)
             self._read_from_start()
-        attempt_inbox.end = seq
-        self._close_inbox(run_commands, stream.run, stream.attempt, attempt_inbox)
+        attempt_inbox.end_seq = end_seq
+        self._close_if_read(run_commands, stream.run, stream.attempt, attempt_inbox)
 
     def poll(self, now: float) -> None:
-        """Ask for what is to be read, and give back credit."""
+        """Subscribe where needed, and return credit."""
         if self._is_subscribed:
             self._give_credit()
         elif self._runs and now >= self._subscribe_at:
@@ -117,10 +116,10 @@ class CommandDelivery:
             self._subscribe_at = now + _SUBSCRIBE_RETRY_SECONDS
 
     def on_ack(self, ack: Ack) -> None:
-        """The answer to a subscription."""
+        """Handle the answer to a subscription."""
         if self._is_subscribing and ack.status == DENIED and ack.text != self._denial:
             self._denial = ack.text
-            log.error("shipper: no commands can be taken: %s", ack.text)
+            log.error("shipper: commands cannot be received: %s", ack.text)
         if not (self._is_subscribing and ack.text and ack.status == OK):
             return
         self._is_subscribing = False
@@ -131,17 +130,17 @@ class CommandDelivery:
         self._journal = ack.text
 
     def on_who(self) -> None:
-        """The broker does not know the subscription (any more)."""
+        """Subscribe again: the broker does not know the subscription."""
         self._is_subscribed = self._is_subscribing = False
         self._credit, self._subscribe_at = 0, 0.0
 
     def on_delivery(self, message: Evt | GapMessage) -> None:
-        """What was said about a run."""
+        """Handle entries of a run's control streams."""
         if not self._is_subscribed:
             return
         self._offset = message.offset
         self._credit += 1
-        if self._credit >= _CREDIT // 2:  # a long conversation is not to wait for our turns
+        if self._credit >= _CREDIT // 2:  # many entries must not wait for the next ``poll``
             self._give_credit()
         stream = message.stream
         run_commands = self._runs.get(stream.run) if stream else None
@@ -151,15 +150,11 @@ class CommandDelivery:
         if isinstance(message, Evt):
             for body in wire.record_bodies(message.blob):
                 with contextlib.suppress(ValueError):
-                    self._handle_event(run_commands, attempt_inbox, wire.decode_event(body))
+                    self._handle_record(run_commands, attempt_inbox, body)
         if attempt_inbox is not None:
-            if isinstance(message, Evt):
-                attempt_inbox.read_up_to = max(
-                    attempt_inbox.read_up_to, message.first_seq + message.count
-                )
-            else:
-                attempt_inbox.read_up_to = max(attempt_inbox.read_up_to, message.end)
-            self._close_inbox(run_commands, stream.run, stream.attempt, attempt_inbox)
+            end = message.first_seq + message.count if isinstance(message, Evt) else message.end
+            attempt_inbox.read_up_to = max(attempt_inbox.read_up_to, end)
+            self._close_if_read(run_commands, stream.run, stream.attempt, attempt_inbox)
         self._deliver(run_commands)
 
     def _give_credit(self) -> None:
@@ -170,18 +165,16 @@ class CommandDelivery:
         self.on_who()
         self._offset = 0
 
-    def _handle_event(
-        self, run_commands: _RunCommands, attempt_inbox: _AttemptInbox | None, event: Event
+    def _handle_record(
+        self, run_commands: _RunCommands, attempt_inbox: _AttemptInbox | None, body: memoryview
     ) -> None:
+        event = wire.decode_event(body)
         command_id = str((event.data or {}).get("id") or "")
-        if (
-            event.kind == commands.COMMAND
-            and command_id
-            and command_id not in run_commands.answered
-        ):
-            run_commands.pending.setdefault(command_id, _encode_record(event))
+        if event.kind == commands.COMMAND:
+            if command_id and command_id not in run_commands.answered:
+                run_commands.pending.setdefault(command_id, wire.frame(body))
         elif event.kind == EVALUATION_REVIEWED:
-            _keep_review(run_commands, event)
+            _keep_review(run_commands, event, body)
         elif event.kind == commands.DELIVERED:
             run_commands.acknowledged.add(command_id)
             if attempt_inbox is not None:
@@ -190,74 +183,48 @@ class CommandDelivery:
             run_commands.mark_answered(command_id)
 
     def _deliver(self, run_commands: _RunCommands) -> None:
-        delivered_sets = [
-            run_commands.acknowledged,
-            *(attempt_inbox.delivered for attempt_inbox in run_commands.inboxes.values()),
-        ]
-        new = [
-            command_id
-            for command_id in run_commands.pending
-            if not any(command_id in command_ids for command_ids in delivered_sets)
-        ]
-        attempt_inbox = next(
-            (
-                attempt_inbox
-                for attempt_inbox in reversed(run_commands.inboxes.values())
-                if attempt_inbox.is_open
-            ),
-            None,
-        )
-        if attempt_inbox is None or not (new or attempt_inbox.review):
+        inboxes, pending = run_commands.inboxes.values(), run_commands.pending
+        delivered = run_commands.acknowledged.union(*(one.delivered for one in inboxes))
+        new = [command_id for command_id in pending if command_id not in delivered]
+        newest = next((one for one in reversed(inboxes) if one.is_open), None)
+        if newest is None or not (new or newest.review):
             return
-        page = StatusPageFile.open(attempt_inbox.folder)
+        page = StatusPageFile.open(newest.folder)
         if page is None:
             return
         # The review comes last: training continues once it has read it.
-        records = [run_commands.pending[command_id] for command_id in new]
-        records += [attempt_inbox.review] if attempt_inbox.review else []
+        records = [pending[command_id] for command_id in new]
+        records += [newest.review] if newest.review else []
         try:
-            page.set_inbox_bytes(inbox.deliver(attempt_inbox.folder, records))
-            attempt_inbox.delivered.update(new)
-            attempt_inbox.review = b""
+            page.set_inbox_bytes(inbox.deliver(newest.folder, records))
+            newest.delivered.update(new)
+            newest.review = b""
         except OSError as error:
-            log.warning(
-                "shipper: commands cannot be handed over in %s: %s", attempt_inbox.folder, error
-            )
+            log.warning("shipper: commands cannot be delivered in %s: %s", newest.folder, error)
         finally:
             page.close()
 
-    def _close_inbox(
+    def _close_if_read(
         self, run_commands: _RunCommands, run: str, attempt: str, attempt_inbox: _AttemptInbox
     ) -> None:
-        """Refuse what an ended training took and did not answer; the rest waits for the next."""
-        if attempt_inbox.end is None or attempt_inbox.read_up_to < attempt_inbox.end:
+        """Reject commands that an ended training received and did not answer.
+
+        The others wait for the next training.
+        """
+        if attempt_inbox.end_seq is None or attempt_inbox.read_up_to < attempt_inbox.end_seq:
             return
         del run_commands.inboxes[attempt]
         self._closed_inboxes.add((run, attempt))
-        for command_id in (
-            attempt_inbox.delivered & run_commands.acknowledged & run_commands.pending.keys()
-        ):
+        received = attempt_inbox.delivered & run_commands.acknowledged
+        for command_id in received & run_commands.pending.keys():
             run_commands.mark_answered(command_id)
             why = "training ended without an answer to it; whether it was applied is not known"
             self._reject(run, {"id": command_id, "why": why})
 
 
-def _keep_review(run_commands: _RunCommands, event: Event) -> None:
+def _keep_review(run_commands: _RunCommands, event: Event, body: memoryview) -> None:
     """Keep a review for the attempt it names. The last one counts, and no answer follows."""
     data = event.data or {}
     attempt_inbox, seq = run_commands.inboxes.get(str(data.get("attempt"))), data.get("seq")
     if attempt_inbox and isinstance(seq, int) and seq > attempt_inbox.reviewed_seq:
-        attempt_inbox.reviewed_seq, attempt_inbox.review = seq, _encode_record(event)
-
-
-def _encode_record(event: Event) -> bytes:
-    return wire.Encoder().encode(
-        event.seq,
-        event.time,
-        event.monotonic_ns,
-        event.kind,
-        event.step,
-        event.epoch,
-        event.control,
-        event.data,
-    )
+        attempt_inbox.reviewed_seq, attempt_inbox.review = seq, wire.frame(body)

@@ -1,4 +1,4 @@
-"""The shipper's own events, which go through the spool like everybody else's."""
+"""Writes the shipper's own events, which go through the spool like all others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRODUCER = "shipper"
 
 
 class EventWriter:
-    """One stream ``run/shipper/<attempt>`` for each run that there is something to say of."""
+    """Writes one stream ``run/shipper/<attempt>`` for each run that has events of the shipper."""
 
     def __init__(self, spool: Path) -> None:
         self._spool = spool
@@ -46,7 +46,7 @@ class EventWriter:
             return False
 
     def reject(self, run: str, data: dict[str, Any]) -> None:
-        """Say in the run's control streams that a command was not applied."""
+        """Publish in a control stream of ``run`` that a command was not applied."""
         try:
             stream = Stream(run, commands.CONTROL_PRODUCER, new_attempt())
             writer = SpoolWriter(self._spool, stream, role="control")
@@ -61,16 +61,16 @@ class EventWriter:
         return writer.stream if writer else None
 
     def owns(self, stream: Stream) -> bool:
-        """Whether ``stream`` is one that is still written here."""
+        """Whether ``stream`` is open here."""
         return self.stream(stream.run) == stream
 
     def close(self, run: str) -> None:
-        """Nothing more is to be said of ``run``."""
+        """Close the stream for ``run``."""
         writer = self._writers.pop(run, None)
         if writer is not None:
             writer.close()
 
     def close_all(self) -> None:
-        """Nothing more is to be said."""
+        """Close every stream."""
         for run in list(self._writers):
             self.close(run)

@@ -1,4 +1,4 @@
-"""What goes out over the link and what comes back: many streams, one window, each in its turn."""
+"""Sends many streams through one window, and passes the answers to them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SILENCE_SECONDS = 3.0
 
 
 class SendWindow:
-    """Sends what ``stream_registry`` have over ``link`` and gives them the answers.
+    """Sends the streams of ``stream_registry`` over ``broker_connection``.
 
-    At most ``WINDOW_MESSAGES`` of at most ``WINDOW_BYTES`` together are on their way. A broker that
-    owes an answer for ``SILENCE_SECONDS`` gets a new connection, and everything unconfirmed again.
+    At most ``WINDOW_MESSAGES`` are unconfirmed, of about ``WINDOW_BYTES`` together. If an answer is
+    missing for ``SILENCE_SECONDS``, it connects again and sends every unconfirmed event again.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class SendWindow:
         self._waiting_since: float | None = None
 
     def send(self, now: float) -> int:
-        """Send what the window and the connection take; how many events that were.
+        """Send as much as the window and the connection take; the number of events.
 
-        A greeting counts as two: more than one, so that the answer to it finds us awake.
+        A HI counts as two events, so that the shipper looks for its answer soon.
         """
         self._stream_registry.command_delivery.poll(now)
         waiting = deque(self._stream_registry)
-        self._rotation += 1  # so that a full window is not always filled by the same stream
+        self._rotation += 1  # or one stream would fill the window every time
         waiting.rotate(-self._rotation)
         messages, size = self._in_flight()
         events = 0
@@ -65,13 +65,13 @@ class SendWindow:
         return events
 
     def receive(self, seconds: float) -> None:
-        """Take the broker's answers, waiting up to ``seconds`` for the first of them."""
+        """Handle the broker's answers, waiting up to ``seconds`` for the first."""
         command_delivery = self._stream_registry.command_delivery
         for received in self._broker_connection.receive(seconds):
             if isinstance(received, (Evt, GapMessage)):
                 command_delivery.on_delivery(received)
             elif isinstance(received, Who):
-                # Whoever was forgotten as a producer was forgotten as a reader too.
+                # A broker that has forgotten the producer has forgotten the reader too.
                 command_delivery.on_who()
                 stream_sender = self._stream_registry[received.stream]
                 if stream_sender is not None:
@@ -80,7 +80,7 @@ class SendWindow:
                 command_delivery.on_ack(received)
             else:
                 stream_sender = self._stream_registry[received.key]
-                if stream_sender is not None:  # else of a stream that was let go meanwhile
+                if stream_sender is not None:  # else the stream was dropped meanwhile
                     stream_sender.on_ack(received, time.monotonic())
         self._check_silence(time.monotonic())
         if self._disconnects != self._broker_connection.disconnects:
@@ -121,7 +121,7 @@ def _next_message(stream_sender: StreamSender, now: float) -> Outgoing | None:
     try:
         return stream_sender.next(now)
     except Exception:
-        # Whatever lies in one folder, the other streams go on.
+        # A failure in one folder must not stop the other streams.
         log.exception("%s: cannot be read", stream_sender.stream)
         stream_sender.back_off(now)
         return None

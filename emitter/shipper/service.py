@@ -1,7 +1,6 @@
-"""The shipper: carries every stream of a spool root to the broker, and watches who writes them.
+"""The shipper: sends every stream of a spool root to the broker, and watches the producers.
 
-Run as ``python -m lineside.emitter.shipper`` with LINESIDE_SPOOL and LINESIDE_BROKER. One process
-does it for a spool root; it ends by itself when nothing is left to do.
+One process serves a spool root. It ends by itself when nothing is left to do.
 """
 
 from __future__ import annotations
@@ -10,37 +9,35 @@ import contextlib
 import logging
 import math
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus.errors import LinesideError
-from lineside.bus.service import Service, configure_logging, raise_file_limit
-from lineside.bus.settings import Settings, make_private_folder
+from lineside.bus.service import Service, raise_file_limit
+from lineside.bus.settings import make_private_folder
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
 from lineside.emitter.shipper.send_window import SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
 from lineside.emitter.spool import liveness_lock
-from lineside.emitter.spool.shipper_process import DETACH, LOCK_NAME, LOG_NAME
+from lineside.emitter.spool.protected_file import open_private
+from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME
 from lineside.emitter.spool.writer import CAP_BYTES
 
 log = logging.getLogger("lineside")
 
-_BUSY_SECONDS, _IDLE_SECONDS = 0.02, 0.25  # between looks for new events
+_BUSY_SECONDS, _IDLE_SECONDS = 0.02, 0.25  # between sends
 _CHECK_SECONDS = 1.0
-# A new stream is found this late at most, however long looking took: taking charge of many at once
-# counts as looking too.
-_LONGEST_DISCOVER_SECONDS = 3.0
-_DISCOVER_SHARE = 500.0  # looking through a spool of thousands of folders is made this much rarer
+# Between searches for new streams: this many times as long as the last one took, but never longer
+# than the maximum, because adding many streams at once takes long too.
+_DISCOVER_SHARE, _LONGEST_DISCOVER_SECONDS = 500.0, 3.0
 _DRAIN_SECONDS = 2.0
 _LOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ShipperLimits:
-    """What a shipper holds itself to; times in seconds, sizes in bytes.
+    """When a shipper ends, and what it keeps; times in seconds, sizes in bytes.
 
     The shipper ends when everything is confirmed and nothing new came for ``idle_timeout``, or when
     no producer lives and the broker was silent for ``broker_timeout``. Confirmed segments are kept
@@ -78,7 +75,7 @@ class Shipper(Service):
         self._busy_at = self._live_at = now
 
     def startup(self) -> None:
-        """Take the spool's lock, or say that there is nothing to do.
+        """Take the spool's lock, or end if another shipper has it.
 
         Raises:
             SettingsError: the spool cannot be made or written.
@@ -100,18 +97,18 @@ class Shipper(Service):
         return self._lock is not None
 
     def run_once(self) -> None:
-        """Find, watch, send, hear, or end."""
+        """Work once, and end if nothing is left to do."""
         self.work()
         if self._is_done(time.monotonic()):
             self._exit_unless_needed()
 
     def work(self) -> None:
-        """Find, watch, send, hear; takes a quarter of a second when there is nothing to do."""
+        """Check the streams, send and receive; takes up to 0.25 s when there is nothing to do."""
         try:
             self._work(time.monotonic())
         except Exception:
             log.exception("shipper: a turn failed")
-            time.sleep(_CHECK_SECONDS)  # whatever it was, not in a busy loop
+            time.sleep(_CHECK_SECONDS)  # never repeat a failure in a busy loop
 
     def _work(self, now: float) -> None:
         if now >= self._discover_at:
@@ -137,7 +134,7 @@ class Shipper(Service):
         self._send_window.receive(min(self._send_at, self._check_at) - time.monotonic())
 
     def _check_lock(self) -> None:
-        """End if somebody removed the spool or its lock: another shipper may be there by now."""
+        """End if the spool or its lock was removed: another shipper may hold a new one."""
         try:
             seen = (self._spool / LOCK_NAME).stat()
         except FileNotFoundError:
@@ -149,18 +146,18 @@ class Shipper(Service):
             self.should_exit = True
 
     def _adapt_interval(self, events: int) -> None:
-        """Look about as often as events come: each look costs the trainer's machine a little."""
+        """Send about as often as events come: each turn costs the trainer's machine CPU time."""
         if events > 1:
             self._interval = max(self._interval / 2, _BUSY_SECONDS)
         elif not events:
             self._interval = min(self._interval * 2, _IDLE_SECONDS)
 
     def shutdown(self) -> None:
-        """Send what the broker takes at once; the rest stays for the next shipper."""
+        """Send what the broker accepts now; the rest stays for the next shipper."""
         if self._lock is not None:
             self._drain(time.monotonic() + _DRAIN_SECONDS)
             self._disk_worker.submit(self.stream_registry.stream_states(), math.inf)
-        self._disk_worker.end(_DRAIN_SECONDS)
+        self._disk_worker.shutdown(_DRAIN_SECONDS)
         self.stream_registry.close()
         self.broker_connection.close()
         self._release()
@@ -185,7 +182,10 @@ class Shipper(Service):
         )
 
     def _exit_unless_needed(self) -> None:
-        """End, unless a producer came that saw the lock held and so started no shipper."""
+        """End, unless a new producer saw the lock held and so started no shipper.
+
+        The order closes the race: release the lock, look for streams, take the lock again.
+        """
         self._release()
         now = time.monotonic()
         if self.stream_registry.discover(now) and self.claim():
@@ -199,44 +199,11 @@ class Shipper(Service):
             self._lock = None
 
 
-def main() -> None:
-    """Ship what the environment names until there is nothing left to do."""
-    configure_logging()
-    logging.raiseExceptions = False  # a full disk under the log is no reason to fail
-    try:
-        settings = Settings.from_env()
-        if DETACH in sys.argv[1:]:
-            _daemonize(settings.spool / LOCK_NAME)
-        Shipper(settings.spool, settings.broker).serve()
-    except LinesideError as error:
-        log.error("shipper: %s", error)  # noqa: TRY400 - the sentence says it all
-        sys.exit(error.exit_code)
-
-
-def _daemonize(lock: Path) -> None:
-    """Go on in a child; this process ends once that one, or another shipper, has the lock."""
-    try:
-        shipper = os.fork()
-    except OSError:
-        return
-    if not shipper:
-        os.setsid()
-        return
-    with contextlib.suppress(OSError):
-        while os.waitpid(shipper, os.WNOHANG) == (0, 0):
-            with contextlib.suppress(FileNotFoundError):
-                if liveness_lock.holder_pid(lock) is not None:
-                    break
-            time.sleep(0.02)
-    os._exit(0)
-
-
 def _rotate_log(path: Path) -> None:
-    """Begin a new log when the one that stderr goes to has become long; the last one is kept."""
+    """Start a new log when the file behind stderr has become long; the last one is kept."""
     with contextlib.suppress(OSError):
         stderr = os.fstat(2)
         if stderr.st_size > _LOG_BYTES and os.path.samestat(stderr, path.stat()):
             path.replace(path.with_name(f"{path.name}.1"))
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.dup2(fd, 2)
-            os.close(fd)
+            with open_private(path, os.O_WRONLY | os.O_APPEND) as fd:
+                os.dup2(fd, 2)

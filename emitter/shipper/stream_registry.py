@@ -1,14 +1,12 @@
-"""The streams a shipper has charge of: found, watched, reported on, let go when they are done."""
+"""The streams of a spool: found, watched, reported on, and dropped once they are complete."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol import commands
@@ -17,44 +15,39 @@ from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.command_delivery import CommandDelivery
 from lineside.emitter.shipper.disk_worker import StreamDiskState
 from lineside.emitter.shipper.event_writer import EventWriter
+from lineside.emitter.shipper.heartbeat import RankReporter
 from lineside.emitter.shipper.process_watcher import ProcessWatcher
 from lineside.emitter.shipper.stream_sender import StreamSender
-from lineside.emitter.spool import directory, liveness_lock, status_reader
-from lineside.emitter.spool.segment_reader import segments
+from lineside.emitter.spool import directory, liveness_lock
 from lineside.emitter.spool.stream_folder import LOCK_NAME
 
 log = logging.getLogger("lineside")
 
-_RANK = re.compile(r"rank\d+")
-# A heartbeat tells of now: while the broker does not take them, none pile up for later.
+# A heartbeat is about now: while the broker does not take them, none pile up for later.
 _MAX_UNSENT_HEARTBEATS = 5
-_LOSS_RETRY_SECONDS = 10.0
 
 
 class StreamRegistry:
-    """Every stream under ``spool``, those that the shipper writes itself included.
+    """Every stream under ``spool``, the shipper's own included.
 
-    For whoever holds the spool's lock. Times are monotonic seconds.
+    For the process that holds the spool's lock. Times are monotonic seconds.
     """
 
     def __init__(self, spool: Path, broker_connection: BrokerConnection) -> None:
         self._spool = spool
         self._broker_connection = broker_connection
         self._event_writer = EventWriter(spool)
+        self._rank_reporter = RankReporter(self._event_writer)
         self.command_delivery = CommandDelivery(broker_connection, self._event_writer.reject)
         self._senders: dict[Stream, StreamSender] = {}
         self._watchers: dict[Stream, ProcessWatcher] = {}  # of producers that live
-        self._loss_checked: set[Stream] = set()  # ended, and process_lost published if it had to be
-        self._retry_loss_at: dict[
-            Stream, float
-        ] = {}  # where it could not be published: when to try
-        self._unreadable: set[Stream] = set()  # those that may not be read
+        self._unreadable: set[Stream] = set()
 
     def __iter__(self) -> Iterator[StreamSender]:
         return iter(list(self._senders.values()))
 
     def __getitem__(self, name: str) -> StreamSender | None:
-        """The stream that calls itself ``name``; None if it is not here."""
+        """The stream with this name; None if it is not here."""
         try:
             return self._senders.get(Stream.parse(name))
         except StreamNameError:
@@ -62,8 +55,8 @@ class StreamRegistry:
 
     @property
     def other_senders(self) -> list[StreamSender]:
-        """All but the streams that the shipper is still writing: a heartbeat always follows."""
-        return [t for t in self if not self._event_writer.owns(t.stream)]
+        """All but the streams that the shipper still writes, where a heartbeat always follows."""
+        return [sender for sender in self if not self._event_writer.owns(sender.stream)]
 
     @property
     def has_live_producers(self) -> bool:
@@ -72,140 +65,143 @@ class StreamRegistry:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every stream that can be looked after has ended and is confirmed."""
-        return all(
-            stream_sender.is_complete or stream_sender.stream in self._unreadable
-            for stream_sender in self
-        )
+        """Whether every readable stream has ended and is confirmed."""
+        return all(sender.is_complete or sender.stream in self._unreadable for sender in self)
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether everything of the others is confirmed that is there now."""
-        return all(stream_sender.is_confirmed for stream_sender in self.other_senders)
+        """Whether every event that other processes have written so far is confirmed."""
+        return all(sender.is_confirmed for sender in self.other_senders)
 
     def discover(self, now: float) -> bool:
-        """Take charge of streams that are new; whether there is anything to do for one of them."""
+        """Add new streams; whether any of them needs work."""
         found = False
         for stream, folder in directory.streams(self._spool):
             if stream not in self._senders:
-                stream_sender = self._add(stream, folder, now)
-                found = found or not stream_sender.is_complete
+                sender = self._add(stream, folder, now)
+                found = found or not sender.is_complete
         return found
 
     def check_producers(self, now: float, *, beat: bool) -> None:
-        """See who still lives, with ``beat`` publish that, and let go of what is done."""
-        for stream_sender in self:
-            self._check_stream_safely(stream_sender, now, beat=beat)
-        active_runs = {stream.run for stream in (*self._watchers, *self._retry_loss_at)}
-        for run in self._event_writer.runs - active_runs:
+        """Check producers, publish heartbeats if ``beat``, and drop complete streams."""
+        for sender in self:
+            self._check_stream_safely(sender, now, beat=beat)
+        live_runs = {stream.run for stream in self._watchers}
+        for run in self._event_writer.runs - live_runs - self._rank_reporter.retrying_runs:
             self._event_writer.close(run)
 
     def stream_states(self) -> list[StreamDiskState]:
-        """What the keeper has to know of each stream; a heartbeat is not worth a sync."""
-        stream_states = []
-        for stream_sender in self:
-            end = 0 if self._event_writer.owns(stream_sender.stream) else stream_sender.end
-            has_page = stream_sender.page is not None
-            stream_states.append(
-                StreamDiskState(
-                    stream_sender.folder,
-                    end,
-                    stream_sender.acked,
-                    stream_sender.is_complete,
-                    has_page,
-                )
+        """The state of each stream for the disk worker; a heartbeat is not worth a sync."""
+        return [
+            StreamDiskState(
+                sender.folder,
+                0 if self._event_writer.owns(sender.stream) else sender.end_seq,
+                sender.acked,
+                sender.is_complete,
+                sender.page is not None,
             )
-        return stream_states
+            for sender in self
+        ]
 
     def close(self) -> None:
-        """Let go of everything; what is not confirmed stays for the next shipper."""
+        """Close every stream; unconfirmed events stay for the next shipper."""
         self._event_writer.close_all()
-        for watch in self._watchers.values():
-            self._unwatch(watch)
-        for stream_sender in self:
-            stream_sender.close()
+        for watcher in self._watchers.values():
+            self._unwatch(watcher)
+        for sender in self:
+            sender.close()
 
     def _add(self, stream: Stream, folder: Path, now: float) -> StreamSender:
-        stream_sender = StreamSender(stream, folder, directory.acked_seq(folder))
-        self._senders[stream] = stream_sender
+        sender = StreamSender(stream, folder, directory.acked_seq(folder))
+        self._senders[stream] = sender
         if not self._event_writer.owns(stream):
-            self._watch(stream_sender)
-        self._check_stream_safely(stream_sender, now, beat=False)
-        if stream in self._watchers:  # whatever an earlier shipper took it for
-            directory.unmark_lost(folder)
-        return stream_sender
+            self._watch(sender)
+        self._check_stream_safely(sender, now, beat=False)
+        if stream in self._watchers:  # an earlier shipper may have reported its loss
+            self._rank_reporter.reset(stream, folder)
+        return sender
 
-    def _watch(self, stream_sender: StreamSender) -> None:
-        watch = self._watchers[stream_sender.stream] = ProcessWatcher(stream_sender.folder)
-        watch.start()
-        if watch.fd is not None:
-            self._broker_connection.watch(watch.fd)
+    def _add_own(self, run: str, now: float) -> None:
+        """Add the shipper's own stream at once: the next ``discover`` may come too late."""
+        own = self._event_writer.stream(run)
+        if own is not None and own not in self._senders:
+            self._add(own, self._spool.joinpath(*own), now)
 
-    def _check_stream_safely(self, stream_sender: StreamSender, now: float, *, beat: bool) -> None:
-        stream = stream_sender.stream
+    def _watch(self, sender: StreamSender) -> None:
+        watcher = self._watchers[sender.stream] = ProcessWatcher(sender.folder)
+        watcher.start()
+        if watcher.fd is not None:
+            self._broker_connection.watch_fd(watcher.fd)
+
+    def _unwatch(self, watcher: ProcessWatcher) -> None:
+        if watcher.fd is not None:
+            self._broker_connection.unwatch_fd(watcher.fd)
+        watcher.stop()
+
+    def _check_stream_safely(self, sender: StreamSender, now: float, *, beat: bool) -> None:
+        stream = sender.stream
         try:
-            self._check_stream(stream_sender, now, beat=beat)
+            self._check_stream(sender, now, beat=beat)
             self._unreadable.discard(stream)
-        except OSError as error:  # somebody else's, perhaps; the others go on
+        except OSError as error:  # another user's, perhaps; the other streams go on
             if stream not in self._unreadable:
                 self._unreadable.add(stream)
-                log.warning("%s cannot be looked after: %s", stream, error)
+                log.warning("%s cannot be checked: %s", stream, error)
 
-    def _check_stream(self, stream_sender: StreamSender, now: float, *, beat: bool) -> None:
-        stream = stream_sender.stream
-        if stream_sender.final and beat and self._is_alive_again(stream_sender):
-            stream_sender.producer_back()
-            self._loss_checked.discard(stream)
-            directory.unmark_lost(stream_sender.folder)
-            self._watch(stream_sender)
-        if not stream_sender.final:
-            self._check_live_stream(stream_sender, now, beat=beat)
-        if stream_sender.final:
-            stream_sender.check_remaining(now)
-            if stream not in self._loss_checked and now >= self._retry_loss_at.get(stream, now):
-                self._check_loss(stream_sender, now)
-            if stream_sender.is_complete and stream.producer == commands.CONTROL_PRODUCER:
-                self.command_delivery.end(stream, stream_sender.folder, stream_sender.acked)
-            if stream_sender.is_complete and not stream_sender.folder.exists():
-                stream_sender.close()
+    def _check_stream(self, sender: StreamSender, now: float, *, beat: bool) -> None:
+        stream = sender.stream
+        if sender.final and beat and self._is_alive_again(sender):
+            sender.producer_back()
+            self._rank_reporter.reset(stream, sender.folder)
+            self._watch(sender)
+        if not sender.final:
+            self._check_live_stream(sender, now, beat=beat)
+        if sender.final:
+            sender.check_remaining(now)
+            self._rank_reporter.check_loss(sender, now)
+            self._add_own(stream.run, now)
+            if sender.is_complete and stream.producer == commands.CONTROL_PRODUCER:
+                self.command_delivery.close_inbox(stream, sender.folder, sender.acked)
+            if sender.is_complete and not sender.folder.exists():
+                sender.close()
                 del self._senders[stream]
-                self._loss_checked.discard(stream)
+                self._rank_reporter.forget(stream)
 
-    def _check_live_stream(self, stream_sender: StreamSender, now: float, *, beat: bool) -> None:
-        stream = stream_sender.stream
-        watch, fields = self._watchers.get(stream), stream_sender.fields()
-        if watch is None:
+    def _check_live_stream(self, sender: StreamSender, now: float, *, beat: bool) -> None:
+        stream = sender.stream
+        watcher, fields = self._watchers.get(stream), sender.fields()
+        if watcher is None:
             if not self._event_writer.owns(stream):
-                stream_sender.producer_gone()
-        elif watch.is_gone(now, has_closed=fields is None or fields.closed):
+                sender.producer_gone()
+        elif watcher.is_gone(now, has_closed=fields is None or fields.closed):
             del self._watchers[stream]
-            self._unwatch(watch)
-            stream_sender.producer_gone()
+            self._unwatch(watcher)
+            sender.producer_gone()
         else:
-            stream_sender.reopen_page()
-            if stream_sender.page is not None:
-                stream_sender.page.mark_shipper_alive(time.monotonic_ns())
-            if stream.producer == commands.CONTROL_PRODUCER and not self._has_unconfirmed_answers(
-                stream
-            ):
-                self.command_delivery.open(stream, stream_sender.folder)
-            if beat and _RANK.fullmatch(stream.producer):
-                self._heartbeat(stream_sender, watch, now)
+            sender.reopen_page()
+            if sender.page is not None:
+                sender.page.mark_shipper_alive(time.monotonic_ns())
+            is_control = stream.producer == commands.CONTROL_PRODUCER
+            if is_control and not self._has_unconfirmed_answers(stream):
+                self.command_delivery.open_inbox(stream, sender.folder)
+            if beat and self._unsent_reports(stream.run) < _MAX_UNSENT_HEARTBEATS:
+                self._rank_reporter.publish_heartbeat(sender, watcher.info, time.monotonic_ns())
+                self._add_own(stream.run, now)
 
-    def _is_alive_again(self, stream_sender: StreamSender) -> bool:
-        """Whether a producer that was taken for gone has its lock again, and not closed its stream.
+    def _is_alive_again(self, sender: StreamSender) -> bool:
+        """Whether an ended producer holds its lock again and has not closed its stream.
 
-        A script may let go of the lock without knowing, and it is taken anew once a second.
+        A script may release the lock without knowing; the producer takes it again once a second.
         """
-        fields = stream_sender.fields()
-        if self._event_writer.owns(stream_sender.stream) or fields is None or fields.closed:
+        fields = sender.fields()
+        if self._event_writer.owns(sender.stream) or fields is None or fields.closed:
             return False
         with contextlib.suppress(FileNotFoundError):
-            return liveness_lock.holder_pid(stream_sender.folder / LOCK_NAME) is not None
+            return liveness_lock.holder_pid(sender.folder / LOCK_NAME) is not None
         return False
 
     def _has_unconfirmed_answers(self, stream: Stream) -> bool:
-        """Whether what earlier trainings of the run answered may not be on the bus yet."""
+        """Whether answers of the run's earlier attempts may not be on the bus yet."""
         return any(
             other.stream.run == stream.run
             and other.stream.producer == commands.CONTROL_PRODUCER
@@ -214,49 +210,7 @@ class StreamRegistry:
             for other in self
         )
 
-    def _heartbeat(self, stream_sender: StreamSender, watch: ProcessWatcher, now: float) -> None:
-        stream, fields = stream_sender.stream, stream_sender.fields()
-        own = self._event_writer.stream(stream.run)
-        own_sender = self._senders.get(own) if own else None
-        if fields is None or (
-            own_sender is not None and own_sender.left() >= _MAX_UNSENT_HEARTBEATS
-        ):
-            return
-        data: dict[str, Any] = {"producer": stream.producer, "attempt": stream.attempt}
-        data |= status_reader.heartbeat_data(fields, watch.info, time.monotonic_ns())
-        self._report(stream.run, "heartbeat", fields.step, data, now)
-
-    def _check_loss(self, stream_sender: StreamSender, now: float) -> None:
-        """A producer has ended: say so if it did not say so itself."""
-        stream, folder = stream_sender.stream, stream_sender.folder
-        is_lost = (
-            _RANK.fullmatch(stream.producer)
-            and segments(folder)
-            and not (folder / directory.LOST_NAME).exists()
-            and not status_reader.has_ended(folder, stream_sender.fields())
-        )
-        if is_lost:
-            data: dict[str, Any] = {"producer": stream.producer, "attempt": stream.attempt}
-            fields, info = stream_sender.fields(), status_reader.StreamInfo.read(folder)
-            data |= status_reader.process_lost_data(folder, fields, info)
-            log.warning("%s: its process %s is gone without an end", stream, data["pid"])
-            if not self._report(
-                stream.run, "process_lost", fields.step if fields else 0, data, now
-            ):
-                self._retry_loss_at[stream] = now + _LOSS_RETRY_SECONDS
-                return
-            directory.mark_lost(folder)
-        self._retry_loss_at.pop(stream, None)
-        self._loss_checked.add(stream)
-
-    def _report(self, run: str, kind: str, step: int, data: dict[str, Any], now: float) -> bool:
-        written = self._event_writer.write(run, kind, step, data)
+    def _unsent_reports(self, run: str) -> int:
         own = self._event_writer.stream(run)
-        if own is not None and own not in self._senders:
-            self._add(own, self._spool.joinpath(*own), now)
-        return written
-
-    def _unwatch(self, watch: ProcessWatcher) -> None:
-        if watch.fd is not None:
-            self._broker_connection.unwatch(watch.fd)
-        watch.end()
+        sender = self._senders.get(own) if own else None
+        return sender.left() if sender is not None else 0

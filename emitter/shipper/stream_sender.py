@@ -1,4 +1,4 @@
-"""One stream's way to the broker: what to send next, and what its answers mean."""
+"""Sends one stream to the broker: chooses the next message and handles the answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import DENIED, FULL, HOLE, Ack, GapMessage, Hi, Put
+from lineside.emitter.spool.backlog import MAX_PLAUSIBLE_GAP, end_seq
 from lineside.emitter.spool.segment_reader import SegmentReader
 from lineside.emitter.spool.status_reader import StatusFields, StatusPageFile
 
@@ -17,26 +18,24 @@ log = logging.getLogger("lineside")
 
 Outgoing: TypeAlias = "Hi | Put | GapMessage"
 
-# Between looks into a folder whose page does not say that there is more, or that has none.
+# Between reads of a folder whose page shows no new events, or that has no page.
 _POLL_SECONDS, _PAGELESS_SECONDS = 2.0, 0.25
 _ERROR_SECONDS = 5.0
-# First and longest wait after each refusal; twice as long each time until something is taken.
+# First and longest wait after each refusal; twice as long each time until something is accepted.
 _BACKOFFS = {FULL: (0.5, 10.0), HOLE: (0.1, 5.0), DENIED: (5.0, 60.0)}
-_MAX_PLAUSIBLE_GAP = 10_000_000  # events; a page that says more are missing is damaged
 
 
 class _State(enum.Enum):
-    UNKNOWN = enum.auto()  # the broker has to be told of the stream
-    HI_SENT = enum.auto()  # it was, and has not answered
-    OPEN = enum.auto()  # it has said where to begin
+    UNKNOWN = enum.auto()  # the broker does not know the stream on this connection
+    HI_SENT = enum.auto()  # HI was sent and not yet answered
+    OPEN = enum.auto()  # the answer has given the seq to begin at
 
 
 class StreamSender:
-    """Takes the stream in ``folder`` to the broker.
+    """Sends the stream in ``folder`` to the broker.
 
-    ``acked`` is how far the broker has confirmed it, at first what was known on disk; ``final``
-    whether the producer is gone; ``gaps`` how many events the broker was told it cannot have.
-    Times are monotonic seconds.
+    Events before ``acked`` are confirmed. ``final``: the producer has ended. ``gaps`` counts the
+    events that were reported to the broker as missing. Times are monotonic seconds.
     """
 
     def __init__(self, stream: Stream, folder: Path, acked: int) -> None:
@@ -49,7 +48,7 @@ class StreamSender:
         self._reader = SegmentReader(stream, folder, acked)
         self._state = _State.UNKNOWN
         self._in_flight: deque[_Sent] = deque()
-        self._exhausted_at: int | None = None  # what the page said when there was no more to read
+        self._exhausted_at: int | None = None  # the page's next_seq when all was read
         self._unread_from: int | None = None
         self._counted: int | None = None
         self._poll_at = 0.0
@@ -63,7 +62,7 @@ class StreamSender:
 
     @property
     def in_flight(self) -> tuple[int, int]:
-        """Messages, and their bytes, that were sent and not confirmed."""
+        """The number of unconfirmed messages, and their bytes."""
         return len(self._in_flight), sum(sent.size for sent in self._in_flight)
 
     @property
@@ -74,20 +73,20 @@ class StreamSender:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether all that is there now is confirmed."""
+        """Whether every event written so far is confirmed."""
         fields = self.fields()
         return self.is_complete or (
             not self.final and fields is not None and self.acked >= fields.next_seq
         )
 
     @property
-    def end(self) -> int:
-        """The seq up to which the stream is written, as far as is known."""
+    def end_seq(self) -> int:
+        """The seq before which the stream is written, as far as known."""
         fields = self.fields()
         return max(fields.next_seq if fields else 0, self._reader.seq)
 
     def left(self) -> int:
-        """How many events are here, or missing here, and not confirmed.
+        """The number of unconfirmed events, missing ones included.
 
         Raises:
             OSError: they have to be counted and cannot be read.
@@ -95,21 +94,18 @@ class StreamSender:
         if self.is_complete:
             return 0
         fields = self.fields()
-        if fields is not None and fields.next_seq - self.acked <= _MAX_PLAUSIBLE_GAP:
+        if fields is not None and fields.next_seq - self.acked <= MAX_PLAUSIBLE_GAP:
             return max(fields.next_seq - self.acked, int(self.final))
         if self._counted is None or not self.final:
-            segment_reader = SegmentReader(self.stream, self.folder, self.acked)
-            while segment_reader.read(final=True) is not None:
-                pass
-            self._counted = segment_reader.seq
+            self._counted = end_seq(self.stream, self.folder, self.acked)
         return self._counted - self.acked
 
     def fields(self) -> StatusFields | None:
-        """What the producer's page says now, if there is one."""
+        """The fields of the producer's page, if there is one."""
         return self.page.read() if self.page else None
 
     def next(self, now: float) -> Outgoing | None:
-        """What to send now, if anything. Tell ``sent`` or ``not_sent`` of it."""
+        """The next message, if any. Its caller calls ``sent`` or ``not_sent`` with it."""
         if now < self._retry_at or self._state is _State.HI_SENT:
             return None
         if self._state is _State.UNKNOWN:
@@ -117,7 +113,7 @@ class StreamSender:
         return self._read(now)
 
     def sent(self, message: Outgoing) -> None:
-        """``message`` went out."""
+        """Count ``message`` as on its way."""
         if isinstance(message, Hi):
             self._state = _State.HI_SENT
         elif isinstance(message, Put):
@@ -127,33 +123,33 @@ class StreamSender:
             self._in_flight.append(_Sent(message.end, 0, message.end - message.first))
 
     def not_sent(self, message: Outgoing) -> None:
-        """``message`` could not go out now."""
+        """Return ``message`` again next time."""
         if not isinstance(message, Hi):
             self._seek(message.first_seq if isinstance(message, Put) else message.first)
 
     def producer_gone(self) -> None:
-        """What is in the folder is all there will ever be."""
+        """The producer has ended: the folder holds all its events."""
         self.final = True
         self._poll_at = 0.0
 
     def producer_back(self) -> None:
-        """It was not gone."""
+        """The producer lives after all."""
         self.final = False
         self._exhausted_at = None
         self._poll_at = 0.0
 
     def on_disconnect(self) -> None:
-        """The connection is gone, and whatever was not confirmed with it."""
+        """The connection is lost: send every unconfirmed event again."""
         self._state = _State.UNKNOWN
         self._rewind(self.acked)
 
     def on_who(self) -> None:
-        """The broker does not know this connection: it has to be told again."""
+        """The broker has forgotten the stream: begin again with HI."""
         if self._state is _State.OPEN:
             self.on_disconnect()
 
     def on_ack(self, ack: Ack, now: float) -> None:
-        """The broker answered."""
+        """Handle the broker's answer."""
         hi_sent = self._state is _State.HI_SENT
         if ack.status in (FULL, DENIED) or (ack.status == HOLE and not hi_sent):
             self._refused(ack, now)
@@ -163,11 +159,11 @@ class StreamSender:
             self._advance(ack.next)
 
     def back_off(self, now: float) -> None:
-        """Something is wrong with it: let it be for some seconds."""
+        """Send nothing for some seconds."""
         self._back_off_for(now, _ERROR_SECONDS)
 
     def check_remaining(self, now: float) -> None:
-        """Find out whether an ended stream has anything left, even if no broker answers."""
+        """Find out whether an ended stream has unread events, even if no broker answers."""
         is_known = self._unread_from == self.acked or self._is_exhausted(self.fields())
         if self.final and not is_known and self._state is not _State.OPEN:
             found = self._read(now)
@@ -176,7 +172,7 @@ class StreamSender:
                 self._seek(self.acked)
 
     def reopen_page(self) -> None:
-        """Take the page that lies in the folder now: a live producer makes a removed one again."""
+        """Open the page again if a live producer has replaced a removed one."""
         if self.page is None or not self.page.is_at(self.folder):
             page = StatusPageFile.open(self.folder)
             if page is not None:
@@ -184,7 +180,7 @@ class StreamSender:
                 self.page = page
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the page."""
         if self.page is not None:
             self.page.close()
             self.page = None
@@ -194,7 +190,7 @@ class StreamSender:
         has_new = fields is not None and fields.next_seq > self._reader.seq
         if self._is_exhausted(fields) or (now < self._poll_at and not has_new):
             return None
-        # Asked before reading: afterwards a last record might have come in between.
+        # Decided before reading: a last record might be written in between.
         final = self.final or bool(fields and fields.closed)
         try:
             found = self._reader.read(final=final)
@@ -211,14 +207,14 @@ class StreamSender:
         return found
 
     def _is_exhausted(self, fields: StatusFields | None) -> bool:
-        # A producer that lost its lock and not its life goes on writing, and must not be forgotten.
+        # A producer that only lost its lock goes on writing, and must not be dropped.
         known = self._exhausted_at
         return known is not None and (fields is None or fields.next_seq <= known)
 
     def _trailing_gap(self, fields: StatusFields | None) -> GapMessage | None:
-        """Events after the last record: a full disk refused them, or the machine lost them."""
+        """The events after the last record, dropped on a full disk or lost with the machine."""
         first = self._reader.seq
-        if fields is None or not 0 < fields.next_seq - first <= _MAX_PLAUSIBLE_GAP:
+        if fields is None or not 0 < fields.next_seq - first <= MAX_PLAUSIBLE_GAP:
             return None
         self._reader.seq = fields.next_seq
         return GapMessage(self.stream, first, fields.next_seq)
@@ -226,8 +222,8 @@ class StreamSender:
     def _begin(self, seq: int) -> None:
         if seq < self.acked:
             log.warning(
-                "%s: the broker has events up to %d of %d confirmed, its journal is another: "
-                "what is still here is sent again",
+                "%s: the broker has %d of %d confirmed events, its journal is another: "
+                "the events that are still here are sent again",
                 self.stream,
                 seq,
                 self.acked,
@@ -254,7 +250,7 @@ class StreamSender:
         if not self._backoff:
             log.log(
                 logging.ERROR if ack.status == DENIED else logging.WARNING,
-                "%s: the broker answers %s at %d%s; nothing is lost, it is sent again",
+                "%s: the broker answers %s at %d%s; nothing is lost, the events are sent again",
                 self.stream,
                 ack.status,
                 ack.next,
@@ -281,7 +277,7 @@ class StreamSender:
 
 
 class _Sent(NamedTuple):
-    """A message on its way: the seq after it, its bytes, and the events it says are missing."""
+    """A message on its way: the seq after it, its bytes, and the events it reports missing."""
 
     end: int
     size: int

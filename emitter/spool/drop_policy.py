@@ -1,4 +1,4 @@
-"""Which events a full spool gives up first, and the account of those it gave up."""
+"""The order in which a full spool drops events, and the account of dropped ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def drop_level(kind: str) -> int:
 
 
 class DroppedRange:
-    """What was given up for one reason, from the first one on until that ends.
+    """The events dropped for one reason, from the first one until that reason ends.
 
-    ``why`` is ``cap`` (the spool is full), ``disk`` (a write failed) or ``removed`` (someone
-    deleted the spool before it was shipped; which kinds it held is then not known).
+    ``why`` is ``cap`` (the spool is full), ``disk`` (a write failed) or ``removed`` (segments were
+    deleted before they were shipped; their kinds are then unknown).
     """
 
     def __init__(self, why: str, first: int) -> None:
@@ -39,17 +39,17 @@ class DroppedRange:
         self._kinds: Counter[str] = Counter()
 
     def add(self, seq: int, kind: str, level: int) -> None:
-        """One event that was given up."""
+        """Count one dropped event."""
         self.end = seq + 1
         self.level = min(self.level, level)
         self._kinds[kind] += 1
 
     def add_range(self, end: int) -> None:
-        """All up to ``end``, of unknown kinds; that is over as soon as it is noticed."""
+        """Count every event before ``end``, of unknown kinds."""
         self.end = end
 
     def data(self) -> dict[str, Any]:
-        """What the ``gap`` record says: seqs ``first`` to ``end`` (excluded), counts by kind."""
+        """The data of the ``gap`` record: seqs ``first`` to ``end`` (excluded), counts by kind."""
         return {
             "first": self.first,
             "end": self.end,

@@ -1,4 +1,4 @@
-"""The file through which the shipper hands commands to a training process."""
+"""The file through which the shipper passes commands to a training process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FILE_NAME = "inbox"
 
 
 def deliver(folder: Path, records: Sequence[bytes]) -> int:
-    """Append ``records`` for the stream in ``folder``; the bytes there are now, all of them whole.
+    """Append ``records`` for the stream in ``folder``; the size of the inbox afterwards.
 
     Raises:
-        OSError: they cannot be written; nothing of them counts.
+        OSError: they cannot be written; none of them counts.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     fd = os.open(folder / FILE_NAME, flags, 0o600)
@@ -25,14 +25,14 @@ def deliver(folder: Path, records: Sequence[bytes]) -> int:
         data = b"".join(records)
         if os.write(fd, data) != len(data):
             os.ftruncate(fd, before)
-            raise OSError(28, "no room for all of a command", str(folder / FILE_NAME))
+            raise OSError(28, "no room for a whole command", str(folder / FILE_NAME))
         return before + len(data)
     finally:
         os.close(fd)
 
 
 def read(folder: Path, first: int, end: int) -> list[Event]:
-    """The events in bytes ``first`` to ``end`` (excluded); what is damaged is stepped over.
+    """The events in bytes ``first`` to ``end`` (excluded); damaged records are skipped.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,8 +1,8 @@
-"""Locks that tell whether a process still lives: ``lockf`` on a file, held until its process ends.
+"""Locks that prove that a process lives: ``lockf`` on a file, held until the process ends.
 
-A record lock is not inherited by fork, and the kernel lets it go however the process dies, so a
-free lock is proof where a process id is only a hint. It also goes when its process closes *any*
-descriptor of that file: whoever holds a lock must not ask about it.
+A record lock is not inherited by fork, and the kernel releases it however the process dies. So a
+free lock is proof, where a process id is only a hint. It is also released when its process closes
+*any* descriptor of that file: a process must not ask about a lock that it holds itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 
 def acquire(path: Path) -> int | None:
-    """Hold the lock on ``path``, made if missing; the descriptor to keep, or None if it is held.
+    """Lock ``path``, made if missing; the descriptor to keep, or None if it is locked.
 
     Raises:
-        OSError: the file cannot be made or opened.
+        OSError: the file cannot be made or opened, or its file system has no locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -35,11 +35,10 @@ def acquire(path: Path) -> int | None:
 
 
 def holder_pid(path: Path) -> int | None:
-    """The process id of who holds the lock on ``path``; None if nobody does.
+    """The id of the process that holds the lock on ``path``; None if the lock is free.
 
-    Only asks, and never takes it even for a moment: a prober that did could turn away the one
-    process that ought to have it. An id of 0 or less is a holder on another machine or in another
-    pid namespace.
+    Only asks: taking the lock even for a moment could turn away the process that ought to have it.
+    An id of 0 or less is a holder on another machine or in another pid namespace.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""An open file of ours in a process that is somebody else's."""
+"""Files that only this user can read, also in a process whose script closes descriptors."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ import contextlib
 import fcntl
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 _HIGH_DESCRIPTOR = 900
 
 
-class ProtectedFile:
-    """An open file that a script which closes descriptors right and left cannot turn against us.
+@contextlib.contextmanager
+def open_private(path: Path, flags: int) -> Iterator[int]:
+    """Open ``path``, made with mode 0600 if missing; its descriptor, closed afterwards.
 
-    Daemons close every descriptor, and the numbers then go to the script's own files. Ours is a
-    high number, hardly given out again, and is closed only if it still is the file we opened.
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class ProtectedFile:
+    """An open file that survives a script which closes every descriptor.
+
+    Daemons close all descriptors, and the numbers then go to the script's own files. This one has a
+    high number, which is rarely given out again, and is closed only if it is still the same file.
 
     Raises:
         OSError: it cannot be opened.
@@ -28,14 +43,14 @@ class ProtectedFile:
 
     @property
     def owns_descriptor(self) -> bool:
-        """Whether the descriptor still is the file that was opened."""
+        """Whether the descriptor is still the file that was opened."""
         try:
             return _identity(os.fstat(self.fd)) == self._identity
         except OSError:
             return False
 
     def is_at(self, path: Path) -> bool:
-        """Whether others find this very file under ``path``."""
+        """Whether ``path`` leads to this file."""
         try:
             return _identity(path.stat()) == self._identity
         except OSError:
@@ -47,7 +62,7 @@ class ProtectedFile:
         return os.fstat(self.fd).st_size
 
     def close(self) -> None:
-        """Close it, unless somebody did and the number is another file's by now."""
+        """Close the file, unless the script did and the number is another file's by now."""
         if self.owns_descriptor:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
@@ -58,7 +73,6 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _to_high_descriptor(fd: int) -> int:
-    """The same open file under a high number."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = _HIGH_DESCRIPTOR if soft < 0 else min(_HIGH_DESCRIPTOR, soft - 32)
     if lowest <= fd:

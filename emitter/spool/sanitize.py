@@ -1,4 +1,4 @@
-"""Any Python value as one that can be encoded: numbers stay numbers, the rest is described.
+"""Makes any Python value encodable: numbers stay numbers, the rest is described.
 
 Nothing here waits for a GPU: a tensor that is not in host memory is described, never read.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from lineside.emitter.spool.script_errors import is_script_error
 
 UNENCODABLE = "!"
-"""The one key of the map that stands for a value that could not be encoded."""
+"""The only key of the map that replaces a value which cannot be encoded."""
 _REPR_CHARACTERS = 200
 _ARRAY_ITEMS = 100
 _PLAIN = frozenset({float, int, str, bool, type(None)})
@@ -28,7 +28,7 @@ _DEVICE_LIBRARIES = frozenset({"torch", "jax", "jaxlib", "cupy", "tensorflow", "
 
 
 def is_plain(values: object) -> bool:
-    """Whether ``values`` is a dict of text to numbers, text or None, which goes out as it is."""
+    """Whether ``values`` is a dict of text to numbers, text or None, which needs no change."""
     if type(values) is not dict:
         return False
     for key, value in values.items():
@@ -47,14 +47,14 @@ class Limits:
 
 
 LIMITS_BY_SIZE = (Limits(), Limits(8, 2_000, 1_024), Limits(4, 200, 128))
-"""Limits to try one after the other; within the last everything fits one record."""
+"""Limits to try in this order; within the last, any value fits one record."""
 
 
 class Sanitizer:
     """Turns values into None, bool, int, float, str, list and dict with text keys.
 
-    ``lossy`` tells afterwards whether anything was cut or only described. A cleaner counts the
-    values it has seen against its limits, so each event takes a fresh one.
+    ``lossy`` is True afterwards if anything was cut or only described. A sanitizer counts values
+    against its limits, so each event takes a new one.
     """
 
     def __init__(self, limits: Limits = LIMITS_BY_SIZE[0]) -> None:
@@ -63,7 +63,7 @@ class Sanitizer:
         self._remaining = limits.items
 
     def sanitize(self, value: Any, depth: int = 0) -> Any:
-        """``value`` made encodable; never raises but what comes from outside."""
+        """``value`` made encodable; raises only the script's own exceptions."""
         cls = type(value)
         if cls is float or cls is bool or value is None:
             return value
@@ -124,7 +124,7 @@ class Sanitizer:
         return result
 
     def _array(self, value: Any, depth: int) -> Any:
-        """Of torch, NumPy and their kin: small ones in host memory are read, others described."""
+        """Read a small array in host memory, describe any other."""
         cls = type(value)
         if _type_name(cls) in ("torch.dtype", "torch.device"):
             return self._text(str(value).removeprefix("torch."))
@@ -171,7 +171,7 @@ class Sanitizer:
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
-    """Of a dataclass; as it wants to be written down itself, if it says how."""
+    """The fields of a dataclass, by its own ``to_dict`` if it has one."""
     if hasattr(value, "to_dict"):
         return dict(value.to_dict())
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -183,7 +183,10 @@ def _is_array_type(value: Any) -> bool:
 
 
 def _is_host_tensor(value: Any) -> bool:
-    """A plain torch tensor in host memory. Not a subclass: reading a DTensor is a collective."""
+    """Whether it is a plain torch tensor in host memory.
+
+    Subclasses do not count: reading a DTensor is a collective.
+    """
     torch = sys.modules.get("torch")
     return (
         torch is not None

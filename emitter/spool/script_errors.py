@@ -1,4 +1,4 @@
-"""Tells the training script's own exceptions, which pass, from failures of ours, which do not."""
+"""Separates the training script's own exceptions, which pass, from Lineside's, which do not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType
 
 
 def is_script_error(error: BaseException) -> bool:
-    """Whether the script means ``error`` for itself, although it was raised while our code ran.
+    """Whether ``error`` is the script's own, although it was raised while Lineside's code ran.
 
-    It does when it ends the process, and when it comes out of one of its signal handlers: a time
-    limit or a notice of preemption may strike inside a hook as well as anywhere else.
+    It is when it ends the process, and when one of the script's signal handlers raised it: a time
+    limit or a notice of preemption may arrive inside a hook as well as anywhere else.
     """
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return True
@@ -25,7 +25,7 @@ def is_script_error(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def suppress_own_errors(error_type: type[Exception]) -> Iterator[None]:
-    """As ``contextlib.suppress``, for our own failures only."""
+    """As ``contextlib.suppress``, but the script's own exceptions pass."""
     try:
         yield
     except error_type as error:
@@ -34,15 +34,15 @@ def suppress_own_errors(error_type: type[Exception]) -> Iterator[None]:
 
 
 def _is_signal_handler(frame: FrameType) -> bool:
-    """Whether it is a signal handler's: those are given the frame that they interrupt.
+    """Whether ``frame`` is a signal handler's, which receives the frame that it interrupts.
 
-    Asking which handlers are set would miss one that has put itself away before it raises.
+    Comparing with the installed handlers would miss one that removes itself before it raises.
     """
     interrupted = frame.f_back
     if interrupted is None:
         return False
     for value in frame.f_locals.values():
-        # By identity: to compare is to run the values' own code, which may raise or wait for a GPU.
+        # By identity: comparing runs the values' own code, which may raise or wait for a GPU.
         candidates = value if type(value) is tuple else (value,)
         if any(one is interrupted for one in candidates):
             return True

@@ -1,4 +1,4 @@
-"""Starts the shipper beside a training process, and starts it again when it has gone."""
+"""Starts the shipper beside a training process, and starts it again when it has ended."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lineside.bus.settings import make_private_folder
 from lineside.emitter.spool import liveness_lock
+from lineside.emitter.spool.protected_file import open_private
 from lineside.emitter.spool.script_errors import is_script_error
 
 LOCK_NAME = "shipper.lock"
@@ -23,11 +24,11 @@ _START_TIMEOUT = 30.0  # seconds a starting shipper may need until it holds the 
 
 
 class ShipperStarter:
-    """Sees to it that the spool root ``spool`` has a shipper that sends to ``broker``.
+    """Keeps a shipper running that sends the spool root ``spool`` to ``broker``.
 
-    ``ensure`` is meant for a training hook about once a second: it never raises, costs some
-    microseconds while a shipper holds the lock, and after a start that did not help waits 1 s,
-    then twice as long each time up to 60 s. ``failure`` says why the last start failed, or None.
+    Training hooks call ``ensure`` about once a second: it never raises and costs some microseconds
+    while a shipper holds the lock. After a start that did not help it waits 1 s, then twice as long
+    each time, up to 60 s. ``failure`` is the error of the last start, None if it succeeded.
     """
 
     def __init__(
@@ -65,14 +66,11 @@ class ShipperStarter:
 
     def _start(self) -> None:
         make_private_folder(self._spool)
-        log = os.open(
-            self._spool / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        try:
+        with open_private(self._spool / LOG_NAME, os.O_WRONLY | os.O_APPEND) as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "lineside.emitter.shipper", DETACH],
-                # Nothing of the trainer's is held open: whoever waits for the end of its output
-                # must not wait for ours, and a busy working directory cannot be unmounted.
+                # Nothing of the trainer's stays open: a process that reads its output to the end
+                # must not wait for the shipper, and a busy working directory cannot be unmounted.
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -80,11 +78,9 @@ class ShipperStarter:
                 env=shipper_environment(self._spool, self._broker),
                 start_new_session=True,
             )
-        finally:
-            os.close(log)
-        # It forks and ends once the shipper has the lock: a script that waits for all its children
-        # must not wait for the shipper, which waits for the script. It is reaped by its id, and
-        # Popen would warn that it still runs.
+        # The child forks and ends once the shipper has the lock: a script that waits for all its
+        # children must not wait for the shipper, which waits for the script. The child is reaped by
+        # its id, and Popen would warn that it still runs.
         self._pid = child.pid
         child.returncode = 0
 
@@ -93,14 +89,14 @@ class ShipperStarter:
             return
         try:
             ended, _ = os.waitpid(self._pid, os.WNOHANG)
-        except ChildProcessError:  # somebody in the training script waits for every child
+        except ChildProcessError:  # the training script waits for every child
             ended = self._pid
         if ended:
             self._pid = None
 
 
 def shipper_pid(spool: Path) -> int | None:
-    """The process id of the shipper that looks after ``spool``; None if there is none.
+    """The process id of the shipper of ``spool``; None if none runs.
 
     Raises:
         OSError: the spool cannot be read.
@@ -112,7 +108,10 @@ def shipper_pid(spool: Path) -> int | None:
 
 
 def shipper_environment(spool: Path, broker: str) -> dict[str, str]:
-    """This process's environment as a shipper needs it: told where, and without the injection."""
+    """This process's environment without the changes of ``lineside run``, for a shipper.
+
+    It undoes what ``launch.command`` adds for a command's children.
+    """
     env = {
         name: value
         for name, value in os.environ.items()

@@ -1,10 +1,10 @@
-"""One page of shared memory beside a spool stream: what a rank is doing now, in 8-byte words.
+"""A page of shared memory beside each stream: the state of its process, in 8-byte fields.
 
-The training process stores a few words at each hook and calls nothing; the shipper reads them once
-a second and stores how far the bus has confirmed. Each word has one writer. Where a store into a
-mapped file could be a SIGBUS, the words are exchanged with the file instead: about once a second,
-when an evaluation, a save or a pause begins or ends, when a flag changes, and while a command is
-waited for.
+The training process stores a few fields at each hook without a system call. The shipper reads them
+once a second and stores how far the bus has confirmed. Each field has one writer. Where a store
+into a mapped file could be a SIGBUS, ``sync`` copies the fields to and from the file instead: about
+once a second, when an evaluation, a save or a pause begins or ends, when a flag changes, and while
+training waits for a command.
 """
 
 from __future__ import annotations
@@ -32,42 +32,41 @@ STEP = 4
 PHASE = 5  # index into PHASES
 HOOK_MONOTONIC_NS = 6  # when the last hook was called
 NEXT_SEQ = 7  # events emitted so far
-DROPPED = 8  # events a full spool or disk refused
-HOOK_ERRORS = 9  # hooks that failed inside and were swallowed
+DROPPED = 8  # events dropped because the spool or the disk was full
+HOOK_ERRORS = 9  # hooks that failed inside Lineside
 HOOK_NS = 10  # time spent in all hooks together
 HOOKS = 11  # hooks called
 STARTED_MONOTONIC_NS = 12
 # Written by the shipper, from here on.
 ACKED_SEQ = 32  # the bus has committed every event before this one
 SHIPPER_PID = 33
-SHIPPER_MONOTONIC_NS = 34  # when the shipper last looked
-INBOX_BYTES = 35  # bytes of commands it has put into the stream's inbox
+SHIPPER_MONOTONIC_NS = 34  # when the shipper last checked the stream
+INBOX_BYTES = 35  # bytes of commands in the stream's inbox
 
 TRAINING, TRAIN_ENDED, CLOSED, STOP_REQUESTED = 1, 2, 4, 8
-"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; nothing more will be; a
-SIGTERM has become a stop, and another may end the process."""
+"""Bits of FLAGS: between train_begin and train_end; train_end was emitted; the stream is closed; a
+SIGTERM was turned into a stop, so that a second one may end the process."""
 
 PHASES = (
     "starting",
     "training",  # between step_begin and step_end
-    "waiting",  # between step_end and the next step_begin: data, and whatever else runs there
+    "waiting",  # between step_end and the next step_begin: loading data, for example
     "evaluating",
     "saving",
     "finished",
-    "paused",  # held up by a command
+    "paused",  # by a command
 )
 PAUSED = PHASES.index("paused")
 
-
-# Where a store into a block once written always succeeds. A file system that copies on write takes
-# a new block for it after each write-back, and on a full disk that is a SIGBUS.
+# File systems on which a store into a written block always succeeds. One that copies on write takes
+# a new block after each write-back, and on a full disk that is a SIGBUS.
 _MAPPABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs"})
 
 
 class StatusPage:
-    """``PAGE_BYTES`` of words in a file mapped by both sides, or in memory if that is not safe.
+    """The training process's side: fields in a mapped file, or in memory where that is unsafe.
 
-    Words in memory reach the file, if there is one, by ``sync`` only.
+    Fields in memory reach the file, if there is one, by ``sync`` only.
     """
 
     def __init__(self, fields: memoryview, file: ProtectedFile | None = None) -> None:
@@ -76,11 +75,10 @@ class StatusPage:
 
     @classmethod
     def create(cls, folder: Path, content: bytes = bytes(PAGE_BYTES)) -> StatusPage:
-        """A page in ``folder`` that says what ``said`` did; the training process's side, which
-        never fails.
+        """Make a page in ``folder`` that begins with ``content``; never fails.
 
-        Its blocks are really written first: storing through a mapping of a sparse file on a full
-        disk is a SIGBUS too, and that would kill training.
+        Its blocks are written before it is mapped: a store into the mapping of a sparse file on a
+        full disk is a SIGBUS too, which would kill training.
         """
         fields: memoryview | None = None
         file: ProtectedFile | None = None
@@ -98,46 +96,29 @@ class StatusPage:
         page.sync()
         return page
 
-    @classmethod
-    def open(cls, folder: Path) -> StatusPage | None:
-        """The page a training process made in ``folder``; None if it is missing or not a page."""
-        try:
-            fd = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            if os.fstat(fd).st_size < PAGE_BYTES:
-                return None
-            page = cls(_map(fd))
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return page if page.fields[MAGIC_FIELD] == MAGIC else None
-
     def sync(self) -> None:
-        """Write the training process's words and read the shipper's, where they are not mapped."""
+        """Write the process's fields and read the shipper's, where the file is not mapped."""
         file = self._file
-        # In memory, a forked child has words of its own.
+        # In memory, a forked child has fields of its own.
         if file is None or self.fields[PID] != os.getpid() or not file.owns_descriptor:
             return
         with suppress_own_errors(OSError):
-            # No copies: a signal handler that raises a flag in between would be undone.
+            # No copies: they would undo a flag that a signal handler raises in between.
             os.pwrite(file.fd, self.fields[:ACKED_SEQ], 0)
             os.preadv(file.fd, [self.fields[ACKED_SEQ:]], 8 * ACKED_SEQ)
 
     def close(self) -> None:
-        """Exchange nothing any more; ``fields`` stay readable."""
+        """Stop the copying of ``sync``; ``fields`` stay readable."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
 
 def _map(fd: int) -> memoryview:
-    """The page in ``fd``, mapped for the rest of the process's life: 4 KiB, and no descriptor.
+    """Map the page in ``fd`` for the rest of the process's life, without keeping a descriptor.
 
-    An ``mmap.mmap`` would keep one open, of a low number, and close it when it goes; a script that
-    closed every descriptor has a file of its own under that number by then.
+    An ``mmap.mmap`` keeps a descriptor with a low number and closes it at its end. If the script
+    has closed all descriptors, that number is one of its own files by then.
     """
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""What a producer's page and process say of it, read from outside."""
+"""The status page and the facts of a stream, as processes other than its writer see them."""
 
 from __future__ import annotations
 
@@ -8,34 +8,30 @@ import os
 import platform
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lineside.bus.protocol import wire
-from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.status_page import (
     ACKED_SEQ,
     CLOSED,
     FILE_NAME,
+    HOOKS,
     INBOX_BYTES,
     MAGIC,
+    MAGIC_FIELD,
     PHASES,
-    SHIPPER_MONOTONIC_NS,
+    PID,
     SHIPPER_PID,
     STOP_REQUESTED,
     TRAIN_ENDED,
 )
 from lineside.emitter.spool.stream_folder import INFO_NAME
 
-_FIELDS = struct.Struct(f"={SHIPPER_MONOTONIC_NS + 1}q")
-_FIELD, _TWO_FIELDS = struct.Struct("=q"), struct.Struct("=2q")
-_LAST_BYTES = 16 << 20
-_END_KINDS = ("train_end", "run_end")
-_END_MARKS = tuple(kind.encode() for kind in _END_KINDS)
-_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_FIELD_BYTES = 8
+_PAGE = struct.Struct(f"={ACKED_SEQ + 1}q")
 
 
 class StatusFields(NamedTuple):
-    """A page's words; ``emitter/spool/status_page.py`` says what each means."""
+    """The fields of a page from ``PID`` to ``HOOKS``, and ``ACKED_SEQ``; see ``status_page``."""
 
     pid: int
     rank: int
@@ -62,15 +58,20 @@ class StatusFields(NamedTuple):
 
     @property
     def stop_requested(self) -> bool:
-        """Whether a SIGTERM has become a stop, and another may end the process."""
+        """Whether a SIGTERM was turned into a stop, so that a second one may end the process."""
         return bool(self.flags & STOP_REQUESTED)
+
+    @property
+    def phase_name(self) -> str:
+        """The phase at the last hook."""
+        return PHASES[self.phase] if 0 <= self.phase < len(PHASES) else "unknown"
 
 
 class StatusPageFile:
-    """The shipper's side of a page.
+    """An open status page of another process.
 
-    Read and written with system calls and not through a mapping: storing to or loading from the
-    mapping of a file that somebody cuts short is a SIGBUS. The producer's mapping sees the stores.
+    Uses system calls instead of a mapping: a load from, or a store into, the mapping of a file that
+    another process cuts short is a SIGBUS. The producer's mapping sees what is written here.
     """
 
     def __init__(self, fd: int) -> None:
@@ -78,7 +79,7 @@ class StatusPageFile:
 
     @classmethod
     def open(cls, folder: Path) -> StatusPageFile | None:
-        """The page in ``folder``; None if it is missing, damaged or not ours to open."""
+        """Open the page in ``folder``; None if it is missing, damaged or another user's."""
         try:
             page = cls(os.open(folder / FILE_NAME, os.O_RDWR | os.O_CLOEXEC))
         except OSError:
@@ -89,38 +90,38 @@ class StatusPageFile:
         return page
 
     def read(self) -> StatusFields | None:
-        """The words as they stand; None if this is no page (any more)."""
+        """The fields as they are now; None if the file is no longer a page."""
         try:
-            data = os.pread(self._fd, _FIELDS.size, 0)
+            data = os.pread(self._fd, _PAGE.size, 0)
         except OSError:
             return None
-        if len(data) < _FIELDS.size:
+        if len(data) < _PAGE.size:
             return None
-        fields = _FIELDS.unpack(data)
-        return (
-            StatusFields._make((*fields[1:12], fields[ACKED_SEQ])) if fields[0] == MAGIC else None
-        )
+        fields = _PAGE.unpack(data)
+        if fields[MAGIC_FIELD] != MAGIC:
+            return None
+        return StatusFields._make((*fields[PID : HOOKS + 1], fields[ACKED_SEQ]))
 
     def acknowledge(self, seq: int) -> None:
-        """Tell the producer that everything before ``seq`` is committed."""
+        """Store that every event before ``seq`` is committed."""
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, _FIELD.pack(seq), ACKED_SEQ * _FIELD.size)
+            self._store(ACKED_SEQ, seq)
 
     def mark_shipper_alive(self, now_ns: int) -> None:
-        """Tell the producer that a shipper looks after it."""
+        """Store that this process ships the stream."""
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, _TWO_FIELDS.pack(os.getpid(), now_ns), SHIPPER_PID * _FIELD.size)
+            self._store(SHIPPER_PID, os.getpid(), now_ns)
 
     def set_inbox_bytes(self, size: int) -> None:
-        """Tell the producer that its inbox holds ``size`` bytes.
+        """Store that the producer's inbox holds ``size`` bytes.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: it cannot be stored.
         """
-        os.pwrite(self._fd, _FIELD.pack(size), INBOX_BYTES * _FIELD.size)
+        self._store(INBOX_BYTES, size)
 
     def is_at(self, folder: Path) -> bool:
-        """Whether this is still the page that lies in ``folder``."""
+        """Whether the page in ``folder`` is still this file."""
         try:
             return os.path.samestat(os.fstat(self._fd), (folder / FILE_NAME).stat())
         except OSError:
@@ -130,9 +131,12 @@ class StatusPageFile:
         """Close the file."""
         os.close(self._fd)
 
+    def _store(self, field: int, *values: int) -> None:
+        os.pwrite(self._fd, struct.pack(f"={len(values)}q", *values), field * _FIELD_BYTES)
+
 
 def read_page(folder: Path) -> StatusFields | None:
-    """The words of the page in ``folder`` as they stand; None if there is none to read."""
+    """The fields of the page in ``folder``; None if it cannot be read."""
     page = StatusPageFile.open(folder)
     if page is None:
         return None
@@ -143,14 +147,14 @@ def read_page(folder: Path) -> StatusFields | None:
 
 
 class StreamInfo(NamedTuple):
-    """Which process writes a stream, as ``stream.json`` says. It says it once and may be wrong."""
+    """The process that writes a stream, by ``stream.json``, which is written once."""
 
     pid: int
     host: str
 
     @classmethod
     def read(cls, folder: Path) -> StreamInfo:
-        """Facts of the stream in ``folder``; pid 0 and no host if it does not say."""
+        """The facts of the stream in ``folder``; pid 0 and an empty host if they are missing."""
         try:
             info = json.loads((folder / INFO_NAME).read_bytes())
             return cls(int(info["pid"]), str(info["host"]))
@@ -159,89 +163,5 @@ class StreamInfo(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether the process is one of this machine."""
+        """Whether the process runs on this machine."""
         return self.pid > 0 and self.host == platform.node()
-
-
-def heartbeat_data(fields: StatusFields, info: StreamInfo, now_ns: int) -> dict[str, Any]:
-    """What is known of a rank now. ``hook_age`` in seconds and ``rss`` in bytes are None when it
-    runs on another machine."""
-    local = info.is_local
-    return {
-        "rank": fields.rank,
-        "pid": fields.pid,
-        "host": info.host,
-        "step": fields.step,
-        "phase": phase(fields),
-        "hook_age": (now_ns - fields.hook_monotonic_ns) / 1e9
-        if local and fields.hook_monotonic_ns
-        else None,
-        "rss": _rss(fields.pid) if local else None,
-        "emitted": fields.next_seq,
-        "dropped": fields.dropped,
-        "hook_errors": fields.hook_errors,
-        "hook_ns": fields.hook_ns,
-        "hooks": fields.hooks,
-        "acked": fields.acked,
-    }
-
-
-def phase(fields: StatusFields) -> str:
-    """What the rank was doing at its last hook."""
-    return PHASES[fields.phase] if 0 <= fields.phase < len(PHASES) else "unknown"
-
-
-def process_lost_data(
-    folder: Path, fields: StatusFields | None, info: StreamInfo
-) -> dict[str, Any]:
-    """What is known of the producer in ``folder``, which is gone; what is not known is None.
-
-    ``alive_at``, seconds since the epoch, is its last sign of life: a shipper that watched it wrote
-    into its page about once a second.
-    """
-    signs = []
-    for path in (folder / FILE_NAME, *(segment.path for segment in segments(folder)[-1:])):
-        with contextlib.suppress(OSError):
-            signs.append(path.stat().st_mtime)
-    return {
-        "pid": fields.pid if fields else info.pid or None,
-        "host": info.host or None,
-        "step": fields.step if fields else None,
-        "phase": phase(fields) if fields else None,
-        "emitted": fields.next_seq if fields else None,
-        "alive_at": max(signs, default=None),
-    }
-
-
-def has_ended(folder: Path, fields: StatusFields | None) -> bool:
-    """Whether the stream in ``folder`` says itself that it came to an end.
-
-    Its page does, in ``fields``; but a process can be killed after its last record and before it
-    says so there, so the last records are asked too.
-
-    Raises:
-        OSError: they cannot be read.
-    """
-    if fields is not None and fields.has_ended:
-        return True
-    for segment in reversed(segments(folder)[-2:]):
-        data = _last_bytes(segment.path)
-        if any(mark in data for mark in _END_MARKS):
-            for body in wire.record_bodies(data):
-                with contextlib.suppress(ValueError):
-                    if wire.decode_event(body).kind in _END_KINDS:
-                        return True
-    return False
-
-
-def _last_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _LAST_BYTES, 0))
-        return file.read()
-
-
-def _rss(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_SIZE
-    except (OSError, ValueError, IndexError):
-        return None

@@ -1,4 +1,4 @@
-"""The folder of one stream in the spool: whole before it is seen, locked while its owner lives."""
+"""The folder of one stream: complete before it is visible, locked while its owner lives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from lineside.bus.protocol.events import Stream
 from lineside.bus.settings import make_private_folder
 from lineside.emitter.spool.inbox import FILE_NAME as INBOX_NAME
-from lineside.emitter.spool.protected_file import ProtectedFile
+from lineside.emitter.spool.protected_file import ProtectedFile, open_private
 from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,
@@ -32,13 +32,12 @@ SEGMENT_SUFFIX = ".seg"
 class StreamFolder:
     """``<root>/<run>/<producer>/<attempt>/`` with its lock, page and facts; mode 0700.
 
-    It is put together under a name with a leading dot, which no stream has, and renamed: nobody
-    ever sees it without a held lock. ``role`` is rank, shipper, launcher or control.
+    The folder is built under a name with a leading dot, which no stream has, and then renamed: no
+    other process ever sees it unlocked. ``role`` is rank, shipper, launcher or control.
 
     Raises:
         SettingsError: the spool's root cannot be made or written.
-        OSError: anything else that keeps the folder from being made, or a file system without
-            locks.
+        OSError: the folder cannot be made for another reason, or its file system has no locks.
     """
 
     def __init__(self, root: Path, stream: Stream, *, role: str, rank: int) -> None:
@@ -52,32 +51,25 @@ class StreamFolder:
         self.page.fields[STARTED_MONOTONIC_NS] = time.monotonic_ns()
 
     def segment_path(self, first_seq: int) -> Path:
-        """Where the segment beginning with ``first_seq`` lies."""
+        """The path of the segment that begins with ``first_seq``."""
         return self.path / f"{first_seq:016}{SEGMENT_SUFFIX}"
 
     def open_segment(self, first_seq: int) -> ProtectedFile:
-        """The segment beginning with ``first_seq``, mode 0600, to be appended to."""
+        """Open the segment that begins with ``first_seq`` for appending, mode 0600."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return ProtectedFile(self.segment_path(first_seq), flags)
 
     def usage(self) -> int:
-        """Bytes of segments this producer has in the spool, older attempts of the run included."""
-        total = 0
-        with contextlib.suppress(OSError), os.scandir(self.path.parent) as attempts:
-            for attempt in attempts:
-                with contextlib.suppress(OSError), os.scandir(attempt.path) as files:
-                    total += sum(
-                        file.stat().st_size for file in files if file.name.endswith(SEGMENT_SUFFIX)
-                    )
-        return total
+        """Bytes of this producer's segments, older attempts of the run included."""
+        return producer_bytes(self.path.parent)
 
     def is_intact(self) -> bool:
-        """Whether the lock is held on the file that others see.
+        """Whether the lock file is still in the folder; locks it again.
 
-        It is taken anew: who only opens and closes that file in this process lets go of it.
+        A script that opens and closes that file in this process has released the lock.
 
         Raises:
-            OSError: it cannot be taken.
+            OSError: it cannot be locked.
         """
         lock = self._lock
         if lock is None or not (lock.owns_descriptor and lock.is_at(self.path / LOCK_NAME)):
@@ -86,23 +78,23 @@ class StreamFolder:
         return True
 
     def rebuild(self) -> None:
-        """Make again what was removed, or closed under us; what the page said is kept.
+        """Restore what the script removed or closed; the page keeps its fields.
 
         Raises:
-            OSError, SettingsError: as when it was first made.
+            OSError, SettingsError: as when the folder was first made.
         """
         content = memoryview(bytearray(self.page.fields)).cast("q")
         if not (self.path / INBOX_NAME).exists():
             content[INBOX_BYTES] = 0
         self._release()
-        # The old page stays mapped: another thread may be about to store into it.
+        # The old page stays mapped: another thread may still store into it.
         if self.path.is_dir():
             self.page = self._fill(self.path, content.tobytes())
         else:
             self.page = self._create(content.tobytes())
 
     def close(self) -> None:
-        """Let go of the lock: from now on this producer counts as gone. The page stays mapped."""
+        """Release the lock: this producer counts as gone from now on. The page stays mapped."""
         self.page.fields[FLAGS] |= CLOSED
         self.page.sync()
         self._release()
@@ -136,9 +128,18 @@ class StreamFolder:
             "host": platform.node(),
             "kind": self._role,
         }
-        fd = os.open(folder / INFO_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with open_private(folder / INFO_NAME, os.O_WRONLY) as fd:
             os.write(fd, json.dumps(info).encode())
-        finally:
-            os.close(fd)
         return StatusPage.create(folder, *content)
+
+
+def producer_bytes(folder: Path) -> int:
+    """Bytes of all segments in the attempts of the producer's ``folder``."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as attempts:
+        for attempt in attempts:
+            with contextlib.suppress(OSError), os.scandir(attempt.path) as files:
+                total += sum(
+                    file.stat().st_size for file in files if file.name.endswith(SEGMENT_SUFFIX)
+                )
+    return total

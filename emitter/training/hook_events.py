@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from time import monotonic_ns, time
 from typing import Any
 
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
-from lineside.emitter.training import metadata, shutdown
+from lineside.emitter.training import metadata
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
 
 WAITING, TRAINING, EVALUATING, SAVING, FINISHED = map(
@@ -49,7 +50,7 @@ class HookEvents:
         self.is_training = False
         self.publish_state("train_end", FINISHED, state, control)
 
-    def wait_confirmed(self, answers: Sequence[shutdown.Unconfirmed]) -> None:
+    def wait_confirmed(self, answers: Sequence[Unconfirmed]) -> None:
         """After training: wait until the bus has all events and ``answers``, or for too long."""
         publisher = self._attempts.publisher
         if publisher is not None:

@@ -15,6 +15,7 @@ from time import monotonic_ns, time
 from typing import Any
 
 from lineside.bus.settings import Settings
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.sanitize import Sanitizer, is_plain
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.shipper_process import ShipperStarter
@@ -216,13 +217,13 @@ class Publisher:
         if self.is_open and now_ns >= self._next_maintain_ns:
             self._run_exclusively(partial(self._maintain, now_ns))
 
-    def wait(self, *others: shutdown.Unconfirmed) -> bool:
+    def wait(self, *others: Unconfirmed) -> bool:
         """Wait until the bus has confirmed all events; False if the process's 5 s are spent."""
         return shutdown.wait(self.unconfirmed(), *others)
 
-    def unconfirmed(self) -> shutdown.Unconfirmed:
+    def unconfirmed(self) -> Unconfirmed:
         """The events that the bus may not have confirmed yet."""
-        return shutdown.Unconfirmed(
+        return Unconfirmed(
             self._spool.folder.page,
             self._spool.accounted_seq,
             self._spool.folder.root,

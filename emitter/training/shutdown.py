@@ -11,18 +11,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from lineside.emitter.spool.status_page import ACKED_SEQ, StatusPage
+from lineside.emitter.spool.confirmation import Unconfirmed, wait_confirmed
 from lineside.emitter.training import job_store  # noqa: F401 - what it does at exit comes after what we do
 from lineside.emitter.training.console import print_once
 
 BUDGET = 5.0
 """Seconds a process waits for confirmation in all."""
-_MIN_DELAY, _MAX_DELAY = 0.001, 0.02
 
 
 class Closable(Protocol):
@@ -40,23 +36,6 @@ class Closable(Protocol):
 
     def disable(self) -> None:
         """Never do anything again: this is a forked child, and the stream is its parent's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unconfirmed:
-    """Events up to ``end`` that went into a spool and that the bus is yet to confirm."""
-
-    page: StatusPage
-    end: int
-    spool: Path
-    ensure_shipper: Callable[[], None]
-    is_reported: bool = True
-
-    @property
-    def is_confirmed(self) -> bool:
-        self.page.sync()
-        confirmed: int = self.page.fields[ACKED_SEQ]
-        return confirmed >= self.end
 
 
 class _ShutdownState:
@@ -109,23 +88,11 @@ def wait(*all_unconfirmed: Unconfirmed) -> bool:
 
     A KeyboardInterrupt ends it and passes.
     """
-    started = time.monotonic()
-    deadline = started + _state.budget
-    delay, ensured_at = _MIN_DELAY, started
+    deadline = time.monotonic() + _state.budget
     try:
-        while not all(unconfirmed.is_confirmed for unconfirmed in all_unconfirmed):
-            now = time.monotonic()
-            if now >= deadline:
-                return False
-            if now - ensured_at >= 1:
-                ensured_at = now
-                for unconfirmed in all_unconfirmed:
-                    unconfirmed.ensure_shipper()
-            time.sleep(min(delay, deadline - now))
-            delay = min(delay * 2, _MAX_DELAY)
+        return wait_confirmed(all_unconfirmed, deadline)
     finally:
         _state.budget = max(0.0, deadline - time.monotonic())
-    return True
 
 
 def report(*all_unconfirmed: Unconfirmed) -> None:

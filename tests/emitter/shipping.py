@@ -1,4 +1,4 @@
-"""Producers, brokers and shippers of their own processes, each ended by its pid."""
+"""Producers, brokers and shippers in processes of their own."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Producer:
         return directory.acked_seq(self.folder)
 
     def send(self, instruction: str) -> int:
-        """Do ``instruction``; the next seq afterwards."""
+        """Run ``instruction``; the next seq afterwards."""
         self.start(instruction)
         return self._answer()
 
     def start(self, instruction: str) -> None:
-        """Begin ``instruction`` and do not wait."""
+        """Start ``instruction`` without waiting."""
         assert self.process.stdin is not None
         self.process.stdin.write(instruction + "\n")
         self.process.stdin.flush()
 
     def wait(self) -> int:
-        """The next seq once the order that was started is done."""
+        """The next seq once the started instruction is done."""
         return self._answer()
 
     def kill(self) -> None:
@@ -58,7 +58,7 @@ class Producer:
         self.process.communicate()
 
     def end(self) -> None:
-        """Come to the end of the script: the lock goes, nothing is said."""
+        """Let the script end: it releases the lock and reports nothing."""
         self.process.communicate()
 
     def _answer(self) -> int:
@@ -95,7 +95,7 @@ class ShipperProcess:
 
 
 class Bench:
-    """A spool, and what a test starts around it; all of it is ended with the test."""
+    """A spool and the processes that a test starts for it; all end with the test."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
@@ -120,7 +120,7 @@ class Bench:
         return shipper
 
     def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        """``steered_trainer.py`` with its own output folder, steps and what else it takes."""
+        """``steered_trainer.py`` with an output folder and these arguments."""
         script = Path(__file__).with_name("shipper") / "steered_trainer.py"
         process = ForkedScript(
             [script, self.folder / "out", *map(str, arguments)],
@@ -157,7 +157,7 @@ def seqs(bench: Bench, stream: str, count: int) -> list[int]:
 
 
 def work_until(shipper: Shipper, condition: Callable[[], bool]) -> None:
-    """Let ``shipper`` work in this process until ``true()`` is."""
+    """Let ``shipper`` work in this process until ``condition()`` is true."""
 
     def turn() -> bool:
         shipper.work()

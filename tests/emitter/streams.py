@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lineside.bus.protocol.events import Event
-from lineside.emitter.spool.status_page import StatusPage
 from lineside.emitter.training import shutdown
 from lineside.emitter.training.publisher import Publisher
+from tests.emitter.spool.spools import PageOnDisk
 
 
 def only(streams: dict[str, list[Event]]) -> list[Event]:
@@ -29,10 +29,8 @@ def close_all() -> None:
         run.close("exit")
 
 
-def open_page() -> StatusPage:
-    page = StatusPage.open(open_publisher()._spool.folder.path)
-    assert page is not None
-    return page
+def open_page() -> PageOnDisk:
+    return PageOnDisk(open_publisher()._spool.folder.path)
 
 
 def open_publisher() -> Publisher:

@@ -81,7 +81,6 @@ def test_errors_inside_stay_inside_and_are_counted(
     monkeypatch.setattr(shutdown._state, "budget", 0.0)
     close_all()
     errors = page.fields[HOOK_ERRORS]
-    page.close()
     assert made.state.global_step == 4
     assert errors == 1 + 3 * 5
     assert data_of(only(spool_events())[-1])["counters"]["hook_errors"] == errors

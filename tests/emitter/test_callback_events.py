@@ -22,10 +22,10 @@ from lineside.emitter.spool.status_page import (
     PHASES,
     TRAIN_ENDED,
     TRAINING,
-    StatusPage,
 )
 from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
+from tests.emitter.spool.spools import PageOnDisk
 from tests.emitter.streams import close_all, data_of, kinds, only, open_page, open_publisher
 from tests.support.tiny_trainer import HookLog, Tokens, trainer
 
@@ -140,7 +140,7 @@ def test_odd_flags_and_states_do_not_lose_events(
 
 
 def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
-    pages: list[StatusPage] = []
+    pages: list[PageOnDisk] = []
 
     def look() -> tuple[str, int]:
         if not shutdown._state.open:
@@ -189,8 +189,6 @@ def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
         ("evaluate", "finished", TRAIN_ENDED),
     ]
     assert pages[-1].fields[HOOKS] == len(hook_log.seen) - 1
-    for page in pages:
-        page.close()
 
 
 def test_workers_of_a_dataloader_publish_nothing(
@@ -211,7 +209,7 @@ class Looking(Trainer):
     def look(self) -> None:
         fields = status_reader.read_page(open_publisher()._spool.folder.path)
         assert fields is not None
-        phase = status_reader.phase(fields)
+        phase = fields.phase_name
         self.seen.append(("stepping" if phase in STEPPING else phase, fields.step))
 
     def training_step(self, *args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a producer wrote down against what journal and store hold: once, in order, nothing lost."""
+"""Compares the notes of a producer with journal and store: each event once, in order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lineside.store.history.history import History
 from lineside.store.history.records import EventRow
 
 NotedEvent = tuple[str, int]
-"""A kind and a step: what a producer writes down of an event."""
+"""A kind and a step, as a producer notes an event."""
 
 
 @dataclass
 class Journaled:
-    """One stream as the journal holds it, overlaps and all."""
+    """One stream as the journal holds it, with overlaps."""
 
     events: list[Event] = field(default_factory=list)
     missing: set[int] = field(default_factory=set)
@@ -32,10 +32,10 @@ class Journaled:
     twice: int = 0
 
     def add(self, message: Evt | GapMessage) -> None:
-        """The next entry of this stream."""
+        """Add the next entry of this stream."""
         first = message.first_seq if isinstance(message, Evt) else message.first
         end = first + message.count if isinstance(message, Evt) else message.end
-        assert first <= self.next, f"a hole without a word: {self.next} to {first}"
+        assert first <= self.next, f"a hole without a gap: {self.next} to {first}"
         self.twice += max(0, min(self.next, end) - first)
         found = []
         if isinstance(message, Evt):
@@ -49,7 +49,7 @@ Journal = dict[Stream, Journaled]
 
 
 def entries(address: str, timeout: float = 20.0) -> Iterator[Evt | GapMessage]:
-    """The whole journal as delivered, read without the reading client, which would hide a repeat.
+    """The whole journal, read without the reading client, which would hide a repeat.
 
     Raises:
         TimeoutError: the broker did not deliver it within ``timeout`` seconds.
@@ -99,7 +99,7 @@ def rows(history: History, run: str, kinds: Sequence[str] | None = None) -> list
 
 @dataclass(frozen=True)
 class AccountCheck:
-    """One run's account: ``told`` by its producer, found in the store, and the difference."""
+    """One run's account: events noted by its producer, found in the store, and the difference."""
 
     noted: int
     recorded: int
@@ -110,17 +110,16 @@ class AccountCheck:
     in_order: bool
 
     def is_exact(self, *, torn: bool = False) -> bool:
-        """Everything told is recorded, once, in order, and nothing else.
+        """Whether exactly the noted events are recorded, once and in order.
 
-        ``torn``: the producer was killed, so that one event may be recorded whose hook had
-        returned without its having been written down.
+        ``torn``: the producer was killed, so one more event may be recorded than was noted.
         """
         clean = not (self.lost or self.twice or self.gaps) and self.in_order
         return clean and self.surplus <= torn
 
 
-def is_settled(history: History, journaled: Journal, run: str) -> bool:
-    """Whether the store holds all that the journal does of ``run``, and nothing else."""
+def is_recorded(history: History, journaled: Journal, run: str) -> bool:
+    """Whether the store holds exactly the events that the journal has of ``run``."""
     streams = {s: j for s, j in journaled.items() if s.run == run}
     known = {(s.producer, s.attempt): s for s in history.streams(run)}
     for stream, found in streams.items():
@@ -134,7 +133,7 @@ def is_settled(history: History, journaled: Journal, run: str) -> bool:
 def compare(
     history: History, journaled: Journal, run: str, noted: Sequence[NotedEvent]
 ) -> AccountCheck:
-    """Compare what was told with the journal's and the store's rank 0 streams of ``run``."""
+    """Compare the notes with the journal's and the store's rank 0 streams of ``run``."""
     streams = {s: j for s, j in sorted(journaled.items()) if s.run == run}
     ranked = [j for s, j in streams.items() if s.producer == "rank0"]
     kept = [

@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: a stack in a home of its own, and chance with a seed.
+"""Fixtures of the fault tests: a stack in a home of its own, and seeded random moments.
 
 ``LINESIDE_FAULT_SEED`` chooses the random moments, which differ in each repetition.
 """
@@ -23,7 +23,7 @@ SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 <<
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> Random:
-    """Where the random moments come from; its seed is shown when the test fails."""
+    """The source of random moments; its seed is shown when the test fails."""
     called = getattr(request.node, "callspec", None)
     seed = SEED + (called.params.get("repetition", 0) if called else 0)
     print(f"to repeat this one: LINESIDE_FAULT_SEED={seed}")
@@ -46,16 +46,16 @@ CheckAll = Callable[[Mapping[str, list[NotedEvent]]], None]
 
 @pytest.fixture
 def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
-    """``check(run, told)``: wait until the store is up to date, and judge; it counts in the table.
+    """``check(run, noted)``: wait until the store is up to date, compare, and count in the table.
 
-    With ``exact`` (the default) everything told must be recorded, once, in order; ``torn`` allows
-    for one event more, whose producer was killed before it could write it down.
+    With ``exact`` (the default) exactly the noted events must be recorded, once and in order;
+    ``torn`` allows one more event, whose producer was killed before it could note it.
     """
 
     def judged(
         run: str, noted: list[NotedEvent], *, torn: bool = False, exact: bool = True
     ) -> AccountCheck:
-        result = compare(stack.history(), stack.settle(run), run, noted)
+        result = compare(stack.history(), stack.wait_recorded(run), run, noted)
         _count(request, result)
         if exact:
             assert result.is_exact(torn=torn), result
@@ -66,10 +66,10 @@ def check(request: pytest.FixtureRequest, stack: Stack) -> Check:
 
 @pytest.fixture
 def check_all(request: pytest.FixtureRequest, stack: Stack) -> CheckAll:
-    """``check_all({run: told, ...})``: the same for many runs at once, each of them exact."""
+    """``check_all({run: noted, ...})``: the same for many runs at once, each exact."""
 
     def judged(noted: Mapping[str, list[NotedEvent]]) -> None:
-        journaled = stack.settle(*noted)
+        journaled = stack.wait_recorded(*noted)
         results = {run: compare(stack.history(), journaled, run, noted[run]) for run in noted}
         for run, result in results.items():
             _count(request, result)
@@ -82,8 +82,8 @@ def check_all(request: pytest.FixtureRequest, stack: Stack) -> CheckAll:
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
     """``small_disk(name, size)``: a file system of ``size`` bytes of its own.
 
-    Ask for it before ``stack``, whose processes must have let go of it. Skipped where mounting is
-    not allowed, but not on CI.
+    Request it before ``stack``, whose processes must have closed its files when it is unmounted.
+    Skipped where mounting is not allowed, but not on CI.
     """
     mounted: list[Path] = []
 

@@ -1,11 +1,16 @@
-"""Emits events until it is told to stop, and writes down each one whose call returned.
+"""Emits events until a stop file appears, and notes each event whose call has returned.
 
-Run as a script: ``producer.py PLAN`` where ``PLAN`` is JSON: ``runs`` (each a thread of its own)
-maps a run's id to the file that gets a line ``kind step monotonic_ns nanoseconds`` for each event;
-``stop`` is the file whose appearance ends it; ``pause`` are seconds between events; ``ballast`` is
-how many bytes of text each log carries besides; ``steps`` whether a ``step_end`` goes before each;
-``rare`` how many logs come between two rare events, 0 for none; ``cap`` bounds the spool if it is
-not 0; ``exit_code`` is what it ends with.
+Run as ``producer.py PLAN``, where ``PLAN`` is JSON:
+
+- ``runs``: each run's id and the file for its notes, lines of ``kind step monotonic_ns took_ns``;
+  each run has a thread of its own
+- ``stop``: the file that ends the process when it appears
+- ``pause``: seconds between events
+- ``ballast``: bytes of extra text in each log
+- ``steps``: whether a ``step_end`` comes before each log
+- ``rare``: the number of logs between two rare events, 0 for none
+- ``cap``: the limit of the spool, 0 for the default
+- ``exit_code``: the exit code
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ RARE = ("evaluate", "save", "epoch_end")
 
 
 def emit(run_id: str, noted: Path, plan: dict[str, Any]) -> None:
-    """Emit as one run: ``train_begin``, numbered steps with a log each, rare events, the end."""
+    """Emit one run: ``train_begin``, numbered steps with a log each, rare events, ``train_end``."""
     stop = Path(plan["stop"])
     notes = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     extra = {"ballast": "x" * plan["ballast"]} if plan["ballast"] else {}
@@ -64,7 +69,7 @@ def emit(run_id: str, noted: Path, plan: dict[str, Any]) -> None:
 
 
 def main(plan: dict[str, Any]) -> int:
-    """Emit as every run of the plan at once; the exit code."""
+    """Emit every run of the plan at once; the exit code."""
     if plan["cap"]:
         small = functools.partial(SpoolWriter, cap=plan["cap"], segment=plan["cap"] // 8)
         publisher.SpoolWriter = small  # type: ignore[attr-defined, assignment]

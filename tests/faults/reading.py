@@ -1,6 +1,6 @@
-"""Reads the bus under a durable name and writes down each event, then says that it is processed.
+"""Reads the bus under a durable name, notes each event, then commits it.
 
-Run as a script: ``reading.py ADDRESS NAME NOTES PAUSE``. ``NOTES`` gets a line
+Run as ``reading.py ADDRESS NAME NOTES PAUSE``. ``NOTES`` gets a line
 ``stream seq kind step`` for each event; ``PAUSE`` are seconds between batches.
 """
 
@@ -15,7 +15,7 @@ from lineside.bus.client.reader import Reader
 
 
 def main(address: str, name: str, notes: Path, pause: float) -> None:
-    """Read for ever."""
+    """Read until killed."""
     kept = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with Reader(address, name=name, credit=16) as reader:
         while True:

@@ -1,6 +1,6 @@
-"""What fault tests add to a session: repetitions, and a table at its end.
+"""Adds repetitions of fault tests and a table of their results to a pytest session.
 
-``LINESIDE_FAULT_REPEATS`` runs each so many times (``make faults N=20``).
+``LINESIDE_FAULT_REPEATS`` is the number of repetitions (``make faults N=20``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
 
 def count(node: pytest.Item, **columns: int) -> None:
-    """Add to what the test's row says."""
+    """Add to the test's row in the table."""
     # A report carries its properties from the process that ran the test.
     node.user_properties += [(_PREFIX + name, n) for name, n in columns.items()]
 

@@ -1,4 +1,4 @@
-"""Everything a fault test needs, in one home: broker, recorder, dashboard, producers, the store."""
+"""The processes of a fault test in one home: broker, recorder, dashboard and producers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lineside.bus.testing import BrokerProcess
 from lineside.emitter.spool.shipper_process import shipper_pid
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
-from tests.faults.accounts import Journal, is_settled, journal
-from tests.faults.witnesses import Producer, notes_file, stop_file
+from tests.faults.accounts import Journal, is_recorded, journal
+from tests.faults.producer_process import Producer, notes_file, stop_file
 from tests.support.leftovers import kill_processes_of
 from tests.support.processes import Child, environment, supervised
 from tests.support.waiting import DEADLINE, wait_until
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 
 class Stack:
-    """One home with its processes. Whatever was started for it is ended on leaving the context."""
+    """One home with its processes, which end with the context."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -64,23 +64,23 @@ class Stack:
             kill_processes_of(self.home)
 
     def move_broker(self, home: Path) -> None:
-        """Have the broker, and its journal, in another home than everything else."""
+        """Put the broker and its journal into another home."""
         self.broker = BrokerProcess(home)
         self.recorder = self.service("recorder")
 
     def move_store(self, url: str) -> None:
-        """Have the store elsewhere."""
+        """Put the store elsewhere."""
         self.url = url
         self.recorder = self.service("recorder")
 
     def service(self, name: str, *options: str) -> Child:
-        """One of the command line's processes, not yet started."""
+        """A ``lineside`` process, not yet started."""
         where = {"LINESIDE_BROKER": self.broker.address, "LINESIDE_STORE": self.url}
         env = supervised(self.home, **where)
         return Child(["-m", "lineside.cli", name, *options], env, self.home / f"{name}.log")
 
     def start(self) -> None:
-        """Broker and recorder."""
+        """Start broker and recorder."""
         self.broker.start()
         self.recorder.start()
 
@@ -104,7 +104,7 @@ class Stack:
         exit_code: int = 0,
         **env: str,
     ) -> Producer:
-        """Start ``producer.py`` as ``runs`` (default: run)."""
+        """Start ``producer.py`` with ``runs`` (default: run)."""
         runs = runs or ("run",)
         plan = {
             "runs": {run: str(notes_file(self.home, run)) for run in runs},
@@ -126,7 +126,7 @@ class Stack:
         return self._begin("run", [str(HERE / "training.py"), *options], env, fork=True)
 
     def history(self) -> History:
-        """The store as a reader sees it, once the recorder has made it."""
+        """The store, once the recorder has made it."""
 
         def opened() -> bool:
             try:
@@ -140,14 +140,14 @@ class Stack:
             raise RuntimeError("unreachable: waited for")
         return History(self._engine)
 
-    def settle(self, *runs: str, seconds: float = DEADLINE) -> Journal:
-        """The journal, once the store holds all that it does of ``runs``."""
+    def wait_recorded(self, *runs: str, seconds: float = DEADLINE) -> Journal:
+        """The journal, once the store holds all its events of ``runs``."""
         history = self.history()
         until = time.monotonic() + seconds
         while True:
             journaled = journal(self.broker.address)
             try:
-                missing = [run for run in runs if not is_settled(history, journaled, run)]
+                missing = [run for run in runs if not is_recorded(history, journaled, run)]
             except RunNotFound as error:
                 missing = [error.run]
             if not missing:
@@ -156,17 +156,17 @@ class Stack:
                 raise TimeoutError(f"store and journal differ after {seconds:g} s: {missing}")
             time.sleep(0.05)
 
-    def wait_status(self, run: str, *words: str) -> None:
-        """Return once the store says one of ``words`` of the run."""
+    def wait_status(self, run: str, *statuses: str) -> None:
+        """Wait until the run has one of these statuses."""
         history = self.history()
-        wait_until(lambda: history.run(run).status in words, f"{run} is {' or '.join(words)}")
+        wait_until(lambda: history.run(run).status in statuses, f"{run} is {' or '.join(statuses)}")
 
     def shipper_pid(self, spool: Path | None = None) -> int:
-        """Who ships the spool now; 0 if nobody does."""
+        """The process id of the spool's shipper; 0 if none runs."""
         return shipper_pid(spool or self.spool) or 0
 
     def kill_shipper(self) -> None:
-        """``kill -9`` the shipper that is there, or the next one that is."""
+        """``kill -9`` the shipper, or the next one to start."""
         wait_until(self.shipper_pid, "there is a shipper")
         pid = self.shipper_pid()
         with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
@@ -174,7 +174,7 @@ class Stack:
         wait_until(lambda: self.shipper_pid() != pid, "the killed shipper is gone")
 
     def ship(self, spool: Path | None = None) -> str:
-        """``lineside ship``; what it said."""
+        """Run ``lineside ship``; its output."""
         env = environment(self.home, LINESIDE_BROKER=self.broker.address)
         options = ["--spool", str(spool)] if spool else []
         child = Child(["-m", "lineside.cli", "ship", *options], env, self.home / "ship.log")
@@ -184,7 +184,7 @@ class Stack:
         return child.log_text()
 
     def logs(self) -> dict[str, str]:
-        """What every process wrote, by the name of its log."""
+        """The logs of all processes, by file name."""
         found = [
             *self.home.glob("*.log"),
             *self.broker.home.glob("*.log"),
@@ -210,8 +210,7 @@ def inject_faults(
     shortest: float = 0.05,
     longest: float = 0.8,
 ) -> None:
-    """Deal one of ``actions`` after another at random moments, for ``seconds`` and twice at
-    least."""
+    """Run one of ``actions`` at random moments, for ``seconds`` and twice at least."""
     until = time.monotonic() + seconds
     count = 0
     while time.monotonic() < until or count < 2:

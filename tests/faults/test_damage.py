@@ -1,4 +1,4 @@
-"""Records damaged on disk, in a spool and in the journal: those are gaps, all others are kept."""
+"""Records damaged in a spool or in the journal become gaps; all others are kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_damage_in_the_journal_costs_the_damaged_records_and_is_a_gap(
     stack.broker.stop()
     hurt = _damage_journal(stack.broker.home / "journal.db", largest, rng, damage)
     stack.start()
-    stack.settle("run")
+    stack.wait_recorded("run")
     result = check("run", producer.items(), exact=False)
     assert (result.lost, result.twice, result.surplus) == (0, 0, 0)
     assert result.gaps == len(hurt)
@@ -61,7 +61,7 @@ def test_damage_in_the_journal_costs_the_damaged_records_and_is_a_gap(
 
 
 def _damage(log: Path, rng: Random, damage: str) -> set[int]:
-    """Spoil records in the middle of a segment; their numbers."""
+    """Damage records in the middle of a segment; their seqs."""
     data = bytearray(log.read_bytes())
     starts = _starts(data)
     begin, end = _spoil(data, starts, rng, damage)
@@ -76,13 +76,13 @@ def _blobs(address: str) -> list[Evt]:
 
 
 def _damage_journal(path: Path, entry: Evt, rng: Random, damage: str) -> set[int]:
-    """Spoil records in the middle of an entry, where it lies in the journal's file; their seqs."""
+    """Damage records in the middle of an entry in the journal's file; their seqs."""
     blob, starts = entry.blob, _starts(entry.blob)
     file = path.read_bytes()
     while True:
         spoiled = bytearray(blob)
         begin, end = _spoil(spoiled, starts, rng, damage)
-        # A blob lies in several pages: only a stretch that is whole in one of them can be found.
+        # A blob lies in several pages: only a stretch within one of them can be found.
         around = slice(max(0, begin - 40), end + 40)
         if file.count(blob[around]) == 1:
             break
@@ -91,7 +91,7 @@ def _damage_journal(path: Path, entry: Evt, rng: Random, damage: str) -> set[int
 
 
 def _spoil(data: bytearray, starts: list[int], rng: Random, damage: str) -> tuple[int, int]:
-    """Spoil something in the second quarter of ``data``; the bytes concerned."""
+    """Damage bytes in the second quarter of ``data``; their range."""
     begin = starts[rng.randrange(len(starts) // 4, len(starts) // 2)]
     if damage == "a bit":
         begin += HEADER.size + rng.randrange(20)
@@ -109,7 +109,7 @@ def _spoil(data: bytearray, starts: list[int], rng: Random, damage: str) -> tupl
 
 
 def _starts(data: bytes | bytearray) -> list[int]:
-    """Where each record begins, and where the last one ends."""
+    """The start of each record, and the end of the last one."""
     starts = [0]
     while (found := read_record(data, starts[-1])) is not None:
         starts.append(found[1])
@@ -117,7 +117,7 @@ def _starts(data: bytes | bytearray) -> list[int]:
 
 
 def _touched(starts: list[int], begin: int, end: int) -> set[int]:
-    """The records that have bytes between ``begin`` and ``end``."""
+    """The indices of the records with bytes between ``begin`` and ``end``."""
     return {n for n, (at, to) in enumerate(pairwise(starts)) if at < end and begin < to}
 
 

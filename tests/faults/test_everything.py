@@ -1,4 +1,4 @@
-"""Every process killed, frozen or cut off at random while several runs go on."""
+"""Every process is killed, frozen or cut off at random while several runs go on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from lineside.bus.testing import FaultyProxy
 from tests.faults.conftest import CheckAll
+from tests.faults.producer_process import Producer
 from tests.faults.stack import Stack, inject_faults
-from tests.faults.witnesses import Producer
 
 pytestmark = pytest.mark.fault
 
@@ -22,7 +22,7 @@ AT_ONCE = 3
 
 
 class FaultScenario:
-    """Runs through a link that fails, and everything that can happen to their processes."""
+    """Runs through a faulty connection, and the faults of their processes."""
 
     def __init__(self, stack: Stack, link: FaultyProxy, rng: Random) -> None:
         self.stack = stack
@@ -33,7 +33,7 @@ class FaultScenario:
         self._count = 0
 
     def begin(self) -> None:
-        """One more run."""
+        """Begin one more run."""
         self._count += 1
         run = f"run-{self._count}"
         producer = self.stack.produce(run, pause=0.001, LINESIDE_BROKER=self.link.address)
@@ -41,33 +41,33 @@ class FaultScenario:
         producer.wait_noted(1)
 
     def finish_one(self) -> None:
-        """A run ends by itself, and another begins."""
+        """End one run and begin another."""
         self._end(self.rng.choice(self._running))
         self.begin()
 
     def finish_all(self) -> None:
-        """Every run ends."""
+        """End every run."""
         for producer in list(self._running):
             self._end(producer)
 
     def kill_broker(self) -> None:
-        """The broker dies and is started again."""
+        """Kill the broker and start it again."""
         self.stack.broker.kill()
         self.stack.broker.start()
 
     def kill_recorder(self) -> None:
-        """The recorder dies and is started again."""
+        """Kill the recorder and start it again."""
         self.stack.recorder.kill()
         self.stack.recorder.start()
 
     def freeze_broker(self) -> None:
-        """The broker stands still."""
+        """Freeze the broker for a moment."""
         self.stack.broker.freeze()
         self._wait()
         self.stack.broker.resume()
 
     def freeze_shipper(self) -> None:
-        """The shipper stands still."""
+        """Freeze the shipper for a moment."""
         pid = self.stack.shipper_pid()
         with contextlib.suppress(ProcessLookupError):
             if pid:
@@ -76,13 +76,13 @@ class FaultScenario:
                 os.kill(pid, signal.SIGCONT)
 
     def cut(self) -> None:
-        """Connections break."""
+        """Break connections for a moment."""
         self.link.cut()
         self._wait()
         self.link.restore()
 
     def swallow(self) -> None:
-        """Connections stand and carry nothing."""
+        """Keep connections open for a moment without carrying data."""
         self.link.swallow()
         self._wait()
         self.link.restore()
@@ -96,7 +96,7 @@ class FaultScenario:
         time.sleep(self.rng.uniform(0.1, 2.0))
 
 
-def test_whatever_happens_together_loses_nothing(
+def test_random_faults_of_every_process_lose_nothing(
     stack: Stack, rng: Random, check_all: CheckAll
 ) -> None:
     stack.start()

@@ -12,8 +12,8 @@ import pytest
 from lineside.emitter.spool.status_page import DROPPED
 from tests.faults.accounts import AccountCheck, journal, rows
 from tests.faults.conftest import Check
+from tests.faults.producer_process import Producer
 from tests.faults.stack import Stack
-from tests.faults.witnesses import Producer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
@@ -22,24 +22,24 @@ MIB = 1 << 20
 SmallDisk = Callable[[str, int], Path]
 
 
-def test_a_full_spool_disk_drops_what_it_counts_and_keeps_the_rest(
+def test_a_full_spool_disk_counts_dropped_events_and_keeps_the_rest(
     small_disk: SmallDisk, stack: Stack, rng: Random, check: Check
 ) -> None:
     spool = small_disk("small", 32 * MIB)
-    filler = _fill(spool, 31 * MIB)  # afterwards there is room to the end
+    filler = _fill(spool, 31 * MIB)  # without it there is room until the end
     producer = stack.produce(ballast=400, LINESIDE_SPOOL=str(spool))
     wait_until(lambda: _dropped(producer) > 50, "the disk is full")
     time.sleep(rng.uniform(0.0, 1.0))
     filler.unlink()
     dropped = _dropped(producer)
     producer.wait_noted(1000)
-    wait_until(lambda: _holds_still(producer), "events are kept again")
+    wait_until(lambda: _drops_nothing(producer), "events are kept again")
     stack.start()
     producer.wait_flowing()
     assert producer.finish() == 0
     result = check("run", producer.items(), exact=False)
     assert result.gaps >= dropped
-    _is_accounted(stack, producer, result, "disk")
+    _check_account(stack, producer, result, "disk")
 
 
 def test_a_loop_killed_on_a_full_spool_disk_leaves_an_exact_account(
@@ -57,7 +57,7 @@ def test_a_loop_killed_on_a_full_spool_disk_leaves_an_exact_account(
     stack.ship(spool)
     result = check("run", producer.items(), exact=False)
     assert result.gaps == dropped
-    # One may have been dropped, or kept, before it could be written down.
+    # One may have been dropped, or kept, before it could be noted.
     assert result.noted - result.recorded in (dropped, dropped - 1)
     assert (result.lost, result.twice) == (0, 0), result
     assert result.in_order
@@ -77,7 +77,7 @@ def test_a_full_journal_disk_loses_nothing(
     time.sleep(rng.uniform(0.0, 2.0))
     if broker == "killed":
         stack.broker.kill()
-        stack.broker.start()  # which reads from a disk that it cannot write
+        stack.broker.start()  # it reads from a disk that it cannot write
     producer.wait_noted(100)
     filler.unlink()
     producer.wait_flowing()
@@ -100,7 +100,7 @@ def test_a_full_store_disk_loses_nothing(
     check("run", producer.items())
 
 
-def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
+def test_a_spool_at_its_cap_keeps_rare_events_and_reports_dropped_ones(
     stack: Stack, rng: Random, check: Check
 ) -> None:
     producer = stack.produce(ballast=8000, steps=True, rare=100, cap=8 * MIB)
@@ -111,7 +111,7 @@ def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
     assert producer.finish() == 0
     stack.ship()
     result = check("run", producer.items(), exact=False)
-    _is_accounted(stack, producer, result, "cap")
+    _check_account(stack, producer, result, "cap")
     kept = {
         (event.kind, event.step)
         for stream, found in journal(stack.broker.address).items()
@@ -120,13 +120,13 @@ def test_a_spool_at_its_cap_keeps_what_matters_and_names_what_it_dropped(
     }
     dropped = [item for item in producer.items() if item not in kept]
     assert {kind for kind, _ in dropped} == {"step_end", "log"}
-    first = dict(reversed(dropped))  # of each kind, the step at which it first was
-    assert first["step_end"] < first["log"], "step events are to be given up before logs"
+    first = dict(reversed(dropped))  # the first dropped step of each kind
+    assert first["step_end"] < first["log"], "step events must be dropped before logs"
     stack.wait_status("run", "finished")  # run_end came too
 
 
-def _is_accounted(stack: Stack, producer: Producer, result: AccountCheck, why: str) -> None:
-    """Everything not recorded is a gap, named with its reason, and the numbers agree exactly."""
+def _check_account(stack: Stack, producer: Producer, result: AccountCheck, why: str) -> None:
+    """Check that every event not recorded is a gap with its reason, and all numbers agree."""
     assert result.gaps > 0
     assert result.recorded + result.gaps == result.noted
     assert (result.lost, result.twice, result.surplus) == (0, 0, 0), result
@@ -144,8 +144,8 @@ def _dropped(producer: Producer) -> int:
     return producer.fields()[DROPPED]
 
 
-def _holds_still(producer: Producer) -> bool:
-    """Whether some events go by without one dropped."""
+def _drops_nothing(producer: Producer) -> bool:
+    """Whether the next events are all kept."""
     before = _dropped(producer)
     producer.wait_noted(200)
     return _dropped(producer) == before

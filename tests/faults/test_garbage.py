@@ -1,4 +1,4 @@
-"""Garbage, truncated and oversized frames at the broker while a run goes on."""
+"""A run goes on while the broker gets garbage, truncated and oversized frames."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_garbage_at_the_broker_neither_stops_nor_changes_a_run(
     check("run", producer.items())
     stack.wait_status("run", "finished")
     assert stack.broker.pid == broker
-    said = stack.logs()["broker.log"]
-    assert "refused" in said
-    assert "could not be handled" not in said, said
-    assert "Traceback" not in said, said
+    log = stack.logs()["broker.log"]
+    assert "refused" in log
+    assert "could not be handled" not in log, log
+    assert "Traceback" not in log, log
 
 
 def _record(seq: int) -> bytes:
@@ -68,7 +68,7 @@ def _record(seq: int) -> bytes:
 
 
 def _good(rng: Random) -> Frames:
-    """A message a producer or reader could send."""
+    """A valid message of a producer or reader."""
     messages: list[Message] = [
         Hi(STREAM, {"kind": "rank"}),
         Put(STREAM, rng.choice([0, 1, 5, 1 << 62]), 1, _record(0)),
@@ -81,7 +81,7 @@ def _good(rng: Random) -> Frames:
 
 
 def _bad(rng: Random) -> Frames:
-    """A message of which something is wrong."""
+    """An invalid message."""
     frames = _good(rng)
     spoils: list[Callable[[], Frames]] = [
         lambda: [rng.randbytes(rng.randrange(64)) for _ in range(rng.randrange(1, 8))],
@@ -115,7 +115,7 @@ def _send_bad_messages(address: str, rng: Random) -> None:
 
 
 def _send_bad_bytes(address: str, rng: Random) -> None:
-    """What is not even ZeroMQ."""
+    """Send bytes that are not ZeroMQ."""
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Shipper, broker and recorder die again and again while events flow."""
+"""Shipper, broker and recorder are killed again and again while events flow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import Check
+from tests.faults.producer_process import Producer
 from tests.faults.stack import Stack, inject_faults
-from tests.faults.witnesses import Producer
 
 pytestmark = pytest.mark.fault
 

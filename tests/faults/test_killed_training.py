@@ -1,4 +1,4 @@
-"""The training process dies at a random moment; what its hooks returned for is recorded."""
+"""The training process is killed at a random moment; every returned hook is recorded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import Check
+from tests.faults.producer_process import Producer
 from tests.faults.stack import Stack
-from tests.faults.witnesses import Producer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
@@ -25,7 +25,7 @@ def test_a_killed_trainer_loses_no_event_and_its_run_is_lost(
     trainer.wait_noted(rng.randrange(1, 400))
     time.sleep(rng.uniform(0.0, 0.5))
     trainer.kill()
-    stack.settle("run")
+    stack.wait_recorded("run")
     stack.wait_status("run", "lost", "killed")
     check("run", trainer.items(), torn=True)
 
@@ -38,7 +38,7 @@ def test_a_killed_loop_loses_no_event_and_its_run_is_lost(
     loop.wait_noted(1)
     time.sleep(rng.uniform(0.0, 2.0))
     loop.kill()
-    stack.settle("run")
+    stack.wait_recorded("run")
     stack.wait_status("run", "lost", "killed")
     check("run", loop.items(), torn=True)
 
@@ -51,7 +51,7 @@ def test_trainer_and_shipper_killed_together_lose_nothing_once_their_spool_is_sh
     trainer.wait_noted(rng.randrange(1, 400))
     _kill_with_shipper(stack, trainer, rng)
     stack.ship()
-    stack.settle("run")
+    stack.wait_recorded("run")
     stack.wait_status("run", "lost", "killed")
     check("run", trainer.items(), torn=True)
 
@@ -65,13 +65,13 @@ def test_loop_and_shipper_killed_together_lose_nothing_once_their_spool_is_shipp
     time.sleep(rng.uniform(0.0, 2.0))
     _kill_with_shipper(stack, loop, rng)
     stack.ship()
-    stack.settle("run")
+    stack.wait_recorded("run")
     stack.wait_status("run", "lost", "killed")
     check("run", loop.items(), torn=True)
 
 
 def _kill_with_shipper(stack: Stack, producer: Producer, rng: Random) -> None:
-    """Both stopped first, so that neither sees the other die, then killed in either order."""
+    """Freeze both, so that neither sees the other end, then kill them in either order."""
     wait_until(stack.shipper_pid, "there is a shipper")
     shipper = stack.shipper_pid()
     producer.freeze()

@@ -1,4 +1,4 @@
-"""Twenty runs at once with a page open on them."""
+"""Twenty runs at once, with a dashboard page open."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 from tests.faults.conftest import CheckAll
+from tests.faults.producer_process import notes_file, read_lines
 from tests.faults.stack import Stack
 from tests.faults.visitor import Visitor
-from tests.faults.witnesses import notes_file, read_lines
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fault
 PROCESSES, THREADS = 4, 5
 
 
-def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
+def test_twenty_runs_with_an_open_page_meet_no_lock_and_lose_nothing(
     stack: Stack, rng: Random, check_all: CheckAll
 ) -> None:
     stack.start()
@@ -33,7 +33,7 @@ def test_twenty_runs_with_a_page_open_meet_no_lock_and_lose_nothing(
             assert producer.finish() == 0
         noted = {run: read_lines(notes_file(stack.home, run)) for run in runs}
         check_all({run: [(line.kind, line.step) for line in noted[run]] for run in runs})
-        wait_until(lambda: page.changes > 1, "the page was told of changes")
+        wait_until(lambda: page.changes > 1, "the page gets changes")
     assert not page.errors
     assert page.answers.keys() == {200}, page.answers
     for name, text in stack.logs().items():

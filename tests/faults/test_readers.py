@@ -1,4 +1,4 @@
-"""A reader that is slow, one that is frozen and one that is killed delay nobody but themselves."""
+"""A slow, a frozen and a killed reader delay only themselves."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class Reading(Child):
         super().__init__([*command, str(pause)], supervised(stack.home), log)
 
     def seen(self) -> list[tuple[str, int, NotedEvent]]:
-        """Stream, seq and what it was, in the order it came."""
+        """Stream, seq, kind and step of each event, in the order of arrival."""
         return [
             (stream, int(seq), (kind, int(step)))
             for stream, seq, kind, step in map(str.split, _whole_lines(self.notes))
         ]
 
     def wait_more(self) -> None:
-        """Return once it has had more than now."""
+        """Wait until more events have arrived."""
         size = len(self.seen())
         wait_until(lambda: len(self.seen()) > size, "the reader goes on")
 
     def wait_done(self, stack: Stack) -> None:
-        """Return once it has had everything."""
+        """Wait until every event has arrived."""
         wait_until(lambda: self.is_done(stack), "the reader has everything")
 
     def is_done(self, stack: Stack) -> bool:
-        """Whether it has had every event of the journal."""
+        """Whether every event of the journal has arrived."""
         seen = {(stream, seq) for stream, seq, _ in self.seen()}
         return all(
             (str(stream), event.seq) in seen
@@ -71,10 +71,10 @@ def test_a_reader_killed_again_and_again_catches_up_exactly(
     check("run", producer.items())
     reading.wait_done(stack)
     reading.kill()
-    _is_exact(reading, producer.items())
+    _check_exact(reading, producer.items())
 
 
-def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
+def test_a_slow_and_a_frozen_reader_delay_no_other_and_catch_up_exactly(
     stack: Stack, rng: Random, check: Check
 ) -> None:
     stack.start()
@@ -87,7 +87,7 @@ def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
     time.sleep(rng.uniform(5.5, 7.0))  # longer than a reader's own timeouts
     assert producer.finish() == 0
     check("run", producer.items())
-    assert not slow.is_done(stack), "it was not slow enough to show anything"
+    assert not slow.is_done(stack), "the reader was not slow enough for this test"
     assert not frozen.is_done(stack)
     frozen.resume()
     slow.kill()
@@ -96,11 +96,11 @@ def test_a_slow_and_a_frozen_reader_delay_nobody_and_catch_up_exactly(
     for reading in (quick, frozen):
         reading.wait_done(stack)
         reading.kill()
-        _is_exact(reading, producer.items())
+        _check_exact(reading, producer.items())
 
 
-def _is_exact(reading: Reading, noted: list[NotedEvent]) -> None:
-    """Everything told came, and in order; a repeat only where a life began again."""
+def _check_exact(reading: Reading, noted: list[NotedEvent]) -> None:
+    """Check that every noted event arrived in order; repeats only after a restart."""
     seen = [found for found in reading.seen() if found[0].startswith("run/rank0/")]
     first: dict[int, NotedEvent] = {}
     for _, seq, item in seen:

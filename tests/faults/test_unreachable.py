@@ -1,4 +1,4 @@
-"""A broker that is frozen, cut off or not there: training goes on and nothing is lost."""
+"""Training goes on and loses nothing while the broker is frozen, cut off or missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from lineside.bus.testing import FaultyProxy
 from tests.faults.conftest import Check
+from tests.faults.producer_process import Producer
 from tests.faults.stack import Stack
-from tests.faults.witnesses import Producer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
@@ -58,7 +58,7 @@ def _out_of_reach(stack: Stack, link: FaultyProxy, fault: str) -> Iterator[None]
 
 
 def _cost(producer: Producer, begun: int, ended: int) -> float:
-    """Median nanoseconds of a log between two moments."""
+    """The median nanoseconds of a log between two moments."""
     lines = producer.lines()
     return statistics.median(
         line.took_ns for line in lines if line.kind == "log" and begun < line.at_ns < ended
@@ -78,7 +78,9 @@ def test_a_trainer_without_a_broker_exits_in_time_with_its_own_code_and_loses_no
     stack: Stack, rng: Random, check: Check
 ) -> None:
     trainer = stack.train(steps=rng.randrange(20, 150), exit_code=7)
-    wait_until(lambda: any(line.kind == "epoch_end" for line in trainer.lines()), "it trains")
+    wait_until(
+        lambda: any(line.kind == "epoch_end" for line in trainer.lines()), "training has begun"
+    )
     _exits_in_time(trainer, 7)
     _arrives_later(stack, trainer, check)
 
@@ -87,9 +89,9 @@ def _exits_in_time(producer: Producer, code: int) -> None:
     assert producer.finish() == code
     exited = time.monotonic_ns()
     lines = producer.lines()
-    let_go = next((line.at_ns for line in lines if line.kind == "exit"), exited)
+    released = next((line.at_ns for line in lines if line.kind == "exit"), exited)
     last = max(line.at_ns for line in lines if line.kind not in ("train_end", "exit"))
-    assert (let_go - last) / 1e9 < EXIT_WITHIN
+    assert (released - last) / 1e9 < EXIT_WITHIN
     assert f"lineside ship --spool {producer.spool}" in producer.log_text()
 
 

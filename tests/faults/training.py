@@ -1,8 +1,8 @@
-"""Trains a tiny model with the real Trainer and writes down each hook after Lineside's returned.
+"""Trains a tiny model with the real Trainer, and notes each hook after Lineside's has returned.
 
-Run as a script: ``training.py TOLD OUTPUT MAX_STEPS EXIT_CODE``. ``TOLD`` gets a line
-``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside let the process
-go (what torch then needs to end is no concern of ours).
+Run as ``training.py NOTES OUTPUT MAX_STEPS EXIT_CODE``. ``NOTES`` gets a line
+``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside's exit handler
+has returned; torch's own end is not counted.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
 
 
-class Witness(TrainerCallback):
-    """Stands behind Lineside's callback: what it writes down, Lineside's hook has returned for."""
+class HookNotes(TrainerCallback):
+    """Comes after Lineside's callback, whose hook has returned when this one notes it."""
 
     def __init__(self, notes: int) -> None:
         self.notes = notes
 
 
 def note(notes: int, kind: str, step: int) -> None:
-    """Write down that this happened now."""
+    """Note an event with the present time."""
     os.write(notes, f"{kind} {step} {time.monotonic_ns()} 0\n".encode())
 
 
 def _hook(kind: str) -> Any:
-    def hook(self: Witness, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def hook(self: HookNotes, args: Any, state: Any, control: Any, **given: Any) -> None:
         note(self.notes, kind, state.global_step)
 
     return hook
 
 
 for _kind in LIFECYCLE_KINDS:
-    setattr(Witness, f"on_{_kind}", _hook(_kind))
+    setattr(HookNotes, f"on_{_kind}", _hook(_kind))
 
 
 class Tokens(torch.utils.data.Dataset):
@@ -78,13 +78,13 @@ def main(notes: int, output: Path, max_steps: int) -> None:
         args=arguments,
         train_dataset=Tokens(),
         eval_dataset=Tokens(),
-        callbacks=[LinesideCallback(), Witness(notes)],
+        callbacks=[LinesideCallback(), HookNotes(notes)],
     ).train()
 
 
 if __name__ == "__main__":
     noted = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    # Registered before Lineside's, so it is called after; what torch then needs is not counted.
+    # Registered before Lineside's exit handler, so it is called after that.
     atexit.register(note, noted, "exit", 0)
     main(noted, Path(sys.argv[2]), int(sys.argv[3]))
     sys.exit(int(sys.argv[4]))

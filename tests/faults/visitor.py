@@ -1,4 +1,4 @@
-"""An open page: requests as a browser makes them, and a live stream, while a test goes on."""
+"""Acts as an open dashboard page: requests as a browser makes them, and a live stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.waiting import wait_until
 
-_PAUSE = 0.02  # a person's browser leaves the machine some time too
+_PAUSE = 0.02  # a browser leaves the machine some time too
 _PAGES = ("/", "/api/runs", "/api/runs?sort=-step&limit=10", "/healthz", "/readyz")
 _RUN_PAGES = (
     "/runs/{run}",
@@ -23,10 +23,10 @@ _RUN_PAGES = (
 
 
 class Visitor:
-    """Asks the dashboard at ``address`` for everything about ``runs``, again and again.
+    """Requests every page about ``runs`` from the dashboard at ``address``, again and again.
 
-    ``answers`` maps each status code to how often it came, ``changes`` counts what the live stream
-    said, ``errors`` are failures of the connection itself.
+    ``answers`` counts each status code, ``changes`` the messages of the live stream. ``errors`` are
+    failures of the connection itself.
     """
 
     def __init__(self, address: str, runs: Sequence[str]) -> None:

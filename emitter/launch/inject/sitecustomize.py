@@ -1,9 +1,9 @@
-"""Puts the callback into every Trainer of this process, without a line in its script.
+"""Adds the callback to every Trainer of this process, without a line in its script.
 
 ``lineside run`` puts this folder first on PYTHONPATH, so Python imports this module at start. It
 does nothing until transformers' ``trainer_callback`` is imported, and then wraps
-``CallbackHandler``. It stands alone and imports nothing of Lineside at start: the interpreter may
-be another one than Lineside's, and must behave as if this were not here.
+``CallbackHandler``. It imports nothing of Lineside at start: the interpreter may be another one
+than Lineside's, and must behave as if this file did not exist.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TARGET = "transformers.trainer_callback"
 
 
 class _Finder:
-    """Finds the one module that is to be changed, as the others would, and leaves."""
+    """Finds the module to change as other finders do, and removes itself."""
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
@@ -45,7 +45,7 @@ def _after_load(
             return  # some loaders are shared by many modules
         try:
             change(module)
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+        except Exception as error:  # noqa: BLE001 - training goes on after any error
             _log(f"this run is not recorded: {type(error).__name__}: {error}")
 
     return exec_module
@@ -64,7 +64,7 @@ def _patch_handler(module: ModuleType) -> None:
             original_add(self, callback_class())
 
     def add_callback(self: Any, callback: Any) -> Any:
-        # One the script adds by itself takes the place of ours.
+        # A callback that the script adds itself replaces the injected one.
         callback_class = _callback_class()
         added_class = callback if isinstance(callback, type) else type(callback)
         if callback_class and issubclass(added_class, callback_class):
@@ -83,7 +83,7 @@ def _callback_class() -> Any:
     if not _callback_cache:
         try:
             from lineside.emitter import LinesideCallback
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+        except Exception as error:  # noqa: BLE001 - training goes on after any error
             _log(f"{sys.executable} cannot import it, this run is not recorded: {error}")
             _callback_cache.append(None)
         else:
@@ -97,7 +97,7 @@ def _log(what: str) -> None:
 
 
 def _run_shadowed() -> None:
-    """Import the ``sitecustomize`` that Python would have found without this one."""
+    """Import the ``sitecustomize`` that this one hides."""
     elsewhere = [entry for entry in sys.path if os.path.abspath(entry) != _HERE]  # noqa: PTH100
     spec = importlib.machinery.PathFinder.find_spec(__name__, elsewhere)
     if spec is not None and spec.loader is not None:

@@ -82,7 +82,7 @@ def test_after_the_wait_a_page_that_is_not_mapped_says_what_follows(
         def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             fields = status_reader.read_page(open_publisher()._spool.folder.path)
             assert fields is not None
-            phases.append(status_reader.phase(fields))
+            phases.append(fields.phase_name)
 
     callbacks = LinesideCallback(wait_for_stopper=0.1), RecordPhase()
     each_step = {**EVALUATING, "save_strategy": "steps", "save_steps": 1}

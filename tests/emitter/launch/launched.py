@@ -1,4 +1,4 @@
-"""A ``lineside run`` of its own process."""
+"""``lineside run`` in a process of its own."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Launched:
         return self.process.returncode, output, errors
 
     def exits(self) -> list[Event]:
-        """What was published of how the command ended."""
+        """The ``process_exit`` events of the command."""
         events = read_all(
             self.address,
             ["*/launcher"],

@@ -1,4 +1,4 @@
-"""A training script that knows nothing of Lineside: ``plain_trainer.py OUTPUT [EXIT_CODE]``."""
+"""A training script without Lineside: ``plain_trainer.py OUTPUT [EXIT_CODE]``."""
 
 from __future__ import annotations
 

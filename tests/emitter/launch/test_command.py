@@ -1,4 +1,4 @@
-"""``lineside run -- CMD``: how it starts a command, stands beside it and tells how it ended."""
+"""``lineside run -- CMD`` starts a command, forwards signals and publishes how it ended."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ def test_the_exit_code_is_the_commands_and_is_published(
     assert status == code
     assert output == "ready\n"
     assert errors == ""
-    told = exit_of(one)
+    data = exit_of(one)
     (start, *more) = read_all(bench.address, ["*/rank0"])
     assert start.kind == "run_start"
-    assert told["emitted"] == 1 + len(more)
-    assert told["exit_code"] == code
-    assert told["signal"] is None
-    assert told["outlived"] is False
-    assert told["argv"][:2] == [sys.executable, "-c"]
-    assert "hf_secret" not in str(told["argv"])
-    assert 0 < told["seconds"] < 60
+    assert data["emitted"] == 1 + len(more)
+    assert data["exit_code"] == code
+    assert data["signal"] is None
+    assert data["outlived"] is False
+    assert data["argv"][:2] == [sys.executable, "-c"]
+    assert "hf_secret" not in str(data["argv"])
+    assert 0 < data["seconds"] < 60
     (rank,) = (bench.spool).glob("*/rank0/*")
-    assert told["attempt"] == rank.name
+    assert data["attempt"] == rank.name
 
 
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 3, None)]
 )
-def test_a_signal_that_ends_the_command_is_told_as_shells_do(
+def test_a_signal_that_ends_the_command_is_reported_as_shells_do(
     bench: Bench, launched: Any, number: int, name: str | None
 ) -> None:
     bench.broker()
     one = launched(*python(LOOP % f"os.kill(os.getpid(), {int(number)})"))
     assert one.end()[0] == 128 + number
-    told = exit_of(one)
-    assert told["exit_code"] is None
-    assert told["signal"] == (name or f"SIG{int(number)}")
+    data = exit_of(one)
+    assert data["exit_code"] is None
+    assert data["signal"] == (name or f"SIG{int(number)}")
 
 
-def test_how_the_command_ends_is_told_of_the_runs_that_had_not_ended(
+def test_the_end_of_the_command_is_published_for_runs_that_had_not_ended(
     bench: Bench, launched: Any
 ) -> None:
     bench.broker()
@@ -73,15 +73,15 @@ def test_how_the_command_ends_is_told_of_the_runs_that_had_not_ended(
     )
     one = launched(*python(body))
     assert one.end()[0] == 3
-    told = read_all(
+    exits = read_all(
         bench.address, ["*/launcher"], until=lambda events: len(events) >= 2, timeout=20
     )
-    assert [event.data["exit_code"] for event in told if event.data] == [3, 3]
+    assert [event.data["exit_code"] for event in exits if event.data] == [3, 3]
     assert {folder.parent.name for folder in bench.spool.glob("*/launcher")} == {"open", "last"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_to_the_launcher_alone_is_passed_on_once(
+def test_a_signal_to_the_launcher_alone_is_forwarded_once(
     launched: Any, number: signal.Signals
 ) -> None:
     count = (
@@ -124,7 +124,7 @@ def test_a_ctrl_c_at_the_terminal_reaches_the_command_once(launched: Any, first:
     assert (status, output) == (0, "1\n")
 
 
-def test_the_command_hears_once_that_the_terminal_is_gone(launched: Any) -> None:
+def test_the_command_gets_one_sighup_when_the_terminal_closes(launched: Any) -> None:
     count = (
         "import signal, time\n"
         "seen = []\n"
@@ -155,18 +155,18 @@ def test_the_command_can_read_the_terminal(launched: Any) -> None:
     assert (status, output) == (0, "hello\n")
 
 
-def test_ctrl_c_ends_a_training_and_is_told(bench: Bench, launched: Any) -> None:
+def test_ctrl_c_ends_a_training_and_is_published(bench: Bench, launched: Any) -> None:
     bench.broker()
     one = launched(*python(LOOP % "time.sleep(60)"))
     one.wait_ready()
     os.killpg(one.process.pid, signal.SIGINT)
     assert one.end()[0] in (1, 130)
-    told = exit_of(one)
-    assert told["exit_code"] == 1 or told["signal"] == "SIGINT"
+    data = exit_of(one)
+    assert data["exit_code"] == 1 or data["signal"] == "SIGINT"
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "said"),
+    ("command", "code", "message"),
     [
         (["no-such-command-at-all"], 127, "no-such-command-at-all: command not found"),
         (["/no/such/file"], 127, "/no/such/file: command not found"),
@@ -174,15 +174,17 @@ def test_ctrl_c_ends_a_training_and_is_told(bench: Bench, launched: Any) -> None
     ],
 )
 def test_a_command_that_cannot_be_run_ends_as_in_a_shell(
-    launched: Any, command: list[str], code: int, said: str
+    launched: Any, command: list[str], code: int, message: str
 ) -> None:
     status, output, errors = launched(*command).end()
     assert status == code
     assert output == ""
-    assert errors == f"lineside: {said}\n"
+    assert errors == f"lineside: {message}\n"
 
 
-def test_a_script_whose_interpreter_is_missing_is_told_apart(launched: Any, bench: Bench) -> None:
+def test_a_script_whose_interpreter_is_missing_is_not_executable(
+    launched: Any, bench: Bench
+) -> None:
     script = bench.folder / "script"
     script.write_text("#!/no/such/python\n")
     script.chmod(0o700)
@@ -191,7 +193,7 @@ def test_a_script_whose_interpreter_is_missing_is_told_apart(launched: Any, benc
     assert errors == f"lineside: {script} cannot be run: No such file or directory\n"
 
 
-def test_a_command_that_opens_no_run_is_told_of(launched: Any) -> None:
+def test_a_command_that_opens_no_run_is_reported(launched: Any) -> None:
     status, output, errors = launched("echo", "hello").end()
     assert (status, output) == (0, "hello\n")
     assert errors.startswith("lineside: no run was recorded: the command trained nothing")
@@ -206,7 +208,7 @@ def test_without_a_broker_the_launcher_does_not_wait(bench: Bench, launched: Any
     assert list(folder.glob("*.seg"))
 
 
-def test_a_spool_that_cannot_be_written_is_said_and_the_exit_code_kept(
+def test_an_unwritable_spool_is_reported_and_the_exit_code_kept(
     bench: Bench, launched: Any
 ) -> None:
     bench.spool.mkdir()
@@ -221,13 +223,13 @@ def test_a_spool_that_cannot_be_written_is_said_and_the_exit_code_kept(
     assert "ended cannot be recorded" in errors
 
 
-def test_lineside_switched_off_only_runs_the_command(bench: Bench, launched: Any) -> None:
+def test_lineside_disabled_only_runs_the_command(bench: Bench, launched: Any) -> None:
     body = "import os, sys; print('LINESIDE_LAUNCH' in os.environ, 'inject' in str(sys.path))"
     status, output, errors = launched(*python(body), LINESIDE_DISABLED="1").end()
     assert (status, output, errors) == (0, "False False\n", "")
 
 
-def test_the_command_is_told_where_and_keeps_its_own_python_path(
+def test_the_command_gets_the_settings_and_keeps_its_python_path(
     bench: Bench, launched: Any
 ) -> None:
     body = (
@@ -243,7 +245,7 @@ def test_the_command_is_told_where_and_keeps_its_own_python_path(
     assert output == f"[] mine {bench.spool} 0\n"
 
 
-def test_nothing_to_run_is_said() -> None:
+def test_an_empty_command_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="nothing to run"):
         launch([], Settings.from_env())
 
@@ -260,7 +262,7 @@ def test_a_temporary_folder_that_cannot_be_made_does_not_stop_the_command(
     assert "will not be recorded: no room" in capfd.readouterr().err
 
 
-def test_the_exit_code_is_the_commands_where_signals_of_children_are_ignored(bench: Bench) -> None:
+def test_the_exit_code_is_the_commands_where_sigchld_is_ignored(bench: Bench) -> None:
     settings = Settings.from_env({"LINESIDE_HOME": str(bench.folder), "LINESIDE_DISABLED": "1"})
     same = "import signal as s, sys; sys.exit(3 + (s.getsignal(s.SIGCHLD) != s.SIG_IGN))"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)

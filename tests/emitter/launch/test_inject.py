@@ -1,4 +1,4 @@
-"""The sitecustomize that brings the callback into scripts that do not know of it."""
+"""The sitecustomize that adds the callback to scripts without it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LinesideCallback:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A folder with a transformers and a lineside of a few lines, as fast as they are small."""
+    """A folder with a transformers and a lineside of a few lines each, which load fast."""
     for name, content in {
         "transformers/__init__.py": "",
         "transformers/trainer_callback.py": HANDLER,
@@ -74,7 +74,7 @@ def test_every_handler_gets_the_callback_last(packages: Path) -> None:
     assert run(packages, body) == ("['dict', 'LinesideCallback'] ['LinesideCallback'] 4\n", "")
 
 
-def test_a_script_that_brings_its_own_keeps_it(packages: Path) -> None:
+def test_a_script_with_a_callback_of_its_own_keeps_it(packages: Path) -> None:
     body = SHOW + (
         "from lineside.emitter import LinesideCallback as L\n"
         "mine = L()\n"
@@ -98,7 +98,7 @@ def test_a_process_without_transformers_loads_nothing_of_lineside(packages: Path
     assert run(packages, body) == ("[]\n", "")
 
 
-def test_the_finder_leaves_when_its_work_is_done(packages: Path) -> None:
+def test_the_finder_removes_itself_after_use(packages: Path) -> None:
     body = (
         "import sys\n"
         "def ours(): return [f for f in sys.meta_path if type(f).__module__ == 'sitecustomize']\n"
@@ -107,7 +107,7 @@ def test_the_finder_leaves_when_its_work_is_done(packages: Path) -> None:
     assert run(packages, body)[0] == "1 0\n"
 
 
-def test_a_sitecustomize_that_is_shadowed_still_runs(packages: Path) -> None:
+def test_a_hidden_sitecustomize_still_runs(packages: Path) -> None:
     (packages / "sitecustomize.py").write_text("import sys\nsys.shadowed = __file__\n")
     body = (
         SHOW
@@ -116,7 +116,7 @@ def test_a_sitecustomize_that_is_shadowed_still_runs(packages: Path) -> None:
     assert run(packages, body) == ("True ['LinesideCallback']\n", "")
 
 
-def test_a_shadowed_sitecustomize_that_fails_is_reported_by_python_as_ever(
+def test_a_hidden_sitecustomize_that_fails_is_reported_by_python_as_usual(
     packages: Path,
 ) -> None:
     (packages / "sitecustomize.py").write_text("raise RuntimeError('the site is broken')\n")
@@ -125,7 +125,7 @@ def test_a_shadowed_sitecustomize_that_fails_is_reported_by_python_as_ever(
     assert "the site is broken" in errors
 
 
-def test_a_python_without_lineside_trains_on_and_says_so_once(packages: Path) -> None:
+def test_a_python_without_lineside_trains_on_with_one_message(packages: Path) -> None:
     (packages / "lineside/emitter/__init__.py").write_text("import no_such_module\n")
     output, errors = run(packages, SHOW + "print(names(C([dict])), names(C([])))")
     assert output == "['dict'] []\n"
@@ -134,7 +134,7 @@ def test_a_python_without_lineside_trains_on_and_says_so_once(packages: Path) ->
     assert run(packages, SHOW + "print(names(C([])))", LOCAL_RANK="1") == ("[]\n", "")
 
 
-def test_a_transformers_that_has_changed_trains_on(packages: Path) -> None:
+def test_an_unknown_transformers_trains_on(packages: Path) -> None:
     (packages / "transformers/trainer_callback.py").write_text("class Other: pass\n")
     body = "from transformers.trainer_callback import Other; print(Other().__class__.__name__)"
     output, errors = run(packages, body)
@@ -153,9 +153,7 @@ def test_a_script_without_transformers_installed_sees_the_usual_error(packages: 
 
 
 @pytest.mark.parametrize("option", ["-S", "-I", "-E"])
-def test_options_that_keep_python_from_looking_keep_the_injection_out(
-    packages: Path, option: str
-) -> None:
+def test_options_that_skip_sitecustomize_skip_the_injection(packages: Path, option: str) -> None:
     body = "import sys; print('sitecustomize' in sys.modules and "
     body += "'inject' in str(sys.modules['sitecustomize'].__file__))"
     assert run(packages, body, option)[0] == "False\n"

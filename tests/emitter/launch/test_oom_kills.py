@@ -1,4 +1,4 @@
-"""The kernel's count of kills for want of memory, wherever a cgroup keeps it."""
+"""The kernel's count of out-of-memory kills is found in every layout of cgroups."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ V1 = "5:devices:/\n4:cpu,memory:/docker/abc\n0::/\n"
         (V2, "memory.events", "oom_kill 1\n", 1),
         (V1, "memory/docker/abc/memory.oom_control", "oom_kill_disable 0\noom_kill 2\n", 2),
         (V1, "memory/memory.oom_control", "under_oom 0\noom_kill 0\n", 0),
-        # An old kernel's does not say.
+        # An old kernel has no count.
         (V1, "memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n", None),
         (V2, "elsewhere", "oom_kill 1\n", None),
         ("nonsense\n", "memory.events", "oom_kill 1\n", None),
     ],
 )
-def test_the_count_is_found_or_none(
+def test_the_count_is_found_or_is_none(
     tmp_path: Path, groups: str, file: str, text: str, count: int | None
 ) -> None:
     own = tmp_path / "own"
@@ -37,5 +37,5 @@ def test_the_count_is_found_or_none(
     assert oom_kills.kill_count(tmp_path / "mount", own) == count
 
 
-def test_without_cgroups_it_is_not_known(tmp_path: Path) -> None:
+def test_without_cgroups_the_count_is_unknown(tmp_path: Path) -> None:
     assert oom_kills.kill_count(tmp_path, tmp_path / "missing") is None

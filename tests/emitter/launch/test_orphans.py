@@ -1,10 +1,11 @@
-"""What a command leaves behind when it is told to end, under ``lineside run``."""
+"""Trainings that a command leaves behind under ``lineside run``."""
 
 from __future__ import annotations
 
 import os
 import pty
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lineside.bus.testing import read_all
+from lineside.emitter.launch.orphans import is_exiting
 from tests.emitter.launch.launched import LOOP, exit_of
 from tests.emitter.shipping import Bench
 from tests.support.waiting import wait_until
@@ -24,7 +26,7 @@ def children(one: Any) -> str:
 
 
 @pytest.mark.parametrize("before", ["pass", "os.closerange(3, 200)  # as daemons do"])
-def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_for(
+def test_a_training_that_outlives_a_terminated_command_gets_one_sigterm_and_is_waited_for(
     bench: Bench, launched: Any, before: str
 ) -> None:
     bench.broker()
@@ -34,7 +36,7 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
         f"    {before}\n"
         "    print('ready', flush=True)\n"
         "    while not ends: time.sleep(0.01)\n"
-        "    time.sleep(1.0)\n"
+        "    time.sleep(1.5)\n"
         "    print(len(ends))"
     )
     script = bench.folder / "loop.py"
@@ -45,15 +47,15 @@ def test_a_training_that_outlives_a_command_told_to_end_is_told_too_and_waited_f
     os.kill(one.process.pid, signal.SIGTERM)
     status, output, _ = one.end()
     assert (status, output) == (128 + signal.SIGTERM, "1\n")
-    told = exit_of(one)
-    assert (told["signal"], told["outlived"]) == ("SIGTERM", True)
+    data = exit_of(one)
+    assert (data["signal"], data["outlived"]) == ("SIGTERM", True)
     *_, end = read_all(bench.address, ["*/rank0"])
     (exit_,) = one.exits()
     assert end.kind == "run_end"
     assert exit_.time < end.time
 
 
-def test_a_training_that_went_with_its_command_did_not_outlive_it(
+def test_a_training_that_ended_with_its_command_did_not_outlive_it(
     bench: Bench, launched: Any
 ) -> None:
     bench.broker()
@@ -63,15 +65,15 @@ def test_a_training_that_went_with_its_command_did_not_outlive_it(
     one.wait_ready()
     os.kill(one.process.pid, signal.SIGTERM)
     one.end()
-    told = exit_of(one)
-    assert (told["signal"], told["outlived"]) == ("SIGTERM", False)
+    data = exit_of(one)
+    assert (data["signal"], data["outlived"]) == ("SIGTERM", False)
 
 
 @pytest.mark.parametrize("before", ["pass", "run.finish()"])
 def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
     bench: Bench, launched: Any, before: str
 ) -> None:
-    """Its memory is freed, and its locks are let go, only after the command is gone."""
+    """Its memory is freed, and its locks are released, only after the command has ended."""
     bench.broker()
     script = bench.folder / "loop.py"
     script.write_text(
@@ -86,11 +88,11 @@ def test_a_training_that_was_killed_with_its_command_did_not_outlive_it(
     )
     one = launched(sys.executable, "-c", wrapper, sys.executable, str(script))
     one.end()
-    told = exit_of(one)
-    assert (told["signal"], told["outlived"]) == ("SIGKILL", False)
+    data = exit_of(one)
+    assert (data["signal"], data["outlived"]) == ("SIGKILL", False)
 
 
-def test_a_training_that_went_on_after_a_command_that_failed_outlived_it_even_without_a_word(
+def test_a_training_that_went_on_after_a_failed_command_outlived_it_without_a_run_end(
     bench: Bench, launched: Any
 ) -> None:
     bench.broker()
@@ -107,12 +109,12 @@ def test_a_training_that_went_on_after_a_command_that_failed_outlived_it_even_wi
     one = launched("sh", "-c", shell)
     status, _, _ = one.end()
     took = time.monotonic() - before
-    told = exit_of(one)
-    assert (status, told["exit_code"], told["outlived"]) == (3, 3, True)
-    assert told["seconds"] < took - 2.0, "the wait for it was taken for the command's"
+    data = exit_of(one)
+    assert (status, data["exit_code"], data["outlived"]) == (3, 3, True)
+    assert data["seconds"] < took - 2.0, "the wait for the training was counted as the command's"
 
 
-def test_a_run_begun_after_the_command_had_ended_is_not_told_how_that_ended(
+def test_a_run_begun_after_the_command_ended_has_no_process_exit(
     bench: Bench, launched: Any
 ) -> None:
     bench.broker()
@@ -128,17 +130,17 @@ def test_a_run_begun_after_the_command_had_ended_is_not_told_how_that_ended(
     assert exit_.data["attempt"] == first != second
 
 
-def test_a_sigterm_in_the_wait_for_a_training_left_behind_reaches_it_and_it_is_waited_for(
+def test_a_sigterm_during_the_wait_reaches_the_training_left_behind(
     bench: Bench, launched: Any
 ) -> None:
-    script, ready, told = (bench.folder / name for name in ("loop.py", "ready", "told"))
+    script, ready, count = (bench.folder / name for name in ("loop.py", "ready", "count"))
     body = (
         "ends = []\n"
         "    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
         f"    open({str(ready)!r}, 'w').close()\n"
         "    while not ends: time.sleep(0.01)\n"
         "    time.sleep(1.0)\n"
-        f"    open({str(told)!r}, 'w').write(str(len(ends)))"
+        f"    open({str(count)!r}, 'w').write(str(len(ends)))"
     )
     script.write_text(LOOP % body)
     shell = f"{sys.executable} {script} & while [ ! -e {ready} ]; do sleep 0.05; done"
@@ -147,7 +149,7 @@ def test_a_sigterm_in_the_wait_for_a_training_left_behind_reaches_it_and_it_is_w
     wait_until(lambda: not children(one))
     os.kill(one.process.pid, signal.SIGTERM)
     one.process.wait(60)
-    assert told.read_text() == "1"
+    assert count.read_text() == "1"
     assert one.end()[0] == 0
 
 
@@ -207,7 +209,7 @@ def test_a_training_left_behind_is_waited_for_until_its_process_ends(
     one.end()
 
 
-def test_a_training_that_its_command_told_to_stop_before_it_ended_is_not_told_again(
+def test_a_training_that_is_already_stopping_gets_no_second_sigterm(
     bench: Bench, launched: Any
 ) -> None:
     bench.broker()
@@ -263,3 +265,13 @@ def test_a_ctrl_c_at_the_terminal_reaches_a_training_that_outlived_its_command_o
     os.close(master)
     os.close(terminal)
     assert (status, output) == (128 + signal.SIGTERM, "1\n")
+
+
+def test_a_process_is_exiting_until_it_is_reaped() -> None:
+    """A process that the kernel ends keeps its locks until its memory is freed."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert not is_exiting(child.pid)
+        child.kill()
+        wait_until(lambda: is_exiting(child.pid))
+    assert not is_exiting(child.pid)
+    assert not is_exiting(os.getpid())

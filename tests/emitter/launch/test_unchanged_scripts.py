@@ -1,4 +1,4 @@
-"""Scripts that know nothing of Lineside, under ``lineside run``: each imports torch for itself."""
+"""Scripts without Lineside are recorded under ``lineside run``."""
 
 from __future__ import annotations
 

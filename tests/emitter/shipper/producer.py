@@ -1,9 +1,9 @@
-"""A producer of its own process, told by lines on stdin what to do: ``producer.py SPOOL STREAM``.
+"""A producer in a process of its own, driven by lines on stdin: ``producer.py SPOOL STREAM``.
 
-``write N`` events, ``flow N SECONDS`` writes them that far apart without waiting for the next
-line, ``flags F`` sets the page's flags, ``say K`` writes one event of that kind, ``close`` closes
-the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` begins
-another program. Each is answered by a line with the next seq.
+``write N`` writes events, ``flow N SECONDS`` writes them that far apart, ``flags F`` sets the
+page's flags, ``event K`` writes one event of that kind, ``maintain`` and ``close`` call the writer,
+``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` runs another
+program. The answer to each is a line with the next seq.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def main() -> None:
             for _ in range(int(arguments[0])):
                 writer.write("step_end", writer.next_seq)
                 time.sleep(float(arguments[1]))
-        elif instruction == "say":
+        elif instruction == "event":
             writer.write(arguments[0], writer.next_seq)
         elif instruction == "flags":
             writer.fields[FLAGS] = int(arguments[0])
             writer.fields[STEP] = 7
             writer.fields[HOOK_MONOTONIC_NS] = time.monotonic_ns()
-        elif instruction == "tend":
+        elif instruction == "maintain":
             writer.maintain()
         elif instruction == "read":
             for path in writer.folder.path.iterdir():

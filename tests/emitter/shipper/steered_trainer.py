@@ -1,4 +1,4 @@
-"""A training of its own process, slow enough to be steered: OUTPUT STEPS [SECONDS before it]."""
+"""A slow training in a process of its own: ``OUTPUT STEPS [SECONDS before it]``."""
 
 from __future__ import annotations
 

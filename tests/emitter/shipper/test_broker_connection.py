@@ -1,11 +1,10 @@
-"""The connection to the broker, and what is sent over it when it misbehaves."""
+"""The connection and the send window against a broker that misbehaves."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import zmq
@@ -25,7 +24,7 @@ STREAM = Stream("run", "rank0", "a1")
 
 
 class Peer:
-    """A broker by hand: it answers what a test says and nothing else."""
+    """A scripted broker: it answers only what a test sends."""
 
     def __init__(self, address: str) -> None:
         self._context: sockets.Context = zmq.Context()
@@ -67,7 +66,7 @@ def test_nothing_is_sent_while_there_is_no_connection(broker_connection: BrokerC
     assert broker_connection.receive(0.01) == []
 
 
-def test_answers_are_heard_and_nonsense_is_passed_over(
+def test_answers_are_received_and_invalid_messages_skipped(
     broker_connection: BrokerConnection, peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
     wait_until(lambda: broker_connection.send(Hi(STREAM)))
@@ -80,7 +79,7 @@ def test_answers_are_heard_and_nonsense_is_passed_over(
     while len(received) < 2:
         received += broker_connection.receive(5.0)
     assert received == [Ack(str(STREAM), 3), Who(str(STREAM))]
-    assert "no message" in caplog.text
+    assert "invalid message" in caplog.text
     assert broker_connection.has_answered
 
 
@@ -97,9 +96,9 @@ def test_a_connection_that_ends_is_noticed_at_once(
     assert not broker_connection.send(Hi(STREAM))
 
 
-def test_a_watched_descriptor_wakes_the_link_once(broker_connection: BrokerConnection) -> None:
+def test_a_watched_descriptor_ends_the_wait_once(broker_connection: BrokerConnection) -> None:
     read, write = os.pipe()
-    broker_connection.watch(read)
+    broker_connection.watch_fd(read)
     os.write(write, b"x")
     started = time.monotonic()
     broker_connection.receive(5.0)
@@ -108,7 +107,7 @@ def test_a_watched_descriptor_wakes_the_link_once(broker_connection: BrokerConne
     started = time.monotonic()
     broker_connection.receive(0.2)
     assert time.monotonic() - started > 0.15
-    broker_connection.unwatch(read)
+    broker_connection.unwatch_fd(read)
     os.close(read)
     os.close(write)
 
@@ -131,7 +130,7 @@ def send_window(
 
 
 def drive(send_window: SendWindow, peer: Peer, *, answer: int | None = 0) -> list[object]:
-    """Let both talk until nothing new comes; what the peer heard."""
+    """Run both sides until nothing new arrives; the messages that the peer received."""
     received_messages = []
     quiet = 0
     while quiet < 15:
@@ -146,7 +145,7 @@ def drive(send_window: SendWindow, peer: Peer, *, answer: int | None = 0) -> lis
     return received_messages
 
 
-def test_no_more_is_sent_than_the_window_takes(
+def test_no_more_messages_are_sent_than_the_window_takes(
     send_window: SendWindow, peer: Peer, writer: SpoolWriter
 ) -> None:
     for _ in range(300 * WINDOW_MESSAGES):
@@ -158,7 +157,7 @@ def test_no_more_is_sent_than_the_window_takes(
     assert send_window.outstanding
 
 
-def test_no_more_bytes_are_on_their_way_than_the_window_takes(
+def test_no_more_bytes_are_sent_than_the_window_takes(
     send_window: SendWindow, peer: Peer, writer: SpoolWriter
 ) -> None:
     for _ in range(100):
@@ -168,9 +167,7 @@ def test_no_more_bytes_are_on_their_way_than_the_window_takes(
     assert WINDOW_BYTES <= sum(sizes) < WINDOW_BYTES + (1 << 20)
 
 
-def test_answers_about_streams_that_are_not_ours_are_passed_over(
-    send_window: SendWindow, peer: Peer
-) -> None:
+def test_answers_about_other_streams_are_ignored(send_window: SendWindow, peer: Peer) -> None:
     drive(send_window, peer, answer=None)
     for name in ("other/rank0/a1", "nonsense", ""):
         peer.send(*Ack(name, 5).encode())
@@ -178,7 +175,7 @@ def test_answers_about_streams_that_are_not_ours_are_passed_over(
     drive(send_window, peer)
 
 
-def test_a_broker_that_forgot_us_is_greeted_again(
+def test_a_broker_that_forgot_the_stream_gets_a_new_hi(
     send_window: SendWindow, peer: Peer, writer: SpoolWriter
 ) -> None:
     writer.write("log")
@@ -207,5 +204,5 @@ def test_a_broker_that_owes_an_answer_gets_a_new_connection_and_everything_again
     assert received_messages == [Hi(STREAM), first[-1]]
 
 
-def test_the_folders_are_what_the_stream_names_say(bench: Bench, writer: SpoolWriter) -> None:
-    assert writer.folder.path == Path(bench.spool).joinpath(*STREAM)
+def test_the_folder_of_a_stream_is_named_after_it(bench: Bench, writer: SpoolWriter) -> None:
+    assert writer.folder.path == bench.spool.joinpath(*STREAM)

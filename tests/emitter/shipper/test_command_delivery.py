@@ -1,4 +1,4 @@
-"""Commands from the bus to a training of its own process, over everything in between."""
+"""Commands from the bus to a training in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.emitter.shipping import Bench
 from tests.support.waiting import wait_until
 
 RUN = "steered"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 Train = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -54,14 +54,14 @@ def ask(client: CommandClient, op: str, **args: object) -> CommandStatus:
 
 
 def end_of(client: CommandClient, command: Command) -> CommandStatus:
-    states = list(client.follow(RUN, command.id, PATIENCE))
-    assert states, "it was not even requested"
+    states = list(client.follow(RUN, command.id, TIMEOUT))
+    assert states, "the command was never requested"
     assert states[-1].is_final, states
     return states[-1]
 
 
-def hand_over(bench: Bench, client: CommandClient) -> Command:
-    """A stop that lies in the inbox of a training that is frozen."""
+def deliver_to_frozen(bench: Bench, client: CommandClient) -> Command:
+    """A stop that is delivered to the inbox of a frozen training."""
     command = Command("stop", {"save": False})
     client.send(RUN, command)
     inbox = next(bench.spool.glob(f"{RUN}/control/*/inbox"))
@@ -70,12 +70,12 @@ def hand_over(bench: Bench, client: CommandClient) -> Command:
 
 
 def steps_of(process: subprocess.Popen[str]) -> int:
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
     return int(output.split()[-1])
 
 
-def test_a_training_is_paused_changed_and_stopped_from_outside(
+def test_a_training_is_paused_changed_and_stopped_by_commands(
     client: CommandClient, train: Train, tmp_path: Path
 ) -> None:
     process = train()
@@ -91,7 +91,7 @@ def test_a_training_is_paused_changed_and_stopped_from_outside(
     assert (tmp_path / "out" / f"checkpoint-{stopped.step}").is_dir()
 
 
-def test_one_sent_before_training_waits_for_it_and_is_not_applied_again_by_the_next(
+def test_a_command_sent_before_training_waits_for_it_and_is_applied_once(
     client: CommandClient, train: Train
 ) -> None:
     command = Command("stop", {"save": False})
@@ -105,7 +105,7 @@ def test_one_sent_before_training_waits_for_it_and_is_not_applied_again_by_the_n
 
 
 @pytest.mark.fault
-def test_a_killed_shipper_and_broker_delay_a_command_and_no_more(
+def test_a_killed_shipper_and_broker_only_delay_a_command(
     bench: Bench, broker: BrokerProcess, client: CommandClient, train: Train
 ) -> None:
     process = train()
@@ -124,13 +124,13 @@ def test_a_killed_shipper_and_broker_delay_a_command_and_no_more(
 
 
 @pytest.mark.fault
-def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
+def test_a_command_that_a_killed_training_had_not_read_waits_for_the_next(
     bench: Bench, client: CommandClient, train: Train
 ) -> None:
     process = train()
     assert ask(client, "log").state == "applied"
     os.kill(process.pid, signal.SIGSTOP)
-    command = hand_over(bench, client)
+    command = deliver_to_frozen(bench, client)
     process.kill()
     again = train()
     assert end_of(client, command).state == "applied"
@@ -138,45 +138,41 @@ def test_one_that_a_killed_training_had_not_taken_waits_for_the_next(
 
 
 @pytest.mark.fault
-def test_one_answered_while_no_broker_was_there_is_not_applied_by_the_next(
+def test_a_command_answered_without_a_broker_is_not_applied_by_the_next(
     bench: Bench, broker: BrokerProcess, client: CommandClient, train: Train
 ) -> None:
     process = train()
     assert ask(client, "pause").state == "applied"
     os.kill(process.pid, signal.SIGSTOP)
-    stop = hand_over(bench, client)
+    stop = deliver_to_frozen(bench, client)
     broker.kill()
     os.kill(process.pid, signal.SIGCONT)
-    first = steps_of(process) if process.wait(PATIENCE) == 0 else 0
+    first = steps_of(process) if process.wait(TIMEOUT) == 0 else 0
     again = train(5)
     broker.start()
     assert steps_of(again) == 5
     assert end_of(client, stop).step == first
 
 
-def test_a_training_in_which_nobody_asks_for_anything_answers_nothing(
-    bench: Bench, train: Train
-) -> None:
+def test_a_training_without_commands_answers_nothing(bench: Bench, train: Train) -> None:
     bench.broker()
     assert steps_of(train(5)) == 5
     events = read_all(bench.address, [f"{RUN}/control"])
     assert [event.kind for event in events] == ["control_on"]
 
 
-def test_a_long_conversation_is_read_without_a_turn_of_ours(
-    bench: Bench, client: CommandClient
-) -> None:
+def test_many_commands_are_read_without_another_poll(bench: Bench, client: CommandClient) -> None:
     sent = [Command("save") for _ in range(1_000)]
     for command in sent:
         client.send(RUN, command)
     broker_connection = BrokerConnection(bench.address)
-    command_delivery = CommandDelivery(broker_connection, lambda run, told: None)
+    command_delivery = CommandDelivery(broker_connection, lambda run, data: None)
     producer = bench.producer(f"{RUN}/control/a1")
-    command_delivery.open(producer.stream, producer.folder)
+    command_delivery.open_inbox(producer.stream, producer.folder)
     command_delivery.poll(time.monotonic())
     messages = 0
 
-    def hear() -> bool:
+    def receive() -> bool:
         nonlocal messages
         for received in broker_connection.receive(0.1):
             if isinstance(received, Ack):
@@ -186,5 +182,5 @@ def test_a_long_conversation_is_read_without_a_turn_of_ours(
                 messages += 1
         return messages == len(sent)
 
-    wait_until(hear)
+    wait_until(receive)
     broker_connection.close()

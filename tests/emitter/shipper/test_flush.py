@@ -1,4 +1,4 @@
-"""``ship``: what training left behind, carried to the broker with an account of it."""
+"""``ship`` sends the events that training left behind, and counts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 def leave(bench: Bench, name: str, count: int, flags: int = CLOSED) -> Producer:
-    """A producer that wrote ``count`` events and is gone."""
+    """A producer that wrote ``count`` events and ended."""
     producer = bench.producer(name)
     producer.send(f"write {count}")
     producer.send(f"flags {flags}")
@@ -26,7 +26,7 @@ def leave(bench: Bench, name: str, count: int, flags: int = CLOSED) -> Producer:
     return producer
 
 
-def test_everything_left_is_shipped_and_counted(bench: Bench) -> None:
+def test_the_whole_backlog_is_shipped_and_counted(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     leave(bench, "two/rank0/a1", 50)
     bench.broker()
@@ -39,7 +39,7 @@ def test_everything_left_is_shipped_and_counted(bench: Bench) -> None:
     assert shipper_pid(bench.spool) is None
 
 
-def test_what_is_missing_is_counted_as_gaps(bench: Bench) -> None:
+def test_missing_events_are_counted_as_gaps(bench: Bench) -> None:
     producer = leave(bench, "one/rank0/a1", 100)
     (segment,) = segments(producer.folder)
     data = bytearray(segment.path.read_bytes())
@@ -53,7 +53,7 @@ def test_what_is_missing_is_counted_as_gaps(bench: Bench) -> None:
     assert shipped == ShipResult(streams=1, events=99, gaps=6, left=0)
 
 
-def test_a_training_killed_with_its_shipper_is_told_of_when_its_rest_is_shipped(
+def test_the_loss_of_a_training_killed_with_its_shipper_is_published_by_ship(
     bench: Bench,
 ) -> None:
     leave(bench, "one/rank0/a1", 10, flags=0)
@@ -65,7 +65,7 @@ def test_a_training_killed_with_its_shipper_is_told_of_when_its_rest_is_shipped(
     assert len(read_all(bench.address, ["one/shipper"])) == 1
 
 
-def test_without_a_broker_that_is_said_and_everything_stays(bench: Bench) -> None:
+def test_without_a_broker_ship_raises_and_removes_nothing(bench: Bench) -> None:
     producer = leave(bench, "one/rank0/a1", 10)
     started = time.monotonic()
     with pytest.raises(BrokerUnreachable, match="no broker answered"):
@@ -74,17 +74,17 @@ def test_without_a_broker_that_is_said_and_everything_stays(bench: Bench) -> Non
     assert segments(producer.folder)
 
 
-def test_an_address_that_does_not_parse_is_said(bench: Bench) -> None:
+def test_an_invalid_address_is_an_error(bench: Bench) -> None:
     bench.spool.mkdir()
     with pytest.raises(AddressError):
         ship(bench.spool, "tcp://somewhere:1", 1.0)
 
 
-def test_a_spool_that_is_not_there_has_nothing_to_ship(bench: Bench) -> None:
+def test_a_missing_spool_has_nothing_to_ship(bench: Bench) -> None:
     assert ship(bench.spool, bench.address, 1.0) == ShipResult()
 
 
-def test_nothing_left_needs_no_broker(bench: Bench) -> None:
+def test_an_empty_backlog_needs_no_broker(bench: Bench) -> None:
     broker = bench.broker()
     leave(bench, "one/rank0/a1", 10)
     ship(bench.spool, bench.address, 30)
@@ -92,7 +92,7 @@ def test_nothing_left_needs_no_broker(bench: Bench) -> None:
     assert ship(bench.spool, bench.address, 1.0) == ShipResult()
 
 
-def test_a_spool_that_is_removed_meanwhile_is_not_waited_for(bench: Bench) -> None:
+def test_a_spool_that_is_removed_meanwhile_ends_the_wait(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 10)
     remove = threading.Timer(1.0, lambda: bench.spool.rename(bench.folder / "elsewhere"))
     remove.start()
@@ -103,7 +103,7 @@ def test_a_spool_that_is_removed_meanwhile_is_not_waited_for(bench: Bench) -> No
     remove.join()
 
 
-def test_a_live_producer_is_shipped_as_far_as_it_is(bench: Bench) -> None:
+def test_a_live_producer_is_shipped_up_to_its_last_event(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer("one/rank0/a1")
     producer.send("write 30")
@@ -112,7 +112,7 @@ def test_a_live_producer_is_shipped_as_far_as_it_is(bench: Bench) -> None:
     assert producer.acked == 30
 
 
-def test_another_shipper_is_waited_for_and_named(bench: Bench) -> None:
+def test_another_shipper_is_waited_for_and_its_pid_returned(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     (bench.producer("one/rank1/a1")).send("write 5")
     holder = bench.shipper()
@@ -122,13 +122,13 @@ def test_another_shipper_is_waited_for_and_named(bench: Bench) -> None:
     start_later.start()
     shipped = ship(bench.spool, bench.address, 30, seen.append)
     start_later.join()
-    assert seen[0].left >= 105  # and what the other shipper says itself
+    assert seen[0].left >= 105  # and the other shipper's own events
     assert shipped.holder == holder.process.pid
     assert shipped.left == 0
     assert shipped.events >= 105
 
 
-def test_waiting_for_another_shipper_ends_when_time_is_up(bench: Bench) -> None:
+def test_the_wait_for_another_shipper_ends_with_the_timeout(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     holder = bench.shipper()
     wait_until(lambda: shipper_pid(bench.spool))
@@ -137,7 +137,7 @@ def test_waiting_for_another_shipper_ends_when_time_is_up(bench: Bench) -> None:
     assert shipped.holder == holder.process.pid
 
 
-def test_what_another_shipper_leaves_when_it_dies_is_shipped(bench: Bench) -> None:
+def test_the_backlog_of_another_shipper_that_dies_is_shipped(bench: Bench) -> None:
     leave(bench, "one/rank0/a1", 100)
     holder = bench.shipper()
     wait_until(lambda: shipper_pid(bench.spool))

@@ -1,4 +1,4 @@
-"""A training and whoever steers it, each with a key of his own to a broker over TCP."""
+"""A training and its controllers, each with a key of its own, over TCP."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.emitter.shipping import Bench, Producer
 from tests.support.waiting import wait_until
 
 RUN = "steered"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 Train = Callable[[Path, int], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[SecuredBroker]:
-    """A broker that lets keys in, one of which is there already."""
+    """A broker that accepts keys, one of which exists already."""
     found = SecuredBroker(tmp_path / "bus")
     found.key("node7", "emit")
     with BrokerProcess(found.home, "--listen", LISTEN):
@@ -51,7 +51,7 @@ def kinds(events: list[Event]) -> list[str]:
     return [event.kind for event in events]
 
 
-def test_training_with_a_refused_key_is_unharmed_and_all_of_it_comes_with_a_good_one(
+def test_training_with_a_refused_key_is_unharmed_and_shipped_with_a_valid_one(
     bench: Bench, secured: SecuredBroker, train: Train
 ) -> None:
     key = bench.folder / "my.key"
@@ -59,26 +59,26 @@ def test_training_with_a_refused_key_is_unharmed_and_all_of_it_comes_with_a_good
     key.chmod(0o600)
     secured.keyring.revoke("gone")
     training = train(key, 20)
-    said, errors = training.communicate(timeout=PATIENCE)
+    output, errors = training.communicate(timeout=TIMEOUT)
     assert training.returncode == 0
-    assert said.split()[-1] == "20"
+    assert output.split()[-1] == "20"
     assert "no broker has confirmed the last events yet" in errors
     log = bench.spool / LOG_NAME
-    assert "does not let us in: it is not in the broker's list, or was revoked" in log.read_text()
+    assert "refuses the key: it is not in the broker's list, or was revoked" in log.read_text()
     assert read_all(secured.local, [RUN]) == []
 
     key.write_bytes((secured.keyring.folder / "node7.key").read_bytes())
     events = read_all(
-        secured.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=PATIENCE
+        secured.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=TIMEOUT
     )
     assert [event.seq for event in events] == list(range(len(events)))
     assert kinds(events).count("step_end") == 20
-    [told] = [one for one in secured.refusals() if one["action"] == "connect"]
-    assert (told["who"], told["role"]) == ("gone", "emit")
-    assert "takes the key now" in log.read_text()
+    [refusal] = [one for one in secured.refusals() if one["action"] == "connect"]
+    assert (refusal["who"], refusal["role"]) == ("gone", "emit")
+    assert "accepts the key now" in log.read_text()
 
 
-def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_never(
+def test_commands_with_keys_are_applied_once_and_forged_or_expired_ones_never(
     bench: Bench, secured: SecuredBroker, train: Train
 ) -> None:
     pilot, reader = secured.key("pilot", "control"), secured.key("eyes", "read")
@@ -86,12 +86,12 @@ def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_nev
     save = Command("save")
     with CommandClient(secured.address(pilot)) as client:
         client.send(RUN, save)
-        states = [status.state for status in client.follow(RUN, save.id, PATIENCE)]
+        states = [status.state for status in client.follow(RUN, save.id, TIMEOUT)]
         assert states == ["requested", "delivered", "applied"]
 
         late = Command("stop", expires_at=time.time() - 5)
         client.send(RUN, late)
-        assert [status.state for status in client.follow(RUN, late.id, PATIENCE)][-1] == "expired"
+        assert [status.state for status in client.follow(RUN, late.id, TIMEOUT)][-1] == "expired"
     with CommandClient(secured.address(pilot)) as replaying:
         replaying.send(RUN, save)
     forged = Command("stop")
@@ -103,8 +103,8 @@ def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_nev
     stop = Command("stop", {"save": False})
     with CommandClient(secured.address(pilot)) as client:
         client.send(RUN, stop)
-        assert [p.state for p in client.follow(RUN, stop.id, PATIENCE)][-1] == "applied"
-    training.communicate(timeout=PATIENCE)
+        assert [p.state for p in client.follow(RUN, stop.id, TIMEOUT)][-1] == "applied"
+    training.communicate(timeout=TIMEOUT)
     assert training.returncode == 0
     answers = [
         (event.kind, str((event.data or {})["id"]))
@@ -116,11 +116,11 @@ def test_commands_with_keys_are_applied_once_and_those_without_right_or_time_nev
     assert answers.count(("control_expired", late.id)) == 1
     assert forged.id not in [name for _, name in answers]
     assert len(list((bench.folder / "out").glob("checkpoint-*"))) == 1
-    [told] = secured.refusals()
-    assert (told["who"], told["role"], told["action"]) == ("eyes", "read", "publish")
+    [refusal] = secured.refusals()
+    assert (refusal["who"], refusal["role"], refusal["action"]) == ("eyes", "read", "publish")
 
 
-def test_shipping_by_hand_says_that_the_key_is_refused(
+def test_ship_raises_when_the_key_is_refused(
     bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     producer: Producer = bench.producer()
@@ -133,10 +133,10 @@ def test_shipping_by_hand_says_that_the_key_is_refused(
     with pytest.raises(KeyRefused, match="does not let this key in"):
         ship(bench.spool, secured.address(key), 2.0)
     shipped = ship(bench.spool, secured.address(secured.keyring.folder / "node7.key"), 20.0)
-    assert (shipped.events, shipped.left) == (6, 0)  # one says that the process is gone
+    assert (shipped.events, shipped.left) == (6, 0)  # one is process_lost
 
 
-def test_a_run_of_another_keys_waits_in_the_spool_and_is_said(
+def test_a_run_of_another_key_waits_in_the_spool_and_is_logged(
     bench: Bench, secured: SecuredBroker
 ) -> None:
     other = secured.key("node8", "emit")
@@ -156,7 +156,7 @@ def test_a_run_of_another_keys_waits_in_the_spool_and_is_said(
     assert {one["who"] for one in secured.refusals()} == {"node8"}
 
 
-def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
+def test_a_removed_key_is_logged_and_waited_for(
     bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     key = tmp_path / "my.key"
@@ -167,7 +167,7 @@ def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
     producer: Producer = bench.producer()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(key))
-    wait_until(lambda: "does not let us in: it is not in" in shipper.log)
+    wait_until(lambda: "refuses the key: it is not in" in shipper.log)
     key.unlink()
     wait_until(lambda: "it cannot be read (No such file or directory)" in shipper.log)
     key.write_bytes(good)
@@ -175,7 +175,7 @@ def test_a_key_taken_away_is_said_and_the_shipper_waits_for_it(
     wait_until(lambda: producer.acked == 5)
 
 
-def test_a_key_revoked_while_it_ships_is_said_and_its_successor_goes_on(
+def test_a_key_revoked_while_it_ships_is_logged_and_its_successor_used(
     bench: Bench, secured: SecuredBroker, tmp_path: Path
 ) -> None:
     key = tmp_path / "my.key"

@@ -18,7 +18,7 @@ from tests.emitter.shipping import SHIPPER, STREAM, Bench, seqs
 from tests.support.waiting import wait_until
 
 
-def test_events_arrive_and_the_producer_is_told(bench: Bench) -> None:
+def test_events_arrive_and_are_confirmed_to_the_producer(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     bench.shipper()
@@ -27,7 +27,7 @@ def test_events_arrive_and_the_producer_is_told(bench: Bench) -> None:
     assert seqs(bench, STREAM, 1000) == list(range(1000))
 
 
-def test_a_quiet_stream_is_picked_up_within_half_a_second(bench: Bench) -> None:
+def test_a_new_event_of_a_quiet_stream_is_sent_within_half_a_second(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     bench.shipper()
@@ -49,7 +49,7 @@ def test_only_one_shipper_serves_a_spool_and_a_second_one_ends_at_once(bench: Be
     assert shipper_pid(bench.spool) == first.process.pid
 
 
-def test_leftover_streams_are_shipped_and_a_producer_without_an_end_is_told_of(
+def test_leftover_streams_are_shipped_and_process_lost_is_published(
     bench: Bench,
 ) -> None:
     producer = bench.producer()
@@ -71,7 +71,7 @@ def test_leftover_streams_are_shipped_and_a_producer_without_an_end_is_told_of(
     bench.shipper()
     wait_until(lambda: shipper_pid(bench.spool))
     time.sleep(2.5)
-    assert len(bench.events(SHIPPER, 1)) == 1, "told once, whoever ships"
+    assert len(bench.events(SHIPPER, 1)) == 1, "published once, by one of the shippers"
 
 
 @pytest.mark.parametrize("flags", [TRAIN_ENDED, CLOSED])
@@ -87,7 +87,7 @@ def test_a_producer_that_ended_by_itself_is_not_lost(bench: Bench, flags: int) -
     assert all(e.kind == "heartbeat" for e in read_all(bench.address, [SHIPPER]))
 
 
-def test_a_killed_producer_is_told_of_within_a_second_and_loses_nothing(bench: Bench) -> None:
+def test_a_killed_producer_is_reported_within_a_second_and_loses_nothing(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     bench.shipper()
@@ -137,11 +137,11 @@ def test_heartbeats_do_not_pile_up_without_a_broker(bench: Bench) -> None:
     assert sizes[0] < 3000
     assert [e.seq for e in beats] == list(range(len(beats)))
     waits = [b.time - a.time for a, b in pairwise(beats)]
-    assert max(waits) > 2, "the time without a broker has none"
+    assert max(waits) > 2, "the time without a broker has no heartbeats"
 
 
 @pytest.mark.fault
-def test_kills_of_the_shipper_lose_nothing_and_repeat_nothing(bench: Bench) -> None:
+def test_a_killed_shipper_loses_and_repeats_nothing(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer(segment=20_000)
     producer.start("flow 4000 0.001")
@@ -189,7 +189,7 @@ def test_a_broker_that_freezes_gets_everything_once(bench: Bench) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", ["cut", "swallow"])
-def test_a_link_that_is_cut_again_and_again_loses_nothing(bench: Bench, fault: str) -> None:
+def test_a_connection_that_is_cut_again_and_again_loses_nothing(bench: Bench, fault: str) -> None:
     broker = bench.broker()
     producer = bench.producer()
     with FaultyProxy(bench.folder / "link", broker.address) as link:
@@ -205,7 +205,7 @@ def test_a_link_that_is_cut_again_and_again_loses_nothing(bench: Bench, fault: s
     assert seqs(bench, STREAM, 3000) == list(range(3000))
 
 
-def test_a_broker_that_lost_its_journal_gets_again_what_is_kept(bench: Bench) -> None:
+def test_a_broker_that_lost_its_journal_gets_the_kept_events_again(bench: Bench) -> None:
     broker = bench.broker()
     producer = bench.producer()
     bench.shipper()
@@ -220,7 +220,7 @@ def test_a_broker_that_lost_its_journal_gets_again_what_is_kept(bench: Bench) ->
     assert seqs(bench, STREAM, 310) == list(range(310))
 
 
-def test_damage_in_a_segment_costs_the_record_it_hit_and_is_told(bench: Bench) -> None:
+def test_damage_in_a_segment_costs_the_record_it_hit_and_is_logged(bench: Bench) -> None:
     producer = bench.producer()
     producer.send("write 100")
     producer.kill()
@@ -282,7 +282,7 @@ def test_garbage_in_the_spool_stops_nothing(bench: Bench) -> None:
     assert len(shipper.log) < 20_000
 
 
-def test_a_stream_deleted_under_the_shipper_is_told_of_as_a_gap(bench: Bench) -> None:
+def test_a_stream_deleted_under_the_shipper_becomes_a_gap(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     shipper = bench.shipper()
@@ -291,7 +291,7 @@ def test_a_stream_deleted_under_the_shipper_is_told_of_as_a_gap(bench: Bench) ->
     for path in producer.folder.iterdir():
         path.unlink()
     producer.folder.rmdir()
-    producer.send("tend")  # as the callback does each second: makes the folder again
+    producer.send("maintain")  # makes the folder again, as the callback does each second
     producer.send("write 5")
     wait_until(lambda: producer.acked == producer.send("write 0"))
     assert seqs(bench, STREAM, 25)[:20] == list(range(20))

@@ -1,4 +1,4 @@
-"""When a shipper ends, gives up, hands over, and what it survives."""
+"""When a shipper ends, gives up or hands over, and which failures it survives."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_shipper_whose_spool_was_removed_ends(bench: Bench, what: str) -> None
     assert shipper.process.wait(10) == 0
 
 
-def test_sigterm_sends_what_is_there_and_ends(bench: Bench) -> None:
+def test_sigterm_sends_the_backlog_and_ends(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     shipper = bench.shipper()
@@ -72,14 +72,14 @@ def test_sigterm_with_a_frozen_broker_ends_soon(bench: Bench) -> None:
     assert time.monotonic() - started < 6
 
 
-def test_an_address_that_does_not_parse_is_a_sentence_in_the_log(bench: Bench) -> None:
+def test_an_invalid_address_is_a_sentence_in_the_log(bench: Bench) -> None:
     shipper = bench.shipper("tcp://127.0.0.1:7430")
     assert shipper.process.wait(10) == 2
     assert "cannot be used" in shipper.log
     assert "Traceback" not in shipper.log
 
 
-def test_a_settled_stream_is_removed_when_its_time_has_come(bench: Bench) -> None:
+def test_a_complete_stream_is_removed_after_the_retention(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()
     producer.send("write 5")
@@ -102,11 +102,11 @@ def test_a_shipper_without_a_broker_and_without_a_producer_gives_up(bench: Bench
     assert len(segments(producer.folder)) == 1
 
 
-def test_a_producer_that_comes_while_the_shipper_ends_is_not_left_alone(bench: Bench) -> None:
+def test_a_producer_that_starts_while_the_shipper_ends_is_shipped(bench: Bench) -> None:
     shipper = Shipper(bench.spool, bench.address, ShipperLimits(idle_timeout=0.0))
     shipper.startup()
     shipper.work()
-    producer = bench.producer()  # after the shipper's last look, and it saw the lock held
+    producer = bench.producer()  # after the last discover, and while the lock was held
     shipper.run_once()
     assert not shipper.should_exit
     assert shipper._lock is not None
@@ -116,7 +116,7 @@ def test_a_producer_that_comes_while_the_shipper_ends_is_not_left_alone(bench: B
     shipper.shutdown()
 
 
-def test_a_producer_whose_own_shipper_was_quicker_is_left_to_it(bench: Bench) -> None:
+def test_a_producer_whose_own_shipper_was_quicker_is_left_to_that_one(bench: Bench) -> None:
     shipper = Shipper(bench.spool, bench.address, ShipperLimits(idle_timeout=0.0))
     shipper.startup()
     shipper.work()
@@ -180,7 +180,7 @@ def test_a_stream_that_fails_does_not_stop_the_others(
     shipper.shutdown()
 
 
-def test_a_log_that_has_become_long_is_begun_anew(bench: Bench) -> None:
+def test_a_long_log_is_replaced_by_a_new_one(bench: Bench) -> None:
     bench.spool.mkdir()
     log = bench.spool / LOG_NAME
     log.write_bytes(b"x" * (2 << 20))
@@ -195,9 +195,16 @@ def test_a_log_that_has_become_long_is_begun_anew(bench: Bench) -> None:
 
 def test_the_shipper_loads_nothing_heavy(bench: Bench) -> None:
     code = (
-        "import sys, lineside.emitter.shipper.service\n"
+        "import sys, lineside.emitter.shipper.__main__\n"
         "heavy = {'torch', 'transformers', 'numpy', 'sqlalchemy', 'typer', 'fastapi', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_importing_the_shipper_package_loads_no_zmq() -> None:
+    code = "import sys, lineside.emitter.shipper, lineside.emitter.spool.shipper_process\n"
+    code += "print('zmq' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"

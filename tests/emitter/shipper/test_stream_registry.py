@@ -1,4 +1,4 @@
-"""Which streams a shipper looks after, and what it says of them, without a broker."""
+"""The registry's streams, and the events that the shipper publishes about them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stream_registry(bench: Bench) -> Iterator[StreamRegistry]:
 
 
 def shipper_events(spool: Path, run: str = "run") -> list[Event]:
-    """What the shipper wrote of ``run``."""
+    """The shipper's events of ``run``."""
     segments = sorted(spool.glob(f"{run}/shipper/*/*.seg"))
     bodies = [body for segment in segments for body in wire.record_bodies(segment.read_bytes())]
     return [wire.decode_event(body) for body in bodies]
@@ -40,7 +40,7 @@ def names(stream_registry: StreamRegistry) -> set[str]:
     return {str(stream_sender.stream) for stream_sender in stream_registry}
 
 
-def test_a_stream_that_may_not_be_read_keeps_no_other_from_being_found(
+def test_an_unreadable_stream_does_not_hide_others(
     bench: Bench, stream_registry: StreamRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     barred = bench.spool / "a" / "rank0" / "a1"
@@ -50,11 +50,11 @@ def test_a_stream_that_may_not_be_read_keeps_no_other_from_being_found(
     assert stream_registry.discover(0.0)
     stream_registry.check_producers(1.0, beat=True)
     assert names(stream_registry) >= {"a/rank0/a1", "b/rank0/a1"}
-    assert caplog.text.count("cannot be looked after") == 1
+    assert caplog.text.count("cannot be checked") == 1
     assert stream_registry.has_live_producers
 
 
-def test_a_stream_that_may_not_be_read_keeps_the_shipper_from_nothing(
+def test_an_unreadable_stream_does_not_keep_the_shipper_running(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     barred = bench.spool / "a" / "rank0" / "a1"
@@ -66,10 +66,10 @@ def test_a_stream_that_may_not_be_read_keeps_the_shipper_from_nothing(
     (barred / LOCK_NAME).unlink()
     (barred / LOCK_NAME).touch()
     stream_registry.check_producers(1.0, beat=True)
-    assert stream_registry.is_complete, "empty, and nobody holds it"
+    assert stream_registry.is_complete, "the stream is empty and its lock free"
 
 
-def test_a_loss_is_told_once_however_often_it_is_looked_at(
+def test_a_loss_is_published_once_however_often_it_is_checked(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     producer = bench.producer()
@@ -81,7 +81,7 @@ def test_a_loss_is_told_once_however_often_it_is_looked_at(
     assert [event.kind for event in shipper_events(bench.spool)] == ["process_lost"]
 
 
-def test_a_rank_that_let_go_of_its_lock_is_lost_with_its_process_or_ended_when_it_closed(
+def test_a_rank_that_released_its_lock_is_lost_with_its_process_or_ended_when_it_closed(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     killed, closed = bench.producer("run/rank0/a1"), bench.producer("run/control/a1")
@@ -101,7 +101,7 @@ def test_a_rank_that_let_go_of_its_lock_is_lost_with_its_process_or_ended_when_i
     assert control.final
 
 
-def test_a_rank_that_was_taken_for_gone_while_it_had_lost_its_lock_is_watched_again(
+def test_a_rank_reported_lost_is_watched_again_once_it_holds_its_lock(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     producer = bench.producer()
@@ -109,7 +109,7 @@ def test_a_rank_that_was_taken_for_gone_while_it_had_lost_its_lock_is_watched_ag
     producer.send("read")
     stream_registry.discover(0.0)
     assert [event.kind for event in shipper_events(bench.spool)] == ["process_lost"]
-    producer.send("tend")
+    producer.send("maintain")
     stream_registry.check_producers(1.0, beat=True)
     stream_sender = stream_registry["run/rank0/a1"]
     assert stream_sender is not None
@@ -121,19 +121,37 @@ def test_a_rank_that_was_taken_for_gone_while_it_had_lost_its_lock_is_watched_ag
     assert kinds == ["process_lost", "heartbeat", "process_lost"]
 
 
-def test_a_rank_that_an_earlier_shipper_took_for_gone_is_told_of_again_when_it_is(
+def test_the_loss_of_a_rank_that_an_earlier_shipper_reported_lost_is_published_again(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     producer = bench.producer()
     producer.send("write 3")
-    directory.mark_lost(producer.folder)
+    (producer.folder / directory.LOST_NAME).touch()
     stream_registry.discover(0.0)
     producer.kill()
     stream_registry.check_producers(1.0, beat=True)
     assert [event.kind for event in shipper_events(bench.spool)] == ["process_lost"]
 
 
-def test_a_loss_found_late_is_told_with_the_last_sign_of_life(
+def test_a_loss_is_published_once_also_where_it_cannot_be_marked(
+    bench: Bench, stream_registry: StreamRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = bench.producer()
+    producer.send("write 3")
+    producer.kill()
+
+    def refuse(path: Path, mode: int = 0o666) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    for now in range(3):
+        stream_registry.discover(now)
+        stream_registry.check_producers(now, beat=True)
+    assert not (producer.folder / directory.LOST_NAME).exists()
+    assert [event.kind for event in shipper_events(bench.spool)] == ["process_lost"]
+
+
+def test_a_loss_found_late_has_the_time_of_the_last_sign_of_life(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     producer = bench.producer()
@@ -147,7 +165,7 @@ def test_a_loss_found_late_is_told_with_the_last_sign_of_life(
     assert (lost.data or {})["alive_at"] == 1e9 + 60
 
 
-def test_a_rank_that_never_wrote_and_others_than_ranks_are_not_called_lost(
+def test_a_rank_that_never_wrote_and_a_launcher_are_never_lost(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     bench.producer("run/rank0/a1").kill()
@@ -159,7 +177,7 @@ def test_a_rank_that_never_wrote_and_others_than_ranks_are_not_called_lost(
     assert shipper_events(bench.spool) == []
 
 
-def test_a_loss_that_a_full_disk_refused_is_told_later(
+def test_a_loss_that_a_full_disk_refused_is_published_later(
     bench: Bench, stream_registry: StreamRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer = bench.producer()
@@ -178,7 +196,7 @@ def test_a_loss_that_a_full_disk_refused_is_told_later(
     assert len(list(bench.spool.glob("run/shipper/*"))) == 1
 
 
-def test_a_report_whose_folder_cannot_be_made_is_only_logged(
+def test_a_heartbeat_whose_folder_cannot_be_made_is_only_logged(
     bench: Bench,
     stream_registry: StreamRegistry,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +234,7 @@ def test_a_rank_without_a_page_has_no_heartbeat(
     assert lost.data["step"] is None
 
 
-def test_what_the_shipper_says_of_a_run_ends_with_its_last_rank(
+def test_the_shippers_own_stream_of_a_run_ends_with_its_last_rank(
     bench: Bench, stream_registry: StreamRegistry
 ) -> None:
     first, second = bench.producer("run/rank0/a1"), bench.producer("run/rank1/a1")
@@ -237,7 +255,7 @@ def test_what_the_shipper_says_of_a_run_ends_with_its_last_rank(
     assert not stream_registry.has_live_producers
 
 
-def test_streams_are_known_by_name(bench: Bench, stream_registry: StreamRegistry) -> None:
+def test_streams_are_found_by_name(bench: Bench, stream_registry: StreamRegistry) -> None:
     bench.producer("run/rank0/a1")
     stream_registry.discover(0.0)
     found = stream_registry["run/rank0/a1"]

@@ -1,4 +1,4 @@
-"""One stream's way to the broker, told what the broker says."""
+"""The sender of one stream: its messages, and its reactions to the broker's answers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sent_seqs(message: Put | GapMessage | None) -> range:
     return range(message.first_seq, message.first_seq + message.count)
 
 
-def test_nothing_is_sent_before_the_broker_said_where_to_begin(
+def test_no_event_is_sent_before_the_answer_to_hi(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 3)
@@ -75,7 +75,7 @@ def test_nothing_is_sent_before_the_broker_said_where_to_begin(
     assert sent_seqs(send(stream_sender)) == range(1, 3)
 
 
-def test_a_confirmation_is_told_to_the_producer(
+def test_a_confirmation_is_stored_in_the_producers_page(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 3)
@@ -89,7 +89,7 @@ def test_a_confirmation_is_told_to_the_producer(
     assert stream_sender.left() == 0
 
 
-def test_after_a_loss_everything_unconfirmed_is_sent_again(
+def test_after_a_disconnect_every_unconfirmed_event_is_sent_again(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     greet(stream_sender, 0)
@@ -104,7 +104,7 @@ def test_after_a_loss_everything_unconfirmed_is_sent_again(
     assert sent_seqs(send(stream_sender)) == range(2, 4)
 
 
-def test_a_broker_that_kept_more_than_it_confirmed_gets_only_the_rest(
+def test_a_broker_that_stored_more_than_it_confirmed_gets_only_the_rest(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 5)
@@ -115,7 +115,7 @@ def test_a_broker_that_kept_more_than_it_confirmed_gets_only_the_rest(
     assert sent_seqs(send(stream_sender)) == range(4, 5)
 
 
-def test_what_could_not_be_sent_is_sent_next(
+def test_a_message_that_could_not_be_sent_is_sent_next(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     greet(stream_sender, 0)
@@ -129,14 +129,14 @@ def test_what_could_not_be_sent_is_sent_next(
     assert stream_sender.next(NOW) == message
 
 
-def test_a_greeting_that_could_not_be_sent_is_tried_again(stream_sender: StreamSender) -> None:
+def test_a_hi_that_could_not_be_sent_is_tried_again(stream_sender: StreamSender) -> None:
     hello = stream_sender.next(NOW)
     assert isinstance(hello, Hi)
     stream_sender.not_sent(hello)
     assert stream_sender.next(NOW) == hello
 
 
-def test_a_broker_that_asks_who_is_told_and_gets_everything_unconfirmed(
+def test_after_who_the_broker_gets_hi_and_every_unconfirmed_event(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 2)
@@ -146,14 +146,14 @@ def test_a_broker_that_asks_who_is_told_and_gets_everything_unconfirmed(
     hello = stream_sender.next(NOW)
     assert isinstance(hello, Hi)
     stream_sender.sent(hello)
-    stream_sender.on_who()  # it asked for each message that was on its way
+    stream_sender.on_who()  # one for each message in flight
     assert stream_sender.next(NOW) is None
     stream_sender.on_ack(ack(0), NOW)
     assert sent_seqs(send(stream_sender)) == range(2)
 
 
 @pytest.mark.parametrize(("status", "wait"), [(FULL, 0.5), (HOLE, 0.1), (DENIED, 5.0)])
-def test_a_refusal_is_waited_out_longer_each_time_and_loses_nothing(
+def test_each_refusal_doubles_the_wait_and_loses_nothing(
     stream_sender: StreamSender,
     writer: SpoolWriter,
     status: str,
@@ -177,7 +177,7 @@ def test_a_refusal_is_waited_out_longer_each_time_and_loses_nothing(
     assert not any(r.levelno >= logging.ERROR for r in caplog.records) or status == DENIED
 
 
-def test_a_full_journal_that_answers_the_greeting_is_waited_for(
+def test_a_hi_answered_by_a_full_journal_is_sent_again_later(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 1)
@@ -201,7 +201,7 @@ def test_an_old_confirmation_changes_nothing(
     assert writer.fields[ACKED_SEQ] == 4
 
 
-def test_a_confirmation_that_comes_after_a_loss_is_believed(
+def test_a_confirmation_that_arrives_after_a_disconnect_counts(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     greet(stream_sender, 0)
@@ -213,7 +213,7 @@ def test_a_confirmation_that_comes_after_a_loss_is_believed(
     assert send(stream_sender) is None
 
 
-def test_a_broker_that_lost_its_journal_gets_again_what_is_here_and_a_gap_for_the_rest(
+def test_a_broker_that_lost_its_journal_gets_kept_events_and_a_gap_for_the_rest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = SpoolWriter(tmp_path, STREAM, segment=200)
@@ -241,7 +241,7 @@ def test_a_broker_that_lost_its_journal_gets_again_what_is_here_and_a_gap_for_th
     writer.close()
 
 
-def test_an_ended_stream_is_settled_once_all_of_it_is_confirmed(
+def test_an_ended_stream_is_complete_once_all_of_it_is_confirmed(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 2)
@@ -255,14 +255,14 @@ def test_an_ended_stream_is_settled_once_all_of_it_is_confirmed(
     assert stream_sender.is_complete
 
 
-def test_events_that_a_full_disk_refused_at_the_end_become_a_gap(
+def test_events_dropped_on_a_full_disk_at_the_end_become_a_gap(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 2)
     writer.fields[NEXT_SEQ] = 5
     greet(stream_sender, 0)
     send(stream_sender)
-    assert send(stream_sender) is None, "it may still come"
+    assert send(stream_sender) is None, "the events may still come"
     writer.fields[FLAGS] |= CLOSED
     assert send(stream_sender) == GapMessage(STREAM, 2, 5)
     stream_sender.on_ack(ack(5), NOW)
@@ -272,9 +272,7 @@ def test_events_that_a_full_disk_refused_at_the_end_become_a_gap(
     assert stream_sender.is_complete
 
 
-def test_a_page_that_claims_the_impossible_is_not_believed(
-    stream_sender: StreamSender, writer: SpoolWriter
-) -> None:
+def test_an_implausible_page_is_ignored(stream_sender: StreamSender, writer: SpoolWriter) -> None:
     write(writer, 2)
     writer.fields[NEXT_SEQ] = 1 << 60
     stream_sender.producer_gone()
@@ -286,7 +284,7 @@ def test_a_page_that_claims_the_impossible_is_not_believed(
     assert stream_sender.is_complete
 
 
-def test_whether_anything_is_left_is_known_without_a_broker(writer: SpoolWriter) -> None:
+def test_unread_events_are_found_without_a_broker(writer: SpoolWriter) -> None:
     write(writer, 3)
     for acked, is_complete in ((0, False), (3, True)):
         stream_sender = StreamSender(STREAM, writer.folder.path, acked)
@@ -313,7 +311,7 @@ def test_a_stream_without_a_page_is_counted_and_shipped(writer: SpoolWriter) -> 
     assert stream_sender.left() == 0
 
 
-def test_a_live_stream_without_a_page_is_looked_at_four_times_a_second(
+def test_a_live_stream_without_a_page_is_read_four_times_a_second(
     writer: SpoolWriter,
 ) -> None:
     (writer.folder.path / "page").unlink()
@@ -325,7 +323,7 @@ def test_a_live_stream_without_a_page_is_looked_at_four_times_a_second(
     assert send(stream_sender, NOW + 0.3) is not None
 
 
-def test_a_page_that_was_made_again_is_taken(
+def test_a_page_that_was_made_again_is_opened(
     stream_sender: StreamSender, writer: SpoolWriter
 ) -> None:
     write(writer, 1)
@@ -333,7 +331,7 @@ def test_a_page_that_was_made_again_is_taken(
     content = page.read_bytes()
     page.unlink()
     stream_sender.reopen_page()
-    assert stream_sender.page is not None, "the old one is better than none"
+    assert stream_sender.page is not None, "the removed page stays open"
     page.write_bytes(content)
     stream_sender.reopen_page()
     stream_sender.reopen_page()
@@ -343,9 +341,7 @@ def test_a_page_that_was_made_again_is_taken(
     assert int.from_bytes(page.read_bytes()[ACKED_SEQ * 8 :][:8], "little") == 1
 
 
-def test_a_folder_that_is_deleted_leaves_a_gap_behind(
-    stream_sender: StreamSender, writer: SpoolWriter
-) -> None:
+def test_a_deleted_folder_becomes_a_gap(stream_sender: StreamSender, writer: SpoolWriter) -> None:
     write(writer, 4)
     greet(stream_sender, 2)
     shutil.rmtree(writer.folder.path)
@@ -356,7 +352,7 @@ def test_a_folder_that_is_deleted_leaves_a_gap_behind(
     assert stream_sender.is_complete
 
 
-def test_a_segment_that_cannot_be_read_is_tried_again_later(
+def test_an_unreadable_segment_is_tried_again_later(
     stream_sender: StreamSender, writer: SpoolWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(writer, 2)

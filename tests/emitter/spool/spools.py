@@ -1,7 +1,8 @@
-"""Spools that one writer writes, read back from the disk."""
+"""Spools of one writer, read back from the disk."""
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.events import Event, Stream
+from lineside.emitter.spool.status_page import FILE_NAME, PAGE_BYTES
 from lineside.emitter.spool.writer import SpoolWriter
 
 STREAM = Stream("run", "rank0", "attempt")
@@ -18,6 +20,17 @@ print(holder_pid(Path(sys.argv[1])))
 """
 
 MakeWriter = Callable[..., SpoolWriter]
+
+
+class PageOnDisk:
+    """The status page in ``folder`` as another process sees it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        return struct.unpack(f"={PAGE_BYTES // 8}q", self._path.read_bytes())
 
 
 def events(root: Path) -> list[Event]:

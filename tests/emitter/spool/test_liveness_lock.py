@@ -1,4 +1,4 @@
-"""A lock tells whether its process lives, and asking never disturbs it."""
+"""A lock proves that its process lives, and asking about it never disturbs it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def held(tmp_path: Path) -> Iterator[Held]:
     process.communicate()
 
 
-def test_the_holder_of_a_lock_is_named_by_its_pid(held: Held) -> None:
+def test_holder_pid_is_the_process_that_holds_the_lock(held: Held) -> None:
     path, process = held
     assert liveness_lock.holder_pid(path) == process.pid
 
@@ -50,7 +50,7 @@ def test_a_held_lock_cannot_be_taken(held: Held) -> None:
     assert liveness_lock.holder_pid(path) is not None
 
 
-def test_a_killed_process_lets_its_lock_go_and_the_next_can_take_it(held: Held) -> None:
+def test_a_killed_process_releases_its_lock_and_the_next_can_take_it(held: Held) -> None:
     path, process = held
     process.kill()
     process.wait()
@@ -70,7 +70,7 @@ def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
         "if child: print(child, flush=True); os._exit(0)\n"
         "time.sleep(60)\n"
     )
-    # Its output goes to a file: a pipe would stay open in the child that goes on.
+    # Its output goes to a file: a pipe would stay open in the child.
     output = tmp_path / "output"
     with output.open("wb") as to:
         subprocess.run([sys.executable, "-c", script, str(path)], stdout=to, check=True)
@@ -82,7 +82,7 @@ def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
         os.kill(child, 9)
 
 
-def test_a_lock_that_is_not_there_is_not_a_free_one(tmp_path: Path) -> None:
+def test_a_missing_lock_file_is_not_a_free_lock(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         liveness_lock.holder_pid(tmp_path / "lock")
 

@@ -1,4 +1,4 @@
-"""Whatever a script logs can be encoded, and no GPU is waited for."""
+"""Every value that a script logs can be encoded, without waiting for a GPU."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Keyed:
         raise self.error
 
 
-def test_plain_numbers_and_text_go_through_untouched() -> None:
+def test_plain_numbers_and_text_are_kept_unchanged() -> None:
     values = {"a": 1.5, "b": 2, "c": "text", "d": True, "e": None}
     assert is_plain(values)
     assert sanitize(values) == values
@@ -146,7 +146,7 @@ def test_an_integer_beyond_a_float_is_described() -> None:
     assert sanitize(1 << 2000) == {"!": "<int of 2001 bits>"}
 
 
-def test_what_cannot_be_encoded_is_described_by_at_most_200_characters() -> None:
+def test_a_value_that_cannot_be_encoded_is_described_in_at_most_200_characters() -> None:
     sanitizer = Sanitizer()
     assert sanitizer.sanitize(object) == {"!": "<class 'object'>"}
     assert sanitizer.lossy
@@ -156,7 +156,7 @@ def test_what_cannot_be_encoded_is_described_by_at_most_200_characters() -> None
 
 
 @pytest.mark.parametrize("value", [Unprintable(), Panicking(), {"deep": [Panicking()]}])
-def test_a_repr_that_raises_is_no_trouble(value: object) -> None:
+def test_a_repr_that_raises_does_no_harm(value: object) -> None:
     assert "cannot be read" in str(sanitize(value))
 
 
@@ -190,7 +190,7 @@ def test_a_tensor_subclass_is_never_read() -> None:
     assert "Distributed" in sanitize(torch.tensor(1.0).as_subclass(Distributed))["!"]
 
 
-def test_what_holds_tensors_is_not_printed() -> None:
+def test_an_object_that_holds_tensors_is_not_printed() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=torch.tensor(0.5))
     assert "lr" not in sanitize(optimizer)["!"]
 
@@ -206,7 +206,7 @@ def test_broken_text_is_escaped() -> None:
     assert sanitize({"\ud800": 1}) == {"\\ud800": 1}
 
 
-def test_long_text_is_cut_and_says_so() -> None:
+def test_long_text_is_cut_and_marked_as_cut() -> None:
     sanitizer = Sanitizer(Limits(text=5))
     assert sanitizer.sanitize("abcdefgh") == "abcde… (8 characters)"
     assert sanitizer.lossy

@@ -1,4 +1,4 @@
-"""Reading a stream's segments while they are written, afterwards, and when they are damaged."""
+"""The segment reader on streams that are written, ended or damaged."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def segment(folder: Path, first: int, *seqs: int, tail: bytes = b"") -> Path:
     return path
 
 
-def read_all(tail: SegmentReader, *, final: bool = True) -> list[Put | GapMessage]:
+def read_all(segment_reader: SegmentReader, *, final: bool = True) -> list[Put | GapMessage]:
     found = []
-    while (message := tail.read(final=final)) is not None:
+    while (message := segment_reader.read(final=final)) is not None:
         found.append(message)
     return found
 
@@ -60,7 +60,7 @@ def test_the_seq_is_read_from_a_body_without_decoding_it(seq: int) -> None:
     assert peek_seq(memoryview(record(seq)[wire.HEADER.size :])) == seq
 
 
-def test_a_body_that_is_no_event_has_no_seq() -> None:
+def test_a_body_that_is_not_an_event_has_no_seq() -> None:
     with pytest.raises(ValueError, match="expected an array"):
         peek_seq(memoryview(b"\x01"))
 
@@ -98,36 +98,36 @@ def test_a_record_larger_than_a_batch_is_sent_alone(tmp_path: Path) -> None:
     assert any(m.blob == large for m in messages if isinstance(m, Put))
 
 
-def test_events_that_come_later_are_found(tmp_path: Path) -> None:
-    tail = SegmentReader(STREAM, tmp_path)
-    assert tail.read(final=False) is None
+def test_events_that_are_written_later_are_found(tmp_path: Path) -> None:
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    assert segment_reader.read(final=False) is None
     path = segment(tmp_path, 0, 0)
-    assert seqs_of(read_all(tail, final=False)) == [0]
+    assert seqs_of(read_all(segment_reader, final=False)) == [0]
     with path.open("ab") as file:
         file.write(record(1))
     segment(tmp_path, 2, 2)
-    assert seqs_of(read_all(tail, final=False)) == [1, 2]
+    assert seqs_of(read_all(segment_reader, final=False)) == [1, 2]
 
 
-def test_a_record_in_the_making_is_waited_for(tmp_path: Path) -> None:
+def test_a_half_written_record_is_waited_for(tmp_path: Path) -> None:
     whole = record(1, {"loss": 0.5})
     path = segment(tmp_path, 0, 0, tail=whole[:11])
-    tail = SegmentReader(STREAM, tmp_path)
-    assert seqs_of(read_all(tail, final=False)) == [0]
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    assert seqs_of(read_all(segment_reader, final=False)) == [0]
     with path.open("ab") as file:
         file.write(whole[11:])
-    assert seqs_of(read_all(tail, final=False)) == [1]
+    assert seqs_of(read_all(segment_reader, final=False)) == [1]
 
 
-def test_a_record_that_was_taken_back_and_written_again_is_read_once(tmp_path: Path) -> None:
+def test_a_record_that_was_truncated_and_written_again_is_read_once(tmp_path: Path) -> None:
     path = segment(tmp_path, 0, 0, tail=record(1)[:9])
-    tail = SegmentReader(STREAM, tmp_path)
-    assert seqs_of(read_all(tail, final=False)) == [0]
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    assert seqs_of(read_all(segment_reader, final=False)) == [0]
     with path.open("r+b") as file:
         file.truncate(len(record(0)))
     with path.open("ab") as file:
         file.write(record(2))
-    messages = read_all(tail, final=False)
+    messages = read_all(segment_reader, final=False)
     assert seqs_of(messages) == [2]
     assert gaps_of(messages) == [(1, 2)]
 
@@ -149,7 +149,7 @@ def test_events_that_were_dropped_become_a_gap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("final", [True, False])
-def test_a_damaged_record_is_stepped_over_and_told_of(
+def test_a_damaged_record_is_skipped_and_logged(
     tmp_path: Path, final: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = segment(tmp_path, 0, *range(10))
@@ -175,7 +175,7 @@ def test_a_damaged_length_that_reaches_beyond_the_end_does_not_stop_a_live_strea
     assert gaps_of(messages) == [(1, 2)]
 
 
-def test_a_sound_record_that_is_no_event_is_stepped_over(tmp_path: Path) -> None:
+def test_a_sound_record_that_is_not_an_event_is_skipped(tmp_path: Path) -> None:
     body = b"\x93\x01\x02\x03"
     from zlib import crc32
 
@@ -184,7 +184,7 @@ def test_a_sound_record_that_is_no_event_is_stepped_over(tmp_path: Path) -> None
     assert seqs_of(read_all(SegmentReader(STREAM, tmp_path))) == [0, 1]
 
 
-def test_damage_at_the_end_of_a_segment_leads_on_to_the_next(tmp_path: Path) -> None:
+def test_after_damage_at_the_end_of_a_segment_the_next_is_read(tmp_path: Path) -> None:
     segment(tmp_path, 0, 0, 1, tail=bytes(50))
     segment(tmp_path, 3, 3)
     messages = read_all(SegmentReader(STREAM, tmp_path), final=False)
@@ -192,7 +192,7 @@ def test_damage_at_the_end_of_a_segment_leads_on_to_the_next(tmp_path: Path) -> 
     assert gaps_of(messages) == [(2, 3)]
 
 
-def test_a_huge_file_of_garbage_is_got_past(tmp_path: Path) -> None:
+def test_a_huge_file_of_garbage_is_skipped(tmp_path: Path) -> None:
     path = segment(tmp_path, 0, 0)
     with path.open("ab") as file:
         file.truncate(40 << 20)
@@ -203,7 +203,7 @@ def test_a_huge_file_of_garbage_is_got_past(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_damage_costs_only_what_it_hit(tmp_path: Path, seed: int) -> None:
+def test_random_damage_costs_only_the_records_it_hit(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     path = segment(tmp_path, 0, *range(50))
     segment(tmp_path, 50, *range(50, 60))
@@ -221,40 +221,40 @@ def test_random_damage_costs_only_what_it_hit(tmp_path: Path, seed: int) -> None
     assert len(missing) <= 2 + 100 // len(record(0))
 
 
-def test_seeking_back_gives_the_same_again(tmp_path: Path) -> None:
+def test_seeking_back_returns_the_same_batches_again(tmp_path: Path) -> None:
     segment(tmp_path, 0, *range(400))
     segment(tmp_path, 400, *range(400, 900))
-    tail = SegmentReader(STREAM, tmp_path)
-    first = read_all(tail)
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    first = read_all(segment_reader)
     for seq in (899, 512, 300, 0):
-        tail.seek(seq)
-        assert seqs_of(read_all(tail)) == list(range(seq, 900))
-    tail.seek(0)
-    assert read_all(tail) == first
+        segment_reader.seek(seq)
+        assert seqs_of(read_all(segment_reader)) == list(range(seq, 900))
+    segment_reader.seek(0)
+    assert read_all(segment_reader) == first
 
 
-def test_what_was_forgotten_can_still_be_sought(tmp_path: Path) -> None:
+def test_a_discarded_position_can_still_be_sought(tmp_path: Path) -> None:
     segment(tmp_path, 0, *range(700))
-    tail = SegmentReader(STREAM, tmp_path)
-    read_all(tail)
-    tail.discard_before(600)
-    tail.seek(600)
-    assert seqs_of(read_all(tail)) == list(range(600, 700))
-    tail.seek(3)
-    assert seqs_of(read_all(tail)) == list(range(3, 700))
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    read_all(segment_reader)
+    segment_reader.discard_before(600)
+    segment_reader.seek(600)
+    assert seqs_of(read_all(segment_reader)) == list(range(600, 700))
+    segment_reader.seek(3)
+    assert seqs_of(read_all(segment_reader)) == list(range(3, 700))
 
 
-def test_seeking_beyond_what_is_there_skips_it(tmp_path: Path) -> None:
+def test_seeking_past_the_end_skips_records_written_later(tmp_path: Path) -> None:
     path = segment(tmp_path, 0, *range(5))
-    tail = SegmentReader(STREAM, tmp_path)
-    tail.seek(7)
-    assert tail.read(final=False) is None
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    segment_reader.seek(7)
+    assert segment_reader.read(final=False) is None
     with path.open("ab") as file:
         file.write(b"".join(record(seq) for seq in (5, 6, 7, 8)))
-    assert seqs_of(read_all(tail, final=False)) == [7, 8]
+    assert seqs_of(read_all(segment_reader, final=False)) == [7, 8]
 
 
-def test_what_was_removed_before_the_place_sought_is_a_gap(tmp_path: Path) -> None:
+def test_a_segment_removed_before_the_sought_seq_is_a_gap(tmp_path: Path) -> None:
     segment(tmp_path, 0, 0, 1).unlink()
     segment(tmp_path, 2, 2, 3)
     messages = read_all(SegmentReader(STREAM, tmp_path))
@@ -262,31 +262,31 @@ def test_what_was_removed_before_the_place_sought_is_a_gap(tmp_path: Path) -> No
     assert seqs_of(messages) == [2, 3]
 
 
-def test_a_segment_removed_while_it_is_read_leads_on_to_the_next(tmp_path: Path) -> None:
+def test_after_a_segment_removed_while_it_is_read_the_next_is_read(tmp_path: Path) -> None:
     path = segment(tmp_path, 0, *range(300))
-    tail = SegmentReader(STREAM, tmp_path)
-    tail.read(final=False)
+    segment_reader = SegmentReader(STREAM, tmp_path)
+    segment_reader.read(final=False)
     segment(tmp_path, 300, 300)
     path.unlink()
-    messages = read_all(tail, final=False)
+    messages = read_all(segment_reader, final=False)
     assert gaps_of(messages) == [(256, 300)]
     assert seqs_of(messages) == [300]
 
 
-def test_a_folder_that_is_not_there_has_nothing(tmp_path: Path) -> None:
-    tail = SegmentReader(STREAM, tmp_path / "gone")
-    assert tail.read(final=False) is None
-    assert tail.read(final=True) is None
+def test_a_missing_folder_has_no_events(tmp_path: Path) -> None:
+    segment_reader = SegmentReader(STREAM, tmp_path / "gone")
+    assert segment_reader.read(final=False) is None
+    assert segment_reader.read(final=True) is None
 
 
-def test_other_files_are_no_segments(tmp_path: Path) -> None:
+def test_other_files_are_not_segments(tmp_path: Path) -> None:
     for name in ("page", "1.seg", f"{3:016}.seg.tmp", f"{3:016}.SEG", ".hidden"):
         (tmp_path / name).write_bytes(record(0))
     kept = segment(tmp_path, 4, 4)
     assert [found.path for found in segments(tmp_path)] == [kept]
 
 
-def test_a_segment_that_cannot_be_read_is_an_error_not_an_end(tmp_path: Path) -> None:
+def test_an_unreadable_segment_is_an_error_and_not_the_end(tmp_path: Path) -> None:
     (tmp_path / f"{0:016}.seg").mkdir()
     with pytest.raises(IsADirectoryError):
         SegmentReader(STREAM, tmp_path).read(final=True)

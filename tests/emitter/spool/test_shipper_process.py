@@ -1,4 +1,4 @@
-"""Starting the shipper from a training process, which must never feel it."""
+"""Starting a shipper never disturbs the training process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kill(pid: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """A process whose first thread has ended still holds its locks while another one has not."""
+    """A process holds its locks until the last of its threads has ended."""
     folder = Path(f"/proc/{pid}")
     try:
         state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
@@ -72,7 +72,7 @@ def test_a_shipper_is_started_once_and_again_when_it_was_killed(bench: Bench) ->
     kill(second)
 
 
-def test_starts_that_do_not_help_become_rarer(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_starts_become_rarer(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     now = 0.0
     starter = ShipperStarter(spool, "ipc:///nowhere", clock=lambda: now)
@@ -89,7 +89,7 @@ def test_starts_that_do_not_help_become_rarer(spool: Path, monkeypatch: pytest.M
         starter.ensure()
         if starter._pid is not None:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(starter._pid, 0)  # as a script may that waits for every child
+                os.waitpid(starter._pid, 0)  # as a script that waits for every child may do
         now += 1
     waits = [later - earlier for earlier, later in pairwise(starts)]
     assert waits[:6] == [1, 2, 4, 8, 16, 32]
@@ -118,7 +118,7 @@ def test_a_shipper_that_takes_long_to_start_is_waited_for(
     kill(starter._pid or 0)
 
 
-def test_nothing_raises_when_no_shipper_can_be_started(
+def test_ensure_does_not_raise_when_no_shipper_can_be_started(
     spool: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "executable", None)
@@ -132,7 +132,7 @@ def test_nothing_raises_when_no_shipper_can_be_started(
     assert "NotADirectoryError" in starter.failure
 
 
-def test_asking_takes_no_time_while_a_shipper_runs(bench: Bench) -> None:
+def test_ensure_is_fast_while_a_shipper_runs(bench: Bench) -> None:
     starter = ShipperStarter(bench.spool, bench.address)
     pid = start(bench.spool, starter)
     started = time.perf_counter()
@@ -142,7 +142,7 @@ def test_asking_takes_no_time_while_a_shipper_runs(bench: Bench) -> None:
     kill(pid)
 
 
-def test_whoever_reads_a_trainers_output_does_not_wait_for_the_shipper(spool: Path) -> None:
+def test_a_reader_of_a_trainers_output_does_not_wait_for_the_shipper(spool: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
         "from lineside.emitter.spool.shipper_process import *\n"
@@ -162,7 +162,7 @@ def test_whoever_reads_a_trainers_output_does_not_wait_for_the_shipper(spool: Pa
         check=True,
     )
     os.close(write)
-    assert os.read(read, 1) == b"", "a descriptor of the trainer's stayed open"
+    assert os.read(read, 1) == b"", "a descriptor of the trainer stayed open"
     os.close(read)
     assert trainer.stdout == "trained\n"
     assert trainer.stderr == "", "no warning that a child still runs"
@@ -209,7 +209,7 @@ def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
 
 
 def test_a_run_is_shipped_before_its_first_event(bench: Bench) -> None:
-    """A loop may load its data for long after it has begun."""
+    """A loop may load its data for a long time first."""
     bench.broker()
     script = "import sys; from lineside.emitter import start_run; start_run(); sys.stdin.read()"
     loop = subprocess.Popen(
@@ -229,7 +229,7 @@ def test_a_run_is_shipped_before_its_first_event(bench: Bench) -> None:
     assert start.kind == "run_start"
 
 
-def test_the_shipper_is_told_where_and_nothing_else_of_ours(
+def test_the_shippers_environment_has_spool_and_broker_and_no_other_setting(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

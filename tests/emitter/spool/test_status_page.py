@@ -1,4 +1,4 @@
-"""The page of shared memory: it never fails the trainer, and tells a reader what is no page."""
+"""The status page as its own process uses it: it never fails the trainer."""
 
 from __future__ import annotations
 
@@ -17,74 +17,86 @@ from lineside.emitter.spool.status_page import (
     STEP,
     StatusPage,
 )
+from lineside.emitter.spool.status_reader import StatusPageFile
+from tests.emitter.spool.spools import PageOnDisk
 
 
-def test_both_sides_see_the_same_words(tmp_path: Path) -> None:
-    ours = StatusPage.create(tmp_path)
-    theirs = StatusPage.open(tmp_path)
-    assert theirs is not None
-    assert (theirs.fields[MAGIC_FIELD], theirs.fields[PID]) == (MAGIC, os.getpid())
-    ours.fields[STEP] = 7
-    theirs.fields[ACKED_SEQ] = 8
-    assert (theirs.fields[STEP], ours.fields[ACKED_SEQ]) == (7, 8)
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Map pages on any file system."""
+    monkeypatch.setattr(page_module, "filesystem", lambda _: "ext4")
+
+
+def test_both_sides_see_the_same_fields(tmp_path: Path, mapped: None) -> None:
+    page = StatusPage.create(tmp_path)
+    on_disk = PageOnDisk(tmp_path)
+    assert (on_disk.fields[MAGIC_FIELD], on_disk.fields[PID]) == (MAGIC, os.getpid())
+    page.fields[STEP] = 7
+    file = StatusPageFile.open(tmp_path)
+    assert file is not None
+    file.acknowledge(8)
+    file.close()
+    assert (on_disk.fields[STEP], page.fields[ACKED_SEQ]) == (7, 8)
     assert (tmp_path / "page").stat().st_size == PAGE_BYTES
 
 
-def test_without_a_file_the_words_are_in_memory(tmp_path: Path) -> None:
+def test_without_a_file_the_fields_are_in_memory(tmp_path: Path) -> None:
     page = StatusPage.create(tmp_path / "missing")
     page.fields[STEP] = 7
     page.sync()
     assert page.fields[STEP] == 7
 
 
-def test_on_a_full_disk_the_words_are_in_memory(
+def test_on_a_full_disk_the_fields_are_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Storing through the mapping of a file without blocks would be a SIGBUS."""
+    """A store into the mapping of a file without blocks would be a SIGBUS."""
     monkeypatch.setattr(os, "pwrite", lambda *given: 100)
     page = StatusPage.create(tmp_path)
     page.fields[STEP] = 7
-    assert StatusPage.open(tmp_path) is None
+    assert StatusPageFile.open(tmp_path) is None
 
 
 @pytest.mark.parametrize("kind", ["btrfs", "overlay", "nfs4", ""])
-def test_where_a_mapped_store_could_kill_the_words_are_exchanged(
+def test_where_a_mapped_store_could_kill_the_fields_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Copy-on-write file systems take a new block for a store, and have none on a full disk."""
     monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
-    ours, theirs = StatusPage.create(tmp_path), None
+    page = StatusPage.create(tmp_path)
+    on_disk, file = PageOnDisk(tmp_path), StatusPageFile.open(tmp_path)
+    assert file is not None
     try:
-        theirs = StatusPage.open(tmp_path)
-        assert theirs is not None
-        ours.fields[STEP] = 7
-        theirs.fields[ACKED_SEQ] = 8
-        assert (theirs.fields[STEP], ours.fields[ACKED_SEQ]) == (0, 0)
-        ours.sync()
-        assert (theirs.fields[STEP], ours.fields[ACKED_SEQ]) == (7, 8)
-        ours.close()
-        ours.fields[STEP] = 9
-        ours.sync()
-        assert (theirs.fields[STEP], ours.fields[STEP]) == (7, 9)
+        page.fields[STEP] = 7
+        file.acknowledge(8)
+        assert (on_disk.fields[STEP], page.fields[ACKED_SEQ]) == (0, 0)
+        page.sync()
+        assert (on_disk.fields[STEP], page.fields[ACKED_SEQ]) == (7, 8)
+        page.close()
+        page.fields[STEP] = 9
+        page.sync()
+        assert (on_disk.fields[STEP], page.fields[STEP]) == (7, 9)
     finally:
-        ours.close()
+        file.close()
+        page.close()
 
 
-def test_what_is_no_page_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert StatusPage.open(tmp_path) is None
-    for content in (b"", b"short", bytes(PAGE_BYTES)):
-        (tmp_path / "page").write_bytes(content)
-        assert StatusPage.open(tmp_path) is None
-
+def test_a_page_that_cannot_be_mapped_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: None
+) -> None:
     def fail(*given: object) -> None:
         raise OSError
 
     monkeypatch.setattr(page_module, "_map", fail)
-    assert StatusPage.open(tmp_path) is None
+    page = StatusPage.create(tmp_path)
+    page.fields[STEP] = 7
+    page.sync()
+    assert PageOnDisk(tmp_path).fields[STEP] == 7
+    page.close()
 
 
-def test_a_mapped_page_holds_no_descriptor(tmp_path: Path) -> None:
-    """A script that closes all of them must not be left with one of ours that closes its own."""
+def test_a_mapped_page_holds_no_descriptor(tmp_path: Path, mapped: None) -> None:
+    """A script that closes all descriptors must not be left with one that closes its own."""
     before = set(Path("/proc/self/fd").iterdir())
     page = StatusPage.create(tmp_path)
     assert set(Path("/proc/self/fd").iterdir()) == before

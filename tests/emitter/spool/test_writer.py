@@ -18,9 +18,9 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
-from lineside.emitter.spool.status_page import NEXT_SEQ, StatusPage
+from lineside.emitter.spool.status_page import NEXT_SEQ, PID, RANK
 from lineside.emitter.spool.writer import SpoolWriter
-from tests.emitter.spool.spools import STREAM, MakeWriter, events, holder_of
+from tests.emitter.spool.spools import STREAM, MakeWriter, PageOnDisk, events, holder_of
 
 # Small and huge numbers, so that a struct makes some of the records and msgpack the others.
 hook_events = st.builds(
@@ -45,7 +45,7 @@ def test_every_event_is_on_disk_when_write_returns(make: MakeWriter, root: Path)
         assert writer.fields[NEXT_SEQ] == n + 1
 
 
-def test_time_is_now_unless_it_is_given(make: MakeWriter, root: Path) -> None:
+def test_an_event_has_the_present_time_unless_one_is_given(make: MakeWriter, root: Path) -> None:
     make().write("step_end")
     [event] = events(root)
     assert event.time > 1_700_000_000
@@ -98,7 +98,7 @@ def test_a_spool_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         SpoolWriter(tmp_path / "file", STREAM)
 
 
-def test_descriptors_are_out_of_the_way_of_scripts_that_close_all(make: MakeWriter) -> None:
+def test_descriptors_are_high_numbers_that_scripts_rarely_close(make: MakeWriter) -> None:
     writer = make()
     writer.write("log")
     assert writer.folder._lock is not None
@@ -128,14 +128,14 @@ def test_a_segment_is_named_after_its_first_event(make: MakeWriter, root: Path) 
         assert segment.stat().st_size <= 500
 
 
-def test_a_record_larger_than_a_segment_has_one_of_its_own(make: MakeWriter, root: Path) -> None:
+def test_a_record_larger_than_a_segment_gets_its_own_segment(make: MakeWriter, root: Path) -> None:
     writer = make(segment=500)
     for size in (10, 900, 10):
         writer.write("log", data={"text": "x" * size})
     assert [path.stem.lstrip("0") for path in sorted(root.glob("*/*/*/*.seg"))] == ["", "1", "2"]
 
 
-def test_without_a_new_segment_the_old_one_goes_on(
+def test_without_a_new_segment_the_writer_keeps_the_old_one(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = make(segment=500)
@@ -210,10 +210,8 @@ def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path)
 
 def test_the_page_names_the_writer(make: MakeWriter) -> None:
     writer = make(rank=2)
-    page = StatusPage.open(writer.folder.path)
-    assert page is not None
-    assert [page.fields[1], page.fields[2]] == [os.getpid(), 2]
-    page.close()
+    page = PageOnDisk(writer.folder.path)
+    assert [page.fields[PID], page.fields[RANK]] == [os.getpid(), 2]
 
 
 def _blob(root: Path) -> bytes:

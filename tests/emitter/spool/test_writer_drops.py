@@ -24,7 +24,7 @@ SECOND = 1_000_000_000
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """As a full disk does: a write takes what fits, the next one nothing."""
+    """Act as a full disk: a write stores what fits, the next one nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -35,7 +35,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 @contextmanager
 def failing_writes(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[list[int]]:
-    """``os.write`` raises ``error``; gives the list of tries."""
+    """Let ``os.write`` raise ``error``; yields the list of its calls."""
     tries: list[int] = []
 
     def fail(fd: int, data: bytes) -> int:
@@ -89,7 +89,7 @@ def test_at_the_cap_events_are_dropped_by_priority_and_listed(make: MakeWriter, 
     for segment in sorted(root.glob("*/*/*/*.seg"))[:-1]:  # shipped
         segment.unlink()
     kept_before = len(events(root))
-    assert not writer.write("step_end", now_ns=SECOND + 1), "measured again too soon"
+    assert not writer.write("step_end", now_ns=SECOND + 1), "the spool was measured again too soon"
     assert writer.write("step_end", now_ns=3 * SECOND)
     gap, step_end = events(root)[kept_before:]
     assert gap.kind == "gap"
@@ -127,7 +127,7 @@ def test_a_partial_record_is_truncated_and_later_ones_are_tried(
         assert next(root.glob("*/*/*/*.seg")).stat().st_size == size
         assert not writer.write("save", 2, now_ns=SECOND)
         assert not writer.write("log", 3, now_ns=SECOND)
-    assert not writer.write("log", 4, now_ns=SECOND + 1), "the disk is left alone for a while"
+    assert not writer.write("log", 4, now_ns=SECOND + 1), "the writer waits before it tries again"
     assert writer.write("log", 5, now_ns=2 * SECOND)
     first, gap, last = events(root)
     assert (first.step, last.step) == (0, 5)
@@ -149,7 +149,7 @@ def test_a_full_disk_is_tried_rarely_except_for_vital_events(
         assert not writer.write("evaluate", now_ns=SECOND + 1)
         assert len(tries) == before + 1
     assert writer.write("evaluate", now_ns=20 * SECOND)
-    assert writer.accounted_seq == 1, "step events are still given up until one gets in"
+    assert writer.accounted_seq == 1, "step events are dropped until one is written"
     assert writer.write("step_end", now_ns=20 * SECOND)
     assert [event.kind for event in events(root)] == ["log", "evaluate", "gap", "step_end"]
 
@@ -171,7 +171,7 @@ def test_no_disk_error_is_raised(
     assert writer.dropped == 6
 
 
-def test_gaps_that_are_due_can_be_written_at_the_end(
+def test_due_gaps_can_be_written_at_the_end(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = make()
@@ -197,7 +197,7 @@ def test_a_new_segment_on_a_full_disk_is_named_after_its_first_event(
     assert [path.stem for path in root.glob("*/*/*/*.seg")] == [f"{2:016}"]
 
 
-def test_an_interrupt_in_the_write_never_makes_two_events_of_one_number(
+def test_an_interrupt_in_the_write_never_makes_two_events_with_one_seq(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = make()

@@ -1,4 +1,4 @@
-"""The spool writer when its files or descriptors are taken away while it writes."""
+"""The spool writer while its files are removed or its descriptors closed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lineside.emitter.spool import status_page as page_module
-from lineside.emitter.spool.status_page import ACKED_SEQ, DROPPED, NEXT_SEQ, StatusPage
+from lineside.emitter.spool.status_page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.spool.status_reader import StatusPageFile
-from tests.emitter.spool.spools import MakeWriter, events, holder_of
+from tests.emitter.spool.spools import MakeWriter, PageOnDisk, events, holder_of
 
 
 def test_a_descriptor_closed_under_it_costs_no_event(make: MakeWriter, root: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_descriptor_closed_under_it_costs_no_event(make: MakeWriter, root: Pat
     assert [event.seq for event in events(root)] == list(range(5))
 
 
-def test_a_spool_that_is_deleted_is_made_again_and_the_loss_named(
+def test_a_deleted_spool_is_made_again_and_the_loss_is_reported(
     make: MakeWriter, root: Path
 ) -> None:
     writer = make(rank=3)
@@ -41,13 +41,11 @@ def test_a_spool_that_is_deleted_is_made_again_and_the_loss_named(
     assert (gap.seq, save.seq) == (11, 12)
     assert writer.dropped == 7
     assert holder_of(writer.folder.path / "lock") == str(os.getpid())
-    page = StatusPage.open(writer.folder.path)
-    assert page is not None
+    page = PageOnDisk(writer.folder.path)
     assert (page.fields[NEXT_SEQ], page.fields[DROPPED], page.fields[ACKED_SEQ]) == (13, 7, 4)
-    page.close()
 
 
-def test_a_deleted_lock_is_made_again_where_the_rest_still_is(make: MakeWriter, root: Path) -> None:
+def test_a_deleted_lock_is_made_again_beside_the_other_files(make: MakeWriter, root: Path) -> None:
     writer = make()
     writer.write("log")
     writer.maintain()
@@ -57,14 +55,12 @@ def test_a_deleted_lock_is_made_again_where_the_rest_still_is(make: MakeWriter, 
     writer.write("log")
     assert holder_of(writer.folder.path / "lock") == str(os.getpid())
     assert [event.seq for event in events(root)] == [0, 1]
-    page = StatusPage.open(writer.folder.path)
-    assert page is not None
+    page = PageOnDisk(writer.folder.path)
     assert page.fields[NEXT_SEQ] == 2
-    page.close()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_what_was_confirmed_stays_confirmed_when_a_page_is_made_again(
+def test_a_page_made_again_keeps_the_confirmed_seq(
     make: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
@@ -90,7 +86,7 @@ def test_a_script_that_closes_every_descriptor_costs_no_event_and_no_lock(
     assert lock is not None
     os.close(fd)
     os.close(lock.fd)
-    with (tmp_path / "checkpoint").open("w") as theirs:  # which is given our numbers
+    with (tmp_path / "checkpoint").open("w") as theirs:  # which gets the writer's numbers
         os.dup2(theirs.fileno(), fd)
         os.dup2(theirs.fileno(), lock.fd)
         writer.maintain()
@@ -103,7 +99,7 @@ def test_a_script_that_closes_every_descriptor_costs_no_event_and_no_lock(
     assert writer.dropped == 0
 
 
-def test_a_lost_segment_descriptor_alone_is_noticed(make: MakeWriter, root: Path) -> None:
+def test_a_segment_descriptor_closed_alone_is_noticed(make: MakeWriter, root: Path) -> None:
     writer = make()
     writer.write("log")
     os.close(writer._fd)
@@ -126,7 +122,9 @@ def test_a_segment_removed_after_it_was_confirmed_is_no_loss(make: MakeWriter, r
     assert writer.dropped == 0
 
 
-def test_a_spool_that_cannot_be_made_again_is_tried_later(make: MakeWriter, root: Path) -> None:
+def test_a_spool_that_cannot_be_made_again_is_tried_again_later(
+    make: MakeWriter, root: Path
+) -> None:
     writer = make()
     writer.write("log")
     shutil.rmtree(root)

@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 
 from lineside.emitter import Run
-from lineside.emitter.spool.status_page import StatusPage
 from lineside.emitter.training.publisher import Publisher
+from tests.emitter.spool.spools import PageOnDisk
 
 
 def publisher_of(run: Run) -> Publisher:
@@ -17,10 +17,8 @@ def publisher_of(run: Run) -> Publisher:
     return run.publisher
 
 
-def page_of(run: Run) -> StatusPage:
-    page = StatusPage.open(publisher_of(run)._spool.folder.path)
-    assert page is not None
-    return page
+def page_of(run: Run) -> PageOnDisk:
+    return PageOnDisk(publisher_of(run)._spool.folder.path)
 
 
 def script(

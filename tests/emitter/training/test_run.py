@@ -74,7 +74,6 @@ def test_a_run_knows_its_names_and_the_page_where_it_is(home: Path) -> None:
     run.finish()
     assert page.fields[FLAGS] == CLOSED
     assert PHASES[page.fields[PHASE]] == "finished"
-    page.close()
 
 
 def test_a_second_start_goes_on_in_a_new_attempt(home: Path, spool_events: ReadSpool) -> None:

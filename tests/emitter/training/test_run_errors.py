@@ -45,7 +45,6 @@ def test_mistakes_of_the_caller_are_counted_and_said_once(
     run.log("and another mistake")  # type: ignore[arg-type]
     assert page.fields[HOOK_ERRORS] == 3
     assert capsys.readouterr().err.count("a hook failed, training goes on") == 1
-    page.close()
 
 
 def test_an_interrupt_while_logging_passes(home: Path) -> None:
@@ -157,7 +156,6 @@ def test_what_a_signal_handler_raises_passes_wherever_it_strikes(home: Path, ala
             passed += 1
     assert passed == struck
     assert page.fields[HOOK_ERRORS] == 0
-    page.close()
 
 
 class Incomparable:

@@ -1,4 +1,4 @@
-"""Processes that emit, and what they write down of it themselves."""
+"""Processes that emit, and their own notes of what they emitted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
-from lineside.emitter.spool.status_page import ACKED_SEQ, NEXT_SEQ, StatusPage
+from lineside.emitter.spool.status_page import ACKED_SEQ, NEXT_SEQ
+from tests.emitter.spool.spools import PageOnDisk
 from tests.faults.accounts import NotedEvent
 from tests.support.processes import Child, environment
 from tests.support.waiting import wait_until
 
 
 class Line(NamedTuple):
-    """What a producer wrote down of one event once its hook had returned."""
+    """A producer's note of one event whose hook has returned."""
 
     kind: str
     step: int
@@ -23,7 +24,7 @@ class Line(NamedTuple):
 
 
 class Producer(Child):
-    """A process that emits as ``run`` and writes down in ``told`` what it emitted."""
+    """A process that emits as ``run`` and notes its events in the file ``noted``."""
 
     def __init__(
         self, home: Path, run: str, command: Sequence[str], env: Mapping[str, str], *, fork: bool
@@ -35,46 +36,41 @@ class Producer(Child):
         self._stop = stop_file(home, run)
 
     def lines(self) -> list[Line]:
-        """What it wrote down so far."""
+        """Its notes so far."""
         return read_lines(self.noted)
 
     def items(self) -> list[NotedEvent]:
-        """The events among it, as kinds and steps."""
+        """The noted events."""
         return [(line.kind, line.step) for line in self.lines() if line.kind in LIFECYCLE_KINDS]
 
     def fields(self) -> list[int]:
-        """Its rank 0's page, of the newest attempt; all 0 before there is one."""
-        folders = sorted((self.spool / self.run / "rank0").glob("[!.]*"))
-        page = StatusPage.open(folders[-1]) if folders else None
-        if page is None:
-            return [0] * 64
-        fields = list(page.fields)
-        page.close()
-        return fields
+        """The page of its rank 0's newest attempt; all 0 before there is one."""
+        pages = sorted((self.spool / self.run / "rank0").glob("[!.]*/page"))
+        return list(PageOnDisk(pages[-1].parent).fields) if pages else [0] * 64
 
     def wait_noted(self, count: int) -> None:
-        """Return once it wrote down ``count`` more events."""
+        """Wait until it has noted ``count`` more events."""
         size = len(self.lines()) + count
         wait_until(lambda: len(self.lines()) >= size, f"{self.run} emits")
 
     def wait_flowing(self) -> None:
-        """Return once the broker has events that were emitted after this call."""
+        """Wait until the broker has events that were emitted after this call."""
         now = self.fields()[NEXT_SEQ]
         wait_until(lambda: self.fields()[ACKED_SEQ] > now, f"events of {self.run} reach the broker")
 
     def finish(self) -> int:
-        """Tell it to stop; its exit code."""
+        """Stop it; its exit code."""
         self._stop.touch()
         return self.wait()
 
 
 def notes_file(home: Path, run: str) -> Path:
-    """Where the producer of ``run`` writes down its events."""
-    return home / f"{run}.told"
+    """The file for the notes of the producer of ``run``."""
+    return home / f"{run}.notes"
 
 
 def stop_file(home: Path, run: str) -> Path:
-    """What ends the producer of ``run`` when it appears."""
+    """The file that ends the producer of ``run`` when it appears."""
     return home / f"{run}.stop"
 
 
