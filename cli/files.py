@@ -7,16 +7,27 @@ import csv
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
 
 from lineside.bus.errors import MissingExtra
-from lineside.cli.rows import FLOAT, INTEGER, JSON, TEXT, TIME, Rows
 from lineside.dashboard.http.strict_json import strict
 
+TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
+"""The types of columns: TIME is a UTC datetime, a FLOAT may be NaN or infinite."""
 OnProgress = Callable[[int], None]
 """Called now and then with the number of rows written."""
 _CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``items`` with a value or None for each of ``columns``, which maps names to types."""
+
+    noun: str
+    columns: dict[str, str]
+    items: Iterator[tuple[Any, ...]]
 
 
 def write_csv(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:

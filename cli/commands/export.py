@@ -7,15 +7,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lineside.bus.errors import UsageError
+from lineside.cli.files import FLOAT, INTEGER, JSON, TEXT, TIME, WRITERS, Rows
 from lineside.cli.output import StatusLine, warn
 from lineside.cli.run_lookup import RunArgument, open_engine
 from lineside.dashboard.formatting import plural
+
+if TYPE_CHECKING:
+    from lineside.store.history.history import History
+    from lineside.store.history.records import Command
 
 STDOUT = Path("-")
 
@@ -37,6 +43,59 @@ class ExportKind(str, Enum):
     commands = "commands"
 
 
+_NOUNS = {
+    ExportKind.points: "point",
+    ExportKind.timing: "timing",
+    ExportKind.events: "event",
+    ExportKind.commands: "command",
+}
+
+
+def _curve_columns(name: str, value: str) -> dict[str, str]:
+    """The fields of ``PointRow`` in their order, with ``name`` and ``value`` renamed."""
+    return {
+        "attempt": TEXT,
+        "producer": TEXT,
+        name: TEXT,
+        "step": INTEGER,
+        "epoch": FLOAT,
+        "time": TIME,
+        value: FLOAT,
+    }
+
+
+_COLUMNS = {
+    ExportKind.points: _curve_columns("name", "value"),
+    ExportKind.timing: _curve_columns("part", "seconds"),
+    ExportKind.events: {
+        "n": INTEGER,
+        "attempt": TEXT,
+        "producer": TEXT,
+        "seq": INTEGER,
+        "kind": TEXT,
+        "step": INTEGER,
+        "epoch": FLOAT,
+        "time": TIME,
+        "data": JSON,
+    },
+    ExportKind.commands: {
+        "id": TEXT,
+        "op": TEXT,
+        "args": JSON,
+        "reason": TEXT,
+        "issued_by": TEXT,
+        "requested_at": TIME,
+        "expires_at": TIME,
+        "state": TEXT,
+        "delivered_at": TIME,
+        "settled_at": TIME,
+        "attempt": TEXT,
+        "step": INTEGER,
+        "detail": TEXT,
+    },
+}
+
+
 def export(
     run: RunArgument,
     what: Annotated[
@@ -56,29 +115,48 @@ def export(
     if output != STDOUT and output.is_file() and not force:
         raise UsageError(f"{output} already exists: --force replaces it")
     engine = open_engine()
-    # Imported here: both need SQLAlchemy, and open_engine reports that it is missing.
-    from lineside.cli import files, rows
+    # Imported here: it needs SQLAlchemy, and open_engine reports that it is missing.
     from lineside.store.history.history import History
 
-    run_id = History(engine).find(run).id
-    read = {
-        ExportKind.points: rows.metric_rows,
-        ExportKind.timing: rows.timing_rows,
-        ExportKind.events: rows.event_rows,
-        ExportKind.commands: rows.command_rows,
-    }[what](engine, run_id)
+    history = History(engine)
+    run_id = history.find(run).id
+    rows = _rows(history, run_id, what)
     progress, written = StatusLine(), 0
 
     def on_progress(done: int) -> None:
         nonlocal written
         written = done
-        progress.update(f"{run_id}: {plural(done, read.noun)}")
+        progress.update(f"{run_id}: {plural(done, rows.noun)}")
 
     with _open_output(output) as out:
-        files.WRITERS[chosen.value](read, out, on_progress)
+        WRITERS[chosen.value](rows, out, on_progress)
     progress.clear()
     where = "" if output == STDOUT else f" to {output}"
-    warn(f"{run_id}: {plural(written, read.noun)} written{where}")
+    warn(f"{run_id}: {plural(written, rows.noun)} written{where}")
+
+
+def _rows(history: History, run_id: str, what: ExportKind) -> Rows:
+    columns = _COLUMNS[what]
+    if what in (ExportKind.points, ExportKind.timing):
+        kind = "metric" if what is ExportKind.points else "timing"
+        points: Iterator[tuple[Any, ...]] = history.iter_points(run_id, kind=kind)
+        return Rows(_NOUNS[what], columns, points)
+    records: Iterator[Any]
+    if what is ExportKind.events:
+        records = history.iter_events(run_id)
+    else:
+        records = _iter_commands(history, run_id)
+    return Rows(_NOUNS[what], columns, map(attrgetter(*columns), records))
+
+
+def _iter_commands(history: History, run_id: str) -> Iterator[Command]:
+    cursor = None
+    while True:
+        page = history.commands(run_id, limit=1000, cursor=cursor)
+        yield from page.items
+        if page.next is None:
+            return
+        cursor = page.next
 
 
 def _format(asked: Format | None, output: Path) -> Format:

@@ -31,7 +31,6 @@ from lineside.store.history.records import (
     Series,
     StreamAccount,
     Timing,
-    TimingRow,
 )
 from lineside.store.history.run_assembly import assemble_runs, ordered_attempts, stream_account
 
@@ -274,20 +273,21 @@ class History:
             return read_audit(connection, run, time.time(), _clamp(limit), cursor)
 
     def iter_points(
-        self, run_id: str, *, attempt: str | None = None, names: Sequence[str] | None = None
+        self,
+        run_id: str,
+        *,
+        kind: str = METRIC,
+        attempt: str | None = None,
+        names: Sequence[str] | None = None,
     ) -> Iterator[PointRow]:
-        """All points of all metrics, of all attempts if ``attempt`` is None.
+        """All points of all curves of a kind, of all attempts if ``attempt`` is None.
 
-        Rows are read as they are needed, as of the moment of the first one, which also raises any
-        error. Read to the end or close the iterator: it holds a connection.
+        ``kind`` is METRIC, or TIMING for the curves ``compute`` and ``wait`` in seconds. Rows are
+        read as they are needed, as of the moment of the first one, which also raises any error.
+        Read to the end or close the iterator: it holds a connection.
         """
         with self._run(run_id) as (connection, run):
-            yield from export.iter_points(connection, run.key, attempt, names)
-
-    def iter_timing(self, run_id: str, *, attempt: str | None = None) -> Iterator[TimingRow]:
-        """The seconds of all steps, read like ``iter_points``."""
-        with self._run(run_id) as (connection, run):
-            yield from export.iter_timing(connection, run.key, attempt)
+            yield from export.iter_points(connection, run.key, kind, attempt, names)
 
     def iter_events(self, run_id: str, *, attempt: str | None = None) -> Iterator[EventRow]:
         """All events that have a row, read like ``iter_points``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from lineside.store.database.values import FLAGS, decode_float
 
@@ -222,32 +222,16 @@ class Timing:
     wait: Points
 
 
-@dataclass(frozen=True, slots=True)
-class PointRow:
-    """One point of a metric. ``value`` may be NaN or infinite, ``time`` is in seconds since the
-    epoch."""
+class PointRow(NamedTuple):
+    """One point of a curve. ``value`` may be NaN or infinite."""
 
+    attempt: str
+    producer: str
     name: str
-    attempt: str
-    producer: str
     step: int
     epoch: float | None
-    time: float
+    time: datetime
     value: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimingRow:
-    """One step's seconds; None where it could not be measured. ``time`` is seconds since the epoch,
-    when the step ended."""
-
-    attempt: str
-    producer: str
-    step: int
-    epoch: float | None
-    time: float
-    compute: float | None
-    wait: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from itertools import chain
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Event, Stream
+from lineside.store.database.tables import TIMING
 from lineside.store.history.history import History
 from lineside.store.history.records import EventRow
 from lineside.subscribers.stopper import rules
@@ -69,11 +70,11 @@ class _StepEnds:
     def __init__(self, history: History, run: str) -> None:
         self._ends: dict[str, tuple[array[int], array[float]]] = {}
         self._yielded: Counter[str] = Counter()
-        for row in history.iter_timing(run):
-            if row.producer == RANK_0 and row.compute is not None:
+        for row in history.iter_points(run, kind=TIMING, names=["compute"]):
+            if row.producer == RANK_0:
                 steps, times = self._ends.setdefault(row.attempt, (array("q"), array("d")))
                 steps.append(row.step)
-                times.append(row.time)
+                times.append(row.time.timestamp())
 
     @property
     def attempts(self) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound, UsageError
+from lineside.store.database.tables import TIMING
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer
@@ -306,14 +307,16 @@ def test_everything_can_be_read_row_by_row(journal: FakeJournal, history: Histor
     only = history.iter_points("run", attempt=LATER_ATTEMPT, names=["loss"])
     assert [p.value for p in only] == [5.0]
 
-    timing = list(history.iter_timing("run"))
-    assert [(t.attempt, t.step, t.compute is None, t.wait is None) for t in timing] == [
-        (ATTEMPT, 1, False, False),
-        (ATTEMPT, 2, False, False),
-        (LATER_ATTEMPT, 1, True, False),
+    timing = list(history.iter_points("run", kind=TIMING))
+    assert [(t.attempt, t.name, t.step) for t in timing] == [
+        (ATTEMPT, "compute", 1),
+        (ATTEMPT, "compute", 2),
+        (ATTEMPT, "wait", 1),
+        (ATTEMPT, "wait", 2),
+        (LATER_ATTEMPT, "wait", 1),
     ]
-    assert timing[0].compute == pytest.approx(0.1)
-    assert list(history.iter_timing("run", attempt="nobody")) == []
+    assert timing[0].value == pytest.approx(0.1)
+    assert list(history.iter_points("run", kind=TIMING, attempt="other")) == []
 
     events = list(history.iter_events("run"))
     assert [event.n for event in events] == list(range(1, len(events) + 1))
@@ -331,8 +334,9 @@ def test_steps_timed_by_half_are_read_by_half(journal: FakeJournal, history: His
         trainer.emit("step_end")
     trainer.emit("step_begin")
     journal.deliver(trainer)
-    assert [(t.step, t.compute is None, t.wait is None) for t in history.iter_timing("run")] == [
-        (1, False, True),
-        (2, True, False),
-        (3, False, False),
+    assert [(t.name, t.step) for t in history.iter_points("run", kind=TIMING)] == [
+        ("compute", 1),
+        ("compute", 3),
+        ("wait", 2),
+        ("wait", 3),
     ]
