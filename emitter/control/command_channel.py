@@ -1,4 +1,4 @@
-"""What commands come to a training process, and what it answers."""
+"""Receives commands in the training process and publishes the answers to them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from lineside.emitter.training.publisher import Publisher
 
 
 class CommandChannel:
-    """Commands from outside come by an inbox file, answers go by a stream of their own,
-    ``run/control/<attempt>``, in whose folder that file is.
+    """Commands arrive in an inbox file; answers go into the stream ``run/control/<attempt>``.
+
+    The inbox file is in the folder of that stream.
 
     Raises:
         SettingsError, OSError: its folder in the spool cannot be made.
@@ -46,16 +47,16 @@ class CommandChannel:
 
     @property
     def has_pending(self) -> bool:
-        """Whether ``take`` has something to give."""
+        """Whether ``receive`` has something to return."""
         fields: Any = self._spool.fields
         return fields[INBOX_BYTES] != self._inbox_position or bool(self._own_commands)
 
     def enqueue(self, command: Command) -> None:
-        """Have a command of this process's own taken. A signal handler may call it."""
+        """Queue a command of this process. A signal handler may call this."""
         self._own_commands.append(command)
 
     def receive(self, state: Any) -> list[Command]:
-        """What came since the last time; each command once, however often it was sent."""
+        """Commands that arrived since the last call; each once, however often it was sent."""
         taken = []
         while self._own_commands:
             command = self._own_commands.popleft()
@@ -70,11 +71,11 @@ class CommandChannel:
         return taken
 
     def publish_control_on(self, step: int, facts: dict[str, Any]) -> None:
-        """Say first of all that commands are taken, or why not."""
+        """Publish which commands are applied, or why none is."""
         self._spool.write(commands.CONTROL_ON, step, data=facts)
 
     def answer(self, kind: str, command: Command, state: Any, **more: Any) -> None:
-        """Say what became of a command."""
+        """Publish the answer ``kind`` to a command."""
         self._publish(kind, {"id": command.id, "op": command.op, **more}, state)
 
     def unconfirmed(self) -> Unconfirmed:
@@ -85,7 +86,7 @@ class CommandChannel:
         )
 
     def close(self) -> None:
-        """Let go of the stream."""
+        """Close the stream."""
         self._spool.flush_gaps()
         self._maintenance_tasks.remove(self._maintain)
         self._spool.close()
@@ -135,9 +136,9 @@ class CommandChannel:
             self._is_publishing = False
 
     def _maintain(self) -> None:
-        if self._is_publishing:  # a signal handler's hook came in the middle of it
+        if self._is_publishing:  # called by a signal handler's hook in the middle of an answer
             return
         page = self._spool.folder.page
         self._spool.maintain()
         if self._spool.folder.page is not page:
-            self._inbox_position = 0  # somebody removed the spool: its inbox begins anew
+            self._inbox_position = 0  # the spool was removed: its inbox starts again

@@ -1,9 +1,9 @@
-"""How the ranks of a job come to do the same at the same step: through the job's own store.
+"""Lets the ranks of a job apply a command at the same step, through the job's key-value store.
 
-That is the key-value store by which torch.distributed found together. Only single keys are asked
-for in it, and never a collective, which would hang where one rank does not take part. At the end of
-a step agreed before, rank 0 leads a talk: zero or more commands, each voted on, and a last word
-with the step of the next talk.
+torch.distributed sets up that store. Ranks read and write single keys in it; they never use a
+collective, which would hang if one rank did not take part. At the end of a step agreed on before,
+rank 0 starts a sync round: it sends zero or more commands, each voted on, and then the step of the
+next round.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from lineside.emitter.training.job_store import PEER_TIMEOUT_SECONDS, ConsensusE
 from lineside.emitter.training.run_sync import HANDSHAKE_RESULT, control_prefix
 
 ROUND_SECONDS = 1.0
-"""About how far one talk is from the next while steps are faster."""
-_MAX_STEPS = 256  # between two talks: so many until steps that became slower are noticed
+"""Time between two sync rounds if steps are shorter."""
+_MAX_STEPS = 256  # between two rounds: a limit for steps that become slower
 _HANDSHAKE_SECONDS = 5.0
 _HANDSHAKE_RESULT_SECONDS = 15.0
 _VOTE_SECONDS = 30.0
-_SHUTDOWN_SECONDS = 15.0  # once this rank is to end: launchers kill half a minute after a SIGTERM
+_SHUTDOWN_SECONDS = 15.0  # after a SIGTERM: launchers send SIGKILL half a minute later
 _KEEPALIVE_SECONDS = 5.0
 _POLL_SECONDS = 1.0
-_DELETE_BATCH = 64  # talks whose keys are deleted together
+_DELETE_BATCH = 64  # messages whose keys are deleted together
 
 YES, LATER, NO = "yes", "later", "no"
 
 
 class Vote(NamedTuple):
-    """What one rank says to a command: yes, later (not at this step) or no, and why."""
+    """A rank's answer to a command: yes, later (not at this step) or no, and why."""
 
     answer: str
     why: str = ""
 
 
 class LeaderMessage(NamedTuple):
-    """What rank 0 says next: a ``command`` to vote on, or the end of this talk.
+    """The next message of rank 0: a ``command`` to vote on, or the end of the round.
 
-    With the end come the step at which the next one begins, and whether training is held.
+    The end carries the step at which the next round starts and whether training is paused.
     """
 
     command: Command | None
@@ -51,14 +51,43 @@ class LeaderMessage(NamedTuple):
     is_paused: bool = False
 
 
+class SoloLeader:
+    """The leader of a job of one rank, or of one whose ranks cannot agree any more."""
+
+    is_alone = True
+    is_ready = True
+    next_step = 0
+
+    def handshake(self) -> None:
+        pass
+
+    def agree(self, _command: Command) -> Vote:
+        return Vote(YES)
+
+    def end_round(self, _step: int, _is_paused: bool) -> None:
+        pass
+
+    def requested(self) -> Command | None:
+        return None
+
+    def keepalive(self) -> None:
+        pass
+
+    def leave(self, _why: str) -> None:
+        pass
+
+
 class Leader:
-    """Rank 0's side. ``next_step`` is the step at whose end the next talk begins; with
-    ``syncs_evaluations``
-    there is one at each evaluation too. First of all comes ``handshake``.
+    """Rank 0's side. ``handshake`` comes first.
+
+    A sync round starts at the end of ``next_step``, and with ``syncs_evaluations`` at each
+    evaluation too.
 
     Raises:
-        PeersError: there is no store.
+        ConsensusError: there is no store.
     """
+
+    is_alone = False
 
     def __init__(self, identity: Identity, step: int, *, syncs_evaluations: bool = False) -> None:
         self._store = JobStore(control_prefix(identity))
@@ -75,10 +104,10 @@ class Leader:
         self._has_request = False
 
     def handshake(self) -> None:
-        """Call the roll, at the end of the first step: its collectives have brought all there.
+        """Wait for every rank, at the end of the first step: its collectives end together.
 
         Raises:
-            PeersError: a rank takes no part; none of them will wait for a talk.
+            ConsensusError: a rank takes no part; no rank will wait for a sync round.
         """
         deadline = time.monotonic() + _HANDSHAKE_SECONDS
         missing = [
@@ -92,10 +121,10 @@ class Leader:
         self.is_ready = True
 
     def agree(self, command: Command) -> Vote:
-        """Put it to the vote. After yes every rank applies it, else none does.
+        """Put the command to the vote. After yes every rank applies it, else none does.
 
         Raises:
-            PeersError: some rank did not vote, or went after it had; none applies it.
+            ConsensusError: a rank did not vote, or left after it had; none applies it.
         """
         index, is_agreed = self._sent, False
         self._vote_indexes.append(index)
@@ -103,7 +132,7 @@ class Leader:
             self._send({"do": command.to_data()})
             vote = self._count_votes(index)
             is_agreed = vote.answer == YES
-        finally:  # whatever is raised here: those who voted wait for this
+        finally:  # after an exception too: ranks that have voted wait for the outcome
             if not is_agreed:
                 self._store.set_nowait(f"outcome/{index}", False)
         if is_agreed:
@@ -112,7 +141,7 @@ class Leader:
         return vote
 
     def end_round(self, step: int, is_paused: bool) -> None:
-        """End this talk and let everyone go on from ``step``."""
+        """End this round and let all ranks go on from ``step``."""
         last, at = self._last_round
         self._last_round = now_step, now = (step, time.monotonic())
         if now_step > last:
@@ -124,7 +153,7 @@ class Leader:
         self._delete_old_keys()
 
     def requested(self) -> Command | None:
-        """What another rank asks for, once."""
+        """The command that another rank asks for, once."""
         requested = None if self._has_request else self._store.find("ask")
         if requested is None:
             return None
@@ -132,14 +161,14 @@ class Leader:
         return Command.from_data(requested)
 
     def keepalive(self) -> None:
-        """Say in a pause, now and then, that rank 0 is there."""
+        """Show the other ranks during a pause, every few seconds, that rank 0 is alive."""
         now = time.monotonic()
         if now > self._next_keepalive:
             self._next_keepalive = now + _KEEPALIVE_SECONDS
             self._store.set("still", now)
 
     def leave(self, why: str) -> None:
-        """There will be no further talk."""
+        """Start no further round."""
         self._store.set_nowait(f"say/{self._sent}", {"off": why})
         self._store.close()
 
@@ -166,7 +195,7 @@ class Leader:
         return index
 
     def _delete_old_keys(self) -> None:
-        """Delete what everyone has heard, or a long training would fill the store."""
+        """Delete messages that all ranks have read; else a long training fills the store."""
         first, end = self._deleted, self._deleted + _DELETE_BATCH
         if self._sent < end + _DELETE_BATCH or self._sent % 16:
             return
@@ -183,12 +212,13 @@ class Leader:
 
 
 class Follower:
-    """Another rank's side. ``next_step`` is the step at whose end the next talk begins;
-    ``syncs_evaluations``
-    says that there is one at each evaluation too. First of all comes ``handshake``.
+    """Another rank's side. ``handshake`` comes first.
+
+    A sync round starts at the end of ``next_step``, and with ``syncs_evaluations`` at each
+    evaluation too.
 
     Raises:
-        PeersError: there is no store.
+        ConsensusError: there is no store.
     """
 
     def __init__(self, identity: Identity, step: int) -> None:
@@ -200,10 +230,10 @@ class Follower:
         self._has_requested = False
 
     def handshake(self) -> None:
-        """Answer the roll, at the end of the first step.
+        """Report to rank 0, at the end of the first step.
 
         Raises:
-            PeersError: some rank takes no part; rank 0 knows it too.
+            ConsensusError: a rank takes no part; rank 0 knows it too.
         """
         self._store.set(f"here/{self._rank}", True)
         self._store.wait(HANDSHAKE_RESULT, _HANDSHAKE_RESULT_SECONDS)
@@ -214,48 +244,47 @@ class Follower:
         self.is_ready = True
 
     def request(self, command: Command) -> None:
-        """Have rank 0 put this to the vote; the first of what other ranks ask counts.
+        """Have rank 0 put this command to the vote; only the first request of all ranks counts.
 
         Raises:
-            PeersError: it cannot be told.
+            ConsensusError: it cannot be sent.
         """
         self._has_requested = True
         self._store.set_default("ask", command.to_data())
 
     def receive(self, on_poll: Callable[[], object]) -> LeaderMessage:
-        """Rank 0's next word; ``on_poll`` is called now and then until it comes.
+        """Rank 0's next message; ``on_poll`` is called now and then until it arrives.
 
         Raises:
-            PeersError: there will be none.
+            ConsensusError: rank 0 starts no further round.
         """
         index = self._received
-        said = self._wait_for(f"say/{index}", on_poll, _SHUTDOWN_SECONDS)
+        message = self._wait_for(f"say/{index}", on_poll, _SHUTDOWN_SECONDS)
         self._received += 1
         if self._received % _DELETE_BATCH == 0:
             self._store.increment(f"heard/{self._received}", 1)
-        if "off" in said:
-            raise ConsensusError(said["off"])
-        if "do" in said:
-            return LeaderMessage(Command.from_data(said["do"]))
-        self.next_step = said["next"]
-        return LeaderMessage(None, said["next"], said["paused"])
+        if "off" in message:
+            raise ConsensusError(message["off"])
+        if "do" in message:
+            return LeaderMessage(Command.from_data(message["do"]))
+        self.next_step = message["next"]
+        return LeaderMessage(None, message["next"], message["paused"])
 
     def vote(self, vote: Vote, on_poll: Callable[[], object]) -> bool:
-        """Vote on the command just heard; whether everyone applies it now.
+        """Vote on the command just received; whether every rank applies it now.
 
         Raises:
-            PeersError: nobody applies it.
+            ConsensusError: no rank applies it.
         """
         index = self._received - 1
         name = f"outcome/{index}"
-        with self._store.timeout(
-            PEER_TIMEOUT_SECONDS
-        ):  # the others may count on this rank from here on
+        # From here on the other ranks may count on this one.
+        with self._store.timeout(PEER_TIMEOUT_SECONDS):
             try:
                 self._store.set(f"vote/{index}/{self._rank}", vote)
                 outcome = self._wait_for(name, on_poll, _VOTE_SECONDS + _KEEPALIVE_SECONDS)
             except BaseException as error:
-                # Nobody is to apply it without this rank, unless everybody does already.
+                # No rank may apply it without this one, unless rank 0 has decided already.
                 why = f"rank {self._rank} takes no part any more: {one_line(error)}"
                 outcome = self._store.set_default(name, why)
                 if outcome is not True or is_script_error(error):
@@ -269,9 +298,10 @@ class Follower:
         self._store.close()
 
     def _wait_for(self, name: str, on_poll: Callable[[], object], shutdown_timeout: float) -> Any:
-        """The value of a key that rank 0 sets. ``shutdown_timeout`` is how many seconds it may be
-        silent once
-        this rank is to end."""
+        """The value of a key that rank 0 sets.
+
+        ``shutdown_timeout``: seconds that rank 0 may be silent once this rank is to end.
+        """
         since, keepalive = time.monotonic(), None
         while (value := self._store.wait(name, _POLL_SECONDS, on_poll)) is None:
             before, keepalive = keepalive, self._store.find("still")
@@ -284,7 +314,7 @@ class Follower:
 
 
 def _raise_reason(why: object) -> None:
-    """Raise what is a reason."""
+    """Raise ``why`` if it is a reason."""
     if isinstance(why, str) and why:
         raise ConsensusError(why)
 

@@ -1,4 +1,4 @@
-"""What a rank other than 0 does about commands: as rank 0 says, at the step it says."""
+"""Applies commands on the other ranks, at the step that rank 0 chooses."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ from typing import Any
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import Command
-from lineside.emitter.control.consensus import LATER, NO, YES, Follower, Vote
-from lineside.emitter.control.trainer_actions import (
-    Action,
-    HookContext,
-    Postponed,
-    Refused,
-    TrainerActions,
-)
+from lineside.emitter.control.consensus import YES, Follower
+from lineside.emitter.control.trainer_actions import HookContext, TrainerActions
 from lineside.emitter.spool.confirmation import Unconfirmed
-from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
 from lineside.emitter.training.console import print_once
-from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.job_store import ConsensusError
 from lineside.emitter.training.publisher import Publisher
 
 
 class FollowerExecutor:
-    """Takes part in the talks of one attempt; has ``LeaderExecutor``'s calls. For the training
-    thread.
+    """Takes part in the sync rounds of one attempt. For the training thread.
 
-    What it applies it tells in its own rank's stream.
+    It publishes what it applies in the stream of its rank.
     """
 
     def __init__(self, publisher: Publisher, control: Any, step: int) -> None:
@@ -50,7 +41,7 @@ class FollowerExecutor:
 
     @property
     def syncs_evaluations(self) -> bool:
-        """Whether rank 0 waits at evaluations for the stopper's word on them."""
+        """Whether training waits at evaluations for the stopper."""
         return self._consensus is not None and self._consensus.syncs_evaluations
 
     def is_due(self, state: Any) -> bool:
@@ -61,7 +52,7 @@ class FollowerExecutor:
         )
 
     def apply_commands(self, context: HookContext) -> None:
-        """Apply at ``step_end`` what the ranks agree on."""
+        """Apply the commands on which the ranks agree; at ``step_end`` only."""
         self._actions.forget_expected()
         try:
             if self._consensus is not None and not self._consensus.is_ready:
@@ -71,7 +62,7 @@ class FollowerExecutor:
         self._run_round(context)
 
     def wait_while_paused(self, context: HookContext) -> None:
-        """Stay in this hook as long as rank 0 does."""
+        """Wait as long as rank 0 does."""
         if not self._actions.should_wait_at(context.hook):
             return
         try:
@@ -87,16 +78,19 @@ class FollowerExecutor:
         return self._consensus is not None
 
     def request(self, command: Command, on_refused: Callable[[], object]) -> None:
-        """Have rank 0 put a command of this process's own to the vote; ``on_refused`` is called if
-        the ranks cannot agree any more before it is applied. A signal handler may call it."""
+        """Have rank 0 put a command of this process to the vote.
+
+        ``on_refused`` is called if the ranks can no longer agree before it is applied. A signal
+        handler may call this.
+        """
         self._own_commands.append(command)
         self._on_refused = on_refused
 
     def before_evaluation(self) -> None:
-        """Rank 0 publishes the evaluation."""
+        """Nothing to note: rank 0 publishes the evaluation."""
 
     def sync_evaluation(self, context: HookContext) -> None:
-        """Wait at an evaluation as rank 0 does, and do what it says."""
+        """Wait as long as rank 0 does, and apply its commands."""
         if context.state.global_step >= self._first_step:
             self._run_round(context)
 
@@ -123,19 +117,8 @@ class FollowerExecutor:
             self._disable_control(error)
 
     def _vote_and_apply(self, consensus: Follower, command: Command, context: HookContext) -> None:
-        action: Action | None = None
-        try:
-            action = self._actions.prepare(command, context)
-            vote = Vote(YES)
-        except Postponed:
-            vote = Vote(LATER)
-        except Refused as refused:
-            vote = Vote(NO, str(refused))
-        except Exception as error:
-            if is_script_error(error):
-                raise
-            vote = Vote(NO, f"it failed: {one_line(error)}")
-        if consensus.vote(vote, self._on_poll) and action is not None:
+        vote, action = self._actions.vote(command, context)
+        if consensus.vote(vote, self._on_poll) and vote.answer == YES:
             data = {"id": command.id, "op": command.op, **action()}
             if command.op == "stop":
                 self._on_refused = None

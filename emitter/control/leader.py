@@ -1,8 +1,7 @@
-"""Commands from outside, taken by rank 0 at the step boundary: applied, or refused with a reason.
+"""Applies commands on rank 0 at the end of a step, or rejects them with a reason.
 
-Of several ranks each applies a command at the same step, or none does (``consensus``). What a
-command
-does to a Trainer is in ``actions``, what the other ranks do in ``following``.
+With several ranks each applies a command at the same step, or none does (``consensus``).
+``trainer_actions`` changes the Trainer; ``follower`` is the executor of the other ranks.
 """
 
 from __future__ import annotations
@@ -11,20 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import OPS, Command
 from lineside.emitter.control.command_channel import CommandChannel
-from lineside.emitter.control.consensus import LATER, NO, Leader
+from lineside.emitter.control.consensus import LATER, NO, YES, Leader, SoloLeader, Vote
 from lineside.emitter.control.evaluation_wait import EVALUATION_OPS, EvaluationWait
-from lineside.emitter.control.trainer_actions import (
-    Action,
-    HookContext,
-    Postponed,
-    Refused,
-    TrainerActions,
-)
+from lineside.emitter.control.trainer_actions import Action, HookContext, TrainerActions
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PAUSED
@@ -36,20 +29,16 @@ from lineside.emitter.training.publisher import Publisher
 
 _UNSAVED = 'without a checkpoint of this step: save_strategy="best" leaves that to its evaluation'
 _POLL_SECONDS = 0.02  # between looks for a command while training is paused
+T = TypeVar("T")
 
 
 class LeaderExecutor:
-    """Takes the commands of one attempt. For the training thread of rank 0.
+    """Applies the commands of one attempt, on rank 0. For the training thread.
 
-    ``is_due`` says that ``apply_commands`` has something to do at this step's end, ``is_paused``
-    that
-    ``hold`` is to be called at the hooks ``step_end``, ``log``, ``evaluate`` and ``save`` once
-    their event is published. With ``wait_for_stopper`` seconds, ``syncs_evaluations`` says that
-    ``before_evaluation``
-    and ``meet`` are to be called before and after an evaluation is published.
+    With ``wait_for_stopper`` seconds, training waits at evaluations for the stopper.
 
     Raises:
-        SettingsError, OSError: there can be no mailbox.
+        SettingsError, OSError: the command channel's folder cannot be made.
     """
 
     training_ended = False
@@ -62,26 +51,24 @@ class LeaderExecutor:
         self._actions = TrainerActions(control, is_single_process=is_single_process)
         self._channel = CommandChannel(publisher)
         self._pending: list[Command] = []
-        self._deferred_since: dict[
-            str, int
-        ] = {}  # a command's id, the step at which it had to wait
+        self._deferred_since: dict[str, int] = {}  # command id -> the first step it waited at
         self._on_refused: dict[str, Callable[[], object]] = {}
         self._refusal_reason = ""
         self._evaluation_wait = (
             EvaluationWait(publisher, wait_for_stopper) if wait_for_stopper else None
         )
         self._first_step = step + 1
-        self._consensus: Leader | None = None
+        self._leader: Leader | SoloLeader = SoloLeader()
         if not is_single_process:
             try:
-                self._consensus = Leader(
+                self._leader = Leader(
                     publisher.identity, step, syncs_evaluations=self.syncs_evaluations
                 )
             except ConsensusError as error:
                 self._disable_control(error)
         self._is_open = True
         self.error_at_open = shutdown.last_error()
-        if self._consensus is None:
+        if self._leader.is_alone:
             self._publish_control_on(step)
         shutdown.register(self)
 
@@ -91,7 +78,7 @@ class LeaderExecutor:
 
     @property
     def syncs_evaluations(self) -> bool:
-        """Whether evaluations wait for the stopper's word on them."""
+        """Whether training waits at evaluations for the stopper."""
         return self._evaluation_wait is not None
 
     @property
@@ -101,18 +88,22 @@ class LeaderExecutor:
 
     def is_due(self, state: Any) -> bool:
         """Whether ``apply_commands`` is to be called at the end of this step."""
-        if self._consensus is not None:
-            return state.global_step >= self._consensus.next_step or self._actions.is_paused
-        return self._channel.has_pending or bool(self._pending) or self._actions.is_paused
+        if self._actions.is_paused:
+            return True
+        if self._leader.is_alone:
+            return self._channel.has_pending or bool(self._pending)
+        return bool(state.global_step >= self._leader.next_step)
 
     def request(self, command: Command, on_refused: Callable[[], object]) -> None:
-        """Have a command of this process's own applied at the end of the step, as if it had come
-        from outside; ``on_refused`` is called if it is refused. A signal handler may call it."""
+        """Apply a command of this process at the end of the step, as one from a client.
+
+        ``on_refused`` is called if it is not applied. A signal handler may call this.
+        """
         self._on_refused[command.id] = on_refused
         self._channel.enqueue(command)
 
     def apply_commands(self, context: HookContext) -> None:
-        """Apply at ``step_end`` what came."""
+        """Apply the commands that arrived; at ``step_end`` only."""
         if self._is_open:
             self._actions.forget_expected()
             self._handshake(context.state)
@@ -123,9 +114,9 @@ class LeaderExecutor:
                 self._end_round(context.state)
 
     def wait_while_paused(self, context: HookContext) -> None:
-        """Stay in this hook until training is to go on, or the Trainer has to do something.
+        """Return once training is resumed, or the Trainer has something to do.
 
-        Whatever is raised meanwhile ends the pause: the script goes another way.
+        An exception ends the pause, because it leaves the training loop.
         """
         actions = self._actions
         if not actions.should_wait_at(context.hook) or not self._is_open:
@@ -140,7 +131,7 @@ class LeaderExecutor:
                         actions.end_pause()
                     elif actions.should_wait:
                         time.sleep(_POLL_SECONDS)
-                        self._send_keepalive()
+                        self._call_ranks(self._leader.keepalive)
         except BaseException:
             actions.end_pause()
             raise
@@ -148,18 +139,18 @@ class LeaderExecutor:
             self._end_round(context.state)
 
     def before_evaluation(self) -> None:
-        """An evaluation is published next."""
+        """Note that an evaluation is published next."""
         if self._evaluation_wait is not None:
             self._evaluation_wait.before_evaluation()
 
     def sync_evaluation(self, context: HookContext) -> None:
-        """Wait at an evaluation for what the stopper says of it, and do it.
+        """Wait for the stopper to review the evaluation, and apply its commands.
 
-        Not before the first step, where the Trainer would forget what it is asked for.
+        Not before the first step: there the Trainer resets its flags after an evaluation.
         """
         has_begun = context.state.global_step >= self._first_step
-        if self._consensus is not None and not self._consensus.is_ready:
-            return  # no other rank would be there
+        if not self._leader.is_ready:
+            return  # the other ranks would not take part
         if self._evaluation_wait is not None and self._is_open and has_begun:
             try:
                 self._evaluation_wait.wait(lambda: self._poll_commands(context))
@@ -167,14 +158,13 @@ class LeaderExecutor:
                 self._end_round(context.state)
 
     def close(self, _how: str = "", _error: BaseException | None = None) -> None:
-        """Take no more commands; those that wait are told that training ended before."""
+        """Take no more commands, and reject those that wait."""
         if not self._is_open:
             return
         state = _StateStub(self._publisher.step)
-        consensus, self._consensus = self._consensus, None
+        leader, self._leader = self._leader, SoloLeader()
         try:
-            if consensus is not None:
-                consensus.leave("training has ended on rank 0")
+            leader.leave("training has ended on rank 0")
             self._receive(state)
             for command in self._pending:
                 why = "training ended before it could be applied"
@@ -188,7 +178,7 @@ class LeaderExecutor:
                 shutdown.unregister(self, self._channel.unconfirmed())
 
     def disable(self) -> None:
-        """Never do anything again, as in a forked child: the commands are its parent's."""
+        """Do nothing from now on, as in a forked child: the commands are its parent's."""
         self._is_open = False
         self._actions.end_pause()
 
@@ -197,21 +187,15 @@ class LeaderExecutor:
         return [self._channel.unconfirmed()]
 
     def _receive(self, state: Any) -> None:
-        if self._consensus is not None:
-            try:
-                requested = self._consensus.requested()
-            except ConsensusError as error:
-                self._disable_control(error)
-            else:
-                if requested is not None:
-                    self._channel.enqueue(requested)
+        requested = self._call_ranks(self._leader.requested)
+        if requested is not None:
+            self._channel.enqueue(requested)
         self._pending += self._channel.receive(state)
         if self._evaluation_wait is not None:
             self._evaluation_wait.on_reviewed(self._channel.reviewed_seq)
 
     def _poll_commands(self, context: HookContext) -> bool:
-        """Apply what a stopper may ask for at an evaluation; whether training is to end, or takes
-        no commands any more."""
+        """Apply a stopper's commands at an evaluation; whether there is no reason to wait on."""
         if not self._is_open or self._evaluation_wait is None:
             return True
         self._receive(context.state)
@@ -220,12 +204,12 @@ class LeaderExecutor:
         try:
             self._apply_all(context)
         finally:
-            self._pending += others  # for the end of a step
-        self._send_keepalive()
+            self._pending += others  # they are applied at the end of a step
+        self._call_ranks(self._leader.keepalive)
         return bool(context.control.should_training_stop)
 
     def _apply_all(self, context: HookContext) -> None:
-        # An evaluation first: what may be saved besides depends on it.
+        # An evaluation first: whether a save is possible depends on it.
         waiting = deque(sorted(self._pending, key=lambda command: command.op != "evaluate"))
         self._pending = []
         try:
@@ -237,9 +221,9 @@ class LeaderExecutor:
             self._pending += waiting
 
     def _apply_one(
-        self, command: Command, waiting: Iterable[Command], context: HookContext, **more: str
+        self, command: Command, waiting: Iterable[Command], context: HookContext
     ) -> bool:
-        """Answer it, an application with ``more``; False if it has to wait."""
+        """Apply or reject it and publish the answer; False if it has to wait."""
         answer, state, now = self._channel.answer, context.state, time.time()
         newer = [c for c in waiting if c.op == "set_lr" and now <= c.expires_at][-1:]
         try:
@@ -248,16 +232,18 @@ class LeaderExecutor:
             elif command.op == "set_lr" and newer[0] is not command:
                 answer(commands.SUPERSEDED, command, state, by=newer[0].id)
             else:
-                done = self._prepare_on_all_ranks(command, context)()
-                answer(commands.APPLIED, command, state, **done, **more)
-                self._on_refused.pop(command.id, None)
-        except Postponed:
-            if command.op != "stop" or not self._gives_up_saving(command, state):
-                return False
-            unsaved = replace(command, args={"save": False})
-            return self._apply_one(unsaved, waiting, context, why=_UNSAVED)
-        except Refused as refused:
-            answer(commands.REJECTED, command, state, why=str(refused))
+                more: dict[str, Any] = {}
+                vote, action = self._vote(command, context)
+                if vote.answer == LATER and self._gives_up_saving(command, state):
+                    command, more = replace(command, args={"save": False}), {"why": _UNSAVED}
+                    vote, action = self._vote(command, context)
+                if vote.answer == LATER:
+                    return False
+                if vote.answer == NO:
+                    answer(commands.REJECTED, command, state, why=vote.why)
+                else:
+                    answer(commands.APPLIED, command, state, **action(), **more)
+                    self._on_refused.pop(command.id, None)
         except Exception as error:
             if is_script_error(error):
                 raise
@@ -266,79 +252,60 @@ class LeaderExecutor:
         return True
 
     def _gives_up_saving(self, command: Command, state: Any) -> bool:
-        """Whether a stop has waited for a step to save already, or none is going to come.
-
-        Each step may be like this one, and that training ends was asked for above all.
-        """
+        """Whether a stop is applied without its save: it waited for a step already, or training is
+        paused. Each step may be like this one, and to stop counts more than to save."""
+        if command.op != "stop":
+            return False
         since = self._deferred_since.setdefault(command.id, state.global_step)
         return self.is_paused or state.global_step > since
 
-    def _prepare_on_all_ranks(self, command: Command, context: HookContext) -> Action:
-        """What applies it, once every rank has said that it can and will.
-
-        Raises:
-            Refused, NotYet: no rank applies it now.
-        """
+    def _vote(self, command: Command, context: HookContext) -> tuple[Vote, Action]:
+        """Whether every rank can apply it now and will, and the action that applies it here."""
         if self._refusal_reason:
-            raise Refused(self._refusal_reason)
-        action = self._actions.prepare(command, context)
-        if self._consensus is not None:
-            try:
-                vote = self._consensus.agree(command)
-            except ConsensusError as error:
-                self._disable_control(error)
-                raise Refused(self._refusal_reason) from None
-            if vote.answer == NO:
-                raise Refused(vote.why)
-            if vote.answer == LATER:
-                raise Postponed
-        return action
+            return Vote(NO, self._refusal_reason), dict
+        vote, action = self._actions.vote(command, context)
+        if vote.answer == YES:
+            vote = self._call_ranks(self._leader.agree, command) or Vote(NO, self._refusal_reason)
+        return vote, action
 
     def _handshake(self, state: Any) -> None:
-        if self._consensus is not None and not self._consensus.is_ready:
-            try:
-                self._consensus.handshake()
-            except ConsensusError as error:
-                self._disable_control(error)
+        if not self._leader.is_ready:
+            self._call_ranks(self._leader.handshake)
             self._publish_control_on(state.global_step)
 
     def _publish_control_on(self, step: int) -> None:
         ops = [] if self._refusal_reason else list(OPS)
         self._channel.publish_control_on(step, {"ops": ops, "why": self._refusal_reason or None})
 
-    def _send_keepalive(self) -> None:
-        if self._consensus is not None:
-            try:
-                self._consensus.keepalive()
-            except ConsensusError as error:
-                self._disable_control(error)
-
     def _end_round(self, state: Any) -> None:
-        if self._consensus is not None:
-            try:
-                self._consensus.end_round(state.global_step, self._actions.is_paused)
-            except ConsensusError as error:
-                self._disable_control(error)
+        self._call_ranks(self._leader.end_round, state.global_step, self._actions.is_paused)
+
+    def _call_ranks(self, call: Callable[..., T], *args: Any) -> T | None:
+        """The result of a call of the leader; None, and control is off, if the ranks disagree."""
+        try:
+            return call(*args)
+        except ConsensusError as error:
+            self._disable_control(error)
+            return None
 
     def _disable_control(self, error: ConsensusError) -> None:
-        """The ranks cannot agree any more: training goes on, and no rank is held up again."""
-        consensus, self._consensus = self._consensus, None
+        """Take no commands any more: training goes on, and no rank waits for another again."""
+        leader, self._leader = self._leader, SoloLeader()
         self._evaluation_wait = None
         self._refusal_reason = f"training runs in several processes that cannot agree: {error}"
         print_once(f"commands are off: {self._refusal_reason}")
         self._actions.end_pause()
-        if consensus is not None:
-            consensus.leave(str(error))
-            if consensus.is_ready:  # it was said that commands are taken
-                self._publish_control_on(self._publisher.step)
+        leader.leave(str(error))
+        if leader.is_ready and not leader.is_alone:  # control_on named the commands before
+            self._publish_control_on(self._publisher.step)
 
 
 def _do_nothing() -> None:
-    """Nobody wanted to know that a command was refused."""
+    """No one asked for a call when the command is refused."""
 
 
 class _StateStub:
-    """What is known of a Trainer's state where there is none at hand."""
+    """The fields of a TrainerState that an answer needs, for a time without a Trainer."""
 
     def __init__(self, step: int) -> None:
         self.global_step = step

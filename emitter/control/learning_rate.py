@@ -1,4 +1,4 @@
-"""The learning rate of a training under way: changed so that the schedule goes on from there."""
+"""Changes the learning rate of a running training and scales the rest of its schedule."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-# Every rate they give is a multiple of the base rates, or of the rate before, so that all that is
-# to come is scaled with these. A cosine with a lowest rate is not among them, nor a sequence.
+# Each of their rates is a multiple of the base rates or of the rate before, so scaling those scales
+# the rest of the schedule. A cosine with a minimum rate or a sequence of schedules is different.
 _SCALABLE = frozenset(
     {
-        "LambdaLR",  # all of transformers' own schedules but those named below
+        "LambdaLR",  # most schedules of transformers
         "StepLR",
         "MultiStepLR",
         "ExponentialLR",
@@ -23,17 +23,17 @@ _SCALABLE = frozenset(
 
 
 class CannotChangeRate(Exception):
-    """Why the learning rate stays as it is."""
+    """The learning rate cannot be changed, for the reason given."""
 
 
 def prepare(optimizer: Any, scheduler: Any, rate: float) -> Callable[[], float]:
-    """What makes ``rate`` the learning rate of the first parameter group; gives the one before.
+    """A function that sets the first parameter group to ``rate`` and returns its rate before.
 
-    The other groups and all that the schedule has yet to give are scaled alike. Optimizer and
-    scheduler carry it into checkpoints.
+    It scales the other groups and the rest of the schedule by the same factor. Optimizer and
+    scheduler keep the change in checkpoints.
 
     Raises:
-        CannotChange: it cannot be done.
+        CannotChangeRate: the schedule or the optimizer does not allow it.
     """
     groups, inner = _groups(optimizer), _unwrap_scheduler(scheduler)
     before = float(groups[0]["lr"])
@@ -66,7 +66,7 @@ def _groups(optimizer: Any) -> Any:
 
 
 def _unwrap_scheduler(scheduler: Any) -> Any:
-    """The scheduler itself, without what accelerate wraps around it."""
+    """The scheduler inside accelerate's wrapper."""
     inner = getattr(scheduler, "scheduler", scheduler)
     if inner is None:
         return None

@@ -1,4 +1,4 @@
-"""SIGTERM while training: a checkpoint and an orderly end, in place of a sudden one."""
+"""Turns a SIGTERM while training into a command to save and stop."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.trainer_frames import in_training_loop
 
 ISSUER = "SIGTERM"
-"""Who issued the command that the signal became."""
-_DUPLICATE_SECONDS = 5.0  # a launcher passes on what was sent to its whole group: both are one wish
-_VALID_SECONDS = 86_400.0  # however long a step takes
+"""Issuer of the command that replaces the signal."""
+_DUPLICATE_SECONDS = 5.0  # the group's signal and the launcher's copy of it are one request
+_VALID_SECONDS = 86_400.0  # longer than any step
 
 
 class CommandExecutor(Protocol):
-    """Who applies commands at the end of a step."""
+    """Applies commands at the end of a step."""
 
     @property
     def takes_commands(self) -> bool:
-        """Whether any is applied."""
+        """Whether commands are applied at all."""
 
     def request(self, command: Command, on_refused: Callable[[], object]) -> None:
-        """Have one applied, or ``on_refused`` called; safe in a signal handler."""
+        """Apply ``command``, or call ``on_refused``; safe in a signal handler."""
 
 
 class SigtermHandler:
     """Makes the first SIGTERM a ``stop`` for ``executor``, until ``uninstall``.
 
-    A handler that the script had set is called as well. Where the stop is refused, the signal does
-    what it would have done without this, and so does a second one, five seconds later or more, and
-    one that comes outside of training, to a forked child, or where no command is applied. What the
-    process trains after it is stopped at its first step, unless somebody sits at a prompt. Python
-    calls a handler between two instructions of the main thread: what sits in a collective comes to
-    it when that is over.
+    A handler of the script is called as well. The signal has its usual effect if the stop is
+    refused, if it is a second one after five seconds or more, outside of training, in a forked
+    child, and where no command is applied. A later training of the same process stops at its first
+    step, unless the process is interactive. Python calls a handler between two instructions of the
+    main thread, so a signal during a collective takes effect after it.
     """
 
     def __init__(self, executor: CommandExecutor, publisher: Publisher, previous: Any) -> None:
@@ -57,8 +56,8 @@ class SigtermHandler:
 
     @classmethod
     def install(cls, executor: CommandExecutor, publisher: Publisher) -> SigtermHandler | None:
-        """None where it cannot be: in another thread than the main one, or where the handler that
-        is there is not Python's to put back."""
+        """Install the handler; None in another thread than the main one, or if the present handler
+        is not Python's and could not be put back."""
         previous = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or previous is None:
             return None
@@ -70,14 +69,14 @@ class SigtermHandler:
         return handler
 
     def uninstall(self) -> None:
-        """Put back the handler that was there, unless the script has set another since."""
+        """Put back the previous handler, unless the script has set another since."""
         self._is_installed = False
-        with contextlib.suppress(ValueError):  # in another thread it cannot be
+        with contextlib.suppress(ValueError):  # raised in another thread than the main one
             if signal.getsignal(signal.SIGTERM) == self._handle:
                 signal.signal(signal.SIGTERM, self._previous)
 
     def restore(self) -> None:
-        """In a forked child, where Python may never come to call a handler."""
+        """Put back the previous handler in a forked child, which may never run Python handlers."""
         if self._is_installed and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._previous)
 
@@ -101,7 +100,7 @@ class SigtermHandler:
         self._executor.request(stop, self._on_stop_refused)
 
     def _on_stop_refused(self) -> None:
-        """The stop was refused. A handler of the script's has been called already."""
+        """Forward the signal, unless a handler of the script has been called already."""
         self._publisher.flag(lowered=STOP_REQUESTED)
         if self._is_installed and not callable(self._previous):
             self._forward(signal.SIGTERM, None)
@@ -131,4 +130,4 @@ def _after_fork() -> None:
 
 
 _installed: list[SigtermHandler] = []
-_signalled_pids: list[int] = []  # the process that was sent one while it trained
+_signalled_pids: list[int] = []  # this process, once it received SIGTERM while training

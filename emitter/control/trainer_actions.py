@@ -1,8 +1,8 @@
-"""What commands do to the Trainer of this process: first whether they can, then that they do.
+"""Applies commands to the Trainer of this process, after checking that it can.
 
-A TrainerControl's flags are honoured only if they are set at the right hook, and some kill the
-training where they cannot be followed. What is asked for while training is held up (``pause``) is
-done by the Trainer, so the hook lets go for it and holds on at the one that says it is done.
+The Trainer honours a flag of its TrainerControl only if it is set at the right hook, and some flags
+end training with an error where the Trainer cannot follow them. In a pause the Trainer itself logs,
+evaluates and saves: the hook returns for it, and the pause continues at the hook after it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 
 from lineside.bus.protocol.commands import PAUSE_SECONDS, Command
 from lineside.emitter.control import learning_rate
+from lineside.emitter.control.consensus import LATER, NO, YES, Vote
+from lineside.emitter.spool.script_errors import is_script_error
+from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.trainer_frames import find_trainer, in_training_loop
 
 Action = Callable[[], dict[str, Any]]
-"""Does what was prepared, and gives what is worth telling of it."""
-# What the Trainer can still be asked for at a hook of the same step; the rest is done already.
+"""Applies a prepared command; returns facts for the answer."""
+# What the Trainer can still do in the step of a hook; the rest is done already.
 _OPS_AFTER_HOOK = {
     "step_end": frozenset({"log", "evaluate", "save"}),
     "log": frozenset({"evaluate", "save"}),
@@ -30,7 +33,7 @@ _OPS_AFTER_HOOK = {
 
 
 class Refused(Exception):
-    """Why a command is not applied."""
+    """The command cannot be applied, for the reason given."""
 
 
 class Postponed(Exception):
@@ -38,7 +41,7 @@ class Postponed(Exception):
 
 
 class HookContext(NamedTuple):
-    """A hook, and what the Trainer gave it."""
+    """A hook and the arguments with which the Trainer called it."""
 
     hook: str
     args: Any
@@ -48,12 +51,11 @@ class HookContext(NamedTuple):
 
 
 class TrainerActions:
-    """Prepares commands for the Trainer whose ``control`` this is, further up the stack.
+    """Prepares commands for the Trainer that has ``control``.
 
-    ``is_paused`` says that training is to be held, until the monotonic ``paused_until`` at most.
-    ``is_single_process`` says that there are no other ranks: those may leave logging to one of
-    them, so that
-    none is held in it.
+    ``is_paused`` while training is to be held, at most until the monotonic ``paused_until``.
+    ``is_single_process``: there are no other ranks. With others, one rank may be the only one that
+    logs, so no rank is held at its ``log`` hook.
     """
 
     def __init__(self, control: Any, *, is_single_process: bool) -> None:
@@ -61,7 +63,7 @@ class TrainerActions:
         self._is_single_process = is_single_process
         self.paused_until = math.inf
         self._trainer = find_trainer(control)
-        # Asked of the Trainer in a pause, and how often the hook that says it is done is to come.
+        # Hooks that the Trainer calls after what it was asked for in a pause, and how often.
         self._expected_hooks: Counter[str] = Counter()
 
     @property
@@ -69,12 +71,24 @@ class TrainerActions:
         """Whether the Trainer has nothing to do but wait."""
         return self.is_paused and not self._expected_hooks
 
-    def prepare(self, command: Command, context: HookContext) -> Action:
-        """Change nothing, but be sure that it can be done.
+    def vote(self, command: Command, context: HookContext) -> tuple[Vote, Action]:
+        """Whether this rank can apply ``command`` now, and the action for it. Changes nothing."""
+        try:
+            return Vote(YES), self._prepare(command, context)
+        except Postponed:
+            return Vote(LATER), dict
+        except Refused as refused:
+            return Vote(NO, str(refused)), dict
+        except Exception as error:
+            if is_script_error(error):
+                raise
+            return Vote(NO, f"it failed: {one_line(error)}"), dict
 
+    def _prepare(self, command: Command, context: HookContext) -> Action:
+        """
         Raises:
-            Refused: it cannot be done.
-            NotYet: not at this step.
+            Refused: it cannot be applied.
+            Postponed: not at this step.
         """
         if command.op == "set_lr":
             return _prepare_learning_rate(command.args["lr"], context.kwargs)
@@ -101,11 +115,11 @@ class TrainerActions:
         return lambda: self._set_flags(ops, context.control)
 
     def should_wait_at(self, hook: str) -> bool:
-        """Whether ``hook`` is one to stay in: the step's end, or what was asked for in a pause."""
+        """Whether to wait in ``hook``: the end of a step, or of what the Trainer did in a pause."""
         return (hook == "step_end" or self._take_expected(hook)) and self.should_wait
 
     def _take_expected(self, hook: str) -> bool:
-        """Whether the Trainer has just done at ``hook`` what it was asked for in a pause."""
+        """Whether the Trainer calls ``hook`` because it was asked to in a pause."""
         if hook not in self._expected_hooks or not in_training_loop(sys._getframe()):
             return False
         self._expected_hooks[hook] -= 1
@@ -113,18 +127,18 @@ class TrainerActions:
         return True
 
     def forget_expected(self) -> None:
-        """What the Trainer has not done by now it will not do."""
+        """Expect no hooks any more: the Trainer is at the next step."""
         self._expected_hooks.clear()
 
     def end_pause(self) -> None:
-        """The pause is over."""
+        """End the pause."""
         self.is_paused = False
         self._expected_hooks.clear()
 
     def _pause(self, seconds: float, control: Any) -> dict[str, Any]:
         self.is_paused = True
         self.paused_until = time.monotonic() + seconds
-        # What this step is to do anyway, or was asked for, is done before training is held up.
+        # The Trainer first does what this step does anyway or was asked for.
         for op in ("log", "evaluate", "save") if self._is_single_process else ("evaluate", "save"):
             if getattr(control, f"should_{op}"):
                 self._expect(op)
@@ -148,7 +162,7 @@ class TrainerActions:
         return {}
 
     def _required_ops(self, op: str, context: HookContext) -> list[str]:
-        """What the Trainer is to be asked for to log, evaluate or save at this step."""
+        """The flags to set so that the Trainer logs, evaluates or saves at this step."""
         hook, control, args = context.hook, context.control, context.args
         if op not in _OPS_AFTER_HOOK[hook]:
             raise Refused(f"training is paused right after its {hook} of this step; resume first")
@@ -158,16 +172,16 @@ class TrainerActions:
             self._check_evaluation(args)
         is_best_only = _strategy_name(args.save_strategy) == "best"
         if op == "save" and is_best_only and (control.should_evaluate or hook == "evaluate"):
-            raise Postponed  # the Trainer decides anew whether to save once it has evaluated
+            raise Postponed  # after an evaluation the Trainer decides again whether to save
         if op == "evaluate" and args.load_best_model_at_end and not is_best_only:
-            # It counts as the best one if it is, and then has to be there to be loaded.
+            # It may be the best one, which is loaded at the end of training.
             return [op, *self._required_ops("save", context)]
         return [op]
 
     def _check_evaluation(self, args: Any) -> None:
         """
         Raises:
-            Refused: asked for an evaluation the Trainer would raise, and training be over.
+            Refused: the Trainer would raise at an evaluation, and training would end.
         """
         trainer = self._trainer() if self._trainer is not None else None
         if trainer is None:
