@@ -1,7 +1,7 @@
-"""All that enters a training process, and the shipper that carries its events to the bus.
+"""Publishes training from the training process, and ships its events to the bus.
 
-Importing this loads no library but our own: ``LinesideCallback`` brings transformers when it is
-first asked for.
+Importing this package loads no other library; the first use of ``LinesideCallback`` imports
+transformers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The attempts one callback opens, one after another: which run each belongs to, and its start."""
+"""Opens the attempts of one callback, one after another, and chooses their runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _instances: WeakSet[AttemptManager] = WeakSet()
 
 @dataclass(frozen=True)
 class Options:
-    """A callback's own settings. Where the environment has one too, that counts."""
+    """A callback's settings. Those of the environment override them."""
 
     name: str | None = None
     project: str | None = None
@@ -40,7 +40,7 @@ class Options:
     stop_on_sigterm: bool = False
 
     def override(self, settings: Settings) -> Options:
-        """These options with what ``settings`` has instead for the training itself."""
+        """These options with the waits and signals that ``settings`` has instead."""
         wait, stop = settings.wait_for_stopper, settings.stop_on_sigterm
         return replace(
             self,
@@ -50,7 +50,7 @@ class Options:
 
 
 class InitEnd(NamedTuple):
-    """The ``init_end`` that came before any run: kept, and published once one opens."""
+    """An ``init_end`` hook before any run; it is published once a run opens."""
 
     step: int
     epoch: float | None
@@ -60,7 +60,7 @@ class InitEnd(NamedTuple):
 
 
 class _PendingJoin(NamedTuple):
-    """A rank that has not heard yet from rank 0 which run this is."""
+    """A rank that waits for rank 0 to publish its run."""
 
     run_sync: RunSync
     rank_info: RankInfo
@@ -100,13 +100,13 @@ class AttemptManager:
         init_end: InitEnd | None,
         now_ns: int,
     ) -> None:
-        """End the open attempt and begin the next; raises no Exception."""
+        """End the open attempt and open the next; raises no Exception."""
         previous, self.publisher = self.publisher, None
         self._pending_join, self.is_disabled = None, True
         try:
             settings = Settings.from_env()
             if settings.disabled:
-                print_once("off, as LINESIDE_DISABLED says")
+                print_once("off: LINESIDE_DISABLED is set")
             elif self._is_duplicate_on(state):
                 print_once("this Trainer has two LinesideCallbacks; the second does nothing")
             else:
@@ -127,7 +127,7 @@ class AttemptManager:
                 previous.close("exit")
 
     def join(self, args: Any, state: Any, now_ns: int, *, at_once: bool = False) -> None:
-        """A rank other than 0 asks again, once a second or ``at_once``, which run this is."""
+        """On other ranks: look again for rank 0's run, once a second or ``at_once``."""
         pending_join = self._pending_join
         if pending_join is None or (now_ns < self._join_ns and not at_once):
             return
@@ -138,12 +138,11 @@ class AttemptManager:
             self._start(Settings.from_env(), identity, args, state, {}, now_ns)
         elif now_ns > pending_join.deadline_ns:
             self._pending_join, self.is_disabled = None, True
-            print_once(
-                f"rank {pending_join.rank_info.rank} gave up on rank 0 and publishes nothing"
-            )
+            rank = pending_join.rank_info.rank
+            print_once(f"rank {rank} stopped waiting for rank 0 and publishes nothing")
 
     def _is_duplicate_on(self, state: Any) -> bool:
-        """Whether another callback has put its own mark on this very state."""
+        """Whether another callback has put its identity on this state object."""
         callback_states = getattr(state, "stateful_callbacks", None)
         checkpoint_state = (
             callback_states.get(STATE_KEY) if isinstance(callback_states, dict) else None
@@ -164,8 +163,8 @@ class AttemptManager:
             if received is None:
                 self._pending_join = _PendingJoin(run_sync, rank_info, now_ns + _JOIN_FOR_NS)
                 print_once(
-                    f"rank {rank_info.rank} has not heard from rank 0 which run this is, and "
-                    "publishes nothing until it has; has rank 0 the callback too?"
+                    f"rank {rank_info.rank} has received no run from rank 0 and "
+                    "publishes nothing until it does: does rank 0 have the callback too?"
                 )
             return received
         identity = self._choose_identity(settings, rank_info, args, state, model)
@@ -223,8 +222,8 @@ class AttemptManager:
             abandon_control(identity, error)
             raise
         self.publisher = run.publisher
-        # A plain dict in a plain callback: it rides in trainer_state.json, and whoever resumes
-        # without Lineside, or resumes what was written without it, is not disturbed.
+        # A plain dict in a plain callback is saved in trainer_state.json. Checkpoints can then be
+        # resumed without Lineside, and Lineside can resume those that were written without it.
         if isinstance(getattr(state, "stateful_callbacks", None), dict):
             self._checkpoint_state = state.stateful_callbacks[STATE_KEY] = (
                 identity.checkpoint_state()
@@ -249,7 +248,7 @@ def _rank_info(args: Any) -> RankInfo:
 
 
 def _user_run_name(args: Any) -> str | None:
-    """``args.run_name`` if the user set it; some versions put the output folder there."""
+    """``args.run_name`` if the user set it; some versions of transformers default to output_dir."""
     name = getattr(args, "run_name", None)
     return name if isinstance(name, str) and name != getattr(args, "output_dir", None) else None
 

@@ -1,4 +1,4 @@
-"""Who a process is on the bus: its run, attempt and rank, the same on every rank of one job."""
+"""The identity of a process on the bus: its run, attempt and rank."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lineside.bus.settings import Settings
 from lineside.emitter.training.job_store import distributed
 
 STATE_KEY = "lineside"
-"""Key in ``TrainerState.stateful_callbacks`` under which a run's identity rides in checkpoints."""
+"""Key in ``TrainerState.stateful_callbacks`` that keeps a run's identity in checkpoints."""
 _SLUG_CHARACTERS = 32
 _ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a process stands in its job."""
+    """The rank of a process in its job."""
 
     rank: int = 0
     world_size: int = 1
@@ -29,7 +29,7 @@ class RankInfo:
 
     @classmethod
     def from_env(cls) -> RankInfo:
-        """As torch.distributed knows it, else as RANK, WORLD_SIZE and LOCAL_RANK say."""
+        """From torch.distributed, else from RANK, WORLD_SIZE and LOCAL_RANK."""
         local = _integer(os.environ.get("LOCAL_RANK"), 0)
         group = distributed()
         if group is not None:
@@ -41,7 +41,7 @@ class RankInfo:
 
 @dataclass(frozen=True)
 class Identity:
-    """One attempt of a run: what it is called on the bus and by people."""
+    """One attempt of a run, with the ids and names that it has on the bus."""
 
     run: str
     attempt: str
@@ -54,7 +54,7 @@ class Identity:
         return Stream(self.run, f"rank{self.rank_info.rank}", self.attempt)
 
     def checkpoint_state(self) -> dict[str, str]:
-        """What a checkpoint keeps of it."""
+        """The part of it that a checkpoint keeps."""
         return {
             "run_id": self.run,
             "attempt": self.attempt,
@@ -64,7 +64,7 @@ class Identity:
 
 
 def read_checkpoint_state(stateful_callbacks: object) -> dict[str, str]:
-    """What a checkpoint's state says of the run that wrote it; empty if it says nothing usable."""
+    """The identity that a checkpoint keeps of its run; empty if there is no usable one."""
     checkpoint_state = (
         stateful_callbacks.get(STATE_KEY) if isinstance(stateful_callbacks, Mapping) else None
     )
@@ -95,10 +95,10 @@ def new_identity(
     name: str | None = None,
     project: str | None = None,
 ) -> Identity:
-    """A new attempt of ``run``; its name is ``name`` or the id. The environment has the last word.
+    """A new attempt of ``run``, named ``name`` or as the run's id.
 
-    ``LINESIDE_RUN_NAME`` and ``LINESIDE_PROJECT`` are looked at here, ``LINESIDE_RUN_ID`` by the
-    caller, who may have to add to it.
+    ``LINESIDE_RUN_NAME`` and ``LINESIDE_PROJECT`` override ``name`` and ``project`` here. The
+    caller applies ``LINESIDE_RUN_ID``, because it may add to it.
     """
     return Identity(
         run=run,
@@ -114,7 +114,7 @@ def _next_attempt() -> str:
     global _last_attempt
     attempt = new_attempt()
     if attempt <= _last_attempt:
-        # Not waited for: a clock that was set back may take hours until it is there again.
+        # It does not wait for the clock, which may have been set back by hours.
         last, _, _ = _last_attempt.partition("-")
         at = datetime.datetime.strptime(f"{last}+0000", f"{_ATTEMPT_TIME}%z")
         at += datetime.timedelta(milliseconds=1)

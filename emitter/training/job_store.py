@@ -1,8 +1,8 @@
-"""The store by which torch.distributed found together, asked without ever hanging in it.
+"""Reads and writes the key-value store of torch.distributed with a timeout.
 
-Its calls wait for the store's server without an end, and the server is often the launcher: to
-freeze that would freeze every rank. So a thread asks, in the order it was told to, and whoever
-wants the answer waits for it only so long.
+A call of that store waits for its server without limit, and the server is often the launcher: if it
+is frozen, every rank would freeze. So a thread makes the calls in order, and the caller waits a
+limited time for the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.error_facts import one_line
 
 PEER_TIMEOUT_SECONDS = 1_800.0
-"""As long as torch.distributed waits for a peer unless told otherwise."""
+"""Default time for which torch.distributed waits for a peer."""
 _REPLY_SECONDS = 10.0
 _JOIN_SECONDS = 2.0
 _MIN_DELAY, _MAX_DELAY = 0.0002, 0.1
@@ -48,16 +48,16 @@ def job_store() -> Any:
 
 
 class ConsensusError(Exception):
-    """Why the ranks do not agree on anything any more."""
+    """The ranks cannot agree any more, for the reason given."""
 
 
 class JobStore:
-    """The keys that begin with ``prefix``, with values that JSON takes, but null. For one thread.
+    """The keys that begin with ``prefix``. Values are JSON, but not null. For one thread.
 
     Raises:
-        PeersError: there is none; in every method: it failed, or did not answer for ``timeout``
-            seconds, and is not waited for again before it has. What it is told is done all the same
-            when it comes to itself.
+        ConsensusError: there is no store; in every method: the store failed, or did not answer for
+            ``timeout`` seconds. No further call waits until it answers, and the store still makes
+            every call once it works again.
     """
 
     def __init__(self, prefix: str, timeout: float = _REPLY_SECONDS) -> None:
@@ -77,14 +77,14 @@ class JobStore:
         _threads[self._thread] = self._requests
 
     def close(self) -> None:
-        """Return once all is done that it was told, but do not wait for long. Raises nothing."""
+        """Return once all calls are made, or after two seconds. Raises nothing."""
         self._finalizer()
         if not self._is_overdue():
             self._thread.join(_JOIN_SECONDS)
 
     @contextlib.contextmanager
     def timeout(self, seconds: float) -> Iterator[None]:
-        """Meanwhile wait so long for an answer."""
+        """Wait this long for an answer in the block."""
         before, self._timeout = self._timeout, seconds
         try:
             yield
@@ -96,18 +96,18 @@ class JobStore:
         self._call(lambda store: store.set(key, text))
 
     def set_nowait(self, name: str, value: object) -> None:
-        """Set it without waiting for that. Raises nothing."""
+        """Set it and do not wait for that. Raises nothing."""
         key, text = self._key(name), json.dumps(value)
         self._submit(lambda store: store.set(key, text))
 
     def find(self, name: str) -> Any:
-        """Its value; None if nobody has set it."""
+        """Its value; None if it is not set."""
         key = self._key(name)
         text = self._call(lambda store: store.get(key) if store.check([key]) else None)
         return None if text is None else json.loads(text)
 
     def set_default(self, name: str, value: object) -> Any:
-        """Set it if nobody has; what it is now."""
+        """Set it if it is not set; the value it has now."""
         key, text = self._key(name), json.dumps(value)
         return json.loads(self._call(lambda store: store.compare_set(key, "", text)))
 
@@ -116,12 +116,12 @@ class JobStore:
         return int(self._call(lambda store: store.add(key, n)))
 
     def delete(self, name: str) -> None:
-        """Raises nothing: not every kind of store can."""
+        """Delete it if the store supports that. Raises nothing."""
         key = self._key(name)
         self._submit(lambda store: store.delete_key(key))
 
     def wait(self, name: str, seconds: float, on_poll: Callable[[], object] = lambda: None) -> Any:
-        """Its value; None if it did not come in time. ``on_poll`` is called now and then."""
+        """Its value; None if it is not set in time. ``on_poll`` is called now and then."""
         deadline, delay = time.monotonic() + seconds, _MIN_DELAY
         while (value := self.find(name)) is None:
             if time.monotonic() > deadline:
@@ -158,18 +158,18 @@ class JobStore:
 
 
 def _serve(store: Any, requests: _RequestQueue) -> None:
-    """Do what is ordered, one after another, until there is an order for None."""
+    """Make the requested calls, one after another, until the request None."""
     while (request := requests.get()) is not None:
         func, answer = request
         try:
             answer.set_result(func(store))
-        except BaseException as error:  # noqa: BLE001 - who asked sorts it
+        except BaseException as error:  # noqa: BLE001 - raised where the result is read
             answer.set_exception(error)
 
 
 @atexit.register
 def _join_threads() -> None:
-    """A thread that comes out of the store while the interpreter ends would abort the process."""
+    """End the threads: one that returns while the interpreter ends would abort the process."""
     threads = dict(_threads)
     for requests in threads.values():
         requests.put(None)

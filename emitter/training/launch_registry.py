@@ -1,6 +1,6 @@
-"""The folder in which training processes tell ``lineside run`` what streams they opened.
+"""The folder in which training processes register their streams for ``lineside run``.
 
-Each holds a lock there until it ends, which may be long after it has closed its streams.
+Each process holds a lock there until it ends, which may be long after it has closed its streams.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ FOLDER_VARIABLE = "LINESIDE_LAUNCH"
 """Set by ``lineside run`` for its children: the folder."""
 _FILE_NAME = "streams"
 _LOCK_SUFFIX = ".process"
-_held_locks: set[Path] = set()  # a fork has none of them, and another name
+_held_locks: set[Path] = set()  # a forked child holds none of them, and its lock has another name
 
 
 def register(stream: Stream) -> None:
-    """Tell of ``stream`` and this process if ``lineside run`` started it; never raises."""
+    """Register ``stream`` if ``lineside run`` started this process; never raises."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return
@@ -40,7 +40,7 @@ def register(stream: Stream) -> None:
 
 
 def read(folder: Path) -> list[Stream]:
-    """The streams registered in ``folder``, oldest first; lines that are no stream are left out."""
+    """The streams registered in ``folder``, oldest first; invalid lines are left out."""
     try:
         lines = (folder / _FILE_NAME).read_text(errors="replace").splitlines()
     except OSError:
@@ -53,8 +53,7 @@ def read(folder: Path) -> list[Stream]:
 
 
 def live_processes(folder: Path) -> dict[int, int]:
-    """The processes that registered in ``folder`` and hold their lock: their ids by what these are
-    to themselves, which is another id in another pid namespace."""
+    """The registered processes that hold their lock: id in their pid namespace to id in ours."""
     try:
         paths = [path for path in folder.iterdir() if path.suffix == _LOCK_SUFFIX]
     except OSError:

@@ -1,7 +1,7 @@
-"""What a run is made of, read once: process, versions, arguments, model, loaders, state.
+"""Reads the facts of a run once: process, versions, arguments, model, loaders, state.
 
-Everything is read defensively: what cannot be had is absent, data is never iterated, the
-environment is never sent, and what looks like a secret is redacted.
+A fact that cannot be read is left out. Data is never iterated, the environment is never sent, and
+secrets are redacted.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ _LIMITS = Limits(depth=10, items=4_000, text=8_192)
 
 
 def collect(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What each part answers, cleaned and redacted; a part that raises or knows nothing is absent.
+    """The value of each part, sanitized and redacted, without parts that raise or are None.
 
-    Raises nothing but what comes from outside.
+    Raises only exceptions of the script, such as KeyboardInterrupt.
     """
     known: dict[str, Any] = {}
     for name, read in parts.items():
         try:
             value = redact(Sanitizer(_LIMITS).sanitize(read()))
-        except BaseException as error:  # foreign code: Rust panics are no Exception
+        except BaseException as error:  # foreign code: a Rust panic is no Exception
             if is_script_error(error):
                 raise
             continue
@@ -71,7 +71,7 @@ def collect(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 def identity_facts(identity: Identity) -> dict[str, Any]:
-    """Name, project and ranks as they stand in ``run_start``."""
+    """Name, project and ranks, as in ``run_start``."""
     rank_info = identity.rank_info
     return {
         "name": redact_text(identity.name),
@@ -108,7 +108,7 @@ def version_facts() -> dict[str, str]:
 
 
 def state_facts(state: Any) -> dict[str, Any]:
-    """The scalars of a TrainerState; its log history goes out as it grows, not again."""
+    """The scalars of a TrainerState. Its log history is published by ``log`` events."""
     scalars = {name: getattr(state, name) for name in _STATE_SCALARS if hasattr(state, name)}
     return scalars if is_plain(scalars) else dict(Sanitizer(_LIMITS).sanitize(scalars))
 
@@ -116,7 +116,7 @@ def state_facts(state: Any) -> dict[str, Any]:
 def argument_facts(args: Any) -> dict[str, Any]:
     """The fields of a TrainingArguments.
 
-    Not by its ``to_dict``: that changes nested dicts of the arguments in place (transformers 5.23).
+    Not by its ``to_dict``, which changes nested dicts of the arguments (transformers 5.23).
     """
     if not dataclasses.is_dataclass(args):
         return dict(vars(args))
@@ -134,7 +134,7 @@ def model_facts(model: Any) -> dict[str, Any]:
         "config": lambda: _as_dict(model.config),
         "peft": lambda: {name: _as_dict(c) for name, c in model.peft_config.items()},
     }
-    # Of a sharded model a rank sees only its own part.
+    # A rank sees only its own part of a sharded model.
     if "FullyShardedDataParallel" not in bases:
         parts["parameters"] = lambda: sum(map(_parameter_count, model.parameters()))
         parts["trainable_parameters"] = lambda: sum(
@@ -173,7 +173,7 @@ def loader_facts(loader: Any) -> dict[str, Any]:
 def trainer_facts(
     args: Any, state: Any, kwargs: Mapping[str, Any], *, is_rank_0: bool
 ) -> dict[str, Any]:
-    """All of ``run_start`` that a Trainer knows; ranks that do not lead leave out what is equal."""
+    """The facts of a Trainer for ``run_start``; other ranks leave out what is equal on all."""
     parts: dict[str, Callable[[], Any]] = {
         "process": process_facts,
         "versions": version_facts,
@@ -194,7 +194,10 @@ def trainer_facts(
 
 
 def resumed_from(state: Any) -> dict[str, Any] | None:
-    """Which attempt (None if it was not Lineside's) and step a Trainer goes on from."""
+    """The run, attempt and step that training resumes from; None if it starts anew.
+
+    Run and attempt are None if the checkpoint was written without Lineside.
+    """
     if not state.global_step:
         return None
     checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
@@ -208,8 +211,8 @@ def resumed_from(state: Any) -> dict[str, Any] | None:
 def checkpoint_path(args: Any, state: Any) -> str:
     """Absolute path of the checkpoint that was just saved.
 
-    A hyperparameter trial saves below a folder of its own whose name no callback is told: the
-    newest one of that step is taken.
+    A hyperparameter trial saves below a folder whose name no callback receives, so this is the
+    newest checkpoint of the step.
     """
     output = Path(args.output_dir).absolute()
     name = f"checkpoint-{state.global_step}"
@@ -225,7 +228,7 @@ def _as_dict(config: Any) -> Any:
 
 
 def _parameter_count(parameter: Any) -> int:
-    """Elements of a parameter: of all shards under DeepSpeed ZeRO-3, and unpacked if 4-bit."""
+    """Elements of a parameter: all shards under DeepSpeed ZeRO-3, unpacked if 4-bit."""
     sharded = getattr(parameter, "ds_numel", None)
     if sharded is not None:
         return int(sharded)

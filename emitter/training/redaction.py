@@ -1,7 +1,6 @@
-"""Keeps secrets out of what is sent: by the name they go under, and by how they look in a text.
+"""Removes secrets from facts, by their names at every depth and by their form in a text.
 
-Names are judged at every depth. What goes out as a metric is never touched: ``num_tokens`` is no
-secret.
+Metrics are never changed: ``num_tokens`` is no secret.
 """
 
 from __future__ import annotations
@@ -58,13 +57,13 @@ _NAMED_VALUE = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what goes under ``name`` must not be sent: a password, key or account token."""
+    """Whether ``name`` names a password, a key or an account token."""
     normalized = _SEPARATORS.sub("_", _CAMEL_CASE.sub("_", name)).lower().strip("_")
     return _SECRET_NAME.search(normalized) is not None or _is_token_name(normalized)
 
 
 def redact(value: Any) -> Any:
-    """A copy of cleaned ``value`` (see ``values.Sanitizer``) without secrets, at every depth."""
+    """A copy of ``value`` (from ``Sanitizer``) without secrets at any depth."""
     if isinstance(value, dict):
         return {
             redact_text(key): _masked(item) if is_secret_name(key) else redact(item)
@@ -87,7 +86,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_argv(argv: Sequence[str]) -> list[str]:
-    """A command line without secrets: ``--hub_token X``, ``--api-key=X`` and those in values."""
+    """A command line without secrets in options (``--hub_token X``, ``--api-key=X``) and values."""
     result: list[str] = []
     hide_next = False
     for argument in argv:
@@ -111,7 +110,7 @@ def _is_token_name(normalized: str) -> bool:
 
 
 def _masked(value: Any) -> Any:
-    """What is shown of a secret: whether there is one. A switch or nothing at all is not one."""
+    """``REDACTED``, but a switch or an empty value as it is: it is no secret."""
     return value if value is None or isinstance(value, bool) or value in ("", [], {}) else REDACTED
 
 

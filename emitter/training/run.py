@@ -1,4 +1,4 @@
-"""Runs of training loops that are not a Trainer: ``start_run`` and what it gives."""
+"""Runs of training loops without a Trainer: ``start_run`` and ``Run``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _TRAINING_PHASE = PHASES.index("training")
 class Run:
     """Publishes one attempt of a run. Get one from ``start_run``.
 
-    Nothing it does raises or waits for anybody, ``finish`` excepted, which waits at most 5 s in
-    the life of the process. It may be used from any thread, from signal handlers and finalizers.
-    A forked child's and a copy's do nothing: the stream stays their parent's.
+    No method raises or waits, but ``finish``, which waits at most 5 s in the life of the process.
+    Any thread, signal handler or finalizer may use it. In a forked child or as a copy it does
+    nothing: the stream belongs to the parent.
     """
 
     def __init__(self, publisher: Publisher | None = None) -> None:
@@ -43,7 +43,7 @@ class Run:
         step: int = 0,
         now_ns: int = 0,
     ) -> Run:
-        """Make the stream and publish ``run_start`` with ``facts`` on it, at ``step``.
+        """Open the stream and publish ``run_start`` with ``facts`` at ``step``.
 
         Raises:
             SettingsError, OSError: the spool cannot be used.
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def is_open(self) -> bool:
-        """Whether events go anywhere: not if Lineside is off, the run ended or this is a fork."""
+        """Whether events are published: not if Lineside is off, after the end, or in a fork."""
         return self.publisher is not None and self.publisher.is_open
 
     def log(
@@ -73,7 +73,7 @@ class Run:
     ) -> None:
         """Publish metrics at ``step`` (default: the last one given) and fractional ``epoch``.
 
-        Tensors on a GPU are named but not read, because that would wait for the GPU.
+        Tensors on a GPU are named but not read, because reading waits for the GPU.
         """
         publisher = self.publisher
         if publisher is None or not publisher.is_open:
@@ -112,7 +112,7 @@ class Run:
             publisher.count_hook_error(error)
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End the run, because of ``error`` if there is one, and wait until the bus has it all."""
+        """End the run, with ``error`` if it failed, and wait until the bus has all events."""
         publisher = self.publisher
         if publisher is None or not publisher.is_open:
             return
@@ -150,15 +150,15 @@ def start_run(
 ) -> Run:
     """Open a run for a training loop that is not a Trainer; end it with ``finish`` or ``with``.
 
-    ``run_id`` goes on with a run in a new attempt; LINESIDE_RUN_ID, LINESIDE_RUN_NAME and
-    LINESIDE_PROJECT have the last word. ``config`` is kept with secrets redacted. If the spool or a
-    setting cannot be used, it says so once on stderr and the run does nothing: this never raises.
-    In a torch.distributed job every rank may call it; rank 0's id and attempt hold for all.
+    ``run_id`` continues a run in a new attempt. LINESIDE_RUN_ID, LINESIDE_RUN_NAME and
+    LINESIDE_PROJECT override the arguments. ``config`` is published with secrets redacted. This
+    never raises: if the spool or a setting cannot be used, it prints one line to stderr and the run
+    does nothing. Every rank of a torch.distributed job may call it; all use rank 0's run.
     """
     try:
         settings = Settings.from_env()
         if settings.disabled:
-            print_once("off, as LINESIDE_DISABLED says")
+            print_once("off: LINESIDE_DISABLED is set")
             return Run()
         identity = _identify(settings, name, project, run_id)
         facts = {"source": "loop"} | metadata.collect(
@@ -171,7 +171,7 @@ def start_run(
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:
             run.publisher.flag(raised=TRAINING)
-            run.publisher.maintain_if_due()  # it may be long until its first event
+            run.publisher.maintain_if_due()  # the first event may come much later
     except Exception as error:
         if is_script_error(error):
             raise

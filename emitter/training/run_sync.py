@@ -1,4 +1,4 @@
-"""How the ranks of one job come to the same run and attempt: rank 0 tells through its store."""
+"""Shares rank 0's run and attempt with the other ranks, through the job's store."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from lineside.emitter.training.identity import Identity, RankInfo
 from lineside.emitter.training.job_store import ConsensusError, JobStore
 
 WAIT_FOR_RANK_0 = 5.0
-"""Seconds a rank waits at train begin for rank 0 to say which run this is."""
-_RETRY_SECONDS = 0.5  # that a step is held up by who asks again, while the store is ill
+"""Seconds that a rank waits at train begin for rank 0 to publish its run."""
+_RETRY_SECONDS = 0.5  # limit for a later look in the middle of training
 HANDSHAKE_RESULT = "handshake"
 """Key below ``control_prefix``: why no commands are applied, empty if they are."""
 _label_counts: Counter[str] = Counter()
 
 
 class RunSync:
-    """What rank 0 tells and the others hear of one run that is opened.
+    """Publishes or receives the identity of one run that is opened.
 
-    Every rank makes one each time it opens a run, and so they find each other: keys carry the
-    ``label`` (in the same words on every rank) and how often there was one, and torchrun's
-    restart count, because a restarted job finds the keys of its previous life. It is a key in the
-    job's own store and never a collective, which would hang if one rank did not take part.
+    Every rank makes one each time it opens a run. The key has the ``label``, equal on all ranks, a
+    count of its uses, and torchrun's restart count, because a restarted job finds its old keys. It
+    is a key in the job's store and never a collective, which hangs if one rank does not take part.
     """
 
     def __init__(self, label: str) -> None:
@@ -35,7 +34,7 @@ class RunSync:
         _label_counts[label] += 1
 
     def publish(self, identity: Identity) -> None:
-        """Rank 0: say which run this is, if there are others. Raises nothing of ours."""
+        """On rank 0: publish the identity, if there are other ranks. Raises no ConsensusError."""
         if identity.rank_info.world_size == 1:
             return
         with contextlib.suppress(ConsensusError):
@@ -44,7 +43,7 @@ class RunSync:
                 store.set(self._name, identity.checkpoint_state())
 
     def receive(self, rank_info: RankInfo, wait: float) -> Identity | None:
-        """Other ranks: what rank 0 said, waiting at most ``wait`` seconds; None if nothing yet."""
+        """On other ranks: the identity within ``wait`` seconds; None if it is not there."""
         try:
             store = self._open_store()
             with store.timeout(max(wait, _RETRY_SECONDS)):
@@ -68,12 +67,12 @@ class RunSync:
 
 
 def control_prefix(identity: Identity) -> str:
-    """Where the keys begin with which the ranks of ``identity`` agree on commands."""
+    """Prefix of the keys with which the ranks of ``identity`` agree on commands."""
     return f"lineside/control/{identity.attempt}"
 
 
 def abandon_control(identity: Identity, error: Exception) -> None:
-    """On rank 0: let the other ranks know that it failed with ``error`` and will not lead."""
+    """On rank 0: publish to the other ranks that it failed with ``error`` and will not lead."""
     if identity.rank_info.rank == 0 and identity.rank_info.world_size > 1:
         with contextlib.suppress(ConsensusError):  # without a store no rank waits
             store = JobStore(control_prefix(identity))

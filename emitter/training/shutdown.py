@@ -1,7 +1,7 @@
-"""The end of a process: close what is open, give the shipper a moment, say what is not confirmed.
+"""Ends a process: closes open runs, waits for the shipper, and reports unconfirmed events.
 
-One budget of five seconds for the whole life of the process: however often it is asked to wait,
-and with no broker at all, training's own exit comes after that.
+All waits of a process share one budget of five seconds, so the exit of training is never delayed
+for longer, even without a broker.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import time
 from typing import Protocol
 
 from lineside.emitter.spool.confirmation import Unconfirmed, wait_confirmed
-from lineside.emitter.training import job_store  # noqa: F401 - what it does at exit comes after what we do
+from lineside.emitter.training import job_store  # noqa: F401 - its atexit runs after ours
 from lineside.emitter.training.console import print_once
 
 BUDGET = 5.0
-"""Seconds a process waits for confirmation in all."""
+"""Seconds that a process waits for confirmation in total."""
 
 
 class Closable(Protocol):
-    """What is open in this process and has to be closed when it ends."""
+    """An open stream that has to be closed when the process ends."""
 
     error_at_open: BaseException | None
-    """``last_error()`` when it was opened: that did not end it."""
+    """``last_error()`` when it was opened: that error does not end it."""
 
     @property
     def training_ended(self) -> bool:
-        """Whether its training ended by itself."""
+        """Whether its training has ended."""
 
     def close(self, how: str, error: BaseException | None = None) -> None:
-        """End it: ``how`` is exit or exception."""
+        """Close it; ``how`` is exit or exception."""
 
     def disable(self) -> None:
-        """Never do anything again: this is a forked child, and the stream is its parent's."""
+        """Do nothing from now on: in a forked child the stream belongs to the parent."""
 
 
 class _ShutdownState:
-    """What this process has to see to before it ends."""
+    """The open and unconfirmed streams of this process."""
 
     def __init__(self) -> None:
         self.open: list[Closable] = []
@@ -56,7 +56,7 @@ class _ShutdownState:
         self.installed_pid = os.getpid()
         process = sys.modules.get("multiprocessing.process")
         util = sys.modules.get("multiprocessing.util")
-        # A child of multiprocessing may end without the interpreter's exit, but not without this.
+        # A child of multiprocessing may skip atexit functions, but runs its finalizers.
         if process is not None and util is not None and process.parent_process() is not None:
             util.Finalize(None, at_exit, exitpriority=0)
 
@@ -65,14 +65,14 @@ _state = _ShutdownState()
 
 
 def register(run: Closable) -> None:
-    """Close ``run`` when the process ends, and silence it in forked children."""
+    """Close ``run`` when the process ends, and disable it in forked children."""
     _state.install()
     _state.open.append(run)
 
 
 def unregister(run: Closable, unconfirmed: Unconfirmed) -> None:
-    """``run`` was closed; ``rest`` is what may not be confirmed yet."""
-    # Other threads may do the same just now: each call on the lists is one step.
+    """Record that ``run`` is closed, with the events that may be unconfirmed."""
+    # Other threads may do the same: each call on a list is atomic.
     _state.pending.append(unconfirmed)
     with contextlib.suppress(ValueError):
         _state.open.remove(run)
@@ -86,7 +86,7 @@ def unregister(run: Closable, unconfirmed: Unconfirmed) -> None:
 def wait(*all_unconfirmed: Unconfirmed) -> bool:
     """Wait until all is confirmed or the process's budget is spent; whether all is confirmed.
 
-    A KeyboardInterrupt ends it and passes.
+    A KeyboardInterrupt ends the wait and passes.
     """
     deadline = time.monotonic() + _state.budget
     try:
@@ -96,7 +96,7 @@ def wait(*all_unconfirmed: Unconfirmed) -> bool:
 
 
 def report(*all_unconfirmed: Unconfirmed) -> None:
-    """Say on stderr where unconfirmed events are and how they get out."""
+    """Print to stderr where unconfirmed events are and how to ship them."""
     for spool in sorted(
         {unconfirmed.spool for unconfirmed in all_unconfirmed if unconfirmed.is_reported}
     ):
@@ -107,10 +107,10 @@ def report(*all_unconfirmed: Unconfirmed) -> None:
 
 
 def at_exit() -> None:
-    """Close every run still open, then wait and report; for the interpreter's end.
+    """Close every open run, then wait and report; for the end of the interpreter.
 
-    What ends the process ended those whose training was under way, and is the affair of the one
-    opened last even after that. But a notebook went on after an error that it showed.
+    The error that ends the process also ended each run whose training had not ended, and the run
+    opened last. A notebook is different: it continues after an error.
     """
     last = last_error()
     with contextlib.suppress(BaseException):
@@ -125,9 +125,9 @@ def at_exit() -> None:
 
 
 def last_error() -> BaseException | None:
-    """The exception that is ending this process, or that a notebook's last failed cell showed.
+    """The exception that ends this process, or that a notebook's last failed cell raised.
 
-    A plain sys.exit is none.
+    None for a plain ``sys.exit``.
     """
     error = sys.exc_info()[1] or getattr(sys, "last_value", None)
     if isinstance(error, SystemExit):

@@ -1,8 +1,8 @@
-"""What ``train()`` raised: heard of where it comes out, whatever the script makes of it.
+"""Reports what ``train()`` raises, even if the script catches it.
 
-No hook of a Trainer comes after an exception, and one that the script catches never reaches the
-interpreter. So ``train`` of the Trainer's class is wrapped, once in a process: what it is given,
-what it answers and what it raises stay what they are.
+A Trainer calls no hook after an exception, and the interpreter does not see one that the script
+catches. So ``train`` of the Trainer's class is wrapped, once in a process. Its arguments, result
+and exceptions stay the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WRAPPED = "__lineside__"
 
 
 class TrainErrorListener(Protocol):
-    """A callback that wants to know."""
+    """A callback that receives what ``train()`` raises."""
 
     def on_train_error(self, error: BaseException) -> None:
         """``train()`` is raising ``error``; raises no Exception."""
@@ -41,9 +41,9 @@ def wrap_calling_trainer(control: Any, listener_class: type[TrainErrorListener])
 
 
 def wrap_train(trainer_class: type[Any], listener_class: type[TrainErrorListener]) -> None:
-    """Tell every callback of class ``told`` what ``train()`` of a Trainer of that class raises.
+    """Report what ``train()`` of ``trainer_class`` raises to callbacks of ``listener_class``.
 
-    Does nothing the second time, nor where ``train`` is no method written in Python.
+    Does nothing the second time, or if ``train`` is not a Python method.
     """
     owner = next((one for one in trainer_class.__mro__ if "train" in vars(one)), None)
     train = vars(owner)["train"] if owner else None

@@ -11,8 +11,8 @@ from typing import Any
 def find_trainer(control: Any) -> weakref.ref[Any] | None:
     """The Trainer further up this thread's stack whose ``control`` this is.
 
-    Callbacks are not given it. Only to be looked for where no batch is under way: older Pythons
-    keep what a frame's variables held when they were looked at.
+    Callbacks do not receive it. Call this only while no batch is processed: older Pythons keep the
+    values of a frame's variables once they were read.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -24,9 +24,9 @@ def find_trainer(control: Any) -> weakref.ref[Any] | None:
 
 
 def in_training_loop(frame: FrameType | None) -> bool:
-    """Whether ``frame`` is in a Trainer's training, and not in what the script does after it."""
+    """Whether ``frame`` is inside a Trainer's training loop."""
     while frame is not None:
-        # Unsloth and others put their own version of it in its place, as _fast_inner_training_loop.
+        # Unsloth and others replace it, for example by _fast_inner_training_loop.
         if frame.f_code.co_name.endswith("_inner_training_loop"):
             return True
         frame = frame.f_back

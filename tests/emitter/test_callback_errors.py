@@ -25,7 +25,7 @@ from tests.support.tiny_trainer import trainer
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({"LINESIDE_DISABLED": "1"}, "off, as LINESIDE_DISABLED says"),
+        ({"LINESIDE_DISABLED": "1"}, "off: LINESIDE_DISABLED is set"),
         ({"LINESIDE_SPOOL": "/dev/null/x"}, "off: folder='/dev/null/x' cannot be used"),
         ({"LINESIDE_RUN_ID": "a b"}, "off: LINESIDE_RUN_ID='a b' cannot be used"),
     ],
