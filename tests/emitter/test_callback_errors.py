@@ -30,7 +30,7 @@ from tests.support.tiny_trainer import trainer
         ({"LINESIDE_RUN_ID": "a b"}, "off: LINESIDE_RUN_ID='a b' cannot be used"),
     ],
 )
-def test_training_goes_on_without_it(
+def test_training_continues_when_lineside_cannot_start(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -56,7 +56,7 @@ class Panic(BaseException):
     """No Exception, as Rust's panics are."""
 
 
-def test_errors_inside_stay_inside_and_are_counted(
+def test_errors_of_the_callback_are_counted_and_do_not_reach_training(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,7 +87,7 @@ def test_errors_inside_stay_inside_and_are_counted(
     assert capsys.readouterr().err.count("a hook failed") == 1
 
 
-def test_errors_before_a_run_is_open_stay_inside(
+def test_errors_before_a_run_is_open_do_not_reach_training(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     callback, broken = LinesideCallback(), object()
@@ -115,7 +115,7 @@ def test_an_interrupt_passes_through_every_hook(
                 getattr(callback, f"on_{kind}")(*given, **more.get(kind, {}))
 
 
-def test_a_training_that_fails_tells_why(
+def test_a_training_that_fails_publishes_why(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     script = tmp_path / "fails.py"

@@ -35,7 +35,7 @@ STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_be
 
 # transformers says so when two checkpoints are saved within the clock's grain.
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
-def test_every_event_is_published_as_it_was(
+def test_every_hook_is_published_with_its_values(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     hook_log = HookLog()
@@ -97,7 +97,7 @@ class Diverging(Trainer):
         super().log(logs, *given, **more)
 
 
-def test_odd_numbers_survive_and_tensors_become_numbers(
+def test_nan_and_infinity_survive_and_tensors_become_numbers(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     trainer(tmp_path, LinesideCallback(), kind=Diverging).train()
@@ -110,7 +110,7 @@ def test_odd_numbers_survive_and_tensors_become_numbers(
     assert data_of(events[-1])["counters"]["encode_failures"] == len(losses)
 
 
-def test_logs_are_taken_before_later_callbacks_change_them(
+def test_logs_are_copied_before_later_callbacks_change_them(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     """The Printer, which every Trainer has without a progress bar, pops total_flos."""
@@ -120,7 +120,7 @@ def test_logs_are_taken_before_later_callbacks_change_them(
     assert "total_flos" in last
 
 
-def test_odd_flags_and_states_do_not_lose_events(
+def test_unusual_flags_and_states_lose_no_events(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     callback = LinesideCallback()
@@ -139,7 +139,7 @@ def test_odd_flags_and_states_do_not_lose_events(
     assert step_begin.control == 1 << CONTROL_BITS.index("should_log")
 
 
-def test_the_page_follows_the_training(home: Path, tmp_path: Path) -> None:
+def test_the_status_page_follows_the_training(home: Path, tmp_path: Path) -> None:
     pages: list[PageOnDisk] = []
 
     def look() -> tuple[str, int]:
@@ -226,7 +226,7 @@ class Looking(Trainer):
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_what_may_last_is_seen_outside_from_its_begin_in_a_page_that_is_not_mapped_too(
+def test_a_long_phase_is_visible_from_its_start_even_in_an_unmapped_page(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(page_module, "filesystem", lambda _: kind)

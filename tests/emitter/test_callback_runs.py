@@ -77,7 +77,7 @@ def searching(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.integrations.hp_params", dict)
 
 
-def test_trials_of_a_hyperparameter_search_are_runs_of_their_own(
+def test_each_trial_of_a_hyperparameter_search_is_a_run(
     home: Path, tmp_path: Path, spool_events: ReadSpool, searching: None
 ) -> None:
     made = trainer(tmp_path, LinesideCallback(name="search"), max_steps=2)
@@ -95,7 +95,7 @@ def test_trials_of_a_hyperparameter_search_are_runs_of_their_own(
     assert starts[0]["state"]["trial_params"] == {"learning_rate": 0.1}
 
 
-def test_a_trial_is_named_by_its_search_if_it_names_them(
+def test_a_trial_has_the_name_that_its_search_gives_it(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,7 +109,7 @@ def test_a_trial_is_named_by_its_search_if_it_names_them(
     assert data_of(only(spool_events())[0])["name"] == "mine lr=0.1"
 
 
-def test_evaluate_and_predict_open_a_run_but_no_init_end_does(
+def test_evaluate_and_predict_open_a_run_and_init_end_does_not(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
@@ -163,7 +163,7 @@ def test_resuming_works_with_and_without_the_callback(
     assert data_of(after[0])["resumed_from"]["attempt"] == first.split("/")[2]
 
 
-def test_callback_states_can_be_restored_beside_the_mark(home: Path, tmp_path: Path) -> None:
+def test_callback_states_can_be_restored_beside_the_identity(home: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "save_strategy": "steps",
         "save_steps": 2,
@@ -198,7 +198,7 @@ def test_names_come_from_the_callback_then_the_arguments(
     "twin_of",
     [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],  # noqa: S301
 )
-def test_a_copy_carries_its_configuration_only(
+def test_a_copy_carries_only_its_configuration(
     home: Path, tmp_path: Path, spool_events: ReadSpool, searching: None, twin_of: Any
 ) -> None:
     original = LinesideCallback(name="N", run_id="r")
@@ -231,9 +231,7 @@ def test_two_callbacks_on_one_trainer_are_one_run(
     assert "the second does nothing" in capsys.readouterr().err
 
 
-def test_the_callback_is_saved_with_no_trainer_state_that_cannot_be_read(
-    home: Path, tmp_path: Path
-) -> None:
+def test_the_saved_trainer_state_is_readable(home: Path, tmp_path: Path) -> None:
     made = trainer(tmp_path, LinesideCallback(), save_strategy="steps", save_steps=2)
     made.train()
     state = TrainerState.load_from_json(str(tmp_path / "checkpoint-4" / "trainer_state.json"))

@@ -70,7 +70,7 @@ def receive(follower: Follower) -> LeaderMessage:
     return follower.receive(lambda: None)
 
 
-def test_everyone_hears_the_same_and_applies_what_all_can(
+def test_all_ranks_receive_the_same_and_apply_what_every_rank_can(
     store: FakeJobStore, pool: ThreadPoolExecutor
 ) -> None:
     leader, others = handshake(pool, 3, step=7)
@@ -99,7 +99,7 @@ def test_everyone_hears_the_same_and_applies_what_all_can(
         ((Vote(NO, "never"), Vote(LATER)), Vote(NO, "rank 1: never")),
     ],
 )
-def test_one_rank_that_cannot_keeps_all_from_it(
+def test_a_command_that_one_rank_cannot_apply_is_applied_by_none(
     store: FakeJobStore, pool: ThreadPoolExecutor, votes: tuple[Vote, Vote], outcome: Vote
 ) -> None:
     leader, others = handshake(pool, 3)
@@ -113,7 +113,7 @@ def test_one_rank_that_cannot_keeps_all_from_it(
     assert not any(one.result(10) for one in taken)
 
 
-def test_a_rank_that_does_not_vote_keeps_all_from_it(
+def test_without_the_vote_of_one_rank_no_rank_applies_a_command(
     store: FakeJobStore, pool: ThreadPoolExecutor
 ) -> None:
     leader, (voting, _silent) = handshake(pool, 3)
@@ -127,7 +127,7 @@ def test_a_rank_that_does_not_vote_keeps_all_from_it(
         receive(voting)
 
 
-def test_an_interrupted_vote_is_a_no(
+def test_an_interrupted_vote_counts_as_no(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (other,) = handshake(pool, 2)
@@ -143,7 +143,7 @@ def test_an_interrupted_vote_is_a_no(
 
 
 @pytest.mark.parametrize("missing", [[1], [1, 3]])
-def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
+def test_missing_ranks_are_named_and_no_rank_waits_for_a_round(
     store: FakeJobStore, pool: ThreadPoolExecutor, missing: list[int]
 ) -> None:
     here = [pool.submit(join, n, 4) for n in range(1, 4) if n not in missing]
@@ -155,7 +155,7 @@ def test_missing_ranks_are_named_and_nobody_waits_for_a_talk(
             one.result(10)
 
 
-def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
+def test_a_late_leader_learns_that_the_others_gave_up(
     store: FakeJobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consensus, "_HANDSHAKE_RESULT_SECONDS", 0.05)
@@ -165,7 +165,7 @@ def test_a_leader_that_comes_after_the_others_gave_up_knows_it(
         lead(2)
 
 
-def test_a_silent_leader_is_left_and_a_paused_one_is_not(
+def test_followers_leave_a_silent_leader_and_wait_for_a_paused_one(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consensus, "PEER_TIMEOUT_SECONDS", 0.3)
@@ -188,7 +188,7 @@ def test_a_silent_leader_is_left_and_a_paused_one_is_not(
         waiting.result(10)
 
 
-def test_a_broken_store_is_said_and_nothing_else(
+def test_a_broken_store_raises_only_a_consensus_error(
     store: FakeJobStore, pool: ThreadPoolExecutor
 ) -> None:
     leader, (other,) = handshake(pool, 2)
@@ -203,7 +203,7 @@ def test_a_broken_store_is_said_and_nothing_else(
     leader.leave("nobody hears this")
 
 
-def test_a_frozen_store_holds_nobody_up_and_all_know_it_once_it_is_back(
+def test_a_frozen_store_delays_no_rank_and_all_ranks_learn_of_it_later(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (other, waiting) = handshake(pool, 3)
@@ -228,7 +228,7 @@ def test_a_frozen_store_holds_nobody_up_and_all_know_it_once_it_is_back(
         assert "the job's store did not answer" in str(error)  # noqa: PT017 - one of two ways
 
 
-def test_who_has_voted_yes_waits_for_the_outcome_however_long_the_store_is_frozen(
+def test_a_rank_that_voted_yes_waits_for_the_outcome_while_the_store_is_frozen(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (other,) = handshake(pool, 2)
@@ -252,7 +252,7 @@ def test_who_has_voted_yes_waits_for_the_outcome_however_long_the_store_is_froze
     assert voting.result(10) is True
 
 
-def test_a_rank_that_goes_after_its_vote_takes_the_command_from_all(
+def test_if_a_rank_leaves_after_its_vote_no_rank_applies_the_command(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (gone, other, late) = handshake(pool, 4)
@@ -272,7 +272,7 @@ def test_a_rank_that_goes_after_its_vote_takes_the_command_from_all(
             act()
 
 
-def test_a_rank_that_is_gone_is_not_waited_for(
+def test_a_rank_that_left_is_not_waited_for(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consensus, "_VOTE_SECONDS", 60.0)
@@ -282,7 +282,7 @@ def test_a_rank_that_is_gone_is_not_waited_for(
         leader.agree(SAVE)
 
 
-def test_an_interrupt_while_the_vote_is_written_takes_the_command_from_all(
+def test_after_an_interrupt_while_voting_no_rank_applies_the_command(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, (other, late) = handshake(pool, 3)
@@ -304,7 +304,7 @@ def test_an_interrupt_while_the_vote_is_written_takes_the_command_from_all(
             act()
 
 
-def test_a_rank_that_goes_when_it_is_decided_follows(
+def test_a_rank_that_is_interrupted_after_the_decision_applies_it(
     store: FakeJobStore, pool: ThreadPoolExecutor
 ) -> None:
     leader, (other,) = handshake(pool, 2)
@@ -324,7 +324,7 @@ def test_a_rank_0_that_cannot_lead_is_not_waited_for(store: FakeJobStore) -> Non
         join(1, 2)
 
 
-def test_without_torch_distributed_nobody_can_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_distributed_ranks_cannot_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_store, "job_store", lambda: None)
     with pytest.raises(ConsensusError, match=r"torch\.distributed is not in use"):
         Leader(rank(0, 2), 0)
@@ -344,7 +344,7 @@ def test_a_long_training_does_not_fill_the_store(
     assert store.inner.num_keys() < 250
 
 
-def test_talks_come_about_once_a_second(
+def test_rounds_start_about_once_a_second(
     store: FakeJobStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]

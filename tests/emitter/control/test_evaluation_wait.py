@@ -49,7 +49,7 @@ class Timed(LinesideCallback):
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_with_a_word_in_time_it_goes_on_at_once(
+def test_training_continues_at_once_after_a_review(
     home: Path,
     tmp_path: Path,
     spool_events: ReadSpool,
@@ -71,7 +71,7 @@ def test_with_a_word_in_time_it_goes_on_at_once(
     assert kinds(only(control_events())) == ["control_on"], "a review is not answered"
 
 
-def test_after_the_wait_a_page_that_is_not_mapped_says_what_follows(
+def test_after_the_wait_an_unmapped_page_has_the_next_phase(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status_page, "filesystem", lambda _: "overlay")
@@ -113,7 +113,7 @@ def test_a_learning_rate_is_changed_before_the_next_step(home: Path, tmp_path: P
     assert logged == [5e-5, 5e-5, 0.5, 0.5]
 
 
-def test_without_a_word_it_waits_once_and_again_after_one_has_come(
+def test_without_a_review_it_waits_once_and_again_after_a_late_review(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     late = {3: lambda _: deliver(review(0))}  # of an evaluation long ago
@@ -123,7 +123,7 @@ def test_without_a_word_it_waits_once_and_again_after_one_has_come(
     assert capsys.readouterr().err.count("no stopper has reviewed an evaluation") == 1
 
 
-def test_what_else_is_asked_for_waits_for_the_end_of_a_step(
+def test_other_commands_wait_for_the_end_of_a_step(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     asked = [Command("evaluate"), Command("log"), Command("save")]
@@ -149,7 +149,7 @@ def test_a_review_for_another_attempt_is_ignored(
     assert kinds(only(control_events())) == ["control_on"]
 
 
-def test_the_environment_has_the_last_word(
+def test_the_environment_overrides_the_argument(
     home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINESIDE_WAIT_FOR_STOPPER", "0")
@@ -159,7 +159,7 @@ def test_the_environment_has_the_last_word(
     assert data_of(only(spool_events())[0])["wait_for_stopper"] == 0
 
 
-def test_a_stop_that_has_to_wait_for_a_step_to_save_waits_for_that_step(
+def test_a_stop_that_must_wait_for_a_save_waits_for_the_next_step(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     """However often it is looked at while this one's evaluation waits for a word."""

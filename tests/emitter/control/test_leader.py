@@ -18,7 +18,7 @@ from tests.emitter.streams import data_of, only, open_publisher
 from tests.support.tiny_trainer import HookLog, trainer
 
 
-def test_a_stop_saves_and_ends_at_the_boundary(
+def test_a_stop_saves_and_ends_training_at_the_end_of_the_step(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     hook_log = HookLog()
@@ -50,7 +50,7 @@ def test_a_stop_without_saving_leaves_no_checkpoint(
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_save_evaluate_and_log_are_done_at_the_step_they_came(
+def test_save_evaluate_and_log_are_applied_at_the_step_they_arrive(
     home: Path, tmp_path: Path, control_events: ReadSpool, accumulation: int
 ) -> None:
     hook_log = HookLog()
@@ -75,7 +75,7 @@ def test_save_evaluate_and_log_are_done_at_the_step_they_came(
     ]
 
 
-def test_an_evaluation_without_a_dataset_is_refused_and_training_goes_on(
+def test_an_evaluation_without_a_dataset_is_rejected_and_training_continues(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, DeliverAt({2: [Command("evaluate")]}), LinesideCallback())
@@ -87,7 +87,7 @@ def test_an_evaluation_without_a_dataset_is_refused_and_training_goes_on(
     assert why(answers) == "the Trainer has no evaluation dataset"
 
 
-def test_a_stop_does_not_wait_for_ever_for_a_step_that_can_be_saved(
+def test_a_stop_waits_only_one_step_for_a_save(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     made = trainer(
@@ -109,7 +109,7 @@ def test_a_stop_does_not_wait_for_ever_for_a_step_that_can_be_saved(
     assert "without a checkpoint" in data_of(answers[-1])["why"]
 
 
-def test_a_save_waits_where_the_trainer_would_forget_it(
+def test_a_save_waits_a_step_where_the_trainer_would_reset_it(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     """With save_strategy="best" an evaluation decides anew whether its step is saved."""
@@ -164,7 +164,7 @@ def test_an_evaluation_that_may_be_the_best_is_saved(
     assert Path(made.state.best_model_checkpoint).exists()
 
 
-def test_of_two_rates_the_one_that_expired_takes_nobodys_place(
+def test_an_expired_rate_supersedes_no_other(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     late = Command("set_lr", {"lr": 0.5}, expires_at=time.time() - 1)
@@ -173,7 +173,7 @@ def test_of_two_rates_the_one_that_expired_takes_nobodys_place(
     assert outcomes(only(control_events())) == [("set_lr", "applied", 2), ("set_lr", "expired", 2)]
 
 
-def test_a_training_that_fails_refuses_what_waited_once_the_next_begins(
+def test_commands_of_a_failed_training_are_rejected_when_the_next_begins(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     class Failing(TrainerCallback):
@@ -193,7 +193,7 @@ def test_a_training_that_fails_refuses_what_waited_once_the_next_begins(
     assert outcomes(second) == []
 
 
-def test_a_changed_learning_rate_scales_what_is_to_come(
+def test_a_changed_learning_rate_scales_the_rest_of_the_schedule(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     def rates(*asked: Any) -> list[float]:
@@ -240,7 +240,7 @@ def test_a_changed_learning_rate_survives_a_resume(home: Path, tmp_path: Path) -
     assert max(rates(again).values()) > 0.1
 
 
-def test_a_command_is_applied_once_however_often_it_comes(
+def test_a_command_that_arrives_twice_is_applied_once(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     hook_log = HookLog()
@@ -251,9 +251,7 @@ def test_a_command_is_applied_once_however_often_it_comes(
     assert outcomes(only(control_events())) == [("save", "applied", 1)]
 
 
-def test_one_that_comes_too_late_expires(
-    home: Path, tmp_path: Path, control_events: ReadSpool
-) -> None:
+def test_a_late_command_expires(home: Path, tmp_path: Path, control_events: ReadSpool) -> None:
     late = Command("stop", expires_at=time.time() - 1)
     made = trainer(tmp_path, DeliverAt({2: [late]}), LinesideCallback())
     made.train()
@@ -261,7 +259,7 @@ def test_one_that_comes_too_late_expires(
     assert outcomes(only(control_events())) == [("stop", "expired", 2)]
 
 
-def test_one_that_is_meant_for_another_attempt_is_refused(
+def test_a_command_for_another_attempt_is_rejected(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     class AskingBoth(TrainerCallback):
@@ -278,7 +276,7 @@ def test_one_that_is_meant_for_another_attempt_is_refused(
     assert why(answers).startswith("it was meant for attempt an-earlier-one, and this is ")
 
 
-def test_what_is_no_command_is_refused_and_does_no_harm(
+def test_invalid_commands_are_rejected_and_harmless(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     good = Command("save").to_data()
@@ -306,7 +304,7 @@ def test_what_is_no_command_is_refused_and_does_no_harm(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_one_that_is_pending_when_training_ends_is_told_so(
+def test_a_command_that_waits_when_training_ends_is_rejected(
     home: Path,
     tmp_path: Path,
     control_events: ReadSpool,
@@ -328,7 +326,7 @@ def test_one_that_is_pending_when_training_ends_is_told_so(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_that_no_more_are_taken_is_seen_outside_once_training_has_ended(
+def test_the_page_shows_after_training_that_no_commands_are_taken(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(status_page, "filesystem", lambda _: kind)
@@ -348,7 +346,7 @@ def test_that_no_more_are_taken_is_seen_outside_once_training_has_ended(
     assert fields.closed
 
 
-def test_each_training_takes_its_own_commands(
+def test_each_training_applies_its_own_commands(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     delivery = DeliverAt({2: [Command("stop", {"save": False})]})
@@ -361,7 +359,7 @@ def test_each_training_takes_its_own_commands(
     assert outcomes(second) == [("save", "applied", 1)]
 
 
-def test_several_processes_that_cannot_agree_refuse_everything(
+def test_processes_that_cannot_agree_reject_every_command(
     home: Path, tmp_path: Path, control_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flag set on one rank aborts or hangs the others."""

@@ -52,7 +52,7 @@ def run(made: Any, schedule: Any, steps: int) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("name", SCALABLE)
-def test_all_that_is_to_come_is_scaled(name: str) -> None:
+def test_the_rest_of_the_schedule_is_scaled(name: str) -> None:
     plain = optimizer()
     expected = run(plain, SCALABLE[name](plain), 12)
     made = optimizer()
@@ -68,7 +68,7 @@ def test_all_that_is_to_come_is_scaled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCALABLE)
-def test_a_checkpoint_keeps_it(name: str) -> None:
+def test_a_checkpoint_keeps_the_changed_rate(name: str) -> None:
     made = optimizer()
     schedule = SCALABLE[name](made)
     run(made, schedule, 4)
@@ -82,7 +82,7 @@ def test_a_checkpoint_keeps_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_schedule_that_may_not_keep_it_is_refused(name: str) -> None:
+def test_a_schedule_that_may_not_keep_the_rate_is_refused(name: str) -> None:
     made = optimizer()
     schedule = OTHERS[name](made)
     there = [group["lr"] for group in made.param_groups]
@@ -91,7 +91,7 @@ def test_a_schedule_that_may_not_keep_it_is_refused(name: str) -> None:
     assert [group["lr"] for group in made.param_groups] == there
 
 
-def test_a_rate_of_zero_has_no_scale() -> None:
+def test_a_rate_of_zero_cannot_be_scaled() -> None:
     made = optimizer()
     schedule = torch_schedules.LambdaLR(made, lambda _: 0.0)
     with pytest.raises(
@@ -100,7 +100,7 @@ def test_a_rate_of_zero_has_no_scale() -> None:
         learning_rate.prepare(made, schedule, 0.5)()
 
 
-def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
+def test_a_tensor_rate_is_changed_in_place() -> None:
     made = optimizer(torch.tensor(0.1))
     tensor = made.param_groups[0]["lr"]
     learning_rate.prepare(made, None, 0.5)()
@@ -109,6 +109,6 @@ def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
 
 
 @pytest.mark.parametrize("odd", [None, object()])
-def test_what_has_no_rate_is_refused(odd: object) -> None:
+def test_an_optimizer_without_a_rate_is_refused(odd: object) -> None:
     with pytest.raises(learning_rate.CannotChangeRate, match="has no parameter groups"):
         learning_rate.prepare(odd, None, 0.5)()

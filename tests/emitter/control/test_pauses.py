@@ -18,7 +18,7 @@ from tests.emitter.streams import close_all, only
 from tests.support.tiny_trainer import HookLog, trainer
 
 
-def test_a_pause_holds_until_it_is_resumed(
+def test_a_pause_lasts_until_resume(
     home: Path, tmp_path: Path, control_events: ReadSpool, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, DeliverAt({2: [Command("pause")]}), LinesideCallback())
@@ -39,7 +39,7 @@ def test_a_pause_holds_until_it_is_resumed(
     assert steps == [1, 2, 3, 4]
 
 
-def test_what_is_asked_for_in_a_pause_is_done_and_the_pause_goes_on(
+def test_commands_in_a_pause_are_applied_and_the_pause_continues(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     hook_log = HookLog()
@@ -98,9 +98,7 @@ def test_an_interrupt_ends_a_pause(home: Path, tmp_path: Path, control_events: R
 
 
 @pytest.mark.parametrize("call", ["evaluate", "log"])
-def test_what_a_script_does_after_an_interrupted_pause_is_not_held_up(
-    home: Path, tmp_path: Path, call: str
-) -> None:
+def test_after_an_interrupted_pause_nothing_waits(home: Path, tmp_path: Path, call: str) -> None:
     made = trainer(tmp_path, DeliverAt({2: [Command("pause")]}), LinesideCallback())
     thread = while_paused(_thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
@@ -112,9 +110,7 @@ def test_what_a_script_does_after_an_interrupted_pause_is_not_held_up(
         made.evaluate()
 
 
-def test_an_evaluation_that_fails_in_a_pause_holds_nothing_up_afterwards(
-    home: Path, tmp_path: Path
-) -> None:
+def test_after_a_failed_evaluation_in_a_pause_nothing_waits(home: Path, tmp_path: Path) -> None:
     class Failing(TrainerCallback):
         def on_prediction_step(self, *_: Any, **__: Any) -> None:
             if self.fails:
@@ -132,7 +128,7 @@ def test_an_evaluation_that_fails_in_a_pause_holds_nothing_up_afterwards(
     made.evaluate()
 
 
-def test_a_pause_ends_by_itself_when_it_was_asked_to(
+def test_a_pause_with_a_duration_ends_by_itself(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     made = trainer(
@@ -144,7 +140,7 @@ def test_a_pause_ends_by_itself_when_it_was_asked_to(
     assert made.state.global_step == 4
 
 
-def test_a_pause_waits_for_what_its_step_is_to_do(
+def test_a_pause_begins_after_the_work_of_its_step(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     there: list[bool] = []
@@ -159,7 +155,7 @@ def test_a_pause_waits_for_what_its_step_is_to_do(
     assert there == [True]
 
 
-def test_a_pause_goes_on_over_a_dict_of_datasets(
+def test_a_pause_continues_after_the_evaluation_of_several_datasets(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     hook_log = HookLog()
@@ -176,7 +172,7 @@ def test_a_pause_goes_on_over_a_dict_of_datasets(
     assert evaluated == [2]
 
 
-def test_a_pause_outlives_what_the_trainer_does_not_do(
+def test_a_pause_continues_if_the_trainer_skips_what_it_was_asked_for(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     class Refusing(TrainerCallback):

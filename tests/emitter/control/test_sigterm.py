@@ -59,7 +59,7 @@ def send() -> None:
     signal.raise_signal(TERM)
 
 
-def test_the_first_saves_and_stops_and_is_told_as_a_command(
+def test_the_first_sigterm_saves_and_stops_and_is_published_as_a_command(
     home: Path, tmp_path: Path, control_events: ReadSpool, received: list[int]
 ) -> None:
     made = trainer(tmp_path, At({3: send}), LinesideCallback(stop_on_sigterm=True))
@@ -80,7 +80,7 @@ def test_the_first_saves_and_stops_and_is_told_as_a_command(
     assert events[3].step == 3
 
 
-def test_that_it_stops_is_seen_outside_at_once_in_a_page_that_is_not_mapped_too(
+def test_a_requested_stop_is_visible_at_once_even_in_an_unmapped_page(
     home: Path, tmp_path: Path, received: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another SIGTERM would end it in the middle of the save."""
@@ -101,7 +101,7 @@ def test_that_it_stops_is_seen_outside_at_once_in_a_page_that_is_not_mapped_too(
     ("argument", "variable", "is_on"),
     [(False, None, False), (True, None, True), (False, "1", True), (True, "0", False)],
 )
-def test_the_environment_has_the_last_word(
+def test_the_environment_overrides_the_argument(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,7 +116,7 @@ def test_the_environment_has_the_last_word(
     assert made.state.global_step == (2 if is_on else 4)
 
 
-def test_two_at_once_are_one_and_a_later_one_is_the_scripts(
+def test_two_sigterms_at_once_count_as_one_and_a_later_one_goes_to_the_script(
     home: Path, tmp_path: Path, received: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def thrice() -> None:
@@ -132,7 +132,9 @@ def test_two_at_once_are_one_and_a_later_one_is_the_scripts(
     assert received == [TERM, TERM]
 
 
-def test_one_in_a_pause_ends_it(home: Path, tmp_path: Path, control_events: ReadSpool) -> None:
+def test_a_sigterm_in_a_pause_ends_training(
+    home: Path, tmp_path: Path, control_events: ReadSpool
+) -> None:
     delivery = DeliverAt({2: [Command("pause")]})
     made = trainer(tmp_path, delivery, LinesideCallback(stop_on_sigterm=True))
     thread = while_paused(lambda: os.kill(os.getpid(), TERM))
@@ -142,7 +144,7 @@ def test_one_in_a_pause_ends_it(home: Path, tmp_path: Path, control_events: Read
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
-def test_one_in_a_pause_that_cannot_save_ends_it_without(
+def test_a_sigterm_in_a_pause_that_cannot_save_ends_training_without(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
     """After its evaluation the Trainer decides whether the step is the best, and saved."""
@@ -168,7 +170,7 @@ def test_one_in_a_pause_that_cannot_save_ends_it_without(
 
 
 @pytest.mark.parametrize("at_a_prompt", [False, True])
-def test_what_the_process_trains_afterwards_is_stopped_too(
+def test_a_later_training_of_the_process_is_stopped_too(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_prompt: bool
 ) -> None:
     if at_a_prompt:
@@ -183,9 +185,7 @@ def test_what_the_process_trains_afterwards_is_stopped_too(
     assert asked == [not at_a_prompt, True], "whoever passes a signal on is to see it"
 
 
-def test_in_a_training_loop_that_was_put_in_place_of_the_trainers_it_is_one(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_replaced_training_loop_counts_as_training(home: Path, tmp_path: Path) -> None:
     class Fast(Trainer):
         """As Unsloth does it."""
 
@@ -209,7 +209,7 @@ class Refusing:
         self.on_refused = on_refused
 
 
-def test_one_whose_stop_is_refused_does_what_it_would_have_done(home: Path) -> None:
+def test_a_sigterm_whose_stop_is_refused_has_its_usual_effect(home: Path) -> None:
     executor, run = Refusing(), start_run()
     fields = publisher_of(run).fields
 
@@ -229,7 +229,7 @@ def test_one_whose_stop_is_refused_does_what_it_would_have_done(home: Path) -> N
     run.finish()
 
 
-def test_a_forked_child_is_ended_as_ever(home: Path, tmp_path: Path) -> None:
+def test_a_sigterm_ends_a_forked_child(home: Path, tmp_path: Path) -> None:
     own = signal.signal(TERM, signal.SIG_DFL)
     ended: list[int] = []
 
@@ -251,7 +251,7 @@ def test_a_forked_child_is_ended_as_ever(home: Path, tmp_path: Path) -> None:
     assert signal.signal(TERM, own) == signal.SIG_DFL
 
 
-def test_after_an_exception_the_scripts_handler_is_back(home: Path, tmp_path: Path) -> None:
+def test_after_an_exception_the_handler_of_the_script_is_back(home: Path, tmp_path: Path) -> None:
     def fail() -> None:
         raise ValueError("x")
 
@@ -260,7 +260,7 @@ def test_after_an_exception_the_scripts_handler_is_back(home: Path, tmp_path: Pa
         made.train()
 
 
-def test_it_is_put_back_although_the_end_cannot_be_published(
+def test_the_handler_is_put_back_if_the_end_cannot_be_published(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: list[int]
 ) -> None:
     def fail(state: Any) -> None:
@@ -287,7 +287,7 @@ def test_a_handler_that_the_script_sets_meanwhile_stays(home: Path, tmp_path: Pa
     signal.signal(TERM, before)
 
 
-def test_in_another_thread_training_goes_on_without_it(home: Path, tmp_path: Path) -> None:
+def test_training_in_another_thread_has_no_handler(home: Path, tmp_path: Path) -> None:
     made = trainer(tmp_path, LinesideCallback(stop_on_sigterm=True))
     thread = threading.Thread(target=made.train)
     thread.start()

@@ -17,7 +17,7 @@ COMMANDS = 60
 
 @pytest.mark.fault
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_sixty_commands_are_followed_by_all_ranks_alike(job: Job, ranks: int) -> None:
+def test_all_ranks_apply_sixty_commands_alike(job: Job, ranks: int) -> None:
     chance = random.Random()
     job.start(ranks, accumulation=chance.choice([1, 3]), seed=chance.randrange(1_000_000))
     sent: list[Command] = []
@@ -42,7 +42,7 @@ def test_sixty_commands_are_followed_by_all_ranks_alike(job: Job, ranks: int) ->
         assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint, path
 
 
-def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job: Job) -> None:
+def test_a_rank_without_the_callback_turns_control_off_and_training_continues(job: Job) -> None:
     job.start(2, without=[1], steps=60)
     refused = job.run_command("save")
     assert refused.state == "rejected"
@@ -52,14 +52,14 @@ def test_a_rank_without_the_callback_turns_control_off_and_training_goes_on(job:
     assert "commands are off" in job.log
 
 
-def test_a_rank_0_that_takes_long_to_begin_is_waited_for(job: Job) -> None:
+def test_the_other_ranks_wait_for_a_slow_rank_0(job: Job) -> None:
     job.start(2, sets_up=7.0)
     stopped = job.run_command("stop", save=False)
     assert stopped.state == "applied"
     assert [one["steps"] for one in job.end()] == [stopped.step] * 2
 
 
-def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
+def test_a_command_that_one_rank_cannot_apply_is_rejected_and_a_pause_outlasts_a_timeout(
     job: Job,
 ) -> None:
     job.start(2, timeout=4, no_evaluation=[1], logs_on_main=True, logging_steps=1)
@@ -86,7 +86,7 @@ def test_what_one_rank_cannot_do_none_does_and_a_pause_outlasts_a_timeout(
         assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
 
 
-def test_a_launcher_that_is_frozen_holds_no_rank_up(job: Job) -> None:
+def test_a_frozen_launcher_delays_no_rank(job: Job) -> None:
     job.start(2, steps=300, store_in_launcher=True)
     assert job.run_command("pause").state == "applied"
     job.freeze()  # which ends the pause, as nobody could ask for that any more
@@ -97,7 +97,7 @@ def test_a_launcher_that_is_frozen_holds_no_rank_up(job: Job) -> None:
 
 
 @pytest.mark.fault
-def test_a_rank_killed_while_commands_are_under_way_leaves_the_ranks_agreed(job: Job) -> None:
+def test_ranks_agree_after_one_is_killed_during_commands(job: Job) -> None:
     chance = random.Random()
     job.start(2, restarts=1, save_steps=10, seed=chance.randrange(1_000_000))
     job.run_command("log")
@@ -120,7 +120,7 @@ def test_a_rank_killed_while_commands_are_under_way_leaves_the_ranks_agreed(job:
     assert len(log["control"]) - len(log["rank1"]) <= 1
 
 
-def test_ranks_stop_at_the_very_evaluation_on_which_they_wait_for_a_word(job: Job) -> None:
+def test_ranks_stop_at_the_evaluation_at_which_they_wait(job: Job) -> None:
     job.start(2, eval_steps=5, waits=60.0)
     with Reader(job.broker.address, start=START, streams=["ranks/rank0"]) as reader:
         for _ in range(3):

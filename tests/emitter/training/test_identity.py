@@ -50,17 +50,19 @@ def test_new_run_ids_are_readable_and_valid(hint: str, start: str) -> None:
     assert new_run_id(hint) != run
 
 
-def test_a_slug_of_nothing_is_nothing() -> None:
+def test_a_slug_of_an_empty_text_is_empty() -> None:
     assert slug("///") == ""
 
 
-def test_attempts_of_one_process_sort_by_their_beginning() -> None:
+def test_attempts_of_one_process_sort_by_their_start() -> None:
     settings = Settings.from_env({"HOME": "/h"})
     attempts = [new_identity(settings, RankInfo(), run="r").attempt for _ in range(20)]
     assert attempts == sorted(set(attempts))
 
 
-def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_set_back_does_not_delay_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     names = iter(["20261121T235959.999-ffff", "20261121T225959.999-0000"])
     monkeypatch.setattr(identity, "new_attempt", lambda: next(names))
     monkeypatch.setattr(identity, "_last_attempt", "")
@@ -70,7 +72,7 @@ def test_a_clock_that_was_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyP
     assert re.fullmatch(r"20261122T000000\.000-[0-9a-f]{4}", after)
 
 
-def test_the_environment_has_the_last_word_on_names(tmp_path: Path) -> None:
+def test_the_environment_overrides_names(tmp_path: Path) -> None:
     env = {"LINESIDE_HOME": str(tmp_path)}
     named = new_identity(Settings.from_env(env), RankInfo(), run="r", name="n", project="p")
     assert (named.name, named.project) == ("n", "p")
@@ -97,11 +99,11 @@ def test_a_stream_is_named_by_run_rank_and_attempt() -> None:
         {STATE_KEY: {"run_id": "../../x"}},
     ],
 )
-def test_a_checkpoint_without_a_usable_mark_says_nothing(callbacks: object) -> None:
+def test_a_checkpoint_without_a_valid_identity_yields_none(callbacks: object) -> None:
     assert read_checkpoint_state(callbacks) == {}
 
 
-def test_a_mark_is_read_as_it_was_written() -> None:
+def test_a_checkpoint_state_is_read_as_it_was_written() -> None:
     assert read_checkpoint_state({STATE_KEY: ME.checkpoint_state()}) == ME.checkpoint_state()
     assert (
         read_checkpoint_state({STATE_KEY: ME.checkpoint_state() | {"later": 1}})
@@ -109,7 +111,7 @@ def test_a_mark_is_read_as_it_was_written() -> None:
     )
 
 
-def test_without_torch_distributed_the_environment_says_where_we_are(
+def test_without_torch_distributed_ranks_come_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert RankInfo.from_env() == RankInfo(0, 1, 0)
@@ -120,7 +122,7 @@ def test_without_torch_distributed_the_environment_says_where_we_are(
     assert RankInfo.from_env().rank == 0
 
 
-def test_without_a_store_nobody_is_told_and_nothing_heard() -> None:
+def test_without_a_store_no_identity_is_published_or_received() -> None:
     alone = RunSync("loop")
     alone.publish(ME)
     assert alone.receive(RankInfo(rank=1), 0.1) is None
@@ -141,7 +143,9 @@ def _run_sync(monkeypatch: pytest.MonkeyPatch, count: int) -> RunSync:
     return RunSync("train")
 
 
-def test_what_rank_0_tells_the_others_hear(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_receive_what_rank_0_publishes(
+    group: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert RankInfo.from_env() == RankInfo(0, 1, 0)
     there = RankInfo(rank=2, world_size=4, local_rank=2)
     theirs = _run_sync(monkeypatch, 5)
@@ -155,13 +159,15 @@ def test_what_rank_0_tells_the_others_hear(group: object, monkeypatch: pytest.Mo
     assert _run_sync(monkeypatch, 5).receive(there, 0) is None, "the restarted job"
 
 
-def test_nonsense_in_the_store_is_not_heard(group: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_values_in_the_store_are_ignored(
+    group: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = torch.distributed.distributed_c10d._get_default_store()
     store.set("lineside/0/train/1", "{}")
     assert _run_sync(monkeypatch, 1).receive(RankInfo(rank=1), 0) is None
 
 
-def test_a_job_of_one_rank_asks_its_store_for_nothing(
+def test_a_job_of_one_rank_does_not_use_its_store(
     group: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _run_sync(monkeypatch, 7).publish(new_identity(Settings.from_env(), RankInfo(), run="r"))
@@ -277,7 +283,7 @@ def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
     }
 
 
-def test_a_failing_rank_tells_its_own_cause(home: Path) -> None:
+def test_a_failing_rank_publishes_its_own_error(home: Path) -> None:
     done = _torchrun(home, "fails")
     assert done.returncode != 0
     [ended] = [e for s, e in _streams(home, "fails").items() if s.startswith("rank1")]

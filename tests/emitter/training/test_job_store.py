@@ -29,7 +29,7 @@ ended = time.monotonic()
 """
 
 
-def test_a_process_ends_in_time_however_many_stores_it_asked_and_are_frozen() -> None:
+def test_a_process_with_several_frozen_stores_ends_in_time() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", EXIT], capture_output=True, text=True, check=True, timeout=60
     )
@@ -37,7 +37,7 @@ def test_a_process_ends_in_time_however_many_stores_it_asked_and_are_frozen() ->
     assert float(ended.stdout) < 6  # 2 s, and not 2 s for each
 
 
-def test_a_store_that_was_silent_is_asked_again_once_it_has_answered(
+def test_a_store_is_used_again_once_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = FakeJobStore()

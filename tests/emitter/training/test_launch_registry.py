@@ -52,7 +52,7 @@ def test_without_a_launcher_nothing_is_written(
     assert launch_registry.read(tmp_path) == []
 
 
-def test_a_launcher_that_is_gone_does_not_disturb_training(
+def test_a_missing_launcher_does_not_disturb_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(launch_registry.FOLDER_VARIABLE, str(tmp_path / "gone"))
@@ -60,6 +60,6 @@ def test_a_launcher_that_is_gone_does_not_disturb_training(
     assert launch_registry.read(tmp_path / "gone") == []
 
 
-def test_lines_that_are_no_stream_are_left_out(tmp_path: Path) -> None:
+def test_invalid_lines_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "streams").write_bytes(b"../../etc\n" + str(FIRST).encode() + b"\n\xff\xfe\n")
     assert launch_registry.read(tmp_path) == [FIRST]

@@ -55,13 +55,13 @@ def open_database(user: str) -> None:
     raise ValueError(f"cannot open postgres://{user}@db")
 
 
-def test_a_part_that_fails_is_absent_and_the_rest_is_there() -> None:
+def test_a_part_that_fails_is_left_out() -> None:
     assert metadata.collect({"a": fail, "b": lambda: 1, "c": lambda: None}) == {"b": 1}
     with pytest.raises(KeyboardInterrupt):
         metadata.collect({"a": interrupt})
 
 
-def test_the_process_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_facts_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--hub_token", "mine"])
     monkeypatch.setenv("HF_TOKEN", "mine")
     facts = metadata.process_facts()
@@ -70,7 +70,7 @@ def test_the_process_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     assert "mine" not in str(facts)
 
 
-def test_versions_are_those_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_those_of_loaded_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     facts = metadata.version_facts()
     assert facts["torch"] == torch.__version__
@@ -78,7 +78,7 @@ def test_versions_are_those_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -
     assert "peft" not in facts
 
 
-def test_arguments_are_read_with_secrets_hidden_and_left_as_they_are() -> None:
+def test_arguments_are_redacted_and_not_changed() -> None:
     nested = {"token": "mine", "dtype": torch.bfloat16}
     args = Arguments(hub_token="mine", model_init_kwargs=nested)  # noqa: S106
     facts = metadata.collect({"args": lambda: metadata.argument_facts(args)})["args"]
@@ -101,7 +101,7 @@ def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
     assert facts["hub_token"] == REDACTED
 
 
-def test_arguments_of_no_dataclass_are_read_too() -> None:
+def test_arguments_that_are_no_dataclass_are_read() -> None:
     assert metadata.argument_facts(SimpleNamespace(a=1)) == {"a": 1}
 
 
@@ -117,7 +117,7 @@ def test_a_model_is_counted_and_described() -> None:
     assert "peft" not in facts
 
 
-def test_a_model_that_is_no_transformer_is_described_as_far_as_it_goes() -> None:
+def test_a_model_of_plain_torch_is_described() -> None:
     assert metadata.model_facts(torch.nn.Linear(2, 3)) == {
         "class": "Linear",
         "mro": ["Linear", "Module"],
@@ -126,14 +126,14 @@ def test_a_model_that_is_no_transformer_is_described_as_far_as_it_goes() -> None
     }
 
 
-def test_a_shard_is_not_counted_as_a_model() -> None:
+def test_the_parameters_of_a_shard_are_not_counted() -> None:
     class FullyShardedDataParallel(torch.nn.Linear):
         pass
 
     assert "parameters" not in metadata.model_facts(FullyShardedDataParallel(1, 1))
 
 
-def test_parameters_that_hide_their_size_are_counted_right() -> None:
+def test_sharded_and_packed_parameters_are_counted_in_full() -> None:
     class Params4bit(torch.nn.Parameter):
         pass
 
@@ -145,14 +145,14 @@ def test_parameters_that_hide_their_size_are_counted_right() -> None:
     assert (facts["parameters"], facts["trainable_parameters"]) == (16 + 1_000, 1_000)
 
 
-def test_peft_adapters_are_told() -> None:
+def test_peft_adapters_are_described() -> None:
     adapter = SimpleNamespace(to_dict=lambda: {"r": 8, "target_modules": {"q", "v"}})
     facts = metadata.model_facts(SimpleNamespace(peft_config={"default": adapter}, config={"a": 1}))
     assert sorted(facts["peft"]["default"]["target_modules"]) == ["q", "v"]
     assert facts["config"] == {"a": 1}
 
 
-def test_loaders_are_measured_and_never_iterated() -> None:
+def test_loaders_are_described_and_never_iterated() -> None:
     known = torch.utils.data.DataLoader([1, 2, 3], batch_size=2)
     assert metadata.loader_facts(known) == {
         "class": "DataLoader",
@@ -166,7 +166,7 @@ def test_loaders_are_measured_and_never_iterated() -> None:
     assert endless == {"class": "DataLoader", "batch_size": 2, "workers": 0, "dataset": "Endless"}
 
 
-def test_a_processing_class_is_told_as_far_as_it_goes() -> None:
+def test_a_processing_class_is_described() -> None:
     tokenizer = SimpleNamespace(vocab_size=32, padding_side="left", model_max_length=int(1e30))
     assert metadata.processing_facts(tokenizer) == {
         "class": "SimpleNamespace",
@@ -176,7 +176,7 @@ def test_a_processing_class_is_told_as_far_as_it_goes() -> None:
     }
 
 
-def test_the_state_goes_out_without_its_history() -> None:
+def test_state_facts_leave_out_the_log_history() -> None:
     state = TrainerState(best_metric=math.inf, trial_params={"lr": 0.1}, log_history=[{"a": 1.0}])
     facts = metadata.state_facts(state)
     assert facts["best_metric"] == math.inf
@@ -185,7 +185,7 @@ def test_the_state_goes_out_without_its_history() -> None:
     assert metadata.state_facts(SimpleNamespace(max_steps=3)) == {"max_steps": 3}
 
 
-def test_where_a_run_goes_on_from_is_told() -> None:
+def test_the_checkpoint_that_a_run_resumes_from_is_described() -> None:
     assert metadata.resumed_from(TrainerState()) is None
     bare = TrainerState(global_step=5)
     assert metadata.resumed_from(bare) == {"run": None, "attempt": None, "step": 5}
@@ -211,7 +211,7 @@ def test_a_checkpoint_is_named_by_its_absolute_path(
     assert metadata.checkpoint_path(args, state) == str(expected)
 
 
-def test_an_error_is_told_with_its_traceback_and_without_secrets() -> None:
+def test_error_facts_have_the_traceback_and_no_secrets() -> None:
     with pytest.raises(ValueError, match="cannot open") as raised:
         open_database("me:pw")
     facts, line = error_facts(raised.value), one_line(raised.value)
@@ -224,7 +224,7 @@ def test_an_error_is_told_with_its_traceback_and_without_secrets() -> None:
     assert error_facts(None) is None
 
 
-def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
+def test_an_error_that_cannot_be_printed_is_described_by_its_class() -> None:
     class Broken(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -235,7 +235,7 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
     assert facts["type"].endswith("Broken")
 
 
-def test_ranks_that_do_not_lead_leave_out_what_is_equal() -> None:
+def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
     state = TrainerState()
     given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
     leading = metadata.trainer_facts(Arguments(), state, given, is_rank_0=True)

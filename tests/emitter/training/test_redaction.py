@@ -50,7 +50,7 @@ HUB = "hf_" + "aB3" * 11
         "cookie",
     ],
 )
-def test_names_of_secrets_are_known(name: str) -> None:
+def test_names_of_secrets_are_recognised(name: str) -> None:
     assert is_secret_name(name)
 
 
@@ -81,11 +81,11 @@ def test_names_of_secrets_are_known(name: str) -> None:
         "secretary_name",
     ],
 )
-def test_other_names_are_not_taken_for_secrets(name: str) -> None:
+def test_other_names_are_not_secret(name: str) -> None:
     assert not is_secret_name(name)
 
 
-def test_secrets_are_hidden_at_every_depth() -> None:
+def test_secrets_are_redacted_at_every_depth() -> None:
     given: dict[str, Any] = {
         "model_init_kwargs": {"token": "mine", "dtype": "bfloat16", "deep": [{"api_key": "k"}]},
         "hub_token": "mine",
@@ -108,7 +108,7 @@ def test_secrets_are_hidden_at_every_depth() -> None:
     assert given["model_init_kwargs"]["deep"] == [{"api_key": "k"}]
 
 
-def test_whether_there_is_a_secret_is_no_secret() -> None:
+def test_switches_and_empty_values_are_not_redacted() -> None:
     given: dict[str, Any] = {
         "hub_token": None,
         "use_auth_token": True,
@@ -138,7 +138,7 @@ def test_whether_there_is_a_secret_is_no_secret() -> None:
         ("tiny-gpt2 at /data/run", "tiny-gpt2 at /data/run"),
     ],
 )
-def test_secrets_are_found_in_text(text: str, expected: str) -> None:
+def test_secrets_in_a_text_are_redacted(text: str, expected: str) -> None:
     hidden = redact_text(text)
     if text.startswith("Authorization"):
         assert "abc" not in hidden
@@ -147,13 +147,13 @@ def test_secrets_are_found_in_text(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["a", "a.", "a://", "a:", 'a="', "eyJ", "\\", "=", "token"])
-def test_no_text_takes_long(piece: str) -> None:
+def test_redacting_a_long_text_is_fast(piece: str) -> None:
     started = time.perf_counter()
     redact_text(piece * 20_000)
     assert time.perf_counter() - started < 2
 
 
-def test_a_command_line_keeps_all_but_its_secrets() -> None:
+def test_only_the_secrets_of_a_command_line_are_redacted() -> None:
     argv = [
         "train.py",
         "--hub_token",
@@ -195,9 +195,9 @@ def test_a_command_line_keeps_all_but_its_secrets() -> None:
         ("use sk_live_abcdefghijklmnop1234", "use <redacted>"),
     ],
 )
-def test_signed_addresses_headers_and_live_keys_are_hidden(text: str, kept: str) -> None:
+def test_signed_urls_headers_and_live_keys_are_redacted(text: str, kept: str) -> None:
     assert redact_text(text) == kept
 
 
-def test_a_header_given_as_a_pair_is_hidden() -> None:
+def test_a_header_given_as_a_pair_is_redacted() -> None:
     assert redact([["x-api-key", "q"], ["lr", 1]]) == [["x-api-key", REDACTED], ["lr", 1]]

@@ -61,7 +61,7 @@ def test_a_loop_publishes_what_it_logs(home: Path, spool_events: ReadSpool) -> N
     assert counters["hook_ns"] > 0
 
 
-def test_a_run_knows_its_names_and_the_page_where_it_is(home: Path) -> None:
+def test_a_run_has_its_ids_and_its_status_page(home: Path) -> None:
     run = start_run(run_id="mine")
     page = page_of(run)
     assert run.id == "mine"
@@ -76,14 +76,16 @@ def test_a_run_knows_its_names_and_the_page_where_it_is(home: Path) -> None:
     assert PHASES[page.fields[PHASE]] == "finished"
 
 
-def test_a_second_start_goes_on_in_a_new_attempt(home: Path, spool_events: ReadSpool) -> None:
+def test_a_second_start_continues_the_run_in_a_new_attempt(
+    home: Path, spool_events: ReadSpool
+) -> None:
     for _ in range(2):
         start_run(run_id="mine").finish()
     assert {stream.split("/")[0] for stream in spool_events()} == {"mine"}
     assert len(spool_events()) == 2
 
 
-def test_a_finished_run_takes_no_more(home: Path, spool_events: ReadSpool) -> None:
+def test_a_finished_run_publishes_nothing_more(home: Path, spool_events: ReadSpool) -> None:
     run = start_run()
     run.finish()
     run.finish()
@@ -92,12 +94,14 @@ def test_a_finished_run_takes_no_more(home: Path, spool_events: ReadSpool) -> No
     assert [event.kind for event in only(spool_events())] == ["run_start", "run_end"]
 
 
-def test_the_environment_has_the_last_word(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_argument(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LINESIDE_RUN_ID", "theirs")
     assert start_run(run_id="mine").id == "theirs"
 
 
-def test_the_launcher_is_told_the_stream(
+def test_the_stream_is_registered_with_the_launcher(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(launch_registry.FOLDER_VARIABLE, str(tmp_path))
@@ -105,7 +109,7 @@ def test_the_launcher_is_told_the_stream(
     assert launch_registry.read(tmp_path) == [publisher_of(run).identity.stream]
 
 
-def test_an_exception_ends_the_run_with_its_cause(home: Path, spool_events: ReadSpool) -> None:
+def test_an_exception_ends_the_run_and_is_published(home: Path, spool_events: ReadSpool) -> None:
     def train() -> None:
         with start_run():
             raise ValueError("no more data")
@@ -123,7 +127,7 @@ def test_an_exception_ends_the_run_with_its_cause(home: Path, spool_events: Read
 
 
 @pytest.mark.parametrize(("code", "how"), [(0, "exit"), (None, "exit"), (3, "exception")])
-def test_leaving_by_sys_exit_is_an_error_only_with_a_code(
+def test_sys_exit_is_an_error_only_with_a_code(
     home: Path, spool_events: ReadSpool, code: int | None, how: str
 ) -> None:
     with pytest.raises(SystemExit), start_run():
@@ -131,9 +135,7 @@ def test_leaving_by_sys_exit_is_an_error_only_with_a_code(
     assert (only(spool_events())[-1].data or {})["how"] == how
 
 
-def test_a_run_that_is_closed_takes_nothing_from_the_trainer_either(
-    home: Path, spool_events: ReadSpool
-) -> None:
+def test_a_closed_run_ignores_the_hooks_of_a_trainer(home: Path, spool_events: ReadSpool) -> None:
     publisher = publisher_of(start_run())
     publisher.close("exit")
     publisher.close("exit")
@@ -145,7 +147,9 @@ def test_a_run_that_is_closed_takes_nothing_from_the_trainer_either(
     assert [event.kind for event in only(spool_events())] == ["run_start", "run_end"]
 
 
-def test_a_stamp_starts_a_shipper_again_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_update_starts_a_shipper_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publisher = publisher_of(start_run())
     asked: list[int] = []
     monkeypatch.setattr(publisher._shipper_starter, "ensure", lambda: asked.append(1))
@@ -156,7 +160,7 @@ def test_a_stamp_starts_a_shipper_again_too(home: Path, monkeypatch: pytest.Monk
     assert len(asked) == 3
 
 
-def test_importing_loads_no_library_of_others(tmp_path: Path) -> None:
+def test_importing_the_emitter_loads_no_other_library(tmp_path: Path) -> None:
     body = """
         import sys
         import lineside.emitter

@@ -20,7 +20,7 @@ from tests.emitter.streams import only
 from tests.emitter.training.loops import publisher_of, script
 
 
-def test_an_exception_that_ends_the_process_is_its_cause(
+def test_an_exception_that_ends_the_process_is_published(
     home: Path, spool_events: ReadSpool
 ) -> None:
     done = script(home, "start_run()\n1 / 0")
@@ -64,7 +64,7 @@ def test_the_end_of_the_process_ends_the_run(
         ),
     ],
 )
-def test_what_ends_the_process_ended_no_training_that_was_over_before(
+def test_the_error_that_ends_the_process_is_not_that_of_a_training_that_ended_before(
     home: Path, spool_events: ReadSpool, over: str, more: str, how: dict[str, str]
 ) -> None:
     script(
@@ -85,7 +85,7 @@ def test_what_ends_the_process_ended_no_training_that_was_over_before(
     } == how
 
 
-def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its_events_are(
+def test_without_a_broker_the_process_ends_within_six_seconds_and_names_its_spool(
     home: Path,
 ) -> None:
     begun = time.monotonic()
@@ -99,7 +99,7 @@ def test_without_a_broker_the_process_ends_within_six_seconds_and_says_where_its
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
-def test_a_process_that_goes_at_once_waits_for_nothing_and_loses_nothing(
+def test_a_process_that_is_killed_waits_for_nothing_and_loses_nothing(
     home: Path, spool_events: ReadSpool, end: str
 ) -> None:
     begun = time.monotonic()
@@ -156,7 +156,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerPr
         yield process
 
 
-def test_with_a_broker_the_process_leaves_when_all_is_confirmed(
+def test_with_a_broker_the_process_ends_once_all_is_confirmed(
     broker: BrokerProcess, tmp_path: Path
 ) -> None:
     done = script(

@@ -75,7 +75,7 @@ def test_a_signal_handler_that_logs_neither_blocks_nor_mixes(
     assert len(fired) > 100
 
 
-def test_what_comes_in_the_middle_of_an_event_is_published_after_it(
+def test_an_event_during_another_event_is_published_after_it(
     home: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start_run()
@@ -99,7 +99,7 @@ def test_what_comes_in_the_middle_of_an_event_is_published_after_it(
     assert not run.is_open
 
 
-def test_a_mark_left_behind_by_an_exception_does_not_hold_events_for_ever(
+def test_an_exception_in_the_middle_of_an_event_does_not_hold_back_later_ones(
     home: Path, spool_events: ReadSpool
 ) -> None:
     run = start_run()
@@ -119,7 +119,7 @@ def test_a_copy_does_nothing(home: Path, spool_events: ReadSpool) -> None:
     assert len(only(spool_events())) == 1
 
 
-def test_a_forked_child_does_nothing_and_the_parent_goes_on(
+def test_a_forked_child_does_nothing_and_the_parent_continues(
     home: Path, spool_events: ReadSpool
 ) -> None:
     done = script(

@@ -35,7 +35,7 @@ OURS = str(Path(console.__file__).parents[1])
         lambda run: run.event(["no", "kind"]),
     ],
 )
-def test_mistakes_of_the_caller_are_counted_and_said_once(
+def test_mistakes_of_the_caller_are_counted_and_printed_once(
     home: Path, capsys: pytest.CaptureFixture[str], call: Callable[[Run], None]
 ) -> None:
     run = start_run()
@@ -58,7 +58,7 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
         start_run().event("x", {"a": Stopping()})
 
 
-def test_trouble_with_the_spools_folder_takes_no_event_along(
+def test_an_unusable_spool_folder_loses_no_event(
     home: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system may say for a moment that a file handle is stale."""
@@ -120,7 +120,7 @@ def alarm(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def test_what_a_signal_handler_raises_while_we_wait_passes(
+def test_an_exception_of_a_signal_handler_passes_during_a_wait(
     home: Path, alarm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutdown._state, "budget", 5.0)
@@ -132,7 +132,7 @@ def test_what_a_signal_handler_raises_while_we_wait_passes(
 
 
 @pytest.mark.parametrize("alarm", [preempt], indirect=True)
-def test_what_a_signal_handler_raises_passes_wherever_it_strikes(home: Path, alarm: None) -> None:
+def test_an_exception_of_a_signal_handler_passes_at_any_point(home: Path, alarm: None) -> None:
     run = start_run()
     page = page_of(run)
     struck = passed = 0
@@ -167,7 +167,7 @@ class Incomparable:
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_values_are_not_compared_to_tell_whose_failure_it_is(
+def test_logged_values_are_not_compared_to_find_the_source_of_an_error(
     home: Path, spool_events: ReadSpool
 ) -> None:
     def fail(*values: object) -> str:
@@ -196,7 +196,7 @@ def test_values_are_not_compared_to_tell_whose_failure_it_is(
         ({"LINESIDE_SPOOL": "relative"}, "expected an absolute path"),
     ],
 )
-def test_what_cannot_be_used_turns_it_off_and_says_so_once(
+def test_an_unusable_setting_turns_lineside_off_and_is_printed_once(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -215,18 +215,20 @@ def test_what_cannot_be_used_turns_it_off_and_says_so_once(
     assert said in error
 
 
-def test_a_run_id_that_is_none_turns_it_off(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_run_id_turns_lineside_off(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not start_run(run_id="no/slash").is_open
     assert "run_id='no/slash' cannot be used" in capsys.readouterr().err
 
 
-def test_without_stderr_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_stderr_nothing_is_printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setenv("LINESIDE_DISABLED", "1")
     assert not start_run().is_open
 
 
-def test_unforeseen_trouble_while_opening_turns_it_off(
+def test_an_unexpected_error_while_opening_turns_lineside_off(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*given: Any) -> None:
@@ -237,7 +239,7 @@ def test_unforeseen_trouble_while_opening_turns_it_off(
     assert "off: ZeroDivisionError()" in capsys.readouterr().err
 
 
-def test_trouble_while_finishing_stays_inside(
+def test_an_error_while_finishing_does_not_reach_the_script(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = start_run()

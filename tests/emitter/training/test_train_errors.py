@@ -36,7 +36,7 @@ def ends_by_attempt(streams: dict[str, list[Any]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("is_added_later", [False, True])
-def test_an_exception_that_the_script_catches_is_told_at_once(
+def test_an_exception_that_the_script_catches_is_published_at_once(
     home: Path, tmp_path: Path, spool_events: ReadSpool, is_added_later: bool
 ) -> None:
     error = ValueError("bad batch")
@@ -61,7 +61,7 @@ def test_an_exception_that_the_script_catches_is_told_at_once(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_what_is_no_exception_is_told_too_and_passes(
+def test_a_base_exception_is_published_and_passes(
     home: Path, tmp_path: Path, spool_events: ReadSpool, error: BaseException
 ) -> None:
     made = trainer(tmp_path, Raising(error), LinesideCallback())
@@ -71,7 +71,7 @@ def test_what_is_no_exception_is_told_too_and_passes(
     assert facts["type"] == type(error).__name__
 
 
-def test_what_comes_before_training_is_no_end_of_a_run(
+def test_an_exception_before_training_does_not_end_a_run(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
@@ -81,7 +81,7 @@ def test_what_comes_before_training_is_no_end_of_a_run(
     assert spool_events() == {}
 
 
-def test_what_train_catches_itself_is_not_told(
+def test_an_exception_that_train_catches_is_not_published(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     """The batch-size finder begins again with half of it."""
@@ -92,7 +92,7 @@ def test_what_train_catches_itself_is_not_told(
     assert ends_by_attempt(spool_events()) == [["run_end"], ["train_end", "run_end"]]
 
 
-def test_a_trainer_with_a_train_of_its_own_is_told_of(
+def test_a_trainer_that_overrides_train_is_covered(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
     class Own(Trainer):
@@ -105,7 +105,7 @@ def test_a_trainer_with_a_train_of_its_own_is_told_of(
     assert ends_by_attempt(spool_events()) == [["train_error"]]
 
 
-def test_train_looks_as_it_did_and_is_wrapped_once() -> None:
+def test_train_keeps_its_signature_and_is_wrapped_once() -> None:
     LinesideCallback()
     wrapped = Trainer.train
     assert list(inspect.signature(wrapped).parameters)[:2] == ["self", "resume_from_checkpoint"]
@@ -115,14 +115,14 @@ def test_train_looks_as_it_did_and_is_wrapped_once() -> None:
     assert Trainer.train is wrapped
 
 
-def test_a_trainer_without_the_callback_raises_as_ever(tmp_path: Path) -> None:
+def test_a_trainer_without_the_callback_raises_as_before(tmp_path: Path) -> None:
     error = ValueError("x")
     with pytest.raises(ValueError, match="x") as raised:
         trainer(tmp_path, Raising(error)).train()
     assert raised.value is error
 
 
-def test_a_class_without_a_train_in_python_is_let_be() -> None:
+def test_a_class_without_a_python_train_is_not_changed() -> None:
     class Odd:
         train = len
 
