@@ -1,4 +1,4 @@
-"""A home of its own for each test, whose spool no shipper will take, and writers of spools."""
+"""A home for each test, whose spool no shipper takes, and writers of spools."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ReadSpool = Callable[[], dict[str, list[Event]]]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """LINESIDE_HOME. Somebody else holds the shipper's lock and ships nothing, nobody waits."""
+    """LINESIDE_HOME. A process holds the shipper's lock and ships nothing; no exit waits."""
     folder = tmp_path / "home"
     (folder / "spool").mkdir(parents=True, mode=0o700)
     monkeypatch.setenv("LINESIDE_HOME", str(folder))
@@ -64,13 +64,13 @@ def spool_events(home: Path) -> ReadSpool:
 
 @pytest.fixture
 def control_events(home: Path) -> ReadSpool:
-    """``control_events()``: the same of the streams in which commands are answered."""
+    """``control_events()``: the same of control streams."""
     return lambda: read_spool(home / "spool", CONTROL_PRODUCER)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Where ``make`` makes its spools."""
+    """The spool directory of ``make``."""
     return tmp_path / "spool"
 
 
@@ -89,7 +89,7 @@ def make(root: Path) -> Iterator[MakeWriter]:
 
 
 def read_spool(root: Path, producer: str = "rank*") -> dict[str, list[Event]]:
-    """Every stream of ``producer`` under ``root``, its events in the order they lie there."""
+    """The events of every stream of ``producer`` under ``root``, in file order."""
     streams = {}
     for folder in sorted(root.glob(f"*/{producer}/*/"), key=lambda path: path.name):
         events = []

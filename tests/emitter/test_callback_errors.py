@@ -1,4 +1,4 @@
-"""The callback is never in the way: what fails in it stays there, what ends training is told."""
+"""Errors of the callback do not reach training, and errors of training are published."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tiny_trainer import trainer
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"LINESIDE_DISABLED": "1"}, "off: LINESIDE_DISABLED is set"),
         ({"LINESIDE_SPOOL": "/dev/null/x"}, "off: folder='/dev/null/x' cannot be used"),
@@ -37,7 +37,7 @@ def test_training_continues_when_lineside_cannot_start(
     capsys: pytest.CaptureFixture[str],
     spool_events: ReadSpool,
     env: dict[str, str],
-    said: str,
+    message: str,
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -49,7 +49,7 @@ def test_training_continues_when_lineside_cannot_start(
     assert made.state.global_step == 4
     assert spool_events() == {}
     assert error.count("lineside:") == 1
-    assert said in error
+    assert message in error
 
 
 class Panic(BaseException):

@@ -1,4 +1,4 @@
-"""The callback in real Trainers: every event, every value, and the page that follows."""
+"""The callback in real Trainers: events, values and the status page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPPING = ("training", "waiting")
 STATEFUL = ("train_begin", "train_end", "save", "evaluate", "predict", "epoch_begin", "epoch_end")
 
 
-# transformers says so when two checkpoints are saved within the clock's grain.
+# transformers warns if two checkpoints are saved within the resolution of the clock.
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
 def test_every_hook_is_published_with_its_values(
     home: Path, tmp_path: Path, spool_events: ReadSpool

@@ -1,4 +1,4 @@
-"""Which run and which attempt the callback's events belong to, and by what name."""
+"""The run, attempt and name of the callback's events."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ def test_resuming_works_with_and_without_the_callback(
     trainer(tmp_path, LinesideCallback(), max_steps=10, **saving).train(resume_from_checkpoint=True)
     (first, before), (second, after) = spool_events().items()
     assert data_of(before[0])["resumed_from"] == {"run": None, "attempt": None, "step": 4}
-    assert first.split("/")[0] == second.split("/")[0], "the mark outlived a training without us"
+    assert first.split("/")[0] == second.split("/")[0], (
+        "the identity survives a training without Lineside"
+    )
     assert data_of(after[0])["resumed_from"]["attempt"] == first.split("/")[2]
 
 

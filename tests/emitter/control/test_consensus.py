@@ -1,4 +1,4 @@
-"""Ranks that agree over a job's store: here threads over one in memory, elsewhere real jobs."""
+"""Ranks agree through a job's store: here threads on one in memory."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def test_without_the_vote_of_one_rank_no_rank_applies_a_command(
     store: FakeJobStore, pool: ThreadPoolExecutor
 ) -> None:
     leader, (voting, _silent) = handshake(pool, 3)
-    hearing: Future[LeaderMessage] = pool.submit(receive, voting)
-    voted = pool.submit(lambda: (hearing.result(), voting.vote(Vote(YES), lambda: None))[1])
+    receiving: Future[LeaderMessage] = pool.submit(receive, voting)
+    voted = pool.submit(lambda: (receiving.result(), voting.vote(Vote(YES), lambda: None))[1])
     with pytest.raises(ConsensusError, match="rank 2 did not vote"):
         leader.agree(SAVE)
     assert voted.result(10) is False
@@ -208,7 +208,7 @@ def test_a_frozen_store_delays_no_rank_and_all_ranks_learn_of_it_later(
 ) -> None:
     leader, (other, waiting) = handshake(pool, 3)
     leader._store._timeout = other._store._timeout = 0.2
-    heard = pool.submit(receive, waiting)
+    received = pool.submit(receive, waiting)
     store.is_responding.clear()
     for act in (
         lambda: leader.agree(SAVE),
@@ -219,9 +219,9 @@ def test_a_frozen_store_delays_no_rank_and_all_ranks_learn_of_it_later(
             act()
     leader.leave("the job's store did not answer")
     store.is_responding.set()
-    # What the leader could still say before it left comes in its order: a vote that nobody won.
+    # What the leader sent before it left still arrives, in order: first a vote that failed.
     try:
-        if heard.result(10).command is not None:
+        if received.result(10).command is not None:
             assert not waiting.vote(Vote(YES), lambda: None)
             receive(waiting)
     except ConsensusError as error:
@@ -235,8 +235,8 @@ def test_a_rank_that_voted_yes_waits_for_the_outcome_while_the_store_is_frozen(
     leader._store._timeout = other._store._timeout = 0.1
     counted = leader._count_votes
 
-    def freeze_after(talk: int) -> Vote:
-        vote = counted(talk)
+    def freeze_after(index: int) -> Vote:
+        vote = counted(index)
         store.is_responding.clear()
         return vote
 
@@ -288,10 +288,10 @@ def test_after_an_interrupt_while_voting_no_rank_applies_the_command(
     leader, (other, late) = handshake(pool, 3)
     agreeing = pool.submit(leader.agree, SAVE)
     assert receive(other).command == receive(late).command == SAVE
-    told = other._store.set
+    set_value = other._store.set
 
     def interrupt(name: str, value: object) -> None:
-        told(name, value)
+        set_value(name, value)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(other._store, "set", interrupt)
@@ -352,9 +352,9 @@ def test_rounds_start_about_once_a_second(
     leader._last_round = (0, now[0])
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
-    def train(seconds: float, talks: int) -> int:
-        """Steps between the last two of so many talks, in a training with steps this long."""
-        for _ in range(talks):
+    def train(seconds: float, rounds: int) -> int:
+        """Steps between the last two of ``rounds``, in a training with steps this long."""
+        for _ in range(rounds):
             steps = leader.next_step - leader._last_round[0]
             now[0] += steps * seconds
             leader.end_round(leader.next_step, is_paused=False)

@@ -1,4 +1,4 @@
-"""A real Trainer that waits at its evaluations for a stopper, which the test plays."""
+"""A real Trainer waits at its evaluations for a stopper, which the test plays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineside.emitter import LinesideCallback
 from lineside.emitter.spool import status_page, status_reader
 from lineside.emitter.training import publisher
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.control.desk import deliver, review
+from tests.emitter.control.command_inbox import deliver, review
 from tests.emitter.streams import data_of, kinds, only, open_publisher
 from tests.support.tiny_trainer import HookLog, trainer
 
@@ -24,7 +24,7 @@ EVALUATING: Mapping[str, Any] = {"eval_strategy": "steps", "eval_steps": 1}
 
 
 class Stopper(TrainerCallback):
-    """Does ``at[step]`` before that step's evaluation is published, and keeps its seq."""
+    """Calls ``at[step]`` before that step's evaluation is published, and keeps its seq."""
 
     def __init__(self, at: Mapping[int, Callable[[int], object]]) -> None:
         self.at = at
@@ -38,7 +38,7 @@ class Stopper(TrainerCallback):
 
 
 class Timed(LinesideCallback):
-    """Takes the time of each evaluation's hook."""
+    """Measures each evaluation's hook."""
 
     took: list[float]
 
@@ -162,11 +162,11 @@ def test_the_environment_overrides_the_argument(
 def test_a_stop_that_must_wait_for_a_save_waits_for_the_next_step(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
-    """However often it is looked at while this one's evaluation waits for a word."""
+    """However often it is tried while this step's evaluation waits for a review."""
     stopper = Stopper({2: lambda _: deliver(Command("stop"))})
 
     class Later(TrainerCallback):
-        """Says the word once the stop was looked at more than once."""
+        """Delivers the review after the stop was tried more than once."""
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             if state.global_step == 2:

@@ -13,7 +13,13 @@ from lineside.bus.protocol.commands import OPS, Command
 from lineside.emitter import LinesideCallback
 from lineside.emitter.spool import status_page, status_reader
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.control.desk import DeliverAt, deliver, outcomes, seen, why
+from tests.emitter.control.command_inbox import (
+    DeliverAt,
+    deliver,
+    hook_calls,
+    outcomes,
+    rejection_reason,
+)
 from tests.emitter.streams import data_of, only, open_publisher
 from tests.support.tiny_trainer import HookLog, trainer
 
@@ -26,7 +32,7 @@ def test_a_stop_saves_and_ends_training_at_the_end_of_the_step(
     made = trainer(tmp_path, delivery, LinesideCallback(), hook_log)
     made.train()
     assert made.state.global_step == 2
-    assert seen(hook_log, "save", "train_end") == [("save", 2), ("train_end", 2)]
+    assert hook_calls(hook_log, "save", "train_end") == [("save", 2), ("train_end", 2)]
     assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
     answers = only(control_events())
     assert [event.kind for event in answers] == [
@@ -65,7 +71,7 @@ def test_save_evaluate_and_log_are_applied_at_the_step_they_arrive(
     )
     made.train()
     assert made.state.global_step == 4
-    assert seen(hook_log, "save", "evaluate") == [("evaluate", 2), ("save", 2)]
+    assert hook_calls(hook_log, "save", "evaluate") == [("evaluate", 2), ("save", 2)]
     logs = [(note["step"], "loss" in note["logs"]) for note in hook_log.seen if note["logs"]]
     assert (3, True) in logs
     assert outcomes(only(control_events())) == [
@@ -84,7 +90,7 @@ def test_an_evaluation_without_a_dataset_is_rejected_and_training_continues(
     assert made.state.global_step == 4
     answers = only(control_events())
     assert outcomes(answers) == [("evaluate", "rejected", 2)]
-    assert why(answers) == "the Trainer has no evaluation dataset"
+    assert rejection_reason(answers) == "the Trainer has no evaluation dataset"
 
 
 def test_a_stop_waits_only_one_step_for_a_save(
@@ -112,7 +118,7 @@ def test_a_stop_waits_only_one_step_for_a_save(
 def test_a_save_waits_a_step_where_the_trainer_would_reset_it(
     home: Path, tmp_path: Path, control_events: ReadSpool
 ) -> None:
-    """With save_strategy="best" an evaluation decides anew whether its step is saved."""
+    """With save_strategy="best" an evaluation decides again whether its step is saved."""
     hook_log = HookLog()
     made = trainer(
         tmp_path,
@@ -128,7 +134,7 @@ def test_a_save_waits_a_step_where_the_trainer_would_reset_it(
     )
     made._determine_best_metric = lambda *_, **__: False
     made.train()
-    assert seen(hook_log, "save") == [("save", 3)]
+    assert hook_calls(hook_log, "save") == [("save", 3)]
     assert outcomes(only(control_events())) == [("save", "applied", 3)]
 
 
@@ -160,7 +166,7 @@ def test_an_evaluation_that_may_be_the_best_is_saved(
         save_steps=2,
     )
     made.train()
-    assert ("save", 3) in seen(hook_log, "save")
+    assert ("save", 3) in hook_calls(hook_log, "save")
     assert Path(made.state.best_model_checkpoint).exists()
 
 
@@ -247,7 +253,7 @@ def test_a_command_that_arrives_twice_is_applied_once(
     save = Command("save")
     made = trainer(tmp_path, DeliverAt({1: [save, save], 3: [save]}), LinesideCallback(), hook_log)
     made.train()
-    assert seen(hook_log, "save") == [("save", 1)]
+    assert hook_calls(hook_log, "save") == [("save", 1)]
     assert outcomes(only(control_events())) == [("save", "applied", 1)]
 
 
@@ -273,7 +279,9 @@ def test_a_command_for_another_attempt_is_rejected(
     assert made.state.global_step == 4
     answers = only(control_events())
     assert outcomes(answers) == [("stop", "rejected", 2), ("save", "applied", 2)]
-    assert why(answers).startswith("it was meant for attempt an-earlier-one, and this is ")
+    assert rejection_reason(answers).startswith(
+        "it was meant for attempt an-earlier-one, and this is "
+    )
 
 
 def test_invalid_commands_are_rejected_and_harmless(
@@ -322,7 +330,7 @@ def test_a_command_that_waits_when_training_ends_is_rejected(
     made.train()
     answers = only(control_events())
     assert outcomes(answers) == [("save", "rejected", 4)]
-    assert why(answers) == "training ended before it could be applied"
+    assert rejection_reason(answers) == "training ended before it could be applied"
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
@@ -333,15 +341,15 @@ def test_the_page_shows_after_training_that_no_commands_are_taken(
 
     class Shipper(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            [desk] = (home / "spool").glob("*/control/*")
-            view = status_reader.StatusPageFile.open(desk)
+            [folder] = (home / "spool").glob("*/control/*")
+            view = status_reader.StatusPageFile.open(folder)
             assert view is not None
             view.acknowledge(100)
             view.close()
 
     trainer(tmp_path, LinesideCallback(), Shipper()).train()
-    [desk] = (home / "spool").glob("*/control/*")
-    fields = status_reader.read_page(desk)
+    [folder] = (home / "spool").glob("*/control/*")
+    fields = status_reader.read_page(folder)
     assert fields is not None
     assert fields.closed
 
@@ -369,5 +377,8 @@ def test_processes_that_cannot_agree_reject_every_command(
     assert made.state.global_step == 4
     answers = only(control_events())
     assert outcomes(answers) == [("stop", "rejected", 2)]
-    assert "several processes that cannot agree: torch.distributed is not in use" in why(answers)
+    assert (
+        "several processes that cannot agree: torch.distributed is not in use"
+        in rejection_reason(answers)
+    )
     assert data_of(answers[0])["ops"] == []

@@ -1,4 +1,4 @@
-"""Training held up from outside, and what is done meanwhile: a real Trainer in this process."""
+"""A real Trainer is paused and resumed, and applies commands in the pause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from transformers import TrainerCallback
 from lineside.bus.protocol.commands import Command
 from lineside.emitter import LinesideCallback
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.control.desk import DeliverAt, deliver, outcomes, seen, while_paused, why
+from tests.emitter.control.command_inbox import (
+    DeliverAt,
+    deliver,
+    hook_calls,
+    outcomes,
+    rejection_reason,
+    while_paused,
+)
 from tests.emitter.streams import close_all, only
 from tests.support.tiny_trainer import HookLog, trainer
 
@@ -61,7 +68,7 @@ def test_commands_in_a_pause_are_applied_and_the_pause_continues(
     made.train()
     thread.join()
     assert made.state.global_step == 2
-    assert seen(hook_log, "evaluate", "save") == [("evaluate", 2), ("save", 2)]
+    assert hook_calls(hook_log, "evaluate", "save") == [("evaluate", 2), ("save", 2)]
     answers = only(control_events())
     assert outcomes(answers) == [
         ("pause", "applied", 2),
@@ -72,7 +79,7 @@ def test_commands_in_a_pause_are_applied_and_the_pause_continues(
         ("evaluate", "rejected", 2),
         ("stop", "applied", 2),
     ]
-    assert "paused right after its save" in why(answers)
+    assert "paused right after its save" in rejection_reason(answers)
 
 
 def test_a_stop_in_a_pause_saves_first(
@@ -164,7 +171,7 @@ def test_a_pause_continues_after_the_evaluation_of_several_datasets(
     evaluated: list[int] = []
     thread = while_paused(
         lambda: deliver(Command("evaluate")),
-        lambda: evaluated.append(len(seen(hook_log, "evaluate"))),
+        lambda: evaluated.append(len(hook_calls(hook_log, "evaluate"))),
         lambda: deliver(Command("resume")),
     )
     made.train()

@@ -1,4 +1,4 @@
-"""SIGTERM while training: one that saves and stops, and everything else as it was without us."""
+"""A SIGTERM while training saves and stops; in all other cases it has its usual effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lineside.emitter.spool import status_reader
 from lineside.emitter.spool.status_page import FLAGS, STOP_REQUESTED
 from lineside.emitter.training import metadata
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.control.desk import DeliverAt, while_paused
+from tests.emitter.control.command_inbox import DeliverAt, while_paused
 from tests.emitter.streams import data_of, only, open_publisher
 from tests.emitter.training.loops import publisher_of
 from tests.support.tiny_trainer import trainer
@@ -31,7 +31,7 @@ TERM = signal.SIGTERM
 
 
 class At(TrainerCallback):
-    """Does what ``acts`` has for a step when that step begins."""
+    """Calls ``acts[step]`` when that step begins."""
 
     def __init__(self, acts: dict[int, Callable[[], object]]) -> None:
         self.acts = acts
@@ -42,7 +42,7 @@ class At(TrainerCallback):
 
 @pytest.fixture(autouse=True)
 def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The signals that reach the script's own handler, which is there again afterwards."""
+    """The signals that reach the script's own handler, which is checked to be put back."""
     seen: list[int] = []
     monkeypatch.setattr(sigterm, "_signalled_pids", [])
 
@@ -83,7 +83,7 @@ def test_the_first_sigterm_saves_and_stops_and_is_published_as_a_command(
 def test_a_requested_stop_is_visible_at_once_even_in_an_unmapped_page(
     home: Path, tmp_path: Path, received: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another SIGTERM would end it in the middle of the save."""
+    """A second SIGTERM would end the process in the middle of the save."""
     monkeypatch.setattr(page_module, "filesystem", lambda _: "overlay")
     asked: list[bool] = []
 
@@ -182,7 +182,7 @@ def test_a_later_training_of_the_process_is_stopped_too(
     assert (first.state.global_step, second.state.global_step) == (2, 4 if at_a_prompt else 1)
     pages = [status_reader.read_page(folder) for folder in (home / "spool").glob("*/rank0/*")]
     asked = sorted(page is not None and page.stop_requested for page in pages)
-    assert asked == [not at_a_prompt, True], "whoever passes a signal on is to see it"
+    assert asked == [not at_a_prompt, True], "the process that forwards a signal can see it"
 
 
 def test_a_replaced_training_loop_counts_as_training(home: Path, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_replaced_training_loop_counts_as_training(home: Path, tmp_path: Path)
 
 
 class Refusing:
-    """Takes commands, and refuses each."""
+    """Accepts commands and refuses each."""
 
     takes_commands = True
 
@@ -237,7 +237,7 @@ def test_a_sigterm_ends_a_forked_child(home: Path, tmp_path: Path) -> None:
         pid = os.fork()
         if not pid:
             try:
-                # As the system has it: what hangs in C never comes to a handler of Python's.
+                # The default action: a process that hangs in C never runs a Python handler.
                 assert signal.getsignal(TERM) == signal.SIG_DFL
                 send()
             finally:

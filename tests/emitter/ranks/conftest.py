@@ -1,4 +1,4 @@
-"""Jobs of several ranks under torchrun, steered over a real broker and shipper."""
+"""Jobs of several ranks under torchrun, with a real broker, shipper and client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Job:
-    """``torchrun`` of ``job.py``, its broker and somebody who commands it."""
+    """``torchrun`` of ``job.py``, its broker and a client that sends commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,7 +53,7 @@ class Job:
     def start(
         self, ranks: int, *, restarts: int = 0, store_in_launcher: bool = False, **plan: Any
     ) -> None:
-        """Begin to train with ``ranks`` processes; ``plan`` is what ``job.py`` reads."""
+        """Start training with ``ranks`` processes; ``job.py`` reads ``plan``."""
         self.ranks = ranks
         usual: dict[str, Any] = {
             "seed": 0,
@@ -98,7 +98,7 @@ class Job:
         return (self.folder / "log").read_text()
 
     def run_command(self, op: str, **args: Any) -> CommandStatus:
-        """What became of a command."""
+        """Send a command; its final state."""
         return self.wait_for_result(self.send(op, **args))
 
     def send(self, op: str, **args: Any) -> Command:
@@ -131,7 +131,7 @@ class Job:
             os.kill(int((self.output / f"pid{only_rank}-0").read_text()), signal.SIGTERM)
 
     def freeze(self) -> None:
-        """Stop the launcher, in which the job's store is served; its ranks go on."""
+        """Stop the launcher, which serves the job's store; its ranks continue."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -140,14 +140,14 @@ class Job:
         self._process.send_signal(signal.SIGCONT)
 
     def wait_for_ranks(self) -> None:
-        """Until each has trained to its end."""
+        """Return once every rank has trained to its end."""
         until = time.monotonic() + TIMEOUT
         while not all((self.output / f"rank{rank}.json").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log
             time.sleep(0.05)
 
     def end(self, *, is_terminated: bool = False) -> list[dict[str, Any]]:
-        """What each rank says once training is over: steps, a hash of the weights, the rate."""
+        """The result of each rank: steps, a hash of the weights, the learning rate."""
         assert self._process is not None
         code = self._process.wait(TIMEOUT)
         assert code == 0 or is_terminated, self.log
@@ -156,12 +156,12 @@ class Job:
         ]
 
     def events(self) -> dict[tuple[str, str], list[Event]]:
-        """All of the run once every rank has ended, by attempt and producer."""
+        """All events of the run once every rank has ended, by attempt and producer."""
         waiting = {f"rank{rank}" for rank in range(self.ranks)}
         found: dict[tuple[str, str], list[Event]] = {}
         until = time.monotonic() + TIMEOUT
         with Reader(self.broker.address, start=START, streams=[RUN]) as reader:
-            # What tells that a process is gone may come before the last that it had to say.
+            # ``process_lost`` may arrive before the last events of that process.
             while (batch := reader.poll(1.0)) is not None or waiting:
                 assert time.monotonic() < until, f"{waiting} did not end"
                 if batch is None or batch.stream is None:
@@ -176,27 +176,27 @@ class Job:
         return found
 
     def applied_commands(self) -> dict[str, list[Line]]:
-        """What each producer says it applied, in order: ``control`` for rank 0."""
-        told: dict[str, list[Line]] = {"control": []}
+        """The commands that each producer applied, in order: ``control`` for rank 0."""
+        applied: dict[str, list[Line]] = {"control": []}
         for (_, producer), events in sorted(self.events().items()):
-            told.setdefault(producer, []).extend(
+            applied.setdefault(producer, []).extend(
                 (data_of(e)["id"], data_of(e)["op"], e.step, data_of(e).get("to"))
                 for e in events
                 if e.kind == "control_applied"
             )
-        return told
+        return applied
 
     def checkpoints(self) -> list[Path]:
         return list(self.output.glob("checkpoint-*"))
 
     @property
     def complete_checkpoint(self) -> set[str]:
-        """The files a checkpoint of this job is not complete without."""
+        """The files of a complete checkpoint of this job."""
         common = {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
         return common | {f"rng_state_{rank}.pth" for rank in range(self.ranks)}
 
     def wait_for_restart(self) -> None:
-        """Until every rank was started a second time."""
+        """Return once every rank was started a second time."""
         until = time.monotonic() + TIMEOUT
         while not all((self.output / f"pid{rank}-1").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log

@@ -1,4 +1,4 @@
-"""One rank of a small training: OUTPUT, and in the environment what is to happen (``Job``)."""
+"""One rank of a small training: ``job.py OUTPUT``, with the plan of ``Job`` in JOB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from lineside.emitter import LinesideCallback
 from tests.support.tiny_trainer import trainer
 
-# Coverage sets a handler of its own in every process, which ends it once it is called.
+# Coverage installs a SIGTERM handler that ends the process.
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 OUTPUT = Path(sys.argv[1])
 PLAN = json.loads(os.environ["JOB"])
@@ -30,7 +30,7 @@ RESTART = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
 class Jitter(TrainerCallback):
-    """Each rank is late now and then, each at other hooks."""
+    """Delays each rank at random hooks."""
 
     def __init__(self) -> None:
         self.random = random.Random(f"{PLAN['seed']}-{RANK}-{RESTART}")
@@ -43,7 +43,7 @@ class Jitter(TrainerCallback):
 
 
 class Slow(TrainerCallback):
-    """Rank 0 sets up something for a while."""
+    """Delays rank 0 at train begin."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         time.sleep(PLAN["sets_up"] if RANK == 0 else 0)

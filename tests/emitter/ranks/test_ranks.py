@@ -1,4 +1,4 @@
-"""What several ranks do of what is asked from outside: the same at the same step, or nothing."""
+"""Several ranks apply a command at the same step, or none does."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_command_that_one_rank_cannot_apply_is_rejected_and_a_pause_outlasts_a
 def test_a_frozen_launcher_delays_no_rank(job: Job) -> None:
     job.start(2, steps=300, store_in_launcher=True)
     assert job.run_command("pause").state == "applied"
-    job.freeze()  # which ends the pause, as nobody could ask for that any more
+    job.freeze()  # this ends the pause, because no command can end it any more
     job.wait_for_ranks()
     assert "the job's store did not answer" in job.log
     job.thaw()
@@ -114,8 +114,8 @@ def test_ranks_agree_after_one_is_killed_during_commands(job: Job) -> None:
     assert len({(one["steps"], one["weights"], one["rate"]) for one in results}) == 1
     log = job.applied_commands()
     names = [line[0] for line in log["control"]]
-    assert len(names) == len(set(names)), "one was applied twice"
-    # What the killed rank did at the last moment it could not tell.
+    assert len(names) == len(set(names)), "a command was applied twice"
+    # The killed rank could not publish the last command that it applied.
     assert set(log["rank1"]) <= set(log["control"])
     assert len(log["control"]) - len(log["rank1"]) <= 1
 

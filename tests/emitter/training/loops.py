@@ -1,4 +1,4 @@
-"""Runs of plain loops, in this process and in interpreters of their own."""
+"""Runs of plain loops, in this process and in new interpreters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page_of(run: Run) -> PageOnDisk:
 def script(
     home: Path, body: str, *, wait_at_exit: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``body`` in an interpreter of its own, which ``wait_at_exit`` at its end or does not."""
+    """Run ``body`` in a new interpreter; its exit waits only with ``wait_at_exit``."""
     path = home / "script.py"
     head = (
         "from lineside.emitter import start_run\nfrom lineside.emitter.training import shutdown\n"

@@ -1,4 +1,4 @@
-"""A job's store that tests freeze and take away."""
+"""A job's store that tests can freeze and close."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run ids, names and marks; two ranks of a real job find the same run."""
+"""Run ids, names and checkpoint states; two ranks of a real job find the same run."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
             assert kinds == ["run_start", "run_end"]
             assert end["counters"]["hooks"] > 10
 
-    # Rank 1 had given up waiting when rank 0 came to it, and still found the run.
+    # Rank 1 had stopped waiting at train begin and joined the run later.
     first, second = sorted(_streams(home, "late"))
     assert (first.split("/")[0], second.split("/")[0]) == ("rank0", "rank1")
     assert first.split("/")[1] == second.split("/")[1]

@@ -1,4 +1,4 @@
-"""The job's store, asked by a thread that may be left waiting in it."""
+"""Calls of the job's store are made by a thread that may hang in them."""
 
 from __future__ import annotations
 

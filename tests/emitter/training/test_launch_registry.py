@@ -1,4 +1,4 @@
-"""What a training process tells the launcher that started it."""
+"""A training process registers its streams with the launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts of a run: as much as can be had, nothing secret, nothing touched."""
+"""The facts of a run: complete as far as possible, without secrets, without side effects."""
 
 from __future__ import annotations
 

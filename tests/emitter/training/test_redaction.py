@@ -1,4 +1,4 @@
-"""Secrets stay where they are, and what is no secret is not hidden."""
+"""Secrets are redacted, and nothing else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of plain loops: what they publish, their names, and how they are finished."""
+"""Runs of plain loops: their events, names and end."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ def test_the_end_of_the_process_ends_the_run(
     [
         ("ab", "1 / 0", {"a": "exit", "b": "exit", "c": "exception"}),
         ("b", "raise KeyboardInterrupt", {"a": "exception", "b": "exit", "c": "exception"}),
-        # The script's own failure, after its last training.
+        # The script fails after its last training.
         ("abc", "1 / 0", {"a": "exit", "b": "exit", "c": "exception"}),
-        # A notebook, of which a cell failed that is not the last.
+        # A notebook in which a cell failed that is not the last.
         ("abc", "sys.ps1 = ''; sys.last_value = NameError()", dict.fromkeys("abc", "exit")),
         (
             "ab",
@@ -144,7 +144,7 @@ def test_confirmed_events_are_not_waited_for(home: Path, monkeypatch: pytest.Mon
     run.finish()
     timer.join()
     assert 1 < time.monotonic() - begun < 10
-    assert asked, "a shipper that died meanwhile is started again"
+    assert asked, "a shipper that ended meanwhile is started again"
     assert 15 < shutdown._state.budget < 29
     assert not shutdown._state.pending or shutdown._state.pending[-1].is_confirmed
 

@@ -1,4 +1,4 @@
-"""Runs that cannot be opened, used or finished: said once, and never in the loop's way."""
+"""Runs that cannot be opened, used or finished print one line and do not disturb the loop."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_interrupt_while_logging_passes(home: Path) -> None:
 def test_an_unusable_spool_folder_loses_no_event(
     home: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network file system may say for a moment that a file handle is stale."""
+    """A network file system may report a stale file handle for a moment."""
 
     def stale(*_: object, **__: object) -> bool:
         raise OSError(errno.ESTALE, "Stale file handle")
@@ -82,7 +82,7 @@ def test_an_unusable_spool_folder_loses_no_event(
 
 
 class Preempted(TimeoutError):
-    """What a script's own signal handler raises; an OSError, as failures of files are."""
+    """Raised by a signal handler of the script; an OSError, as errors of files are."""
 
 
 class Handler:
@@ -159,7 +159,7 @@ def test_an_exception_of_a_signal_handler_passes_at_any_point(home: Path, alarm:
 
 
 class Incomparable:
-    """As an array, whose comparison is no truth value."""
+    """Like an array: a comparison is not a truth value."""
 
     def __eq__(self, other: object) -> bool:
         raise ValueError("the truth value is ambiguous")
@@ -187,7 +187,7 @@ def test_logged_values_are_not_compared_to_find_the_source_of_an_error(
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"LINESIDE_DISABLED": "1"}, "off: LINESIDE_DISABLED is set"),
         ({"LINESIDE_DISABLED": "perhaps"}, "LINESIDE_DISABLED='perhaps' cannot be used"),
@@ -201,7 +201,7 @@ def test_an_unusable_setting_turns_lineside_off_and_is_printed_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     env: dict[str, str],
-    said: str,
+    message: str,
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -212,7 +212,7 @@ def test_an_unusable_setting_turns_lineside_off_and_is_printed_once(
         assert (run.id, run.attempt, run.is_open) == ("", "", False)
     error = capsys.readouterr().err
     assert error.count("lineside:") == 1
-    assert said in error
+    assert message in error
 
 
 def test_an_invalid_run_id_turns_lineside_off(

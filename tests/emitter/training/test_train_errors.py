@@ -1,4 +1,4 @@
-"""What ``train()`` raises is told, whether the script catches it or not, and passes unchanged."""
+"""Exceptions of ``train()`` are published, even if the script catches them, and pass unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Raising(TrainerCallback):
 
 
 def ends_by_attempt(streams: dict[str, list[Any]]) -> list[list[str]]:
-    """By attempt, the kinds that say how it came out."""
+    """By attempt, the kinds of its last events."""
     ends = ("train_end", "train_error", "run_end")
     return [[kind for kind in kinds(events) if kind in ends] for events in streams.values()]
 
@@ -84,7 +84,7 @@ def test_an_exception_before_training_does_not_end_a_run(
 def test_an_exception_that_train_catches_is_not_published(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
-    """The batch-size finder begins again with half of it."""
+    """The batch-size finder starts again with half the batch size."""
     error = RuntimeError("CUDA out of memory.")
     made = trainer(tmp_path, Raising(error), LinesideCallback(), auto_find_batch_size=True)
     made.train()

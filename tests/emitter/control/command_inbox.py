@@ -1,5 +1,4 @@
-"""The shipper's part in steering, played by the test: commands put straight into the inbox, and
-what was answered."""
+"""Plays the shipper: puts commands into the inbox, and reads the answers to them."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from lineside.emitter.training import shutdown
 from tests.emitter.streams import data_of, open_page, open_publisher
 from tests.support.tiny_trainer import HookLog
 
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 def deliver(*asked: Command | Mapping[str, Any] | bytes) -> None:
@@ -43,7 +42,7 @@ def review(seq: int, attempt: str = "") -> bytes:
 
 
 class DeliverAt(TrainerCallback):
-    """Delivers ``at[step]`` when that step begins."""
+    """Delivers the commands of ``at[step]`` when that step begins."""
 
     def __init__(self, at: Mapping[int, list[Any]]) -> None:
         self.at = dict(at)
@@ -53,17 +52,17 @@ class DeliverAt(TrainerCallback):
 
 
 def while_paused(*acts: Callable[[], object]) -> threading.Thread:
-    """Once training is paused do each of ``acts``, the next when it is paused again."""
+    """Call each of ``acts`` while training is paused, the next when it is paused again."""
 
     def run() -> None:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         for act in acts:
             while not _is_paused():
                 assert time.monotonic() < until, "it was never paused"
                 time.sleep(0.01)
             act()
             while any(one._channel.has_pending for one in _executors()):
-                assert time.monotonic() < until, "nobody read it"
+                assert time.monotonic() < until, "the commands were not read"
                 time.sleep(0.01)
             time.sleep(0.1)
 
@@ -73,17 +72,17 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
 
 
 def outcomes(answers: list[Event]) -> list[tuple[str, str, int]]:
-    """What became of each command: its op, its end and the step; ``control_on`` left out."""
+    """Op, final state and step of each command."""
     ends = [event for event in answers if event.kind not in ("control_on", "control_delivered")]
     return [(str(data_of(e).get("op")), e.kind.removeprefix("control_"), e.step) for e in ends]
 
 
-def why(answers: list[Event]) -> str:
+def rejection_reason(answers: list[Event]) -> str:
     [reason] = [data_of(e)["why"] for e in answers if e.kind == "control_rejected"]
     return str(reason)
 
 
-def seen(hook_log: HookLog, *kinds: str) -> list[tuple[str, int]]:
+def hook_calls(hook_log: HookLog, *kinds: str) -> list[tuple[str, int]]:
     return [(note["kind"], note["step"]) for note in hook_log.seen if note["kind"] in kinds]
 
 
