@@ -62,7 +62,7 @@ def measure() -> list[Row]:
             stopper.wait()
     waited = sorted(1_000 * seconds for seconds in took[1:])  # the first waits for a shipper
     return [
-        Row("an evaluation waits for the stopper's word, p50", statistics.median(waited), "ms", 50),
+        Row("an evaluation waits for the stopper, p50", statistics.median(waited), "ms", 50),
         Row("the same, p99", waited[int(len(waited) * 0.99)], "ms", 150),
         Row(
             "two rules of a stopper, 5 events a step",

@@ -214,4 +214,4 @@ def test_a_stopper_that_is_not_there_is_waited_for_once(
         step, _, stderr = training.wait_ended()
     assert step == 12
     assert time.monotonic() - began < 60
-    assert stderr.count("no stopper has spoken on an evaluation within 5 s") == 1
+    assert stderr.count("no stopper has reviewed an evaluation within 5 s") == 1
