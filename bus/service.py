@@ -1,11 +1,9 @@
-"""The life of a process: start, loop until told to stop, shut down. Signals are installed here."""
+"""The life of a process: startup, main loop, shutdown. Signal handlers are installed here."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import resource
 import signal
 from types import FrameType
 
@@ -13,13 +11,12 @@ from lineside.bus.text import printable
 
 log = logging.getLogger("lineside")
 
-_LOW_FILE_LIMIT = 1024
 SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
-"""Set by a supervisor for its children, which end when it is no longer their parent."""
+"""The variable that a supervisor sets for its children: they exit when the supervisor does."""
 
 
 class Service:
-    """Base of every long-lived process of ours.
+    """The base class of every long-lived process of Lineside.
 
     A subclass fills in ``startup``, ``turn`` (one bounded piece of work: it returns within half a
     second when there is nothing to do) and ``shutdown``. ``serve`` runs them until ``should_exit``.
@@ -32,17 +29,21 @@ class Service:
         self._supervisor = int(os.environ.get(SUPERVISOR_PID, "0"))
 
     def startup(self) -> None:
-        """Open what is needed; raise a LinesideError if it cannot be had."""
+        """Open files and connections.
+
+        Raises:
+            LinesideError: one cannot be opened.
+        """
 
     def run_once(self) -> None:
-        """One bounded piece of work."""
+        """Do one bounded piece of work."""
         raise NotImplementedError
 
     def shutdown(self) -> None:
-        """Close what was opened; called once, also after an error."""
+        """Close what ``startup`` opened. Called once, also after an error."""
 
     def serve(self) -> None:
-        """Run until SIGINT, SIGTERM, ``should_exit`` or the supervisor's end."""
+        """Run until SIGINT, SIGTERM, ``should_exit`` or the exit of the supervisor."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         try:
@@ -61,22 +62,8 @@ class Service:
         self.should_exit = True
 
 
-def raise_file_limit() -> None:
-    """Raise the number of files this process may open as far as it may, and say so if that is not
-    far: libzmq aborts the process when it can open no more."""
-    with contextlib.suppress(OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        if 0 <= hard < _LOW_FILE_LIMIT:
-            log.warning(
-                "this process may open only %d files, and each connection takes one: it ends when "
-                "they are used up; raise what `ulimit -Hn` says",
-                hard,
-            )
-
-
 def configure_logging(level: str = "INFO") -> None:
-    """Log lines of a process of ours go to stderr, one format for all, each on one line."""
+    """Log to stderr in the format of every process of Lineside, one line for each record."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         _OneLineFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -85,7 +72,7 @@ def configure_logging(level: str = "INFO") -> None:
 
 
 class _OneLineFormatter(logging.Formatter):
-    """A message may hold what somebody asked for who is not even let in."""
+    """Escapes control characters: a message may hold text of a client that was refused."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))

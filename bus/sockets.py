@@ -1,28 +1,21 @@
-"""Sockets with every option set: the broker's ROUTER, and everybody else's DEALER."""
+"""Sockets with every option set: the broker's ROUTER and the clients' DEALER."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import fcntl
-import os
+import logging
+import resource
 import secrets
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
 
 from lineside.bus.auth.key_file import KeyFile
-from lineside.bus.errors import (
-    AddressError,
-    AddressInUse,
-    BrokerUnreachable,
-    KeyRefused,
-    SettingsError,
-)
+from lineside.bus.errors import AddressError, BrokerUnreachable, KeyRefused, SettingsError
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import MAX_MESSAGE
-from lineside.bus.settings import make_private_folder
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -30,116 +23,75 @@ if TYPE_CHECKING:
     Socket: TypeAlias = "zmq.Socket[bytes]"
     Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
+log = logging.getLogger("lineside")
+
 HEARTBEAT_MS = 5_000
-"""A ping after this long without traffic; three times as long without an answer is a cut."""
+"""A ping is sent after this time without traffic; without an answer for three times as long the
+connection is closed."""
 HANDSHAKE_MS = 5_000
-"""A connection whose peer does not shake hands for this long is given up and made anew."""
+"""A connection whose handshake takes longer is closed and opened again."""
 HANDSHAKE_EVENTS = (
     int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     | int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
     | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 )
-"""What a socket's monitor says of handshakes."""
+"""The events of a socket's monitor about handshakes."""
 MONITOR_EVENT = struct.Struct("=hi")
-"""The first frame of what a monitor says: the event, and a number that belongs to it."""
+"""The first frame of a monitor's message: the event and its value."""
+_LOW_FILE_LIMIT = 1024
 _HIGH_WATER_MARK = 256  # messages libzmq holds in each direction of one connection
 
 
-def parse(address: str) -> Path:
-    """The socket path of a broker's own ``ipc:///absolute/path`` address.
+def raise_file_limit() -> None:
+    """Raise this process's limit of open files to the hard limit, and warn if that is low.
+
+    libzmq aborts the process when it can open no more files.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if 0 <= hard < _LOW_FILE_LIMIT:
+            log.warning(
+                "this process may open only %d files, and each connection takes one; it is "
+                "aborted when they are used up: raise the limit that `ulimit -Hn` shows",
+                hard,
+            )
+
+
+def router(context: Context, address: str) -> Socket:
+    """A ROUTER bound at an ``ipc://`` address, its socket file of mode 0600.
+
+    The caller holds the ``AddressLock``. A send to a peer that is gone, or whose queue is full,
+    raises an error.
 
     Raises:
-        AddressError: another transport, a relative or abstract path, or one that is too long.
+        AddressError: the address cannot be bound.
     """
-    if address.startswith("tcp://"):
-        raise AddressError(
-            address,
-            "a broker's own address is ipc:///absolute/path/to/bus.sock; for other machines start "
-            "it there with --listen tcp://0.0.0.0:7430",
-        )
-    path = addresses.parse(address).path
-    if path is None:
-        raise AddressError(address, "expected ipc:///absolute/path/to/bus.sock")
-    return path
-
-
-class AddressLock:
-    """The right to listen at an address: an advisory lock on a file beside the socket.
-
-    libzmq lets a second process bind the path of a first, which then hears nothing and says
-    nothing. The lock belongs to the open file, so the kernel drops it with its process.
-
-    Raises:
-        AddressError: the address cannot be used.
-        AddressInUse: another process holds it.
-        SettingsError: the folder cannot be made or written.
-    """
-
-    def __init__(self, address: str) -> None:
-        path = parse(address)
-        make_private_folder(path.parent)
-        self.address = address
-        self._fd = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
-            raise AddressInUse(
-                "the broker address",
-                address,
-                f"process {claiming_pid(address)} listens there; "
-                "stop it, or set LINESIDE_HOME to another folder",
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Let another process listen. The file stays: removing it would race with the next."""
-        os.close(self._fd)
-
-
-def claiming_pid(address: str) -> int:
-    """The pid of the process that claimed an address last, whether or not it still lives; 0 if
-    there was none."""
-    try:
-        return int(_lock_path(parse(address)).read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def router(context: Context, address_lock: AddressLock) -> Socket:
-    """A ROUTER bound at a claimed address, its socket file of mode 0600.
-
-    A send to a peer that is gone or whose queue is full raises instead of vanishing.
-    """
-    # libzmq numbers connections from a place that C's rand() gives it, the same in every process.
-    # Who guesses a number can choose it as his own name, and libzmq aborts when it comes to it.
+    # libzmq takes the first connection number from C's rand(), the same in every process. A client
+    # that guesses a number can set it as its routing id, and libzmq aborts when it reaches it.
     ctypes.CDLL(None).srand(secrets.randbits(32))
     socket = context.socket(zmq.ROUTER)
     _set_common_options(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     try:
-        socket.bind(address_lock.address)
-        parse(address_lock.address).chmod(0o600)
+        socket.bind(address)
+        addresses.ipc_path(address).chmod(0o600)
     except (zmq.ZMQError, OSError) as error:
         socket.close()
-        raise AddressError(
-            address_lock.address, f"it cannot be listened at: {error.strerror}"
-        ) from error
+        raise AddressError(address, f"it cannot be bound: {error.strerror}") from error
     return socket
 
 
 def dealer(context: Context, address: str) -> Socket:
-    """A DEALER connecting to ``address``, now or when a broker comes up there, with the key that
-    the address names.
+    """A DEALER that connects to ``address``, now or when a broker starts there.
 
-    It queues only into a connection that stands (``zmq.Again`` otherwise, use ``zmq.NOBLOCK``) and
-    never keeps its process from ending.
+    It uses the key that the address names. It queues messages only while it is connected (use
+    ``zmq.NOBLOCK``; it raises ``zmq.Again`` otherwise), and never delays the exit of its process.
 
     Raises:
         AddressError: the address cannot be used.
-        SettingsError: the key cannot.
+        SettingsError: the key cannot be used.
     """
     socket, target = _dealer(context, address)
     socket.connect(target)
@@ -147,15 +99,18 @@ def dealer(context: Context, address: str) -> Socket:
 
 
 def unreachable_error(address: str, seconds: float) -> BrokerUnreachable:
-    """The error to raise when nobody answered at ``address`` within ``seconds``: over a network
-    this connects once more, and says so if it is the key that was not taken."""
+    """The error to raise when no broker answered at ``address`` within ``seconds``.
+
+    Over a network this connects once more, to find out whether the key is refused.
+    """
     why = key_refusal(address)
     return KeyRefused(address, why) if why else BrokerUnreachable(address, seconds)
 
 
 def key_refusal(address: str, seconds: float = 1.0) -> str:
-    """Why a broker at a network address does not take the key; empty if it does, if none answers
-    within ``seconds``, and on this machine, where there are no keys.
+    """Why a broker at a network address refuses the key; empty if it does not.
+
+    Empty also if no broker answers within ``seconds``, and for addresses of this machine.
 
     Raises:
         AddressError, SettingsError: address or key cannot be used.
@@ -176,19 +131,17 @@ def key_refusal(address: str, seconds: float = 1.0) -> str:
 
 
 def handshake_error(frame: bytes) -> str:
-    """Why a connection did not come about, from one of the ``HANDSHAKE_EVENTS`` of a socket's
-    monitor;
-    empty if it did."""
+    """Why a handshake failed, from one of the ``HANDSHAKE_EVENTS``; empty if it succeeded."""
     event, _ = MONITOR_EVENT.unpack(frame)
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return "it is not in the broker's list, or was revoked"
     if event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-        return "what listens there is no broker, or not the one that this key was made for"
+        return "the listener is no broker, or not the one that this key was made for"
     return ""
 
 
 def _dealer(context: Context, address: str) -> tuple[Socket, str]:
-    """A DEALER with every option set, and where to connect it."""
+    """A DEALER with every option set, and the endpoint to connect it to."""
     target = addresses.parse(address)
     key = KeyFile.read(target.key) if target.key else None
     socket = context.socket(zmq.DEALER)
@@ -205,12 +158,8 @@ def _dealer(context: Context, address: str) -> tuple[Socket, str]:
             socket.curve_serverkey = key.broker.encode()
         except zmq.ZMQError as error:
             socket.close()
-            raise SettingsError("LINESIDE_KEY", target.key, "what is in it is no key") from error
+            raise SettingsError("LINESIDE_KEY", target.key, "it holds no valid key") from error
     return socket, target.endpoint
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
 
 
 def _set_common_options(socket: Socket) -> None:
@@ -218,7 +167,7 @@ def _set_common_options(socket: Socket) -> None:
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-    # libzmq would wait 30 s on a connection that a network swallowed right after it stood.
+    # libzmq would wait 30 s for a handshake that the network lost.
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)

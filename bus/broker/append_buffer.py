@@ -1,4 +1,4 @@
-"""What producers sent since the last commit: every stream in order, once, without a hole."""
+"""The events received since the last commit: each stream in order, once, without a hole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEQ_LIMIT = 1 << 63  # a seq is a signed 64-bit integer in the journal
 
 
 class AppendBuffer:
-    """Collects what is to be appended in one transaction. Nothing is kept if that fails."""
+    """Collects the writes of one transaction. Nothing is kept if that fails."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -26,7 +26,7 @@ class AppendBuffer:
         return bool(self._writes)
 
     def put(self, message: Put) -> str:
-        """Take records, without those the stream has already; the status to answer.
+        """Take records, without those that the stream has already; return the status to answer.
 
         Raises:
             BadMessage: the blob is not exactly ``count`` whole, sound records.
@@ -57,7 +57,7 @@ class AppendBuffer:
         return OK
 
     def gap(self, stream: Stream, message: GapMessage) -> str:
-        """Take a producer's word that seqs cannot be had; the status to answer."""
+        """Take seqs that the producer cannot supply; return the status to answer."""
         expected = self.next_seq(stream)
         if message.first > expected:
             return HOLE
@@ -66,12 +66,12 @@ class AppendBuffer:
         return OK
 
     def next_seq(self, stream: Stream) -> int:
-        """The seq after the last one taken, committed or not."""
+        """The seq after the last one of the stream, committed or not."""
         found = self._next_seqs.get(stream)
         return self._journal.next_seq(stream) if found is None else found
 
     def append_own(self, stream: Stream, encode: Callable[[int], bytes]) -> None:
-        """Take one record of the broker's own ``stream``; ``encode`` makes it of its seq."""
+        """Take one record of the broker's own ``stream``; ``encode`` makes it from its seq."""
         seq = self.next_seq(stream)
         self._add(Write(stream, seq, 1, encode(seq)))
 
@@ -81,8 +81,9 @@ class AppendBuffer:
         expire_before: int = 0,
         owners: Mapping[str, str] = NO_OWNERS,
     ) -> list[Entry]:
-        """Append everything taken, with readers' ``cursors`` and what has a new owner, and delete
-        what is older than ``expire_before``; afterwards nothing is pending.
+        """Append everything, with ``cursors`` and ``owners``, and expire entries before an offset.
+
+        Afterwards the buffer is empty, also after an error.
 
         Raises:
             JournalError: nothing was appended.

@@ -1,8 +1,8 @@
-"""What the broker needs of a log: every batch it accepted, numbered, kept before anybody hears."""
+"""The journal interface of the broker: a log of accepted batches, numbered by offset."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ FORGOTTEN = -1
 
 
 class Write(NamedTuple):
-    """What is to be appended: ``records`` of them, or with ``blob`` None a gap of as many seqs."""
+    """A batch to append: ``records`` records, or with ``blob`` None a gap of as many seqs."""
 
     stream: Stream
     first_seq: int
@@ -24,9 +24,9 @@ class Write(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What was appended, and its place in the journal. Offsets start at 1 and have no holes.
+    """A batch in the journal. Offsets start at 1 and have no holes.
 
-    With ``stream`` None the entry at ``offset`` can no longer be read.
+    With ``stream`` None the entry at ``offset`` cannot be read any more.
     """
 
     offset: int
@@ -37,11 +37,11 @@ class Entry(NamedTuple):
 
 
 class Journal(Protocol):
-    """What the broker needs of a log: five calls.
+    """A replicated log may take the place of the SQLite one by these calls.
 
-    ``id`` is random, one for each journal. ``head`` is the newest offset (0 when nothing was ever
-    appended), ``first`` the oldest one still kept (``head + 1`` if none is). ``owners`` are kept as
-    given: which key a run or a name belongs to.
+    ``id`` is random, one for each journal. ``head`` is the newest offset (0 if nothing was ever
+    appended), ``first`` the oldest one still kept (``head + 1`` if none is). ``owners`` maps runs,
+    streams and names to the keys that own them, and is kept as given.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Journal(Protocol):
         expire_before: int = 0,
         owners: Mapping[str, str] = NO_OWNERS,
     ) -> int:
-        """Commit all of it or nothing; the offset of the first write, the others follow.
+        """Commit everything or nothing; return the offset of the first write.
 
         Entries before ``expire_before`` are deleted with the same commit.
         """
@@ -65,12 +65,22 @@ class Journal(Protocol):
         """The seq after the last one appended to ``stream``; 0 for a stream never seen."""
 
     def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries of ``patterns`` streams after an offset, in order, about ``limit`` bytes, and up
-        to
-        which offset there are no others."""
+        """Entries of ``patterns`` after an offset, about ``limit`` bytes, and the offset it read to."""
 
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""
 
     def cursors(self) -> dict[str, int]:
-        """How far each durable reader is."""
+        """The offset that each durable reader has processed."""
+
+    def forget_cursors(self, before: float, keep: Collection[str]) -> list[str]:
+        """Forget cursors not moved since ``before`` (seconds since the epoch), but for ``keep``."""
+
+    def oldest(self) -> Iterator[tuple[int, float, int, int]]:
+        """Offset, time of commit, records and bytes of each entry, the oldest first."""
+
+    def size(self) -> tuple[int, int]:
+        """Bytes in use, and bytes that are free for later entries."""
+
+    def release_space(self, size: int) -> None:
+        """Return up to ``size`` free bytes to the file system."""

@@ -1,4 +1,4 @@
-"""How long the journal keeps what it has: by age and size, and longer for those still reading."""
+"""Decide which journal entries expire: by age and size, later while a durable reader needs them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.journal import Journal
 
 DURABLE_KEEP_FACTOR = 4
-"""What a durable reader has not processed is kept this many times as long, and as large."""
+"""Entries that a durable reader has not processed are kept this many times as long and large."""
 _STEP_ENTRIES = 4096
 _STEP_BYTES = 32 << 20
-_LOW_WATERMARK = 0.95  # of the size, so that a full journal is not trimmed at every commit
-_SPARE_BYTES = 64 << 20  # free space kept inside the file for what comes
+_LOW_WATERMARK = 0.95  # of the size, so that a full journal is not trimmed at each commit
+_SPARE_BYTES = 64 << 20  # free space kept inside the file for later entries
 _RELEASE_BYTES = 16 << 20  # at once
 
 
 @dataclass(frozen=True)
 class Expiry:
-    """Entries ``first`` (included) to ``end`` (excluded) are to go; ``readers`` had not had them
-    all."""
+    """Entries ``first`` (included) to ``end`` (excluded) expire; ``readers`` miss some of them."""
 
     first: int
     end: int
@@ -30,20 +29,20 @@ class Expiry:
 
 
 class Retention:
-    """Decides what goes, a bounded step at a time. Deleting it is the journal's.
+    """Decides which entries expire, a bounded number at a time. The journal deletes them.
 
-    Entries older than ``keep_days`` or beyond ``keep_bytes`` go, unless a durable cursor is before
-    them; those go when they are ``DURABLE_KEEP_FACTOR`` times as old, or as many.
+    Entries older than ``keep_days`` or beyond ``keep_bytes`` expire. Entries after a durable cursor
+    expire when they are ``DURABLE_KEEP_FACTOR`` times as old, or the journal as large.
     """
 
-    def __init__(self, journal: SqliteJournal, keep_days: float, keep_bytes: int) -> None:
+    def __init__(self, journal: Journal, keep_days: float, keep_bytes: int) -> None:
         self._journal = journal
         self._keep_seconds = keep_days * 86_400
         self._keep_bytes = keep_bytes
         self._trimming = False
 
     def next_expiry(self, now: float) -> Expiry | None:
-        """What is to go now, ``now`` being seconds since the epoch; None when nothing is."""
+        """The entries that expire at ``now``, in seconds since the epoch; None if none do."""
         used, _ = self._journal.size()
         self._trimming = used > self._keep_bytes * (_LOW_WATERMARK if self._trimming else 1)
         cursors = self._journal.cursors()
@@ -54,7 +53,7 @@ class Retention:
             old = now - time > self._keep_seconds * factor
             excess = used - expired_bytes - self._keep_bytes * factor * _LOW_WATERMARK
             surplus = self._trimming and excess > 0
-            # The newest stays, or the word that everything expired would expire next.
+            # The newest stays, or the `expired` event would expire next, and so on.
             if not (old or surplus) or expired_bytes > _STEP_BYTES or offset == self._journal.head:
                 break
             last_expired, records, expired_bytes = offset, records + count, expired_bytes + size
@@ -64,14 +63,13 @@ class Retention:
         return Expiry(self._journal.first, last_expired + 1, records, expired_bytes, readers)
 
     def forget_idle_readers(self, now: float, connected: Collection[str]) -> list[str]:
-        """Forget durable readers that have not been here for ``DURABLE_KEEP_FACTOR`` times the
-        age."""
+        """Forget durable readers that were away for ``DURABLE_KEEP_FACTOR`` times the age."""
         return self._journal.forget_cursors(
             now - self._keep_seconds * DURABLE_KEEP_FACTOR, connected
         )
 
     def release_space(self) -> None:
-        """Return a piece of the file's free space, beyond a spare, to the file system."""
+        """Return free space of the file, beyond a spare, to the file system, a bounded piece."""
         used, free = self._journal.size()
         spare = max(_SPARE_BYTES, used // 8)
         if free > spare:

@@ -16,6 +16,7 @@ from lineside.bus import sockets
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.auth.roles import Principal
+from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.authorization import Authorization, is_shared_stream
 from lineside.bus.broker.maintenance import Maintenance
@@ -41,7 +42,7 @@ from lineside.bus.protocol.messages import (
     Who,
     decode,
 )
-from lineside.bus.service import Service, raise_file_limit
+from lineside.bus.service import Service
 from lineside.bus.settings import Settings, make_private_folder
 
 log = logging.getLogger("lineside")
@@ -117,17 +118,17 @@ class Broker(Service):
             SettingsError: ``listen`` is set, and no key was ever made.
         """
         opened = self._resources
-        raise_file_limit()
+        sockets.raise_file_limit()
         make_private_folder(self._settings.home)
         keyring = Keyring(keys_folder(self._settings.home))
         key_pair = listen_key_pair(keyring, self._listen) if self._listen else None
-        address_lock = sockets.AddressLock(self._settings.broker)
+        address_lock = AddressLock(self._settings.broker)
         opened.callback(address_lock.release)
         self._journal = SqliteJournal(self._settings.journal)
         opened.callback(self._journal.close)
         context: sockets.Context = zmq.Context()
         opened.callback(context.destroy, linger=0)
-        self._socket = sockets.router(context, address_lock)
+        self._socket = sockets.router(context, address_lock.address)
         self._buffer = AppendBuffer(self._journal)
         self._subscriptions = Subscriptions(self._journal, self._send)
         retention = Retention(self._journal, self._keep_days, self._keep_bytes)

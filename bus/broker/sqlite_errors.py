@@ -1,4 +1,4 @@
-"""What SQLite says, in our words."""
+"""Translate SQLite's errors into Lineside's."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from lineside.bus.errors import AddressInUse, BusError, JournalDamaged, JournalE
 
 
 class DamagedRow(Exception):
-    """A row that cannot be, or does not match its checksum."""
+    """An invalid row, or one that does not match its checksum."""
 
 
 def translate(error: Exception, path: Path) -> BusError:
-    """The error of ours for one of SQLite's, or for a ``DamagedRow``, of the journal at ``path``.
+    """The error to raise for one of SQLite's, or a ``DamagedRow``, of the journal at ``path``.
 
-    Told apart by their words: their codes are not to be had before Python 3.11.
+    The text decides: SQLite's error codes are not available before Python 3.11.
     """
     text = str(error)
     if "is full" in text:

@@ -28,7 +28,7 @@ _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
     " next_seq INTEGER NOT NULL, checksum INTEGER NOT NULL)",
-    # A blob of NULL is a gap. The checksum is of the numbers: SQLite keeps none, and one wrong bit
+    # A blob of NULL is a gap. The checksum covers the numbers: SQLite keeps none, and one wrong bit
     # in them would cost a stream more than one batch. Records in the blob have their own.
     "CREATE TABLE entries (offset INTEGER PRIMARY KEY, stream INTEGER NOT NULL,"
     " first_seq INTEGER NOT NULL, records INTEGER NOT NULL, time REAL NOT NULL,"
@@ -66,7 +66,7 @@ class SqliteJournal:
                 path,
                 kind,
             )
-        # What SQLite makes beside the file has the file's mode. Why it cannot be had SQLite says.
+        # SQLite gives the files beside this one its mode. An error shows when SQLite opens it.
         with suppress(OSError):
             path.touch(mode=0o600)
             path.chmod(0o600)
@@ -139,7 +139,7 @@ class SqliteJournal:
         return self._next_seqs.get(stream, 0)
 
     def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries after an offset, at least one if there is any; what is damaged has no stream.
+        """Entries after an offset, at least one if there is any; a damaged one has no stream.
 
         Raises:
             JournalError: it cannot be read now.
@@ -150,16 +150,15 @@ class SqliteJournal:
             return self._read_streams(after, limit, patterns)
         except (sqlite3.Error, DamagedRow) as error:
             damage = self._damage_or_raise(error)
-        log.warning("%s; reading on behind it", damage)
+        log.warning("%s; reading continues after it", damage)
         return self._read_one_by_one(after, patterns)
 
     def cursors(self) -> dict[str, int]:
-        """Durable names and the offset each has processed."""
+        """The offset that each durable reader has processed."""
         return self._cursors
 
     def forget_cursors(self, before: float, keep: Collection[str]) -> list[str]:
-        """Forget readers not heard of since ``before`` (seconds since the epoch) but for ``keep``;
-        their names."""
+        """Forget cursors not moved since ``before`` (seconds since the epoch), but for ``keep``."""
         with self._transaction() as db:
             rows = db.execute("SELECT name FROM cursors WHERE time < ?", (before,)).fetchall()
             names = [name for (name,) in rows if name not in keep]
@@ -181,7 +180,7 @@ class SqliteJournal:
             )
 
     def size(self) -> tuple[int, int]:
-        """Bytes in use, and bytes free inside the file for what comes."""
+        """Bytes in use, and bytes that are free inside the file."""
         with self._translating_errors():
             pages = self._db.execute("PRAGMA page_count").fetchone()[0]
             free = self._db.execute("PRAGMA freelist_count").fetchone()[0]
@@ -199,7 +198,7 @@ class SqliteJournal:
 
     def _open(self) -> None:
         db = self._db
-        # One process owns the file: no shared memory, and a second broker is told.
+        # One process owns the file: no shared memory, and a second broker gets an error.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         if not db.execute("PRAGMA page_count").fetchone()[0]:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
@@ -290,13 +289,13 @@ class SqliteJournal:
             )
             entry = Entry(offset, self._streams[id_], first_seq, records, blob)
         except (KeyError, TypeError, struct.error) as error:
-            raise DamagedRow(f"a row that cannot be: {error}") from error
+            raise DamagedRow(f"an invalid row: {error}") from error
         if not is_sound or not isinstance(blob, (bytes, NoneType)):
             raise DamagedRow(f"the row of entry {offset} does not match its checksum")
         return entry
 
     def _damage_or_raise(self, error: Exception) -> Exception:
-        """What to say of damage. Anything else may pass, and must not be taken for a gap."""
+        """The damage that ``error`` reports. Other errors may pass, and must not become gaps."""
         translated = translate(error, self.path)
         if not isinstance(translated, JournalDamaged):
             raise translated from error
@@ -327,7 +326,7 @@ def _stream(name: str, next_seq: int, checksum: int) -> Stream:
     try:
         stream = Stream.parse(name)
     except (StreamNameError, AttributeError) as error:
-        raise DamagedRow(f"a stream that cannot be: {error}") from error
+        raise DamagedRow(f"an invalid stream: {error}") from error
     if checksum != _checksum(stream, next_seq):
         raise DamagedRow(f"the row of stream {stream} does not match its checksum")
     return stream

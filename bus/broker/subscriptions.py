@@ -1,4 +1,4 @@
-"""Delivery: who reads what, how far each is, and what may be sent to it now."""
+"""Subscriptions of readers: their places in the journal, and delivery to them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from lineside.bus.protocol.patterns import Patterns
 log = logging.getLogger("lineside")
 
 MAX_CREDIT = 4096
-"""Messages a reader may have open; more credit is not counted."""
+"""The largest credit of a reader; more is not counted."""
 MAX_IN_FLIGHT = 32 << 20
-"""Bytes sent to one reader and not yet given back as credit, beyond which it waits (32 MiB)."""
+"""Bytes sent to one reader for which it has not yet granted credit again; more wait (32 MiB)."""
 LIVE_LAG = 1024
-"""Entries a live reader may be behind before it is skipped forward."""
+"""Entries that a live reader may be behind before it is skipped forward."""
 NAME_MAX = 257
 """Characters of a durable reader's name: two parts of 128 with a slash between them."""
 _TAIL_BYTES = 32 << 20
-# To one reader before the next one's turn.
+# Limits of one delivery to one reader.
 _DELIVER_MESSAGES = 64
 _DELIVER_SCANNED = 1024
 _READ_BYTES = 1 << 20
@@ -43,10 +43,10 @@ _ENTRY_OVERHEAD_BYTES = 256  # bytes of memory an entry takes besides its blob
 
 
 class SendResult(Enum):
-    """What became of a message to a reader."""
+    """The result of sending a message to a reader."""
 
     SENT = 1
-    BUSY = 2  # its queue is full: later
+    BUSY = 2  # its queue is full
     GONE = 3
 
 
@@ -58,8 +58,8 @@ class Subscription:
         self.name = message.name
         self.is_live = message.start == LIVE
         self.position = position
-        self.last_sent = position  # the newest offset really sent; the filter may be further on
-        self.processed = 0  # up to here nothing is left that it wants and has not processed
+        self.last_sent = position  # the newest offset sent; ``position`` may be further
+        self.processed = 0  # every matching entry up to here is processed
         self.credit = min(message.credit, MAX_CREDIT)
         try:
             self.streams = Patterns(message.streams)
@@ -86,7 +86,7 @@ class Subscription:
 class Subscriptions:
     """Every reader's subscription, and the newest entries kept in memory for those at the head.
 
-    ``send`` takes the identity's frames and says what became of them; it never blocks.
+    ``send`` sends frames that begin with the identity, and never blocks.
     """
 
     def __init__(self, journal: Journal, send: Callable[[Frames], SendResult]) -> None:
@@ -105,27 +105,29 @@ class Subscriptions:
 
     @property
     def connected_names(self) -> Collection[str]:
-        """Durable readers that are connected."""
+        """The names of connected durable readers."""
         return self._by_name.keys()
 
     def subscribe(self, identity: bytes, message: Sub) -> tuple[int, bytes | None]:
-        """Begin delivery; the offset after which it does, and the reader whose name this one took.
+        """Begin delivery.
+
+        Returns the offset after which it begins, and the reader that lost its name to this one.
 
         Raises:
-            BadMessage: a name or a pattern that cannot be.
+            BadMessage: an invalid name or pattern.
         """
         name = message.name
         if len(name) > NAME_MAX or not name.isprintable():
             raise BadMessage(f"name {name[:NAME_MAX]!r}: at most {NAME_MAX} printable characters")
         head = self._journal.head
         committed = self.cursor(name)
-        wanted = {
+        positions = {
             START: 0,
             LIVE: message.offset or head,
             OFFSET: message.offset,
             CURSOR: committed or 0,
         }
-        position = min(head, wanted[message.start])
+        position = min(head, positions[message.start])
         subscription = Subscription(identity, message, position)
         self.drop(identity)
         displaced = self._by_name.get(name) if name else None
@@ -134,14 +136,14 @@ class Subscriptions:
         self._by_identity[identity] = subscription
         if name:
             self._by_name[name] = identity
-            # A reader that comes back further on has not said that it processed what is between.
+            # A reader that returns at a later offset has not committed the entries before it.
             cursor = position if committed is None else min(committed, position)
             if cursor != committed:
                 self.moved_cursors[name] = cursor
         return position, displaced
 
     def cursor(self, name: str) -> int | None:
-        """How far the durable reader ``name`` is; None if there is none."""
+        """The cursor of the durable reader ``name``; None if there is no such reader."""
         cursor = self.moved_cursors.get(name, self._journal.cursors().get(name))
         return None if cursor == FORGOTTEN else cursor
 
@@ -154,7 +156,7 @@ class Subscriptions:
         )
 
     def cursor_of(self, identity: bytes) -> tuple[str, int]:
-        """A reader's name and its durable cursor; without a name, how far it has processed."""
+        """A reader's name and durable cursor; without a name, the offset it has processed."""
         subscription = self._by_identity.get(identity)
         if subscription is None:
             return "", 0
@@ -162,7 +164,7 @@ class Subscriptions:
         return name, (self.cursor(name) or 0) if name else subscription.processed
 
     def advance(self, identity: bytes, message: Cur) -> None:
-        """A reader processed up to an offset and grants credit."""
+        """Take a reader's CUR."""
         subscription = self._by_identity[identity]
         subscription.add_credit(message.credit)
         name, offset = subscription.name, message.offset
@@ -182,7 +184,7 @@ class Subscriptions:
             del self._by_name[subscription.name]
 
     def cache_entries(self, entries: Sequence[Entry]) -> None:
-        """Keep what was just committed in memory, for the readers at the head."""
+        """Keep entries just committed in memory, for readers at the head."""
         for entry in entries:
             self._tail[entry.offset] = entry
             self._tail_bytes += _size(entry)
@@ -190,7 +192,7 @@ class Subscriptions:
             self._tail_bytes -= _size(self._tail.pop(next(iter(self._tail))))
 
     def deliver(self) -> bool:
-        """Send every reader what it has credit for, each a bounded piece; whether more waits."""
+        """Send entries to every reader with credit, a bounded number; whether more wait."""
         more = False
         head = self._journal.head
         for subscription in list(self._by_identity.values()):
@@ -223,20 +225,20 @@ class Subscriptions:
         subscription.position = reached
         return reached < head
 
-    def _entries_after(self, position: int, wanted: Patterns) -> tuple[list[Entry], int]:
+    def _entries_after(self, position: int, patterns: Patterns) -> tuple[list[Entry], int]:
         entries: list[Entry] = []
         for offset in range(position + 1, position + 1 + _DELIVER_SCANNED):
             entry = self._tail.get(offset)
             if entry is None or len(entries) == _DELIVER_MESSAGES:
                 break
-            if entry.stream in wanted:
+            if entry.stream in patterns:
                 entries.append(entry)
             position = offset
         else:
             return entries, position
         if entries or position == self._journal.head:
             return entries, position
-        return self._journal.read(position, _READ_BYTES, wanted)
+        return self._journal.read(position, _READ_BYTES, patterns)
 
     def _skip(self, subscription: Subscription, position: int) -> bool:
         gap = GapMessage(None, subscription.position + 1, position + 1, position)
@@ -246,13 +248,13 @@ class Subscriptions:
         return True
 
     def _try_send(self, subscription: Subscription, offset: int, frames: Frames, size: int) -> bool:
-        last_sent = self._send([subscription.identity, *frames])
-        if last_sent is SendResult.SENT:
+        result = self._send([subscription.identity, *frames])
+        if result is SendResult.SENT:
             subscription.last_sent = offset
             subscription.use_credit(size)
-        elif last_sent is SendResult.GONE:
+        elif result is SendResult.GONE:
             self.drop(subscription.identity)
-        return last_sent is SendResult.SENT
+        return result is SendResult.SENT
 
 
 def _size(entry: Entry) -> int:

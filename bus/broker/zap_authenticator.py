@@ -1,8 +1,7 @@
-"""Who is let in over a network: the answer to each CURVE handshake, and whose a message is.
+"""The authentication of clients over a network: CURVE keys, checked over ZAP.
 
-libzmq asks about every key that is shown, over ZAP (ZeroMQ RFC 27), and stamps what the connection
-sends with the answer's user id, which here is the key itself. Without somebody to ask it would let
-any key in.
+libzmq asks for each key over ZAP (ZeroMQ RFC 27), and marks the messages of the connection with the
+user id in the answer, which here is the key itself. Without a ZAP handler it accepts any key.
 """
 
 from __future__ import annotations
@@ -30,18 +29,19 @@ _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _FAILURE_EVENTS = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
-_UNAUTHENTICATED = "nobody"  # no key is so short
-_HANDSHAKES_PER_CALL = 64  # handshakes answered in one turn
+_UNAUTHENTICATED = "none"  # shorter than any key
+_HANDSHAKES_PER_CALL = 64
 _HANDSHAKE_FAILED = "the handshake failed: no CURVE, or not with this broker's public key"
 
 
 class ZapAuthenticator:
-    """Lets the keys of ``keyring`` in at ``address`` on ``router``; ``endpoint`` is where it really
-    listens. ``on_refusal`` is called with each refusal.
+    """Makes ``router`` accept the keys of ``keyring`` at ``address``.
+
+    ``endpoint`` is the address with its real port. ``on_refusal`` is called with each refusal.
 
     Raises:
-        AddressError: it cannot be listened at.
-        AddressInUse: somebody listens there already.
+        AddressError: the address cannot be bound.
+        AddressInUse: another process listens there.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ZapAuthenticator:
         self._generation = keyring.generation
         self.requests: sockets.Socket = context.socket(zmq.REP)
         """Readable when a handshake waits for an answer."""
-        self.requests.bind(_ZAP_ADDRESS)  # before anybody can connect
+        self.requests.bind(_ZAP_ADDRESS)  # before any client can connect
         monitor_address = f"inproc://{secrets.token_hex(8)}"
         router.monitor(monitor_address, _FAILURE_EVENTS)
         self._monitor: sockets.Socket = context.socket(zmq.PAIR)
-        # libzmq's own thread would wait for room here, and everybody with it.
+        # With a limit libzmq's I/O thread would wait for room, and every connection with it.
         self._monitor.setsockopt(zmq.RCVHWM, 0)
         self._monitor.connect(monitor_address)
         router.curve_publickey, router.curve_secretkey = (
@@ -71,7 +71,9 @@ class ZapAuthenticator:
         )
         router.curve_server = True
         router.zap_domain = b"lineside"
-        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # let nobody in if there is nobody to ask
+        router.setsockopt(
+            zmq.ZAP_ENFORCE_DOMAIN, 1
+        )  # refuse every client if no ZAP handler answers
         if "[" in address:
             router.ipv6 = True
         try:
@@ -80,11 +82,11 @@ class ZapAuthenticator:
             if error.errno == zmq.EADDRINUSE:
                 hint = "another broker? choose another port with --listen"
                 raise AddressInUse("the broker address", address, hint) from error
-            raise AddressError(address, f"it cannot be listened at: {error.strerror}") from error
+            raise AddressError(address, f"it cannot be bound: {error.strerror}") from error
         self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def answer_handshakes(self) -> None:
-        """Answer the handshakes that wait."""
+        """Answer waiting handshakes, a bounded number."""
         for _ in range(_HANDSHAKES_PER_CALL):
             try:
                 self._answer(self.requests.recv_multipart(zmq.NOBLOCK))
@@ -92,8 +94,7 @@ class ZapAuthenticator:
                 return
 
     def check_keys(self) -> bool:
-        """Note the handshakes that came to nothing before a key was shown; whether the list of keys
-        has changed."""
+        """Report handshakes that failed before a key was sent; whether the list has changed."""
         with contextlib.suppress(zmq.Again):
             while True:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
@@ -103,12 +104,12 @@ class ZapAuthenticator:
         return previous != self._generation
 
     def principal(self, public_key: str) -> Principal | None:
-        """What the key may do now; None if it may be here no more."""
+        """The client with this key; None if the key is unknown or revoked."""
         credential = self._keyring.find(KEY, public_key)
         return credential.principal if credential is not None and not credential.revoked else None
 
     def find_principal(self, public_key: str) -> Principal | None:
-        """What the key may do, or might before it was revoked; None if it is not in the list."""
+        """The client with this key, revoked or not; None if the key is unknown."""
         credential = self._keyring.find(KEY, public_key)
         return credential.principal if credential is not None else None
 
@@ -117,11 +118,11 @@ class ZapAuthenticator:
         public_key = ""
         if mechanism == b"CURVE" and credentials:
             public_key = z85.encode(credentials[0]).decode()
-        credential, why = None, "the list of keys cannot be asked"
+        credential, why = None, "the list of keys cannot be read"
         try:
             credential = self._keyring.find(KEY, public_key)
             why = _denial(credential)
-        except Exception:  # without an answer nobody would be let in any more
+        except Exception:  # without an answer no client would be accepted any more
             log.exception("broker: a key could not be looked up")
         status, text, user_id = (
             (b"400", b"refused", b"") if why else (b"200", b"", public_key.encode())
@@ -137,8 +138,10 @@ class ZapAuthenticator:
 
 
 def public_key_of(frame: zmq.Frame) -> str:
-    """The key with which the message came that begins with ``frame``; empty if it came over a
-    socket of this machine, where none is shown. What came neither so nor so is nobody's."""
+    """The key of the connection that ``frame`` came from; empty if that is a local socket.
+
+    Messages from other transports are unauthenticated.
+    """
     try:
         return str(frame.get("User-Id")) or _UNAUTHENTICATED
     except zmq.ZMQError:
@@ -146,7 +149,7 @@ def public_key_of(frame: zmq.Frame) -> str:
 
 
 def principal_of(authenticator: ZapAuthenticator | None, public_key: str) -> Principal | None:
-    """What whoever showed ``public_key`` may do now, if anything."""
+    """The client with ``public_key``; None if the key is unknown or revoked."""
     if not public_key:
         return LOCAL
     return authenticator.principal(public_key) if authenticator is not None else None
@@ -160,13 +163,13 @@ def _is_local_peer(frame: zmq.Frame) -> bool:
     try:
         ipaddress.ip_address(peer)
     except ValueError:
-        return bool(peer)  # of a Unix socket it is whose process it is: localhost:UID:GID:PID
+        return bool(peer)  # of a Unix socket: localhost:UID:GID:PID
     return False
 
 
 def _denial(credential: Credential | None) -> str:
     if credential is None:
-        return "a key that is not in the list"
+        return "the key is not in the list"
     if credential.revoked:
         revoked_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(credential.revoked))
         return f"key {credential.name!r} was revoked at {revoked_at}"

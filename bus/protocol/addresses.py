@@ -1,4 +1,4 @@
-"""Where a broker is: the file of a socket on this machine, or a network address and a key to it."""
+"""A broker's address: a socket file on this machine, or a network address with a key file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lineside.bus.errors import AddressError
 
 IPC_PATH_MAX = 107
 """Bytes a Unix socket's path may have."""
-PORT = 7430
-"""The broker's port, unless somebody chose another."""
 _KEY = "?key="
 _TCP = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+|\*):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True)
 class Address:
-    """``endpoint`` is what libzmq is given; ``path`` the socket's file, or None on a network, where
-    ``key`` is the file of the key to connect with."""
+    """A parsed address.
+
+    ``endpoint`` is libzmq's form of it. ``path`` is the socket file, or None on a network, where
+    ``key`` is the file of the key to connect with.
+    """
 
     endpoint: str
     path: Path | None = None
@@ -31,7 +32,7 @@ def parse(address: str) -> Address:
     """Read ``ipc:///absolute/path`` or ``tcp://HOST:PORT?key=/absolute/path``.
 
     Raises:
-        AddressError: anything else, or a path that is too long; says what would do.
+        AddressError: anything else, or a path that is too long.
     """
     transport, separator, rest = address.partition("://")
     if transport == "ipc" and separator:
@@ -42,7 +43,7 @@ def parse(address: str) -> Address:
         if not key.startswith("/"):
             raise AddressError(
                 address,
-                "over a network a broker takes keys only; set LINESIDE_KEY to the file that "
+                "over a network a broker accepts keys only; set LINESIDE_KEY to the file that "
                 "`lineside keys new` wrote on its machine",
             )
         return Address(endpoint, key=Path(key))
@@ -51,10 +52,28 @@ def parse(address: str) -> Address:
 
 
 def with_key(address: str, key: Path | None) -> str:
-    """``address`` as it is handed on: one of a network names the file of its key."""
+    """``address`` with the file of its key, if it is a network address without one."""
     if key is None or _KEY in address or not address.startswith("tcp://"):
         return address
     return f"{address}{_KEY}{key}"
+
+
+def ipc_path(address: str) -> Path:
+    """The socket path of a broker's own ``ipc:///absolute/path`` address.
+
+    Raises:
+        AddressError: another transport, a relative or abstract path, or one that is too long.
+    """
+    if address.startswith("tcp://"):
+        raise AddressError(
+            address,
+            "a broker's own address is ipc:///absolute/path/to/bus.sock; for other machines start "
+            "it there with --listen tcp://0.0.0.0:7430",
+        )
+    path = parse(address).path
+    if path is None:
+        raise AddressError(address, "expected ipc:///absolute/path/to/bus.sock")
+    return path
 
 
 def check_tcp_address(address: str, *, to_listen: bool = False) -> str:

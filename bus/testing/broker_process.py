@@ -1,4 +1,4 @@
-"""For tests of whatever speaks to the bus, yours and ours: a real broker, its faults, and its log.
+"""For tests of any process on the bus: a real broker, its faults, and its log.
 
 with BrokerProcess(tmp_path) as broker:
     ...
@@ -15,9 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
-from lineside.bus import sockets
+from lineside.bus.broker.address_lock import listening_pid
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import BrokerUnreachable, BusError
 from lineside.bus.protocol.events import Event
@@ -32,15 +31,14 @@ STOP_SECONDS = 10.0
 
 
 class BrokerProcess:
-    """A broker of its own process, started as a user's would be, its journal in ``home``.
+    """A broker process, started by the command ``lineside broker``, with its journal in ``home``.
 
-    Started on entering the context, ready once it answers a subscription; ended on leaving. It ends
-    by itself if the test process goes. What it logs is in ``home/broker.log``. ``options`` are
-    those of the command ``lineside broker``.
+    It starts with the context, is ready once it answers a subscription, and stops with the context
+    or with the test process. Its log is ``home/broker.log``. ``options`` are those of the command.
 
     Raises:
         BrokerUnreachable: it did not answer within ``READY_SECONDS``.
-        BusError: it ended at once; the message holds what it said.
+        BusError: it exited at once; the message holds the end of its log.
     """
 
     def __init__(self, home: Path, *options: str) -> None:
@@ -53,12 +51,7 @@ class BrokerProcess:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -67,7 +60,7 @@ class BrokerProcess:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
-        """Start it, again if it was stopped or killed, and wait until it answers."""
+        """Start it, also after ``stop`` or ``kill``, and wait until it answers."""
         if self._process is not None:
             return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,7 +85,7 @@ class BrokerProcess:
             raise
 
     def stop(self) -> None:
-        """End it as a user would, with SIGTERM; after ``STOP_SECONDS`` with SIGKILL."""
+        """Stop it with SIGTERM, after ``STOP_SECONDS`` with SIGKILL."""
         if self._process is None:
             return
         self.resume()
@@ -105,18 +98,18 @@ class BrokerProcess:
         self._process = None
 
     def kill(self) -> None:
-        """``kill -9``."""
+        """Send SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: it is there, and does nothing."""
+        """Send SIGSTOP: the process stays and does nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -130,8 +123,8 @@ class BrokerProcess:
                     )
                 with contextlib.suppress(BrokerUnreachable):
                     reader.wait_connected(0.1)
-                    # Another broker may answer there, and this one be about to give up.
-                    if sockets.claiming_pid(self.address) == process.pid:
+                    # Another broker may answer there, while this one is about to exit.
+                    if listening_pid(self.address) == process.pid:
                         return
                     reader.poll(0.05)
         raise BrokerUnreachable(self.address, READY_SECONDS)
@@ -144,14 +137,14 @@ def read_all(
     until: Callable[[list[Event]], bool] | None = None,
     timeout: float = 10.0,
 ) -> list[Event]:
-    """Every event of the journal from its start, until ``until`` says that it is enough.
+    """Every event of the journal from its start, until ``until`` returns True.
 
-    ``streams`` are patterns ``run[/producer[/attempt]]``. Without ``until`` reading ends at what
-    was the journal's newest entry when the broker answered.
+    ``streams`` are patterns ``run[/producer[/attempt]]``. Without ``until`` reading ends at the
+    entry that was the newest when the broker answered.
 
     Raises:
         BrokerUnreachable: no broker answered within ``timeout`` seconds.
-        TimeoutError: it was not enough within ``timeout`` seconds; it says how many there were.
+        TimeoutError: ``until`` was not met within ``timeout`` seconds; with the number of events.
     """
     events: list[Event] = []
     deadline = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""A network between two processes of one machine, for tests: it can be cut, and lose bytes."""
+"""A network between two processes of one machine, for tests, that can be cut and lose bytes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import select
 import socket
 import threading
 from pathlib import Path
-from types import TracebackType
 
 
 class FaultyProxy:
-    """A Unix socket in front of another that can be cut and mended: a network for tests.
+    """A Unix socket in front of another that can be cut and restored: a network for tests.
 
     Clients connect to ``address``; it forwards to ``target`` (both ``ipc://``). ``cut`` closes
-    every connection and refuses new ones; ``swallow`` keeps them open and loses every byte, as a
-    network does that drops packets; ``mend`` undoes both. Ends with its context.
+    every connection and refuses new ones. ``swallow`` keeps them open and loses every byte, as a
+    network that drops packets. ``restore`` undoes both. It stops with its context.
     """
 
     def __init__(self, path: Path, target: str) -> None:
@@ -29,19 +28,14 @@ class FaultyProxy:
         self._listener: socket.socket | None = None
         self._wake_sender, self._wake_receiver = socket.socketpair()
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
 
     def __enter__(self) -> FaultyProxy:
         self.restore()
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cut()
         self._ended = True
         self._wake_sender.send(b"x")
@@ -83,7 +77,7 @@ class FaultyProxy:
                 if self._listener is not None:
                     ends.append(self._listener)
             with contextlib.suppress(OSError, ValueError):
-                # A cut from another thread closes sockets under this call; the next round is right.
+                # A cut from another thread closes sockets during this call; the next one is right.
                 for ready in select.select(ends, [], [], 1.0)[0]:
                     self._on_ready(ready)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import typer
 
-from lineside.bus import sockets
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
+from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.commands.services import DASHBOARD_PORT
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
@@ -235,7 +235,7 @@ def demo_settings() -> Settings:
     home = Path(given) / "demo" if given else Path.cwd() / ".lineside" / "demo"
     try:
         make_private_folder(home)
-        sockets.parse(f"ipc://{home}/bus.sock")
+        ipc_path(f"ipc://{home}/bus.sock")
     except (SettingsError, AddressError):
         home = Path(tempfile.mkdtemp(prefix="lineside-demo-"))
     return Settings.from_env({"LINESIDE_HOME": str(home)})

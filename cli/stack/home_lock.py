@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.bus.errors import AddressInUse
+from lineside.bus.file_lock import FileLock
 from lineside.bus.settings import make_private_folder
 
 FILE_NAME = "up.lock"
@@ -30,11 +30,9 @@ class HomeLock:
     def __init__(self, home: Path) -> None:
         make_private_folder(home)
         path = home / FILE_NAME
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
+            self._lock = FileLock(path, wait=False)
+        except BlockingIOError:
             status = read_status(home) or {}
             where = f", its page is {status['dashboard']}" if "dashboard" in status else ""
             raise AddressInUse(
@@ -48,12 +46,12 @@ class HomeLock:
         """Replace the status; ``pid`` is added. Does nothing on a full disk."""
         text = json.dumps({"pid": os.getpid(), **status}).encode()
         with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, os.pwrite(self._fd, text, 0))
+            os.ftruncate(self._lock.fd, os.pwrite(self._lock.fd, text, 0))
 
     def release(self) -> None:
         """Release the home."""
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        os.ftruncate(self._lock.fd, 0)
+        self._lock.release()
 
 
 def read_status(home: Path) -> dict[str, Any] | None:
@@ -67,14 +65,13 @@ def read_status(home: Path) -> dict[str, Any] | None:
 
 def is_held(home: Path) -> bool:
     """Whether a process runs the stack on ``home``."""
-    try:
-        fd = os.open(home / FILE_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    path = home / FILE_NAME
+    if not path.exists():
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        FileLock(path, wait=False).release()
+    except BlockingIOError:
         return True
-    finally:
-        os.close(fd)
+    except OSError:
+        pass
     return False

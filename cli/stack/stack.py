@@ -7,8 +7,8 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
-from lineside.bus import sockets
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
+from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import (
     AddressInUse,
@@ -86,7 +86,7 @@ class Stack:
                 raise MissingExtra("the stack", package, "server")
         stopper = [("stopper",)] if self._has_rules() else []
         self._home_lock = HomeLock(self.settings.home)
-        sockets.AddressLock(self.settings.broker).release()
+        AddressLock(self.settings.broker).release()
         keyring = Keyring(keys_folder(self.settings.home))
         if self.listen:
             listen_key_pair(keyring, self.listen)

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.bus.service import Service, raise_file_limit
+from lineside.bus.service import Service
 from lineside.bus.settings import make_private_folder
+from lineside.bus.sockets import raise_file_limit
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
 from lineside.emitter.shipper.send_window import SendWindow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from lineside.bus.errors import StoreError
+from lineside.bus.file_lock import FileLock
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.settings import make_private_folder
 
@@ -96,12 +96,8 @@ def reclaim_space(raw: sqlite3.Connection) -> None:
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     # The folder itself is locked: the lock leaves no file beside the store.
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with FileLock(folder):
         yield
-    finally:
-        os.close(fd)
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -7,10 +7,8 @@ killed goes on from one moment of the journal, and comes to the same conclusions
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import sqlite3
 import time
 import weakref
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.bus.errors import AddressInUse, LinesideError
+from lineside.bus.file_lock import FileLock
 from lineside.bus.settings import make_private_folder
 from lineside.subscribers.stopper.rules import Rule
 
@@ -148,7 +147,7 @@ class StateStore:
 
     def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     @contextmanager
@@ -162,13 +161,10 @@ class StateStore:
             ) from error
 
 
-def _acquire_lock(path: Path) -> int:
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _acquire_lock(path: Path) -> FileLock:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
+        return FileLock(path.with_suffix(".lock"), wait=False)
+    except BlockingIOError:
         raise AddressInUse(
             "the stopper's memory", str(path), "a stopper with the same rules runs on this home"
         ) from None
-    return fd

@@ -83,7 +83,7 @@ def test_a_bare_service_has_nothing_to_do() -> None:
 @pytest.mark.parametrize(("hard", "is_told"), [(300, True), (2000, False)])
 def test_all_files_may_be_opened_that_may_be_and_few_are_told(hard: int, is_told: bool) -> None:
     code = (
-        "import resource as r; from lineside.bus.service import raise_file_limit\n"
+        "import resource as r; from lineside.bus.sockets import raise_file_limit\n"
         f"r.setrlimit(r.RLIMIT_NOFILE, (200, {hard})); raise_file_limit()\n"
         "print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )

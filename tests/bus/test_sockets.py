@@ -10,14 +10,16 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.broker.address_lock import AddressLock, listening_pid
 from lineside.bus.errors import AddressError, AddressInUse, SettingsError
+from lineside.bus.protocol.addresses import ipc_path
 
 RAISES_AGAIN = pytest.raises(zmq.Again)
 RAISES_UNREACHABLE = pytest.raises(zmq.ZMQError, match=r"No route to host|unreachable")
 
 
 def test_an_ipc_address_names_its_socket() -> None:
-    assert sockets.parse("ipc:///run/lineside/bus.sock") == Path("/run/lineside/bus.sock")
+    assert ipc_path("ipc:///run/lineside/bus.sock") == Path("/run/lineside/bus.sock")
 
 
 @pytest.mark.parametrize(
@@ -39,24 +41,24 @@ def test_an_ipc_address_names_its_socket() -> None:
 )
 def test_an_address_that_cannot_be_is_told_with_what_would_do(address: str, why: str) -> None:
     with pytest.raises(AddressError, match=why) as error_info:
-        sockets.parse(address)
+        ipc_path(address)
     assert error_info.value.address == address
     assert error_info.value.exit_code == 2
 
 
 def test_the_longest_path_that_is_allowed_works(home: Path) -> None:
     address = f"ipc://{home}/{'x' * (107 - len(str(home)) - 1)}"
-    address_lock = sockets.AddressLock(address)
-    with zmq.Context() as context, sockets.router(context, address_lock):
+    address_lock = AddressLock(address)
+    with zmq.Context() as context, sockets.router(context, address_lock.address):
         pass
     address_lock.release()
 
 
 def test_the_socket_and_its_folder_are_its_users_alone(home: Path) -> None:
     address = f"ipc://{home}/new/deeper/bus.sock"
-    address_lock = sockets.AddressLock(address)
-    with zmq.Context() as context, sockets.router(context, address_lock):
-        path = sockets.parse(address)
+    address_lock = AddressLock(address)
+    with zmq.Context() as context, sockets.router(context, address_lock.address):
+        path = ipc_path(address)
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
         assert Path(f"{path}.lock").stat().st_mode & 0o777 == 0o600
@@ -65,27 +67,27 @@ def test_the_socket_and_its_folder_are_its_users_alone(home: Path) -> None:
 
 def test_an_address_is_claimed_once_and_free_again_after(home: Path) -> None:
     address = f"ipc://{home}/bus.sock"
-    address_lock = sockets.AddressLock(address)
-    assert sockets.claiming_pid(address) == os.getpid()
+    address_lock = AddressLock(address)
+    assert listening_pid(address) == os.getpid()
     with pytest.raises(AddressInUse, match=f"process {os.getpid()} listens there"):
-        sockets.AddressLock(address)
+        AddressLock(address)
     address_lock.release()
-    sockets.AddressLock(address).release()
-    assert sockets.claiming_pid(f"ipc://{home}/other") == 0
+    AddressLock(address).release()
+    assert listening_pid(f"ipc://{home}/other") == 0
 
 
 def test_a_folder_that_cannot_be_made_is_told(home: Path) -> None:
     (home / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
-        sockets.AddressLock(f"ipc://{home}/file/bus.sock")
+        AddressLock(f"ipc://{home}/file/bus.sock")
 
 
 def test_a_path_that_cannot_be_bound_is_told(home: Path) -> None:
     (home / "bus.sock").mkdir()
     (home / "bus.sock" / "inside").write_text("")
-    address_lock = sockets.AddressLock(f"ipc://{home}/bus.sock")
-    with zmq.Context() as context, pytest.raises(AddressError, match="cannot be listened at"):
-        sockets.router(context, address_lock)
+    address_lock = AddressLock(f"ipc://{home}/bus.sock")
+    with zmq.Context() as context, pytest.raises(AddressError, match="cannot be bound"):
+        sockets.router(context, address_lock.address)
     address_lock.release()
 
 
@@ -98,10 +100,10 @@ def test_a_send_to_nobody_says_so_and_closing_does_not_wait(home: Path) -> None:
 
 
 def test_a_send_to_a_peer_that_is_gone_says_so(home: Path) -> None:
-    address_lock = sockets.AddressLock(f"ipc://{home}/bus.sock")
+    address_lock = AddressLock(f"ipc://{home}/bus.sock")
     with (
         zmq.Context() as context,
-        sockets.router(context, address_lock) as router,
+        sockets.router(context, address_lock.address) as router,
         RAISES_UNREACHABLE,
     ):
         router.send_multipart([b"nobody", b"x"], zmq.NOBLOCK)

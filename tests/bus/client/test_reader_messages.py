@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.events import Gap
 from lineside.bus.protocol.messages import (
@@ -34,8 +35,8 @@ class FakeBroker:
 
     def __init__(self, address: str) -> None:
         self.context: sockets.Context = zmq.Context()
-        self.address_lock = sockets.AddressLock(address)
-        self.socket = sockets.router(self.context, self.address_lock)
+        self.address_lock = AddressLock(address)
+        self.socket = sockets.router(self.context, address)
 
     def receive(self) -> Message:
         assert self.socket.poll(5000)

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import Ack, Cur, Hi, Put, Who, decode
 from lineside.emitter.shipper import send_window as send_window_module
@@ -28,8 +29,8 @@ class Peer:
 
     def __init__(self, address: str) -> None:
         self._context: sockets.Context = zmq.Context()
-        self._claim = sockets.AddressLock(address)
-        self._socket = sockets.router(self._context, self._claim)
+        self._claim = AddressLock(address)
+        self._socket = sockets.router(self._context, address)
         self._identity = b""
 
     def receive(self, seconds: float = 5.0) -> object | None:
