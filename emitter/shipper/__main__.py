@@ -13,8 +13,7 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
 from lineside.emitter.shipper.service import Shipper
-from lineside.emitter.spool import liveness_lock
-from lineside.emitter.spool.shipper_process import DETACH, LOCK_NAME
+from lineside.emitter.spool.shipper_process import DETACH, shipper_pid
 
 log = logging.getLogger("lineside")
 
@@ -26,15 +25,15 @@ def main() -> None:
     try:
         settings = Settings.from_env()
         if DETACH in sys.argv[1:]:
-            _daemonize(settings.spool / LOCK_NAME)
+            _daemonize(settings.spool)
         Shipper(settings.spool, settings.broker).serve()
     except LinesideError as error:
         log.error("shipper: %s", error)  # noqa: TRY400 - the sentence is complete
         sys.exit(error.exit_code)
 
 
-def _daemonize(lock: Path) -> None:
-    """Go on in a child; this process ends once a shipper has the lock."""
+def _daemonize(spool: Path) -> None:
+    """Go on in a child; this process ends once a shipper has the spool's lock."""
     try:
         shipper = os.fork()
     except OSError:
@@ -43,10 +42,7 @@ def _daemonize(lock: Path) -> None:
         os.setsid()
         return
     with contextlib.suppress(OSError):
-        while os.waitpid(shipper, os.WNOHANG) == (0, 0):
-            with contextlib.suppress(FileNotFoundError):
-                if liveness_lock.holder_pid(lock) is not None:
-                    break
+        while os.waitpid(shipper, os.WNOHANG) == (0, 0) and shipper_pid(spool) is None:
             time.sleep(0.02)
     os._exit(0)
 

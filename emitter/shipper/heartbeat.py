@@ -22,6 +22,7 @@ log = logging.getLogger("lineside")
 
 _RANK = re.compile(r"rank\d+")
 _LOSS_RETRY_SECONDS = 10.0
+_COPIED_FIELDS = ["rank", "pid", "step", "dropped", "hook_errors", "hook_ns", "hooks", "acked"]
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -86,22 +87,14 @@ def heartbeat_data(fields: StatusFields, info: StreamInfo, now_ns: int) -> dict[
     """The state of a rank. ``hook_age`` in seconds and ``rss`` in bytes are None when it runs on
     another machine."""
     local = info.is_local
+    hook_age = (now_ns - fields.hook_monotonic_ns) / 1e9
     return {
-        "rank": fields.rank,
-        "pid": fields.pid,
         "host": info.host,
-        "step": fields.step,
         "phase": fields.phase_name,
-        "hook_age": (now_ns - fields.hook_monotonic_ns) / 1e9
-        if local and fields.hook_monotonic_ns
-        else None,
+        "hook_age": hook_age if local and fields.hook_monotonic_ns else None,
         "rss": _rss(fields.pid) if local else None,
         "emitted": fields.next_seq,
-        "dropped": fields.dropped,
-        "hook_errors": fields.hook_errors,
-        "hook_ns": fields.hook_ns,
-        "hooks": fields.hooks,
-        "acked": fields.acked,
+        **{name: getattr(fields, name) for name in _COPIED_FIELDS},
     }
 
 

@@ -1,1 +1,4 @@
-"""The files that the training process and the shipper share. Never imports zmq."""
+"""The files that training process, launcher and shipper share: streams of events and their state.
+
+All of the emitter imports it; it imports only the bus, and never zmq.
+"""

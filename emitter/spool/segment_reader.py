@@ -1,4 +1,4 @@
-"""Reads one stream's segments, from a seq on, as the messages that carry it over the bus."""
+"""Reads the segments of one stream from a seq on, as messages for the bus."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ log = logging.getLogger("lineside")
 
 BATCH_RECORDS = 256
 BATCH_BYTES = 256 << 10
-_RESYNC_BYTES = 16 << 20  # twice a segment: what is searched for a sound record after damage
+_RESYNC_BYTES = 16 << 20  # twice a segment: searched for a sound record after damage
 _SEGMENT_NAME = re.compile(r"(\d{16})\.seg")
 _ARRAY_OF_9 = 0x99
 _UNSIGNED = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # msgpack's markers and their widths
 
 
 class Segment(NamedTuple):
-    """One file of records. ``first`` is the seq of its first record, by its name."""
+    """One file of records. ``first`` is the seq of its first record, by the file's name."""
 
     first: int
     path: Path
 
 
 def segments(folder: Path) -> list[Segment]:
-    """The segments in ``folder``, oldest first; whatever else lies there is left out.
+    """The segments in ``folder``, oldest first; none if the folder is missing.
 
     Raises:
-        OSError: the folder is there and cannot be read.
+        OSError: the folder exists and cannot be read.
     """
     try:
         paths = list(folder.iterdir())
@@ -47,10 +47,10 @@ def segments(folder: Path) -> list[Segment]:
 
 
 def peek_seq(body: memoryview) -> int:
-    """The seq of a record's body, without decoding the rest of it.
+    """The seq in a record's body, without decoding the rest.
 
     Raises:
-        ValueError: it is not an event.
+        ValueError: the body is not an event.
     """
     if len(body) > 11 and body[0] == _ARRAY_OF_9 and body[1] < 0x80:
         marker = body[2]
@@ -63,10 +63,10 @@ def peek_seq(body: memoryview) -> int:
 
 
 class SegmentReader:
-    """Gives ``stream`` in ``folder`` from ``seq`` on, while it is written or afterwards.
+    """Reads ``stream`` in ``folder`` from ``seq`` on, while it is written or afterwards.
 
-    Holds no descriptor between calls, so thousands of leftover streams cost none, and a folder
-    deleted meanwhile is only one that has nothing more. ``seq`` is the first not given yet.
+    Keeps no descriptor between calls, so thousands of leftover streams cost none, and a deleted
+    folder reads like an empty one. ``seq`` is the next to be read.
     """
 
     def __init__(self, stream: Stream, folder: Path, seq: int = 0) -> None:
@@ -78,7 +78,7 @@ class SegmentReader:
         self._batch_starts: deque[_BatchStart] = deque()
 
     def seek(self, seq: int) -> None:
-        """Give ``seq`` next, or the first one after it that is there."""
+        """Read ``seq`` next, or the first one after it that exists."""
         if seq == self.seq:
             return
         while self._batch_starts and self._batch_starts[-1].seq > seq:
@@ -89,18 +89,18 @@ class SegmentReader:
         self.seq = seq
 
     def discard_before(self, seq: int) -> None:
-        """Nothing before ``seq`` will be sought again."""
+        """Forget positions before ``seq``, which are not sought again."""
         while len(self._batch_starts) > 1 and self._batch_starts[1].seq <= seq:
             self._batch_starts.popleft()
 
     def read(self, *, final: bool) -> Put | GapMessage | None:
-        """The next batch, or the hole before it; None if there is nothing (yet).
+        """The next batch, or the hole before it; None if there is no more (yet).
 
-        With ``final`` the writer is known to be gone: a record cut short at the end will never be
-        whole, and is not an event. Without it, it may still be in the making.
+        With ``final`` the writer has ended: a partial record at the end is not an event. Otherwise
+        it may still be written.
 
         Raises:
-            OSError: a segment that is there cannot be read.
+            OSError: a segment exists and cannot be read.
         """
         while True:
             segment = self._segment or self._select_segment()
@@ -135,7 +135,7 @@ class SegmentReader:
         return self._segment
 
     def _skip_damage(self, segment: Segment, rest: bytes, *, final: bool) -> bool:
-        """Get past ``rest``, which begins with no record; False if there is nothing after it."""
+        """Skip ``rest``, which does not begin with a record; False if nothing comes after it."""
         good = wire.find_next_record(rest, 1) if rest else None
         if good is None and len(rest) == _RESYNC_BYTES:
             good = _RESYNC_BYTES - wire.HEADER.size - wire.MAX_RECORD
@@ -146,9 +146,9 @@ class SegmentReader:
         following = [other for other in segments(self.folder) if other.first > segment.first]
         if not following:
             if final and rest:
-                log.info("%s: the last %d bytes were never a record", self.stream, len(rest))
+                log.info("%s: the last %d bytes are no whole record", self.stream, len(rest))
             return False
-        # The writer had left this segment before it made the next, but perhaps not when we read.
+        # The writer has finished this segment, but perhaps after ``rest`` was read.
         if _size(segment.path) <= self._offset + len(rest):
             if rest:
                 self._log_damage(segment, len(rest))
@@ -157,7 +157,7 @@ class SegmentReader:
 
     def _log_damage(self, segment: Segment, size: int) -> None:
         log.error(
-            "%s: %d damaged bytes in %s at byte %d are stepped over",
+            "%s: %d damaged bytes in %s at byte %d are skipped",
             self.stream,
             size,
             segment.path,
@@ -172,7 +172,7 @@ class _BatchStart(NamedTuple):
 
 
 class _ScanResult(NamedTuple):
-    """Records from byte ``start`` to ``end``, or none of them and the seq that comes instead."""
+    """Records from byte ``start`` to ``end``, or none and ``gap_end``, the seq found instead."""
 
     records: int
     start: int
@@ -181,7 +181,7 @@ class _ScanResult(NamedTuple):
 
 
 def _scan(data: bytes, seq: int) -> _ScanResult:
-    """Consecutive records from ``seq`` on; what is before it is passed over."""
+    """Find consecutive records from ``seq`` on; earlier ones are skipped."""
     count, start, end = 0, 0, 0
     while count < BATCH_RECORDS and end - start < BATCH_BYTES:
         try:

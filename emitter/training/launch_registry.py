@@ -12,6 +12,7 @@ from pathlib import Path
 from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol.events import Stream
 from lineside.emitter.spool import liveness_lock
+from lineside.emitter.spool.protected_file import open_private
 
 FOLDER_VARIABLE = "LINESIDE_LAUNCH"
 """Set by ``lineside run`` for its children: the folder."""
@@ -27,13 +28,8 @@ def register(stream: Stream) -> None:
         return
     lock = Path(folder) / f"{os.getpid()}{_LOCK_SUFFIX}"
     with contextlib.suppress(OSError):
-        fd = os.open(
-            Path(folder) / _FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        try:
+        with open_private(Path(folder) / _FILE_NAME, os.O_WRONLY | os.O_APPEND) as fd:
             os.write(fd, f"{stream}\n".encode())
-        finally:
-            os.close(fd)
         if lock not in _held_locks:
             liveness_lock.acquire(lock)
             _held_locks.add(lock)
