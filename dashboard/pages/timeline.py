@@ -10,7 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import COUNTED, EVENT_KINDS, HIDDEN, event_kind
+from lineside.bus.protocol.event_kinds import (
+    COUNTED,
+    EVENT_KINDS,
+    HIDDEN,
+    SUBSCRIBER_ERROR,
+    event_kind,
+)
 from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import EventRow
@@ -98,19 +104,34 @@ def _text(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "alert":
         would = f" (would {data.get('action')})" if data.get("dry_run") else ""
         return f"{data.get('rule')}: {data.get('why')}{would}"
+    if kind == SUBSCRIBER_ERROR:
+        return _subscriber_text(data)
     return ""
 
 
 def _tone(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "train_end":
         return "clear"
-    if kind in ("alert", "gap", "process_lost", commands.REJECTED, commands.EXPIRED):
+    if kind in (
+        "alert",
+        "gap",
+        "process_lost",
+        SUBSCRIBER_ERROR,
+        commands.REJECTED,
+        commands.EXPIRED,
+    ):
         return "caution"
     if kind == "train_error" or (kind == "run_end" and data.get("how") == "exception"):
         return "danger"
     if kind == "process_exit" and (data.get("signal") or data.get("exit_code")):
         return "danger"
     return ""
+
+
+def _subscriber_text(data: Mapping[str, Any]) -> str:
+    error = data.get("error")
+    why = f": {error.get('type')}: {error.get('message')}" if isinstance(error, Mapping) else ""
+    return f"{data.get('subscriber')} {data.get('action')} {data.get('method')}{why}"
 
 
 def _metrics_text(metrics: object) -> str:

@@ -259,6 +259,23 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
             "caution",
         ),
         (
+            "subscriber_error",
+            {
+                "subscriber": "slack",
+                "action": "retrying",
+                "method": "on_log",
+                "error": {"type": "ConnectionError", "message": "refused"},
+            },
+            "slack retrying on_log: ConnectionError: refused",
+            "caution",
+        ),
+        (
+            "subscriber_error",
+            {"subscriber": "slack", "action": "recovered", "method": "on_log", "error": None},
+            "slack recovered on_log",
+            "caution",
+        ),
+        (
             "run_start",
             {"process": {"pid": 1, "host": "h"}, "world_size": 2},
             "pid 1 on h, 2 ranks",
