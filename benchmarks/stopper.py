@@ -23,7 +23,7 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import LinesideCallback
 from lineside.subscribers.stopper.rule_engine import RuleEngine
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.state_store import StateStore
 
 EVALUATIONS = 200
@@ -108,7 +108,9 @@ def _rule_rate() -> float:
         for step in range(STEPS)
         for n, kind in enumerate(kinds)
     ]
-    rule_engine = RuleEngine([rule(RULE, "bench"), rule({"not_finite": 1}, "bench")], StateStore())
+    rule_engine = RuleEngine(
+        [parse_rule(RULE, "bench"), parse_rule({"not_finite": 1}, "bench")], StateStore()
+    )
     started = time.perf_counter()
     for event in events:
         rule_engine.handle(stream, event)

@@ -12,12 +12,11 @@ from typing import Any
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.subscribers.state_file import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""
-_RANK_0 = "rank0"
 
 
 class StateTooLarge(LinesideError):
@@ -55,7 +54,7 @@ class RunContext:
         self.is_caught_up = False
         """Whether the journal was read to its end; until then events may be old."""
         self._called: dict[str, int] = known.get("called", {})
-        self._stream: Stream = Stream(run, _RANK_0, self.attempt or "unknown")
+        self._stream: Stream = Stream(run, RANK_0, self.attempt or "unknown")
         self._event: Event | None = None
         self._publications: list[Publication] = []  # of the event being handled
         self._collected: list[Publication] = []  # of the events since the last commit
@@ -140,7 +139,7 @@ class TrackedRun(RunContext):
     def observe(self, stream: Stream, event: Event) -> None:
         """Take the run's facts and state from an event of rank 0."""
         self._stream, self._event = stream, event
-        if stream.producer != _RANK_0:
+        if stream.producer != RANK_0:
             return
         if stream.attempt > self.attempt:
             self.attempt = stream.attempt

@@ -130,7 +130,7 @@ def _rules(settings: Settings, file: Path | None, options: dict[str, Any]) -> Se
                 f"--{next(iter(options)).replace('_', '-')} and --rules: expected one rule by "
                 "options, or a file"
             )
-        return (rule_parser.rule(options, "the options"),)
+        return (rule_parser.parse_rule(options, "the options"),)
     found = file or settings.home / rule_parser.FILE_NAME
     if file is None and not found.exists():
         raise UsageError(

@@ -1,1 +1,1 @@
-"""What the stopper decides by: rules, what each says of a run, and what it remembers of them."""
+"""The stopper process: it applies rules to runs and sends commands. Only the CLI imports it."""

@@ -1,4 +1,4 @@
-"""The course of one attempt of a run, as far as rules care: what came, and how each rule stands."""
+"""The state of one attempt of a run: what rules need of its events, and the state of each rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.conditions import (
     SECONDS,
@@ -21,8 +21,8 @@ from lineside.subscribers.stopper.rules import EVAL_PREFIX, Rule
 
 TRAINER, LOOP = "trainer", "loop"
 NOT_STARTED, STARTING, TRAINING, ENDED = "before", "starting", "training", "over"
-_LOGS_UNTIL_MISSING = 3  # after so many without a metric that is logged, it is missed
-_MAX_NAMES = 20  # names told of what did come instead
+_LOGS_UNTIL_MISSING = 3  # logs without a metric, after which it is reported as missing
+_MAX_NAMES = 20  # names of other metrics that a report lists
 _BUDGET_CONDITIONS = (rules.MAX_SECONDS, rules.MAX_STEPS)
 
 
@@ -30,9 +30,9 @@ _BUDGET_CONDITIONS = (rules.MAX_SECONDS, rules.MAX_STEPS)
 class Trigger:
     """A rule that acts, at the event ``seq`` of ``stream``.
 
-    ``args`` are the command's; ``action`` is one of ``rules.ACTIONS``, ``alert`` also where a
-    metric is missing, and then ``names`` says which there are. ``id`` is the same however often the
-    event is read.
+    ``action`` is one of ``rules.ACTIONS`` and ``args`` are the command's arguments. If the rule's
+    metric is missing, ``action`` is ``alert`` and ``names`` lists the metrics that there are.
+    ``id`` is the same each time the event is read.
     """
 
     rule: Rule
@@ -47,17 +47,16 @@ class Trigger:
 
     @property
     def id(self) -> str:
-        said = f"{self.rule!r} {self.action} {self.stream} {self.seq}"
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        identity = f"{self.rule!r} {self.action} {self.stream} {self.seq}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 @dataclass
 class AttemptState:
-    """Everything known of one attempt. ``Course(**course.data())`` is the same again.
+    """What is known of one attempt. ``AttemptState(**state.to_dict())`` is an equal state.
 
-    ``rule_states`` are the rules' own, by name. ``earlier_seconds`` is for how many seconds the
-    run was trained
-    before this attempt, ``wait_seconds`` for how many it waits for a verdict on an evaluation.
+    ``rule_states`` holds the state of each rule, by its name. ``earlier_seconds`` is the training
+    time before this attempt, ``wait_seconds`` how long it waits for the stopper at an evaluation.
     """
 
     run: str
@@ -79,16 +78,16 @@ class AttemptState:
     names: dict[str, list[str]] = field(default_factory=lambda: {"evaluate": [], "log": []})
     rule_states: dict[str, RuleState] = field(default_factory=dict)
 
-    def data(self) -> dict[str, Any]:
-        """As JSON keeps it."""
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON values."""
         return asdict(self)
 
     def snapshot(self) -> dict[str, Any]:
-        """What a training that goes on from here takes with it."""
+        """What a training that resumes here continues with."""
         return {"evaluations": self.evaluations, "states": self.rule_states}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Stand as an earlier attempt did."""
+        """Continue with the snapshot of an earlier attempt."""
         self.evaluations = snapshot["evaluations"]
         self.rule_states = {name: restored(state) for name, state in snapshot["states"].items()}
 
@@ -98,13 +97,13 @@ class AttemptState:
 
     @property
     def trained_seconds(self) -> float:
-        """For how long the run was trained, over all attempts, pauses included."""
+        """Seconds of training over all attempts of the run, pauses included."""
         return self.earlier_seconds + (
             0.0 if self.started_at is None else max(0.0, self.time - self.started_at)
         )
 
     def handle(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
-        """The rules of ``matching_rules`` that act at ``event``."""
+        """Yield the triggers of ``matching_rules`` at ``event``."""
         handler = getattr(self, f"_on_{event.kind}", None)
         if self.is_training:
             self.time, self.step = event.time, event.step
@@ -131,7 +130,7 @@ class AttemptState:
         yield from ()
 
     def _on_step_end(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
-        if self.phase == NOT_STARTED:  # the journal does not reach back to its beginning
+        if self.phase == NOT_STARTED:  # the journal no longer has the beginning
             self._start_training(event)
         if not self.is_training:
             return
@@ -174,14 +173,14 @@ class AttemptState:
         self.time, self.step = event.time, event.step
 
     def _values(self, event: Event, name: str, *, of_evaluations: bool) -> dict[str, float]:
-        """The numbers to look at; a Trainer logs what it evaluated right before it says so."""
+        """The numbers of the event. A Trainer also logs evaluation metrics, which are skipped."""
         values = _numeric_values((event.data or {}).get(name))
         if self.source == LOOP:
             return values
         return {n: v for n, v in values.items() if n.startswith(EVAL_PREFIX) == of_evaluations}
 
     def _check_step(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
-        """What is to be looked at however little comes: budgets, and whether metrics do."""
+        """Check what depends on steps alone: budgets, and metrics that are missing."""
         observation = Observation(
             {SECONDS: self.trained_seconds, STEPS: event.step}, event.step, event.time
         )
@@ -202,9 +201,9 @@ class AttemptState:
             is_present = rule.monitor is None or rule.monitor in observation.values
             if rule.condition not in _BUDGET_CONDITIONS and is_present:
                 if rule.monitor is not None:
-                    self._state(rule)["came"] = True
+                    self._state(rule)["seen"] = True
                 yield from self._apply_rule(rule, observation, event)
-        if self.source == LOOP:  # it need not say when a step ends
+        if self.source == LOOP:  # a loop need not publish step ends
             yield from self._check_step(event, matching_rules)
 
     def _apply_rule(self, rule: Rule, observation: Observation, event: Event) -> Iterator[Trigger]:
@@ -232,9 +231,9 @@ class AttemptState:
     def _check_missing_metric(
         self, rule: Rule, event: Event, *, has_ended: bool
     ) -> Iterator[Trigger]:
-        """Say once that the metric never came, when it should have."""
+        """Report once that the metric is missing although it was due."""
         state = self._state(rule)
-        if state.get("came") or state.get("missed"):
+        if state.get("seen") or state.get("reported_missing"):
             return
         if rule.monitors_evaluations:
             names, by = self.names["evaluate"], "evaluations"
@@ -244,16 +243,16 @@ class AttemptState:
         else:
             names, by = self.names["log"], "logs"
             is_due = self.logs >= _LOGS_UNTIL_MISSING
-        if self.source == LOOP:  # it may say any metric by either
+        if self.source == LOOP:  # a loop may publish any metric by either
             names, by = [*self.names["log"], *self.names["evaluate"]], "logs or evaluations"
         if is_due or has_ended:
-            state["missed"] = True
+            state["reported_missing"] = True
             what = f"there are {', '.join(names)}" if names else "nothing came at all"
             reason = f"{rule.monitor} did not come with {by}, so the rule cannot hold: {what}"
             yield self._trigger(rule, event, rules.ALERT, reason, names=tuple(names))
 
     def _trigger(self, rule: Rule, event: Event, action: str, reason: str, **more: Any) -> Trigger:
-        stream = Stream(self.run, "rank0", self.attempt)
+        stream = Stream(self.run, RANK_0, self.attempt)
         return Trigger(rule, stream, event.seq, event.step, event.time, action, reason, **more)
 
     def _state(self, rule: Rule) -> RuleState:

@@ -1,4 +1,4 @@
-"""Where rules would have acted on a run that is recorded already."""
+"""Finds where rules would have acted on a recorded run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.store.database.tables import TIMING
 from lineside.store.history.history import History
 from lineside.store.history.records import EventRow
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.attempt_state import Trigger
-from lineside.subscribers.stopper.rule_engine import RANK_0, RuleEngine
+from lineside.subscribers.stopper.rule_engine import RuleEngine
 from lineside.subscribers.stopper.rules import Rule
 from lineside.subscribers.stopper.state_store import StateStore
 
@@ -22,9 +22,9 @@ _STOPS = (rules.STOP, rules.SAVE_AND_STOP)
 
 
 def backtest(history: History, run: str, candidates: Sequence[Rule]) -> list[Trigger]:
-    """When each rule would have acted on the run of this id, in the order of its events.
+    """The triggers that each rule would have had on the run of this id, in order of their time.
 
-    Each is looked at as if it were alone, and of one that stops only the first time counts.
+    Each rule is applied as if it were alone; a rule that stops the run acts once.
 
     Raises:
         RunNotFound: there is no such run.
@@ -41,9 +41,9 @@ def backtest(history: History, run: str, candidates: Sequence[Rule]) -> list[Tri
 
 
 def _events(history: History, run: str) -> Iterator[tuple[Stream, Event]]:
-    """What was said by and about a run, the ends of its steps where they belong.
+    """Yield the events of a run and its commands, with step ends in their places.
 
-    These have no numbers of their own any more; any from the gap that they left will do.
+    The store keeps step ends as timings, without seqs: they get seqs from the gap that they left.
     """
     steps = _StepEnds(history, run)
     seqs: Counter[Stream] = Counter()
@@ -65,7 +65,7 @@ def _events(history: History, run: str) -> Iterator[tuple[Stream, Event]]:
 
 
 class _StepEnds:
-    """The ends of a run's steps, which the history keeps apart from its other events."""
+    """The step ends of a run, which the history stores as timings."""
 
     def __init__(self, history: History, run: str) -> None:
         self._ends: dict[str, tuple[array[int], array[float]]] = {}
@@ -81,7 +81,7 @@ class _StepEnds:
         return list(self._ends)
 
     def up_to(self, attempt: str, step: int | None) -> Iterator[tuple[int, float]]:
-        """Step and time of those up to ``step``, or all, that were not given yet."""
+        """Yield step and time of further step ends, up to ``step`` or all."""
         steps, times = self._ends.get(attempt, ((), ()))
         while (n := self._yielded[attempt]) < len(steps) and (step is None or steps[n] <= step):
             self._yielded[attempt] += 1

@@ -1,4 +1,4 @@
-"""When a rule acts: one small state machine for each condition. Pure, its state fit for JSON."""
+"""Decides when a rule acts: one state machine for each condition, its state in JSON."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from lineside.subscribers.stopper.metric_direction import MAX
 from lineside.subscribers.stopper.rules import Rule
 
 RuleState = dict[str, Any]
-"""What a rule remembers of one run."""
+"""The state of one rule for one run."""
 
 REPEAT_SECONDS = EXPIRES_SECONDS
-"""How long a rule that goes on to hold is silent: what it asked for has expired then."""
+"""How long a rule that still holds is silent; its command has expired by then."""
 SECONDS, STEPS = "seconds", "steps"
-"""Names under which a run's budgets are looked at."""
+"""Names of the observed values that budgets limit."""
 
 
 class Observation(NamedTuple):
-    """Values that came at once, at ``step`` and ``time`` (seconds since the epoch).
+    """Values of one event, at ``step`` and ``time`` (seconds since the epoch).
 
-    ``counts_for_best`` is False where a Trainer would not take them for its best ones: it
-    evaluates on start
-    without looking.
+    ``counts_for_best`` is False for an evaluation on start, which a Trainer does not compare with
+    its best metric.
     """
 
     values: Mapping[str, float]
@@ -35,38 +34,38 @@ class Observation(NamedTuple):
 
 
 def trigger_reason(rule: Rule, state: RuleState, observation: Observation) -> str | None:
-    """Why ``rule`` acts now, as a sentence; None if it does not. Changes ``state``.
+    """The reason why ``rule`` acts now, as a sentence; None if it does not. Changes ``state``.
 
-    While it goes on to hold it acts again after ``REPEAT_SECONDS``; with a cool-down it does not
-    look at as many values after it acted, and then acts again.
+    A rule that still holds acts again after ``REPEAT_SECONDS``. With a cool-down it skips that many
+    values after it acted, and may then act again.
     """
     reason = _CONDITIONS[rule.condition](rule, state, observation)
-    if state.get("rest", 0) > 0:
-        state["rest"] -= 1
+    if state.get("cool_down_left", 0) > 0:
+        state["cool_down_left"] -= 1
         state["count"] = 0
         return None
     if reason is None:
-        state.pop("quiet", None)
+        state.pop("silent_until", None)
         return None
-    if observation.time < state.get("quiet", -math.inf):
+    if observation.time < state.get("silent_until", -math.inf):
         return None
-    state["rest"] = rule.cool_down
+    state["cool_down_left"] = rule.cool_down
     if rule.condition == rules.PATIENCE and rule.action == rules.SET_LR:
         state["count"] = 0  # the new rate has the same patience
     elif not rule.cool_down:
-        state["quiet"] = observation.time + REPEAT_SECONDS
+        state["silent_until"] = observation.time + REPEAT_SECONDS
     return reason
 
 
 def restored(state: RuleState) -> RuleState:
-    """``state`` for a training that goes on from where it was: nothing it asked for is pending."""
-    return {name: value for name, value in state.items() if name != "quiet"}
+    """``state`` for a training that resumes there: no command of the rule is pending."""
+    return {name: value for name, value in state.items() if name != "silent_until"}
 
 
 def _patience(rule: Rule, state: RuleState, observation: Observation) -> str | None:
-    """As transformers' EarlyStoppingCallback and the Trainer beside it do it.
+    """Mirrors the EarlyStoppingCallback of transformers, and the Trainer's best metric.
 
-    The best value is the Trainer's, which any better one replaces, however little better it is.
+    Any better value becomes the best one; ``min_delta`` counts for the patience only.
     """
     value = observation.values[rule.monitor or ""]
     best, best_step = state.get("best"), state.get("best_step")
@@ -114,15 +113,15 @@ def _divergence(rule: Rule, state: RuleState, observation: Observation) -> str |
 
 
 def _not_finite(rule: Rule, state: RuleState, observation: Observation) -> str | None:
-    bad = state.setdefault("bad", {})
+    counts = state.setdefault("not_finite", {})
     for name, value in observation.values.items():
         if rule.monitor not in (None, name):
             continue
         if math.isfinite(value):
-            bad.pop(name, None)
+            counts.pop(name, None)
         else:
-            bad[name] = bad.get(name, 0) + 1
-    failing = [name for name, times in bad.items() if times >= (rule.not_finite or 1)]
+            counts[name] = counts.get(name, 0) + 1
+    failing = [name for name, times in counts.items() if times >= (rule.not_finite or 1)]
     if not failing:
         return None
     descriptions = [

@@ -1,4 +1,4 @@
-"""Whether a metric is to go down or up, told from its name."""
+"""Whether lower or higher values of a metric are better, by the words of its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UP = re.compile(
 
 
 def direction(metric: str) -> str | None:
-    """``min`` or ``max``; None where no word of the name says so, or they say both."""
+    """``min`` or ``max``; None if no word of the name decides, or words disagree."""
     words = [word for word in re.split(r"[^a-z0-9]+", metric.lower()) if word]
     down = any(_DOWN.fullmatch(word) for word in words)
     up = any(_UP.fullmatch(word) for word in words)

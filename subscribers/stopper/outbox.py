@@ -1,4 +1,4 @@
-"""What the stopper has to say of runs: commands and alerts, each said once."""
+"""Publishes the stopper's commands and alerts, each once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lineside.subscribers.stopper.attempt_state import Trigger
 log = logging.getLogger("lineside")
 
 PRODUCER = "stopper"
-"""The producer part of the streams in which alerts travel."""
+"""The producer part of the streams that carry alerts."""
 ALERT = "alert"
-"""The kind of event that says that a rule held, or cannot."""
+"""The kind of event that reports a rule that held, or that cannot hold."""
 _FLUSH_SECONDS = 5.0
 _PUBLISHED_KINDS = (commands.COMMAND, EVALUATION_REVIEWED, ALERT)
 _OPS_BY_ACTION = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
@@ -31,8 +31,9 @@ _OPS_BY_ACTION = {rules.STOP: "stop", rules.SAVE_AND_STOP: "stop"}
 
 @dataclass(frozen=True)
 class OutboxMessage:
-    """One thing to be said of ``run``, to its ``attempt`` if it is a command. Of several with the
-    same ``compaction_key`` only the last is.
+    """A message to publish on a stream of ``run``; a command is for its ``attempt``.
+
+    Of several messages with the same ``compaction_key`` only the last is published.
     """
 
     id: str
@@ -46,12 +47,12 @@ class OutboxMessage:
 
 
 def message(trigger: Trigger, *, dry_run: bool) -> OutboxMessage:
-    """What ``trigger`` has to be said of: a command, or an alert if it asks for nothing."""
+    """The message for ``trigger``: a command, or an alert if its action is ``alert``."""
     reason = f"{trigger.rule.name}: {trigger.reason}"[:1000]
     if trigger.action == rules.ALERT or dry_run:
-        name = f"{trigger.id}-dry" if dry_run else trigger.id
+        message_id = f"{trigger.id}-dry" if dry_run else trigger.id
         data = {
-            "id": name,
+            "id": message_id,
             "rule": trigger.rule.name,
             "action": trigger.action,
             "args": dict(trigger.args),
@@ -59,10 +60,10 @@ def message(trigger: Trigger, *, dry_run: bool) -> OutboxMessage:
             "dry_run": dry_run,
             "names": list(trigger.names),
         }
-        return OutboxMessage(name, trigger.stream.run, PRODUCER, ALERT, trigger.step, data)
+        return OutboxMessage(message_id, trigger.stream.run, PRODUCER, ALERT, trigger.step, data)
     op = _OPS_BY_ACTION.get(trigger.action, trigger.action)
-    expires_at = trigger.time + EXPIRES_SECONDS  # by the clock of the training, which looks at it
-    # Another attempt may have gone back to where the rule does not hold.
+    expires_at = trigger.time + EXPIRES_SECONDS  # by the clock of the training, which checks it
+    # Another attempt may have resumed at a step where the rule does not hold.
     command = Command(
         op, trigger.args, reason, _issued_by(), expires_at, trigger.id, trigger.stream.attempt
     )
@@ -85,35 +86,39 @@ def evaluation_reviewed(stream: Stream, event: Event) -> OutboxMessage:
 
 
 class Outbox:
-    """Says words over the broker at ``address``. A word is dropped if it was said before, as the
-    journal shows (``hear``), or could not be said for ``EXPIRES_SECONDS``. For one thread.
+    """Sends messages over the broker at ``address``. Belongs to one thread.
+
+    A message is dropped if the journal shows that it was published before (``discard_published``),
+    or if it could not be sent for ``EXPIRES_SECONDS``.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._messages: dict[str, tuple[OutboxMessage, float]] = {}  # and since when they wait
+        self._messages: dict[str, tuple[OutboxMessage, float]] = {}  # and since when
         self._producers: ProducerPool | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing left to say."""
+        """Whether no message waits."""
         return not self._messages
 
     def put(self, message: OutboxMessage) -> None:
-        """To be said with the next ``send``."""
+        """Queue a message for the next ``send``."""
         key = message.compaction_key or message.id
-        self._messages.pop(key, None)  # so that it comes after what was said meanwhile
+        self._messages.pop(key, None)  # so that it is sent after all others
         self._messages[key] = message, time.monotonic()
 
     def discard_published(self, event: Event) -> None:
-        """Somebody, maybe we ourselves in an earlier life, has said this."""
+        """Drop the message that ``event``, of this process or an earlier one, has published."""
         if event.kind in _PUBLISHED_KINDS and self._messages:
             data = event.data or {}
-            name = _review_id(data) if event.kind == EVALUATION_REVIEWED else data.get("id")
-            self._messages = {key: one for key, one in self._messages.items() if one[0].id != name}
+            message_id = _review_id(data) if event.kind == EVALUATION_REVIEWED else data.get("id")
+            self._messages = {
+                key: one for key, one in self._messages.items() if one[0].id != message_id
+            }
 
     def discard_attempt(self, stream: Stream) -> None:
-        """The training of ``stream`` is over: there is nobody left to command."""
+        """Drop the commands for the training of ``stream``, which has ended."""
         ended_attempt = stream.run, stream.attempt
         self._messages = {
             key: one
@@ -122,7 +127,7 @@ class Outbox:
         }
 
     def send(self) -> None:
-        """Say everything; what the broker does not take now stays for the next time."""
+        """Send every message; those that the broker does not take now wait for the next call."""
         cutoff = time.monotonic() - EXPIRES_SECONDS
         self._messages = {key: one for key, one in self._messages.items() if one[1] > cutoff}
         if not self._messages:

@@ -1,4 +1,4 @@
-"""Follows runs by their events, in the order of the journal, and says which rules act."""
+"""Follows runs by their events, in the order of the journal, and finds the rules that act."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import RESUME_KINDS
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.subscribers.stopper.attempt_state import AttemptState, Trigger
 from lineside.subscribers.stopper.rules import Rule
 from lineside.subscribers.stopper.state_store import StateStore
 
-RANK_0 = "rank0"
-
 
 class RuleEngine:
-    """What ``rules`` say of the runs whose events it is given; any event a second time is nothing.
+    """Applies ``rules`` to the events of runs. An event that is given again changes nothing.
 
-    The same events give the same firings, whoever was restarted in between.
+    The same events give the same triggers, whatever process was restarted in between.
     """
 
     def __init__(self, rules: Sequence[Rule], state_store: StateStore) -> None:
@@ -30,7 +28,7 @@ class RuleEngine:
         self._rules_by_run: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
 
     def handle(self, stream: Stream, event: Event) -> list[Trigger]:
-        """The rules that act at this event."""
+        """The triggers of the rules that act at this event."""
         if stream.producer == commands.CONTROL_PRODUCER:
             self._on_control_event(stream, event)
             return []
@@ -49,7 +47,7 @@ class RuleEngine:
         return triggers
 
     def attempt_state(self, stream: Stream) -> AttemptState:
-        """What is known of the attempt that a stream belongs to."""
+        """The state of the attempt that a stream belongs to."""
         key = stream.run, stream.attempt
         known = self._attempt_states.get(key)
         if known is None:
@@ -60,11 +58,11 @@ class RuleEngine:
         return known
 
     def commit(self, journal: str | None, offset: int) -> None:
-        """Remember all of it, as of this offset."""
+        """Store every changed state together with this offset."""
         for key in self._changed:
             attempt_state = self._attempt_states[key]
             self._state_store.save_attempt_state(
-                *key, attempt_state.data(), attempt_state.time or time.time()
+                *key, attempt_state.to_dict(), attempt_state.time or time.time()
             )
         self._state_store.commit(journal, offset)
         for key in self._changed:
@@ -73,7 +71,7 @@ class RuleEngine:
         self._changed.clear()
 
     def _start_attempt(self, attempt_state: AttemptState, data: Mapping[str, Any]) -> None:
-        """A new attempt stands where the one stood that it goes on from."""
+        """Begin an attempt with the state of the attempt that it resumes."""
         others = [
             AttemptState(**saved) for saved in self._state_store.attempt_states(attempt_state.run)
         ]
@@ -90,7 +88,7 @@ class RuleEngine:
             attempt_state.restore(snapshot)
 
     def _on_control_event(self, stream: Stream, event: Event) -> None:
-        """The learning rate is what somebody has set it to."""
+        """Take the learning rate that a command has set."""
         data = event.data or {}
         if event.kind == commands.APPLIED and isinstance(data.get("to"), (int, float)):
             self.attempt_state(stream).learning_rate = data["to"]

@@ -1,4 +1,4 @@
-"""Rules as people write them: in a YAML file, or as options of a command."""
+"""Reads rules from a YAML file, or from the options of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineside.subscribers.stopper.metric_direction import AUTO, MAX, MIN
 from lineside.subscribers.stopper.rules import ACTIONS, CONDITIONS, Rule, RuleError, StartAfter
 
 FILE_NAME = "rules.yaml"
-"""Of the rules in LINESIDE_HOME, which hold where no others are given."""
+"""The file in LINESIDE_HOME whose rules apply when no others are given."""
 
 _START_AFTER = re.compile(r"(\d+)(?: (step|evaluation)s?)?")
 
@@ -23,7 +23,7 @@ def load(path: Path) -> tuple[Rule, ...]:
     """The rules of a YAML file: a list of mappings under ``rules``.
 
     Raises:
-        RuleError: they are none.
+        RuleError: the file holds no rules.
         UsageError: the file cannot be read, or is no YAML.
         MissingExtra: PyYAML is not installed.
     """
@@ -50,12 +50,13 @@ def load(path: Path) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-def rule(raw: Mapping[str, Any], where: str) -> Rule:
-    """The rule of these fields; ``where`` it stands is said in errors. Without a name it is called
-    after its condition and metric.
+def parse_rule(raw: Mapping[str, Any], where: str) -> Rule:
+    """The rule with these fields. Errors begin with ``where``, the place of the rule.
+
+    A rule without a name gets one from its metric and condition.
 
     Raises:
-        RuleError: it cannot be one.
+        UsageError: a field is missing or invalid.
     """
     known = {one.name for one in fields(Rule)}
     for name in raw:
@@ -73,7 +74,7 @@ def rule(raw: Mapping[str, Any], where: str) -> Rule:
 def _parse_entry(raw: object, where: str) -> Rule:
     if not isinstance(raw, dict):
         raise RuleError(where, "rule", raw, "names and values")
-    return rule(raw, where)
+    return parse_rule(raw, where)
 
 
 class _FieldType(NamedTuple):
@@ -99,7 +100,7 @@ def _one_of(*allowed: str) -> _FieldType:
 def _number(value: Any, at_least: float = -math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError  # noqa: TRY004 - one error for all of them
-    number = float(value)  # a text too: YAML reads 1e-3 as one
+    number = float(value)  # or a text: YAML reads 1e-3 as one
     if not math.isfinite(number) or number < at_least:
         raise ValueError
     return number
@@ -136,7 +137,7 @@ def _start_after(value: Any) -> StartAfter:
 
 _NUMBER = _FieldType("a finite number", _number)
 _COUNT = _FieldType("a whole number above 0", _count)
-_PATTERN = _FieldType("a text, in which * stands for anything", _text)
+_PATTERN = _FieldType("a text, in which * stands for any characters", _text)
 _FIELD_TYPES: Mapping[str, _FieldType] = {
     "name": _FieldType("a text of at most 200 characters", _text),
     "monitor": _FieldType("the name of a metric, such as eval_loss", _text),

@@ -1,4 +1,4 @@
-"""A rule: when something is to be done about a run, and what."""
+"""A rule: the condition under which the stopper acts on a run, and the action."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineside.subscribers.stopper.metric_direction import AUTO, MAX, direction
 PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
 NOT_FINITE, MAX_SECONDS, MAX_STEPS = "not_finite", "max_seconds", "max_steps"
 CONDITIONS = (PATIENCE, THRESHOLD, DIVERGENCE, NOT_FINITE, MAX_SECONDS, MAX_STEPS)
-"""Fields of which a rule has exactly one: when it holds."""
+"""Condition fields; a rule has exactly one of them."""
 
 STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT = (
     "stop",
@@ -24,35 +24,30 @@ STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT = (
 )
 ACTIONS = (STOP, SAVE_AND_STOP, EVALUATE, SET_LR, ALERT)
 
-_COMPARISON_CONDITIONS = (
-    PATIENCE,
-    THRESHOLD,
-    DIVERGENCE,
-)  # they ask whether a value is better than another
+_COMPARISON_CONDITIONS = (PATIENCE, THRESHOLD, DIVERGENCE)  # these compare values of a metric
 EVAL_PREFIX = "eval_"
-"""What the names of a Trainer's evaluation metrics begin with."""
+"""The prefix of a Trainer's evaluation metrics."""
 
-
-# Fields that say nothing beside other conditions.
+# The conditions with which each field has a meaning.
 _CONDITIONS_BY_FIELD: Mapping[str, Sequence[str]] = {
     "monitor": (*_COMPARISON_CONDITIONS, NOT_FINITE),
     "mode": _COMPARISON_CONDITIONS,
     "min_delta": (PATIENCE,),
     "baseline": (PATIENCE,),
 }
-_SET_LR_FIELDS = ("factor", "min_lr")  # nor these beside another action
+_SET_LR_FIELDS = ("factor", "min_lr")  # these have a meaning with set_lr only
 
 
 class RuleError(UsageError):
-    """A rule that cannot be one."""
+    """A rule with a field that is missing, unknown or invalid."""
 
     def __init__(self, rule: str, what: str, value: object, expected: str) -> None:
-        problem = "is missing" if value is None else f"{value!r:.200} cannot be"
+        problem = "is missing" if value is None else f"{value!r:.200} is invalid"
         super().__init__(f"{rule}: {what}: {problem}; expected {expected}")
 
 
 class StartAfter(NamedTuple):
-    """From where on a rule holds: behind this step, and this many evaluations."""
+    """A rule holds only after this step, and after this many evaluations."""
 
     step: int = 0
     evaluations: int = 0
@@ -60,10 +55,10 @@ class StartAfter(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule, as ``docs/reference/rules.md`` describes it; ``mode`` is never ``auto`` here.
+    """One rule, as docs/reference/rules.md describes it; ``mode`` auto is resolved here.
 
     Raises:
-        RuleError: the fields do not make a rule.
+        RuleError: a field is missing or invalid.
     """
 
     name: str
@@ -91,26 +86,26 @@ class Rule:
             found = direction(self.monitor or "")
             if found is None:
                 raise RuleError(
-                    self.name, "mode", AUTO, f"min or max: {self.monitor!r} does not tell which"
+                    self.name, "mode", AUTO, f"min or max: {self.monitor!r} does not show which"
                 )
             object.__setattr__(self, "mode", found)
 
     @property
     def condition(self) -> str:
-        """The one of ``CONDITIONS`` that it has."""
+        """The condition of the rule, one of ``CONDITIONS``."""
         return next(name for name in CONDITIONS if getattr(self, name) is not None)
 
     @property
     def monitors_evaluations(self) -> bool:
-        """Whether its metric comes by evaluations; the others come by logs."""
+        """Whether evaluations carry its metric; other metrics are in logs."""
         return self.monitor is not None and self.monitor.startswith(EVAL_PREFIX)
 
     def is_better(self, value: float, other: float) -> bool:
-        """Whether ``value`` is the better one; never where one of them is NaN."""
+        """Whether ``value`` is better than ``other``; False if one of them is NaN."""
         return value > other if self.mode == MAX else value < other
 
     def matches(self, run: str, name: str, project: str) -> bool:
-        """Whether it is for the run of this id, name and project."""
+        """Whether the rule applies to the run of this id, name and project."""
         is_run = matches(run, self.run) or matches(name, self.run)
         return is_run and matches(project, self.project)
 

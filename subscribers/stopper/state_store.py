@@ -1,7 +1,7 @@
-"""What the stopper remembers: a cache of what the journal said, in one small SQLite file.
+"""Stores the stopper's state in one small SQLite file: a cache of the journal.
 
-Courses and the offset up to which the journal was read are one transaction. So a stopper that was
-killed goes on from one moment of the journal, and comes to the same conclusions a second time.
+States and the offset up to which the journal was read are one transaction. So a stopper that was
+killed continues at one offset of the journal, and the same events lead to the same commands.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from lineside.bus.settings import make_private_folder
 from lineside.subscribers.stopper.rules import Rule
 
 RETENTION_SECONDS = 60 * 86_400.0
-"""How long an attempt is remembered after the last word of it."""
-_FORMAT = 1  # of the file; another one is another file, and the journal read again
+"""How long the state of an attempt is kept after its last event."""
+_FORMAT = 2  # another format is another file, and the journal is read again
 _TABLES = """
 CREATE TABLE IF NOT EXISTS position (
     id INTEGER PRIMARY KEY CHECK (id = 0), journal TEXT NOT NULL, "offset" INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS courses (
+CREATE TABLE IF NOT EXISTS attempt_states (
     run TEXT, attempt TEXT, data TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (run, attempt)
 );
-CREATE TABLE IF NOT EXISTS standings (
+CREATE TABLE IF NOT EXISTS snapshots (
     run TEXT, attempt TEXT, step INTEGER, data TEXT NOT NULL, PRIMARY KEY (run, attempt, step)
 );
 """
 
 
 class StateStoreError(LinesideError):
-    """The file of what the stopper remembers cannot be used."""
+    """The file of the stopper's state cannot be used."""
 
 
 class StateStore:
-    """The memory in the file ``path``, or in none at all; for one thread.
+    """The states in the file ``path``, or in memory without one. Belongs to one thread.
 
     Raises:
-        AddressInUse: another process has it.
-        MemoryFailed: the file cannot be used.
+        AddressInUse: another process uses the file.
+        StateStoreError: the file cannot be used.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -58,7 +58,7 @@ class StateStore:
                 self._connection = sqlite3.connect(path or ":memory:")
                 weakref.finalize(self, self._connection.close)
                 self._connection.execute("PRAGMA journal_mode=WAL")
-                # Of what a power cut takes, the journal is read again.
+                # After a power cut the journal is read again.
                 self._connection.execute("PRAGMA synchronous=NORMAL")
                 self._connection.executescript(_TABLES)
         except BaseException:
@@ -67,19 +67,19 @@ class StateStore:
 
     @classmethod
     def for_rules(cls, home: Path, rules: Sequence[Rule], *, dry_run: bool = False) -> StateStore:
-        """What is remembered in ``home`` for exactly these rules; others begin with nothing."""
+        """The store in ``home`` for exactly these rules; other rules have another file."""
         identity = f"{_FORMAT} {dry_run} {sorted(map(repr, rules))}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:12]
         return cls(make_private_folder(home / "stopper") / f"{name}.db")
 
     def position(self) -> tuple[str | None, int]:
-        """The journal read last, and up to which offset."""
+        """The journal that was read, and the offset up to which it was."""
         with self._translate_errors():
             row = self._connection.execute('SELECT journal, "offset" FROM position').fetchone()
         return (None, 0) if row is None else (row[0] or None, row[1])
 
     def commit(self, journal: str | None, offset: int) -> None:
-        """Keep what was said since the last time, and how far the journal was read for it."""
+        """Commit every saved state, and the offset that they belong to."""
         with self._translate_errors():
             self._connection.execute(
                 "INSERT OR REPLACE INTO position VALUES (0, ?, ?)", (journal or "", offset)
@@ -87,27 +87,29 @@ class StateStore:
             self._connection.commit()
 
     def attempt_state(self, run: str, attempt: str) -> dict[str, Any] | None:
-        """The course of an attempt, as it was kept."""
-        return self._fetch_one("SELECT data FROM courses WHERE run=? AND attempt=?", run, attempt)
+        """The saved state of an attempt; None without one."""
+        return self._fetch_one(
+            "SELECT data FROM attempt_states WHERE run=? AND attempt=?", run, attempt
+        )
 
     def attempt_states(self, run: str) -> list[dict[str, Any]]:
-        """Of all attempts of a run."""
+        """The saved states of all attempts of a run."""
         with self._translate_errors():
-            rows = self._connection.execute("SELECT data FROM courses WHERE run=?", (run,))
+            rows = self._connection.execute("SELECT data FROM attempt_states WHERE run=?", (run,))
             return [json.loads(data) for (data,) in rows]
 
     def save_attempt_state(self, run: str, attempt: str, data: dict[str, Any], now: float) -> None:
-        """With the next commit."""
+        """Save it with the next commit."""
         with self._translate_errors():
             self._connection.execute(
-                "INSERT OR REPLACE INTO courses VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO attempt_states VALUES (?, ?, ?, ?)",
                 (run, attempt, json.dumps(data), now),
             )
 
     def snapshot(self, run: str, attempt: str, step: int) -> dict[str, Any] | None:
-        """How an attempt stood at ``step``, or at the last step before it that was kept."""
+        """The snapshot of an attempt at ``step``, or at the last saved step before it."""
         return self._fetch_one(
-            "SELECT data FROM standings WHERE run=? AND attempt=? AND step<=?"
+            "SELECT data FROM snapshots WHERE run=? AND attempt=? AND step<=?"
             " ORDER BY step DESC LIMIT 1",
             run,
             attempt,
@@ -115,27 +117,27 @@ class StateStore:
         )
 
     def save_snapshot(self, run: str, attempt: str, step: int, data: dict[str, Any]) -> None:
-        """With the next commit."""
+        """Save it with the next commit."""
         with self._translate_errors():
             self._connection.execute(
-                "INSERT OR REPLACE INTO standings VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
                 (run, attempt, step, json.dumps(data)),
             )
 
     def prune(self, now: float | None = None) -> None:
-        """Let go of attempts of which nothing was heard for ``RETENTION_SECONDS``."""
+        """Delete attempts without an event for ``RETENTION_SECONDS``."""
         cutoff = (time.time() if now is None else now) - RETENTION_SECONDS
         with self._translate_errors():
             self._connection.execute(
-                "DELETE FROM standings WHERE (run, attempt) IN"
-                " (SELECT run, attempt FROM courses WHERE time < ?)",
+                "DELETE FROM snapshots WHERE (run, attempt) IN"
+                " (SELECT run, attempt FROM attempt_states WHERE time < ?)",
                 (cutoff,),
             )
-            self._connection.execute("DELETE FROM courses WHERE time < ?", (cutoff,))
+            self._connection.execute("DELETE FROM attempt_states WHERE time < ?", (cutoff,))
             self._connection.commit()
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is not kept."""
+        """Close the file; states that were not committed are lost."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         self._release()
@@ -166,5 +168,5 @@ def _acquire_lock(path: Path) -> FileLock:
         return FileLock(path.with_suffix(".lock"), wait=False)
     except BlockingIOError:
         raise AddressInUse(
-            "the stopper's memory", str(path), "a stopper with the same rules runs on this home"
+            "the stopper's state file", str(path), "a stopper with the same rules runs on this home"
         ) from None

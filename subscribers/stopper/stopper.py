@@ -11,13 +11,13 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.protocol.event_kinds import END_KINDS
-from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.stopper import outbox
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.outbox import Outbox
-from lineside.subscribers.stopper.rule_engine import RANK_0, RuleEngine
+from lineside.subscribers.stopper.rule_engine import RuleEngine
 from lineside.subscribers.stopper.rules import Rule
 from lineside.subscribers.stopper.state_store import StateStore, StateStoreError
 

@@ -48,7 +48,7 @@ class ServiceProcess:
             )
 
     def wait_started(self) -> None:
-        """Return once it says so."""
+        """Return once it logs that it started."""
         assert self.process is not None
         started_line = f"started, pid {self.process.pid}\n"
         wait_until(lambda: started_line in self.log.read_text(), f"{self.log.stem} is up")

@@ -36,7 +36,7 @@ def test_a_backtest_prints_json(running_home: Home) -> None:
     [
         ((), "there are no rules: give one by options"),
         (("--patience", "3"), "monitor: is missing; expected the name of a metric"),
-        (("--max-steps", "x"), "the options: max_steps: 'x' cannot be"),
+        (("--max-steps", "x"), "the options: max_steps: 'x' is invalid"),
         (("--max-steps", "3", "--rules", "rules.yaml"), "--max-steps and --rules: expected one"),
         (("--rules", "no.yaml"), "rules cannot be read from no.yaml: No such file or directory"),
         (("--max-steps", "3", "--json"), "--json is for --backtest"),
@@ -64,5 +64,5 @@ def test_up_reports_invalid_rules_and_starts_nothing(home: Home) -> None:
     (home.path / "rules.yaml").write_text("rules: [{max_stepz: 1}]")
     done = home.lineside("up", "--port", "0")
     assert done.returncode == 2
-    assert "rule 1: field: 'max_stepz' cannot be" in done.stderr
+    assert "rule 1: field: 'max_stepz' is invalid" in done.stderr
     assert not (home.path / "logs").exists()

@@ -24,7 +24,7 @@ from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres, find_binaries
 from tests.subscribers.conftest import ServiceProcess
-from tests.subscribers.stopper.training import Training
+from tests.subscribers.recorder.published_run import Training
 from tests.support.waiting import wait_until
 
 
@@ -47,7 +47,7 @@ def test_events_are_on_the_page_moments_after_they_happened(
 
 
 @pytest.mark.fault
-def test_killed_again_and_again_it_records_everything_once(
+def test_a_recorder_killed_repeatedly_records_each_event_once(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     rng = random.Random()
@@ -67,7 +67,7 @@ def test_killed_again_and_again_it_records_everything_once(
 
 
 @pytest.mark.fault
-def test_a_broker_killed_meanwhile_costs_nothing(
+def test_a_killed_broker_costs_no_event(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     with ServiceProcess("recorder", settings), Training(broker.address) as training:
@@ -83,7 +83,7 @@ def test_a_broker_killed_meanwhile_costs_nothing(
 
 
 @pytest.mark.fault
-def test_a_journal_that_is_new_is_read_from_its_start_and_doubles_nothing(
+def test_a_new_journal_is_read_from_its_start_without_duplicates(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     with ServiceProcess("recorder", settings):
@@ -170,7 +170,7 @@ def _is_recorded(training: Training, history: History) -> bool:
 
 
 @pytest.mark.fault
-def test_a_store_that_others_keep_locked_is_waited_for(
+def test_a_locked_store_is_retried(
     settings: Settings, broker: BrokerProcess, engine: Engine, history: History
 ) -> None:
     with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
@@ -180,7 +180,7 @@ def test_a_store_that_others_keep_locked_is_waited_for(
         holder.execute("BEGIN IMMEDIATE")
         training.train(100)
         training.producer.flush()
-        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder says so")
+        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder logs it")
         holder.execute("ROLLBACK")
         holder.close()
         wait_until(lambda: training.is_recorded(history), "all is recorded")
@@ -188,7 +188,7 @@ def test_a_store_that_others_keep_locked_is_waited_for(
 
 
 @pytest.mark.fault
-def test_told_to_end_while_the_store_cannot_be_had_it_ends_and_loses_nothing(
+def test_sigterm_while_the_store_is_unavailable_ends_without_loss(
     settings: Settings, broker: BrokerProcess, engine: Engine, history: History
 ) -> None:
     recorder = ServiceProcess("recorder", settings)
@@ -199,7 +199,7 @@ def test_told_to_end_while_the_store_cannot_be_had_it_ends_and_loses_nothing(
         holder.execute("BEGIN IMMEDIATE")
         training.train(10)
         training.producer.flush()
-        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder says so")
+        wait_until(lambda: "locked" in recorder.log.read_text(), "the recorder logs it")
         assert recorder.stop() == 0
         holder.close()
         recorder.start()
@@ -220,7 +220,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.fault
-def test_a_full_disk_is_waited_for(
+def test_a_full_disk_is_retried(
     small_disk: Path, settings: Settings, broker: BrokerProcess
 ) -> None:
     settings = replace(settings, store=f"sqlite:///{small_disk}/store.db")
@@ -231,7 +231,7 @@ def test_a_full_disk_is_waited_for(
     with ServiceProcess("recorder", settings) as recorder, Training(broker.address) as training:
         training.train(5000)
         training.producer.flush(30)
-        wait_until(lambda: "full" in recorder.log.read_text(), "the recorder says so")
+        wait_until(lambda: "full" in recorder.log.read_text(), "the recorder logs it")
         assert not training.is_recorded(history)
         ballast.unlink()
         wait_until(lambda: training.is_recorded(history), "all is recorded")
@@ -240,9 +240,7 @@ def test_a_full_disk_is_waited_for(
 
 
 @pytest.mark.fault
-def test_a_database_server_that_goes_away_is_waited_for(
-    settings: Settings, broker: BrokerProcess
-) -> None:
+def test_an_absent_database_server_is_retried(settings: Settings, broker: BrokerProcess) -> None:
     with Postgres(find_binaries()) as server:
         settings = replace(settings, store=server.new_database())
         engine = open_store(settings.store, create=True)
@@ -254,7 +252,7 @@ def test_a_database_server_that_goes_away_is_waited_for(
             server.stop()
             training.train(100)
             training.producer.flush()
-            wait_until(lambda: "cannot be had" in recorder.log.read_text(), "it says so")
+            wait_until(lambda: "cannot be had" in recorder.log.read_text(), "it logs it")
             server.start()
             wait_until(lambda: training.is_recorded(history), "all is recorded")
             training.check(history)

@@ -8,11 +8,13 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.history.history import History
 from lineside.subscribers.recorder.recorder import Recorder
-from tests.subscribers.stopper.training import Training
+from tests.subscribers.recorder.published_run import Training
 from tests.support.waiting import wait_until
 
 
-def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: BrokerProcess) -> None:
+def test_run_once_returns_soon_when_nothing_arrives(
+    settings: Settings, broker: BrokerProcess
+) -> None:
     recorder = Recorder(settings)
     recorder.startup()
     began = time.monotonic()
@@ -21,7 +23,7 @@ def test_a_turn_with_nothing_to_do_returns_soon(settings: Settings, broker: Brok
     recorder.shutdown()
 
 
-def test_a_journal_that_changes_between_two_batches_parts_the_transactions(
+def test_a_journal_that_changes_between_two_batches_splits_the_transaction(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     """In one process, so that the change falls between two polls of one gathering."""

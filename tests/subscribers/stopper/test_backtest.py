@@ -16,12 +16,12 @@ from lineside.store.recording.writer import Writer
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.backtest import backtest
 from lineside.subscribers.stopper.rule_engine import RuleEngine
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.state_store import StateStore
-from tests.subscribers.stopper.script import SyntheticRun
+from tests.subscribers.stopper.synthetic_run import SyntheticRun
 
 RULES = [
-    rule({"name": name, **fields}, "a test")
+    parse_rule({"name": name, **fields}, "a test")
     for name, fields in {
         "flat": {"monitor": "eval_loss", "patience": 3},
         "nan": {"not_finite": 1, "action": "alert"},
@@ -46,7 +46,9 @@ def summarize(triggers: Iterable[Trigger]) -> list[tuple[str, str, str, int]]:
     return sorted(actions, key=lambda one: (one[2:], one[:2]))
 
 
-def test_it_finds_what_was_found_live(engine: Engine, history: History) -> None:
+def test_a_backtest_finds_the_triggers_of_the_live_stopper(
+    engine: Engine, history: History
+) -> None:
     rule_engine = RuleEngine(RULES, StateStore())
     first = SyntheticRun(rule_engine)
     first.train(loss=1.0, learning_rate=0.1)
@@ -64,7 +66,7 @@ def test_it_finds_what_was_found_live(engine: Engine, history: History) -> None:
     assert ("steps", "stop", "a2", 7) in live
 
 
-def test_of_a_rule_that_stops_only_the_first_time_counts(engine: Engine, history: History) -> None:
+def test_a_rule_that_stops_acts_once_in_a_backtest(engine: Engine, history: History) -> None:
     rule_engine = RuleEngine([], StateStore())
     script = SyntheticRun(rule_engine)
     script.evaluate(*[2.0] * 200)
@@ -73,6 +75,6 @@ def test_of_a_rule_that_stops_only_the_first_time_counts(engine: Engine, history
     assert (trigger.step, trigger.action) == (4, "save_and_stop")
 
 
-def test_a_run_that_is_none_says_so(engine: Engine, history: History) -> None:
+def test_an_unknown_run_is_an_error(engine: Engine, history: History) -> None:
     with pytest.raises(RunNotFound):
         backtest(history, "nobody", RULES)

@@ -1,4 +1,4 @@
-"""When rules act, as a table of sequences; for patience transformers' own callback says it."""
+"""When rules act, as a table of sequences; patience is compared with transformers' callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn, optim
 from transformers import EarlyStoppingCallback, Trainer
 
-from tests.subscribers.stopper.script import SyntheticRun, make_rule_engine, triggered
+from tests.subscribers.stopper.synthetic_run import SyntheticRun, make_rule_engine, triggered
 
 NAN, INF = math.nan, math.inf
 
@@ -47,7 +47,7 @@ NAN, INF = math.nan, math.inf
         ({"patience": 1, "start_after": 2}, [1, 1, 3, 2], []),
     ],
 )
-def test_a_rule_acts_where_it_says(
+def test_a_rule_acts_at_the_expected_values(
     rule: dict[str, Any], values: list[float], expected: list[int]
 ) -> None:
     assert triggered({"monitor": "eval_loss", "action": "alert", **rule}, values) == expected
@@ -67,7 +67,7 @@ _values = st.lists(
     is_greater=st.booleans(),
     on_start=st.booleans(),
 )
-def test_patience_is_transformers_own(
+def test_patience_equals_the_early_stopping_callback(
     values: list[float], patience: int, delta: float, is_greater: bool, on_start: bool
 ) -> None:
     """Its callback, and the Trainer's method that keeps the best metric after it."""
@@ -102,7 +102,7 @@ def test_patience_is_transformers_own(
     patience=st.integers(1, 4),
     cool_down=st.integers(0, 3),
 )
-def test_a_plateau_is_where_torch_lowers_the_rate(
+def test_a_plateau_equals_torchs_reduce_lr_on_plateau(
     values: list[float], patience: int, cool_down: int
 ) -> None:
     """Torch counts from 0: it is patient for one evaluation less."""

@@ -1,4 +1,4 @@
-"""What the stopper says of a firing, and of several words on one matter only the last."""
+"""The stopper's messages: one for each trigger, and only the last of those that are compacted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lineside.bus.testing import BrokerProcess, read_all
 from lineside.subscribers.stopper import outbox
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.outbox import Outbox
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 
 STREAM = Stream("run", "rank0", "a1")
-RULE = rule({"max_steps": 3, "action": "stop"}, "a test")
+RULE = parse_rule({"max_steps": 3, "action": "stop"}, "a test")
 TRIGGER = Trigger(RULE, STREAM, 7, 3, 1000.0, "stop", "enough", {"save": False})
 
 
@@ -19,7 +19,7 @@ def evaluated(seq: int) -> Event:
     return Event(seq, 1000.0, 0, "evaluate", seq)
 
 
-def test_a_firing_is_the_same_command_however_often_it_is_found() -> None:
+def test_a_trigger_that_is_found_again_is_the_same_command() -> None:
     first, second = outbox.message(TRIGGER, dry_run=False), outbox.message(TRIGGER, dry_run=False)
     assert first == second
     command = Command.from_data(first.data)
@@ -35,7 +35,7 @@ def test_a_firing_is_the_same_command_however_often_it_is_found() -> None:
     assert dry.id != first.id
 
 
-def test_of_several_evaluations_only_the_last_is_answered_after_all_commands(
+def test_only_the_last_evaluation_is_answered_and_after_all_commands(
     broker: BrokerProcess,
 ) -> None:
     box = Outbox(broker.address)

@@ -12,14 +12,14 @@ import pytest
 from lineside.bus.errors import AddressInUse
 from lineside.bus.protocol.events import Event, Stream
 from lineside.subscribers.stopper.rule_engine import RuleEngine
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.state_store import RETENTION_SECONDS, StateStore, StateStoreError
-from tests.subscribers.stopper.script import SyntheticRun, make_rule_engine
+from tests.subscribers.stopper.synthetic_run import SyntheticRun, make_rule_engine
 
 PATIENT = {"monitor": "eval_loss", "patience": 3, "action": "stop"}
 
 
-def test_a_resumed_run_counts_on_from_its_checkpoint() -> None:
+def test_a_resumed_run_keeps_the_counts_of_its_checkpoint() -> None:
     rule_engine = make_rule_engine(PATIENT)
     first = SyntheticRun(rule_engine)
     first.evaluate(3, 2, 2.5, save=True)
@@ -31,7 +31,7 @@ def test_a_resumed_run_counts_on_from_its_checkpoint() -> None:
     assert "no better than 2 of step 2" in again.triggers[0].reason
 
 
-def test_one_resumed_from_where_it_would_have_stopped_stops_at_its_next_evaluation() -> None:
+def test_a_run_resumed_where_a_rule_holds_stops_at_its_next_evaluation() -> None:
     rule_engine = make_rule_engine(PATIENT)
     first = SyntheticRun(rule_engine)
     first.evaluate(2, 2, 2, 2, save=True)
@@ -44,7 +44,7 @@ def test_one_resumed_from_where_it_would_have_stopped_stops_at_its_next_evaluati
     assert again.triggered == [("stop", 5)]
 
 
-def test_another_attempt_that_resumes_nothing_begins_anew() -> None:
+def test_an_attempt_that_resumes_nothing_starts_from_zero() -> None:
     rule_engine = make_rule_engine(PATIENT)
     SyntheticRun(rule_engine).evaluate(2, 2, 2, save=True)
     again = SyntheticRun(rule_engine, "a2", resumed_from=None)
@@ -57,7 +57,7 @@ def test_another_attempt_that_resumes_nothing_begins_anew() -> None:
     assert not foreign.triggers
 
 
-def test_a_copy_of_a_run_goes_on_from_what_it_was_copied_from() -> None:
+def test_a_run_that_resumes_another_run_keeps_its_counts() -> None:
     rule_engine = make_rule_engine(PATIENT)
     first = SyntheticRun(rule_engine)
     first.evaluate(2, 2, 2, save=True)
@@ -70,7 +70,7 @@ def test_a_copy_of_a_run_goes_on_from_what_it_was_copied_from() -> None:
     assert first.triggered == [("stop", 4)]
 
 
-def test_a_metric_that_never_comes_is_reported_once_with_those_that_did() -> None:
+def test_a_missing_metric_is_reported_once_with_the_metrics_that_exist() -> None:
     script = SyntheticRun(make_rule_engine({"monitor": "eval_acc", "patience": 1}))
     script.evaluate(3, 2, 1)
     [trigger] = script.triggers
@@ -79,7 +79,7 @@ def test_a_metric_that_never_comes_is_reported_once_with_those_that_did() -> Non
     assert trigger.reason.startswith("eval_acc did not come with evaluations")
 
 
-def test_one_of_several_datasets_is_enough() -> None:
+def test_a_metric_of_one_of_several_datasets_is_not_missing() -> None:
     script = SyntheticRun(
         make_rule_engine({"monitor": "eval_b_loss", "patience": 1, "action": "alert"})
     )
@@ -92,14 +92,14 @@ def test_one_of_several_datasets_is_enough() -> None:
     assert script.triggers[0].reason == "eval_b_loss was no better than 3 of step 1 once, and is 3"
 
 
-def test_a_metric_of_logs_is_missed_after_a_few_of_them() -> None:
+def test_a_metric_of_logs_is_missing_after_three_logs() -> None:
     script = SyntheticRun(make_rule_engine({"monitor": "rewards/score", "threshold": 1}))
     script.train(5, loss=1.0, learning_rate=0.1)
     assert script.triggered == [("alert", 4)]
     assert script.triggers[0].names == ("loss", "learning_rate")
 
 
-def test_without_an_evaluation_the_end_says_so() -> None:
+def test_a_training_without_an_evaluation_reports_the_metric_at_its_end() -> None:
     script = SyntheticRun(make_rule_engine(PATIENT))
     script.train(3, loss=1.0)
     assert not script.triggers
@@ -110,7 +110,7 @@ def test_without_an_evaluation_the_end_says_so() -> None:
     ]
 
 
-def test_a_nan_anywhere_is_seen_through_the_gradients_too() -> None:
+def test_not_finite_looks_at_every_metric_and_at_the_gradients() -> None:
     script = SyntheticRun(make_rule_engine({"not_finite": 2}))
     script.train(loss=1.0, grad_norm=math.nan)
     script.evaluate(1.0)
@@ -119,7 +119,7 @@ def test_a_nan_anywhere_is_seen_through_the_gradients_too() -> None:
     assert script.triggers[0].reason == "not finite: grad_norm is inf"
 
 
-def test_what_is_evaluated_is_not_taken_for_a_log_as_well() -> None:
+def test_evaluation_metrics_that_are_logged_too_count_once() -> None:
     script = SyntheticRun(make_rule_engine({"not_finite": 2, "action": "alert"}))
     script.evaluate(math.nan)
     assert not script.triggers
@@ -142,7 +142,7 @@ def test_budgets_count_steps_and_the_seconds_of_all_attempts() -> None:
     assert again.triggers[1].reason == "it has trained for 60 s, and 55 are allowed"
 
 
-def test_a_rate_is_lowered_from_what_it_is_down_to_its_least() -> None:
+def test_the_learning_rate_is_lowered_down_to_its_minimum() -> None:
     plateau = {"monitor": "eval_loss", "patience": 1, "action": "set_lr", "factor": 0.5}
     script = SyntheticRun(make_rule_engine(plateau | {"min_lr": 0.2}))
     script.train(learning_rate=1.0, loss=1.0)
@@ -153,7 +153,7 @@ def test_a_rate_is_lowered_from_what_it_is_down_to_its_least() -> None:
     assert [trigger.args for trigger in script.triggers] == [{"lr": 0.5}, {"lr": 0.35}, {"lr": 0.2}]
 
 
-def test_without_a_rate_there_is_none_to_lower() -> None:
+def test_a_learning_rate_that_was_not_logged_causes_an_alert() -> None:
     plateau = {"monitor": "eval_loss", "patience": 1, "action": "set_lr", "factor": 0.5}
     script = SyntheticRun(make_rule_engine(plateau))
     script.evaluate(1, 1)
@@ -203,7 +203,7 @@ class Loop(SyntheticRun):
             self.emit("log", {"logs": logs})
 
 
-def test_a_loop_says_its_evaluations_by_logs_or_as_such() -> None:
+def test_a_loop_may_publish_evaluations_as_logs_or_as_evaluations() -> None:
     script = Loop({"monitor": "eval_loss", "patience": 1})
     script.train(2, eval_loss=1.0)
     assert script.triggered == [("alert", 2)]
@@ -216,13 +216,13 @@ def test_a_loop_says_its_evaluations_by_logs_or_as_such() -> None:
     assert "no better than 1 of step 20 once" in script.triggers[0].reason
 
 
-def test_the_budgets_of_a_loop_are_looked_at_whenever_it_says_something() -> None:
+def test_the_budgets_of_a_loop_are_checked_at_each_of_its_events() -> None:
     script = Loop({"max_steps": 3}, {"max_seconds": 45})
     script.train(6, loss=1.0)
     assert script.triggered == [("alert", 3), ("alert", 5)]
 
 
-def test_a_loop_misses_a_metric_as_a_trainer_does() -> None:
+def test_a_missing_metric_of_a_loop_is_reported_too() -> None:
     script = Loop({"monitor": "eval_acc", "patience": 1}, {"monitor": "wer", "patience": 1})
     script.train(2, loss=1.0)
     script.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
@@ -235,15 +235,18 @@ def test_a_loop_misses_a_metric_as_a_trainer_does() -> None:
     ]
 
 
-def test_a_rule_is_for_the_runs_it_names() -> None:
+def test_a_rule_applies_to_the_runs_that_fit_its_patterns() -> None:
     for pattern, count in (("tests", 1), ("t*", 1), ("other", 0), ("test?", 0)):
         script = SyntheticRun(make_rule_engine({"max_steps": 1, "project": pattern}))
         script.train()
         assert len(script.triggers) == count
 
 
-def test_a_stopper_killed_at_any_event_comes_to_the_same(tmp_path: Path) -> None:
-    given = [rule(PATIENT, "a test"), rule({"not_finite": 1, "action": "alert"}, "a test")]
+def test_a_stopper_killed_at_any_event_finds_the_same_triggers(tmp_path: Path) -> None:
+    given = [
+        parse_rule(PATIENT, "a test"),
+        parse_rule({"not_finite": 1, "action": "alert"}, "a test"),
+    ]
     whole = SyntheticRun(RuleEngine(given, StateStore()))
     whole.evaluate(3, 2, 2, save=True)
     whole.train(loss=math.nan)
@@ -270,8 +273,8 @@ def test_a_stopper_killed_at_any_event_comes_to_the_same(tmp_path: Path) -> None
         assert list(dict.fromkeys((trigger.id, trigger.action) for trigger in found)) == expected
 
 
-def test_memory_belongs_to_its_rules_and_to_one_process(tmp_path: Path) -> None:
-    one, other = rule(PATIENT, "a test"), rule({"max_steps": 1}, "a test")
+def test_a_state_file_belongs_to_its_rules_and_to_one_process(tmp_path: Path) -> None:
+    one, other = parse_rule(PATIENT, "a test"), parse_rule({"max_steps": 1}, "a test")
     state_store = StateStore.for_rules(tmp_path, [one])
     state_store.commit("journal", 7)
     with pytest.raises(AddressInUse, match="a stopper with the same rules runs on this home"):
@@ -283,7 +286,7 @@ def test_memory_belongs_to_its_rules_and_to_one_process(tmp_path: Path) -> None:
     state_store.close()
 
 
-def test_memory_forgets_what_is_long_over(tmp_path: Path) -> None:
+def test_old_attempts_are_pruned_from_the_state_file(tmp_path: Path) -> None:
     state_store = StateStore(tmp_path / "memory.db")
     for attempt, time in (("old", 0.0), ("new", RETENTION_SECONDS)):
         state_store.save_attempt_state("run", attempt, {}, time)
@@ -294,7 +297,7 @@ def test_memory_forgets_what_is_long_over(tmp_path: Path) -> None:
     state_store.close()
 
 
-def test_a_memory_that_is_no_file_of_ours_says_what_to_do(tmp_path: Path) -> None:
+def test_a_damaged_state_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StateStoreError, match="remove the file"):

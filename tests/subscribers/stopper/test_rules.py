@@ -1,4 +1,4 @@
-"""Rules as people write them, and what is said of those that cannot be one."""
+"""Rules in YAML and options, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from lineside.bus.errors import UsageError
 from lineside.subscribers.stopper.metric_direction import direction
-from lineside.subscribers.stopper.rule_parser import load, rule
+from lineside.subscribers.stopper.rule_parser import load, parse_rule
 from lineside.subscribers.stopper.rules import Rule, StartAfter
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "rules.md"
@@ -60,58 +60,58 @@ def test_a_file_has_several_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "rules: is missing; expected a list of rules"),
-        ("rules: {}", "rules: {} cannot be"),
-        ("rules: [3]", "rule 1: rule: 3 cannot be; expected names and values"),
+        ("rules: {}", "rules: {} is invalid"),
+        ("rules: [3]", "rule 1: rule: 3 is invalid; expected names and values"),
         ("rules: [{max_steps: 3}]\nmore: 1", "and nothing beside it"),
         ("rules: [", "is no YAML"),
-        ("rules: [{max_steps: 1, name: a}, {max_steps: 2, name: a}]", "name: 'a' cannot be"),
+        ("rules: [{max_steps: 1, name: a}, {max_steps: 2, name: a}]", "name: 'a' is invalid"),
     ],
 )
-def test_a_file_that_has_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_without_rules_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"rules\.yaml") as error:
         load(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        ({"patiense": 3}, "field: 'patiense' cannot be; expected one of action,"),
+        ({"patiense": 3}, "field: 'patiense' is invalid; expected one of action,"),
         ({}, "condition: is missing; expected one of patience,"),
-        ({"max_steps": 3, "max_seconds": 3}, "'max_seconds and max_steps' cannot be"),
-        ({"monitor": "eval_loss", "patience": "x"}, "patience: 'x' cannot be; expected a whole"),
-        ({"monitor": "eval_loss", "patience": 0}, "patience: 0 cannot be"),
-        ({"monitor": "eval_loss", "patience": 2.5}, "patience: 2.5 cannot be"),
-        ({"monitor": "eval_loss", "patience": True}, "patience: True cannot be"),
+        ({"max_steps": 3, "max_seconds": 3}, "'max_seconds and max_steps' is invalid"),
+        ({"monitor": "eval_loss", "patience": "x"}, "patience: 'x' is invalid; expected a whole"),
+        ({"monitor": "eval_loss", "patience": 0}, "patience: 0 is invalid"),
+        ({"monitor": "eval_loss", "patience": 2.5}, "patience: 2.5 is invalid"),
+        ({"monitor": "eval_loss", "patience": True}, "patience: True is invalid"),
         ({"monitor": "eval_loss", "patience": None}, "patience: is missing"),
-        ({"monitor": 3, "patience": 3}, "monitor: 3 cannot be; expected the name of a metric"),
+        ({"monitor": 3, "patience": 3}, "monitor: 3 is invalid; expected the name of a metric"),
         ({"patience": 3}, "monitor: is missing; expected the name of a metric beside patience"),
-        ({"monitor": "eval_loss", "threshold": float("nan")}, "threshold: nan cannot be"),
-        ({"max_steps": 3, "action": "kill"}, "action: 'kill' cannot be; expected one of stop,"),
-        ({"max_steps": 3, "action": ["stop"]}, "action: ['stop'] cannot be"),
+        ({"monitor": "eval_loss", "threshold": float("nan")}, "threshold: nan is invalid"),
+        ({"max_steps": 3, "action": "kill"}, "action: 'kill' is invalid; expected one of stop,"),
+        ({"max_steps": 3, "action": ["stop"]}, "action: ['stop'] is invalid"),
         ({"max_steps": 3, "action": "set_lr"}, "factor: is missing"),
-        ({"max_steps": 3, "factor": 0.5}, "factor: 0.5 cannot be; expected none beside save_and"),
-        ({"max_steps": 3, "action": "stop", "min_lr": 1e-6}, "min_lr: 1e-06 cannot be; expected"),
+        ({"max_steps": 3, "factor": 0.5}, "factor: 0.5 is invalid; expected none beside save_and"),
+        ({"max_steps": 3, "action": "stop", "min_lr": 1e-6}, "min_lr: 1e-06 is invalid; expected"),
         ({"max_steps": 3, "action": "set_lr", "factor": 2}, "expected a number above 0 and below"),
         ({"max_steps": 3, "monitor": "loss"}, "expected none beside max_steps, it does nothing"),
-        ({"max_steps": 3, "min_delta": 1}, "min_delta: 1.0 cannot be"),
+        ({"max_steps": 3, "min_delta": 1}, "min_delta: 1.0 is invalid"),
         ({"max_steps": 3, "start_after": "soon"}, "expected as 500 steps, or 3 evaluations"),
-        ({"max_steps": 3, "cool_down": -1}, "cool_down: -1 cannot be"),
-        ({"monitor": "eval_x", "patience": 3}, "min or max: 'eval_x' does not tell which"),
+        ({"max_steps": 3, "cool_down": -1}, "cool_down: -1 is invalid"),
+        ({"monitor": "eval_x", "patience": 3}, "min or max: 'eval_x' does not show which"),
         ({"monitor": "loss", "patience": 3, "mode": "up"}, "expected one of min, max, auto"),
     ],
 )
-def test_what_is_no_rule_is_said_with_the_value_and_what_was_expected(
-    given: dict[str, Any], said: str
+def test_an_invalid_rule_is_refused_with_its_value_and_the_expectation(
+    given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=r"^the place[,:] ") as error:
-        rule(given, "the place")
-    assert said in str(error.value)
+        parse_rule(given, "the place")
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_is_no_rule_is_said_with_the_value_and_what_was_expected(
         ("eval_loss_accuracy", None),
     ],
 )
-def test_the_direction_is_told_from_the_name_or_not_at_all(
+def test_the_direction_follows_from_the_name_or_is_unknown(
     metric: str, expected: str | None
 ) -> None:
     assert direction(metric) == expected

@@ -16,7 +16,7 @@ from lineside.bus.testing import BrokerProcess
 from lineside.store.history.history import History
 from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.stopper.scripted_trainer import scripted
-from tests.subscribers.stopper.stoppers import (
+from tests.subscribers.stopper.stopper_processes import (
     RUN,
     Training,
     backtest,
@@ -42,7 +42,7 @@ def reference_step(tmp_path_factory: pytest.TempPathFactory) -> int:
     return int(made.state.global_step)
 
 
-def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
+def test_a_training_that_waits_stops_at_the_step_of_the_stock_callback_and_of_a_backtest(
     settings: Settings, broker: BrokerProcess, history: History, tmp_path: Path, reference_step: int
 ) -> None:
     with (
@@ -68,7 +68,7 @@ def test_with_a_rendezvous_it_is_the_same_step_as_in_process_and_in_a_backtest(
     assert [(one["step"], one["action"]) for one in answer["items"]] == [(reference_step, "stop")]
 
 
-def test_without_a_rendezvous_it_is_a_few_steps_later_and_saves_first(
+def test_a_training_that_does_not_wait_saves_and_stops_a_few_steps_later(
     settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     output = tmp_path / "out"
@@ -83,7 +83,7 @@ def test_without_a_rendezvous_it_is_a_few_steps_later_and_saves_first(
 
 
 @pytest.mark.fault
-def test_killed_between_evaluations_it_changes_nothing(
+def test_a_stopper_killed_between_evaluations_decides_the_same(
     settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     stopper = ServiceProcess("stopper", settings, *STOP)
@@ -103,7 +103,7 @@ def test_killed_between_evaluations_it_changes_nothing(
     assert len({one["id"] for one in commands if one["op"] == "stop"}) == 1
 
 
-def test_a_resumed_training_counts_on_although_the_stopper_was_killed(
+def test_a_resumed_training_keeps_its_count_although_the_stopper_was_killed(
     settings: Settings, broker: BrokerProcess, tmp_path: Path, reference_step: int
 ) -> None:
     output = tmp_path / "out"
@@ -176,7 +176,7 @@ rules:
 """
 
 
-def test_rules_of_a_loop_alert(settings: Settings, broker: BrokerProcess) -> None:
+def test_rules_only_alert_for_a_run_of_start_run(settings: Settings, broker: BrokerProcess) -> None:
     (settings.home / "rules.yaml").write_text(LOOP_RULES)
     with ServiceProcess("stopper", settings):
         subprocess.run([sys.executable, "-c", LOOP], env=environment(settings), check=True)
@@ -189,7 +189,7 @@ def test_rules_of_a_loop_alert(settings: Settings, broker: BrokerProcess) -> Non
     assert sorted(alerts) == [(25, "budget", "alert"), (30, "flat", "alert")]
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+def test_a_dry_run_publishes_alerts_and_no_commands(
     settings: Settings, broker: BrokerProcess, tmp_path: Path
 ) -> None:
     with (
@@ -206,7 +206,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     assert (alert["action"], alert["dry_run"], alert["args"]) == ("stop", True, {"save": False})
 
 
-def test_a_stopper_that_is_not_there_is_waited_for_once(
+def test_a_training_waits_once_for_an_absent_stopper(
     settings: Settings, broker: BrokerProcess, tmp_path: Path
 ) -> None:
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The stopper turn by turn in this process, beside a real broker: what it says, and says once."""
+"""The stopper in this process beside a real broker: it sends each message once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer, read_all
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.stopper import Stopper
 from tests.subscribers.conftest import DEADLINE
 
 RULES = [
-    rule({"monitor": "eval_loss", "patience": 2}, "a test"),
-    rule({"not_finite": 1, "action": "alert"}, "a test"),
+    parse_rule({"monitor": "eval_loss", "patience": 2}, "a test"),
+    parse_rule({"not_finite": 1, "action": "alert"}, "a test"),
 ]
 
 
@@ -36,7 +36,7 @@ class StopperHarness:
             self.stopper.run_once()
 
     def kill(self) -> None:
-        """What a SIGKILL leaves: connections closed, nothing written down."""
+        """As SIGKILL: close connections and store nothing."""
         if not self._has_ended:
             self._has_ended = True
             self.stopper.reader.close()
@@ -45,7 +45,7 @@ class StopperHarness:
             self.stopper._state_store.close()
 
     def end(self) -> None:
-        """What a SIGTERM does."""
+        """As SIGTERM: shut down."""
         self._has_ended = True
         self.stopper.shutdown()
 
@@ -90,7 +90,7 @@ def published(settings: Settings) -> list[Event]:
     return read_all(settings.broker, ["run/control", "run/stopper"])
 
 
-def test_what_was_not_said_before_a_crash_is_said_after_it(
+def test_a_command_not_sent_before_a_crash_is_sent_after_it(
     settings: Settings,
     training: Producer,
     start_stopper: StartStopper,
@@ -114,7 +114,7 @@ def test_what_was_not_said_before_a_crash_is_said_after_it(
     assert (command.data["op"], command.data["args"]) == ("stop", {"save": True})
 
 
-def test_what_was_said_before_a_crash_is_not_said_again(
+def test_messages_sent_before_a_crash_are_not_sent_again(
     settings: Settings,
     training: Producer,
     start_stopper: StartStopper,
@@ -132,7 +132,7 @@ def test_what_was_said_before_a_crash_is_not_said_again(
     assert sorted(event.kind for event in published(settings)) == ["alert", "command"]
 
 
-def test_without_its_memory_it_reads_the_journal_again_and_says_nothing_twice(
+def test_without_its_state_file_it_reads_the_journal_again_and_sends_nothing_twice(
     settings: Settings, training: Producer, start_stopper: StartStopper
 ) -> None:
     harness = start_stopper()
@@ -150,7 +150,7 @@ def test_without_its_memory_it_reads_the_journal_again_and_says_nothing_twice(
 
 
 @pytest.mark.fault
-def test_a_broker_that_is_held_up_is_not_taken_for_the_end_of_the_journal(
+def test_a_frozen_broker_is_not_the_end_of_the_journal(
     settings: Settings, broker: BrokerProcess, training: Producer, start_stopper: StartStopper
 ) -> None:
     for step in range(1, 101):  # more than the broker sends ahead
@@ -170,7 +170,7 @@ def test_a_broker_that_is_held_up_is_not_taken_for_the_end_of_the_journal(
     assert [event.step for event in published(settings)] == [3]
 
 
-def test_a_broker_that_is_gone_is_told_once_it_is_back(
+def test_messages_wait_until_the_broker_is_back(
     settings: Settings, broker: BrokerProcess, training: Producer, start_stopper: StartStopper
 ) -> None:
     harness = start_stopper()
@@ -186,7 +186,7 @@ def test_a_broker_that_is_gone_is_told_once_it_is_back(
     assert [event.step for event in published(settings)] == [3]
 
 
-def test_an_event_that_makes_no_sense_is_passed_over(
+def test_malformed_events_are_skipped(
     settings: Settings,
     training: Producer,
     start_stopper: StartStopper,
@@ -205,7 +205,7 @@ def test_an_event_that_makes_no_sense_is_passed_over(
 
 
 @pytest.mark.parametrize("end", ["train_end", "train_error"])
-def test_a_training_that_has_ended_meanwhile_is_asked_nothing(
+def test_a_training_that_has_ended_is_sent_no_command(
     settings: Settings, training: Producer, start_stopper: StartStopper, end: str
 ) -> None:
     for step in (1, 2, 3):
@@ -218,7 +218,7 @@ def test_a_training_that_has_ended_meanwhile_is_asked_nothing(
     assert [event.kind for event in published(settings)] == ["alert"]
 
 
-def test_what_is_long_past_when_rules_are_new_is_counted_and_not_said(
+def test_events_older_than_new_rules_are_counted_but_cause_no_command(
     settings: Settings,
     training: Producer,
     start_stopper: StartStopper,

@@ -1,4 +1,4 @@
-"""A training as events, without one: what a Trainer would say, for rules to look at."""
+"""The events of a training, made without a Trainer and given to rules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from lineside.bus.protocol.events import Event, Stream
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.rule_engine import RuleEngine
-from lineside.subscribers.stopper.rule_parser import rule
+from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.state_store import StateStore
 
 
 class SyntheticRun:
-    """One attempt, told to ``rule_engine`` event by event; ten seconds pass with each step."""
+    """One attempt, given to ``rule_engine`` event by event; a step takes ten seconds."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class SyntheticRun:
                 self.emit("save")
 
     def log_evaluation(self, metrics: Mapping[str, float]) -> None:
-        """As a Trainer: it logs what it evaluated, and says so."""
+        """Log the metrics and publish the evaluation, as a Trainer does."""
         self.emit("log", {"logs": {**metrics, "epoch": 1.0}})
         self.emit("evaluate", {"metrics": {**metrics, "epoch": 1.0}})
 
 
 def make_rule_engine(*given: Mapping[str, Any]) -> RuleEngine:
-    return RuleEngine([rule(one, "a test") for one in given], StateStore())
+    return RuleEngine([parse_rule(one, "a test") for one in given], StateStore())
 
 
 def triggered(

@@ -43,10 +43,10 @@ class Training:
         **options: object,
     ) -> None:
         script = Path(__file__).with_name("scripted_trainer.py")
-        said = ",".join(map(str, values))
+        values_text = ",".join(map(str, values))
         more = [f"{name}={value}" for name, value in options.items()]
         self.process = ForkedScript(
-            [script, output, str(steps), said, *more],
+            [script, output, str(steps), values_text, *more],
             env=environment(settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,15 +66,15 @@ class Training:
         self.process.communicate()
 
     def wait_ended(self) -> tuple[int, float, str]:
-        """Its last step, its learning rate, and what it said on stderr, once it has ended."""
-        out, said = self.process.communicate(timeout=TIMEOUT_SECONDS)
-        assert self.process.returncode == 0, said
+        """Wait for its end; its last step, its learning rate and its stderr."""
+        out, errors = self.process.communicate(timeout=TIMEOUT_SECONDS)
+        assert self.process.returncode == 0, errors
         step, rate = out.split()[-2:]
-        return int(step), float(rate), said
+        return int(step), float(rate), errors
 
 
 def events_of(settings: Settings, producer: str, *kinds: str) -> list[Event]:
-    """What the journal has of these kinds."""
+    """The events of these kinds in the journal."""
     events = read_all(settings.broker, [f"{RUN}/{producer}"])
     return [event for event in events if event.kind in kinds]
 
@@ -84,7 +84,7 @@ def data_of(events: Iterable[Event]) -> list[dict[str, Any]]:
 
 
 def backtest(settings: Settings, *options: str) -> dict[str, Any]:
-    """What ``lineside stopper --backtest`` says of the run."""
+    """The JSON of ``lineside stopper --backtest`` for the run."""
     done = subprocess.run(
         [sys.executable, "-m", "lineside.cli", "stopper", "--backtest", RUN, "--json", *options],
         env=environment(settings),
