@@ -189,7 +189,7 @@ def test_a_metric_without_the_prefix_counts_once_though_it_is_logged_and_evaluat
 
 
 class Loop(SyntheticRun):
-    """A loop as ``docs/how-to/plain-loop.md`` has it, that does not say when steps end."""
+    """A loop as in docs/how-to/plain-loop.md, which publishes no step ends."""
 
     def __init__(self, *given: Mapping[str, Any]) -> None:
         self.rule_engine, self.stream = make_rule_engine(*given), Stream("run", "rank0", "a1")
