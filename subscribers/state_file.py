@@ -7,7 +7,6 @@ publications. So an event that is delivered again after a crash changes nothing 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside.bus.errors import AddressInUse, LinesideError
+from lineside.bus.file_lock import FileLock
 from lineside.bus.protocol.events import Stream, new_attempt
 from lineside.bus.settings import make_private_folder
 
@@ -213,7 +213,7 @@ class StateFile:
 
     def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     @contextmanager
@@ -244,13 +244,10 @@ def _insert(db: sqlite3.Connection, publications: Sequence[Publication]) -> None
     )
 
 
-def _acquire_lock(path: Path) -> int:
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _acquire_lock(path: Path) -> FileLock:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
+        return FileLock(path.with_suffix(".lock"), wait=False)
+    except BlockingIOError:
         raise AddressInUse(
             "the state file", str(path), "a subscriber of this name runs on this home already"
         ) from None
-    return fd
