@@ -1,7 +1,7 @@
-"""One event from the training thread into the spool, beside packing it and sending it by ZeroMQ.
+"""Measures one event into the spool, beside packing it and sending it by ZeroMQ.
 
-Both put the same 223 bytes together, one every 400 us, taking turns in one loop, so that a noisy
-machine is noisy for both. Then the same with the shipper's broker up, frozen and never there.
+Both encode the same 223 bytes every 400 us and take turns in one loop, so that a noisy machine is
+noisy for both. Then the same with the shipper's broker up, frozen and missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def measure() -> list[Row]:
-    """Microseconds of one emit, alone, beside ZeroMQ, and with the broker gone."""
+    """Microseconds of one emit: alone, beside ZeroMQ, and without a broker."""
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = _beside_zmq(Path(folder))
         up, frozen, down = _by_broker(Path(folder))
@@ -106,7 +106,7 @@ def _beside_zmq(folder: Path) -> tuple[list[int], list[int]]:
 
 
 def _by_broker(folder: Path) -> list[list[int]]:
-    """Emit times with a broker that runs, one that is frozen, and none; taking turns."""
+    """Times of one emit with a running broker, with a frozen one and with none, in turns."""
     with BrokerProcess(folder / "up") as up, BrokerProcess(folder / "frozen") as frozen:
         addresses = {"up": up.address, "frozen": frozen.address, "down": f"ipc://{folder}/nobody"}
         publishers = [_publisher(folder, name, where) for name, where in addresses.items()]
@@ -138,7 +138,7 @@ def _emit(publisher: Publisher) -> Callable[[int], None]:
 def _send(socket: zmq.Socket[bytes]) -> Callable[[int], None]:
     packb: Callable[[Any], bytes] = msgpack.packb
     noblock = zmq.NOBLOCK
-    # What Lineside's record has more than its values: header, kind, numbers. The same size.
+    # Stands for the header and the full-width numbers of Lineside's record.
     padding = b"." * (RECORD_BYTES - len(packb((1, 0, 0.0, 0, "log", 0, 0.1, 0, LOGS, b""))))
 
     def send(step: int) -> None:
@@ -149,7 +149,7 @@ def _send(socket: zmq.Socket[bytes]) -> Callable[[int], None]:
 
 
 def _take_turns(acts: list[Callable[[int], None]], events: int = EVENTS) -> list[list[int]]:
-    """Nanoseconds of each act, called one after the other, ``PACE_NS`` apart."""
+    """Nanoseconds of each call of ``acts``, in turns, ``PACE_NS`` apart."""
     took: list[list[int]] = [[] for _ in acts]
     clock = time.perf_counter_ns
     for step in range(events + WARM_UP):
@@ -172,7 +172,7 @@ def _sink(address: str) -> None:
 
 
 def _quantile(nanoseconds: list[int], part: float) -> float:
-    """The quantile ``part`` in microseconds."""
+    """The quantile at ``part``, in microseconds."""
     if part == 0.5:
         return statistics.median(nanoseconds) / 1_000
     return sorted(nanoseconds)[int(len(nanoseconds) * part)] / 1_000

@@ -134,21 +134,24 @@ def measure() -> list[Row]:
         _train(Path(folder), turns, steps=TURNS * TURN_STEPS * len(turns.callbacks))
     together = turns.microseconds("lineside", *HOOKS)
     p50 = statistics.median(together)
-    tail = sorted(together)[int(len(together) * 0.999)]
-    called = statistics.median(turns.microseconds("empty", *HOOKS))
-    least = statistics.median(turns.microseconds("least", *HOOKS))
+    p999 = sorted(together)[int(len(together) * 0.999)]
+    empty, least = (statistics.median(turns.microseconds(n, *HOOKS)) for n in ("empty", "least"))
     log = statistics.median(turns.microseconds("lineside", "log"))
-    beside = f"an empty callback {called:.1f} us, packing and writing alone {least:.1f} us"
+    what = "all 6 hooks of a step"
     rows = [
-        Row("all 6 hooks of a step with a log, p50", p50, "us", 30, note=beside),
-        Row("all 6 hooks of a step, p99.9", tail, "us", 6 * 200),
+        Row(f"{what} with a log, p50", p50, "us", 30, note=f"an empty callback {empty:.1f} us"),
+        Row(f"{what}, p99.9", p999, "us", 6 * 200),
         Row("on_log alone, p50", log, "us", TRACKIO_ON_LOG, note="limit: Trackio's"),
+        _ratio(f"{what} against packing and writing them, p50", p50, least, 1.6),
     ]
     if "trackio" in turns.callbacks:
         trackio = statistics.median(turns.microseconds("trackio", "log"))
-        what = "all 6 hooks of a step against Trackio's on_log, p50"
-        rows.append(Row(what, p50 / trackio, "x", 1, note=f"Trackio's on_log {trackio:.1f} us"))
+        rows.append(_ratio(f"{what} against Trackio's on_log, p50", p50, trackio, 1))
     return rows
+
+
+def _ratio(what: str, ours: float, theirs: float, limit: float) -> Row:
+    return Row(what, ours / theirs, "x", limit, note=f"{ours:.1f} us, {theirs:.1f} us")
 
 
 def _callbacks(folder: Path) -> dict[str, TrainerCallback]:
