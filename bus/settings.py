@@ -12,6 +12,8 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.addresses import with_key
 from lineside.bus.protocol.events import is_run_id
 
+DASHBOARD_PORT = 7431
+"""The port on which the dashboard listens by default."""
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 
 

@@ -20,8 +20,7 @@ from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import LIVE
-from lineside.bus.settings import Settings
-from lineside.cli.commands.services import DASHBOARD_PORT
+from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held, read_status
 from lineside.cli.stack.http_probe import http_problem

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated
 
 from anyio import to_thread
-from fastapi import FastAPI, Header, Query
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.auth.keyring import Keyring
 from lineside.bus.settings import Settings
 from lineside.dashboard.api import commands, runs
-from lineside.dashboard.api.responses import error_responses
 from lineside.dashboard.auth import login
 from lineside.dashboard.auth.access import TokenAuthMiddleware
 from lineside.dashboard.auth.site_guard import LOOPBACK_NAMES, SecurityMiddleware
@@ -26,9 +23,10 @@ from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http import problems
 from lineside.dashboard.http.body_limit import BodyLimitMiddleware
 from lineside.dashboard.http.static_files import Assets
+from lineside.dashboard.live import routes as live
 from lineside.dashboard.live.hub import LiveHub
 from lineside.dashboard.live.store_feed import StoreFeed
-from lineside.dashboard.pages import routes
+from lineside.dashboard.pages import routes as pages
 from lineside.dashboard.pages.renderer import Renderer
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
@@ -37,7 +35,6 @@ DESCRIPTION = """\
 The run history of Lineside. Lists answer `{"items": [...], "next": cursor or null}`. Errors are
 RFC 9457 problem documents. JSON is strict: a number that is not finite is null, and a flag beside
 it says which. Times are RFC 3339 in UTC unless a field says seconds."""
-_LIVE_EXAMPLE = 'id: 41\nevent: changes\ndata: {"revision":41,"runs":[{"id":"..."}],"deleted":[]}\n'
 
 
 def create_app(
@@ -59,12 +56,12 @@ def create_app(
     renderer = Renderer(assets)
     feed = StoreFeed(store)
     hub = LiveHub(feed)
-    audit = RefusalPublisher(settings.broker)
+    refusal_publisher = RefusalPublisher(settings.broker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await to_thread.run_sync(audit.close)
+        await to_thread.run_sync(refusal_publisher.close)
 
     app = FastAPI(
         title="Lineside",
@@ -79,43 +76,20 @@ def create_app(
     app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if keyring is not None:
-        app.add_middleware(TokenAuthMiddleware, keyring=keyring, audit=audit, page=renderer.error)
-        app.include_router(login.router(keyring, audit, renderer))
+        app.add_middleware(
+            TokenAuthMiddleware,
+            keyring=keyring,
+            refusal_publisher=refusal_publisher,
+            page=renderer.error,
+        )
+        app.include_router(login.router(keyring, refusal_publisher, renderer))
     hosts = LOOPBACK_NAMES if keyring is None else None
-    app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=audit.add)
+    app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=refusal_publisher.add)
     problems.add_error_handlers(app, renderer.error)
     app.include_router(runs.router(store))
     app.include_router(commands.router(store, CommandSender(settings.broker)))
     app.include_router(health.router(store, settings.broker))
     app.include_router(assets.router())
-    app.include_router(routes.router(store, renderer))
-
-    @app.get(
-        "/api/live",
-        tags=["live"],
-        response_class=StreamingResponse,
-        responses={
-            **error_responses(_503="The run history cannot be read now."),
-            200: {
-                "description": "Events `hello`, `changes` and `reset`; ids are revisions.",
-                "content": {"text/event-stream": {"example": _LIVE_EXAMPLE}},
-            },
-        },
-    )
-    async def live(
-        run: Annotated[str | None, Query(description="Only this run.")] = None,
-        last_event_id: Annotated[
-            str | None, Header(description="Go on after this revision.")
-        ] = None,
-    ) -> StreamingResponse:
-        """What changes, as server-sent events; the browser's `EventSource` resumes by itself."""
-        known = last_event_id or ""
-        await to_thread.run_sync(feed.revision)  # a store that is away is a problem document
-        after = int(known) if known.isdecimal() and len(known) < 20 else None
-        return StreamingResponse(
-            hub.stream(after, run),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
-
+    app.include_router(pages.router(store, renderer))
+    app.include_router(live.router(hub, feed))
     return app

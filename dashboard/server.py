@@ -11,7 +11,7 @@ from types import FrameType
 from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import SUPERVISOR_PID
-from lineside.bus.settings import Settings
+from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.dashboard.auth.listener import address, check_tokens, is_loopback, listen
 
 try:
@@ -26,7 +26,7 @@ log = logging.getLogger("lineside")
 
 
 def serve(
-    settings: Settings, host: str = "127.0.0.1", port: int = 7431, *, tokens: bool = False
+    settings: Settings, host: str = "127.0.0.1", port: int = DASHBOARD_PORT, *, tokens: bool = False
 ) -> None:
     """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
 

@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.service import configure_logging
-from lineside.bus.settings import Settings
-
-DASHBOARD_PORT = 7431
+from lineside.bus.settings import DASHBOARD_PORT, Settings
 
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")

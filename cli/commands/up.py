@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lineside.bus.settings import Settings
+from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.cli.commands.services import (
-    DASHBOARD_PORT,
     HostOption,
     ListenOption,
     PortOption,

@@ -16,8 +16,7 @@ import typer
 
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
 from lineside.bus.protocol.addresses import ipc_path
-from lineside.bus.settings import Settings, make_private_folder
-from lineside.cli.commands.services import DASHBOARD_PORT
+from lineside.bus.settings import DASHBOARD_PORT, Settings, make_private_folder
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
 from lineside.cli.stack.http_probe import get_json

@@ -12,19 +12,14 @@ from fastapi.responses import Response
 from lineside.bus.errors import BusError, CommandError
 from lineside.bus.protocol import commands as bus
 from lineside.dashboard.api.models import AuditEntry, Command, CommandRequest, Listing
-from lineside.dashboard.api.responses import StrictJSONResponse, error_responses, json_response
-from lineside.dashboard.api.runs import RunId
-from lineside.dashboard.backend.command_sender import (
-    DEFAULT_ISSUER,
-    CommandIdConflict,
-    CommandSender,
-)
+from lineside.dashboard.api.parameters import Cursor, Limit, RunId
+from lineside.dashboard.auth.caller import issuer
+from lineside.dashboard.backend.command_sender import CommandIdConflict, CommandSender
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
+from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
 
 _SENDER_THREADS = 4  # threads that may wait for the broker; those of everybody else stay free
-Limit = Annotated[int, Query(ge=1, le=500)]
-Cursor = Annotated[str | None, Query(description="The `next` of the page before.")]
 
 
 def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
@@ -101,11 +96,6 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
         return json_response(Listing[AuditEntry].model_validate(page))
 
     return routes
-
-
-def issuer(request: Request) -> str:
-    """Who a request is from."""
-    return str(getattr(request.state, "user", DEFAULT_ISSUER))
 
 
 def _command(body: CommandRequest, issued_by: str) -> bus.Command:

@@ -349,13 +349,3 @@ class Readiness(BaseModel):
 
     ready: bool
     checks: dict[str, Check]
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457: what went wrong."""
-
-    type: str = Field(examples=["urn:lineside:problem:unknown-run"])
-    title: str
-    status: int
-    detail: str
-    instance: str

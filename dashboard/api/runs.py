@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
@@ -20,37 +20,23 @@ from lineside.dashboard.api.models import (
     Stream,
     Timing,
 )
-from lineside.dashboard.api.responses import StrictJSONResponse, error_responses, json_response
+from lineside.dashboard.api.parameters import (
+    MAX_INT64,
+    AttemptName,
+    Axis,
+    Cursor,
+    End,
+    PointCount,
+    Producer,
+    RunId,
+    Sort,
+    Start,
+)
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
+from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
 from lineside.dashboard.loss_account import summarize
 from lineside.store.history.records import Status
-
-Sort = Literal[
-    "-started_at",
-    "started_at",
-    "-ended_at",
-    "ended_at",
-    "-updated_at",
-    "updated_at",
-    "-step",
-    "step",
-    "name",
-    "-name",
-    "project",
-    "-project",
-    "status",
-    "-status",
-]
-MAX_POINTS = 20_000
-MAX_INT64 = (1 << 63) - 1
-RunId = Annotated[str, Path(description="The run's id.", examples=["tiny-gpt2-20261121-4f2a"])]
-AttemptName = Annotated[str | None, Query(description="Default: the newest.")]
-PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how many to answer.")]
-Axis = Annotated[Literal["step", "time"], Query(description="What `x` is.")]
-Start = Annotated[float | None, Query(description="Only from here on `x`.", allow_inf_nan=False)]
-Producer = Annotated[str | None, Query(description="Only this producer's, such as `rank0`.")]
-End = Annotated[float | None, Query(description="Only up to here on `x`.", allow_inf_nan=False)]
 
 
 def router(store: StoreAccess) -> APIRouter:
@@ -75,7 +61,7 @@ def router(store: StoreAccess) -> APIRouter:
         ] = None,
         sort: Annotated[Sort, Query(description="A `-` reverses.")] = "-started_at",
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        cursor: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
+        cursor: Cursor = None,
     ) -> Response:
         """Runs, filtered and sorted, a page at a time."""
         page = store.history.runs(

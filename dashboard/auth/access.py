@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -12,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lineside.bus.auth.keyring import TOKEN, Credential, Keyring, token_hash
 from lineside.bus.auth.refusal_log import Refusal
-from lineside.bus.auth.roles import ADMIN, CONTROL, LOCAL, READ, Principal
+from lineside.bus.auth.roles import ADMIN, CONTROL, READ
+from lineside.dashboard.auth.caller import address_of, denial_reason
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.http.problems import ErrorPage, Problem, response, wants_page
 
@@ -23,31 +23,17 @@ _ROLE_BY_METHOD = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "DELETE": ADMIN}
 _PUBLIC_PATHS = (LOGIN, "/logout", "/static/", "/healthz", "/readyz")
 
 
-def caller(request: Request) -> Principal | None:
-    """Who asks: ``LOCAL`` where tokens are not asked for, None on an open page without one."""
-    found: Principal | None = getattr(request.state, "caller", LOCAL)
-    return found
-
-
-def denial_reason(rights: Principal | None, action: str, role: str) -> str:
-    """Why who has ``rights`` may not do ``what``, which takes ``role``; empty if he may."""
-    if rights is not None and (rights.is_admin or role in rights.roles):
-        return ""
-    has = f"{rights.name!r} has {rights.role_names}" if rights else "no token was shown"
-    return f"{action} takes the role {role}, and {has}"
-
-
 class TokenAuthMiddleware:
     """ASGI middleware that lets in who shows a token of ``keyring`` with the role that the method
     takes: read to look, control to change or command, admin to delete. ``request.state.user`` is
     then the token's name."""
 
     def __init__(
-        self, app: ASGIApp, keyring: Keyring, audit: RefusalPublisher, page: ErrorPage
+        self, app: ASGIApp, keyring: Keyring, refusal_publisher: RefusalPublisher, page: ErrorPage
     ) -> None:
         self.app = app
         self._keyring = keyring
-        self._refusal_publisher = audit
+        self._refusal_publisher = refusal_publisher
         self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,11 +41,8 @@ class TokenAuthMiddleware:
             await self.app(scope, receive, send)
             return
         token = request_token(Headers(scope=scope))
-        credential = find(self._keyring, token)
-        state = scope.setdefault("state", {})
-        state["caller"] = credential.principal if credential else None
-        if credential is not None:
-            state["user"] = credential.name
+        credential = find_valid_entry(self._keyring, token)
+        scope.setdefault("state", {})["caller"] = credential.principal if credential else None
         if scope["path"].startswith(_PUBLIC_PATHS):
             await self.app(scope, receive, send)
             return
@@ -73,7 +56,7 @@ class TokenAuthMiddleware:
             nonlocal has_ended
             if has_ended:
                 return
-            if message.get("more_body") and find(self._keyring, token) is None:
+            if message.get("more_body") and find_valid_entry(self._keyring, token) is None:
                 has_ended = True  # revoked while a stream was open
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
@@ -114,7 +97,7 @@ class TokenAuthMiddleware:
         return RedirectResponse(f"{LOGIN}?next={quote(target, safe='')}", status_code=303)
 
 
-def find(keyring: Keyring, token: str) -> Credential | None:
+def find_valid_entry(keyring: Keyring, token: str) -> Credential | None:
     """The good token that ``token`` is, if it is one."""
     credential = _find_entry(keyring, token)
     return credential if credential is not None and not credential.revoked else None
@@ -141,12 +124,3 @@ def request_token(headers: Headers) -> str:
     if scheme.lower() == "bearer":
         return token.strip()
     return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-
-
-def address_of(scope: Scope) -> str:
-    """Where a request comes from; empty if a header that a proxy passed on says no address."""
-    client = scope.get("client")
-    try:
-        return str(ipaddress.ip_address(client[0])) if client else ""
-    except ValueError:
-        return ""

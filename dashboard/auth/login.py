@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from lineside.bus.auth.keyring import Keyring
-from lineside.dashboard.auth.access import COOKIE, LOGIN, find, refusal
+from lineside.dashboard.auth.access import COOKIE, LOGIN, find_valid_entry, refusal
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.pages.renderer import Renderer
 
@@ -16,7 +16,7 @@ _BODY_MAX = 4096
 _UNKNOWN = "This token is not known here, or was revoked."
 
 
-def router(keyring: Keyring, audit: RefusalPublisher, renderer: Renderer) -> APIRouter:
+def router(keyring: Keyring, refusal_publisher: RefusalPublisher, renderer: Renderer) -> APIRouter:
     """``/login`` and ``/logout``."""
     routes = APIRouter(include_in_schema=False)
 
@@ -32,8 +32,8 @@ def router(keyring: Keyring, audit: RefusalPublisher, renderer: Renderer) -> API
     async def log_in(request: Request) -> Response:
         fields = await _fields(request)
         token, next_path = fields.get("token", "").strip(), _own_path(fields.get("next", "/"))
-        if find(keyring, token) is None:
-            audit.add(refusal(keyring, token, request.scope, _UNKNOWN))
+        if find_valid_entry(keyring, token) is None:
+            refusal_publisher.add(refusal(keyring, token, request.scope, _UNKNOWN))
             return form(request, next_path, _UNKNOWN)
         redirect = RedirectResponse(next_path, status_code=303)
         # Lax: a link on another site leads in. It can only look, and that site does not see it.

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lineside.bus.auth.refusal_log import Refusal
-from lineside.dashboard.auth.access import address_of
+from lineside.dashboard.auth.caller import address_of
 from lineside.dashboard.http.problems import Problem, response
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

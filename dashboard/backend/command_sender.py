@@ -14,8 +14,6 @@ from lineside.store.database.values import sanitize_text, to_datetime
 from lineside.store.history import records
 from lineside.store.history.history import History
 
-DEFAULT_ISSUER = "user@dashboard"
-"""Who a command is from where nobody has to say who he is."""
 _TIMEOUT_SECONDS = 3.0  # for the broker's answer
 _MAX_SENT = 1000  # commands sent, until the store has them
 

@@ -14,9 +14,9 @@ from lineside.bus.client.reader import Reader
 from lineside.bus.errors import BrokerUnreachable, KeyRefused, LinesideError
 from lineside.bus.protocol.messages import LIVE
 from lineside.dashboard.api.models import Check, Readiness
-from lineside.dashboard.api.responses import StrictJSONResponse, json_response
-from lineside.dashboard.auth.access import caller
+from lineside.dashboard.auth.caller import caller
 from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.http.responses import StrictJSONResponse, json_response
 
 BEHIND_SECONDS = 10.0
 """How long the bus may hold an event that the store has not."""

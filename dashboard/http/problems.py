@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
@@ -19,6 +20,16 @@ from lineside.dashboard.http.strict_json import strict
 log = logging.getLogger("lineside")
 
 MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDocument(BaseModel):
+    """An error as RFC 9457 describes it, for the description of the API."""
+
+    type: str = Field(examples=["urn:lineside:problem:unknown-run"])
+    title: str
+    status: int
+    detail: str
+    instance: str
 
 
 class Problem(Exception):

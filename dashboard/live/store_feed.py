@@ -8,7 +8,7 @@ from typing import Any
 
 from lineside.bus.errors import RunNotFound
 from lineside.dashboard.api.models import Run
-from lineside.dashboard.api.runs import MAX_INT64
+from lineside.dashboard.api.parameters import MAX_INT64
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.live.hub import Change
 from lineside.store.history.records import RUNNING_STATUSES

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from lineside.bus.protocol.commands import CONTROL_ON, CONTROL_PRODUCER, GRACE_SECONDS
 from lineside.dashboard import formatting
-from lineside.dashboard.api.runs import MAX_INT64
+from lineside.dashboard.api.parameters import MAX_INT64
 from lineside.store.history.history import History
 from lineside.store.history.records import Command, Run
 from lineside.store.status.liveness import PAUSED

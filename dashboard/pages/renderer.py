@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lineside.dashboard import formatting
-from lineside.dashboard.auth.access import caller
+from lineside.dashboard.auth.caller import caller
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.static_files import Assets
 

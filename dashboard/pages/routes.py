@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse
 from lineside.bus.auth.roles import ADMIN, CONTROL, Principal
 from lineside.bus.protocol.commands import APPLIED
 from lineside.dashboard import formatting, loss_account
-from lineside.dashboard.api.runs import MAX_INT64, Sort
-from lineside.dashboard.auth.access import caller, denial_reason
+from lineside.dashboard.api.parameters import MAX_INT64, Sort
+from lineside.dashboard.auth.caller import caller, denial_reason
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
 from lineside.dashboard.pages.renderer import Renderer
@@ -99,7 +99,7 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         history = store.history
         hidden = timeline.HIDDEN_BY_DEFAULT if hide is None else frozenset(hide.split(","))
         entries = _timeline_context(history, history.run(run_id), hidden, after, before)
-        return renderer.page(request, "run_stops.html", **entries)
+        return renderer.page(request, "run_timeline_page.html", **entries)
 
     return routes
 

@@ -1,6 +1,6 @@
 // One run's page: its charts, timing and timeline, and everything on it kept up to date.
 import { RunApi } from "./api.js";
-import { Board } from "./board.js";
+import { Board } from "./chart_board.js";
 import { Control } from "./control.js";
 import { adoptFields, dialogs } from "./dialogs.js";
 import { tick } from "./format.js";

@@ -1,0 +1,35 @@
+"""Parameters that routes of the API share, with their limits and descriptions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Path, Query
+
+Sort = Literal[
+    "-started_at",
+    "started_at",
+    "-ended_at",
+    "ended_at",
+    "-updated_at",
+    "updated_at",
+    "-step",
+    "step",
+    "name",
+    "-name",
+    "project",
+    "-project",
+    "status",
+    "-status",
+]
+MAX_POINTS = 20_000
+MAX_INT64 = (1 << 63) - 1
+RunId = Annotated[str, Path(description="The run's id.", examples=["tiny-gpt2-20261121-4f2a"])]
+Limit = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]
+Cursor = Annotated[str | None, Query(description="The `next` of the previous page.")]
+AttemptName = Annotated[str | None, Query(description="Default: the newest attempt.")]
+PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how many points.")]
+Axis = Annotated[Literal["step", "time"], Query(description="The meaning of `x`.")]
+Start = Annotated[float | None, Query(description="Lowest `x`.", allow_inf_nan=False)]
+End = Annotated[float | None, Query(description="Highest `x`.", allow_inf_nan=False)]
+Producer = Annotated[str | None, Query(description="Only this producer's, such as `rank0`.")]

@@ -1,0 +1,48 @@
+"""The live stream of the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+
+from lineside.dashboard.http.responses import error_responses
+from lineside.dashboard.live.hub import ChangeFeed, LiveHub
+
+_EXAMPLE = 'id: 41\nevent: changes\ndata: {"revision":41,"runs":[{"id":"..."}],"deleted":[]}\n'
+
+
+def router(hub: LiveHub, feed: ChangeFeed) -> APIRouter:
+    """``/api/live``."""
+    routes = APIRouter(prefix="/api", tags=["live"])
+
+    @routes.get(
+        "/live",
+        response_class=StreamingResponse,
+        responses={
+            **error_responses(_503="The run history cannot be read now."),
+            200: {
+                "description": "Events `hello`, `changes` and `reset`; ids are revisions.",
+                "content": {"text/event-stream": {"example": _EXAMPLE}},
+            },
+        },
+    )
+    async def live(
+        run: Annotated[str | None, Query(description="Only this run.")] = None,
+        last_event_id: Annotated[
+            str | None, Header(description="Resume after this revision.")
+        ] = None,
+    ) -> StreamingResponse:
+        """Changes of runs as server-sent events; the browser's `EventSource` resumes by itself."""
+        known = last_event_id or ""
+        await to_thread.run_sync(feed.revision)  # fails with a problem document, not in the stream
+        after = int(known) if known.isdecimal() and len(known) < 20 else None
+        return StreamingResponse(
+            hub.stream(after, run),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    return routes
