@@ -1,4 +1,4 @@
-"""The application: handed what it needs, put together here."""
+"""Composes the application from its routers and middleware."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 
 DESCRIPTION = """\
-The run history of Lineside. Lists answer `{"items": [...], "next": cursor or null}`. Errors are
-RFC 9457 problem documents. JSON is strict: a number that is not finite is null, and a flag beside
-it says which. Times are RFC 3339 in UTC unless a field says seconds."""
+The run history of Lineside. Lists have the form `{"items": [...], "next": cursor or null}`. Errors
+are RFC 9457 problem documents. JSON is strict: NaN and infinities are null, and a flag beside them
+tells which. Times are RFC 3339 in UTC, except fields described as seconds."""
 
 
 def create_app(
@@ -44,9 +44,10 @@ def create_app(
     *,
     keyring: Keyring | None = None,
 ) -> FastAPI:
-    """The dashboard over a store. Without ``history`` and ``writer`` it opens ``settings.store``
-    once that is there. With ``keyring`` it takes tokens. ``app.state.hub`` holds the live streams;
-    close it before shutting down.
+    """The dashboard of one store.
+
+    Without ``history`` and ``writer`` it opens ``settings.store`` at the first request. With
+    ``keyring`` it requires tokens. Close ``app.state.hub``, the live streams, before a shutdown.
 
     Raises:
         MissingExtra: plotly is not installed.
@@ -68,7 +69,7 @@ def create_app(
         version=version("lineside"),
         description=DESCRIPTION,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # both come from a CDN
+        docs_url=None,  # both pages would load scripts from a CDN
         redoc_url=None,
         lifespan=lifespan,
     )

@@ -1,4 +1,4 @@
-"""How numbers, times and states are said to a person. static/format.js says them the same way."""
+"""Numbers, times, states and commands as text. static/format.js formats them alike."""
 
 from __future__ import annotations
 
@@ -7,34 +7,27 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from lineside.bus.protocol.event_kinds import KINDS, event_kind
-
 DAY, HOUR, MINUTE = 86400, 3600, 60
+UNKNOWN_ISSUER = "somebody"
 NO_VALUE = "\N{EN DASH}"
 _SIGNIFICANT = 4
-_KIND_ORDER = {name: place for place, name in enumerate(KINDS)}
 
 STATUS_MEANING = {
-    "running": "training goes on",
-    "stalled": "the process lives, but training does not move",
-    "finished": "training came to its end",
-    "stopped": "training was stopped by a command",
-    "interrupted": "training was interrupted by a person or a program",
+    "running": "training is in progress",
+    "stalled": "the process is alive, but training makes no progress",
+    "finished": "training reached its end",
+    "stopped": "a command stopped training",
+    "interrupted": "a person or a program interrupted training",
     "failed": "training ended with an error",
-    "killed": "the process was ended by a signal",
-    "lost": "the process went without a word",
-    "disconnected": "running when last heard of, but nothing has come for 15 seconds",
+    "killed": "a signal ended the process",
+    "lost": "the process ended without reporting why",
+    "disconnected": "it was running, but no message came for 15 seconds",
 }
-"""Status word to what it means."""
+"""What each status of a run means."""
 
 
-def kind(name: str) -> str:
-    """An event's kind as a person says it."""
-    return event_kind(name).label
-
-
-def command(op: str | None, args: Mapping[str, Any]) -> str:
-    """What a command asks for: ``Learning rate 5e-4``, ``Stop without saving``."""
+def command_label(op: str | None, args: Mapping[str, Any]) -> str:
+    """A command as text: ``Learning rate 5e-4``, ``Stop without saving``."""
     if op == "stop":
         return "Stop" if args.get("save", True) else "Stop without saving"
     if op == "pause" and is_number(args.get("seconds")):
@@ -42,26 +35,21 @@ def command(op: str | None, args: Mapping[str, Any]) -> str:
     if op == "set_lr" and is_number(args.get("lr")):
         return f"Learning rate {number(args['lr'])}"
     names = {"set_lr": "Learning rate", None: "Unknown command"}
-    return names.get(op) or sentence(str(op).replace("_", " "))
+    return names.get(op) or capitalize_first(str(op).replace("_", " "))
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite number, and no truth value."""
+    """Whether ``value`` is a finite number and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def sentence(text: str) -> str:
-    """``text`` with a capital at its beginning."""
+def capitalize_first(text: str) -> str:
+    """``text`` with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
-def kind_sort_key(name: str) -> tuple[int, str]:
-    """Where a kind stands in a row of kinds."""
-    return _KIND_ORDER.get(name, len(_KIND_ORDER)), name
-
-
 def number(value: float | None) -> str:
-    """At most four significant digits for fractions, whole numbers with thousands' commas."""
+    """Fractions with four significant digits, whole numbers with commas: ``12,345``."""
     if value is None:
         return NO_VALUE
     if not math.isfinite(value):
@@ -119,7 +107,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def offset(seconds: float) -> str:
-    """Time since the start as on a timetable: ``+00:03:12``."""
+    """Time since the start of a run: ``+00:03:12``."""
     sign = "-" if seconds < 0 else "+"
     whole = abs(int(seconds))
     return f"{sign}{whole // HOUR:02d}:{whole % HOUR // MINUTE:02d}:{whole % MINUTE:02d}"

@@ -1,4 +1,4 @@
-"""The dashboard's process: the address, the signals, and uvicorn around the application."""
+"""The process of the dashboard: address, signals and uvicorn."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ def serve(
 ) -> None:
     """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
 
-    Anywhere but on loopback it takes tokens, and there too with ``tokens``.
-
-    Port 0 picks a free one; the address is logged. The store need not exist yet: the recorder makes
-    it, and until then ``/readyz`` and the pages say so.
+    An address other than loopback requires tokens; with ``tokens`` loopback does too. Port 0 picks
+    a free port; the log shows the address. The store need not exist yet: the recorder makes it, and
+    until then ``/readyz`` and the pages report that it is missing.
 
     Raises:
-        UsageError: ``host`` cannot be listened on, or tokens are asked for and there are none.
-        AddressInUse: somebody listens there already.
+        UsageError: the process cannot listen on ``host``, or tokens are required and none exists.
+        AddressInUse: another process listens there.
         MissingExtra: plotly is not installed.
     """
     keyring = Keyring(keys_folder(settings.home))
@@ -64,7 +63,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """Ends the live streams first, which otherwise never end, and follows its supervisor."""
+    """A uvicorn server that closes live streams at shutdown and ends with its supervisor."""
 
     def __init__(self, config: uvicorn.Config, hub: LiveHub) -> None:
         super().__init__(config)
@@ -72,7 +71,7 @@ class Server(uvicorn.Server):
         self._supervisor = int(os.environ.get(SUPERVISOR_PID, "0"))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ask for an orderly end. Unlike uvicorn's, it does not kill the process afterwards."""
+        """Request an orderly end. Unlike uvicorn's, it does not raise the signal again."""
         del frame
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True

@@ -1,1 +1,1 @@
-"""The REST API: routes, models and answers."""
+"""The REST API: routes, parameters and models."""

@@ -1,4 +1,4 @@
-"""The REST API of commands to runs, and of the audit."""
+"""The REST API of commands and of the audit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
 
-_SENDER_THREADS = 4  # threads that may wait for the broker; those of everybody else stay free
+_SENDER_THREADS = 4  # threads that may wait for the broker, so that other requests keep theirs
 
 
 def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
@@ -29,8 +29,8 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
         tags=["commands"],
         default_response_class=StrictJSONResponse,
         responses=error_responses(
-            _400="A cursor or a body that cannot be read.",
-            _422="A parameter or the body does not fit.",
+            _400="The cursor or the body cannot be read.",
+            _422="A parameter or the body is invalid.",
             _503="The run history cannot be read now.",
         ),
     )
@@ -42,7 +42,7 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
         responses=error_responses(_404="No such run."),
     )
     def commands(run_id: RunId, limit: Limit = 50, cursor: Cursor = None) -> Response:
-        """Commands to a run and how far each has come, the newest first."""
+        """Commands to a run and their states, newest first."""
         page = store.history.commands(run_id, limit=limit, cursor=cursor)
         items = [Command.from_store(found) for found in page.items]
         return json_response(Listing[Command](items=items, next=page.next))
@@ -53,15 +53,15 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
         response_model=Command,
         responses=error_responses(
             _404="No such run.",
-            _409="It has no training that goes on, or another command was sent under this id.",
+            _409="The run takes no commands, or another command was sent under this id.",
             _413="The body is too large.",
-            _503="No broker takes it now, or the run history cannot be read.",
+            _503="No broker accepts the command, or the run history cannot be read.",
         ),
     )
     async def send_command(request: Request, run_id: RunId, body: CommandRequest) -> Response:
-        """Ask something of a training. Answered once the command is kept, not once it is applied.
+        """Send a command to a training. Answers once the command is stored, before it is applied.
 
-        The same request with the same `id` is sent once and answers how far the command has come.
+        The same request with the same `id` is sent once and returns the state of the command.
         """
         return await to_thread.run_sync(_send, run_id, body, issuer(request), limiter=senders)
 
@@ -78,20 +78,18 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
             detail = f"Another command was sent to run {run.id} under the id {command.id}."
             raise Problem(409, "other-command", "Another command", detail) from None
         except BusError as error:
-            detail = (
-                f"{error}. Sent again with the id {command.id} the command is applied once at most."
-            )
+            detail = f"{error}. Sent again with the id {command.id}, the command is applied at most once."
             extra = {"id": command.id}
-            raise Problem(503, "not-sent", "The command is not sent", detail, extra) from error
+            raise Problem(503, "not-sent", "Command not sent", detail, extra) from error
         return json_response(Command.from_store(found), status=202)
 
     @routes.get("/audit", response_model=Listing[AuditEntry])
     def audit(
-        run: Annotated[str | None, Query(description="Only what is about this run.")] = None,
+        run: Annotated[str | None, Query(description="Only entries about this run.")] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Response:
-        """Who asked for what and what came of it, the newest first: commands and refusals."""
+        """Commands and refusals with issuer and outcome, newest first."""
         page = store.history.audit(run=run, limit=limit, cursor=cursor)
         return json_response(Listing[AuditEntry].model_validate(page))
 
@@ -105,5 +103,5 @@ def _command(body: CommandRequest, issued_by: str) -> bus.Command:
         return bus.Command(body.op, body.args, body.reason, issued_by, expires_at, **given)
     except CommandError as error:
         errors = [{"where": "body", "message": str(error)}]
-        title = "The request does not fit"
+        title = "Invalid request"
         raise Problem(422, "invalid-request", title, str(error), {"errors": errors}) from error

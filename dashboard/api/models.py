@@ -1,7 +1,7 @@
-"""What the REST API answers with: typed, strict JSON, read off the store's records.
+"""The documents of the REST API, validated from records of the store.
 
-Where a number is not finite, null stands in its place and ``non_finite`` or ``flags`` says what it
-was. Times are RFC 3339 in UTC, but for ``Points.time`` and ``x=time``: seconds since the epoch.
+NaN and infinities are null; ``non_finite`` or ``flags`` hold which. Times are RFC 3339 in UTC,
+except ``Points.time`` and ``x=time``, which are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from lineside.dashboard.http.strict_json import strict
 from lineside.store.history import records
 
 T = TypeVar("T")
-NON_FINITE = "JSON pointers to numbers that JSON cannot say, which stand as null: nan, inf or -inf."
+NON_FINITE = "JSON pointers to numbers that are null here, and what they are: nan, inf or -inf."
 
 
 class Document(BaseModel):
-    """Read off a record's attributes."""
+    """A document read from a record's attributes."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Listing(Document, Generic[T]):
-    """Some items, and the cursor that asks for those after them."""
+    """A page of items, and the cursor of the next page."""
 
     items: list[T]
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 
 class Failure(Document):
-    """The exception that ended training, of the producer that raised it first."""
+    """The exception that ended training, from the producer that raised it first."""
 
     producer: str = Field(examples=["rank0"])
     type: str = Field(examples=["torch.OutOfMemoryError"])
     message: str
-    traceback: str = Field(description="As Python prints it; its end if it is long.")
+    traceback: str = Field(description="As Python prints it; only the end if it is long.")
 
 
 class Attempt(Document):
@@ -61,7 +61,7 @@ class Attempt(Document):
 
 
 class LossAccount(Document):
-    """``emitted == recorded + gaps + lag``: kept, known to be missing, or on its way."""
+    """``emitted == recorded + gaps + lag``: recorded, known missing, or not arrived yet."""
 
     emitted: int
     recorded: int
@@ -70,25 +70,25 @@ class LossAccount(Document):
 
 
 class Run(Document):
-    """A training as a person thinks of it: status, step and epoch are its newest attempt's."""
+    """One training. Status, step and epoch are those of its newest attempt."""
 
     id: str = Field(examples=["tiny-gpt2-20261121-084512-4f2a"])
     name: str
     project: str
     status: str = Field(examples=list(records.RUN_STATUSES))
     phase: str | None = Field(
-        description="What it does, as `training` or `paused`; null once it ended."
+        description="Current phase, such as `training` or `paused`; null once it ended."
     )
-    reason: str | None = Field(description="Why, where the status needs a reason.")
-    error: Failure | None = Field(description="The exception that ended it, if one did.")
+    reason: str | None = Field(description="The reason for the status, if it needs one.")
+    error: Failure | None = Field(description="The exception that ended the run, if any.")
     attempts: list[Attempt]
     step: int | None
     max_steps: int | None
     epoch: float | None
     started_at: datetime
     ended_at: datetime | None
-    updated_at: datetime = Field(description="When the store last heard of it.")
-    event_counts: dict[str, int] = Field(description="Every kind, exact.")
+    updated_at: datetime = Field(description="Time of the last event in the store.")
+    event_counts: dict[str, int] = Field(description="Exact number of events of each kind.")
     loss_account: LossAccount
     metrics: dict[str, float | None] = Field(description="The last value of each metric.")
     note: str | None
@@ -101,7 +101,7 @@ class Run(Document):
 
 
 class Series(Document):
-    """One metric of one producer; ``min`` and ``max`` are of the finite values."""
+    """One metric of one producer; ``min`` and ``max`` cover the finite values."""
 
     name: str = Field(examples=["eval/loss"])
     attempt: str
@@ -127,8 +127,11 @@ class Flag(BaseModel):
 
 
 class Points(Document):
-    """A curve as columns of equal length. If ``downsampled``, each block's first, last, lowest and
-    highest point stand for it: no spike is lost, and points already answered stay as they were."""
+    """A curve as columns of equal length.
+
+    If ``downsampled``, each block of points keeps its first, last, lowest and highest point: no
+    spike is lost, and points returned once do not change while the run continues.
+    """
 
     name: str
     attempt: str | None
@@ -138,9 +141,11 @@ class Points(Document):
     step: list[int]
     time: list[float] = Field(description="Seconds since the epoch.")
     epoch: list[float | None]
-    flags: list[Flag] = Field(validation_alias="flag", description="Where y is not finite.")
-    total: int = Field(description="Points recorded, of the whole curve.")
-    sum: float | None = Field(description="Their finite values added up, of the whole curve.")
+    flags: list[Flag] = Field(
+        validation_alias="flag", description="Points whose y is NaN or infinite."
+    )
+    total: int = Field(description="Number of recorded points of the whole curve.")
+    sum: float | None = Field(description="Sum of the finite values of the whole curve.")
     downsampled: bool
 
     @field_validator("flags", mode="before")
@@ -150,14 +155,14 @@ class Points(Document):
 
 
 class Timing(Document):
-    """Seconds by step: ``compute`` from its begin to its end, ``wait`` from there to the next."""
+    """Seconds by step: ``compute`` from begin to end, ``wait`` until the next step begins."""
 
     compute: Points
     wait: Points
 
 
 class Event(Document):
-    """One recorded event; ``n`` numbers them within the run in order of recording."""
+    """One recorded event; ``n`` counts the events of the run in the order recorded."""
 
     n: int
     producer: str
@@ -168,7 +173,7 @@ class Event(Document):
     epoch: float | None
     time: datetime
     data: dict[str, Any] | None
-    problem: str | None = Field(description="Why it could not be read as what its kind promises.")
+    problem: str | None = Field(description="Why the data does not have the form of its kind.")
     non_finite: dict[str, str] = Field(description=NON_FINITE)
 
     @classmethod
@@ -190,7 +195,7 @@ class Event(Document):
 
 
 class Checkpoint(Document):
-    """A checkpoint as announced when it was saved; it may be gone from disk since."""
+    """A checkpoint as saved; it may since have been deleted from disk."""
 
     attempt: str
     step: int
@@ -201,7 +206,7 @@ class Checkpoint(Document):
 
 
 class Command(Document):
-    """A command to a run, and how far it has come; what is not known is null or empty."""
+    """A command to a run and its state; unknown fields are null or empty."""
 
     id: str
     op: str | None = Field(examples=["set_lr"])
@@ -209,15 +214,17 @@ class Command(Document):
     reason: str
     issued_by: str = Field(examples=["ada@atelier"])
     requested_at: datetime | None
-    expires_at: datetime | None = Field(description="A training that finds it later leaves it.")
+    expires_at: datetime | None = Field(
+        description="A training does not apply the command after this."
+    )
     state: str = Field(
         examples=["requested", "delivered", "applied", "rejected", "expired", "superseded"]
     )
     delivered_at: datetime | None
-    settled_at: datetime | None = Field(description="Since when nothing more will become of it.")
-    attempt: str | None = Field(description="The attempt that answered last.")
-    step: int | None = Field(description="Its step then.")
-    detail: str = Field(description="A sentence on the state, where there is something to say.")
+    settled_at: datetime | None = Field(description="When it reached its final state.")
+    attempt: str | None = Field(description="The attempt of the last answer.")
+    step: int | None = Field(description="The step of that attempt then.")
+    detail: str = Field(description="Details of the state; may be empty.")
     non_finite: dict[str, str] = Field(description=NON_FINITE)
 
     @classmethod
@@ -228,7 +235,7 @@ class Command(Document):
 
 
 class CommandRequest(BaseModel):
-    """What is to be done, and why."""
+    """A command to send."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -253,18 +260,18 @@ class CommandRequest(BaseModel):
     id: str | None = Field(
         default=None,
         pattern="^[A-Za-z0-9._-]{1,64}$",
-        description="However often a command of this id is sent, it is applied once.",
+        description="Makes the command unique: sent several times, it is applied once.",
     )
     expires_in: float = Field(
         default=EXPIRES_SECONDS,
         ge=1,
         le=31_536_000,
-        description="Seconds after which a training does not apply it any more.",
+        description="Seconds until the command expires.",
     )
 
 
 class AuditEntry(Document):
-    """Who asked for what, and what came of it; what is not known is empty."""
+    """One request with its issuer and outcome; unknown fields are empty."""
 
     time: datetime
     who: str
@@ -273,13 +280,13 @@ class AuditEntry(Document):
     target: str = Field(examples=["tiny-gpt2-20261121-084512-4f2a"])
     outcome: str = Field(examples=["requested", "applied", "refused"])
     why: str
-    count: int = Field(description="How often.")
+    count: int = Field(description="Number of such requests.")
     run: str | None
-    command: str | None = Field(description="The id of the command it is about.")
+    command: str | None = Field(description="The id of the command, if the entry is about one.")
 
 
 class Configuration(BaseModel):
-    """What the run said of itself when it started; secrets were taken out before it was sent."""
+    """The configuration that the run published at its start, without secrets."""
 
     configuration: dict[str, Any]
     non_finite: dict[str, str] = Field(description=NON_FINITE)
@@ -291,7 +298,7 @@ class Configuration(BaseModel):
 
 
 class Stream(Document):
-    """One producer's own loss account, and what its emitter said of itself."""
+    """The loss account of one stream, and the counters of its emitter."""
 
     producer: str
     attempt: str
@@ -303,7 +310,7 @@ class Stream(Document):
     dropped: int | None
     hook_errors: int | None
     encode_failures: int | None
-    hook_ns: int | None = Field(description="Nanoseconds spent in all hooks together.")
+    hook_ns: int | None = Field(description="Nanoseconds spent in all hooks.")
     hooks: int | None
     rss: int | None = Field(description="Bytes.")
     phase: str | None
@@ -312,7 +319,7 @@ class Stream(Document):
 
 
 class Account(BaseModel):
-    """The loss account: by stream, and in words."""
+    """The loss account: by stream, and as text."""
 
     verdict: str = Field(examples=["clear", "caution"])
     headline: str
@@ -321,7 +328,7 @@ class Account(BaseModel):
 
 
 class RunChange(BaseModel):
-    """What may be changed of a run; what is left out stays."""
+    """Changes to a run; fields left out stay."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -338,14 +345,14 @@ class RunChange(BaseModel):
 
 
 class Check(BaseModel):
-    """One thing readiness depends on."""
+    """One check of readiness."""
 
     ok: bool
     detail: str
 
 
 class Readiness(BaseModel):
-    """Whether the dashboard is of use, and what that hangs on."""
+    """Whether the dashboard is ready, and its checks."""
 
     ready: bool
     checks: dict[str, Check]

@@ -46,24 +46,29 @@ def router(store: StoreAccess) -> APIRouter:
         tags=["runs"],
         default_response_class=StrictJSONResponse,
         responses=error_responses(
-            _422="A parameter does not fit.", _503="The run history cannot be read now."
+            _422="A parameter is invalid.", _503="The run history cannot be read now."
         ),
     )
     unknown = error_responses(_404="No such run.")
-    unclear = error_responses(_400="It cannot be answered.", _404="No such run.")
+    unclear = error_responses(
+        _400="A parameter names something that does not exist.", _404="No such run."
+    )
 
     @routes.get("/runs", response_model=Listing[Run], responses=error_responses(_400="Bad cursor."))
     def runs(
         status: Annotated[Status | None, Query(description="Only runs in this state.")] = None,
-        project: Annotated[str | None, Query(description="Only this project's.")] = None,
+        project: Annotated[str | None, Query(description="Only runs of this project.")] = None,
         search: Annotated[
-            str | None, Query(max_length=200, description="In id, name, project, note and tags.")
+            str | None,
+            Query(max_length=200, description="Text in id, name, project, note or tags."),
         ] = None,
-        sort: Annotated[Sort, Query(description="A `-` reverses.")] = "-started_at",
+        sort: Annotated[
+            Sort, Query(description="A leading `-` reverses the order.")
+        ] = "-started_at",
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         cursor: Cursor = None,
     ) -> Response:
-        """Runs, filtered and sorted, a page at a time."""
+        """A page of runs, filtered and sorted."""
         page = store.history.runs(
             status=status, project=project, search=search, sort=sort, limit=limit, cursor=cursor
         )
@@ -82,7 +87,7 @@ def router(store: StoreAccess) -> APIRouter:
         ),
     )
     def change_run(run_id: RunId, change: RunChange) -> Response:
-        """Change a run's name, project, note or tags; what is left out stays."""
+        """Change a run's name, project, note or tags; fields left out stay."""
         fields = change.model_dump(exclude_unset=True, exclude_none=True)
         if fields:
             with store.writing() as writer:
@@ -97,9 +102,9 @@ def router(store: StoreAccess) -> APIRouter:
         responses=error_responses(_404="No such run.", _409="It is still running."),
     )
     def delete_run(run_id: RunId) -> None:
-        """Delete a run's history for good and free its disk. A running run is refused."""
+        """Delete a run's history for good and free its disk space. Refused while it is running."""
         if store.history.run(run_id).is_running:
-            detail = f"Run {run_id} is still running: it can be deleted once it has ended."
+            detail = f"Run {run_id} is still running; delete it once it has ended."
             raise Problem(409, "still-running", "Still running", detail, {"run": run_id})
         with store.writing() as writer:
             writer.delete_run(run_id)
@@ -114,11 +119,13 @@ def router(store: StoreAccess) -> APIRouter:
     @routes.get(
         "/runs/{run_id}/metrics/{name:path}",
         response_model=Points,
-        responses=error_responses(_400="It cannot be answered.", _404="No such run or metric."),
+        responses=error_responses(
+            _400="A parameter names something that does not exist.", _404="No such run or metric."
+        ),
     )
     def points(
         run_id: RunId,
-        name: Annotated[str, Path(description="May hold slashes.", examples=["eval/loss"])],
+        name: Annotated[str, Path(description="May contain slashes.", examples=["eval/loss"])],
         points: PointCount = 1000,
         x: Axis = "step",
         start: Start = None,
@@ -128,7 +135,7 @@ def router(store: StoreAccess) -> APIRouter:
             str | None, Query(description="Default: `rank0` if it logged this metric.")
         ] = None,
     ) -> Response:
-        """One metric's curve. Made short, it keeps every extreme and every point not finite."""
+        """The curve of one metric. Downsampling keeps all extremes, NaN and infinities."""
         curve = store.history.points(
             run_id,
             name,
@@ -153,7 +160,7 @@ def router(store: StoreAccess) -> APIRouter:
         end: End = None,
         attempt: AttemptName = None,
     ) -> Response:
-        """How long steps computed, and how long training waited between them, in seconds."""
+        """Seconds that each step computed, and that training waited between steps."""
         found = store.history.timing(
             run_id, points=points, x=x, start=start, end=end, attempt=attempt
         )
@@ -166,11 +173,11 @@ def router(store: StoreAccess) -> APIRouter:
             int, Query(ge=0, le=MAX_INT64, description="Only events with a greater `n`.")
         ] = 0,
         kinds: Annotated[
-            str | None, Query(description="Only these, separated by commas: `evaluate,save`.")
+            str | None, Query(description="Only these kinds, separated by commas: `evaluate,save`.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> Response:
-        """Lifecycle events in order of recording. Step-level kinds are counted, not listed."""
+        """Lifecycle events in the order recorded. Step events are counted, not listed."""
         wanted = None if kinds is None else [kind for kind in kinds.split(",") if kind]
         page = store.history.events(run_id, after=after, kinds=wanted, limit=limit)
         return json_response(
@@ -179,18 +186,18 @@ def router(store: StoreAccess) -> APIRouter:
 
     @routes.get("/runs/{run_id}/checkpoints", response_model=Listing[Checkpoint], responses=unknown)
     def checkpoints(run_id: RunId) -> Response:
-        """Checkpoints in the order they were saved, over all attempts."""
+        """Checkpoints of all attempts in the order saved."""
         items = [Checkpoint.model_validate(found) for found in store.history.checkpoints(run_id)]
         return json_response(Listing[Checkpoint](items=items, next=None))
 
     @routes.get("/runs/{run_id}/config", response_model=Configuration, responses=unclear)
     def configuration(run_id: RunId, attempt: AttemptName = None) -> Response:
-        """Arguments, model, versions and process, as the run said when it started."""
+        """Arguments, model, versions and process, as published at the start of the run."""
         return json_response(Configuration.from_store(store.history.configuration(run_id, attempt)))
 
     @routes.get("/runs/{run_id}/account", response_model=Account, responses=unknown)
     def account(run_id: RunId) -> Response:
-        """The loss account: by stream, and in words."""
+        """The loss account: by stream, and as text."""
         run, streams = store.history.run(run_id), store.history.streams(run_id)
         summary = summarize(run, streams)
         items = [Stream.model_validate(stream) for stream in streams]

@@ -1,1 +1,1 @@
-"""Who may ask: tokens, login, origins and addresses."""
+"""Access: tokens, login, callers, and checks of origin and address."""

@@ -1,4 +1,4 @@
-"""Who may ask: tokens, shown as ``Authorization: Bearer`` or by a browser's cookie, and roles."""
+"""Access by token (``Authorization: Bearer`` or a cookie) and role."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from lineside.dashboard.http.problems import ErrorPage, Problem, response, wants
 COOKIE = "lineside_token"
 LOGIN = "/login"
 _ROLE_BY_METHOD = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "DELETE": ADMIN}
-"""The role that a method takes; every other one takes control."""
+"""Role that each method requires; other methods require control."""
 _PUBLIC_PATHS = (LOGIN, "/logout", "/static/", "/healthz", "/readyz")
 
 
 class TokenAuthMiddleware:
-    """ASGI middleware that lets in who shows a token of ``keyring`` with the role that the method
-    takes: read to look, control to change or command, admin to delete. ``request.state.user`` is
-    then the token's name."""
+    """ASGI middleware that requires a token of ``keyring`` with the role of the method.
+
+    The role is read to look, control to change or command, admin to delete. ``request.state.caller``
+    is the token's principal, or None.
+    """
 
     def __init__(
         self, app: ASGIApp, keyring: Keyring, refusal_publisher: RefusalPublisher, page: ErrorPage
@@ -57,7 +59,7 @@ class TokenAuthMiddleware:
             if has_ended:
                 return
             if message.get("more_body") and find_valid_entry(self._keyring, token) is None:
-                has_ended = True  # revoked while a stream was open
+                has_ended = True  # revoked while the stream was open
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
@@ -70,10 +72,10 @@ class TokenAuthMiddleware:
         if credential is None:
             title, why = "A token is needed", "no token was shown"
             if token:
-                title, why = "Not a good token", "the token is not known here, or was revoked"
+                title, why = "Token not valid", "the token is not known here or was revoked"
             detail = (
-                f"Asking here takes a token, and {why}. `lineside keys new NAME --role {needed} "
-                "--token` on this dashboard's machine makes one."
+                f"This dashboard requires a token, and {why}. `lineside keys new NAME "
+                f"--role {needed} --token` on the dashboard's machine makes one."
             )
             problem = Problem(401, "no-access", title, detail)
         else:
@@ -98,13 +100,13 @@ class TokenAuthMiddleware:
 
 
 def find_valid_entry(keyring: Keyring, token: str) -> Credential | None:
-    """The good token that ``token`` is, if it is one."""
+    """The entry of ``token`` in the keyring, if it exists and is not revoked."""
     credential = _find_entry(keyring, token)
     return credential if credential is not None and not credential.revoked else None
 
 
 def refusal(keyring: Keyring, token: str, scope: Scope, why: str) -> Refusal:
-    """What is noted of who showed ``token``, which may be none, unknown, or revoked by now."""
+    """The refusal of a request with ``token``, which may be empty, unknown or revoked."""
     credential = _find_entry(keyring, token)
     caller_name, role = (
         (credential.name, credential.principal.role_names)
@@ -119,7 +121,7 @@ def _find_entry(keyring: Keyring, token: str) -> Credential | None:
 
 
 def request_token(headers: Headers) -> str:
-    """The token a request shows; empty if it shows none."""
+    """The token of a request; empty if it has none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()

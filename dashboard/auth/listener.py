@@ -1,4 +1,4 @@
-"""Where the dashboard listens: this machine's loopback address, or with tokens anywhere."""
+"""The listening socket: loopback, or any address once a token exists."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lineside.bus.errors import AddressInUse, UsageError
 
 
 def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socket:
-    """A listening socket on a loopback address, or anywhere if ``keyring`` has a good token.
+    """A listening socket on loopback, or on any address if ``keyring`` has an active token.
 
     Raises:
-        UsageError: an address that cannot be had, or not a loopback address and no token.
-        AddressInUse: somebody listens there already.
+        UsageError: the address cannot be used, or is not loopback and no token exists.
+        AddressInUse: another process listens there.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} cannot be used: expected 0 (picks a free one) to 65535")
@@ -24,7 +24,7 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
     except (OSError, UnicodeError) as error:
         raise UsageError(
             f"dashboard address {host!r} cannot be used: {error}; "
-            "expected an address of this machine, as 127.0.0.1"
+            "expected an address of this machine, such as 127.0.0.1"
         ) from error
     if not ipaddress.ip_address(sockaddr[0]).is_loopback and not has_tokens(keyring):
         raise UsageError(
@@ -35,7 +35,7 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
         )
     try:
         listener = socket.create_server(sockaddr[:2], family=family, backlog=256)
-        # As asyncio does for sockets that it makes: an answer of two writes waits 40 ms without.
+        # Otherwise a response of two writes waits 40 ms; asyncio sets it on its own sockets.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
@@ -48,28 +48,28 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
 
 
 def has_tokens(keyring: Keyring | None) -> bool:
-    """Whether anybody has a token to be let in with."""
+    """Whether ``keyring`` has an active token."""
     return keyring is not None and bool(keyring.active(TOKEN))
 
 
 def check_tokens(keyring: Keyring) -> None:
-    """Whoever is to be asked for tokens must have made one.
+    """Check that ``keyring`` has an active token.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it has none.
     """
     if not has_tokens(keyring):
         raise UsageError(
-            "--tokens: there is none; make one with `lineside keys new NAME --role read --token`"
+            "--tokens: no token exists; make one with `lineside keys new NAME --role read --token`"
         )
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether the socket is reachable from this machine only."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def address(listener: socket.socket) -> str:
-    """What to type into a browser."""
+    """The URL of the dashboard."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""The way in for a browser: a form that takes a token, and a cookie that keeps it."""
+"""Login of a browser: a form that takes a token, and a cookie that keeps it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.pages.renderer import Renderer
 
 _BODY_MAX = 4096
-_UNKNOWN = "This token is not known here, or was revoked."
+_UNKNOWN = "This token is not known here or was revoked."
 
 
 def router(keyring: Keyring, refusal_publisher: RefusalPublisher, renderer: Renderer) -> APIRouter:
@@ -36,7 +36,7 @@ def router(keyring: Keyring, refusal_publisher: RefusalPublisher, renderer: Rend
             refusal_publisher.add(refusal(keyring, token, request.scope, _UNKNOWN))
             return form(request, next_path, _UNKNOWN)
         redirect = RedirectResponse(next_path, status_code=303)
-        # Lax: a link on another site leads in. It can only look, and that site does not see it.
+        # Lax, so that a link on another site opens a page here; that site cannot read it.
         is_encrypted = request.url.scheme == "https"
         redirect.set_cookie(
             COOKIE, token, path="/", httponly=True, samesite="lax", secure=is_encrypted
@@ -53,7 +53,7 @@ def router(keyring: Keyring, refusal_publisher: RefusalPublisher, renderer: Rend
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """What a form says, if it is no longer than one of ours can be."""
+    """The fields of a form; none if the body is longer than this form can be."""
     body = b""
     async for part in request.stream():
         body += part
@@ -63,6 +63,6 @@ async def _fields(request: Request) -> dict[str, str]:
 
 
 def _own_path(path: str) -> str:
-    """``path`` if it leads to a page of ours."""
+    """``path`` if it is a path of this site, else ``/``."""
     is_own_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_own_path and path.isascii() else "/"

@@ -1,9 +1,9 @@
-"""What keeps other sites out: the Host check, the same-site check and the security headers.
+"""Protection against other sites: Host check, same-site check and security headers.
 
-On the loopback address nobody is asked for a token, so the enemies are web pages open in the same
-browser. A page whose name was rebound to 127.0.0.1 sends its own name as Host; a page elsewhere
-that posts here says so in Sec-Fetch-Site or Origin. Where tokens are asked for any name will do:
-the cookie belongs to ours, and a page under another has none.
+Loopback requires no token, so any web page in the same browser could send requests here. A page
+whose name was rebound to 127.0.0.1 sends its own name as Host. A page of another site that posts
+here is recognised by Sec-Fetch-Site or Origin. With tokens any Host is accepted: the cookie is
+bound to the dashboard's name, and a page under another name has none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]+)?")
 
-# The one thing this blocks is a style sheet for maps that plotly.js carries: a line in the console.
+# This blocks only a style sheet for maps in plotly.js, which costs a line in the console.
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -39,8 +39,8 @@ SECURITY_HEADERS = {
 class SecurityMiddleware:
     """ASGI middleware around the whole application.
 
-    ``hosts`` are the names a request may call this server by, without port; None is any. ``note``
-    is told of each refusal.
+    ``hosts`` are the accepted Host names without port; None accepts any. ``on_refusal`` receives
+    each refusal.
     """
 
     def __init__(
@@ -79,17 +79,19 @@ class SecurityMiddleware:
         host = headers.get("host", "")
         name = host_name(host)
         if name is None or (self.hosts is not None and name not in self.hosts):
-            names = ", ".join(sorted(self.hosts)) if self.hosts else "what it is called"
-            detail = f"This dashboard does not answer to the name {host!r}: open it as {names}."
+            names = ", ".join(sorted(self.hosts)) if self.hosts else "its own name"
+            detail = f"This dashboard does not serve the host name {host!r}: open it as {names}."
             return Problem(421, "wrong-host", "Wrong host name", detail)
         if method not in SAFE_METHODS and _cross_site(headers, host):
-            detail = f"A {method} from another site is refused: it may only come from this one."
+            detail = (
+                f"A {method} from another site is refused: send it from a page of this dashboard."
+            )
             return Problem(403, "cross-site", "From another site", detail)
         return None
 
 
 def host_name(host: str) -> str | None:
-    """The name in a Host header, without port and brackets; None if it is not one."""
+    """The name in a Host header without port and brackets; None if malformed."""
     found = _HOST.fullmatch(host)
     return found.group(1).strip("[]").lower() if found else None
 

@@ -1,1 +1,1 @@
-"""What the dashboard stands on: the store, the bus, and the health of both."""
+"""Connections of the dashboard to store and bus."""

@@ -1,4 +1,4 @@
-"""Where commands asked for over HTTP go out to the bus, one after the other."""
+"""Sends commands that came over HTTP to the bus, one at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lineside.store.history import records
 from lineside.store.history.history import History
 
 _TIMEOUT_SECONDS = 3.0  # for the broker's answer
-_MAX_SENT = 1000  # commands sent, until the store has them
+_MAX_SENT = 1000  # commands kept until the store has them
 
 
 class CommandIdConflict(Exception):
-    """A command of this id was sent before, and said something else."""
+    """Another command was sent under this id."""
 
 
 class CommandSender:
     """Sends each command once, by its id, to the broker at ``address``. Any thread may use it.
 
-    A client lives for one command: that takes milliseconds, is rare, and leaves nothing open.
+    Each command gets a new client: that takes milliseconds, is rare, and leaves no socket open.
     """
 
     def __init__(self, address: str) -> None:
@@ -35,10 +35,10 @@ class CommandSender:
         self._failed_at = 0.0
 
     def find_sent(self, history: History, run: str, command: Command) -> records.Command | None:
-        """The command as it stands, if it was sent before.
+        """The current record of the command, if it was sent before.
 
         Raises:
-            CommandIdConflict: what was sent under its id is not it.
+            CommandIdConflict: another command was sent under its id.
         """
         found = history.command(run, command.id) or self._sent.get((run, command.id))
         if found is None:
@@ -49,11 +49,11 @@ class CommandSender:
         return found
 
     def send(self, history: History, run: str, command: Command) -> records.Command:
-        """The command as it stands, in the journal now if it was not before.
+        """Send the command unless it was sent before; its current record.
 
         Raises:
-            CommandIdConflict: another one was sent under its id.
-            BrokerUnreachable: it may be in the journal or not; it can be sent again.
+            CommandIdConflict: another command was sent under its id.
+            BrokerUnreachable: the journal may have the command or not; send it again.
             BusError: the broker refuses it.
         """
         arrived_at = time.monotonic()
@@ -61,7 +61,7 @@ class CommandSender:
             existing = self.find_sent(history, run, command)
             if existing is not None:
                 return existing
-            if self._failed_at > arrived_at:  # who waited meanwhile need not wait as long again
+            if self._failed_at > arrived_at:  # failed while this thread waited for the lock
                 raise BrokerUnreachable(self._address, _TIMEOUT_SECONDS)
             try:
                 with CommandClient(self._address) as client:
@@ -76,7 +76,7 @@ class CommandSender:
 
 
 def _requested(command: Command) -> records.Command:
-    """A command just sent, as the store will tell it."""
+    """The record that the store will have of a command just sent."""
     return records.Command(
         id=command.id,
         op=command.op,

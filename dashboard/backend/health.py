@@ -1,4 +1,4 @@
-"""Whether the dashboard is of use: the store can be read, and the recorder keeps up."""
+"""Health routes: the store is readable, and the recorder keeps up with the bus."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.responses import StrictJSONResponse, json_response
 
 BEHIND_SECONDS = 10.0
-"""How long the bus may hold an event that the store has not."""
-_TIMEOUT = 0.5  # seconds a broker has to answer
-_CACHE_SECONDS = 1.0  # seconds an answer stands
+"""Age of an event in the journal from which the store must have it."""
+_TIMEOUT = 0.5  # seconds for the broker's answer
+_CACHE_SECONDS = 1.0
 
 
 class RecorderCheck:
-    """Asks the broker how far its journal goes and the store how much of it is recorded.
+    """Compares the head of the broker's journal with the offset in the store.
 
-    The recorder is behind if what the journal held ``BEHIND_SECONDS`` ago is not in the store yet;
-    so the first look never says it is.
+    The recorder is behind if the store lacks what the journal held ``BEHIND_SECONDS`` ago, so the
+    first check always passes.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class RecorderCheck:
         self._broker = broker
         self._clock = clock
         self._lock = threading.Lock()
-        self._pending_head: tuple[str, int, float] | None = None  # journal, its head, when that was
+        self._pending_head: tuple[str, int, float] | None = None  # journal, head, time
         self._check: tuple[float, Check] | None = None
 
     def check(self) -> Check:
-        """How it stands; at most one question a second goes to the broker."""
+        """The current check; it asks the broker at most once a second."""
         with self._lock:
             now = self._clock()
             if self._check is None or now - self._check[0] > _CACHE_SECONDS:
@@ -51,18 +51,18 @@ class RecorderCheck:
 
     def _compare(self, now: float) -> Check:
         try:
-            # A stream of this name cannot be: nothing is delivered, only the subscription answered.
-            with Reader(self._broker, start=LIVE, streams=("_nobody/_/_",), credit=1) as reader:
+            # No stream has this name: the broker answers the subscription and delivers nothing.
+            with Reader(self._broker, start=LIVE, streams=("_none/_/_",), credit=1) as reader:
                 reader.wait_connected(_TIMEOUT)
                 journal, head = reader.journal or "", reader.head
         except KeyRefused as error:
-            return Check(ok=True, detail=f"Not known: {error}")
+            return Check(ok=True, detail=f"Unknown: {error}")
         except BrokerUnreachable:
             self._pending_head = None
-            detail = f"No broker answers at {self._broker}: what is recorded can be read."
+            detail = f"No broker answers at {self._broker}; recorded runs can be read."
             return Check(ok=True, detail=detail)
         except LinesideError as error:
-            return Check(ok=True, detail=f"Not known: {error}")
+            return Check(ok=True, detail=f"Unknown: {error}")
         offset = self._store.offset(journal)
         if (
             self._pending_head is None
@@ -72,7 +72,7 @@ class RecorderCheck:
             self._pending_head = journal, head, now
             return Check(ok=True, detail="The recorder keeps up.")
         behind = now - self._pending_head[2]
-        detail = f"The recorder has not moved past {offset} of {head} for {behind:.0f} s."
+        detail = f"The recorder is at offset {offset} of {head}, behind for {behind:.0f} s."
         return Check(ok=behind < BEHIND_SECONDS, detail=detail)
 
 
@@ -81,7 +81,7 @@ def router(store: StoreAccess, broker: str) -> APIRouter:
     routes = APIRouter(tags=["health"])
     recorder_check = RecorderCheck(store, broker)
 
-    @routes.get("/healthz", response_model=dict[str, bool], summary="The process answers")
+    @routes.get("/healthz", response_model=dict[str, bool], summary="The process responds")
     async def healthz() -> Any:
         return {"ok": True}
 
@@ -89,8 +89,8 @@ def router(store: StoreAccess, broker: str) -> APIRouter:
         "/readyz",
         response_model=Readiness,
         response_class=StrictJSONResponse,
-        responses={503: {"model": Readiness, "description": "Not of use; `checks` says why."}},
-        summary="The dashboard is of use",
+        responses={503: {"model": Readiness, "description": "Not ready; `checks` has the reason."}},
+        summary="The dashboard is ready",
     )
     def readyz(request: Request) -> Response:
         checks = {}
@@ -101,7 +101,7 @@ def router(store: StoreAccess, broker: str) -> APIRouter:
         except LinesideError as error:
             checks["store"] = Check(ok=False, detail=str(error))
         ready = all(check.ok for check in checks.values())
-        if caller(request) is None:  # open to anybody, and details name places
+        if caller(request) is None:  # any client may ask, and details name paths
             checks = {name: Check(ok=check.ok, detail="") for name, check in checks.items()}
         return json_response(Readiness(ready=ready, checks=checks), status=200 if ready else 503)
 

@@ -1,4 +1,4 @@
-"""The way to the store, which need not be there yet when the dashboard starts."""
+"""Access to the store, which need not exist when the dashboard starts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lineside.store.recording.writer import Writer
 
 
 class StoreAccess:
-    """``history`` and writer of the store at ``url``, opened when first asked for.
+    """Reader and writer of the store at ``url``, opened at first use.
 
-    The recorder makes the store and brings it up to date; until it has, asking raises StoreError
-    with a sentence that says so, and asking again tries again.
+    The recorder makes and migrates the store; until then each use tries again and raises
+    StoreError.
     """
 
     def __init__(self, url: str, history: History | None = None, writer: Writer | None = None):
@@ -31,13 +31,13 @@ class StoreAccess:
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """The writer, which takes one thread at a time."""
+        """The writer, for one thread at a time."""
         writer = self._writer or self._open()[1]
         with self._write_lock:
             yield writer
 
     def offset(self, journal: str) -> int:
-        """How far the journal of that id is recorded."""
+        """The offset up to which ``journal`` is recorded."""
         return (self._writer or self._open()[1]).offset(journal)
 
     def _open(self) -> tuple[History, Writer]:

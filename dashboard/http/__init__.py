@@ -1,1 +1,1 @@
-"""HTTP itself: problem documents, request bounds, strict JSON, static files."""
+"""HTTP basics: problem documents, strict JSON, static files and limits."""

@@ -1,4 +1,4 @@
-"""How much a request may bring."""
+"""The size limit of request bodies."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_MAX = 1 << 20
-"""Bytes of a body (1 MiB); what is asked for here takes a few thousand."""
+"""Largest body in bytes (1 MiB); real requests have a few thousand."""
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware that ends the reading of a body that is too large, so that it is answered
-    with a problem document and never held in memory."""
+    """ASGI middleware that stops reading a body that is too large and answers with status 413."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -29,6 +28,6 @@ class BodyLimitMiddleware:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 
-        # Of a GET only whether its reader has left is asked for, in the middle of the answer.
+        # A GET has no body; there ``receive`` only reports a disconnect during the response.
         has_body = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD")
         await self.app(scope, receive_bounded if has_body else receive, send)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents, or as a friendly page where a browser asked for one."""
+"""Errors as RFC 9457 problem documents, or as an HTML page for a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemDocument(BaseModel):
-    """An error as RFC 9457 describes it, for the description of the API."""
+    """A problem document (RFC 9457)."""
 
     type: str = Field(examples=["urn:lineside:problem:unknown-run"])
     title: str
@@ -33,9 +33,9 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """What a route raises to answer with a problem document.
+    """Raised by a route to answer with a problem document.
 
-    ``kind`` is the last part of the document's ``type``; ``extra`` are members of its own.
+    ``kind`` is the last part of the document's ``type``; ``extra`` are additional members.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Problem(Exception):
 
 
 ErrorPage = Callable[[Request, Problem], Response]
-"""Renders a problem for a person."""
+"""Renders a problem as a page."""
 
 
 def document(problem: Problem, instance: str) -> dict[str, Any]:
-    """The members of the problem document; ``instance`` is the path that was asked for."""
+    """The members of the problem document; ``instance`` is the path of the request."""
     return {
         "type": f"urn:lineside:problem:{problem.kind}",
         "title": problem.title,
@@ -73,7 +73,7 @@ def document(problem: Problem, instance: str) -> dict[str, Any]:
 def response(problem: Problem, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The problem document as a response."""
     return JSONResponse(
-        strict(document(problem, instance))[0],  # it may repeat what was asked, whatever that was
+        strict(document(problem, instance))[0],  # it may repeat arbitrary text of the request
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=dict(headers or {}),
@@ -81,7 +81,7 @@ def response(problem: Problem, instance: str, headers: Mapping[str, str] | None 
 
 
 def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
-    """Make ``app`` answer every error with a problem document; ``page`` is what people see."""
+    """Make ``app`` answer every error with a problem document, or with ``page`` in a browser."""
 
     def respond(
         request: Request, problem: Problem, headers: Mapping[str, str] | None = None
@@ -103,7 +103,7 @@ def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
     async def on_exception(request: Request, error: Exception) -> Response:
         log.error("dashboard: %s %s failed", request.method, request.url.path, exc_info=error)
         crashed = respond(request, INTERNAL_ERROR)
-        # The server closes the connection after this; nobody should send another request on it.
+        # The server closes the connection afterwards, so clients must not reuse it.
         crashed.headers["Connection"] = "close"
         return crashed
 
@@ -117,13 +117,13 @@ def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
 INTERNAL_ERROR = Problem(
     500,
     "internal-error",
-    "Something failed here",
+    "Internal error",
     "The dashboard failed while answering; its log has the traceback.",
 )
 
 
 def from_error(error: Exception) -> Problem:
-    """The problem an error of ours is."""
+    """The problem document of a Lineside error."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, RunNotFound):
@@ -131,21 +131,21 @@ def from_error(error: Exception) -> Problem:
     if isinstance(error, StoreError):
         return Problem(503, "store-unavailable", "The run history cannot be read", str(error))
     if isinstance(error, UsageError):
-        return Problem(400, "bad-request", "That cannot be answered", str(error))
-    return Problem(500, "internal-error", "Something failed here", str(error))
+        return Problem(400, "bad-request", "Bad request", str(error))
+    return Problem(500, "internal-error", "Internal error", str(error))
 
 
 def from_status(request: Request, status: int) -> Problem:
-    """The problem an HTTP status raised by the framework is."""
+    """The problem document of an HTTP error that the framework raised."""
     path = request.url.path
     if status == HTTPStatus.NOT_FOUND:
-        return Problem(404, "not-found", "Nothing here", f"There is no page or route {path}.")
+        return Problem(404, "not-found", "Not found", f"There is no page or route {path}.")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.method} is not something {path} answers."
+        detail = f"{path} does not support {request.method}."
         return Problem(405, "method-not-allowed", "Method not allowed", detail)
     if status == HTTPStatus.BAD_REQUEST:
         detail = "The body could not be read: expected JSON in UTF-8."
-        return Problem(400, "bad-request", "That cannot be answered", detail)
+        return Problem(400, "bad-request", "Bad request", detail)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         detail = f"The body is too large: expected at most {BODY_MAX:,} bytes."
         return Problem(413, "too-large", "The request is too large", detail)
@@ -154,11 +154,11 @@ def from_status(request: Request, status: int) -> Problem:
 
 
 def from_validation(error: Exception) -> Problem:
-    """The problem a request is whose parameters or body do not fit."""
+    """The problem document of a request with invalid parameters or body."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
     errors = [_field_error(item) for item in found]
     summary = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
-    title = "The request does not fit"
+    title = "Invalid request"
     return Problem(
         422, "invalid-request", title, summary or "It could not be read.", {"errors": errors}
     )
@@ -174,7 +174,7 @@ def _field_error(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a browser asked for a page to show to a person."""
+    """Whether the client accepts HTML and the path is a page's."""
     path = request.url.path
     if path.startswith(("/api", "/static", "/healthz", "/readyz")):
         return False

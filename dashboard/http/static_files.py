@@ -1,8 +1,8 @@
-"""Static files, held in memory and served under addresses that change when their bytes do.
+"""Static files, held in memory and served under addresses that contain a digest.
 
-All of ours share one digest as a folder (``/static/<digest>/main.js``), so ES modules import each
-other by relative paths and a browser may keep them for ever. plotly.js comes from the installed
-plotly package, under a digest of its own.
+All files of the dashboard share one digest as a folder (``/static/<digest>/run.js``), so ES modules
+import each other by relative paths and browsers may cache them for ever. plotly.js comes from the
+installed plotly package and has its own digest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 @dataclass
 class Asset:
-    """One file: its bytes, and those bytes compressed once somebody asked for them."""
+    """One file: its bytes, and the compressed bytes once a client requested them."""
 
     media_type: str
     digest: str
@@ -45,7 +45,7 @@ class Asset:
 
 
 class Assets:
-    """The files by name, and their addresses."""
+    """The static files by name."""
 
     def __init__(self, assets: dict[str, Asset]) -> None:
         self._assets = assets
@@ -68,19 +68,19 @@ class Assets:
         return cls(assets)
 
     def url(self, name: str) -> str:
-        """Where ``name`` is served."""
+        """The address of file ``name``."""
         return f"/static/{self._assets[name].digest}/{name}"
 
     def router(self) -> APIRouter:
-        """Serves the files."""
+        """The route of the files."""
         router = APIRouter(include_in_schema=False)
 
         @router.get("/static/{digest}/{name}")
         def static(request: Request, digest: str, name: str) -> Response:
             asset = self._assets.get(name)
             if asset is None:
-                raise Problem(404, "not-found", "Nothing here", f"There is no file {name!r}.")
-            # A page left open across an upgrade asks for the old digest: newest bytes, not kept.
+                raise Problem(404, "not-found", "Not found", f"There is no file {name!r}.")
+            # A page left open during an upgrade requests the old digest: it gets the new file, uncached.
             headers = {
                 "cache-control": _CACHE_FOREVER if digest == asset.digest else "no-cache",
                 "vary": "accept-encoding",
@@ -94,10 +94,10 @@ class Assets:
 
 
 def plotly_script() -> Path:
-    """plotly.js inside the installed plotly package, which is not imported.
+    """plotly.js in the installed plotly package, found without importing it.
 
     Raises:
-        MissingExtra: it is not there.
+        MissingExtra: it is not installed.
     """
     found = importlib.util.find_spec("plotly")
     for folder in (found.submodule_search_locations or []) if found else []:

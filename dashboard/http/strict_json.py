@@ -1,4 +1,4 @@
-"""Strict JSON: what it cannot say becomes what it can, beside a note of what it was."""
+"""Strict JSON: values that JSON lacks are replaced, NaN and infinities are flagged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Flags = dict[str, str]
 
 
 def non_finite_name(number: float) -> str | None:
-    """``nan``, ``inf`` or ``-inf``; None for a number JSON can say."""
+    """``nan``, ``inf`` or ``-inf``; None for a finite number."""
     if math.isfinite(number):
         return None
     if math.isnan(number):
@@ -19,10 +19,10 @@ def non_finite_name(number: float) -> str | None:
 
 
 def strict(value: Any) -> tuple[Any, Flags]:
-    """``value`` made of what JSON can say, and where it could not.
+    """``value`` as strict JSON, and flags for its NaN and infinities.
 
     Keys become text, tuples lists, bytes hexadecimal text, lone surrogates question marks, and
-    anything unknown its ``str``. The flags map JSON pointers (RFC 6901) into the result to ``nan``,
+    other objects their ``str``. The flags map JSON pointers (RFC 6901) into the result to ``nan``,
     ``inf`` or ``-inf``.
     """
     flags: Flags = {}
@@ -53,7 +53,7 @@ def _clean(value: Any, pointer: str, flags: Flags) -> Any:
 
 
 def _unicode(text: str) -> str:
-    """``text`` without lone surrogates, which UTF-8 cannot say."""
+    """``text`` without lone surrogates, which UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

@@ -1,1 +1,1 @@
-"""The live stream: server-sent events for every page that listens."""
+"""The live stream of changes, as server-sent events."""

@@ -1,4 +1,4 @@
-"""Server-sent events: one poller of the store's changes for every page that listens."""
+"""Server-sent events: one poller of the store serves every open page."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from lineside.bus.errors import LinesideError
 log = logging.getLogger("lineside")
 
 QUEUE_LENGTH = 64
-"""Changes one listener may be behind before it is told to start over."""
+"""Changes a listener may lag behind before it receives a reset."""
 _RETRY_MILLISECONDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became different up to ``revision``: changed runs as documents, and runs that went."""
+    """Changes up to ``revision``: changed runs as documents, and ids of deleted runs."""
 
     revision: int
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     deleted: frozenset[str] = frozenset()
 
     def for_run(self, run: str | None) -> Change:
-        """What of it concerns ``run``; all of it for None."""
+        """The part that concerns ``run``; all of it for None."""
         if run is None:
             return self
         runs = {run: self.runs[run]} if run in self.runs else {}
@@ -41,16 +41,16 @@ class Change:
 
 
 class ChangeFeed(Protocol):
-    """Where changes come from; each call may block, so the hub makes it in a thread."""
+    """The source of changes. Calls may block, so the hub makes them in a thread."""
 
     def revision(self) -> int:
-        """The store's present revision."""
+        """The current revision of the store."""
 
     def changes_since(self, revision: int) -> Change | None:
-        """What changed after ``revision``; None if that is too much, or not this store's."""
+        """Changes after ``revision``; None if too many, or of another store."""
 
     def status_timeouts(self, revision: int) -> Change:
-        """Runs that differ only because time passed: called by the poller alone, each turn."""
+        """Runs whose status changed because time passed. The poller calls it each round."""
 
 
 @dataclass(eq=False)
@@ -66,10 +66,10 @@ class _Listener:
 
 
 class LiveHub:
-    """Polls ``feed`` every ``interval`` seconds while anybody listens.
+    """Polls ``feed`` every ``interval`` seconds while a stream is open.
 
-    ``heartbeat`` is the longest silence of a stream in seconds; ``skipped`` counts how often a
-    listener fell so far behind that it was told to start over.
+    ``heartbeat`` is the longest silence of a stream in seconds; ``skipped`` counts the resets of
+    listeners that lagged too far behind.
     """
 
     def __init__(self, feed: ChangeFeed, *, interval: float = 0.5, heartbeat: float = 10.0) -> None:
@@ -83,11 +83,11 @@ class LiveHub:
 
     @property
     def listeners(self) -> int:
-        """How many streams are open."""
+        """Number of open streams."""
         return len(self._listeners)
 
     def close(self) -> None:
-        """End every stream; called in the event loop's thread."""
+        """End every stream. Call it in the event loop's thread."""
         self._closed = True
         for listener in self._listeners:
             listener.replace_queue(None)
@@ -95,34 +95,34 @@ class LiveHub:
     async def stream(
         self, after: int | None = None, run: str | None = None
     ) -> AsyncGenerator[str, None]:
-        """The stream's text: a hello, what changed after revision ``after``, then what changes.
+        """The stream's text: a hello, changes after revision ``after``, then live changes.
 
-        With ``after`` None it begins now. ``run`` leaves out what concerns other runs.
+        With ``after`` None the stream starts now. ``run`` limits it to one run.
         """
         with self._listening() as listener:
             try:
                 sent = await to_thread.run_sync(self._feed.revision)
                 missed = await self._missed(after)
             except LinesideError as error:
-                log.warning("dashboard: a live stream cannot begin: %s", error)
+                log.warning("dashboard: a live stream cannot start: %s", error)
                 return
             self._ensure_poller(sent)
             yield f"retry: {_RETRY_MILLISECONDS}\n" + _message("hello", sent, {"revision": sent})
             if missed is None:
-                yield _reset(sent, f"revision {after} is too long ago, or not of this store")
+                yield _reset(sent, f"revision {after} is too old, or of another store")
             elif missed.for_run(run):
                 yield _changes(missed.for_run(run))
             while not self._closed:
                 try:
                     change = await asyncio.wait_for(listener.queue.get(), self._heartbeat)
                 except asyncio.TimeoutError:
-                    yield ": still here\n\n"
+                    yield ": heartbeat\n\n"
                     continue
                 if change is None:
                     break
                 if listener.lagged:
                     listener.lagged = False
-                    yield _reset(change.revision, "more changed than this stream could carry")
+                    yield _reset(change.revision, "more changed than this stream can carry")
                 elif change.revision >= sent and change.for_run(run):
                     yield _changes(change.for_run(run))
 
@@ -154,12 +154,12 @@ class LiveHub:
                 last_error = ""
             except Exception as error:  # noqa: BLE001 - a poll that fails must not end the streams
                 if str(error) != last_error:
-                    log.warning("dashboard: live updates wait: %s", error)
+                    log.warning("dashboard: live updates are delayed: %s", error)
                     last_error = str(error)
             await asyncio.sleep(self._interval)
 
     async def _poll_once(self, revision: int) -> int:
-        """Publish what changed after ``revision``; the revision to look from next."""
+        """Publish changes after ``revision``; the revision for the next poll."""
         change = await to_thread.run_sync(self._feed.changes_since, revision)
         if change is None:
             change = Change(await to_thread.run_sync(self._feed.revision))

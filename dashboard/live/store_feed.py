@@ -1,4 +1,4 @@
-"""What the live stream carries: the changed runs of a store, as the REST API says them."""
+"""The changes of a store for the live stream, as documents of the REST API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineside.dashboard.live.hub import Change
 from lineside.store.history.records import RUNNING_STATUSES
 
 MAX_CHANGES = 200
-"""Runs changed at once beyond which a listener is told to start over."""
+"""With more runs changed at once, listeners receive a reset."""
 
 
 class StoreFeed:
@@ -28,19 +28,18 @@ class StoreFeed:
         self._checked_at = -status_interval
 
     def revision(self) -> int:
-        """The store's present revision: no store reaches the one that is asked for."""
+        """The current revision; no store has changes after MAX_INT64."""
         return self._store.history.changes(MAX_INT64).revision
 
     def changes_since(self, revision: int) -> Change | None:
-        """What changed after ``revision``; None if that is too much, or not this store's."""
+        """Changes after ``revision``; None if too many, or of another store."""
         changes = self._store.history.changes(min(revision, MAX_INT64))
         if revision > changes.revision or len(changes.run_ids) > MAX_CHANGES:
             return None
         return self._change(changes.revision, changes.run_ids)
 
     def status_timeouts(self, revision: int) -> Change:
-        """Runs that were running and are not, though nothing came: time makes them stalled, and
-        disconnected."""
+        """Runs that became stalled or disconnected because no event came."""
         if time.monotonic() - self._checked_at < self._status_interval:
             return Change(revision)
         self._checked_at = time.monotonic()

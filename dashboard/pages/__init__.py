@@ -1,1 +1,1 @@
-"""The HTML pages and what they show."""
+"""The HTML pages and their contents."""

@@ -1,4 +1,4 @@
-"""What the page of a run offers to steer it by, and the commands to it in words."""
+"""The control panel of a run's page: available commands, and those sent before."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lineside.store.status.liveness import PAUSED
 
 COMMANDS_SHOWN = 20
 """Commands shown on a run's page."""
-_EVENTS_SEARCHED = 100  # attempts whose first word on commands is looked through
+_EVENTS_SEARCHED = 100  # newest control_on events, one for each attempt
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Which ``ops`` can be asked for now, and a sentence on why not all, or what to know."""
+    """The ``ops`` that a person can send now, and a sentence on those it cannot."""
 
     ops: frozenset[str]
     message: str
@@ -28,10 +28,9 @@ class Controls:
 
 @dataclass(frozen=True)
 class CommandRow:
-    """A command for a person: what was asked for, what came of it, who asked and why.
+    """A command as shown. From ``expired_at`` on, a command without an answer shows as expired.
 
-    One that nobody answers is told as expired, or as never answered, from ``expired_at`` on; it is
-    None where that is told, or cannot come any more.
+    ``expired_at`` is None once that time has passed or the command has its final state.
     """
 
     id: str
@@ -46,9 +45,9 @@ class CommandRow:
 
 
 def controls(history: History, run: Run, refused: str = "") -> Controls:
-    """What the newest attempt of a run can be asked for; nothing by whom it is ``refused`` to."""
-    if said := history.commands_unavailable_reason(run):
-        return Controls(frozenset(), said, False)
+    """What the newest attempt takes; ``refused`` says why the client may not send commands."""
+    if message := history.commands_unavailable_reason(run):
+        return Controls(frozenset(), message, False)
     attempt = run.attempts[-1].attempt
     page = history.events(run.id, kinds=[CONTROL_ON], before=MAX_INT64, limit=_EVENTS_SEARCHED)
     facts = next(
@@ -60,33 +59,35 @@ def controls(history: History, run: Run, refused: str = "") -> Controls:
         None,
     )
     if facts is None:
-        said = "It has not said that it takes commands. A Trainer does when training begins."
-        return Controls(frozenset(), said, False)
+        message = (
+            "This run has not announced that it takes commands; a Trainer does at train begin."
+        )
+        return Controls(frozenset(), message, False)
     offered = facts.get("ops")
     ops = frozenset(str(op) for op in offered) if isinstance(offered, list) else frozenset[str]()
     reason = facts.get("why")
-    said = (
-        f"{formatting.sentence(reason).rstrip('.')}." if isinstance(reason, str) and reason else ""
-    )
+    message = ""
+    if isinstance(reason, str) and reason:
+        message = f"{formatting.capitalize_first(reason).rstrip('.')}."
     if ops and run.status == "disconnected":
-        said = "Nothing is heard from it now: a command waits for it until it expires."
+        message = "No messages from this run now: a command waits until it expires."
     if refused:
-        ops, said = frozenset(), f"{refused}."
-    return Controls(ops, said, run.phase == PAUSED)
+        ops, message = frozenset(), f"{refused}."
+    return Controls(ops, message, run.phase == PAUSED)
 
 
 def command_row(command: Command, now: datetime) -> CommandRow:
-    """A command in words, looked at no later than it was read."""
+    """The row of a command that was read at ``now``."""
     where = f"step {command.step:,}" if command.step is not None and command.attempt else ""
-    asked = command.requested_at or command.delivered_at or command.settled_at
+    time = command.requested_at or command.delivered_at or command.settled_at
     return CommandRow(
         id=command.id,
-        action=formatting.command(command.op, command.args),
+        action=formatting.command_label(command.op, command.args),
         state=command.state,
         result=" · ".join(part for part in (where, command.detail) if part),
-        issuer=command.issued_by or "somebody",
+        issuer=command.issued_by or formatting.UNKNOWN_ISSUER,
         reason=command.reason,
-        time=asked,
+        time=time,
         progress=_progress_text(command),
         expired_at=_expired_at(command, now),
     )
@@ -100,17 +101,19 @@ def _expired_at(command: Command, now: datetime) -> datetime | None:
 
 
 def _progress_text(command: Command) -> str:
-    """When it came how far: ``requested 08:26:53, delivered +0.2 s, applied +0.3 s``."""
-    began, said = command.requested_at, []
+    """When it reached each state: ``requested 08:26:53 UTC, delivered +0.2 s``."""
+    requested_at, parts = command.requested_at, []
     for word, at in (
         ("requested", command.requested_at),
         ("delivered", command.delivered_at),
         (command.state, command.settled_at),
     ):
         if at is not None:
-            first = at == began or began is None
+            is_first = at == requested_at or requested_at is None
             when = (
-                f"{at:%H:%M:%S} UTC" if first else f"{(at - (began or at)).total_seconds():+.1f} s"
+                f"{at:%H:%M:%S} UTC"
+                if is_first
+                else f"{(at - (requested_at or at)).total_seconds():+.1f} s"
             )
-            said.append(f"{word} {when}")
-    return ", ".join(said)
+            parts.append(f"{word} {when}")
+    return ", ".join(parts)

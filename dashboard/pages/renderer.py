@@ -1,4 +1,4 @@
-"""Templates to HTML."""
+"""Renders the templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BREAK_AFTER = re.compile(r"([_./]+)(?=[^_./])")
 
 
 class Renderer:
-    """Renders templates with our filters; every value is escaped."""
+    """Renders templates with the filters of the dashboard; every value is escaped."""
 
     def __init__(self, assets: Assets) -> None:
         self._environment = Environment(
@@ -37,7 +37,7 @@ class Renderer:
             number=formatting.number,
             duration=formatting.duration,
             ago=formatting.ago,
-            sentence=formatting.sentence,
+            capitalize_first=formatting.capitalize_first,
             plural=formatting.plural,
             breakable=_breakable,
         )
@@ -51,18 +51,17 @@ class Renderer:
     def page(
         self, request: Request, template: str, *, code: int = 200, **context: Any
     ) -> HTMLResponse:
-        """``template`` as a response with that status code; it knows ``code``, ``now`` and the
-        ``caller``."""
+        """``template`` as a response with status ``code``, given ``code``, ``now`` and ``caller``."""
         context.setdefault("now", datetime.now(timezone.utc))
         known = {"code": code, "caller": caller(request)}
         html = self._environment.get_template(template).render(context, **known)
         return HTMLResponse(html, status_code=code, headers={"cache-control": "no-store"})
 
     def error(self, request: Request, problem: Problem) -> HTMLResponse:
-        """The page a person sees instead of a problem document."""
+        """The page that a browser gets instead of a problem document."""
         return self.page(request, "error.html", code=problem.status, problem=problem)
 
 
 def _breakable(name: str) -> Markup:
-    """``name`` escaped, with places where a line may break: after each ``_``, ``.`` and ``/``."""
-    return Markup(_BREAK_AFTER.sub(r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped just now
+    """``name`` escaped, with a possible line break after each ``_``, ``.`` and ``/``."""
+    return Markup(_BREAK_AFTER.sub(r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped in this line

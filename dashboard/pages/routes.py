@@ -1,4 +1,4 @@
-"""The pages a person looks at. Live pages ask for parts of themselves again; see static/html.js."""
+"""Routes of the HTML pages. Open pages fetch parts of themselves again; see static/html.js."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lineside.store.history.records import RUN_STATUSES, Run, Series, Status
 
 PAGE_SIZE = 50
 TIMELINE_LENGTH = 100
-"""Events of a timeline drawn at once."""
+"""Events of a timeline fetched at once."""
 _MAX_ATTEMPTS_CHARTED = 8
 SORTS = {
     "-started_at": "newest first",
     "started_at": "oldest first",
-    "-updated_at": "last heard of first",
+    "-updated_at": "last updated first",
     "name": "by name",
     "project": "by project",
     "status": "by status",
@@ -61,13 +61,13 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
 
     @routes.get("/runs/{run_id}")
     def run_page(request: Request, run_id: str) -> HTMLResponse:
-        history, rights = store.history, caller(request)
+        history, principal = store.history, caller(request)
         run = history.run(run_id)
         attempts = [
             {
                 "attempt": attempt.attempt,
                 "number": attempt.number,
-                "began": f"{attempt.started_at:%Y-%m-%d %H:%M} UTC",
+                "started": f"{attempt.started_at:%Y-%m-%d %H:%M} UTC",
             }
             for attempt in run.attempts
         ]
@@ -76,9 +76,9 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
             "run.html",
             attempts=attempts,
             configuration=sections.configuration(history.configuration(run_id)),
-            no_edit=denial_reason(rights, "Editing", CONTROL),
-            no_delete=denial_reason(rights, "Deleting", ADMIN),
-            **_parts_context(history, run, rights),
+            no_edit=denial_reason(principal, "Editing", CONTROL),
+            no_delete=denial_reason(principal, "Deleting", ADMIN),
+            **_parts_context(history, run, principal),
             **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
         )
 
@@ -109,10 +109,10 @@ def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
     counts = history.counts(project=query["project"], search=query["search"])
 
     def link(**changed: str | None) -> str:
-        wanted = {**query, **changed}
-        if wanted["sort"] == "-started_at":
-            wanted["sort"] = None
-        given = {name: value for name, value in wanted.items() if value is not None}
+        merged = {**query, **changed}
+        if merged["sort"] == "-started_at":
+            merged["sort"] = None
+        given = {name: value for name, value in merged.items() if value is not None}
         return f"/?{urlencode(given)}" if given else "/"
 
     return {
@@ -149,8 +149,8 @@ def _run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _parts_context(history: History, run: Run, rights: Principal | None) -> dict[str, Any]:
-    """What of a run's page changes while it runs, where ``who`` looks at it."""
+def _parts_context(history: History, run: Run, principal: Principal | None) -> dict[str, Any]:
+    """The parts of a run's page that change while it runs, for ``principal``."""
     now = datetime.now(timezone.utc)
     checkpoints = history.checkpoints(run.id)
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
@@ -167,11 +167,11 @@ def _parts_context(history: History, run: Run, rights: Principal | None) -> dict
         "groups": groups,
         "singles": singles,
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
-        "controls": controls.controls(history, run, denial_reason(rights, "Steering", CONTROL)),
-        "orders": [
+        "controls": controls.controls(history, run, denial_reason(principal, "Steering", CONTROL)),
+        "commands": [
             controls.command_row(command, now) for command in commands[: controls.COMMANDS_SHOWN]
         ],
-        "older_orders": len(commands) > controls.COMMANDS_SHOWN,
+        "has_older_commands": len(commands) > controls.COMMANDS_SHOWN,
         "many_attempts": len(run.attempts) > 1,
         "checkpoints": [
             {

@@ -1,4 +1,4 @@
-"""What the head of a run's page shows: where it stands, how fast, how long still, and its line."""
+"""The top of a run's page: figures, pace, time left, and the progress line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lineside.store.history.records import Attempt, Checkpoint, Command, EventRo
 from lineside.store.status.liveness import PAUSED
 
 KEY_METRICS = ("loss", "train/loss", "train_loss", "eval_loss", "eval/loss")
-"""What stands for a run in a list: the first of these it has logged."""
+"""The run list shows the first of these that a run has logged."""
 MIN_STEPS_FOR_PACE, MIN_SECONDS_FOR_PACE = 3, 5.0
-"""Progress an attempt must have made before its pace is said."""
+"""Progress of an attempt before its pace is shown."""
 MAX_MARKERS = 60
 
 
@@ -32,7 +32,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Marker:
-    """A checkpoint (``save``), an evaluation, or where an ``attempt`` went on from."""
+    """A checkpoint (``save``), an evaluation, or the step at which an ``attempt`` resumed."""
 
     kind: str
     percent: float
@@ -50,7 +50,7 @@ class ProgressLine:
 
 
 def key_metric(run: Run) -> tuple[str, float] | None:
-    """The metric a list shows for the run."""
+    """The metric of ``run`` for the run list."""
     for name in KEY_METRICS:
         if name in run.metrics:
             return name, run.metrics[name]
@@ -58,7 +58,7 @@ def key_metric(run: Run) -> tuple[str, float] | None:
 
 
 def percent(step: int | None, max_steps: int | None) -> float:
-    """Progress of 0 to 100; 0 where it is not known."""
+    """Progress from 0 to 100; 0 if unknown."""
     if not step or not max_steps:
         return 0.0
     return round(min(100.0, 100 * step / max_steps), 2)
@@ -67,10 +67,9 @@ def percent(step: int | None, max_steps: int | None) -> float:
 def seconds_per_step(
     attempt: Attempt, now: datetime, commands: Sequence[Command] = ()
 ) -> float | None:
-    """Wall-clock seconds an attempt took for each of its steps, all that came between included but
-    for the pauses among the ``commands``.
+    """Wall-clock seconds for each step of ``attempt``, without the pauses among ``commands``.
 
-    None until it has gone far enough to judge.
+    None until the attempt has made enough progress to judge.
     """
     steps = (attempt.step or 0) - (attempt.resumed_step or 0)
     end = attempt.ended_at or (now if attempt.is_running else attempt.updated_at)
@@ -83,7 +82,7 @@ def seconds_per_step(
 
 
 def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fact]:
-    """The row of figures under the line, of a run to which there were these ``commands``."""
+    """The figures under the progress line; pauses among ``commands`` do not count as time."""
     attempt = run.attempts[-1] if run.attempts else None
     steps = Fact("Step", number(run.step))
     if run.max_steps:
@@ -106,7 +105,7 @@ def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fac
 def progress_line(
     run: Run, checkpoints: Sequence[Checkpoint], evaluations: Sequence[EventRow]
 ) -> ProgressLine:
-    """The run as a line. Where stations stand too close, some are left out."""
+    """The run as a line with at most ``MAX_MARKERS`` markers of each kind."""
     attempt = run.attempts[-1].attempt if run.attempts else None
     step = run.step or 0
     end = max(run.max_steps or 0, step, 1)
@@ -122,7 +121,7 @@ def progress_line(
         Marker(
             "attempt",
             percent(start.resumed_step, end),
-            f"attempt {start.number} went on from step {start.resumed_step:,}",
+            f"attempt {start.number} resumed at step {start.resumed_step:,}",
         )
         for start in run.attempts[-1:]
         if start.resumed_step
@@ -147,11 +146,11 @@ def _times(
     if run.status == "running" and run.max_steps:
         left = max(0, run.max_steps - (run.step or 0))
         if run.phase == PAUSED:
-            found.append(Fact("Still to go", NO_VALUE, "while paused"))
+            found.append(Fact("Time left", NO_VALUE, "while paused"))
         elif pace is None:
-            found.append(Fact("Still to go", NO_VALUE, "too early to say"))
+            found.append(Fact("Time left", NO_VALUE, "not known yet"))
         else:
-            found.append(Fact("To go at this pace", duration(left * pace)))
+            found.append(Fact("Time left", duration(left * pace)))
     if pace:
         faster = 1 / pace >= 1
         value, unit = (1 / pace, "steps/s") if faster else (pace, "s/step")
@@ -160,7 +159,7 @@ def _times(
 
 
 def _paused_seconds(attempt: Attempt, end: datetime, commands: Sequence[Command]) -> float:
-    """For how long commands held the attempt up, until ``end``."""
+    """How long commands paused the attempt before ``end``."""
     applied = [
         (command.settled_at, command)
         for command in commands

@@ -1,4 +1,4 @@
-"""A run's charts by group, and its configuration by group."""
+"""Charts and configuration of a run, both in groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class Group:
-    """Charts that belong together."""
+    """Charts under one heading."""
 
     name: str
     charts: list[Series]
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the configuration; ``faint`` where there is nothing to see."""
+    """One line of the configuration; ``faint`` if it has no value."""
 
     name: str
     value: str
@@ -50,14 +50,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class SettingGroup:
-    """Lines that belong together."""
+    """Settings under one heading."""
 
     name: str
     rows: list[Setting]
 
 
 def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], list[Series]]:
-    """Curves by group, and apart from them what was logged once and will not be again."""
+    """Metrics with curves by group, and those of an ended run with a single value."""
     groups: dict[str, list[Series]] = {}
     singles = []
     for one in series:
@@ -76,7 +76,7 @@ def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], 
 
 
 def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:
-    """The facts of a run by group, flattened to lines named with dots."""
+    """The facts of a run by group, flattened: ``model.config.n_head``."""
     rest = dict(strict(facts)[0])
     found = []
     for title, names in _CONFIGURATION:

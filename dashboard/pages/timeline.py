@@ -1,10 +1,10 @@
-"""Recorded events as stops of a timeline: in words, with what matters of their data."""
+"""Recorded events as entries of the timeline: label, text, tone and data."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,15 +22,15 @@ from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import EventRow
 
 UNLISTED_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == COUNTED)
-"""Kinds that are counted, not listed."""
 HIDDEN_BY_DEFAULT = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == HIDDEN)
+_ORDER = {kind.name: place for place, kind in enumerate(EVENT_KINDS)}
 _OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
 _MAX_DATA = 20_000  # characters of one event's data shown
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One event for a person. ``data`` is its data as indented JSON, where that says more."""
+    """One event as shown. ``data`` is indented JSON; empty if ``text`` already shows all of it."""
 
     n: int
     kind: str
@@ -44,8 +44,8 @@ class TimelineEntry:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of event that can be shown or hidden."""
+class KindFilter:
+    """A kind of event that a button shows or hides."""
 
     name: str
     label: str
@@ -53,19 +53,21 @@ class Kind:
     shown: bool
 
 
-def kinds(counts: Mapping[str, int], hidden: frozenset[str]) -> list[Kind]:
-    """The listed kinds of a run with their counts, in order."""
+def kinds(counts: Mapping[str, int], hidden: frozenset[str]) -> list[KindFilter]:
+    """The kinds of a run that the timeline lists, with their counts, in the registry's order."""
     return [
-        Kind(name, formatting.kind(name), count, name not in hidden)
-        for name, count in sorted(
-            counts.items(), key=lambda item: formatting.kind_sort_key(item[0])
-        )
+        KindFilter(name, event_kind(name).label, count, name not in hidden)
+        for name, count in sorted(counts.items(), key=lambda item: _sort_key(item[0]))
         if name not in UNLISTED_KINDS
     ]
 
 
-def entry(row: EventRow, began: datetime) -> TimelineEntry:
-    """An event of a run that began at ``began``."""
+def _sort_key(name: str) -> tuple[int, str]:
+    return _ORDER.get(name, len(_ORDER)), name
+
+
+def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
+    """The entry of an event; its offset counts from ``started_at``."""
     data = row.data or {}
     where = [f"step {row.step:,}"] if row.step else []
     if row.producer not in ("rank0", commands.CONTROL_PRODUCER):
@@ -73,12 +75,12 @@ def entry(row: EventRow, began: datetime) -> TimelineEntry:
     return TimelineEntry(
         n=row.n,
         kind=row.kind,
-        label=formatting.kind(row.kind),
+        label=event_kind(row.kind).label,
         where=" · ".join(where),
         text=row.problem or _text(row.kind, data),
         tone="caution" if row.problem else _tone(row.kind, data),
         time=row.time,
-        offset=formatting.offset((row.time - began).total_seconds()),
+        offset=formatting.offset((row.time - started_at).total_seconds()),
         data="" if row.kind == "run_start" or not data else _indented_json(data),
     )
 
@@ -86,27 +88,10 @@ def entry(row: EventRow, began: datetime) -> TimelineEntry:
 def _text(kind: str, data: Mapping[str, Any]) -> str:
     if summary := event_kind(kind).summary:
         return _metrics_text(data.get(summary))
-    if kind == "save":
-        return str(data.get("checkpoint") or "").rpartition("/")[2]
-    if kind == "run_start":
-        return _process_text(data)
-    if kind in ("train_error", "run_end"):
-        return _end_text(data)
-    if kind == "process_exit":
-        signal = data.get("signal")
-        return f"ended by {signal}" if signal else f"exit code {data.get('exit_code')}"
-    if kind == "process_lost":
-        return f"{data.get('producer')} went while {data.get('phase')}, without a word"
-    if kind == "gap":
-        return _gap_text(data)
-    if kind in commands.STATE_OF_KIND or kind == commands.CONTROL_ON:
+    if kind in commands.STATE_OF_KIND:
         return _command_text(kind, data)
-    if kind == "alert":
-        would = f" (would {data.get('action')})" if data.get("dry_run") else ""
-        return f"{data.get('rule')}: {data.get('why')}{would}"
-    if kind == SUBSCRIBER_ERROR:
-        return _subscriber_text(data)
-    return ""
+    text = _TEXTS.get(kind)
+    return text(data) if text else ""
 
 
 def _tone(kind: str, data: Mapping[str, Any]) -> str:
@@ -158,31 +143,61 @@ def _end_text(data: Mapping[str, Any]) -> str:
     error = data.get("error")
     if isinstance(error, Mapping):
         return f"{error.get('type')}: {error.get('message')}"
-    return {"exit": "the process ended", "restarted": "another training began in it"}.get(
-        str(data.get("how")), ""
-    )
+    return {
+        "exit": "the process ended",
+        "restarted": "another training started in the same process",
+    }.get(str(data.get("how")), "")
 
 
 def _gap_text(data: Mapping[str, Any]) -> str:
     first, end, why = data.get("first"), data.get("end"), data.get("why")
     if not isinstance(first, int) or not isinstance(end, int):
         return ""
-    cause = {"cap": "the spool was at its cap", "disk": "the disk was full"}.get(str(why), why)
+    cause = {"cap": "the spool was full", "disk": "the disk was full"}.get(str(why), why)
     return f"{formatting.plural(end - first, 'event')} dropped: {cause}"
 
 
+def _exit_text(data: Mapping[str, Any]) -> str:
+    signal = data.get("signal")
+    return f"ended by {signal}" if signal else f"exit code {data.get('exit_code')}"
+
+
+def _lost_text(data: Mapping[str, Any]) -> str:
+    return f"{data.get('producer')} ended while {data.get('phase')} without reporting why"
+
+
+def _alert_text(data: Mapping[str, Any]) -> str:
+    would = f" (would {data.get('action')})" if data.get("dry_run") else ""
+    return f"{data.get('rule')}: {data.get('why')}{would}"
+
+
 def _command_text(kind: str, data: Mapping[str, Any]) -> str:
-    if kind == commands.CONTROL_ON:
-        return str(data.get("why") or "")
     op, args = data.get("op"), data.get("args")
-    what = formatting.command(str(op), args if isinstance(args, Mapping) else {}) if op else ""
+    label = ""
+    if op:
+        label = formatting.command_label(str(op), args if isinstance(args, Mapping) else {})
     if kind == commands.COMMAND:
-        parts = [f"{what}, by {data.get('issued_by') or 'somebody'}", str(data.get("reason") or "")]
+        issuer = data.get("issued_by") or formatting.UNKNOWN_ISSUER
+        parts = [f"{label}, by {issuer}", str(data.get("reason") or "")]
     else:
-        parts = [what, commands.detail(data)]
+        parts = [label, commands.detail(data)]
     return ": ".join(part for part in parts if part)
 
 
 def _indented_json(data: Mapping[str, Any]) -> str:
     text = json.dumps(strict(data)[0], indent=2, ensure_ascii=False)
-    return text if len(text) <= _MAX_DATA else f"{text[:_MAX_DATA]}\n… cut here"
+    return text if len(text) <= _MAX_DATA else f"{text[:_MAX_DATA]}\n… truncated"
+
+
+_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "save": lambda data: str(data.get("checkpoint") or "").rpartition("/")[2],
+    "run_start": _process_text,
+    "run_end": _end_text,
+    "train_error": _end_text,
+    "process_exit": _exit_text,
+    "process_lost": _lost_text,
+    "gap": _gap_text,
+    "alert": _alert_text,
+    SUBSCRIBER_ERROR: _subscriber_text,
+    commands.CONTROL_ON: lambda data: str(data.get("why") or ""),
+}

@@ -1,12 +1,12 @@
-// The REST API, as far as the pages need it.
+// The part of the REST API that the pages use.
 
-async function ask(address, options) {
-  const answer = await fetch(address, options);
-  const body = answer.status === 204 ? null : await answer.json().catch(() => null);
-  if (answer.ok) return body;
-  if (answer.status === 401) location.reload(); // to the login: the token has ended
-  const error = new Error(body?.detail ?? `${address} answered ${answer.status}`);
-  error.status = answer.status;
+async function request(address, options) {
+  const response = await fetch(address, options);
+  const body = response.status === 204 ? null : await response.json().catch(() => null);
+  if (response.ok) return body;
+  if (response.status === 401) location.reload(); // leads to the login: the token was revoked
+  const error = new Error(body?.detail ?? `${address} answered ${response.status}`);
+  error.status = response.status;
   throw error;
 }
 
@@ -20,45 +20,45 @@ export class RunApi {
   }
 
   run() {
-    return ask(this.root);
+    return request(this.root);
   }
 
   metrics() {
-    return ask(`${this.root}/metrics`);
+    return request(`${this.root}/metrics`);
   }
 
   points(name, query) {
-    return ask(`${this.root}/metrics/${encodeURIComponent(name)}?${new URLSearchParams(query)}`);
+    return request(`${this.root}/metrics/${encodeURIComponent(name)}?${new URLSearchParams(query)}`);
   }
 
   timing(query) {
-    return ask(`${this.root}/timing?${new URLSearchParams(query)}`);
+    return request(`${this.root}/timing?${new URLSearchParams(query)}`);
   }
 
   checkpoints() {
-    return ask(`${this.root}/checkpoints`);
+    return request(`${this.root}/checkpoints`);
   }
 
   evaluations() {
-    return ask(`${this.root}/events?kinds=evaluate&limit=1000`);
+    return request(`${this.root}/events?kinds=evaluate&limit=1000`);
   }
 
   commands(query) {
-    return ask(`${this.root}/commands?${new URLSearchParams(query)}`);
+    return request(`${this.root}/commands?${new URLSearchParams(query)}`);
   }
 
   command(wanted) {
-    return ask(`${this.root}/commands`, json("POST", wanted));
+    return request(`${this.root}/commands`, json("POST", wanted));
   }
 
   change(fields) {
-    return ask(this.root, json("PATCH", fields));
+    return request(this.root, json("PATCH", fields));
   }
 
   remove() {
-    this.isGoing = true; // nothing of it is to be asked for meanwhile
-    return ask(this.root, { method: "DELETE" }).catch((error) => {
-      this.isGoing = false;
+    this.isDeleting = true; // the page requests nothing about the run meanwhile
+    return request(this.root, { method: "DELETE" }).catch((error) => {
+      this.isDeleting = false;
       throw error;
     });
   }

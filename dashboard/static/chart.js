@@ -1,4 +1,4 @@
-// One metric's chart: its points for the attempts shown, drawn, zoomed and read under the cursor.
+// One metric's chart: points of the shown attempts, zoom, and the value under the cursor.
 import { number } from "./format.js";
 import { CONFIG, chosenRange, layout, nearest, smooth, toAxisTime, withAlpha } from "./plot.js";
 
@@ -21,7 +21,7 @@ export class Chart {
     this.turn = 0;
   }
 
-  // Fetches and draws if it can be seen; otherwise as soon as it can.
+  // Fetches and draws if the chart is visible; otherwise once it is.
   async refresh() {
     this.stale = true;
     if (!this.visible) return;
@@ -38,16 +38,16 @@ export class Chart {
       this.answers = answers.filter(Boolean);
       this.draw();
     } catch (error) {
-      if (turn === this.turn) this.say(error.message);
+      if (turn === this.turn) this.showText(error.message);
     }
   }
 
-  // The curves to draw: one for each attempt shown, but only one of a producer beside the training.
+  // The curves to draw: one for each shown attempt, and one for a producer beside the training.
   sources() {
     return this.producer === RANK_0 ? this.board.view.attempts.map((attempt) => ({ attempt })) : [{}];
   }
 
-  // Draws what was fetched last: smoothing, axis and theme need no new points.
+  // Draws the points fetched last: smoothing, axis and theme need no new ones.
   draw() {
     const { Plotly } = window;
     const { x, scale } = this.board.view;
@@ -57,11 +57,11 @@ export class Chart {
     if (scale === "log") shape.yaxis.dtick = logTicks(this.answers.flatMap((answer) => answer.y));
     if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
     shape.xaxis.autorange = !this.range;
-    this.say(this.nothing(scale));
+    this.showText(this.emptyText(scale));
     const first = this.plot.data === undefined;
     Plotly.react(this.plot, this.traces(), shape, CONFIG);
     if (first) this.listen();
-    this.rest();
+    this.showLast();
   }
 
   traces() {
@@ -95,21 +95,21 @@ export class Chart {
     return traces.concat(this.board.marks.traces(this.board));
   }
 
-  nothing(scale) {
+  emptyText(scale) {
     const values = this.answers.flatMap((answer) => answer.y).filter((value) => value !== null);
     if (!this.answers.length) return "Not logged in the attempts shown.";
     if (!values.length) return this.answers.some((answer) => answer.flags.length) ? "Only NaN and infinities." : "";
     return scale === "log" && values.every((value) => value <= 0) ? "Nothing above zero for a log axis." : "";
   }
 
-  say(text) {
-    let said = this.plot.querySelector(":scope > .nothing");
-    if (!said && text) {
-      said = Object.assign(document.createElement("p"), { className: "nothing" });
-      this.plot.append(said);
+  showText(text) {
+    let note = this.plot.querySelector(":scope > .empty-text");
+    if (!note && text) {
+      note = Object.assign(document.createElement("p"), { className: "empty-text" });
+      this.plot.append(note);
     }
-    if (said) said.textContent = text;
-    if (said) said.hidden = !text;
+    if (note) note.textContent = text;
+    if (note) note.hidden = !text;
   }
 
   listen() {
@@ -123,11 +123,11 @@ export class Chart {
     this.plot.on("plotly_unhover", () => this.board.hover(null, this));
   }
 
-  // A rule at the same place in every chart; `at` is where the cursor is, as plotly says it.
-  follow(at, from) {
+  // Draws a line at `at`, the cursor's x in plotly's terms, and shows the value there.
+  showAt(at, from) {
     const axis = this.plot._fullLayout?.xaxis;
     const answer = this.answers.at(-1);
-    if (at === null || !axis || !answer?.x.length) return this.rest();
+    if (at === null || !axis || !answer?.x.length) return this.showLast();
     const place = axis.d2p(at);
     this.rule ??= this.plot.appendChild(Object.assign(document.createElement("div"), { className: "cursor" }));
     this.rule.hidden = from === this || place < 0 || place > axis._length;
@@ -138,8 +138,8 @@ export class Chart {
     this.value.textContent = `step ${number(answer.step[index])} · ${number(answer.y[index])}`;
   }
 
-  // Nothing under the cursor: the last value, and a note when the chart shows a part.
-  rest() {
+  // Shows the last value, or how to leave the zoom.
+  showLast() {
     if (this.rule) this.rule.hidden = true;
     const answer = this.answers.at(-1);
     const last = answer?.y.findLast((value) => value !== null) ?? null;
@@ -147,7 +147,7 @@ export class Chart {
   }
 }
 
-// A metric an attempt never logged is no failure.
+// An attempt need not have logged the metric.
 function absent(error) {
   if (error.status === 404) return null;
   throw error;
@@ -171,7 +171,7 @@ function notFinite(answer, xs, colours) {
   ];
 }
 
-// Ticks of a log axis that neither crowd nor lack: as plotly chooses, or 2 and 5, or whole decades.
+// Tick spacing of a log axis: plotly's choice, or 1, 2 and 5, or whole decades.
 function logTicks(values) {
   const positive = values.filter((value) => value > 0);
   const decades = Math.log10(Math.max(...positive) / Math.min(...positive));

@@ -1,11 +1,11 @@
-// All charts of a run: what is shown, which attempts in which colour, and the cursor they share.
+// All charts of a run: view options, colours of attempts, and the shared cursor.
 import { Chart, RANK_0 } from "./chart.js";
 import { number } from "./format.js";
 import { palette, toAxisTime } from "./plot.js";
 
 const REMEMBERED = "lineside-charts";
 
-export class Board {
+export class ChartBoard {
   constructor(api, attempts, root) {
     this.api = api;
     this.attempts = attempts;
@@ -21,20 +21,20 @@ export class Board {
       ...remembered(),
       attempts: [attempts.at(-1).attempt],
     };
-    this.seen = new IntersectionObserver((entries) => this.onSeen(entries), { rootMargin: "250px" });
-    this.adopt();
+    this.observer = new IntersectionObserver((entries) => this.onVisible(entries), { rootMargin: "250px" });
+    this.addCharts();
     document.addEventListener("themechange", () => {
       this.colours = palette();
       this.redraw();
     });
   }
 
-  // Takes charge of the figures in the page that it does not know yet.
-  adopt() {
+  // Makes a chart for each figure in the page that has none yet.
+  addCharts() {
     for (const figure of this.root.querySelectorAll("figure[data-metric]")) {
       if (this.chartOf(figure)) continue;
       this.charts.set(keyOf(figure.dataset.producer, figure.dataset.metric), new Chart(figure, this));
-      this.seen.observe(figure);
+      this.observer.observe(figure);
     }
   }
 
@@ -42,7 +42,7 @@ export class Board {
     return this.charts.get(keyOf(figure.dataset.producer, figure.dataset.metric));
   }
 
-  // Fetches the charts that have more points than they show.
+  // Refreshes the charts whose metrics have new points.
   grow(metrics) {
     const grown = [];
     for (const { producer, name, attempt, count } of metrics) {
@@ -57,7 +57,7 @@ export class Board {
     return this.refresh(grown);
   }
 
-  onSeen(entries) {
+  onVisible(entries) {
     for (const entry of entries) {
       const chart = this.chartOf(entry.target);
       chart.visible = entry.isIntersecting;
@@ -65,7 +65,7 @@ export class Board {
     }
   }
 
-  // Fetches the charts with these keys, or all.
+  // Refreshes the charts with these keys, or all.
   refresh(keys = [...this.charts.keys()]) {
     return Promise.all(keys.map((key) => this.charts.get(key)?.refresh()));
   }
@@ -100,13 +100,13 @@ export class Board {
   hover(at, from) {
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => {
-      for (const chart of this.charts.values()) if (chart.visible) chart.follow(at, from);
+      for (const chart of this.charts.values()) if (chart.visible) chart.showAt(at, from);
     });
   }
 }
 
-// Checkpoints and evaluations as small signs at the foot of each chart, and a thin line from top to
-// bottom where a command was applied.
+// Checkpoints and evaluations as small markers at the bottom of each chart, and a vertical line where
+// a command was applied.
 class Marks {
   constructor() {
     this.checkpoints = [];
@@ -135,13 +135,13 @@ class Marks {
     ].filter((one) => one.x.length);
   }
 
-  // A trace of commands applied, each at its `place` on the horizontal axis.
+  // The applied commands as a trace of vertical lines, each at its `place` on the horizontal axis.
   lines({ view, colours }, place) {
     const items = view.marks ? this.commands.filter((item) => view.attempts.includes(item.attempt)) : [];
     return {
       x: items.flatMap((item) => [place(item), place(item), null]),
       y: items.flatMap(() => [0, 1, null]),
-      text: items.flatMap((item) => [said(item), said(item), ""]),
+      text: items.flatMap((item) => [commandText(item), commandText(item), ""]),
       yaxis: "y2",
       type: "scatter",
       mode: "lines",
@@ -153,8 +153,8 @@ class Marks {
   }
 }
 
-// Plotly reads a little HTML in texts, and what a command says may be anybody's.
-function said({ op, step, detail }) {
+// Escaped: Plotly interprets some HTML in texts, and any client may have written a command.
+function commandText({ op, step, detail }) {
   const text = `${op ?? "command"} at step ${number(step)}${detail ? `: ${detail}` : ""}`;
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }

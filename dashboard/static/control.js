@@ -1,24 +1,24 @@
-// Commands to the training: asked for by the buttons, in a dialog where there is more to say.
+// Commands to the training: buttons, and dialogs for commands with options.
 import { open } from "./dialogs.js";
 
 const LONGEST_TIMER = 2 ** 31 - 1;
-const MARGIN = 500; // ms after which one that expired is said to have
+const MARGIN = 500; // ms from the expiry of a command to the refresh that shows it
 
 export class Control {
   constructor(api, refresh) {
     this.api = api;
     this.refresh = refresh;
-    this.unanswered = new Map(); // what was asked for, to its id and what to do once it is known to have come
-    this.sent = document.getElementById("sent");
-    document.getElementById("control").addEventListener("click", (event) => this.ask(event.target.closest("[data-op]")));
+    this.pending = new Map(); // commands without an answer: JSON of the command to {id, done}
+    this.error = document.getElementById("command-error");
+    document.getElementById("control").addEventListener("click", (event) => this.onClick(event.target.closest("[data-op]")));
     this.watch();
   }
 
-  ask(button) {
+  onClick(button) {
     if (!button) return;
     const { op } = button.dataset;
     const dialog = document.getElementById(`${op}-dialog`);
-    if (!dialog) return this.now(button, op);
+    if (!dialog) return this.sendNow(button, op);
     const entered = () => JSON.stringify([...new FormData(dialog.querySelector("form"))]);
     open(dialog, async (form) => {
       const sent = entered();
@@ -27,68 +27,68 @@ export class Control {
       if (op === "set_lr") args.lr = Number(form.get("lr"));
       await this.send({ op, args, reason: form.get("reason") }, () => {
         if (entered() === sent) dialog.close();
-        else dialog.querySelector(".said").textContent = "The one before was sent, this one is not yet.";
+        else dialog.querySelector(".message").textContent = "The previous command was sent; this one was not.";
       });
     });
   }
 
-  async now(button, op) {
+  async sendNow(button, op) {
     button.disabled = true;
-    this.say("");
+    this.showError("");
     try {
       await this.send({ op });
     } catch (error) {
-      this.say(error.message);
+      this.showError(error.message);
     } finally {
       button.disabled = false;
     }
   }
 
-  // Until an answer came, or the list has it, the same asked for again is the same command.
+  // The same command again keeps its id until an answer comes or the list shows it.
   async send(wanted, done = () => {}) {
-    const said = JSON.stringify(wanted);
-    const order = this.unanswered.get(said) ?? { id: newId() };
-    this.unanswered.set(said, order);
+    const key = JSON.stringify(wanted);
+    const command = this.pending.get(key) ?? { id: newId() };
+    this.pending.set(key, command);
     try {
-      await this.api.command({ ...wanted, id: order.id });
+      await this.api.command({ ...wanted, id: command.id });
     } catch (error) {
-      order.done = done;
-      if (!isListed(order.id)) {
+      command.done = done;
+      if (!isListed(command.id)) {
         if (error.status) throw error;
-        throw new Error(`No answer came (${error.message}), so it may be sent or not. Asked for again, it is applied once.`);
+        throw new Error(`No answer came (${error.message}). The command may have been sent; sent again, it is applied once.`);
       }
     }
-    this.came(said, done);
+    this.acknowledge(key, done);
     this.refresh();
   }
 
-  came(said, done) {
-    this.unanswered.delete(said);
-    this.say("");
+  acknowledge(key, done) {
+    this.pending.delete(key);
+    this.showError("");
     done();
   }
 
-  // What went wrong; what went well is in the list.
-  say(text) {
-    this.sent.textContent = text;
-    this.sent.hidden = !text;
+  // Successful commands appear in the list instead.
+  showError(text) {
+    this.error.textContent = text;
+    this.error.hidden = !text;
   }
 
-  // The list is new. A command that nobody takes expires without a word: look again when the next one has.
+  // Called after each refresh. A command expires without an event, so refresh when the next one does.
   watch() {
-    for (const [said, { id, done }] of this.unanswered) if (done && isListed(id)) this.came(said, done);
+    for (const [key, { id, done }] of this.pending) if (done && isListed(id)) this.acknowledge(key, done);
     clearTimeout(this.timer);
-    const times = [...document.querySelectorAll("#orders [data-expired]")].map((order) => Date.parse(order.dataset.expired));
+    const times = [...document.querySelectorAll("#commands [data-expired]")].map((row) => Date.parse(row.dataset.expired));
     const wait = Math.min(...times) - Date.now() + MARGIN;
     if (wait < LONGEST_TIMER) this.timer = setTimeout(this.refresh, Math.max(wait, 1000));
   }
 }
 
 function isListed(id) {
-  return document.getElementById(`order-${id}`) !== null;
+  return document.getElementById(`command-${id}`) !== null;
 }
 
-// crypto.randomUUID is there on encrypted and loopback pages only.
+// crypto.randomUUID exists on encrypted and loopback pages only.
 function newId() {
   return [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,26 +1,26 @@
-// Editing and deleting a run. The page is loaded again from the server afterwards.
+// Dialogs that edit and delete a run.
 
-// Shows a dialog as the page has it, whatever was entered before; `submit` is given its form's data,
-// and what it throws is said there.
+// Opens `dialog` with its initial values. `submit` receives the form's data; the dialog shows the
+// error that it throws.
 export function open(dialog, submit) {
   const form = dialog.querySelector("form");
-  const said = dialog.querySelector(".said");
+  const message = dialog.querySelector(".message");
   dialog.querySelector("[data-close]").onclick = () => dialog.close();
   form.onsubmit = async (event) => {
     event.preventDefault();
     const button = form.querySelector('[type="submit"]');
     button.disabled = true;
-    said.textContent = "";
+    message.textContent = "";
     try {
       await submit(new FormData(form));
     } catch (error) {
-      said.textContent = error.message;
+      message.textContent = error.message;
     } finally {
       button.disabled = false;
     }
   };
   form.reset();
-  said.textContent = "";
+  message.textContent = "";
   dialog.showModal();
 }
 
@@ -29,7 +29,7 @@ export function dialogs(api, refresh) {
   const remove = document.getElementById("delete-dialog");
   document.getElementById("edit").addEventListener("click", () =>
     open(edit, async () => {
-      const changed = {}; // alone: another may have changed the rest meanwhile
+      const changed = {}; // only these: another person may have changed the rest
       for (const field of edit.querySelectorAll("[name]"))
         if (field.value !== field.defaultValue) changed[field.name] = field.value;
       if ("tags" in changed) changed.tags = changed.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
@@ -46,8 +46,8 @@ export function dialogs(api, refresh) {
   );
 }
 
-// Takes over what the edited fields are by now; what somebody is entering stays.
-export function adoptFields(next) {
+// Updates the fields of the edit dialog from `next`; a field that the person has changed stays.
+export function syncFields(next) {
   for (const { name, defaultValue } of next.querySelectorAll("#edit-dialog [name]")) {
     const field = document.querySelector(`#edit-dialog [name="${name}"]`);
     const isUntouched = field.value === field.defaultValue;

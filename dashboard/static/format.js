@@ -1,4 +1,4 @@
-// How numbers and times are said. words.py says them the same way on the server.
+// Numbers and times as text. formatting.py formats them alike on the server.
 
 const SIGNIFICANT = 4;
 
@@ -32,7 +32,7 @@ export function ago(then, now = Date.now()) {
   return days === 1 ? "yesterday" : `${days} days ago`;
 }
 
-// Keeps every <time> on the page true: `data-ago` says how long ago, `data-since` counts up.
+// Updates every <time> on the page: `data-ago` shows how long ago, `data-since` counts up.
 export function tick(root = document) {
   const now = Date.now();
   for (const time of root.querySelectorAll("time[data-ago], time[data-since]")) {

@@ -1,18 +1,18 @@
-// Pages are rendered on the server only. A live page fetches its own HTML again and takes over what
-// differs, so nothing is drawn twice in two languages.
+// Only the server renders pages. A live page fetches its own HTML again and replaces the parts that
+// differ, so no part is written in two languages.
 
 export async function fetchDocument(address) {
-  const answer = await fetch(address, { headers: { accept: "text/html" } });
-  if (answer.redirected) {
-    location.reload(); // to the login: the token has ended
-    throw new Error(`${address} takes a token`);
+  const response = await fetch(address, { headers: { accept: "text/html" } });
+  if (response.redirected) {
+    location.reload(); // leads to the login: the token was revoked
+    throw new Error(`${address} requires a token`);
   }
-  if (!answer.ok) throw new Error(`${address} answered ${answer.status}`);
-  return new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (!response.ok) throw new Error(`${address} answered ${response.status}`);
+  return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-// What an element says, leaving out the texts that this page keeps true by itself.
-function essence(element) {
+// The HTML of an element without the texts that this page updates by itself.
+function comparableHtml(element) {
   const copy = element.cloneNode(true);
   for (const time of copy.querySelectorAll("time[data-ago], time[data-since]")) {
     time.textContent = "";
@@ -23,8 +23,8 @@ function essence(element) {
   return copy.outerHTML;
 }
 
-// Makes the children of `now`, which all have ids, those of `next`: unchanged ones stay untouched.
-export function adoptChildren(now, next) {
+// Replaces the children of `now`, which all have ids, by those of `next`; unchanged ones stay.
+export function syncChildren(now, next) {
   const wanted = new Set([...next.children].map((child) => child.id));
   for (const child of [...now.children]) if (!wanted.has(child.id)) child.remove();
   let place = now.firstElementChild;
@@ -37,16 +37,16 @@ export function adoptChildren(now, next) {
     }
     if (old !== place) now.insertBefore(old, place);
     place = old.nextElementSibling;
-    if (essence(old) !== essence(child)) old.replaceWith(child);
+    if (comparableHtml(old) !== comparableHtml(child)) old.replaceWith(child);
   }
 }
 
-// Takes over each `[data-live]` element of `next` whose content differs from the one of that id here.
-// The keyboard's focus stays on what has the same id.
-export function adoptParts(next) {
+// Replaces each `[data-live]` element whose content differs from the one in `next` with its id.
+// The keyboard's focus stays on the element with the same id.
+export function syncParts(next) {
   for (const part of next.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
-    if (!old || essence(old) === essence(part)) continue;
+    if (!old || comparableHtml(old) === comparableHtml(part)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
     old.replaceWith(part);
     if (focused) document.getElementById(focused)?.focus();

@@ -1,9 +1,9 @@
-// The live stream: one EventSource for a page, let go while the page is hidden, because a browser
-// grants one site six connections and every open tab would hold one.
+// The live stream: one EventSource for each page, closed while the page is hidden, because a browser
+// allows six connections to a site and every open tab would hold one.
 
 const state = document.getElementById("link-state");
 
-function say(name, text) {
+function showState(name, text) {
   if (state.dataset.state === name) return;
   state.dataset.state = name;
   state.textContent = text;
@@ -20,18 +20,18 @@ export function listen(run, onChange) {
     if (source) return;
     source = new EventSource(address);
     source.addEventListener("hello", () => {
-      say("live", "Live");
+      showState("live", "Live");
       if (missed) onChange(null);
       missed = false;
     });
     source.addEventListener("changes", (event) => onChange(JSON.parse(event.data)));
     source.addEventListener("reset", () => onChange(null));
     source.addEventListener("error", () => {
-      say("waiting", "Reconnecting");
+      showState("waiting", "Reconnecting");
       missed = true;
       if (source.readyState === EventSource.CLOSED) {
         close();
-        onChange(null); // refused, not only out of reach: the page finds out why
+        onChange(null); // refused: the page's own requests show the reason
         setTimeout(() => document.hidden || open(), 3000);
       }
     });
@@ -49,8 +49,8 @@ export function listen(run, onChange) {
   if (!document.hidden) open();
 }
 
-// Runs `work` at most once per `gap` milliseconds, and never twice at once; a call during that time
-// is remembered, so the last one is always served.
+// Runs `work` at most once per `gap` milliseconds, and never twice at once. A call in between is
+// remembered, so `work` always runs after the last call.
 export function throttle(work, gap) {
   let waiting = null;
   let busy = false;

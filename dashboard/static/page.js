@@ -1,4 +1,4 @@
-// What every page does: keep its times true, switch the theme, look again while the store is away.
+// Every page: update times, switch the theme, and reload once the store can be read again.
 import { tick } from "./format.js";
 
 document.documentElement.classList.add("js");

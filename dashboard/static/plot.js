@@ -1,6 +1,6 @@
-// What every chart shares: colours taken from the style sheet, axes, and times as plotly wants them.
+// Shared by all charts: the style sheet's colours, axes, and times in plotly's form.
 
-// Plotly knows no time zones: local times are given to it as if they were UTC.
+// Plotly has no time zones, so it receives local times as if they were UTC.
 const SHIFT = new Date().getTimezoneOffset() * 60_000;
 
 export const toAxisTime = (seconds) => seconds * 1000 - SHIFT;
@@ -10,7 +10,7 @@ export const fromAxisTime = (text) =>
 export const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const touch = matchMedia("(pointer: coarse)");
 
-// The style sheet's colours as they are in the present theme.
+// The style sheet's colours in the current theme.
 export function palette() {
   const probe = document.createElement("span");
   document.body.append(probe);

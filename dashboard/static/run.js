@@ -1,10 +1,10 @@
-// One run's page: its charts, timing and timeline, and everything on it kept up to date.
+// The page of one run: charts, step times, timeline, and their live updates.
 import { RunApi } from "./api.js";
-import { Board } from "./chart_board.js";
+import { ChartBoard } from "./chart_board.js";
 import { Control } from "./control.js";
-import { adoptFields, dialogs } from "./dialogs.js";
+import { syncFields, dialogs } from "./dialogs.js";
 import { tick } from "./format.js";
-import { adoptParts, fetchDocument } from "./html.js";
+import { syncParts, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
 import { Timeline } from "./timeline.js";
 import { Timing } from "./timing.js";
@@ -23,13 +23,13 @@ async function start() {
     return;
   }
   const { attempts } = await api.run();
-  const board = new Board(api, attempts, groups);
-  const timing = new Timing(board, document.getElementById("steps-plot"), document.getElementById("steps-said"));
+  const board = new ChartBoard(api, attempts, groups);
+  const timing = new Timing(board, document.getElementById("steps-plot"), document.getElementById("steps-summary"));
   const timeline = new Timeline(run, document.getElementById("timeline"));
   controls(board, timing);
   loadMarks(board, timing);
   refresh = async () => {
-    if (api.isGoing) return;
+    if (api.isDeleting) return;
     await update(board, timing, timeline);
     control.watch();
   };
@@ -47,13 +47,13 @@ async function loadMarks(board, timing) {
   timing.redraw();
 }
 
-// What is new: parts of the page that differ, charts whose metric got points, stops on the timeline.
+// Updates changed parts of the page, charts whose metric has new points, and the timeline.
 async function update(board, timing, timeline) {
   const [next, metrics] = await Promise.all([fetchDocument(`/runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
   if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
-  adoptParts(next);
-  adoptFields(next);
-  adoptCharts(next, board);
+  syncParts(next);
+  syncFields(next);
+  addCharts(next, board);
   tick();
   await Promise.all([board.grow(metrics.items), timing.refresh(), timeline.newer()]);
   const { marks } = next.body.dataset;
@@ -61,8 +61,8 @@ async function update(board, timing, timeline) {
   content.dataset.marks = marks;
 }
 
-// Charts of metrics that were not there before; those that are keep their drawing.
-function adoptCharts(next, board) {
+// Adds charts of new metrics; existing charts stay as drawn.
+function addCharts(next, board) {
   const fresh = next.getElementById("groups");
   document.querySelector("#groups > .empty")?.remove();
   for (const group of fresh.querySelectorAll("details")) {
@@ -76,7 +76,7 @@ function adoptCharts(next, board) {
         if (!board.chartOf(figure)) known.querySelector(".grid").append(figure);
     }
   }
-  board.adopt();
+  board.addCharts();
 }
 
 function controls(board, timing) {
@@ -92,8 +92,8 @@ function controls(board, timing) {
   }
 
   const slider = document.getElementById("smoothing");
-  const said = document.getElementById("smoothing-value");
-  const show = () => (said.textContent = Number(slider.value) ? Number(slider.value).toFixed(2) : "off");
+  const output = document.getElementById("smoothing-value");
+  const show = () => (output.textContent = Number(slider.value) ? Number(slider.value).toFixed(2) : "off");
   slider.value = view.smoothing;
   show();
   slider.addEventListener("input", () => {
@@ -141,7 +141,7 @@ function finder(id, items, nameOf) {
     if (none && id === "find-setting") none.hidden = [...items()].some((item) => !item.hidden);
   };
   field?.addEventListener("input", find);
-  if (field?.value) find(); // typed before this was loaded
+  if (field?.value) find(); // typed before this script was loaded
 }
 
 start();

@@ -1,6 +1,6 @@
-// The run list: filters without a page load, and rows that follow the runs.
+// The run list: filters without a page load, and rows that update live.
 import { tick } from "./format.js";
-import { adoptChildren, fetchDocument } from "./html.js";
+import { syncChildren, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
 
 const form = document.getElementById("filters");
@@ -15,7 +15,7 @@ async function refresh() {
   const rows = document.getElementById("rows");
   const freshRows = fresh.querySelector("#rows");
   if (rows && freshRows && !list.contains(document.activeElement?.closest("thead"))) {
-    adoptChildren(rows, freshRows);
+    syncChildren(rows, freshRows);
     for (const selector of [":scope > .chips", "thead", ".pages"]) {
       const old = list.querySelector(selector);
       const replacement = fresh.querySelector(selector);
@@ -50,7 +50,7 @@ form.addEventListener("submit", (event) => {
   show(formAddress());
 });
 
-// The form carries what the links choose, so the two never disagree.
+// Sets the form to the filters that a link chose.
 function syncForm() {
   const query = new URLSearchParams(location.search);
   for (const name of ["search", "project", "sort"]) {

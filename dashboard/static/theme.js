@@ -1,4 +1,4 @@
-// Classic and in the head: the remembered theme is set before the first paint.
+// A classic script in the head, so that the remembered theme is set before the first paint.
 (() => {
   try {
     const theme = localStorage.getItem("lineside-theme");

@@ -1,11 +1,11 @@
-// The lifecycle timeline, newest first: which kinds are shown, older ones on demand, new ones as
-// they come. The server draws every stop.
+// The timeline, newest first: filters by kind, older events on demand, new ones live. The server
+// renders every entry.
 import { fetchDocument } from "./html.js";
 
 export class Timeline {
   constructor(run, root) {
     this.address = `/runs/${encodeURIComponent(run)}/timeline`;
-    this.route = root.querySelector("#route");
+    this.list = root.querySelector("#timeline-list");
     this.more = root.querySelector("#more");
     this.kinds = root.querySelector("#kinds");
     this.hidden = new Set(this.kinds.dataset.hidden.split(","));
@@ -26,35 +26,35 @@ export class Timeline {
     return fetchDocument(`${this.address}?${new URLSearchParams({ ...query, hide })}`);
   }
 
-  stops() {
-    return [...this.route.querySelectorAll("li[data-id]")];
+  entries() {
+    return [...this.list.querySelectorAll("li[data-id]")];
   }
 
   async restart() {
     const next = await this.fetch();
-    this.route.replaceChildren(...next.querySelectorAll("#route > li"));
-    this.adopt(next);
-    this.more.hidden = !next.querySelector("#route").dataset.more;
+    this.list.replaceChildren(...next.querySelectorAll("#timeline-list > li"));
+    this.syncChips(next);
+    this.more.hidden = !next.querySelector("#timeline-list").dataset.more;
   }
 
   async older() {
-    const next = await this.fetch({ before: this.stops().at(-1).dataset.id });
-    this.route.append(...next.querySelectorAll("#route > li[data-id]"));
-    this.more.hidden = !next.querySelector("#route").dataset.more;
+    const next = await this.fetch({ before: this.entries().at(-1).dataset.id });
+    this.list.append(...next.querySelectorAll("#timeline-list > li[data-id]"));
+    this.more.hidden = !next.querySelector("#timeline-list").dataset.more;
   }
 
   async newer() {
-    const newest = this.stops()[0]?.dataset.id;
+    const newest = this.entries()[0]?.dataset.id;
     if (newest === undefined) return this.restart();
     const next = await this.fetch({ after: newest });
-    const fresh = [...next.querySelectorAll("#route > li[data-id]")];
-    for (const stop of fresh) stop.classList.add("fresh");
-    this.route.prepend(...fresh);
-    this.adopt(next);
+    const fresh = [...next.querySelectorAll("#timeline-list > li[data-id]")];
+    for (const entry of fresh) entry.classList.add("fresh");
+    this.list.prepend(...fresh);
+    this.syncChips(next);
   }
 
-  // Counts grow and kinds come; the chips that are there stay, with the keyboard's focus.
-  adopt(next) {
+  // Updates counts and adds new kinds; existing chips keep the keyboard's focus.
+  syncChips(next) {
     for (const chip of next.querySelectorAll("#kinds [data-kind]")) {
       const known = this.kinds.querySelector(`[data-kind="${CSS.escape(chip.dataset.kind)}"]`);
       if (!known) this.kinds.append(chip);

@@ -1,4 +1,4 @@
-// How long steps compute and how long training waits between them.
+// The chart of step times: computing, and the wait between steps.
 import { duration } from "./format.js";
 import { CONFIG, chosenRange, layout, withAlpha } from "./plot.js";
 
@@ -10,10 +10,10 @@ function seconds(value) {
 }
 
 export class Timing {
-  constructor(board, plot, said) {
+  constructor(board, plot, summary) {
     this.board = board;
     this.plot = plot;
-    this.said = said;
+    this.summary = summary;
     this.range = null;
     this.visible = false;
     this.stale = true;
@@ -33,7 +33,7 @@ export class Timing {
     try {
       this.answer = await this.board.api.timing(query);
     } catch (error) {
-      this.said.textContent = error.message;
+      this.summary.textContent = error.message;
       return;
     }
     this.draw();
@@ -47,7 +47,7 @@ export class Timing {
     const { colours } = this.board;
     const { compute, wait } = this.answer;
     if (!compute.step.length) {
-      this.said.textContent = "No step has ended yet.";
+      this.summary.textContent = "No step has ended yet.";
       return;
     }
     const trace = (column, name, colour) => ({
@@ -75,15 +75,15 @@ export class Timing {
     const marks = this.board.marks.lines({ view, colours }, (item) => item.step);
     window.Plotly.react(this.plot, [trace(wait, "wait", withAlpha(b, 0.85)), trace(compute, "compute", a), marks], shape, CONFIG);
     if (first) this.listen();
-    this.say(compute, wait);
+    this.showSummary(compute, wait);
   }
 
-  say(compute, wait) {
+  showSummary(compute, wait) {
     const bold = (text) => Object.assign(document.createElement("b"), { textContent: text });
     const share = Math.round((100 * wait.sum) / (compute.sum + wait.sum));
-    this.said.replaceChildren("On average a step computes for ", bold(seconds(compute.sum / compute.total)));
+    this.summary.replaceChildren("A step computes for ", bold(seconds(compute.sum / compute.total)), " on average");
     if (wait.total)
-      this.said.append(" and what comes between steps (data, logging, evaluation, saving) takes ",
+      this.summary.append("; the wait between steps (data, logging, evaluation, saving) takes ",
         bold(seconds(wait.sum / wait.total)), ", ", bold(`${share} % of the time`), ".");
   }
 

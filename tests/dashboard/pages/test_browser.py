@@ -35,7 +35,7 @@ def test_charts_are_drawn_with_what_the_store_holds(harness: Harness, site: str,
     assert drawn(page, "loss") == harness.history.points("tiny-1", "loss").y
     assert page.eval_on_selector(LOSS, "plot => plot.data[1].text") == ["NaN"]
     page.locator("#steps-plot").scroll_into_view_if_needed()
-    expect(page.locator("#steps-said")).to_contain_text("On average a step computes for")
+    expect(page.locator("#steps-summary")).to_contain_text("On average a step computes for")
     expect(page.locator("#account .headline")).to_contain_text("Nothing lost")
     expect(page.locator("h3", has_text="Evaluation")).to_be_visible()
 
@@ -77,7 +77,7 @@ def test_what_happens_appears_without_a_reload(harness: Harness, site: str, page
     expect(page.locator(f"{LOSS} .js-line").first).to_be_visible()
     training.train(harness.feeder, 16, 20)
     expect(page.locator("#checkpoints")).to_contain_text("/data/tiny-1/checkpoint-20")
-    expect(page.locator("#route li").first).to_contain_text("Checkpoint saved")
+    expect(page.locator("#timeline-list li").first).to_contain_text("Checkpoint saved")
     expect(page.locator("figure[data-metric='eval_loss']")).to_be_visible()
     training.end(harness.feeder, training.train(harness.feeder, 21, 40))
     expect(page.locator("#heading .status")).to_have_text("finished")
@@ -204,7 +204,7 @@ def test_the_timeline_shows_the_kinds_that_are_chosen(
 ) -> None:
     harness.train(steps=1200, eval_every=10, save_every=600)
     visit(page, f"{site}/runs/tiny-1")
-    stops = page.locator("#route li")
+    stops = page.locator("#timeline-list li")
     expect(stops).to_have_count(100)
     page.get_by_role("button", name="Show older").click()
     expect(stops).to_have_count(127)
@@ -285,7 +285,7 @@ def test_a_refused_deletion_says_why(harness: Harness, site: str, browser: Any) 
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete run").click()
-    expect(page.locator("#delete-dialog .said")).to_contain_text("still running")
+    expect(page.locator("#delete-dialog .message")).to_contain_text("still running")
     context.close()
 
 

@@ -34,21 +34,21 @@ def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) 
         Producer(broker.address, "tiny-1/control/answers") as answers,
     ):
         visit(page, f"{site}/runs/tiny-1")
-        orders = page.locator("#orders li")
+        orders = page.locator("#commands li")
         page.get_by_role("button", name="Save now").click()
         expect(orders.first).to_contain_text("requested")
         expect(orders.first).to_contain_text("Save")
         page.get_by_role("button", name="Set learning rate").click()
         page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
         page.get_by_role("textbox", name="Reason").fill("after the spike")
-        page.get_by_role("button", name="Set it").click()
+        page.get_by_role("button", name="Set rate").click()
         expect(orders).to_have_count(2)
         expect(orders.first).to_contain_text("Learning rate 3e-4")
         expect(orders.first).to_contain_text("user@dashboard: after the spike")
         expect(page.locator("#set_lr-dialog")).to_be_hidden()
         page.get_by_role("button", name="Stop…").click()
         expect(page.get_by_label("Save a checkpoint first")).to_be_checked()
-        page.get_by_role("button", name="Let it train").click()
+        page.get_by_role("button", name="Keep training").click()
         expect(page.locator("#stop-dialog")).to_be_hidden()
         page.get_by_role("button", name="Stop…").click()
         page.get_by_role("button", name="Stop training").click()
@@ -119,7 +119,7 @@ def test_a_run_that_takes_no_commands_says_why(harness: Harness, site: str, page
         ("ranks", "It runs in 2 processes."),
     ):
         visit(page, f"{site}/runs/{run}")
-        expect(page.locator("#deck-said")).to_contain_text(said)
+        expect(page.locator("#controls-message")).to_contain_text(said)
         expect(page.locator("#control button:enabled")).to_have_count(0)
     visit(page, f"{site}/runs/paused")
     expect(page.get_by_role("button", name="Resume")).to_be_enabled()
@@ -147,7 +147,7 @@ def test_a_dialog_keeps_nothing_of_the_time_before(
     page = context.new_page()
     visit(page, f"{site}/runs/tiny-1")
     dialog = page.locator("#stop-dialog")
-    for leave in ("Let it train", None):
+    for leave in ("Keep training", None):
         page.get_by_role("button", name="Stop…").click()
         expect(dialog.get_by_label("Save a checkpoint first")).to_be_checked()
         expect(dialog.get_by_label("Reason")).to_have_value("")
@@ -164,11 +164,11 @@ def test_a_dialog_keeps_nothing_of_the_time_before(
     dialog = page.locator("#set_lr-dialog")
     page.get_by_role("button", name="Set learning rate").click()
     dialog.get_by_label("Learning rate").fill("0")
-    page.get_by_role("button", name="Set it").click()
-    expect(dialog.locator(".said")).to_contain_text("above 0")
+    page.get_by_role("button", name="Set rate").click()
+    expect(dialog.locator(".message")).to_contain_text("above 0")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Set learning rate").click()
-    expect(dialog.locator(".said")).to_be_empty()
+    expect(dialog.locator(".message")).to_be_empty()
     expect(dialog.get_by_label("Learning rate")).to_have_value("")
     context.close()
 
@@ -183,11 +183,11 @@ def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
         send_command(harness, "tiny-1", command)
     harness.feeder.record(answers, commands.DELIVERED, time.time(), 10, {"id": "taken"})
     visit(page, f"{site}/runs/tiny-1")
-    untaken, taken = page.locator("#order-untaken"), page.locator("#order-taken")
+    untaken, taken = page.locator("#command-untaken"), page.locator("#command-taken")
     expect(taken).to_contain_text("delivered")
     expect(untaken).to_contain_text("nobody took it in time", timeout=15_000)
     expect(taken).to_contain_text("no answer to it has come", timeout=15_000)
-    expect(page.locator("#orders [data-expired]")).to_have_count(0)  # it looks no more
+    expect(page.locator("#commands [data-expired]")).to_have_count(0)  # it looks no more
 
 
 def test_a_command_that_cannot_be_sent_says_why(harness: Harness, site: str, browser: Any) -> None:
@@ -197,9 +197,9 @@ def test_a_command_that_cannot_be_sent_says_why(harness: Harness, site: str, bro
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Log now").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#sent")).to_contain_text("no broker answered", timeout=20_000)
+    expect(page.locator("#command-error")).to_contain_text("no broker answered", timeout=20_000)
     expect(page.get_by_role("button", name="Log now")).to_be_enabled()
-    expect(page.locator("#orders li")).to_have_count(0)
+    expect(page.locator("#commands li")).to_have_count(0)
     context.close()
 
 
@@ -226,7 +226,7 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
     context = browser.new_context()
     page = context.new_page()
     to_drop = drop_responses(page)
-    said, orders = page.locator("#sent"), page.locator("#orders li")
+    said, orders = page.locator("#command-error"), page.locator("#commands li")
     with BrokerProcess(harness.settings.home) as broker:
 
         def sent(op: str) -> int:
@@ -250,7 +250,7 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
                 to_drop.append(page)
                 page.get_by_role("button", name="Set learning rate").click()
                 page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
-                page.get_by_role("button", name="Set it").click()
+                page.get_by_role("button", name="Set rate").click()
                 expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=15_000)
                 expect(orders).to_have_count(2 + count)  # it came, as the list shows
         assert (sent("save"), sent("set_lr")) == (2, 2)
@@ -263,21 +263,21 @@ def test_a_dialog_that_was_changed_after_a_lost_answer_stays_open(
     accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
-    dialog, orders = page.locator("#set_lr-dialog"), page.locator("#orders li")
-    rate, said = dialog.get_by_label("Learning rate"), dialog.locator(".said")
+    dialog, orders = page.locator("#set_lr-dialog"), page.locator("#commands li")
+    rate, said = dialog.get_by_label("Learning rate"), dialog.locator(".message")
     with BrokerProcess(harness.settings.home):
         visit(page, f"{site}/runs/tiny-1")
         drop_responses(page).append(dialog)
         page.get_by_role("button", name="Set learning rate").click()
         rate.fill("3e-4")
-        page.get_by_role("button", name="Set it").click()
+        page.get_by_role("button", name="Set rate").click()
         expect(said).to_contain_text("No answer came", timeout=15_000)
         rate.fill("3e-5")
         with ServiceProcess("recorder", harness.settings):
             expect(orders).to_have_count(1, timeout=15_000)
             expect(said).to_contain_text("this one is not yet")
             expect(rate).to_have_value("3e-5")
-            page.get_by_role("button", name="Set it").click()
+            page.get_by_role("button", name="Set rate").click()
             expect(dialog).to_be_hidden(timeout=15_000)
             expect(orders.first).to_contain_text("Learning rate 3e-5")
             expect(orders).to_have_count(2)

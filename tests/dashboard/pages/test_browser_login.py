@@ -90,11 +90,11 @@ def test_what_a_token_may_not_is_off_and_says_why(
             visit(page, f"{token_site}/runs/{name}")
             has = f"and '{name}' has {', '.join(roles)}."
             said = "" if steers else f"Steering takes the role control, {has}"
-            expect(page.locator("#deck-said")).to_have_text(said)
+            expect(page.locator("#controls-message")).to_have_text(said)
             expect(page.locator("#control button:enabled")).to_have_count(6 if steers else 0)
             expect(page.locator("#link-state")).to_have_text("Live")
             training.heartbeat(harness.feeder, time.time(), 10, phase="paused")
-            expect(page.locator("#deck-said")).to_have_text(f"Training is paused. {said}")
+            expect(page.locator("#controls-message")).to_have_text(f"Training is paused. {said}")
             expect(page.get_by_role("button", name="Resume")).to_be_enabled(enabled=steers)
             for what, role, may in (("Edit", "control", edits), ("Delete", "admin", deletes)):
                 button = page.get_by_role("button", name=what)

@@ -61,7 +61,7 @@ def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
     assert set(STATUS_MEANING) == set(RUN_STATUSES)
     style = (Path(static_files.__file__).parents[1] / "static" / "base.css").read_text()
     for status in RUN_STATUSES:
-        assert f'.lamp[data-status="{status}"]' in style
+        assert f'.status-dot[data-status="{status}"]' in style
         assert client.get("/api/runs", params={"status": status}).status_code == 200
 
 
