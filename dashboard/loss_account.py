@@ -1,31 +1,57 @@
-"""The loss account in words: what was emitted, what is recorded, what is missing, what it cost."""
+"""The loss account as text: events emitted, recorded and missing, and the cost of the hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from lineside.dashboard.formatting import duration, number, plural
-from lineside.store.history.records import Attempt, Run, StreamAccount
+
+if TYPE_CHECKING:
+    from lineside.store.history.records import Attempt, Run, StreamAccount
 
 CLEAR, CAUTION = "clear", "caution"
-SHIP_HINT = "`lineside ship` on the training machine sends what is still in its spool."
+SHIP_HINT = "`lineside ship` on the training machine sends the events left in its spool."
 
 
 @dataclass(frozen=True)
 class LossSummary:
-    """``tone`` is clear or caution; ``headline`` says it in a sentence, ``sentences`` the rest."""
+    """``tone`` is clear or caution, ``headline`` the result, ``sentences`` the details."""
 
     tone: str
     headline: str
     sentences: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class HookCost:
+    """Time that ``hooks`` hooks took: ``seconds`` of ``wall_seconds`` of training (0: unknown)."""
+
+    hooks: int
+    seconds: float
+    wall_seconds: float
+
+    @property
+    def microseconds(self) -> float:
+        """Microseconds for each hook."""
+        return self.seconds / self.hooks * 1e6
+
+    @property
+    def share(self) -> str:
+        """The share of the wall time: ``0.02 %``; empty if unknown."""
+        return f"{100 * self.seconds / self.wall_seconds:.2g} %" if self.wall_seconds > 0 else ""
+
+    def __str__(self) -> str:
+        each = f"{number(self.microseconds)} µs"
+        return f"{each} · {self.share}" if self.share else each
+
+
 def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
-    """What the streams' accounts of a run come to."""
+    """Summarize the accounts of the streams of a run."""
     if not streams:
-        return LossSummary(CAUTION, "Nothing has been heard from this run yet.")
+        return LossSummary(CAUTION, "No event of this run has arrived yet.")
     emitted, recorded, gaps, lag, unreadable = (
         sum(getattr(stream, name) for stream in streams)
         for name in ("emitted", "recorded", "gaps", "lag", "unreadable")
@@ -41,14 +67,14 @@ def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
         *_loss_sentences(gaps, dropped),
         *_lag_sentences(lag, is_running),
         *_error_sentences(hook_errors, encode_failures, unreadable),
-        *_cost_sentences(run, streams),
+        *_cost_sentences(hook_cost(streams, run.attempts)),
     ]
     if gaps or dropped:
         headline = f"{plural(max(gaps, dropped), 'event')} of {emitted:,} are missing."
     elif overdue:
-        headline = f"{plural(overdue, 'event')} of {emitted:,} have not come yet."
+        headline = f"{plural(overdue, 'event')} of {emitted:,} have not arrived yet."
     elif has_errors:
-        headline = f"All {plural(emitted, 'event')} are recorded, but not everything went well."
+        headline = f"All {plural(emitted, 'event')} are recorded, with errors."
     elif lag:
         headline = f"Nothing lost: {plural(recorded, 'event')} recorded, {lag:,} on the way."
     else:
@@ -57,25 +83,28 @@ def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
     return LossSummary(CAUTION if caution else CLEAR, headline, sentences)
 
 
-def hook_cost(stream: StreamAccount, attempts: Sequence[Attempt]) -> str | None:
-    """What the hooks of one stream cost: ``4.1 µs · 0.02 %`` a hook and of its time."""
-    if not stream.hooks or stream.hook_ns is None:
+def hook_cost(
+    streams: Sequence[StreamAccount], attempts: Sequence[Attempt] = ()
+) -> HookCost | None:
+    """The cost of the hooks of ``streams``; None if no hook is counted yet."""
+    counted = [stream for stream in streams if stream.hooks and stream.hook_ns is not None]
+    if not counted:
         return None
-    each = f"{number(stream.hook_ns / stream.hooks / 1000)} µs"
-    seconds = _seconds(stream, attempts)
-    return f"{each} · {_percent(stream.hook_ns, seconds)}" if seconds > 0 else each
+    hooks = sum(stream.hooks or 0 for stream in counted)
+    spent = sum(stream.hook_ns or 0 for stream in counted) / 1e9
+    return HookCost(hooks, spent, sum(_seconds(stream, attempts) for stream in counted))
 
 
 def _loss_sentences(gaps: int, dropped: int) -> list[str]:
     sentences = []
     if dropped:
         sentences.append(
-            f"{plural(dropped, 'event')} found the spool or its disk full. Step events go first "
-            "then, lifecycle and evaluation last; the gap events on the timeline say which."
+            f"{plural(dropped, 'event')} dropped because the spool or its disk was full. Step "
+            "events are dropped first, lifecycle events last; gap events on the timeline list them."
         )
     if gaps > dropped:
         sentences.append(
-            f"{plural(gaps - dropped, 'event')} went missing on the way: damaged on disk, or "
+            f"{plural(gaps - dropped, 'event')} lost after writing: damaged on disk, or "
             "expired from the journal before they were recorded."
         )
     return sentences
@@ -84,44 +113,37 @@ def _loss_sentences(gaps: int, dropped: int) -> list[str]:
 def _lag_sentences(lag: int, is_running: bool) -> list[str]:
     if not lag or is_running:
         return []
-    return [f"The run has ended, yet {plural(lag, 'event')} it emitted did not arrive. {SHIP_HINT}"]
+    return [f"The run has ended, but {plural(lag, 'event')} did not arrive. {SHIP_HINT}"]
 
 
 def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) -> list[str]:
     sentences = []
     if hook_errors:
         sentences.append(
-            f"{plural(hook_errors, 'hook')} failed inside Lineside. Training was not disturbed, "
-            "but what they would have said is missing."
+            f"{plural(hook_errors, 'hook')} failed inside Lineside. Training was not affected, "
+            "but the events of these hooks are missing."
         )
     if encode_failures:
         sentences.append(
-            f"{plural(encode_failures, 'event')} held what could not be encoded as it was."
+            f"{plural(encode_failures, 'event')} held values that could not be encoded "
+            "and are kept as text."
         )
     if unreadable:
         sentences.append(
-            f"{plural(unreadable, 'event')} were not what their kind promises; "
+            f"{plural(unreadable, 'event')} did not have the form of their kind; "
             "the timeline marks them."
         )
     return sentences
 
 
-def _cost_sentences(run: Run, streams: Sequence[StreamAccount]) -> list[str]:
-    counted = [stream for stream in streams if stream.hooks and stream.hook_ns is not None]
-    if not counted:
+def _cost_sentences(cost: HookCost | None) -> list[str]:
+    if cost is None:
         return []
-    hooks = sum(stream.hooks or 0 for stream in counted)
-    spent_ns = sum(stream.hook_ns or 0 for stream in counted)
-    seconds = sum(_seconds(stream, run.attempts) for stream in counted)
-    share = f", {_percent(spent_ns, seconds)} of {duration(seconds)}" if seconds > 0 else ""
+    share = f", {cost.share} of {duration(cost.wall_seconds)}" if cost.share else ""
     return [
-        f"The hooks cost training {number(spent_ns / hooks / 1000)} µs each"
-        f"{share} ({plural(hooks, 'hook')})."
+        f"The hooks cost training {number(cost.microseconds)} µs each{share}"
+        f" ({plural(cost.hooks, 'hook')})."
     ]
-
-
-def _percent(spent_ns: int, seconds: float) -> str:
-    return f"{100 * spent_ns / 1e9 / seconds:.2g} %"
 
 
 def _seconds(stream: StreamAccount, attempts: Sequence[Attempt]) -> float:

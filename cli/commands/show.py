@@ -9,7 +9,7 @@ import typer
 from lineside.bus.text import printable
 from lineside.cli.output import JsonOption, local_time, pairs, print_json, step_text, table
 from lineside.cli.run_lookup import RunArgument, open_history
-from lineside.dashboard import formatting
+from lineside.dashboard import formatting, loss_account
 
 if TYPE_CHECKING:
     from lineside.store.history.records import Attempt, Run, StreamAccount
@@ -68,11 +68,10 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
 
 def hook_cost(streams: list[StreamAccount]) -> str:
     """The time spent in hooks, for each hook and in total."""
-    spent = sum(stream.hook_ns or 0 for stream in streams)
-    hooks = sum(stream.hooks or 0 for stream in streams)
-    if not hooks:
+    cost = loss_account.hook_cost(streams)
+    if cost is None:
         return "unknown so far"
-    return f"{spent / hooks / 1000:.1f} us each, {spent / 1e9:.3f} s in all"
+    return f"{cost.microseconds:.1f} us each, {cost.seconds:.3f} s in all"
 
 
 def _traceback(run: Run) -> str:

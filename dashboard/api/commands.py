@@ -78,7 +78,7 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
             detail = f"Another command was sent to run {run.id} under the id {command.id}."
             raise Problem(409, "other-command", "Another command", detail) from None
         except BusError as error:
-            detail = f"{error}. Sent again with the id {command.id}, the command is applied at most once."
+            detail = f"{error}. Sent again with the id {command.id}, it is applied at most once."
             extra = {"id": command.id}
             raise Problem(503, "not-sent", "Command not sent", detail, extra) from error
         return json_response(Command.from_store(found), status=202)

@@ -26,8 +26,8 @@ _PUBLIC_PATHS = (LOGIN, "/logout", "/static/", "/healthz", "/readyz")
 class TokenAuthMiddleware:
     """ASGI middleware that requires a token of ``keyring`` with the role of the method.
 
-    The role is read to look, control to change or command, admin to delete. ``request.state.caller``
-    is the token's principal, or None.
+    The role is read to look, control to change or command, admin to delete.
+    ``request.state.caller`` is the token's principal, or None.
     """
 
     def __init__(

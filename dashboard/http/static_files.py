@@ -80,7 +80,7 @@ class Assets:
             asset = self._assets.get(name)
             if asset is None:
                 raise Problem(404, "not-found", "Not found", f"There is no file {name!r}.")
-            # A page left open during an upgrade requests the old digest: it gets the new file, uncached.
+            # A page open during an upgrade requests the old digest; it gets the new file, uncached.
             headers = {
                 "cache-control": _CACHE_FOREVER if digest == asset.digest else "no-cache",
                 "vary": "accept-encoding",

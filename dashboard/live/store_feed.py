@@ -18,8 +18,7 @@ MAX_CHANGES = 200
 
 
 class StoreFeed:
-    """Reads changes through ``door``; looks every ``status_interval`` seconds for who has fallen
-    silent."""
+    """Reads changes; every ``status_interval`` seconds it looks for runs that timed out."""
 
     def __init__(self, store: StoreAccess, status_interval: float = 2.0) -> None:
         self._store = store

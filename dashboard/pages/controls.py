@@ -45,7 +45,7 @@ class CommandRow:
 
 
 def controls(history: History, run: Run, refused: str = "") -> Controls:
-    """What the newest attempt takes; ``refused`` says why the client may not send commands."""
+    """What the newest attempt takes; ``refused`` is why the client may not send commands."""
     if message := history.commands_unavailable_reason(run):
         return Controls(frozenset(), message, False)
     attempt = run.attempts[-1].attempt

@@ -51,7 +51,7 @@ class Renderer:
     def page(
         self, request: Request, template: str, *, code: int = 200, **context: Any
     ) -> HTMLResponse:
-        """``template`` as a response with status ``code``, given ``code``, ``now`` and ``caller``."""
+        """``template`` as a response; it knows ``code``, ``now`` and the ``caller``."""
         context.setdefault("now", datetime.now(timezone.utc))
         known = {"code": code, "caller": caller(request)}
         html = self._environment.get_template(template).render(context, **known)

@@ -188,7 +188,7 @@ def _parts_context(history: History, run: Run, principal: Principal | None) -> d
             {
                 "record": stream,
                 "number": numbers.get(stream.attempt, "?"),
-                "cost": loss_account.hook_cost(stream, run.attempts) or formatting.NO_VALUE,
+                "cost": loss_account.hook_cost([stream], run.attempts) or formatting.NO_VALUE,
             }
             for stream in streams
         ],

@@ -1,4 +1,4 @@
-"""A real store in a temporary folder, and a real server over it on a port of its own."""
+"""A store in a temporary folder, and a server over it on a free port."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 def settings_for(home: Path) -> Settings:
-    """Settings of a home of its own."""
+    """Settings with ``home`` as home folder."""
     return Settings.from_env({"LINESIDE_HOME": str(home)})
 
 
@@ -73,7 +73,7 @@ class Harness:
         return training
 
     def begin(self, run: str = "tiny-1", **given: object) -> Training:
-        """A run that has only begun."""
+        """A run that has begun."""
         fields = {
             "name": run,
             "began": time.time() - 60,
@@ -121,7 +121,7 @@ def browser(require_program: Callable[[str], str]) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page of its own, which must not say an error."""
+    """A new page, which must not log an error."""
     from tests.dashboard.pages.browsing import open_page
 
     with open_page(browser) as found:

@@ -1,4 +1,4 @@
-"""Runs that never ran, written through the real Writer: for tests and for looking at the pages."""
+"""Synthetic runs, recorded through the Writer, for tests and for viewing the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOURNAL = "synthetic"
 
 
 class Feeder:
-    """Hands batches to a writer, numbering them as one journal would."""
+    """Passes batches to a writer with offsets of one journal."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
@@ -24,7 +24,7 @@ class Feeder:
         self._seqs: dict[Stream, int] = {}
 
     def feed(self, stream: Stream, events: list[Event], gaps: tuple[Gap, ...] = ()) -> None:
-        """Record these events, which follow one another."""
+        """Record ``events``, which follow one another."""
         batches = []
         for start in range(0, max(len(events), 1), 256):
             self.offset += 1
@@ -45,7 +45,7 @@ class Feeder:
         self.feed(stream, [self.event(stream, kind, at, step, data, epoch)])
 
     def next_seq(self, stream: Stream) -> int:
-        """The number the stream's next event gets: how many it has emitted."""
+        """The seq of the stream's next event, which is the number of events emitted."""
         return self._seqs.get(stream, 0)
 
     def event(
@@ -63,7 +63,7 @@ class Feeder:
         return Event(seq, at, int(at * 1e9), kind, step, epoch, 0, data)
 
     def skip(self, stream: Stream, count: int) -> Gap:
-        """The next ``count`` events of a stream never come."""
+        """Leave out the next ``count`` events of a stream."""
         first = self.next_seq(stream)
         self._seqs[stream] = first + count
         return Gap(stream, first, first + count)
@@ -71,7 +71,7 @@ class Feeder:
 
 @dataclass
 class Training:
-    """A training that behaves like one: loss falls, waits have spikes, evaluation and saving."""
+    """A synthetic training: falling loss, spikes in waits, evaluations and checkpoints."""
 
     run: str
     name: str
@@ -96,7 +96,7 @@ class Training:
         return Stream(self.run, "rank0", self.attempt)
 
     def begin(self, feeder: Feeder) -> None:
-        """What comes before the first step."""
+        """Record the events before the first step."""
         feeder.feed(
             self.stream,
             [
@@ -112,7 +112,7 @@ class Training:
         )
 
     def train(self, feeder: Feeder, first: int | None = None, last: int | None = None) -> float:
-        """Steps ``first`` to ``last``; the time at which the last one ended."""
+        """Record steps ``first`` to ``last``; the time at which the last one ends."""
         first = (self.resumed[1] + 1 if self.resumed else 1) if first is None else first
         last = (self.upto or self.steps) if last is None else last
         events: list[Event] = []
@@ -123,7 +123,7 @@ class Training:
         return clock
 
     def end(self, feeder: Feeder, at: float, how: str = "exit", error: Any = None) -> None:
-        """The last words; an ``error`` means that train_end never came."""
+        """Record the end; with an ``error`` there is no train_end."""
         step = self.upto or self.steps
         events = []
         if error is None:
@@ -149,7 +149,7 @@ class Training:
         feeder.feed(self.stream, [*events, feeder.event(self.stream, "run_end", at, step, data)])
 
     def heartbeat(self, feeder: Feeder, at: float, step: int, **changed: Any) -> None:
-        """What the shipper says once a second."""
+        """Record a heartbeat of the shipper."""
         emitted = feeder.next_seq(self.stream)
         stream = Stream(self.run, "shipper", self.attempt)
         data = {
@@ -223,7 +223,7 @@ class Training:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What run_start says."""
+        """The data of run_start."""
         return {
             "name": self.name,
             "project": self.project,

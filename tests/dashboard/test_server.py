@@ -55,7 +55,7 @@ def logged_url(started: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_before_there_is_a_store_and_ends_cleanly(
+def test_the_dashboard_serves_without_a_store_and_ends_cleanly(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with process(tmp_path, "--port", "0") as started:
@@ -68,7 +68,7 @@ def test_it_serves_before_there_is_a_store_and_ends_cleanly(
         assert "Traceback" not in started.stderr.read()
 
 
-def test_an_open_page_does_not_keep_it_from_ending(harness: Harness) -> None:
+def test_an_open_page_does_not_delay_the_shutdown(harness: Harness) -> None:
     with process(harness.settings.home, "--port", "0") as started:
         url = logged_url(started)
         with httpx.stream("GET", f"{url}/api/live", timeout=DEADLINE) as answer:
@@ -79,7 +79,7 @@ def test_an_open_page_does_not_keep_it_from_ending(harness: Harness) -> None:
         assert started.wait(DEADLINE) == 0
 
 
-def test_it_ends_with_its_supervisor(harness: Harness) -> None:
+def test_the_dashboard_ends_with_its_supervisor(harness: Harness) -> None:
     gone = {SUPERVISOR_PID: "1"}
     with process(harness.settings.home, "--port", "0", **gone) as started:
         assert started.wait(DEADLINE) == 0
@@ -91,19 +91,19 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
         with process(tmp_path, "--port", port) as started:
             assert started.wait(DEADLINE) == 1
             assert started.stderr is not None
-            said = started.stderr.read()
-    assert f"127.0.0.1:{port} is already in use" in said
-    assert "Traceback" not in said
+            message = started.stderr.read()
+    assert f"127.0.0.1:{port} is already in use" in message
+    assert "Traceback" not in message
 
 
-def test_off_the_loopback_address_it_refuses_with_exit_code_2(tmp_path: Path) -> None:
+def test_off_loopback_without_a_token_the_exit_code_is_2(tmp_path: Path) -> None:
     with process(tmp_path, "--host", "0.0.0.0", "--port", "0") as started:  # noqa: S104
         assert started.wait(DEADLINE) == 2
         assert started.stderr is not None
         assert "not this machine's loopback address" in started.stderr.read()
 
 
-def test_addresses_that_cannot_be_had_are_refused_in_words() -> None:
+def test_unusable_addresses_are_refused_with_a_reason() -> None:
     with listen("localhost", 0) as taken, pytest.raises(AddressInUse):
         listen("localhost", taken.getsockname()[1])
     for host, port in (("no such host", 1), ("127.0.0.1", 70000), ("8.8.8.8", 0), ("x" * 99, 0)):
@@ -111,7 +111,7 @@ def test_addresses_that_cannot_be_had_are_refused_in_words() -> None:
             listen(host, port)
 
 
-def test_an_address_of_ipv6_is_written_in_brackets() -> None:
+def test_an_ipv6_address_is_written_in_brackets() -> None:
     try:
         listener = listen("::1", 0)
     except UsageError:
@@ -120,7 +120,7 @@ def test_an_address_of_ipv6_is_written_in_brackets() -> None:
         assert address(listener).startswith("http://[::1]:")
 
 
-def test_a_port_below_1024_that_may_not_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_below_1024_without_permission_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_options: object) -> socket.socket:
         raise PermissionError(13, "Permission denied")
 
@@ -129,7 +129,7 @@ def test_a_port_below_1024_that_may_not_be_had_is_refused(monkeypatch: pytest.Mo
         listen("127.0.0.1", 80)
 
 
-def test_without_plotly_it_says_what_to_install(
+def test_without_plotly_the_error_names_the_extra_to_install(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static_files, "PLOTLY", "not-there.js")
@@ -137,7 +137,7 @@ def test_without_plotly_it_says_what_to_install(
         serve(harness.settings, port=0)
 
 
-def test_it_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
+def test_the_dashboard_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
     now = 0.0
     recorder_check = RecorderCheck(
         StoreAccess("", harness.history, harness.feeder.writer),
@@ -167,7 +167,7 @@ def test_it_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
         assert recorder_check.check().detail == "The recorder keeps up."
 
 
-def test_it_is_not_ready_once_the_store_is_of_a_newer_version(harness: Harness) -> None:
+def test_the_dashboard_is_not_ready_with_a_store_of_a_newer_version(harness: Harness) -> None:
     with harness.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE lineside_version SET version_num = 'z999'")
     with process(harness.settings.home, "--port", "0") as started:
@@ -176,7 +176,7 @@ def test_it_is_not_ready_once_the_store_is_of_a_newer_version(harness: Harness) 
         assert "newer than this Lineside" in json.loads(answer.text)["checks"]["store"]["detail"]
 
 
-def test_an_answer_of_several_writes_does_not_wait_for_the_other_side() -> None:
+def test_a_response_of_several_writes_is_not_delayed() -> None:
     with listen("127.0.0.1", 0) as listener:
         with socket.create_connection(listener.getsockname()):
             accepted, _ = listener.accept()

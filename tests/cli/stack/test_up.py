@@ -170,7 +170,7 @@ def test_up_listens_on_loopback_only(home: Home) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tokens",), "--tokens: there is none; make one"),
+        (("--tokens",), "--tokens: no token exists; make one"),
         (("--listen", "tcp://127.0.0.1:0"), "--listen='tcp://127.0.0.1:0' cannot be used: nobody"),
     ],
 )

@@ -31,7 +31,7 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]
     return found
 
 
-def test_a_run_has_all_that_the_design_promises(harness: Harness, client: httpx.Client) -> None:
+def test_a_run_has_all_documented_fields(harness: Harness, client: httpx.Client) -> None:
     harness.train()
     run = client.get("/api/runs/tiny-1").json()
     assert run["status"] == "finished"
@@ -65,7 +65,7 @@ def test_runs_are_filtered_sorted_and_paged_without_repeats(
     assert seen == [f"run-{number}" for number in reversed(range(7))]
 
 
-def test_a_curve_says_where_it_is_not_finite(harness: Harness, client: httpx.Client) -> None:
+def test_a_curve_flags_values_that_are_not_finite(harness: Harness, client: httpx.Client) -> None:
     harness.train(nan_at=frozenset({15, 40}))
     answer = client.get("/api/runs/tiny-1/metrics/loss")
     assert "NaN" not in answer.text
@@ -102,7 +102,7 @@ def test_metrics_of_other_producers_are_read_by_producer(
     assert client.get(url, params={"producer": "other"}).status_code == 404
 
 
-def test_a_part_of_a_curve_comes_at_full_resolution(harness: Harness, client: httpx.Client) -> None:
+def test_a_part_of_a_curve_has_full_resolution(harness: Harness, client: httpx.Client) -> None:
     harness.train(steps=4000, log_every=1)
     url = "/api/runs/tiny-1/metrics/loss"
     whole = client.get(url, params={"points": 100}).json()
@@ -119,9 +119,7 @@ def test_a_part_of_a_curve_comes_at_full_resolution(harness: Harness, client: ht
 
 
 @pytest.mark.parametrize("name", ["eval/loss", "läß/ü λ", "a%2Fb", "what?#", "..", "a/../b", "&<>"])
-def test_metrics_of_any_name_can_be_asked_for(
-    harness: Harness, client: httpx.Client, name: str
-) -> None:
+def test_a_metric_may_have_any_name(harness: Harness, client: httpx.Client, name: str) -> None:
     harness.train(extra={name: 4.5})
     answer = client.get(f"/api/runs/tiny-1/metrics/{quote(name, safe='').replace('.', '%2E')}")
     assert answer.json()["name"] == name
@@ -137,7 +135,9 @@ def test_timing_is_compute_and_wait_by_step(harness: Harness, client: httpx.Clie
     assert timing["wait"]["total"] == 39
 
 
-def test_events_go_on_after_the_last_one_had(harness: Harness, client: httpx.Client) -> None:
+def test_events_continue_after_the_last_one_received(
+    harness: Harness, client: httpx.Client
+) -> None:
     harness.train(nan_at=frozenset({5}))
     url = "/api/runs/tiny-1/events"
     first = client.get(url, params={"limit": 4}).json()
@@ -155,7 +155,7 @@ def test_events_go_on_after_the_last_one_had(harness: Harness, client: httpx.Cli
     assert client.get(url, params={"kinds": ""}).json()["items"] == []
 
 
-def test_checkpoints_configuration_and_account_are_answered(
+def test_checkpoints_configuration_and_account_are_returned(
     harness: Harness, client: httpx.Client
 ) -> None:
     training = harness.train()
@@ -243,7 +243,7 @@ def test_a_run_is_deleted_but_not_while_it_runs(harness: Harness, client: httpx.
         ("/static/%2e%2e/pyproject.toml", 404, "not-found"),
     ],
 )
-def test_every_bad_question_gets_a_problem_document(
+def test_every_bad_request_gets_a_problem_document(
     harness: Harness, client: httpx.Client, url: str, status: int, kind: str
 ) -> None:
     harness.train()
@@ -271,14 +271,14 @@ def test_bad_bodies_and_methods_get_problem_documents(
     assert "GET" in refused.headers["allow"]
 
 
-def test_long_answers_are_compressed(harness: Harness, client: httpx.Client) -> None:
+def test_long_responses_are_compressed(harness: Harness, client: httpx.Client) -> None:
     harness.train(steps=2000, log_every=1)
     answer = client.get("/api/runs/tiny-1/metrics/loss")
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_the_description_covers_each_answer_with_a_model(client: httpx.Client) -> None:
+def test_the_api_description_has_a_model_for_each_response(client: httpx.Client) -> None:
     described = client.get("/api/openapi.json").json()
     for path, methods in described["paths"].items():
         for method, operation in methods.items():

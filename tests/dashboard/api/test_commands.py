@@ -1,4 +1,4 @@
-"""Commands over HTTP: sent once, told as they stand, refused where nobody could take them."""
+"""Commands over HTTP: sent once, listed with their state, refused if no training takes them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recorder(harness: Harness, broker: BrokerProcess) -> Iterator[ServiceProcess
 
 
 def begin(harness: Harness) -> None:
-    """A training that goes on, heard of just now."""
+    """A training in progress with a recent heartbeat."""
     training = harness.begin()
     training.heartbeat(harness.feeder, time.time(), 3)
 
@@ -73,10 +73,10 @@ def test_a_command_goes_out_and_comes_back_with_each_state(
         training.emit(commands.APPLIED, step=5, data={"id": command["id"], "from": 0.25, "to": 0.5})
         training.flush()
     wait_until(lambda: [c["state"] for c in listed(client)] == ["applied"], "it is recorded")
-    [told] = listed(client)
-    assert told["args"] == {"lr": 0.5}
-    assert (told["step"], told["detail"], told["attempt"]) == (5, "from 0.25 to 0.5", "training")
-    assert told["requested_at"] < told["settled_at"]
+    [found] = listed(client)
+    assert found["args"] == {"lr": 0.5}
+    assert (found["step"], found["detail"], found["attempt"]) == (5, "from 0.25 to 0.5", "training")
+    assert found["requested_at"] < found["settled_at"]
     entries = client.get("/api/audit", params={"run": "tiny-1"}).json()["items"]
     assert [(e["who"], e["action"], e["outcome"]) for e in entries] == [
         ("user@dashboard", "set_lr 0.5", outcome)
@@ -92,9 +92,11 @@ def test_the_same_command_again_is_sent_once(
     with ThreadPoolExecutor(5) as pool:
         answers = list(pool.map(lambda _: client.post(COMMANDS, json=body), range(5)))
     assert [answer.status_code for answer in answers] == [202] * 5
-    told = [answer.json() for answer in answers]
+    found = [answer.json() for answer in answers]
     same = ("id", "op", "args", "reason", "issued_by", "state", "expires_at")
-    assert [[one[name] for name in same] for one in told] == [[told[0][name] for name in same]] * 5
+    assert [[one[name] for name in same] for one in found] == [
+        [found[0][name] for name in same]
+    ] * 5
     wait_until(lambda: len(listed(client)) == 1, "it is recorded")
     again = client.post(COMMANDS, json=body)
     assert (again.status_code, again.json()) == (202, listed(client)[0])
@@ -110,13 +112,13 @@ def test_the_same_command_again_is_sent_once(
     assert len(asked(broker)) == 2
 
 
-def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
+def test_ended_and_unknown_runs_and_loops_take_no_commands(
     harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
     harness.begin("loop-1", source="loop").heartbeat(harness.feeder, time.time(), 3)
     loop = client.post("/api/runs/loop-1/commands", json={"op": "save"})
-    said = "It is a loop with start_run, which takes no commands."
-    assert problem(loop, 409, "not-training")["detail"] == said
+    detail = "It is a loop with start_run, which takes no commands."
+    assert problem(loop, 409, "not-training")["detail"] == detail
     harness.train()
     refused = problem(client.post(COMMANDS, json={"op": "save"}), 409, "not-training")
     assert refused["detail"] == "The run is finished: it takes no commands any more."
@@ -126,12 +128,12 @@ def test_a_run_that_is_over_or_unknown_or_a_loop_takes_none(
     assert listed(client) == []
 
 
-def test_without_a_broker_nothing_is_pretended(harness: Harness, client: httpx.Client) -> None:
+def test_without_a_broker_every_command_fails(harness: Harness, client: httpx.Client) -> None:
     begin(harness)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post(COMMANDS, json={"op": "stop"}), range(8)))
-    assert time.monotonic() - started < 20  # not one after the other, each of which takes 3 s
+    assert time.monotonic() - started < 20  # not one after the other at 3 s each
     for answer in answers:
         refused = problem(answer, 503, "not-sent")
         assert str(refused["id"]) in str(refused["detail"])
@@ -166,7 +168,7 @@ def test_without_a_broker_nothing_is_pretended(harness: Harness, client: httpx.C
         '{"op": "stop", "args": {"\\ud800": 1}}',
     ],
 )
-def test_what_is_no_command_is_refused_with_a_reason(
+def test_an_invalid_command_is_refused_with_a_reason(
     harness: Harness, client: httpx.Client, body: str
 ) -> None:
     begin(harness)
@@ -176,7 +178,7 @@ def test_what_is_no_command_is_refused_with_a_reason(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "detail"),
     [
         ("{", "body: expected a JSON object, with content-type: application/json"),
         ("[]", "body: expected a JSON object, with content-type: application/json"),
@@ -192,18 +194,18 @@ def test_what_is_no_command_is_refused_with_a_reason(
         ('{"op": "save", "args": {"x": [1]}}', "save x: [1] cannot be; expected no arguments"),
     ],
 )
-def test_a_refusal_says_what_was_wrong_and_what_is_expected(
-    harness: Harness, client: httpx.Client, body: str, said: str
+def test_a_refusal_names_the_bad_value_and_the_expectation(
+    harness: Harness, client: httpx.Client, body: str, detail: str
 ) -> None:
     begin(harness)
     headers = {"content-type": "application/json"}
     refused = problem(client.post(COMMANDS, content=body, headers=headers), 422, "invalid-request")
-    assert str(refused["detail"]).startswith(said)
+    assert str(refused["detail"]).startswith(detail)
     assert "proceed" not in str(refused["detail"]).partition("expected")[2]
 
 
 @pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
-def test_a_body_that_is_too_large_is_answered_before_all_of_it_came(
+def test_a_body_that_is_too_large_is_refused_before_it_is_complete(
     harness: Harness, site: str, framing: str
 ) -> None:
     begin(harness)
@@ -248,7 +250,7 @@ def test_pages_of_commands_and_audit_follow_one_another(
         problem(client.get(address, params={"cursor": "W10="}), 400, "bad-request")
 
 
-def test_live_streams_say_that_a_command_came(harness: Harness, client: httpx.Client) -> None:
+def test_a_command_is_a_change_on_the_live_stream(harness: Harness, client: httpx.Client) -> None:
     begin(harness)
     with client.stream("GET", "/api/live", params={"run": "tiny-1"}) as live:
         lines = live.iter_lines()

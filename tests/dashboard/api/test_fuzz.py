@@ -1,4 +1,4 @@
-"""Questions nobody would ask: every answer is JSON of a kind the description names."""
+"""Random requests: every response is JSON of a status that the description lists."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def operations(harness: Harness, client: httpx.Client) -> list[Operation]:
 )
 @given(
     which=st.integers(min_value=0),
-    said=st.lists(st.none() | texts, min_size=10, max_size=10),
+    values=st.lists(st.none() | texts, min_size=10, max_size=10),
     ours=st.lists(st.sampled_from(["tiny-1", "loss", "läß/x", ""]), min_size=3, max_size=3),
 )
-def test_no_question_makes_the_server_fail(
+def test_no_query_makes_the_server_fail(
     client: httpx.Client,
     operations: list[Operation],
     which: int,
-    said: list[str | None],
+    values: list[str | None],
     ours: list[str],
 ) -> None:
     path, parameters = operations[which % len(operations)]
     query = {}
-    for (where, name), text in zip(parameters, said, strict=False):
+    for (where, name), text in zip(parameters, values, strict=False):
         if where == "path":
             value = ours.pop() or text or ""
             path = path.replace(f"{{{name}}}", quote(value.encode("utf-8", "replace")))

@@ -1,4 +1,4 @@
-"""Where tokens are asked for: who is let in, to what, and that the rest is refused and noted."""
+"""Access with tokens: allowed requests, refused requests, and their audit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def broker(harness: Harness) -> Iterator[BrokerProcess]:
 
 @pytest.fixture
 def token_site(harness: Harness, keyring: Keyring) -> Iterator[httpx.Client]:
-    """A site that takes tokens, with one run."""
+    """A client of a site that requires tokens and has one run."""
     harness.train()
     app = create_app(harness.history, harness.feeder.writer, harness.settings, keyring=keyring)
     with serving(app) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
@@ -74,7 +74,7 @@ def refused(harness: Harness, enough: int) -> list[dict[str, Any]]:
     return [dict(event.data or {}) for event in events]
 
 
-def test_without_a_token_nothing_is_told_but_how_it_is(token_site: httpx.Client) -> None:
+def test_without_a_token_only_health_without_details_is_answered(token_site: httpx.Client) -> None:
     for path in ("/api/runs", "/api/runs/tiny-1", "/api/openapi.json", "/api/live", "/nowhere"):
         answer = token_site.get(path)
         assert answer.status_code == 401
@@ -87,7 +87,7 @@ def test_without_a_token_nothing_is_told_but_how_it_is(token_site: httpx.Client)
     assert {check["detail"] for check in ready["checks"].values()} == {""}
 
 
-def test_a_token_may_what_its_roles_say(
+def test_a_token_may_do_what_its_roles_allow(
     token_site: httpx.Client, keyring: Keyring, harness: Harness, broker: BrokerProcess
 ) -> None:
     reads = keyring.new_token("eyes", ["read"])
@@ -112,16 +112,16 @@ def test_a_token_may_what_its_roles_say(
         if status == 403:
             assert answer.json()["type"] == "urn:lineside:problem:not-allowed"
             assert "takes the role" in answer.json()["detail"]
-    told = refused(harness, 4)
-    newest = {(one["who"], one["role"]): one["target"] for one in told}
+    published = refused(harness, 4)
+    newest = {(one["who"], one["role"]): one["target"] for one in published}
     assert newest == {
         ("eyes", "read"): "/api/runs/tiny-1",
         ("pilot", "read, control"): "/api/runs/tiny-1",
     }
-    assert {one["action"] for one in told} == {"http"}
+    assert {one["action"] for one in published} == {"http"}
 
 
-def test_an_unknown_and_a_revoked_token_are_refused_and_noted_without_being_kept(
+def test_unknown_and_revoked_tokens_are_refused_and_audited_without_the_token(
     token_site: httpx.Client, keyring: Keyring, harness: Harness, broker: BrokerProcess
 ) -> None:
     gone = keyring.new_token("gone", ["read"])
@@ -139,17 +139,22 @@ def test_an_unknown_and_a_revoked_token_are_refused_and_noted_without_being_kept
     assert gone not in (harness.settings.home / "broker.log").read_text()
 
 
-def test_who_is_refused_over_a_proxy_is_an_address_whatever_he_says(
+def test_a_refusal_behind_a_proxy_names_an_address_and_no_other_text(
     token_site: httpx.Client, harness: Harness, broker: BrokerProcess
 ) -> None:
     for number, client in enumerate(("chief", "10.1.2.3", "2001:db8::1", "chief, 10.1.2.4")):
         forwarded = {"x-forwarded-for": client}
         assert token_site.get(f"/api/{number}", headers=forwarded).status_code == 401
-    told = {one["target"]: one["who"] for one in refused(harness, 4)}
-    assert list(map(told.get, sorted(told))) == ["", "10.1.2.3", "2001:db8::1", "10.1.2.4"]
+    published = {one["target"]: one["who"] for one in refused(harness, 4)}
+    assert list(map(published.get, sorted(published))) == [
+        "",
+        "10.1.2.3",
+        "2001:db8::1",
+        "10.1.2.4",
+    ]
 
 
-def test_a_browser_is_led_to_a_form_and_its_cookie_is_for_this_site_alone(
+def test_a_browser_is_redirected_to_the_login_and_gets_a_cookie_for_this_site(
     token_site: httpx.Client, keyring: Keyring
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
@@ -186,7 +191,7 @@ def test_a_browser_is_led_to_a_form_and_its_cookie_is_for_this_site_alone(
 @pytest.mark.parametrize(
     "onward", ["https://evil.example/", "//evil.example", "/\\evil.example", "", "/\r\nx: y", "x"]
 )
-def test_the_form_leads_nowhere_else(
+def test_the_login_redirects_only_to_this_site(
     token_site: httpx.Client, keyring: Keyring, onward: str
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
@@ -194,12 +199,12 @@ def test_the_form_leads_nowhere_else(
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
 
 
-def test_a_form_that_is_none_is_a_wrong_token(token_site: httpx.Client) -> None:
+def test_a_malformed_login_form_is_an_invalid_token(token_site: httpx.Client) -> None:
     for body in (b"", b"\xff\xfe", b"token=" + b"x" * 5000, b"next=/"):
         assert token_site.post("/login", content=body).status_code == 401
 
 
-def test_over_an_encrypted_proxy_the_cookie_is_for_encrypted_connections(
+def test_behind_an_encrypted_proxy_the_cookie_is_secure(
     token_site: httpx.Client, keyring: Keyring
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
@@ -208,7 +213,7 @@ def test_over_an_encrypted_proxy_the_cookie_is_for_encrypted_connections(
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
-def test_a_live_stream_ends_with_its_token(
+def test_revoking_a_token_ends_its_live_stream(
     token_site: httpx.Client, keyring: Keyring, harness: Harness
 ) -> None:
     token = keyring.new_token("eyes", ["read"])
@@ -233,28 +238,28 @@ def test_a_live_stream_ends_with_its_token(
     wait_until(has_ended, "the stream ended")
 
 
-def test_another_site_is_refused_and_noted_on_loopback_too(
+def test_requests_of_another_site_are_refused_and_audited_on_loopback_too(
     harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
     assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 421
     crossed = client.delete("/api/runs/x", headers={"origin": "http://evil.example"})
     assert crossed.status_code == 403
-    told = refused(harness, 2)
-    assert {one["who"] for one in told} == {"127.0.0.1"}
-    assert told[-1]["target"] == "/api/runs/x"
+    published = refused(harness, 2)
+    assert {one["who"] for one in published} == {"127.0.0.1"}
+    assert published[-1]["target"] == "/api/runs/x"
 
 
-def test_what_was_refused_while_no_broker_was_there_is_told_when_there_is(
+def test_refusals_without_a_broker_are_published_once_it_runs(
     harness: Harness, client: httpx.Client
 ) -> None:
     for _ in range(3):
         client.get("/api/runs", headers={"host": "evil.example"})
     with BrokerProcess(harness.settings.home):
-        told = refused(harness, 1)
-        assert told[0]["target"] == "/api/runs"
+        published = refused(harness, 1)
+        assert published[0]["target"] == "/api/runs"
 
 
-def test_a_flood_of_refusals_is_one_stream_and_few_words(
+def test_a_flood_of_refusals_becomes_one_stream_of_few_events(
     harness: Harness, client: httpx.Client, broker: BrokerProcess
 ) -> None:
     def flood(times: int) -> None:
@@ -278,7 +283,7 @@ def test_a_flood_of_refusals_is_one_stream_and_few_words(
         assert reader.poll(0.5) is None
 
 
-def test_what_a_broker_does_not_take_of_the_dashboards_is_said_once_it_does(
+def test_refusals_that_a_broker_denied_are_published_once_it_accepts_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(auditing, "_BACKOFF_SECONDS", (0.3, 0.3))
@@ -295,15 +300,15 @@ def test_what_a_broker_does_not_take_of_the_dashboards_is_said_once_it_does(
         key.write_bytes(admin.read_bytes())
         audit.add(Refusal("10.0.0.1", "", "http", "/c", "no"))
 
-        def told(events: list[Event]) -> bool:
+        def published(events: list[Event]) -> bool:
             counts = [(event.data or {})["count"] for event in events]
             return bool(sum(counts) == 3 and (events[-1].data or {})["target"] == "/c")
 
-        read_all(broker.address, ["audit/dashboard"], until=told)
+        read_all(broker.address, ["audit/dashboard"], until=published)
         audit.close()
 
 
-def test_off_loopback_it_takes_tokens_or_does_not_start(tmp_path: Path) -> None:
+def test_off_loopback_the_dashboard_requires_tokens_or_does_not_start(tmp_path: Path) -> None:
     keyring = Keyring(keys_folder(tmp_path))
     with pytest.raises(UsageError, match="lineside keys new NAME --role read --token"):
         listen("0.0.0.0", 0, keyring)  # noqa: S104 - that is what is refused

@@ -7,7 +7,7 @@ from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
 
 
-def test_what_json_cannot_say_becomes_null_beside_a_flag() -> None:
+def test_values_that_json_lacks_become_null_with_a_flag() -> None:
     value = {"loss": math.nan, "deep": [{"a/b~c": math.inf}, -math.inf], "fine": 1.5}
     clean, flags = strict(value)
     assert clean == {"loss": None, "deep": [{"a/b~c": None}, None], "fine": 1.5}
@@ -22,7 +22,7 @@ def test_odd_keys_bytes_and_lone_surrogates_become_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [
         (None, "\N{EN DASH}"),
         (math.nan, "NaN"),
@@ -40,13 +40,13 @@ def test_odd_keys_bytes_and_lone_surrogates_become_text() -> None:
         (1e15, "1e15"),
     ],
 )
-def test_numbers_are_said_with_four_digits(value: float | None, said: str) -> None:
-    assert formatting.number(value) == said
+def test_numbers_are_formatted_with_four_digits(value: float | None, text: str) -> None:
+    assert formatting.number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0, "0s"), (59.9, "59s"), (192, "3m 12s"), (7500, "2h 05m"), (273600, "3d 04h"), (-5, "0s")],
 )
-def test_durations_are_said_in_two_units(seconds: float, said: str) -> None:
-    assert formatting.duration(seconds) == said
+def test_durations_are_formatted_in_two_units(seconds: float, text: str) -> None:
+    assert formatting.duration(seconds) == text

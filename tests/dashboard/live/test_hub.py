@@ -59,7 +59,7 @@ def test_a_change_arrives_and_a_reconnecting_listener_gets_what_it_missed(
         assert (event, data["runs"][0]["step"]) == ("changes", 40)
 
 
-def test_a_listener_of_one_run_hears_of_no_other_and_of_its_deletion(
+def test_a_listener_of_one_run_receives_only_its_changes_and_its_deletion(
     harness: Harness, client: httpx.Client
 ) -> None:
     harness.train("mine")
@@ -116,7 +116,7 @@ def test_leaving_listeners_are_forgotten_and_ending_the_server_ends_the_rest(
     thread.join()
 
 
-def test_a_run_that_falls_silent_is_told_although_nothing_came(harness: Harness) -> None:
+def test_a_run_that_disconnects_is_published_without_an_event(harness: Harness) -> None:
     past = Writer(harness.engine, clock=lambda: time.time() - 14.0)
     Training("quiet", "quiet", time.time() - 60).begin(Feeder(past))
     feed = StoreFeed(StoreAccess("", harness.history, past), status_interval=0.0)
@@ -129,7 +129,7 @@ def test_a_run_that_falls_silent_is_told_although_nothing_came(harness: Harness)
     assert not feed.status_timeouts(1)
 
 
-def test_a_run_that_stalls_is_told_although_nothing_came(harness: Harness) -> None:
+def test_a_run_that_stalls_is_published_without_an_event(harness: Harness) -> None:
     trainer = FakeProducer("stuck", at=time.time() - 60)
     shipper = FakeProducer("stuck", "shipper")
     trainer.begin()
@@ -155,7 +155,7 @@ def test_more_changes_than_a_page_shows_mean_start_over(harness: Harness) -> Non
 
 
 class ScriptedFeed:
-    """A feed that says what a test wants: one change a look, or an error."""
+    """A feed that a test controls: one change for each poll, or an error."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -187,7 +187,7 @@ async def receive(stream: Any, count: int) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_a_listener_too_slow_for_its_queue_is_told_to_start_over() -> None:
+async def test_a_listener_too_slow_for_its_queue_receives_a_reset() -> None:
     feed = ScriptedFeed()
     hub = LiveHub(feed, interval=0.0)
     slow, fast = hub.stream(), hub.stream()
@@ -211,7 +211,7 @@ async def test_silence_is_filled_with_comments_and_closing_ends_the_stream() -> 
     stream = hub.stream()
     hello, comment = await receive(stream, 2)
     assert "event: hello" in hello
-    assert comment == ": still here\n\n"
+    assert comment == ": heartbeat\n\n"
     hub.close()
     with pytest.raises(StopAsyncIteration):
         await receive(stream, 2)
@@ -225,7 +225,7 @@ async def test_a_store_that_fails_for_a_while_is_waited_for(
     feed.error = StoreError("gone fishing")
     hub = LiveHub(feed, interval=0.01, heartbeat=0.05)
     stream = hub.stream()
-    assert "still here" in (await receive(stream, 2))[1]
+    assert ": heartbeat" in (await receive(stream, 2))[1]
     feed.error = None
     while "event: changes" not in (await receive(stream, 1))[0]:
         pass
@@ -243,7 +243,7 @@ async def test_a_stream_without_a_store_ends_so_that_the_listener_comes_again() 
 
 
 @pytest.mark.anyio
-async def test_a_poller_that_lost_its_place_tells_everybody_to_start_over() -> None:
+async def test_a_poller_that_lost_its_position_resets_every_listener() -> None:
     feed = ScriptedFeed()
     feed.step = 0
     hub = LiveHub(feed, interval=0.01)

@@ -1,4 +1,4 @@
-"""Pages in a real Chromium, and what tests ask of them."""
+"""Helpers for tests of pages in Chromium."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ LOSS = "figure[data-metric='loss'] .plot"
 
 @contextmanager
 def open_page(browser: Any, **options: Any) -> Iterator[Any]:
-    """A page of its own, which must not say an error."""
+    """A new page, which must not log an error."""
     context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.extend([said.text] if said.type == "error" else []))
+    page.on(
+        "console", lambda message: errors.extend([message.text] if message.type == "error" else [])
+    )
     yield page
     context.close()
     assert not [error for error in errors if BLOCKED_BY_OUR_POLICY not in error]
 
 
 def visit(page: Any, url: str) -> None:
-    """Go there and wait until the page's script takes clicks."""
+    """Open ``url`` and wait until the page's script handles clicks."""
     page.goto(url)
     page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
 
@@ -61,7 +63,7 @@ def colour(page: Any, selector: str, name: str = "backgroundColor") -> str:
 
 
 def accept_commands(harness: Harness, training: Training, **changed: Any) -> Stream:
-    """The training says that it takes commands, and is heard of; the stream of its answers."""
+    """Announce that the training takes commands; the stream of its answers."""
     answers = Stream(training.run, commands.CONTROL_PRODUCER, training.attempt)
     facts = {"ops": list(commands.OPS), "why": None, **changed}
     harness.feeder.record(answers, commands.CONTROL_ON, training.began + 1, data=facts)
@@ -75,7 +77,7 @@ def send_command(harness: Harness, run: str, command: commands.Command) -> None:
 
 
 def record_command_states(harness: Harness, training: Training) -> None:
-    """A command of each state."""
+    """Record a command of each state."""
     answers = accept_commands(harness, training)
     for kind in (commands.APPLIED, commands.REJECTED, commands.EXPIRED, commands.SUPERSEDED):
         send_command(

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium: charts are drawn, updates arrive, controls do what they say."""
+"""The pages in Chromium: charts, live updates and controls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_charts_are_drawn_with_what_the_store_holds(harness: Harness, site: str,
     assert drawn(page, "loss") == harness.history.points("tiny-1", "loss").y
     assert page.eval_on_selector(LOSS, "plot => plot.data[1].text") == ["NaN"]
     page.locator("#steps-plot").scroll_into_view_if_needed()
-    expect(page.locator("#steps-summary")).to_contain_text("On average a step computes for")
+    expect(page.locator("#steps-summary")).to_contain_text("A step computes for")
     expect(page.locator("#account .headline")).to_contain_text("Nothing lost")
     expect(page.locator("h3", has_text="Evaluation")).to_be_visible()
 
@@ -66,7 +66,7 @@ def test_charts_of_an_evaluator_stand_apart_and_grow(
     assert page.eval_on_selector(loss, "plot => plot.data[0].y.length") == 8
 
 
-def test_what_happens_appears_without_a_reload(harness: Harness, site: str, page: Any) -> None:
+def test_events_appear_without_a_reload(harness: Harness, site: str, page: Any) -> None:
     training = harness.begin(began=time.time())
     visit(page, f"{site}/runs/tiny-1")
     expect(page.locator("#groups")).to_contain_text("No metric yet")
@@ -85,7 +85,7 @@ def test_what_happens_appears_without_a_reload(harness: Harness, site: str, page
     assert page.evaluate("window.notReloaded")
 
 
-def test_rows_of_the_list_follow_the_runs(harness: Harness, site: str, page: Any) -> None:
+def test_rows_of_the_run_list_update_live(harness: Harness, site: str, page: Any) -> None:
     harness.train("old")
     visit(page, site)
     expect(page.locator("#link-state")).to_have_text("Live")
@@ -98,7 +98,9 @@ def test_rows_of_the_list_follow_the_runs(harness: Harness, site: str, page: Any
     assert page.evaluate("window.row === document.getElementById('run-old')")
 
 
-def test_a_run_of_an_empty_store_appears_by_itself(harness: Harness, site: str, page: Any) -> None:
+def test_the_first_run_of_a_store_appears_without_a_reload(
+    harness: Harness, site: str, page: Any
+) -> None:
     visit(page, site)
     expect(page.locator("#list")).to_contain_text("No runs yet")
     expect(page.locator("#link-state")).to_have_text("Live")
@@ -106,7 +108,7 @@ def test_a_run_of_an_empty_store_appears_by_itself(harness: Harness, site: str, 
     expect(page.locator("#rows tr")).to_have_count(1)
 
 
-def test_filters_and_sorting_live_in_the_address(harness: Harness, site: str, page: Any) -> None:
+def test_filters_and_sorting_are_in_the_address(harness: Harness, site: str, page: Any) -> None:
     for name in ("alpha", "beta", "gamma"):
         harness.train(name, project="greek" if name != "beta" else "other")
     visit(page, site)
@@ -154,7 +156,7 @@ def test_smoothing_axes_and_marks_are_drawn_and_remembered(
     )
 
 
-def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
+def test_a_zoomed_chart_is_fetched_at_a_higher_resolution(
     harness: Harness, site: str, page: Any
 ) -> None:
     harness.train(steps=6000, log_every=1, eval_every=6000, save_every=6000)
@@ -173,7 +175,7 @@ def test_a_zoomed_chart_is_asked_for_again_at_a_higher_resolution(
     page.wait_for_function(f'() => document.querySelector("{LOSS}").data[0].x[0] === 1')
 
 
-def test_the_cursor_is_followed_in_every_chart(harness: Harness, site: str, page: Any) -> None:
+def test_every_chart_shows_the_value_at_the_cursor(harness: Harness, site: str, page: Any) -> None:
     harness.train()
     visit(page, f"{site}/runs/tiny-1")
     drawn(page, "learning_rate")
@@ -183,7 +185,7 @@ def test_the_cursor_is_followed_in_every_chart(harness: Harness, site: str, page
     expect(page.locator("figure[data-metric='learning_rate'] .cursor")).to_be_visible()
 
 
-def test_attempts_are_overlaid_when_asked_for(harness: Harness, site: str, page: Any) -> None:
+def test_selected_attempts_are_overlaid(harness: Harness, site: str, page: Any) -> None:
     first = harness.begin(upto=30)
     first.train(harness.feeder)
     again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
@@ -199,20 +201,18 @@ def test_attempts_are_overlaid_when_asked_for(harness: Harness, site: str, page:
     expect(page.get_by_role("button", name="Attempt 1")).to_have_attribute("aria-pressed", "true")
 
 
-def test_the_timeline_shows_the_kinds_that_are_chosen(
-    harness: Harness, site: str, page: Any
-) -> None:
+def test_the_timeline_shows_the_selected_kinds(harness: Harness, site: str, page: Any) -> None:
     harness.train(steps=1200, eval_every=10, save_every=600)
     visit(page, f"{site}/runs/tiny-1")
-    stops = page.locator("#timeline-list li")
-    expect(stops).to_have_count(100)
+    entries = page.locator("#timeline-list li")
+    expect(entries).to_have_count(100)
     page.get_by_role("button", name="Show older").click()
-    expect(stops).to_have_count(127)
+    expect(entries).to_have_count(127)
     expect(page.get_by_role("button", name="Show older")).to_be_hidden()
     page.get_by_role("button", name=re.compile("^Evaluated")).click()
-    expect(stops).to_have_count(7)
+    expect(entries).to_have_count(7)
     page.get_by_role("button", name=re.compile("^Logged")).click()
-    expect(stops).to_have_count(100)
+    expect(entries).to_have_count(100)
 
 
 def test_settings_and_metrics_can_be_searched(harness: Harness, site: str, page: Any) -> None:
@@ -226,7 +226,9 @@ def test_settings_and_metrics_can_be_searched(harness: Harness, site: str, page:
     expect(page.locator("figure:visible")).to_have_count(1)
 
 
-def test_a_run_is_renamed_and_deleted_after_asking(harness: Harness, site: str, page: Any) -> None:
+def test_a_run_is_renamed_and_deleted_after_confirmation(
+    harness: Harness, site: str, page: Any
+) -> None:
     harness.train()
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Edit").click()
@@ -251,7 +253,7 @@ def test_a_run_is_renamed_and_deleted_after_asking(harness: Harness, site: str, 
     assert harness.history.runs().items == ()
 
 
-def test_an_edit_changes_nothing_that_another_changed_meanwhile(
+def test_an_edit_keeps_what_another_person_changed_meanwhile(
     harness: Harness, site: str, page: Any
 ) -> None:
     def change(**fields: object) -> None:
@@ -278,7 +280,7 @@ def test_an_edit_changes_nothing_that_another_changed_meanwhile(
     expect(page.locator("#delete-dialog")).to_contain_text("configuration of renamed again")
 
 
-def test_a_refused_deletion_says_why(harness: Harness, site: str, browser: Any) -> None:
+def test_a_refused_deletion_shows_the_reason(harness: Harness, site: str, browser: Any) -> None:
     harness.begin()
     context = browser.new_context()
     page = context.new_page()
@@ -289,7 +291,7 @@ def test_a_refused_deletion_says_why(harness: Harness, site: str, browser: Any) 
     context.close()
 
 
-def test_dark_and_light_follow_the_system_until_somebody_chooses(
+def test_the_theme_follows_the_system_until_a_person_chooses_one(
     harness: Harness, site: str, browser: Any
 ) -> None:
     harness.train()
@@ -312,7 +314,7 @@ def test_dark_and_light_follow_the_system_until_somebody_chooses(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_have_enough_contrast(harness: Harness, site: str, browser: Any, scheme: str) -> None:
+def test_texts_have_enough_contrast(harness: Harness, site: str, browser: Any, scheme: str) -> None:
     harness.train()
     live = harness.begin("live")
     record_command_states(harness, live)
@@ -327,7 +329,7 @@ def test_words_have_enough_contrast(harness: Harness, site: str, browser: Any, s
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_sticks_out_and_nothing_jumps(
+def test_the_layout_fits_the_width_and_does_not_shift(
     harness: Harness, site: str, browser: Any, width: int
 ) -> None:
     training = harness.train(name="a name that goes on and on " * 6, project="p" * 60)
@@ -365,7 +367,7 @@ def test_the_keyboard_reaches_a_run_and_its_controls(
     )
 
 
-def test_an_open_page_outlives_a_restart_of_the_dashboard(harness: Harness, browser: Any) -> None:
+def test_an_open_page_survives_a_restart_of_the_dashboard(harness: Harness, browser: Any) -> None:
     training = harness.begin(began=time.time())
     context = browser.new_context()
     page = context.new_page()

@@ -1,4 +1,4 @@
-"""Steering a run from its page in a real Chromium."""
+"""Commands from the page of a run, in Chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.subscribers.conftest import ServiceProcess
 pytestmark = pytest.mark.browser
 
 
-def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) -> None:
+def test_commands_are_sent_from_the_page_of_a_run(harness: Harness, site: str, page: Any) -> None:
     training = harness.begin()
     training.train(harness.feeder, 1, 20)
     accept_commands(harness, training)
@@ -34,17 +34,17 @@ def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) 
         Producer(broker.address, "tiny-1/control/answers") as answers,
     ):
         visit(page, f"{site}/runs/tiny-1")
-        orders = page.locator("#commands li")
+        rows = page.locator("#commands li")
         page.get_by_role("button", name="Save now").click()
-        expect(orders.first).to_contain_text("requested")
-        expect(orders.first).to_contain_text("Save")
+        expect(rows.first).to_contain_text("requested")
+        expect(rows.first).to_contain_text("Save")
         page.get_by_role("button", name="Set learning rate").click()
         page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
         page.get_by_role("textbox", name="Reason").fill("after the spike")
         page.get_by_role("button", name="Set rate").click()
-        expect(orders).to_have_count(2)
-        expect(orders.first).to_contain_text("Learning rate 3e-4")
-        expect(orders.first).to_contain_text("user@dashboard: after the spike")
+        expect(rows).to_have_count(2)
+        expect(rows.first).to_contain_text("Learning rate 3e-4")
+        expect(rows.first).to_contain_text("user@dashboard: after the spike")
         expect(page.locator("#set_lr-dialog")).to_be_hidden()
         page.get_by_role("button", name="Stop…").click()
         expect(page.get_by_label("Save a checkpoint first")).to_be_checked()
@@ -52,7 +52,7 @@ def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) 
         expect(page.locator("#stop-dialog")).to_be_hidden()
         page.get_by_role("button", name="Stop…").click()
         page.get_by_role("button", name="Stop training").click()
-        expect(orders).to_have_count(3)
+        expect(rows).to_have_count(3)
         sent = {
             event.data["op"]: event.data
             for event in read_all(broker.address, ["tiny-1/control"])
@@ -64,15 +64,13 @@ def test_a_run_is_steered_from_its_page(harness: Harness, site: str, page: Any) 
         answers.emit(commands.APPLIED, step=15, data=changed)
         answers.emit(commands.REJECTED, step=15, data={"id": sent["save"]["id"], "why": "no"})
         answers.flush()
-        expect(orders.nth(1)).to_contain_text("applied")
-        expect(orders.nth(1)).to_contain_text("step 15 · from 0.0006 to 0.0003")
-        expect(orders.nth(2)).to_contain_text("step 15 · no")
-    expect(orders).to_have_count(3)
+        expect(rows.nth(1)).to_contain_text("applied")
+        expect(rows.nth(1)).to_contain_text("step 15 · from 0.0006 to 0.0003")
+        expect(rows.nth(2)).to_contain_text("step 15 · no")
+    expect(rows).to_have_count(3)
 
 
-def test_where_commands_were_applied_is_marked_on_the_charts(
-    harness: Harness, site: str, browser: Any
-) -> None:
+def test_charts_mark_where_commands_were_applied(harness: Harness, site: str, browser: Any) -> None:
     training = harness.begin()
     training.train(harness.feeder)
     answers = accept_commands(harness, training)
@@ -104,7 +102,9 @@ def test_where_commands_were_applied_is_marked_on_the_charts(
             assert steps.evaluate("plot => plot.data[2].x") == [20, 20, None]
 
 
-def test_a_run_that_takes_no_commands_says_why(harness: Harness, site: str, page: Any) -> None:
+def test_a_run_that_takes_no_commands_shows_the_reason(
+    harness: Harness, site: str, page: Any
+) -> None:
     harness.train("over")
     harness.begin("a-loop", source="loop").heartbeat(harness.feeder, time.time(), 1)
     harness.begin("early").heartbeat(harness.feeder, time.time(), 1)
@@ -112,21 +112,24 @@ def test_a_run_that_takes_no_commands_says_why(harness: Harness, site: str, page
     paused = harness.begin("paused")
     accept_commands(harness, paused)
     paused.heartbeat(harness.feeder, time.time(), 1, phase="paused")
-    for run, said in (
+    for run, message in (
         ("over", "The run is finished: it takes no commands any more."),
         ("a-loop", "It is a loop with start_run, which takes no commands."),
-        ("early", "It has not said that it takes commands. A Trainer does when training begins."),
+        (
+            "early",
+            "This run has not announced that it takes commands; a Trainer does at train begin.",
+        ),
         ("ranks", "It runs in 2 processes."),
     ):
         visit(page, f"{site}/runs/{run}")
-        expect(page.locator("#controls-message")).to_contain_text(said)
+        expect(page.locator("#controls-message")).to_contain_text(message)
         expect(page.locator("#control button:enabled")).to_have_count(0)
     visit(page, f"{site}/runs/paused")
     expect(page.get_by_role("button", name="Resume")).to_be_enabled()
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
 
 
-def test_the_focus_stays_on_a_control_that_is_drawn_anew(
+def test_the_focus_stays_on_a_button_that_is_replaced(
     harness: Harness, site: str, page: Any
 ) -> None:
     training = harness.begin()
@@ -139,11 +142,9 @@ def test_the_focus_stays_on_a_control_that_is_drawn_anew(
     expect(page.get_by_role("button", name="Stop…")).to_be_focused()
 
 
-def test_a_dialog_keeps_nothing_of_the_time_before(
-    harness: Harness, site: str, browser: Any
-) -> None:
+def test_a_dialog_opens_with_its_initial_values(harness: Harness, site: str, browser: Any) -> None:
     accept_commands(harness, harness.begin())
-    context = browser.new_context()  # the console tells of the refusal too
+    context = browser.new_context()  # its console logs the refusal
     page = context.new_page()
     visit(page, f"{site}/runs/tiny-1")
     dialog = page.locator("#stop-dialog")
@@ -173,10 +174,10 @@ def test_a_dialog_keeps_nothing_of_the_time_before(
     context.close()
 
 
-def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
+def test_a_command_without_an_answer_in_time_is_shown_as_expired(
     harness: Harness, site: str, page: Any
 ) -> None:
-    training = harness.train()  # which is over: nothing else has the page look again
+    training = harness.train()  # ended, so no event makes the page refresh
     answers = Stream("tiny-1", commands.CONTROL_PRODUCER, training.attempt)
     for wait, name in ((1, "untaken"), (3, "taken")):
         command = commands.Command("log", expires_at=time.time() + wait, id=name)
@@ -187,10 +188,14 @@ def test_a_command_that_is_not_answered_in_time_says_so_on_the_page(
     expect(taken).to_contain_text("delivered")
     expect(untaken).to_contain_text("nobody took it in time", timeout=15_000)
     expect(taken).to_contain_text("no answer to it has come", timeout=15_000)
-    expect(page.locator("#commands [data-expired]")).to_have_count(0)  # it looks no more
+    expect(page.locator("#commands [data-expired]")).to_have_count(
+        0
+    )  # no further refresh is scheduled
 
 
-def test_a_command_that_cannot_be_sent_says_why(harness: Harness, site: str, browser: Any) -> None:
+def test_a_command_that_cannot_be_sent_shows_the_reason(
+    harness: Harness, site: str, browser: Any
+) -> None:
     accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
@@ -204,7 +209,7 @@ def test_a_command_that_cannot_be_sent_says_why(harness: Harness, site: str, bro
 
 
 def drop_responses(page: Any) -> list[Any]:
-    """The answer to a command is lost for each thing in the list."""
+    """Drop one response to a command for each item added to the list."""
     to_drop: list[Any] = []
 
     def drop(route: Any) -> None:
@@ -219,14 +224,14 @@ def drop_responses(page: Any) -> list[Any]:
     return to_drop
 
 
-def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
+def test_a_command_sent_again_after_a_lost_answer_is_the_same_command(
     harness: Harness, site: str, browser: Any
 ) -> None:
     accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
     to_drop = drop_responses(page)
-    said, orders = page.locator("#command-error"), page.locator("#commands li")
+    message, rows = page.locator("#command-error"), page.locator("#commands li")
     with BrokerProcess(harness.settings.home) as broker:
 
         def sent(op: str) -> int:
@@ -238,47 +243,47 @@ def test_asked_for_again_after_a_lost_answer_it_is_the_same_command(
         save = page.get_by_role("button", name="Save now")
         to_drop.append(save)
         save.click()
-        expect(said).to_contain_text("No answer came")
-        save.click()  # the list does not have it yet: nobody records
-        expect(said).to_be_hidden()
+        expect(message).to_contain_text("No answer came")
+        save.click()  # not in the list yet: no recorder runs
+        expect(message).to_be_hidden()
         assert sent("save") == 1
         with ServiceProcess("recorder", harness.settings):
-            expect(orders).to_have_count(1, timeout=15_000)
-            save.click()  # answered before, so this is another one
-            expect(orders).to_have_count(2)
+            expect(rows).to_have_count(1, timeout=15_000)
+            save.click()  # the previous one was answered, so this is a new command
+            expect(rows).to_have_count(2)
             for count in (1, 2):
                 to_drop.append(page)
                 page.get_by_role("button", name="Set learning rate").click()
                 page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
                 page.get_by_role("button", name="Set rate").click()
                 expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=15_000)
-                expect(orders).to_have_count(2 + count)  # it came, as the list shows
+                expect(rows).to_have_count(2 + count)  # the list shows that it arrived
         assert (sent("save"), sent("set_lr")) == (2, 2)
     context.close()
 
 
-def test_a_dialog_that_was_changed_after_a_lost_answer_stays_open(
+def test_a_dialog_changed_after_a_lost_answer_stays_open(
     harness: Harness, site: str, browser: Any
 ) -> None:
     accept_commands(harness, harness.begin())
     context = browser.new_context()
     page = context.new_page()
-    dialog, orders = page.locator("#set_lr-dialog"), page.locator("#commands li")
-    rate, said = dialog.get_by_label("Learning rate"), dialog.locator(".message")
+    dialog, rows = page.locator("#set_lr-dialog"), page.locator("#commands li")
+    rate, message = dialog.get_by_label("Learning rate"), dialog.locator(".message")
     with BrokerProcess(harness.settings.home):
         visit(page, f"{site}/runs/tiny-1")
         drop_responses(page).append(dialog)
         page.get_by_role("button", name="Set learning rate").click()
         rate.fill("3e-4")
         page.get_by_role("button", name="Set rate").click()
-        expect(said).to_contain_text("No answer came", timeout=15_000)
+        expect(message).to_contain_text("No answer came", timeout=15_000)
         rate.fill("3e-5")
         with ServiceProcess("recorder", harness.settings):
-            expect(orders).to_have_count(1, timeout=15_000)
-            expect(said).to_contain_text("this one is not yet")
+            expect(rows).to_have_count(1, timeout=15_000)
+            expect(message).to_contain_text("this one was not")
             expect(rate).to_have_value("3e-5")
             page.get_by_role("button", name="Set rate").click()
             expect(dialog).to_be_hidden(timeout=15_000)
-            expect(orders.first).to_contain_text("Learning rate 3e-5")
-            expect(orders).to_have_count(2)
+            expect(rows.first).to_contain_text("Learning rate 3e-5")
+            expect(rows).to_have_count(2)
     context.close()

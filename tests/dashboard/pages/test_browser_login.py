@@ -1,4 +1,4 @@
-"""The way in and what a token may, in a real Chromium."""
+"""Login and the rights of tokens, in Chromium."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def keyring(harness: Harness) -> Keyring:
 
 @pytest.fixture
 def token_site(harness: Harness, keyring: Keyring) -> Iterator[str]:
-    """The address of a site that takes tokens."""
+    """The address of a site that requires tokens."""
     app = create_app(harness.history, harness.feeder.writer, harness.settings, keyring=keyring)
     with serving(app) as url:
         yield url
 
 
 def show(page: Any, url: str, token: str) -> None:
-    """Have the page show ``token``, as after a login."""
+    """Set the cookie of ``token``, as after a login."""
     page.context.add_cookies([{"name": COOKIE, "value": token, "url": url}])
 
 
@@ -50,7 +50,7 @@ def test_a_person_logs_in_looks_at_a_run_live_and_logs_out(
         assert page.url == f"{token_site}/runs/tiny-1"
         assert page.evaluate("document.cookie") == ""
         visit(page, token_site)
-        harness.train("tiny-2")  # comes over the live stream
+        harness.train("tiny-2")  # arrives over the live stream
         expect(page.get_by_role("link", name="tiny-2")).to_be_visible()
         expect(page.get_by_role("banner")).to_contain_text("alice")
         page.get_by_role("button", name="Log out").click()
@@ -59,7 +59,7 @@ def test_a_person_logs_in_looks_at_a_run_live_and_logs_out(
 
 
 @pytest.mark.parametrize("path", ["/runs/tiny-1", "/"])
-def test_a_page_whose_token_has_ended_does_not_look_alive(
+def test_a_page_whose_token_was_revoked_leads_to_the_login(
     harness: Harness, keyring: Keyring, token_site: str, browser: Any, path: str
 ) -> None:
     training = harness.begin()
@@ -74,7 +74,7 @@ def test_a_page_whose_token_has_ended_does_not_look_alive(
     page.close()
 
 
-def test_what_a_token_may_not_is_off_and_says_why(
+def test_controls_that_a_token_may_not_use_are_disabled_with_a_reason(
     harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
     for roles, steers, edits, deletes in (
@@ -89,12 +89,12 @@ def test_what_a_token_may_not_is_off_and_says_why(
             show(page, token_site, keyring.new_token(name, roles))
             visit(page, f"{token_site}/runs/{name}")
             has = f"and '{name}' has {', '.join(roles)}."
-            said = "" if steers else f"Steering takes the role control, {has}"
-            expect(page.locator("#controls-message")).to_have_text(said)
+            message = "" if steers else f"Steering takes the role control, {has}"
+            expect(page.locator("#controls-message")).to_have_text(message)
             expect(page.locator("#control button:enabled")).to_have_count(6 if steers else 0)
             expect(page.locator("#link-state")).to_have_text("Live")
             training.heartbeat(harness.feeder, time.time(), 10, phase="paused")
-            expect(page.locator("#controls-message")).to_have_text(f"Training is paused. {said}")
+            expect(page.locator("#controls-message")).to_have_text(f"Training is paused. {message}")
             expect(page.get_by_role("button", name="Resume")).to_be_enabled(enabled=steers)
             for what, role, may in (("Edit", "control", edits), ("Delete", "admin", deletes)):
                 button = page.get_by_role("button", name=what)
@@ -104,16 +104,14 @@ def test_what_a_token_may_not_is_off_and_says_why(
                     expect(button).to_have_attribute("title", why)
 
 
-def test_where_tokens_are_not_asked_for_nobody_is_to_log_out(
-    harness: Harness, site: str, page: Any
-) -> None:
+def test_without_tokens_there_is_no_logout(harness: Harness, site: str, page: Any) -> None:
     accept_commands(harness, harness.begin())
     visit(page, f"{site}/runs/tiny-1")
     expect(page.get_by_role("button", name="Delete")).to_be_enabled()
     expect(page.get_by_role("button", name="Log out")).to_have_count(0)
 
 
-def test_whose_token_may_not_look_gets_on_to_another(
+def test_a_token_without_read_leads_to_a_login_with_another_token(
     harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
     harness.train()
@@ -130,7 +128,7 @@ def test_whose_token_may_not_look_gets_on_to_another(
     page.close()
 
 
-def test_a_link_on_another_site_leads_to_the_run_and_a_form_there_to_nothing(
+def test_a_link_on_another_site_opens_the_run_and_a_form_there_is_refused(
     harness: Harness, keyring: Keyring, token_site: str, browser: Any
 ) -> None:
     harness.train()

@@ -40,7 +40,7 @@ def test_the_run_list_shows_filters_sorts_and_pages(harness: Harness, client: ht
     assert "No run matches" in client.get("/", params={"status": "failed"}).text
 
 
-def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
+def test_a_failed_run_shows_its_error_and_a_folded_traceback(
     harness: Harness, client: httpx.Client
 ) -> None:
     training = harness.begin()
@@ -57,7 +57,7 @@ def test_a_failed_run_says_why_and_keeps_its_traceback_folded(
     assert "traceback" not in client.get("/").text
 
 
-def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
+def test_every_status_has_a_meaning_and_a_dot(client: httpx.Client) -> None:
     assert set(STATUS_MEANING) == set(RUN_STATUSES)
     style = (Path(static_files.__file__).parents[1] / "static" / "base.css").read_text()
     for status in RUN_STATUSES:
@@ -65,13 +65,15 @@ def test_every_status_has_its_words_and_its_lamp(client: httpx.Client) -> None:
         assert client.get("/api/runs", params={"status": status}).status_code == 200
 
 
-def test_an_empty_store_says_how_to_start_a_run(client: httpx.Client) -> None:
+def test_an_empty_store_shows_how_to_start_a_run(client: httpx.Client) -> None:
     text = client.get("/").text
     assert "lineside run -- python train.py" in text
     assert "LinesideCallback" in text
 
 
-def test_whatever_people_call_things_is_only_text(harness: Harness, client: httpx.Client) -> None:
+def test_names_that_people_choose_are_shown_as_text_only(
+    harness: Harness, client: httpx.Client
+) -> None:
     harness.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
     client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL})
     evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
@@ -97,7 +99,7 @@ def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs
     assert client.get("/?cursor=nope", headers=HTML).status_code == 400
 
 
-def test_the_timeline_begins_with_the_newest_and_goes_back(
+def test_the_timeline_starts_with_the_newest_event_and_pages_back(
     harness: Harness, client: httpx.Client
 ) -> None:
     harness.train(steps=2000, eval_every=5, save_every=2000)
@@ -114,10 +116,10 @@ def test_the_timeline_begins_with_the_newest_and_goes_back(
         "/runs/tiny-1/timeline",
         params={"hide": "run_start,init_end,train_begin,train_end,run_end,log,evaluate,save"},
     ).text
-    assert "No event of these kinds" in none
+    assert "No event of the selected kinds" in none
 
 
-def test_static_files_are_kept_for_ever_under_their_digest(
+def test_static_files_are_cached_for_ever_under_their_digest(
     harness: Harness, client: httpx.Client
 ) -> None:
     harness.train()
@@ -145,7 +147,7 @@ def test_no_page_loads_anything_from_elsewhere(harness: Harness, client: httpx.C
         assert "unsafe" not in policy
 
 
-def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: object) -> None:
+def test_pages_and_api_report_a_missing_store(tmp_path: object) -> None:
     home = settings_for(tmp_path / "home")  # type: ignore[operator]
     with (
         serving(create_app(None, None, home)) as url,
@@ -168,7 +170,7 @@ def test_before_the_recorder_made_the_store_pages_and_api_say_so(tmp_path: objec
         assert "No broker answers" in ready.json()["checks"]["recorder"]["detail"]
 
 
-def test_a_failure_of_ours_is_a_problem_document_without_its_traceback(harness: Harness) -> None:
+def test_an_internal_error_is_a_problem_document_without_a_traceback(harness: Harness) -> None:
     class Broken:
         def __getattr__(self, name: str) -> object:
             raise RuntimeError("secret inside")

@@ -62,7 +62,7 @@ def make_run(attempt: Attempt, **changed: Any) -> Run:
     return Run(**{**fields, **changed})
 
 
-def said(run: Run, *commands: Command) -> dict[str, str]:
+def facts_of(run: Run, *commands: Command) -> dict[str, str]:
     found = run_overview.facts(run, NOW, commands)
     return {fact.label: f"{fact.value} {fact.unit}".strip() for fact in found}
 
@@ -88,29 +88,29 @@ def applied_command(op: str, seconds_ago: float, **changed: Any) -> Command:
     return Command(**{**fields, **changed})
 
 
-def test_the_time_to_go_is_that_of_this_attempt_s_own_steps() -> None:
-    assert said(make_run(make_attempt()))["To go at this pace"] == "5m 00s"
+def test_time_left_comes_from_the_steps_of_this_attempt() -> None:
+    assert facts_of(make_run(make_attempt()))["Time left"] == "5m 00s"
     resumed = make_attempt(resumed_step=40, number=2)
-    assert said(make_run(resumed))["To go at this pace"] == "25m 00s"
-    assert said(make_run(resumed))["Pace"] == "10 s/step"
+    assert facts_of(make_run(resumed))["Time left"] == "25m 00s"
+    assert facts_of(make_run(resumed))["Pace"] == "10 s/step"
 
 
-def test_no_time_to_go_is_said_before_it_can_be_known_or_once_it_is_over() -> None:
+def test_time_left_is_missing_until_it_is_known_and_after_the_end() -> None:
     early = make_attempt(step=2)
-    assert said(make_run(early))["Still to go"] == "\N{EN DASH} too early to say"
+    assert facts_of(make_run(early))["Time left"] == "\N{EN DASH} not known yet"
     quick = make_attempt(started_at=NOW - timedelta(seconds=2))
-    assert "Still to go" in said(make_run(quick))
+    assert facts_of(make_run(quick))["Time left"] == "\N{EN DASH} not known yet"
     ended = make_attempt(status="finished", ended_at=NOW)
-    assert not {"Still to go", "To go at this pace"} & set(said(make_run(ended)))
-    assert said(make_run(ended))["Took"] == "1m 40s"
+    assert "Time left" not in facts_of(make_run(ended))
+    assert facts_of(make_run(ended))["Took"] == "1m 40s"
     silent = make_attempt(status="disconnected", updated_at=NOW - timedelta(seconds=50))
-    assert not {"Still to go", "To go at this pace"} & set(said(make_run(silent)))
-    assert said(make_run(silent))["Took"] == "50s"
+    assert "Time left" not in facts_of(make_run(silent))
+    assert facts_of(make_run(silent))["Took"] == "50s"
     endless = make_attempt(max_steps=None)
-    assert "To go at this pace" not in said(make_run(endless))
+    assert "Time left" not in facts_of(make_run(endless))
 
 
-def test_a_pause_is_no_part_of_the_pace_and_nothing_is_said_to_go_in_it() -> None:
+def test_a_pause_does_not_count_for_the_pace_and_hides_the_time_left() -> None:
     run = make_run(make_attempt())
     turns = [
         applied_command("pause", 90),
@@ -122,23 +122,23 @@ def test_a_pause_is_no_part_of_the_pace_and_nothing_is_said_to_go_in_it() -> Non
         applied_command("pause", 5),
         applied_command("resume", 0),
     ]
-    assert said(run, *turns)["Pace"] == "1 steps/s"
-    assert said(run, *reversed(turns))["To go at this pace"] == "2m 30s"
+    assert facts_of(run, *turns)["Pace"] == "1 steps/s"
+    assert facts_of(run, *reversed(turns))["Time left"] == "2m 30s"
     begun = applied_command("pause", 50, args={"seconds": "odd"})
-    paused = said(make_run(make_attempt(phase="paused"), phase="paused"), begun)
-    assert paused["Still to go"] == "\N{EN DASH} while paused"
-    assert (paused["Pace"], "To go at this pace" in paused) == ("1 steps/s", False)
+    paused = facts_of(make_run(make_attempt(phase="paused"), phase="paused"), begun)
+    assert paused["Time left"] == "\N{EN DASH} while paused"
+    assert paused["Pace"] == "1 steps/s"
     ended = make_attempt(status="stopped", ended_at=NOW - timedelta(seconds=25))
-    assert said(make_run(ended), applied_command("pause", 50))["Pace"] == "1 steps/s"
+    assert facts_of(make_run(ended), applied_command("pause", 50))["Pace"] == "1 steps/s"
 
 
-def test_a_run_that_went_past_its_last_step_has_nothing_to_go() -> None:
+def test_a_run_past_its_last_step_has_no_time_left() -> None:
     past = make_attempt(step=201)
-    assert said(make_run(past))["To go at this pace"] == "0s"
+    assert facts_of(make_run(past))["Time left"] == "0s"
     assert run_overview.percent(201, 200) == 100.0
 
 
-def test_the_line_has_the_newest_attempt_s_stations_thinned_out() -> None:
+def test_the_progress_line_has_few_markers_of_the_newest_attempt() -> None:
     def saved(attempt: str, step: int) -> Checkpoint:
         return Checkpoint(attempt, step, None, NOW, f"/c-{step}", best=False)
 
@@ -156,7 +156,7 @@ def test_the_line_has_the_newest_attempt_s_stations_thinned_out() -> None:
     ]
 
 
-def test_a_run_without_a_limit_is_a_line_to_where_it_is() -> None:
+def test_the_progress_line_of_a_run_without_a_limit_ends_at_its_step() -> None:
     run = make_run(make_attempt(max_steps=None), attempts=())
     assert (
         run_overview.progress_line(run, [], []).percent,
@@ -195,7 +195,7 @@ def test_charts_of_other_producers_are_grouped_by_producer() -> None:
     ]
 
 
-def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
+def test_the_configuration_is_flat_and_complete() -> None:
     facts = {
         "args": {"lr": 0.1, "nested": {"a": {"b": [1, 2]}}, "odd": {"!": "<object>"}, "none": None},
         "model": {"class": "M"},
@@ -221,14 +221,14 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "said", "tone"),
+    ("kind", "data", "text", "tone"),
     [
         ("evaluate", {"metrics": {"eval_loss": 2.5, "epoch": 1.0}}, "eval_loss 2.5", ""),
         ("log", {"logs": {"loss": float("nan")}}, "loss NaN", ""),
         ("save", {"checkpoint": "/data/c-5"}, "c-5", ""),
         ("train_end", {}, "", "clear"),
         ("run_end", {"how": "exit"}, "the process ended", ""),
-        ("run_end", {"how": "restarted"}, "another training began in it", ""),
+        ("run_end", {"how": "restarted"}, "another training started in the same process", ""),
         (
             "run_end",
             {"how": "exception", "error": {"type": "E", "message": "m"}},
@@ -241,13 +241,13 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
         (
             "process_lost",
             {"producer": "rank0", "phase": "saving"},
-            "rank0 went while saving, without a word",
+            "rank0 ended while saving without reporting why",
             "caution",
         ),
         (
             "gap",
             {"first": 5, "end": 15, "why": "cap"},
-            "10 events dropped: the spool was at its cap",
+            "10 events dropped: the spool was full",
             "caution",
         ),
         ("gap", {}, "", "caution"),
@@ -303,14 +303,14 @@ def test_the_configuration_is_flat_and_leaves_out_no_fact() -> None:
         ("control_on", {}, "", ""),
     ],
 )
-def test_an_event_is_said_in_words(kind: str, data: Any, said: str, tone: str) -> None:
+def test_an_event_has_a_text_and_a_tone(kind: str, data: Any, text: str, tone: str) -> None:
     row = EventRow(1, "rank0", "a1", 0, kind, 5, None, NOW, 0, data, None)
     entry = timeline.entry(row, NOW - timedelta(seconds=192))
-    assert (entry.text, entry.tone, entry.offset) == (said, tone, "+00:03:12")
+    assert (entry.text, entry.tone, entry.offset) == (text, tone, "+00:03:12")
 
 
 @pytest.mark.parametrize(
-    ("op", "args", "said"),
+    ("op", "args", "text"),
     [
         ("stop", {}, "Stop"),
         ("stop", {"save": False}, "Stop without saving"),
@@ -323,11 +323,11 @@ def test_an_event_is_said_in_words(kind: str, data: Any, said: str, tone: str) -
         (None, {}, "Unknown command"),
     ],
 )
-def test_a_command_is_said_in_words(op: str | None, args: Any, said: str) -> None:
-    assert formatting.command(op, args) == said
+def test_a_command_has_a_label(op: str | None, args: Any, text: str) -> None:
+    assert formatting.command_label(op, args) == text
 
 
-def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
+def test_the_progress_of_a_command_lists_when_it_reached_each_state() -> None:
     command = Command(
         id="c",
         op="save",
@@ -343,9 +343,9 @@ def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
         step=5,
         detail="",
     )
-    told = controls.command_row(command, NOW)
-    assert told.progress == f"requested {NOW:%H:%M:%S} UTC, delivered +0.2 s, applied +1.0 s"
-    assert (told.action, told.result, told.issuer, told.expired_at) == (
+    row = controls.command_row(command, NOW)
+    assert row.progress == f"requested {NOW:%H:%M:%S} UTC, delivered +0.2 s, applied +1.0 s"
+    assert (row.action, row.result, row.issuer, row.expired_at) == (
         "Save",
         "step 5",
         "somebody",
@@ -356,9 +356,9 @@ def test_the_story_of_a_command_tells_when_it_came_how_far() -> None:
     assert controls.command_row(answer_only, NOW).action == "Unknown command"
 
 
-def test_an_event_that_could_not_be_read_says_why() -> None:
+def test_an_unreadable_event_shows_the_reason() -> None:
     row = EventRow(1, "rank1", "a1", 0, "log", 5, None, NOW, 0, {"x": "y" * 30_000}, "logs missing")
     entry = timeline.entry(row, NOW + timedelta(seconds=1))
     assert (entry.text, entry.tone, entry.where) == ("logs missing", "caution", "step 5 · rank1")
-    assert entry.data.endswith("… cut here")
+    assert entry.data.endswith("… truncated")
     assert entry.offset == "-00:00:01"
