@@ -25,6 +25,17 @@ class Document(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+D = TypeVar("D", bound=Document)
+
+
+def _from_record(model: type[D], record: object, free_form: str) -> D:
+    """``record`` as ``model``; strict JSON of its field ``free_form`` sets ``non_finite``."""
+    clean, flags = strict({free_form: getattr(record, free_form)})
+    names = model.model_fields.keys() - {free_form, "non_finite"}
+    fields = {name: getattr(record, name) for name in names}
+    return model.model_validate({**fields, **clean, "non_finite": flags})
+
+
 class Listing(Document, Generic[T]):
     """A page of items, and the cursor of the next page."""
 
@@ -178,20 +189,7 @@ class Event(Document):
 
     @classmethod
     def from_store(cls, row: records.EventRow) -> Event:
-        data, flags = strict({"data": row.data})
-        return cls(
-            n=row.n,
-            producer=row.producer,
-            attempt=row.attempt,
-            seq=row.seq,
-            kind=row.kind,
-            step=row.step,
-            epoch=row.epoch,
-            time=row.time,
-            problem=row.problem,
-            non_finite=flags,
-            **data,
-        )
+        return _from_record(cls, row, "data")
 
 
 class Checkpoint(Document):
@@ -229,9 +227,7 @@ class Command(Document):
 
     @classmethod
     def from_store(cls, record: records.Command) -> Command:
-        fields = {name: getattr(record, name) for name in cls.model_fields if name != "non_finite"}
-        clean, flags = strict({"args": record.args})
-        return cls(**{**fields, **clean, "non_finite": flags})
+        return _from_record(cls, record, "args")
 
 
 class CommandRequest(BaseModel):

@@ -108,12 +108,9 @@ def find_valid_entry(keyring: Keyring, token: str) -> Credential | None:
 def refusal(keyring: Keyring, token: str, scope: Scope, why: str) -> Refusal:
     """The refusal of a request with ``token``, which may be empty, unknown or revoked."""
     credential = _find_entry(keyring, token)
-    caller_name, role = (
-        (credential.name, credential.principal.role_names)
-        if credential
-        else (address_of(scope), "")
-    )
-    return Refusal(caller_name, role, "http", scope["path"], why)
+    if credential is None:
+        return Refusal(address_of(scope), "", "http", scope["path"], why)
+    return Refusal(credential.name, credential.principal.role_names, "http", scope["path"], why)
 
 
 def _find_entry(keyring: Keyring, token: str) -> Credential | None:

@@ -109,11 +109,8 @@ def _progress_text(command: Command) -> str:
         (command.state, command.settled_at),
     ):
         if at is not None:
-            is_first = at == requested_at or requested_at is None
-            when = (
-                f"{at:%H:%M:%S} UTC"
-                if is_first
-                else f"{(at - (requested_at or at)).total_seconds():+.1f} s"
-            )
-            parts.append(f"{word} {when}")
+            if requested_at is None or at == requested_at:
+                parts.append(f"{word} {at:%H:%M:%S} UTC")
+            else:
+                parts.append(f"{word} {(at - requested_at).total_seconds():+.1f} s")
     return ", ".join(parts)
