@@ -58,7 +58,9 @@ PHRASES = {
     "at its cause": "at the source",
 }
 # Names that are part of an interface of other packages, or of ours, spelled as there.
-ALLOWED = frozenset({"patience", "early_stopping_patience", "settled_at"})
+ALLOWED = frozenset(
+    {"patience", "early_stopping_patience", "heard_at", "settled_at", "sketches", "told_at"}
+)
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _WORD = re.compile(r"[A-Za-z]+")
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, literal, select
 from lineside.bus.protocol.commands import GRACE_SECONDS
 from lineside.store.database import tables
 
-EXPIRED_DETAIL = "nobody took it in time"
+EXPIRED_DETAIL = "no training took it in time"
 
 
 def expired_entries(now: float) -> tuple[Select[Any], ColumnElement[float]]:

@@ -25,7 +25,7 @@ _POINT_COLUMNS = (
     points.c.value,
     points.c.flag,
 )
-_SKETCH_COLUMNS = tuple(sketches.c[column.name] for column in _POINT_COLUMNS)
+_SELECTED_COLUMNS = tuple(sketches.c[column.name] for column in _POINT_COLUMNS)
 
 
 class CurveSource(NamedTuple):
@@ -84,7 +84,7 @@ def read_curve(
     kept: list[Point] = []
     requested = 0
     for row in rows:
-        share = None if request.points is None else max(1, request.points * row.n // total)
+        share = None if request.points is None else max(1, request.points * row.n // (total or 1))
         first, end = _span(connection, row, request)
         kept += _read_downsampled(connection, row.id, row.n, share, first, end)
         requested += end - first
@@ -211,7 +211,7 @@ def _first_at(
 def _read(
     connection: Connection, series_id: int, level: int, first: int, end: int
 ) -> Iterator[Point]:
-    table, columns = (sketches, _SKETCH_COLUMNS) if level else (points, _POINT_COLUMNS)
+    table, columns = (sketches, _SELECTED_COLUMNS) if level else (points, _POINT_COLUMNS)
     query: Select[Any] = (
         select(*columns)
         .where(table.c.series_id == series_id, table.c.idx >= first, table.c.idx < end)
@@ -228,7 +228,7 @@ def _read_non_finite(
 ) -> list[Point]:
     """Every point that is not finite, or none if there are more than ``limit``."""
     query: Select[Any] = (
-        select(*_SKETCH_COLUMNS)
+        select(*_SELECTED_COLUMNS)
         .where(sketches.c.series_id == series_id, sketches.c.level == NON_FINITE_LEVEL)
         .where(sketches.c.idx >= first, sketches.c.idx < end)
         .order_by(sketches.c.idx)

@@ -1,4 +1,4 @@
-"""What reads answer: frozen records. Times are UTC datetimes unless a field says otherwise."""
+"""Frozen records that reads return. Times are UTC datetimes unless documented otherwise."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ Status = Literal[
     "lost",
 ]
 RUN_STATUSES: tuple[str, ...] = get_args(Status)
-"""What a run can be. An attempt can also be ``superseded``: another one was started in its place
-before it had ended."""
-
+"""The statuses of a run. An attempt can also be ``superseded``: another began before its end."""
 
 RUNNING_STATUSES = frozenset({"running", "stalled"})
-"""What a run is whose process lives, as far as was heard."""
+"""The statuses of a run whose process is alive, by the newest sign of life."""
 ACTIVE_STATUSES = RUNNING_STATUSES | {"disconnected"}
-"""What a run is that has not ended, as far as is known."""
+"""The statuses of a run without a known end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items, and the ``cursor`` that asks for those after them; None if there are no more."""
+    """Some items, and the ``cursor`` for the next page; None if there is none."""
 
     items: tuple[T, ...]
     next: str | None
@@ -42,9 +40,9 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class LossAccount:
-    """``emitted == recorded + gaps + lag``: each event is kept, known to be missing, or on its way.
+    """``emitted == recorded + gaps + lag``: each event is recorded, missing, or on its way.
 
-    ``emitted`` is the newest word on how many events the producers made.
+    ``emitted`` is the newest number of events that the producers have reported.
     """
 
     emitted: int = 0
@@ -55,9 +53,9 @@ class LossAccount:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The exception that ended training: of the producer (a rank) that raised it first.
+    """The exception that ended training, of the producer (a rank) that raised it first.
 
-    ``traceback`` is as Python prints it, its end if it is long; empty if it was not told.
+    ``traceback`` is as Python prints it, or the end of a long one; empty if it is unknown.
     """
 
     producer: str
@@ -68,12 +66,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One process start of a run. ``number`` counts from 1 in the order they followed one another.
+    """One process start of a run. ``number`` counts from 1 in order.
 
     ``reason`` is a sentence for a status that needs one, ``error`` the exception if there was one.
-    ``phase`` is what rank 0 was doing when last heard of, as ``training`` or ``paused``, while the
-    attempt has not ended. ``step`` is the highest step seen,
-    ``epoch`` the newest. ``resumed_step`` is the step of the checkpoint it went on from.
+    ``phase`` is the newest phase of rank 0, such as ``training`` or ``paused``, until the attempt
+    ends. ``step`` is the highest step, ``epoch`` the newest. ``resumed_step`` is the step of the
+    checkpoint from which it resumed.
     """
 
     attempt: str
@@ -93,19 +91,19 @@ class Attempt:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives, as far as was heard."""
+        """Whether its process is alive, by the newest sign of life."""
         return self.status in RUNNING_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training as a person thinks of it. Status, phase, reason, error, step and epoch are its
-    newest attempt's.
+    """A training with all its attempts.
 
-    ``started_at`` is the first attempt's start, ``updated_at`` when the store last heard of the
-    run. ``event_counts`` maps every kind to how many events are recorded, over all producers and
-    attempts, exact. ``metrics`` has the last value of each of rank 0's metrics in the newest
-    attempt; values may be NaN or infinite.
+    Status, phase, reason, error, step and epoch are those of the newest attempt. ``started_at`` is
+    the start of the first attempt, ``updated_at`` the time of the last sign of life.
+    ``event_counts`` has the exact number of recorded events of every kind, over all producers and
+    attempts. ``metrics`` has the last value of each metric of rank 0 in the newest attempt; values
+    may be NaN or infinite.
     """
 
     id: str
@@ -130,22 +128,22 @@ class Run:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives, as far as was heard."""
+        """Whether its process is alive, by the newest sign of life."""
         return self.status in RUNNING_STATUSES
 
     @property
     def accepts_commands(self) -> bool:
-        """Whether there may be a training that a command reaches."""
+        """Whether a command may reach a training."""
         return self.status in ACTIVE_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAccount:
-    """One producer's stream: its own loss account and what its emitter said of itself.
+    """The stream of one producer: its loss account and the counters of its emitter.
 
-    ``dropped``: events a full spool or disk refused (they are among ``gaps`` once known).
-    ``unreadable``: recorded events that were not what their kind promises. ``hook_ns`` are
-    nanoseconds spent in ``hooks`` hooks. ``rss`` is bytes. None where it was never said.
+    ``dropped`` counts events for which spool or disk had no room (they are also in ``gaps`` once
+    reported), ``unreadable`` recorded events whose data did not match their kind. ``hook_ns`` is
+    the time spent in ``hooks`` hooks. ``rss`` is in bytes. None means never reported.
     """
 
     producer: str
@@ -168,8 +166,10 @@ class StreamAccount:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A metric of one attempt. ``last`` may be NaN or infinite; ``min`` and ``max`` are of the
-    finite values and None if there are none."""
+    """A metric of one producer. ``last`` may be NaN or infinite.
+
+    ``min`` and ``max`` are of the finite values; None if there are none.
+    """
 
     name: str
     attempt: str
@@ -186,10 +186,10 @@ class Series:
 class Points:
     """A curve as columns of equal length, in the order recorded.
 
-    ``x`` is ``step`` or ``time`` (seconds since the epoch), as asked for. ``y`` is None where the
-    value is not finite, and ``flag`` there says ``nan``, ``inf`` or ``-inf``. ``total`` counts the
-    points recorded and ``sum`` adds up their finite values (None if that is beyond a double), over
-    the whole curve. If ``downsampled``, the points here are the telling ones of the part asked for.
+    ``x`` is ``step`` or ``time`` (seconds since the epoch), as requested. ``y`` is None where the
+    value is not finite; ``flag`` is then ``nan``, ``inf`` or ``-inf``. ``total`` is the number of
+    points and ``sum`` the sum of the finite values (None beyond a double) of the whole curve. If
+    ``downsampled``, some points of the requested part are left out.
     """
 
     name: str
@@ -215,8 +215,10 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds by step: ``compute`` from step_begin to step_end, ``wait`` from there to the next
-    step_begin (data, and evaluation or saving where they come between)."""
+    """Seconds by step: ``compute`` from step_begin to step_end, ``wait`` to the next step_begin.
+
+    ``wait`` is for data, and for an evaluation or a save between the steps.
+    """
 
     compute: Points
     wait: Points
@@ -236,10 +238,9 @@ class PointRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One recorded event. ``n`` numbers a run's events in order of recording: ask ``after`` it.
+    """One recorded event. ``n`` numbers the events of a run in order of recording.
 
-    ``problem`` is a sentence if the event was not what its kind promises; ``data`` then holds what
-    could be kept of it.
+    ``problem`` is a sentence if the data does not match the kind.
     """
 
     n: int
@@ -257,7 +258,7 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class GapRow:
-    """Seqs ``first`` (included) to ``end`` (excluded) of a stream that never came."""
+    """Missing seqs of a stream: from ``first`` to before ``end``."""
 
     producer: str
     attempt: str
@@ -268,9 +269,9 @@ class GapRow:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was announced when it was saved; it may be gone from disk since.
+    """A checkpoint as reported when it was saved; it may have been removed since.
 
-    ``path`` is on the training machine. ``best`` says that it is the best model now known.
+    ``path`` is on the training machine. ``best``: it is the best model so far.
     """
 
     attempt: str
@@ -283,12 +284,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command to a run, and how far it has come.
+    """A command to a run, and its state.
 
-    ``state`` is requested, delivered, applied, rejected, expired or superseded; ``attempt``,
-    ``step`` and ``detail`` are of the answer that says so, ``settled_at`` its time if nothing more
-    will become of the command. What the command itself says is None or empty while only answers to
-    it are recorded.
+    ``state`` is requested, delivered, applied, rejected, expired or superseded. ``attempt``,
+    ``step`` and ``detail`` are of the answer with this state, ``settled_at`` is its time if the
+    state is final. The fields of the command itself are None or empty while only answers to it are
+    recorded.
     """
 
     id: str
@@ -308,10 +309,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who asked for what (``action``) of whom (``target``), and what came of it.
+    """A request: who asked for which ``action`` on which ``target``, and its ``outcome``.
 
     ``outcome`` is the state that a command reached, or ``refused``, ``count`` times. ``run`` and
-    ``command`` are ids where the entry is about one. What is not known is empty.
+    ``command`` are ids if the entry is about one. Unknown fields are empty.
     """
 
     time: datetime

@@ -9,8 +9,8 @@ from lineside.store.status.verdict import DETECTION_SECONDS
 
 STALL_STEPS, MIN_STALL_SECONDS, MAX_STALL_SECONDS = 10, 30.0, 600.0
 """A training that calls no hook is stalled after the time of ``STALL_STEPS`` of its steps, but not
-before ``MIN_STALL_SECONDS``. The limit is at least ``MAX_STALL_SECONDS`` outside of steps (during
-an evaluation, say) and in the first two steps."""
+before ``MIN_STALL_SECONDS``. The limit is at least ``MAX_STALL_SECONDS`` outside of steps (such as
+in an evaluation) and in the first two steps."""
 _STEPPING_PHASES = frozenset({"training", "waiting", None})
 _IDLE_PHASES = frozenset({PAUSED, "finished"})
 _SMOOTHING = 0.2  # weight of the newest step in the mean

@@ -1,4 +1,4 @@
-"""A real store for each test, in SQLite and in PostgreSQL alike."""
+"""A real store for each test, in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.store.database.postgres import Postgres, find_binaries
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server of this test session's own; skipped without one, but not on CI."""
+    """A PostgreSQL server for this test session; without PostgreSQL, skip, but fail on CI."""
     with Postgres(find_binaries()) as server:
         yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a fresh store can be made."""
+    """The URL for a new store."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/home/store.db"
     server: Postgres = request.getfixturevalue("postgres")

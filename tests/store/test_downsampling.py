@@ -1,4 +1,4 @@
-"""Long curves made short: nothing telling is lost, and nothing moves."""
+"""Downsampling of long curves: no selected point is lost, and none moves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ values = st.one_of(
 
 
 class Recorded:
-    """A series as its rows stand: points, and sketches by level."""
+    """The rows of a series: points, and selected points by level."""
 
     def __init__(self) -> None:
         self.levels: dict[int, list[Point]] = {0: []}
@@ -56,7 +56,7 @@ class Recorded:
 
 
 def reference(points: list[Point], size: int) -> list[Point]:
-    """The telling points of each block, by their definition."""
+    """The selected points of each block, computed from the definition."""
     kept: list[Point] = []
     for start in range(0, len(points), size):
         block = points[start : start + size]
@@ -76,7 +76,7 @@ def reference(points: list[Point], size: int) -> list[Point]:
 
 @given(st.lists(values, max_size=1500), st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
-def test_a_chart_has_the_telling_points_of_each_block(series: list[float], wanted: int) -> None:
+def test_a_chart_has_the_selected_points_of_each_block(series: list[float], wanted: int) -> None:
     recorded = Recorded()
     for value in series:
         recorded.add(value)
@@ -101,7 +101,7 @@ def test_a_chart_read_through_several_levels_is_the_one_from_all_points() -> Non
         assert read <= max(wanted, 8) * FAN_OUT * MAX_SELECTED
 
 
-def test_whole_blocks_never_change_while_points_are_appended() -> None:
+def test_complete_blocks_never_change_while_points_are_appended() -> None:
     recorded = Recorded()
     wanted, size_before = 64, 0
     seen: list[Point] = []
@@ -127,7 +127,7 @@ def test_when_the_block_size_doubles_no_new_points_appear_among_the_old() -> Non
 
 @given(st.integers(0, 40_000))
 @settings(max_examples=50, deadline=None)
-def test_a_tail_is_restored_from_rows_as_it_was(count: int) -> None:
+def test_open_blocks_are_restored_from_rows(count: int) -> None:
     recorded = Recorded()
     for number in range(count):
         recorded.add(math.nan if number % 1000 == 5 else math.sin(number) * number)
@@ -146,10 +146,10 @@ def test_a_tail_is_restored_from_rows_as_it_was(count: int) -> None:
     assert shown(restored) == shown(recorded.open_blocks)
 
 
-def test_level_sizes_grow_by_the_fan() -> None:
+def test_block_sizes_grow_by_the_fan_out() -> None:
     assert [block_size(level) for level in range(4)] == [1, 64, 512, 4096]
 
 
-def test_a_block_of_nothing_tells_nothing() -> None:
+def test_an_empty_block_selects_no_point() -> None:
     assert Block().selected() == []
     assert downsample([], 8) == []

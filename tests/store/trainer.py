@@ -1,4 +1,4 @@
-"""Events as a Trainer's producers make them, in batches as the bus delivers them."""
+"""Events like those of a Trainer's processes, in batches like those of the bus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATER_ATTEMPT = "20231114T231320-bbbb"
 
 
 class FakeJournal:
-    """Hands out offsets, and delivers to a writer."""
+    """Assigns offsets and delivers batches to a writer."""
 
     def __init__(self, writer: Writer, name: str = "journal") -> None:
         self.writer = writer
@@ -27,14 +27,14 @@ class FakeJournal:
         return Batch(next(self.offsets), stream, tuple(events), gaps)
 
     def deliver(self, *fake_producers: FakeProducer) -> None:
-        """One transaction with what each teller has told since the last time."""
+        """Deliver, in one transaction, the events emitted since the last delivery."""
         self.writer.apply(
             self.name, [self.batch(t.stream, t.take_events()) for t in fake_producers]
         )
 
 
 class FakeProducer:
-    """One producer's stream. Time passes a millisecond an event, and by ``tick`` (seconds)."""
+    """The stream of one producer. Each event takes 1 ms; ``tick`` adds seconds."""
 
     def __init__(
         self, run: str = "run", producer: str = "rank0", attempt: str = ATTEMPT, at: float = START
@@ -44,7 +44,7 @@ class FakeProducer:
         self.time = at
         self.step = 0
         self.epoch: float | None = None
-        self.told: list[Event] = []
+        self.pending: list[Event] = []
 
     def tick(self, seconds: float) -> None:
         self.time += seconds
@@ -53,14 +53,14 @@ class FakeProducer:
         fields = {"time": self.time, "step": self.step, "epoch": self.epoch, **changes}
         fields.setdefault("monotonic_ns", round((self.time - START) * 1e9))
         event = Event(seq=self.seq, kind=kind, data=data, **fields)
-        self.told.append(event)
+        self.pending.append(event)
         self.seq += 1
         self.time += 0.001
         return event
 
     def take_events(self) -> list[Event]:
-        told, self.told = self.told, []
-        return told
+        pending, self.pending = self.pending, []
+        return pending
 
     def begin(self, **facts: Any) -> None:
         self.emit("run_start", {"name": "a run", "project": "tests", **facts})
@@ -71,7 +71,7 @@ class FakeProducer:
         self.emit("log", {"logs": logs})
 
     def do_step(self, compute: float = 0.1, wait: float = 0.02, **logs: Any) -> None:
-        """One optimizer step that takes so long, with a log if there is anything to log."""
+        """One optimizer step of these durations, with a log if ``logs`` are given."""
         self.emit("step_begin")
         self.emit("optimizer_step")
         self.tick(compute - 0.002)
@@ -94,7 +94,7 @@ class FakeProducer:
 
 
 def heartbeat(trainer: FakeProducer, **changes: Any) -> dict[str, Any]:
-    """The data of a heartbeat about ``of``."""
+    """The data of a heartbeat about ``trainer``."""
     return {
         "producer": trainer.stream.producer,
         "attempt": trainer.stream.attempt,

@@ -1,1 +1,1 @@
-"""Alembic's folder: how the tables came to be what ``store.schema`` says they are."""
+"""Alembic migrations: how the tables of ``store.database.tables`` were made."""

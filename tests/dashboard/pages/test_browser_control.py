@@ -186,7 +186,7 @@ def test_a_command_without_an_answer_in_time_is_shown_as_expired(
     visit(page, f"{site}/runs/tiny-1")
     untaken, taken = page.locator("#command-untaken"), page.locator("#command-taken")
     expect(taken).to_contain_text("delivered")
-    expect(untaken).to_contain_text("nobody took it in time", timeout=15_000)
+    expect(untaken).to_contain_text("no training took it in time", timeout=15_000)
     expect(taken).to_contain_text("no answer to it has come", timeout=15_000)
     expect(page.locator("#commands [data-expired]")).to_have_count(
         0

@@ -1,4 +1,4 @@
-"""A PostgreSQL server on a Unix socket in a temporary folder, run by somebody who is not root."""
+"""A PostgreSQL server on a Unix socket in a temporary folder, run by a user other than root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READY_SECONDS = 30.0
 
 
 def find_binaries() -> Path:
-    """The folder with ``initdb`` and ``postgres``; without one the test skips, on CI it fails."""
+    """The folder with ``initdb`` and ``postgres``; without it, skip the test, or fail it on CI."""
     found = shutil.which("postgres")
     if found is not None:
         return Path(found).parent
@@ -35,7 +35,7 @@ def find_binaries() -> Path:
 
 
 class Postgres:
-    """Started on entering the context, gone with all its files on leaving."""
+    """A server that runs inside the context and removes all its files at the end."""
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
@@ -66,7 +66,7 @@ class Postgres:
         return str(self.folder / "data")
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}"]
         with (self.folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -84,14 +84,14 @@ class Postgres:
         raise TimeoutError((self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """End it at once, cutting off whoever is connected."""
+        """Stop the server at once and close all connections."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(30)
             self._process = None
 
     def new_database(self) -> str:
-        """The URL of an empty database: a schema, which is made in a fiftieth of the time."""
+        """The URL of an empty schema, which is made in 1/50 of the time of a database."""
         name = next(self._names)
         with self._connect() as connection:
             connection.execute(f"CREATE SCHEMA {name}")
@@ -114,7 +114,7 @@ class Postgres:
 
 
 def _unprivileged_user() -> str | None:
-    """Whom to become: PostgreSQL refuses to run as root."""
+    """The user to run as: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

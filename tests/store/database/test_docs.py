@@ -1,4 +1,4 @@
-"""What the reference says of the run history is complete."""
+"""The reference of the run history is complete."""
 
 from __future__ import annotations
 

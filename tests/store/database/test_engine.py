@@ -1,4 +1,4 @@
-"""Opening a store: what is made, what is refused and in which words, and who waits for whom."""
+"""Opening a store: creation, refusals with their messages, and locks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.store.database.postgres import Postgres
 from tests.store.trainer import FakeJournal, FakeProducer
 
 
-def test_a_store_is_made_once_and_found_again(store_url: str) -> None:
+def test_a_store_is_made_once_and_opened_again(store_url: str) -> None:
     with pytest.raises(StoreError, match="LINESIDE_STORE"):
         open_store(store_url)
     for create in (True, True, False):
@@ -93,7 +93,7 @@ def test_the_sqlite_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
         "postgresql://host:port/db",
     ],
 )
-def test_a_url_that_cannot_be_used_is_told(url: str) -> None:
+def test_an_unusable_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="expected an SQLAlchemy URL of SQLite or PostgreSQL"):
         open_store(url, create=True)
 
@@ -109,27 +109,29 @@ def test_a_password_is_never_shown() -> None:
         assert "secret" not in str(refused.value)
 
 
-def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_store_is_refused_without_create(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"there is no store at .*nothing\.db: start one with"):
         open_store(f"sqlite:///{tmp_path}/nothing.db")
     assert not (tmp_path / "nothing.db").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
         open_store(f"sqlite:///{tmp_path}/file/store.db", create=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(SettingsError, match="not writable"):
         open_store(f"sqlite:///{tmp_path}/store.db", create=True)
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path, create: bool) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_unchanged(
+    tmp_path: Path, create: bool
+) -> None:
     path = tmp_path / "store.db"
     path.write_text("this is a letter, not a database\n" * 100)
     before = path.read_bytes()
@@ -138,19 +140,19 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path, creat
     assert path.read_bytes() == before
 
 
-def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_made_raises_store_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="File name too long"):
         open_store(f"sqlite:///{tmp_path}/{'x' * 300}.db", create=True)
 
 
-def test_a_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         open_store(f"sqlite:///{tmp_path}")
     with pytest.raises(StoreError):
         open_store(f"sqlite:///{tmp_path}", create=True)
 
 
-def test_somebody_elses_database_is_told_and_left_alone(store_url: str) -> None:
+def test_a_database_of_another_application_is_refused_and_left_unchanged(store_url: str) -> None:
     if store_url.startswith("sqlite"):
         Path(store_url.removeprefix("sqlite:///")).parent.mkdir()
     other = create_engine(store_url.replace("postgresql:", "postgresql+psycopg:"))
@@ -164,14 +166,14 @@ def test_somebody_elses_database_is_told_and_left_alone(store_url: str) -> None:
     other.dispose()
 
 
-def test_a_store_of_a_newer_version_is_told(engine: Engine, store_url: str) -> None:
+def test_a_store_of_a_newer_version_is_refused(engine: Engine, store_url: str) -> None:
     _set_revision(engine, "9999")
     for create in (True, False):
         with pytest.raises(StoreTooNew, match="schema revision 9999, newer than this Lineside"):
             open_store(store_url, create=create)
 
 
-def test_a_store_of_an_older_version_is_told_unless_it_may_be_changed(
+def test_a_store_of_an_older_version_is_refused_without_create(
     engine: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "REVISIONS", (*migrate.REVISIONS, "9999"))
@@ -184,7 +186,7 @@ def _set_revision(engine: Engine, number: str) -> None:
         connection.execute(text("UPDATE lineside_version SET version_num = :n"), {"n": number})
 
 
-def test_a_network_file_system_is_warned_of(
+def test_a_network_file_system_causes_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "network_filesystem_type", lambda path: "nfs4")
@@ -193,7 +195,7 @@ def test_a_network_file_system_is_warned_of(
     assert "network file system (nfs4)" in caplog.text
 
 
-def test_a_package_that_is_missing_is_told() -> None:
+def test_a_missing_package_raises_missing_extra() -> None:
     def ends_with(program: str) -> str:
         process = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -208,7 +210,7 @@ def test_a_package_that_is_missing_is_told() -> None:
     assert "pip install 'lineside[postgres]'" in ends_with(psycopg)
 
 
-def test_a_reader_sees_one_moment(engine: Engine) -> None:
+def test_a_reader_sees_the_store_as_of_one_moment(engine: Engine) -> None:
     with read_transaction(engine) as connection:
         before = connection.execute(select(head.c.revision)).scalar_one()
         with write_transaction(engine):
@@ -218,7 +220,7 @@ def test_a_reader_sees_one_moment(engine: Engine) -> None:
         assert connection.execute(select(head.c.revision)).scalar_one() == before + 1
 
 
-def test_a_writer_that_raises_leaves_nothing(engine: Engine) -> None:
+def test_a_write_transaction_that_raises_leaves_no_rows(engine: Engine) -> None:
     def fail() -> None:
         with write_transaction(engine) as (connection, _):
             connection.execute(update(head).values(revision=50))
@@ -229,7 +231,7 @@ def test_a_writer_that_raises_leaves_nothing(engine: Engine) -> None:
     assert History(engine).changes(0).revision == 0
 
 
-def test_writers_wait_for_one_another(engine: Engine) -> None:
+def test_writers_wait_for_each_other(engine: Engine) -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -249,7 +251,7 @@ def test_writers_wait_for_one_another(engine: Engine) -> None:
         thread.join()
 
 
-def test_a_writer_whose_patience_ends_says_so(
+def test_a_writer_that_waits_beyond_its_timeout_raises_store_unavailable(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.1)
@@ -265,7 +267,7 @@ def test_a_writer_whose_patience_ends_says_so(
     impatient.dispose()
 
 
-def test_what_the_database_refuses_is_an_error_of_ours(engine: Engine) -> None:
+def test_a_row_that_the_database_refuses_raises_store_error(engine: Engine) -> None:
     with (
         pytest.raises(StoreError, match="cannot be used") as raised,
         write_transaction(engine) as (c, _),
@@ -274,13 +276,13 @@ def test_what_the_database_refuses_is_an_error_of_ours(engine: Engine) -> None:
     assert not isinstance(raised.value, StoreUnavailable)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path, sqlite_engine: Engine) -> None:
+def test_a_damaged_file_raises_store_error(tmp_path: Path, sqlite_engine: Engine) -> None:
     FakeJournal(Writer(sqlite_engine)).deliver(_busy_teller())
     sqlite_engine.dispose()
     path = tmp_path / "store.db"
     size = path.stat().st_size
     with path.open("r+b") as file:
-        file.seek(size // 2)  # beyond the tables' descriptions
+        file.seek(size // 2)  # behind the schema
         file.write(os.urandom(size // 2))
     engine = open_store(f"sqlite:///{path}")
     with pytest.raises(StoreError):
@@ -296,7 +298,7 @@ def _busy_teller() -> FakeProducer:
     return trainer
 
 
-def test_a_store_that_was_replaced_is_seen_at_once(tmp_path: Path, sqlite_engine: Engine) -> None:
+def test_a_replaced_store_is_noticed_at_once(tmp_path: Path, sqlite_engine: Engine) -> None:
     FakeJournal(Writer(sqlite_engine)).deliver(_busy_teller())
     history = History(sqlite_engine)
     assert len(history.runs().items) == 1
@@ -305,7 +307,7 @@ def test_a_store_that_was_replaced_is_seen_at_once(tmp_path: Path, sqlite_engine
     with pytest.raises(StoreUnavailable, match="unable to open"):
         history.runs()
     assert not (tmp_path / "store.db").exists()
-    # The old one's write-ahead log lies there still.
+    # The write-ahead log of the old store still exists.
     assert (tmp_path / "store.db-wal").exists()
     open_store(f"sqlite:///{tmp_path}/store.db", create=True).dispose()
     assert history.runs().items == ()
@@ -319,7 +321,7 @@ def test_a_path_with_odd_characters_is_a_path(tmp_path: Path) -> None:
     assert path.is_file()
 
 
-def test_a_connection_of_its_own_that_cannot_be_had_is_told(
+def test_a_raw_connection_that_cannot_be_opened_raises_store_unavailable(
     tmp_path: Path, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)

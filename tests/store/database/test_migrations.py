@@ -1,4 +1,4 @@
-"""What the migrations make is what the schema says."""
+"""The tables that migrations make are those of the schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_migrated_tables_are_those_of_the_schema(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("old", migrate.REVISIONS[:-1])
-def test_an_older_store_is_brought_up_to_date_with_all_that_it_holds(
+def test_an_older_store_is_upgraded_with_all_its_rows(
     store_url: str, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = _open_old(store_url, old, monkeypatch)
@@ -46,7 +46,7 @@ def test_an_older_store_is_brought_up_to_date_with_all_that_it_holds(
     engine.dispose()
 
 
-def test_a_run_that_failed_before_causes_were_kept_has_its_exception(
+def test_a_run_that_failed_before_the_column_cause_existed_has_its_exception(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = _open_old(store_url, "0001", monkeypatch)
@@ -90,7 +90,7 @@ def test_a_run_that_failed_before_causes_were_kept_has_its_exception(
 
 
 def _open_old(store_url: str, old: str, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """A new store as it was at that revision."""
+    """A new store at that revision."""
     with monkeypatch.context() as then:
         then.setattr(alembic.command, "upgrade", partial(_upgrade_to, alembic.command.upgrade, old))
         return open_store(store_url, create=True)

@@ -20,7 +20,7 @@ def journal(writer: Writer) -> FakeJournal:
 
 
 def evaluate(trainer: FakeProducer, **metrics: float) -> None:
-    """As a Trainer does it: the metrics are logged, then announced."""
+    """Log the metrics and then emit ``evaluate``, as a Trainer does."""
     trainer.log(**metrics)
     trainer.emit("evaluate", {"metrics": metrics})
 
@@ -31,7 +31,7 @@ def test_evaluation_metrics_that_were_logged_are_points_once(
     trainer = FakeProducer()
     trainer.begin()
     evaluate(trainer, eval_loss=2.0, eval_bad=math.nan)
-    # The same values again, at the same step: that is another evaluation.
+    # The same values at the same step are another evaluation.
     evaluate(trainer, eval_loss=2.0, eval_bad=math.nan)
     journal.deliver(trainer)
     assert history.points("run", "eval_loss").y == [2.0, 2.0]
@@ -39,7 +39,7 @@ def test_evaluation_metrics_that_were_logged_are_points_once(
     assert history.run("run").event_counts["evaluate"] == 2
 
 
-def test_the_log_before_an_evaluation_is_remembered_over_a_kill(
+def test_the_log_before_an_evaluation_is_loaded_again_after_a_kill(
     engine: Engine, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -56,7 +56,9 @@ def test_the_log_before_an_evaluation_is_remembered_over_a_kill(
     assert history.points("run", "eval_new").y == [1.0]
 
 
-def test_a_log_that_was_unreadable_explains_no_evaluation(engine: Engine, history: History) -> None:
+def test_metrics_of_an_evaluation_after_an_unreadable_log_are_points(
+    engine: Engine, history: History
+) -> None:
     trainer = FakeProducer()
     journal = FakeJournal(Writer(engine))
     trainer.log(before=1.0)
@@ -68,15 +70,13 @@ def test_a_log_that_was_unreadable_explains_no_evaluation(engine: Engine, histor
     assert history.points("run", "before").y == [1.0, 1.0]
 
 
-def test_metrics_that_came_by_no_log_are_points_of_their_own(
-    journal: FakeJournal, history: History
-) -> None:
+def test_metrics_that_were_not_logged_are_points(journal: FakeJournal, history: History) -> None:
     trainer = FakeProducer()
     trainer.begin()
     trainer.log(loss=1.0)
     trainer.emit("predict", {"metrics": {"test_loss": 3.0, "text": "no"}})
     trainer.emit("predict", {"metrics": {"test_loss": 3.0}})
-    # Logged at another step, or with another value: not the same thing.
+    # Logged at another step or with another value, so not the same metric.
     trainer.log(eval_loss=1.0)
     trainer.step = 5
     trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
@@ -87,9 +87,7 @@ def test_metrics_that_came_by_no_log_are_points_of_their_own(
     assert history.points("run", "eval_loss").y == [1.0, 1.0, 1.0, 1.5]
 
 
-def test_a_gap_between_log_and_evaluation_leaves_the_evaluation_its_points(
-    journal: FakeJournal, history: History
-) -> None:
+def test_evaluation_metrics_after_a_gap_are_points(journal: FakeJournal, history: History) -> None:
     trainer = FakeProducer()
     trainer.log(eval_loss=1.0)
     journal.deliver(trainer)
@@ -100,7 +98,7 @@ def test_a_gap_between_log_and_evaluation_leaves_the_evaluation_its_points(
     assert history.points("run", "eval_loss").y == [1.0, 1.0]
 
 
-def test_metrics_say_how_many_points_they_have_and_their_range(
+def test_metrics_have_their_number_of_points_and_their_range(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -119,7 +117,7 @@ def test_metrics_say_how_many_points_they_have_and_their_range(
     assert history.points("run", "loss").sum == 4.0
 
 
-def test_a_sum_beyond_a_double_is_not_told(journal: FakeJournal, history: History) -> None:
+def test_a_sum_beyond_a_double_is_none(journal: FakeJournal, history: History) -> None:
     trainer = FakeProducer()
     for value in (1e308, 1e308, -1e308):
         trainer.log(big=value)
@@ -145,7 +143,7 @@ def long_run(journal: FakeJournal) -> int:
     return count
 
 
-def test_a_chart_keeps_every_extreme_and_everything_that_is_not_finite(
+def test_a_chart_keeps_every_extreme_and_every_point_that_is_not_finite(
     history: History, long_run: int
 ) -> None:
     chart = history.points("run", "loss", points=500)
@@ -172,7 +170,7 @@ def test_a_chart_by_time_has_the_same_points(history: History, long_run: int) ->
     assert by_step.x == [float(step) for step in by_step.step]
 
 
-def test_all_points_are_to_be_had(history: History, long_run: int) -> None:
+def test_all_points_are_returned_without_a_limit(history: History, long_run: int) -> None:
     whole = history.points("run", "loss", points=None)
     assert not whole.downsampled
     assert whole.step == list(range(long_run))
@@ -196,7 +194,7 @@ def test_a_part_of_a_curve_comes_with_its_neighbours(history: History, long_run:
     assert 4321 not in wide.step
 
 
-def test_more_odd_points_than_wanted_are_thinned_to_the_first_of_each_block(
+def test_more_non_finite_points_than_wanted_are_reduced_to_the_first_of_each_block(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -210,7 +208,9 @@ def test_more_odd_points_than_wanted_are_thinned_to_the_first_of_each_block(
     assert 1000 in chart.step
 
 
-def test_nobody_logged_it_means_no_points(journal: FakeJournal, history: History) -> None:
+def test_a_metric_that_was_never_logged_has_no_points(
+    journal: FakeJournal, history: History
+) -> None:
     trainer = FakeProducer()
     trainer.begin()
     journal.deliver(trainer)
@@ -220,7 +220,7 @@ def test_nobody_logged_it_means_no_points(journal: FakeJournal, history: History
     assert history.timing("run").wait.total == 0
 
 
-def test_arguments_that_make_no_sense_are_told(journal: FakeJournal, history: History) -> None:
+def test_invalid_arguments_are_refused(journal: FakeJournal, history: History) -> None:
     trainer = FakeProducer()
     trainer.begin()
     journal.deliver(trainer)
@@ -234,7 +234,7 @@ def test_arguments_that_make_no_sense_are_told(journal: FakeJournal, history: Hi
         history.points("nobody", "loss")
 
 
-def test_timing_is_what_the_clock_of_the_training_machine_says(
+def test_timing_uses_the_clock_of_the_training_machine(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -246,7 +246,7 @@ def test_timing_is_what_the_clock_of_the_training_machine_says(
     timing = history.timing("run")
     assert timing.compute.step == [1, 2, 3]
     assert timing.compute.y == pytest.approx([0.1, 0.5, 0.2])
-    # What comes after the last step is no waiting for the next one.
+    # The time after the last step is no wait for the next one.
     assert timing.wait.step == [1, 2]
     assert timing.wait.y == pytest.approx([0.02, 0.01])
     assert timing.compute.sum == pytest.approx(0.8)
@@ -271,7 +271,7 @@ def test_a_gap_in_a_step_leaves_it_untimed(journal: FakeJournal, history: Histor
     assert timing.wait.step == [1, 3]
 
 
-def test_another_producers_curves_are_its_own(journal: FakeJournal, history: History) -> None:
+def test_each_producer_has_its_own_curves(journal: FakeJournal, history: History) -> None:
     rank0, evaluator = FakeProducer(), FakeProducer(producer="evaluator")
     rank0.log(loss=1.0)
     evaluator.log(loss=2.0)
@@ -282,7 +282,9 @@ def test_another_producers_curves_are_its_own(journal: FakeJournal, history: His
     assert history.run("run").metrics == {"loss": 1.0}
 
 
-def test_everything_can_be_read_row_by_row(journal: FakeJournal, history: History) -> None:
+def test_points_timing_and_events_are_read_row_by_row(
+    journal: FakeJournal, history: History
+) -> None:
     first, second = FakeProducer(), FakeProducer(attempt=LATER_ATTEMPT, at=START + 3600)
     first.begin()
     for value in (1.0, math.nan):
@@ -325,7 +327,9 @@ def test_everything_can_be_read_row_by_row(journal: FakeJournal, history: Histor
         next(history.iter_points("nobody"))
 
 
-def test_steps_timed_by_half_are_read_by_half(journal: FakeJournal, history: History) -> None:
+def test_steps_timed_only_in_part_have_only_that_part(
+    journal: FakeJournal, history: History
+) -> None:
     trainer = FakeProducer()
     for step in (1, 2, 3):
         trainer.step = step

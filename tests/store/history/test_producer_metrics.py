@@ -105,7 +105,7 @@ def test_a_part_of_a_curve_is_found_although_its_steps_go_back(
     assert history.points("run", "loss", start=500).step == []
 
 
-def test_metrics_say_nothing_of_the_runs_life_or_step(
+def test_metrics_change_neither_the_step_nor_the_attempts_of_the_run(
     journal: FakeJournal, history: History
 ) -> None:
     evaluator = beside("evaluator")

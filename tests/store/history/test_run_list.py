@@ -1,4 +1,4 @@
-"""The run list: filtered, sorted, paged; and how a person names a run."""
+"""The run list: filters, sort keys, pages; and finding a run by name."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_notes_and_tags_are_searched(history: History, writer: Writer) -> None:
     assert [run.id for run in history.runs(search="BASE").items] == ["run-1"]
 
 
-def test_counts_by_status_and_projects_make_the_filter(history: History) -> None:
+def test_counts_by_status_and_projects_match_the_list(history: History) -> None:
     assert history.counts() == {"finished": 3, "failed": 1, "running": 2}
     assert history.counts(project="p1") == {"finished": 1, "running": 1}
     assert history.counts(search="alpha") == {"running": 2}
     assert history.projects() == ["p0", "p1", "p2"]
 
 
-def test_a_run_with_no_name_goes_by_its_id(history: History, writer: Writer) -> None:
+def test_a_run_without_a_name_is_named_by_its_id(history: History, writer: Writer) -> None:
     trainer = FakeProducer("nameless", at=START + 99)
     trainer.emit("train_begin")
     FakeJournal(writer, "other").deliver(trainer)
@@ -111,7 +111,7 @@ def test_a_run_in_the_list_is_the_run_itself(history: History) -> None:
 
 
 @pytest.mark.parametrize("sort", ["", "-", "color", "--name"])
-def test_a_sort_key_that_does_not_exist_is_told(history: History, sort: str) -> None:
+def test_an_unknown_sort_key_is_refused(history: History, sort: str) -> None:
     with pytest.raises(UsageError, match=r"cannot be sorted by .*: expected started_at"):
         history.runs(sort=sort)
 
@@ -138,22 +138,22 @@ def test_a_sort_key_that_does_not_exist_is_told(history: History, sort: str) -> 
         ),
     ],
 )
-def test_a_cursor_that_is_none_is_told(history: History, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(history: History, cursor: str) -> None:
     with pytest.raises(UsageError, match="expected the `next` of a list sorted by -started_at"):
         history.runs(cursor=cursor)
 
 
-def test_a_cursor_of_another_order_is_told(history: History) -> None:
+def test_a_cursor_of_another_order_is_refused(history: History) -> None:
     cursor = history.runs(limit=1, sort="name").next
     with pytest.raises(UsageError, match="sorted by status"):
         history.runs(sort="status", cursor=cursor)
 
 
-def test_a_run_is_found_as_a_person_names_it(history: History) -> None:
+def test_a_run_is_found_by_id_prefix_name_and_latest(history: History) -> None:
     assert history.find("run-3").id == "run-3"
     assert history.find("beta").id == "run-1"
     assert history.find("latest").id == "run-5"
-    # Names differ by case here; on both databases they are two.
+    # Two names that differ only by case are two names in both databases.
     assert history.find("Alpha").id == "run-0"
     with pytest.raises(UsageError, match=r"'run-' matches several runs \(run-5, run-4"):
         history.find("run-")
@@ -189,7 +189,7 @@ def test_events_are_paged_forwards_and_backwards(history: History) -> None:
     assert ([row.n for row in page.items], page.next) == ([2, 1], None)
 
 
-def test_events_of_some_kinds_are_in_order_too(history: History) -> None:
+def test_events_of_some_kinds_are_in_order(history: History) -> None:
     page = history.events("run-1", kinds=["train_end", "run_start", "nothing"], limit=1)
     assert ([row.kind for row in page.items], page.next) == (["run_start"], "1")
     page = history.events("run-1", kinds=["train_end", "run_start"], after=1)
@@ -197,7 +197,7 @@ def test_events_of_some_kinds_are_in_order_too(history: History) -> None:
     assert history.events("run-1", kinds=[]).items == ()
 
 
-def test_the_configuration_is_what_the_attempt_started_with(
+def test_the_configuration_is_that_at_the_start_of_the_attempt(
     history: History, writer: Writer
 ) -> None:
     journal = FakeJournal(writer, "other")

@@ -1,4 +1,4 @@
-"""What is said about a command becomes one row and some of the audit, whatever its order."""
+"""A command and its answers become one row, and entries of the audit, in any order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lineside.store.recording.writer import Writer
 from tests.store.trainer import ATTEMPT, START, FakeJournal, FakeProducer
 
 LATE = START + 9e8
-"""When a command of these tests expires, unless it is about that."""
+"""When commands of these tests expire by default."""
 
 
 def training(journal: FakeJournal, run: str = "run") -> None:
@@ -42,7 +42,7 @@ def training(journal: FakeJournal, run: str = "run") -> None:
 def control_event(
     kind: str, after: float, data: dict[str, Any], attempt: str, step: int = 0
 ) -> FakeProducer:
-    """One event in a control stream of its own, ``after`` seconds."""
+    """Record one event in a new control stream, ``after`` seconds."""
     trainer = FakeProducer("run", "control", attempt, START + after)
     trainer.step = step
     trainer.emit(kind, data)
@@ -59,7 +59,7 @@ def answer_data(**changes: Any) -> dict[str, Any]:
 
 
 def command_events() -> list[FakeProducer]:
-    """A command that was sent twice, taken, applied, and refused by somebody who did not know."""
+    """A command that was sent twice, delivered, applied, and expired for another process."""
     return [
         control_event(COMMAND, 1, command_data(), "issuer"),
         control_event(COMMAND, 2, command_data(issued_by="eve@there", args={"lr": 9.0}), "replay"),
@@ -77,7 +77,7 @@ ORDERS = [order for order in itertools.permutations(range(5)) if order.index(0) 
 
 
 @pytest.mark.parametrize("order", ORDERS[::7])
-def test_a_command_and_its_answers_come_to_the_same_in_every_order(
+def test_a_command_and_its_answers_make_the_same_row_in_every_order(
     writer: Writer, history: History, order: tuple[int, ...]
 ) -> None:
     journal = FakeJournal(writer)
@@ -102,7 +102,7 @@ def test_a_command_and_its_answers_come_to_the_same_in_every_order(
     ]
 
 
-def test_a_command_is_as_it_was_recorded_first_whatever_a_later_one_says_of_its_time(
+def test_of_a_command_sent_twice_the_first_recorded_counts_whatever_its_time(
     writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -118,7 +118,7 @@ def test_a_command_is_as_it_was_recorded_first_whatever_a_later_one_says_of_its_
     ]
 
 
-def test_what_is_delivered_again_is_recorded_once(writer: Writer, history: History) -> None:
+def test_an_event_delivered_again_is_recorded_once(writer: Writer, history: History) -> None:
     journal = FakeJournal(writer)
     training(journal)
     trainer = command_events()[0]
@@ -137,7 +137,7 @@ def test_what_is_delivered_again_is_recorded_once(writer: Writer, history: Histo
         (REJECTED, "rejected", {"why": "no"}, "no"),
     ],
 )
-def test_a_command_that_was_not_applied_says_why(
+def test_a_command_that_was_not_applied_has_the_reason(
     writer: Writer, history: History, kind: str, state: str, data: dict[str, Any], detail: str
 ) -> None:
     journal = FakeJournal(writer)
@@ -147,7 +147,9 @@ def test_a_command_that_was_not_applied_says_why(
     assert (command.state, command.step, command.detail) == (state, 7, detail)
 
 
-def test_a_command_that_nobody_answered_is_told_truly(writer: Writer, history: History) -> None:
+def test_a_command_without_an_answer_is_shown_as_expired_or_unknown(
+    writer: Writer, history: History
+) -> None:
     journal, now = FakeJournal(writer), time.time()
     training(journal)
     journal.deliver(
@@ -159,12 +161,12 @@ def test_a_command_that_nobody_answered_is_told_truly(writer: Writer, history: H
     )
     states = {c.id: (c.state, c.detail) for c in history.commands("run").items}
     assert states["open"] == states["endless"] == ("requested", "")
-    assert states["late"] == ("expired", "nobody took it in time")
+    assert states["late"] == ("expired", "no training took it in time")
     assert states["taken"][0] == "delivered"
     assert "whether it was applied is not known" in states["taken"][1]
 
 
-def test_the_audit_tells_of_a_command_that_nobody_took_as_the_list_does(
+def test_the_audit_and_the_list_agree_on_a_command_that_no_training_took(
     writer: Writer, history: History
 ) -> None:
     journal, now = FakeJournal(writer), time.time()
@@ -179,7 +181,7 @@ def test_the_audit_tells_of_a_command_that_nobody_took_as_the_list_does(
     )
     expired, *others = history.audit(run="run").items
     assert plain([expired]) == [
-        ("ada@here", "set_lr 0.5", "run", "expired", "nobody took it in time", 1)
+        ("ada@here", "set_lr 0.5", "run", "expired", "no training took it in time", 1)
     ]
     assert expired.command == "late"
     assert expired.time.timestamp() == pytest.approx(now - 60)
@@ -190,7 +192,7 @@ def test_the_audit_tells_of_a_command_that_nobody_took_as_the_list_does(
     assert history.audit(run="another").items == ()
     journal.deliver(
         control_event(APPLIED, 6, {"id": "late"}, "d", 4)
-    )  # it was taken in time after all
+    )  # a training took it in time after all
     assert "expired" not in {entry.outcome for entry in history.audit().items}
 
 
@@ -222,7 +224,7 @@ def test_commands_and_audit_come_in_pages_without_repeats(writer: Writer, histor
                 read(odd)
 
 
-def test_an_event_that_is_no_command_is_kept_and_says_so(writer: Writer, history: History) -> None:
+def test_an_invalid_command_event_is_kept_with_a_problem(writer: Writer, history: History) -> None:
     journal = FakeJournal(writer)
     training(journal)
     rank = FakeProducer()
@@ -241,7 +243,7 @@ def test_an_event_that_is_no_command_is_kept_and_says_so(writer: Writer, history
     assert all(problems)
 
 
-def test_a_deleted_run_takes_its_commands_along_and_leaves_the_audit(
+def test_deleting_a_run_deletes_its_commands_and_keeps_the_audit(
     engine: Engine, writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -260,7 +262,7 @@ def test_a_deleted_run_takes_its_commands_along_and_leaves_the_audit(
         assert connection.execute(delete(tables.commands)).rowcount == 0
 
 
-def test_a_command_before_the_run_begins_is_its_own_once_it_does(
+def test_a_command_recorded_before_its_run_belongs_to_the_run(
     writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -281,11 +283,11 @@ def test_refusals_of_brokers_and_dashboards_are_in_the_audit(
     broker.emit("refused", {**refused, "target": "tcp://here:1"})
     broker.emit("refused", {**refused, "target": 1})
     broker.emit("train_begin")
-    nobody = FakeProducer("audit", "rank0")
-    nobody.begin()
+    reserved = FakeProducer("audit", "rank0")
+    reserved.begin()
     elsewhere = FakeProducer("run", "broker")
     elsewhere.emit("refused", {**refused, "target": "run"})
-    journal.deliver(broker, nobody, elsewhere)
+    journal.deliver(broker, reserved, elsewhere)
     entries = history.audit().items
     assert [(e.who, e.role, e.action, e.outcome, e.run, e.count) for e in entries] == [
         ("eve", "read", "publish", "refused", None, 1),
@@ -300,11 +302,11 @@ def test_refusals_of_brokers_and_dashboards_are_in_the_audit(
             .join(tables.runs, tables.runs.c.key == tables.events.c.run_key)
             .where(tables.runs.c.id == "audit")
         ).all()
-    assert [kind for kind, _ in kept] == ["refused"]  # the one that no row of the audit is made of
+    assert [kind for kind, _ in kept] == ["refused"]  # the one without a row in the audit
     assert "1 is no text" in kept[0][1]
 
 
-def test_of_refusals_the_newest_stay_and_of_commands_all(
+def test_the_newest_refusals_stay_and_all_entries_about_commands(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auditing, "REFUSALS_KEPT", 5)

@@ -1,4 +1,4 @@
-"""A deleted run is gone, gives its disk back, and does not come back by halves."""
+"""A deleted run is gone, frees its disk space, and does not come back in part."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_a_deleted_run_is_gone_and_leaves_no_rows(
         writer.delete_run("gone")
     with pytest.raises(RunNotFound):
         writer.delete_run("nobody")
-    # A command sent ahead, and refusals, are no runs that somebody could have deleted.
+    # A command sent ahead and refusals make no run that can be deleted.
     journal.deliver(FakeProducer("ahead", "control"), FakeProducer("audit", "dashboard"))
     assert history.changes(revision).run_ids == ("gone",)
     assert history.points("kept", "loss").total == 300
 
 
-def test_what_still_arrives_of_a_deleted_run_is_left_out(
+def test_late_events_of_a_deleted_run_are_ignored(
     engine: Engine, writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -82,7 +82,7 @@ def test_what_still_arrives_of_a_deleted_run_is_left_out(
     journal.deliver(trainer)
     writer.delete_run("run")
     before = rows(engine)
-    # It trains on, with the same writer and with one that knows only the rows.
+    # The training continues, with the same writer and with one that knows only the rows.
     for _ in range(2):
         trainer.do_step(loss=1.0)
         journal.deliver(trainer)
@@ -92,7 +92,7 @@ def test_what_still_arrives_of_a_deleted_run_is_left_out(
     shipper.emit("heartbeat", heartbeat(trainer))
     shipper.emit("process_lost", heartbeat(trainer))
     launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": 1})
-    # A stream of the deleted attempt that had not been heard of before.
+    # A stream of the deleted attempt that had no events before.
     rank1 = FakeProducer("run", "rank1")
     rank1.emit("run_start")
     journal.deliver(shipper, launcher, rank1)
@@ -104,7 +104,7 @@ def test_what_still_arrives_of_a_deleted_run_is_left_out(
     }
 
 
-def test_an_attempt_begun_after_the_deletion_makes_the_run_anew(
+def test_an_attempt_that_begins_after_the_deletion_makes_the_run_again(
     engine: Engine, writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -131,7 +131,7 @@ def test_an_attempt_begun_after_the_deletion_makes_the_run_anew(
     assert history.runs().items == ()
 
 
-def test_an_attempt_whose_name_tells_no_time_is_as_old_as_its_first_event(
+def test_an_attempt_without_a_time_in_its_name_is_as_old_as_its_first_event(
     writer: Writer, history: History
 ) -> None:
     journal = FakeJournal(writer)
@@ -145,7 +145,7 @@ def test_an_attempt_whose_name_tells_no_time_is_as_old_as_its_first_event(
     assert [attempt.attempt for attempt in history.run("run").attempts] == ["other"]
 
 
-def test_a_deletion_cut_short_is_finished_later(
+def test_an_interrupted_deletion_is_finished_later(
     engine: Engine, writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeJournal(writer).deliver(train("run"))
@@ -169,7 +169,7 @@ def test_a_deletion_cut_short_is_finished_later(
     assert set(rows(engine).values()) == {0}
 
 
-def test_deleting_a_run_gives_the_disk_back(tmp_path: Path, sqlite_engine: Engine) -> None:
+def test_deleting_a_run_frees_the_disk(tmp_path: Path, sqlite_engine: Engine) -> None:
     writer = Writer(sqlite_engine)
     journal = FakeJournal(writer)
     journal.deliver(train("kept", 50))

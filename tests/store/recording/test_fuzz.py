@@ -1,4 +1,4 @@
-"""Whatever the wire can carry is recorded, counted once, and can be read back."""
+"""Any event that the wire can carry is recorded, counted once, and read back."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _numbers = itertools.count()
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_whatever_is_told_is_recorded_once_and_read_back(
+def test_any_event_is_recorded_once_and_read_back(
     engine: Engine,
     caplog: pytest.LogCaptureFixture,
     first: list[Event],
@@ -86,7 +86,7 @@ def test_whatever_is_told_is_recorded_once_and_read_back(
             some = tuple(events[start : start + size])
             batches.append(Batch(offset, Stream(name, producer, ATTEMPT), some, ()))
     writer.apply("journal", batches[::2])
-    # The others come late, and everything once more, by a writer that knows only the rows.
+    # The others come late, and all events again, to a writer that knows only the rows.
     again = Writer(engine)
     again.apply("other", batches)
     again.apply("other", batches)

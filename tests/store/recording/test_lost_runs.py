@@ -1,4 +1,4 @@
-"""Processes that vanish, and signs of life after that, in whatever order and by whatever clocks."""
+"""Processes that vanish, and signs of life after that, in any order and by any clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def journal(engine: Engine) -> FakeJournal:
     return FakeJournal(Writer(engine))
 
 
-def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_recorded(
+def test_a_lost_process_ends_the_run_at_that_time_in_every_order_of_recording(
     journal: FakeJournal, history: History
 ) -> None:
     trainer, shipper = (
@@ -39,7 +39,7 @@ def test_a_process_that_vanished_is_so_since_then_in_whatever_order_that_is_reco
     ("alive", "ended"),
     [(40.0, 42.0), (99.0, 100.0), (101.0, 100.0), (-1e300, 100.0), ("late", 100.0)],
 )
-def test_a_process_that_was_found_late_ended_soon_after_it_lived_last(
+def test_a_process_found_dead_late_ended_soon_after_its_last_sign_of_life(
     journal: FakeJournal, history: History, alive: float | str, ended: float
 ) -> None:
     trainer, shipper = (
@@ -56,7 +56,7 @@ def test_a_process_that_was_found_late_ended_soon_after_it_lived_last(
     assert run.ended_at.timestamp() == pytest.approx(START + ended)
 
 
-def test_a_rank_that_went_with_its_container_is_not_the_cause_of_what_ended_that(
+def test_a_rank_that_ended_with_its_container_is_not_the_cause(
     journal: FakeJournal, history: History
 ) -> None:
     rank0, rank1 = FakeProducer(), FakeProducer(producer="rank1")
@@ -72,10 +72,10 @@ def test_a_rank_that_went_with_its_container_is_not_the_cause_of_what_ended_that
 
 @pytest.mark.parametrize("by", ["rank0", "shipper"])
 @pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
-def test_an_end_is_taken_back_when_the_process_is_heard_of_after_it(
+def test_a_sign_of_life_after_the_end_revokes_it(
     journal: FakeJournal, history: History, engine: Engine, by: str, ending: str
 ) -> None:
-    """What lost its lock, or the command that had started it, still trains."""
+    """A training continues after its lock is lost or its command has ended."""
     trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
     trainer.begin()
     journal.deliver(trainer)
@@ -94,22 +94,22 @@ def test_an_end_is_taken_back_when_the_process_is_heard_of_after_it(
     ended.emit(ending, exit_data)
     journal.deliver(ended)
     journal.writer.apply("journal", [journal.batch(shipper.stream, before)])
-    assert history.run("run").status == status, "what was said before it says nothing of it"
+    assert history.run("run").status == status, "events emitted before the end are no sign of life"
     journal = FakeJournal(Writer(engine), "another")
     trainer.tick(10)
     shipper.time = trainer.time
-    shipper.told.clear()
-    told = {"rank0": trainer, "shipper": shipper}[by]
-    told.emit("heartbeat" if by == "shipper" else "step_begin", heartbeat(trainer))
-    journal.deliver(told)
+    shipper.pending.clear()
+    source = {"rank0": trainer, "shipper": shipper}[by]
+    source.emit("heartbeat" if by == "shipper" else "step_begin", heartbeat(trainer))
+    journal.deliver(source)
     run = history.run("run")
     assert (run.status, run.reason, run.ended_at) == ("running", None, None)
 
 
-def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
+def test_a_heartbeat_stamped_a_moment_after_the_end_does_not_revoke_it(
     journal: FakeJournal, history: History
 ) -> None:
-    """The shipper looks whether the process lives, and then at the clock."""
+    """The shipper checks the process first and reads the clock after that."""
     trainer, shipper = (
         FakeProducer(),
         FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 10.1),
@@ -126,7 +126,7 @@ def test_a_heartbeat_that_was_stamped_a_moment_after_the_end_takes_nothing_back(
 
 
 @pytest.mark.parametrize(("code", "name"), [(0, None), (3, None), (None, "SIGTERM")])
-def test_the_end_of_a_command_that_a_training_outlived_says_nothing_of_it(
+def test_the_end_of_a_command_is_no_end_of_a_training_that_outlived_it(
     journal: FakeJournal, history: History, code: int | None, name: str | None
 ) -> None:
     trainer, launcher = (
@@ -147,10 +147,10 @@ def test_the_end_of_a_command_that_a_training_outlived_says_nothing_of_it(
 
 
 @pytest.mark.parametrize("ending", ["process_lost", "process_exit"])
-def test_what_a_process_had_said_before_its_end_is_no_sign_of_life_whatever_the_clocks_say(
+def test_events_emitted_before_the_end_are_no_sign_of_life_whatever_their_times(
     journal: FakeJournal, history: History, ending: str
 ) -> None:
-    """The clock of a file server is behind, or that of the machine with the launcher."""
+    """The clock of a file server, or of the launcher's machine, is behind."""
     trainer = FakeProducer()
     trainer.begin()
     journal.deliver(trainer)
@@ -166,7 +166,7 @@ def test_what_a_process_had_said_before_its_end_is_no_sign_of_life_whatever_the_
     assert history.run("run").status == {"process_lost": "lost", "process_exit": "killed"}[ending]
 
 
-def test_a_training_that_outlived_its_command_ended_as_it_says(
+def test_the_end_of_a_training_that_outlived_its_command_is_its_own(
     journal: FakeJournal, history: History
 ) -> None:
     trainer, launcher = (
@@ -177,6 +177,6 @@ def test_a_training_that_outlived_its_command_ended_as_it_says(
     trainer.tick(60)
     trainer.emit("train_end")
     launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGTERM"})
-    for told in (trainer, launcher):
-        journal.deliver(told)
+    for source in (trainer, launcher):
+        journal.deliver(source)
     assert history.run("run").status == "finished"

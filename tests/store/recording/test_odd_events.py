@@ -1,4 +1,4 @@
-"""Events and failures that nobody would expect: kept, marked, counted, and in nobody's way."""
+"""Unexpected events and failures: they are kept, marked and counted, and block no others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ODD_EVENTS: dict[str, Callable[[FakeProducer], Event]] = {
 
 
 @pytest.mark.parametrize("odd", ODD_EVENTS, ids=lambda name: name.replace(" ", "_"))
-def test_an_event_that_is_not_what_it_promises_is_kept_marked_and_counted(
+def test_an_event_that_does_not_match_its_kind_is_kept_marked_and_counted(
     odd: str, writer: Writer, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -58,7 +58,7 @@ def test_an_event_that_is_not_what_it_promises_is_kept_marked_and_counted(
     assert history.points("run", "loss").y == [1.0]
 
 
-def test_odd_data_that_breaks_no_promise_is_kept(writer: Writer, history: History) -> None:
+def test_unusual_data_that_matches_its_kind_is_kept(writer: Writer, history: History) -> None:
     deep: list[object] = []
     for _ in range(2000):
         deep = [deep]
@@ -109,7 +109,7 @@ def test_steps_that_cannot_be_measured_are_counted_and_not_timed(
     assert history.run("run").event_counts == {"step_begin": 3, "step_end": 4}
 
 
-def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
+def test_a_bug_or_a_refused_row_leaves_one_batch_unhandled_and_stops_no_other(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = FakeProducer("good"), FakeProducer("bad")
@@ -144,7 +144,7 @@ def test_a_bug_or_a_refusal_costs_the_meaning_of_one_batch_and_stops_nothing(
     assert writer.offset("journal") == 3
 
 
-def test_a_store_that_takes_nothing_raises(
+def test_a_store_that_accepts_no_rows_raises(
     writer: Writer, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = FakeProducer()
@@ -160,7 +160,7 @@ def _refuse(*_: object) -> None:
     raise StoreError("the store is out of order")
 
 
-def test_a_store_that_goes_away_while_batches_are_tried_alone_is_waited_for(
+def test_an_unavailable_store_during_single_batches_raises_and_loses_no_batch(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = FakeProducer()

@@ -1,4 +1,4 @@
-"""How a run ends in the store: commands, exceptions and silence, in whatever order they come."""
+"""Ends of a run in the store: commands, exceptions and silence, in any order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP = {"id": "c0ffee", "op": "stop", "issued_by": "me@here", "reason": "enough"
 
 
 class Clock:
-    """The recorder's, which the test moves."""
+    """The clock of the recorder, which the test sets."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -66,25 +66,27 @@ def test_a_stop_counts_whichever_stream_is_recorded_first(
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("source", "reason"),
     [
         ({"issued_by": "SIGTERM", "reason": ""}, "by SIGTERM"),
         ({"issued_by": "me@here", "reason": ""}, "by me@here (command c0ffee)"),
         ({"issued_by": None, "reason": None}, "by a command (command c0ffee)"),
     ],
 )
-def test_who_stopped_it_is_said_as_far_as_it_is_known(
-    journal: FakeJournal, history: History, said: dict[str, str], reason: str
+def test_the_reason_of_a_stop_names_its_issuer_if_known(
+    journal: FakeJournal, history: History, source: dict[str, str], reason: str
 ) -> None:
     trainer, answers = FakeProducer(), FakeProducer(producer="control")
     trainer.begin()
     trainer.emit("train_end")
-    answers.emit("control_applied", {**STOP, **said})
+    answers.emit("control_applied", {**STOP, **source})
     journal.deliver(trainer, answers)
     assert history.run("run").reason == reason
 
 
-def test_a_stop_of_one_attempt_is_none_of_the_next(journal: FakeJournal, history: History) -> None:
+def test_a_stop_of_one_attempt_does_not_count_for_the_next(
+    journal: FakeJournal, history: History
+) -> None:
     first, answers = FakeProducer(), FakeProducer(producer="control")
     first.begin()
     first.emit("train_end")
@@ -98,7 +100,7 @@ def test_a_stop_of_one_attempt_is_none_of_the_next(journal: FakeJournal, history
     assert run.status == "finished"
 
 
-def test_an_exception_that_was_caught_is_the_end_and_has_a_traceback(
+def test_a_caught_exception_ends_training_and_has_a_traceback(
     journal: FakeJournal, history: History, engine: Engine
 ) -> None:
     trainer = FakeProducer()
@@ -106,7 +108,7 @@ def test_an_exception_that_was_caught_is_the_end_and_has_a_traceback(
     raised = trainer.emit("train_error", {"error": ERROR})
     journal.deliver(trainer)
     assert history.run("run").status == "failed"
-    # The script goes on, ends in order, and a recorder that was restarted hears of that.
+    # The script continues and exits normally; a restarted recorder records that.
     trainer.tick(60)
     trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
     trainer.end()
@@ -172,7 +174,7 @@ def test_a_command_to_a_silent_run_does_not_make_it_look_alive(
     assert run.updated_at == silent_since
 
 
-def test_a_training_that_does_not_move_is_stalled_until_it_does(
+def test_a_training_without_a_hook_is_stalled_until_the_next_one(
     journal: FakeJournal, history: History, clock: Clock
 ) -> None:
     trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
@@ -204,7 +206,7 @@ def test_a_training_that_does_not_move_is_stalled_until_it_does(
     assert history.run("run").status == "running"
     assert beat(9999.0, "paused") == ("running", "paused")
     assert history.run("run").reason == "paused"
-    # A shipper on another machine cannot know the age: the events say it. Nonsense says nothing.
+    # A shipper on another machine does not know the age: events count. Invalid ages are ignored.
     assert beat(-5.0) == ("stalled", "training")
     assert beat(1e300) == ("stalled", "training")
     assert beat(None) == ("stalled", "training")
@@ -217,10 +219,10 @@ def test_a_training_that_does_not_move_is_stalled_until_it_does(
     assert (run.status, run.phase, run.reason) == ("finished", None, None)
 
 
-def test_a_training_that_was_told_to_stop_may_take_its_time_to_end(
+def test_a_stopping_training_has_the_long_stall_timeout(
     journal: FakeJournal, history: History, clock: Clock
 ) -> None:
-    """As to load its best model after an early stop."""
+    """It may load its best model after an early stop."""
     trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
     trainer.begin()
     for _ in range(3):
@@ -246,7 +248,7 @@ def test_a_run_resumed_where_the_clock_is_behind_is_shown_by_its_newest_attempt(
     assert run.status == "running"
 
 
-def test_a_kill_for_want_of_memory_is_said(journal: FakeJournal, history: History) -> None:
+def test_a_kill_for_lack_of_memory_is_in_the_reason(journal: FakeJournal, history: History) -> None:
     trainer, launcher = FakeProducer(), FakeProducer(producer="launcher", attempt=SHIPPER)
     trainer.begin()
     exit_ = {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGKILL", "out_of_memory": True}
@@ -257,10 +259,10 @@ def test_a_kill_for_want_of_memory_is_said(journal: FakeJournal, history: Histor
 
 
 @pytest.mark.parametrize("launched", [True, False])
-def test_an_outage_is_never_told_as_an_end(
+def test_an_outage_is_never_shown_as_an_end(
     journal: FakeJournal, history: History, engine: Engine, launched: bool
 ) -> None:
-    """How the process ended is on the bus before what it said: that is a backlog."""
+    """The report of the end is recorded before the events of the process, which are a backlog."""
     rank_0, ended = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 9)
     rank_0.begin()
     journal.deliver(rank_0)
@@ -274,7 +276,7 @@ def test_an_outage_is_never_told_as_an_end(
     else:
         ended.emit("process_lost", heartbeat(rank_0))
     journal.deliver(ended)
-    journal = FakeJournal(Writer(engine), "another")  # a recorder that has to read it all again
+    journal = FakeJournal(Writer(engine), "another")  # a recorder that reads everything again
     for events in backlog:
         run = history.run("run")
         assert (run.status, run.reason, run.ended_at) == ("running", None, None)
@@ -283,7 +285,7 @@ def test_an_outage_is_never_told_as_an_end(
 
 
 @pytest.mark.parametrize("seconds", [-1e300, 1e300, -1, "long", None, 1 << 80])
-def test_nonsense_for_how_long_a_command_ran_is_no_start(
+def test_an_invalid_duration_of_a_command_yields_no_start(
     journal: FakeJournal, history: History, seconds: object
 ) -> None:
     launcher = FakeProducer(producer="launcher", attempt=SHIPPER)
@@ -295,7 +297,7 @@ def test_nonsense_for_how_long_a_command_ran_is_no_start(
 def test_a_wait_before_a_gap_is_no_part_of_the_step_after_it(
     journal: FakeJournal, engine: Engine
 ) -> None:
-    """Else one that took long once makes a stall be noticed late."""
+    """Otherwise one long step would delay the notice of a stall."""
     trainer = FakeProducer()
     trainer.begin()
     for wait in (1.0, 1.0, 9.0):

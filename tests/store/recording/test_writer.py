@@ -1,4 +1,4 @@
-"""Recording exactly once, whatever is delivered how often."""
+"""Recording exactly once, however often batches are delivered."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_an_event_is_read_back_value_by_value(writer: Writer, history: History) 
         "name": "a\0b\ud800",
         "nested": {"deep": [1, 2.5, None]},
     }
-    told = trainer.emit("log", {"logs": logs}, control=5)
+    emitted = trainer.emit("log", {"logs": logs}, control=5)
     FakeJournal(writer).deliver(trainer)
 
     (row,) = history.events("run").items
     assert (row.seq, row.kind, row.step, row.epoch, row.control) == (0, "log", 7, 0.7, 5)
-    assert row.time.timestamp() == pytest.approx(told.time, abs=1e-6)
+    assert row.time.timestamp() == pytest.approx(emitted.time, abs=1e-6)
     assert row.data is not None
     read = row.data["logs"]
     assert math.isnan(read.pop("nan"))
@@ -132,20 +132,20 @@ def test_a_new_store_has_no_position(writer: Writer) -> None:
     assert writer.position() is None
 
 
-def test_what_is_missing_is_a_gap_once(writer: Writer, history: History) -> None:
+def test_missing_events_are_a_gap_once(writer: Writer, history: History) -> None:
     trainer = FakeProducer()
     for _ in range(10):
         trainer.log(loss=1.0)
-    told = trainer.take_events()
+    emitted = trainer.take_events()
     journal = FakeJournal(writer)
     stream = trainer.stream
     writer.apply(
         "journal",
         [
-            # It begins in the middle; a jump, announced; a jump nobody announced; an end.
-            journal.batch(stream, told[2:3]),
-            journal.batch(stream, told[5:6], Gap(stream, 3, 5)),
-            journal.batch(stream, told[7:8]),
+            # A start in the middle, an announced gap, an unannounced gap, an end.
+            journal.batch(stream, emitted[2:3]),
+            journal.batch(stream, emitted[5:6], Gap(stream, 3, 5)),
+            journal.batch(stream, emitted[7:8]),
             journal.batch(stream, [], Gap(stream, 6, 10)),
             journal.batch(stream, [], Gap(stream, 4, 9)),
         ],
@@ -168,9 +168,7 @@ def test_a_gap_beyond_64_bits_is_cut(writer: Writer, history: History) -> None:
     assert history.run("run").loss_account.gaps == (1 << 63) - 1
 
 
-def test_events_that_cannot_be_counted_any_more_stop_nothing(
-    writer: Writer, history: History
-) -> None:
+def test_events_beyond_64_bit_counts_stop_no_other(writer: Writer, history: History) -> None:
     stream = FakeProducer().stream
     last = (1 << 63) - 1
     far = [Event(last - 1, START, 0, "log"), Event(last, START, 0, "log"), Event(0, START, 0, "x")]
@@ -180,10 +178,10 @@ def test_events_that_cannot_be_counted_any_more_stop_nothing(
     assert (account.recorded, account.lag, writer.offset("journal")) == (1, 0, 2)
 
 
-def test_a_store_put_back_to_an_older_copy_is_believed(
+def test_the_writer_accepts_a_store_restored_from_an_older_copy(
     engine: Engine, writer: Writer, history: History
 ) -> None:
-    """A backup restored under a recorder that is running."""
+    """A backup is restored while the recorder runs."""
     trainer = FakeProducer()
     trainer.begin()
     journal = FakeJournal(writer)
@@ -214,7 +212,7 @@ def test_a_store_put_back_to_an_older_copy_is_believed(
 def test_an_older_copy_of_a_journal_is_recorded_from_its_start(
     writer: Writer, history: History
 ) -> None:
-    """Under offsets that another batch had before."""
+    """The offsets were those of other batches before."""
     first, second = FakeProducer(), FakeProducer("second")
     first.begin()
     second.begin()
@@ -226,10 +224,10 @@ def test_an_older_copy_of_a_journal_is_recorded_from_its_start(
     assert writer.position() == ("journal", 2)
 
 
-def test_a_store_that_is_behind_what_the_caller_knows_takes_nothing(
+def test_a_store_behind_the_offset_of_the_caller_raises_and_writes_nothing(
     writer: Writer, history: History
 ) -> None:
-    """The batches in between would be taken for lost."""
+    """Otherwise the batches in between would count as lost."""
     trainer = FakeProducer()
     trainer.begin()
     batch = Batch(9, trainer.stream, tuple(trainer.take_events()), ())
@@ -241,19 +239,21 @@ def test_a_store_that_is_behind_what_the_caller_knows_takes_nothing(
     assert history.run("run").loss_account.gaps == 0
 
 
-def test_the_writer_goes_on_where_a_killed_one_stopped(engine: Engine, history: History) -> None:
-    """Each transaction is by a writer that knows only the rows."""
+def test_a_new_writer_continues_where_a_killed_one_stopped(
+    engine: Engine, history: History
+) -> None:
+    """Each transaction uses a new writer, which knows only the rows."""
     trainer = FakeProducer()
     offsets = FakeJournal(Writer(engine)).offsets
     trainer.begin()
     for step in range(700):
         trainer.do_step(compute=0.1, wait=0.05, loss=float(step))
         if step % 70 == 33:
-            told = trainer.take_events()
-            # Cut in the middle of a step.
-            trainer.told = told[-3:]
+            emitted = trainer.take_events()
+            # A cut in the middle of a step.
+            trainer.pending = emitted[-3:]
             writer = Writer(engine)
-            writer.apply("journal", [Batch(next(offsets), trainer.stream, tuple(told[:-3]), ())])
+            writer.apply("journal", [Batch(next(offsets), trainer.stream, tuple(emitted[:-3]), ())])
     Writer(engine).apply(
         "journal", [Batch(next(offsets), trainer.stream, tuple(trainer.take_events()), ())]
     )
@@ -317,25 +317,25 @@ def _fail(*_: object) -> None:
 
 
 def test_two_writers_of_one_store_do_not_double_anything(engine: Engine, history: History) -> None:
-    """A second recorder started by mistake: each sees what the other committed."""
+    """A second recorder was started by mistake: each sees the commits of the other."""
     one, other = Writer(engine), Writer(engine)
     trainer = FakeProducer()
     trainer.begin()
     for _ in range(100):
         trainer.do_step(loss=1.0)
-    told = trainer.take_events()
-    for offset, first in enumerate(range(0, len(told), 16), 1):
-        batch = Batch(offset, trainer.stream, tuple(told[first : first + 16]), ())
+    emitted = trainer.take_events()
+    for offset, first in enumerate(range(0, len(emitted), 16), 1):
+        batch = Batch(offset, trainer.stream, tuple(emitted[first : first + 16]), ())
         one.apply("journal", [batch])
         if offset % 3:
             other.apply("journal", [batch])
     run = history.run("run")
     assert run.event_counts["step_end"] == 100
     assert len(history.points("run", "loss").y) == 100
-    assert run.loss_account.recorded == len(told)
+    assert run.loss_account.recorded == len(emitted)
 
 
-def test_streams_of_lineside_itself_are_no_runs(writer: Writer, history: History) -> None:
+def test_internal_streams_are_no_runs(writer: Writer, history: History) -> None:
     trainer = FakeProducer("_bus", "broker")
     trainer.emit("journal_expired", {"first": 1})
     FakeJournal(writer).deliver(trainer)
@@ -348,7 +348,7 @@ def test_a_batch_that_only_skips_journal_offsets_moves_the_position(writer: Writ
     assert writer.offset("journal") == 5
 
 
-def test_runs_beyond_what_is_kept_in_memory_go_on_all_the_same(
+def test_runs_dropped_from_the_cache_continue(
     engine: Engine, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lineside.store.recording.run_cache.MAX_RUNS", 2)

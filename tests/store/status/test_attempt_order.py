@@ -1,4 +1,4 @@
-"""Attempts follow one another as they were started and resumed, not as clocks or mail say."""
+"""The order of attempts follows starts and resumes, not clocks or the order of recording."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Start:
     [
         ([Start("a", 1.0), Start("b", 2.0)], "ab"),
         ([Start("b", 1.0), Start("a", 1.0)], "ab"),
-        # The second machine's clock is behind.
+        # The clock of the second machine is behind.
         ([Start("a", 100.0), Start("b", 50.0, "a")], "ab"),
         ([Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 40.0, "b")], "abc"),
         ([Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 150.0, "b")], "abc"),
         ([Start("z", 99.0), Start("a", 100.0), Start("b", 50.0, "a"), Start("c", 101.0)], "zabc"),
-        # From the same checkpoint twice.
+        # Resumed twice from the same checkpoint.
         ([Start("a", 1.0), Start("b", 2.0, "a"), Start("c", 3.0, "a")], "abc"),
-        # From an attempt that was never heard of, or from nonsense.
+        # Resumed from an unknown attempt, or from an invalid one.
         ([Start("a", 2.0, "x"), Start("b", 1.0)], "ba"),
         ([Start("a", 1.0, "b"), Start("b", 2.0, "a")], "ba"),
         ([Start("a", 1.0, "a")], "a"),
@@ -41,15 +41,19 @@ class Start:
         ),
     ],
 )
-def test_the_order_is_that_of_starts_and_checkpoints(starts: list[Start], order: str) -> None:
+def test_attempts_are_sorted_by_start_and_resumed_checkpoint(
+    starts: list[Start], order: str
+) -> None:
     for mixed in itertools.permutations(starts):
         assert "".join(start.attempt for start in order_attempts(mixed)) == order
 
 
 @pytest.mark.parametrize("first", [None, "n19999"])
-def test_a_long_line_of_attempts_is_put_in_order_at_once(first: str | None) -> None:
-    """At every commit: each one goes on from the one before, and the first from none, or nonsense.
-    Its clock is ahead, or all of theirs are the same."""
+def test_a_long_chain_of_attempts_is_sorted_quickly(first: str | None) -> None:
+    """Each attempt resumes the one before; the first resumes none, or an invalid one.
+
+    The clock of the first is ahead, or all clocks are equal.
+    """
     starts = [Start(f"n{n:05}", 1.0, f"n{n - 1:05}" if n else first) for n in range(20_000)]
     began = time.perf_counter()
     assert len(order_attempts(reversed(starts))) == len(starts)

@@ -1,4 +1,4 @@
-"""How a run stands, from its events to what a page shows."""
+"""The status of a run, from its events to the records that a page shows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_run_is_listed_from_its_first_event_and_running(
 
 
 @pytest.mark.parametrize("how", ["exit", "restarted"])
-def test_a_run_that_ends_well_is_finished_since_training_ended(
+def test_a_finished_run_ended_at_its_train_end(
     journal: FakeJournal, history: History, how: str
 ) -> None:
     trainer = FakeProducer()
@@ -53,7 +53,7 @@ def test_a_run_that_ends_well_is_finished_since_training_ended(
     assert run.ended_at.timestamp() == pytest.approx(ended.time)
 
 
-def test_an_exception_shows_with_its_type_and_message(
+def test_the_reason_has_the_type_and_message_of_the_exception(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -64,7 +64,7 @@ def test_an_exception_shows_with_its_type_and_message(
     assert (run.status, run.reason) == ("failed", "ValueError: bad\ufffdnews")
 
 
-def test_an_exception_with_no_words_is_still_a_failure(
+def test_an_exception_without_a_message_is_still_a_failure(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -94,7 +94,9 @@ def test_a_lost_process_shows_where_it_was(journal: FakeJournal, history: Histor
     assert (run.loss_account.lag, run.loss_account.gaps) == (0, 2)
 
 
-def test_the_launcher_says_what_killed_it(journal: FakeJournal, history: History) -> None:
+def test_the_launcher_reports_the_signal_that_killed_the_run(
+    journal: FakeJournal, history: History
+) -> None:
     trainer = FakeProducer()
     shipper = FakeProducer(producer="shipper", attempt="20231114T221300-ssss")
     launcher = FakeProducer(producer="launcher", attempt="20231114T221310-llll")
@@ -107,7 +109,7 @@ def test_the_launcher_says_what_killed_it(journal: FakeJournal, history: History
     assert len(run.attempts) == 1
 
 
-def test_what_is_said_of_a_rank_may_be_recorded_before_what_it_says(
+def test_reports_on_a_rank_may_be_recorded_before_its_own_events(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -159,10 +161,10 @@ def test_a_second_attempt_makes_the_run_running_again(
     assert history.run("run").status == "finished"
 
 
-def test_an_attempt_given_up_for_another_is_superseded(
+def test_an_attempt_restarted_before_its_end_is_superseded(
     journal: FakeJournal, history: History
 ) -> None:
-    """Batch-size retry: train_begin comes again with no train_end."""
+    """A retry with a smaller batch: train_begin comes again without a train_end."""
     first = FakeProducer()
     first.begin()
     first.end("restarted")
@@ -179,10 +181,10 @@ def test_an_attempt_given_up_for_another_is_superseded(
     assert [attempt.status for attempt in run.attempts] == ["superseded", "finished"]
 
 
-def test_attempts_recorded_in_the_wrong_order_are_shown_in_the_right_one(
+def test_attempts_recorded_out_of_order_are_listed_in_order(
     journal: FakeJournal, history: History
 ) -> None:
-    """The spool of a machine that was away is shipped after the attempt that followed."""
+    """The spool of a disconnected machine is shipped after the next attempt."""
     second = FakeProducer(attempt=LATER_ATTEMPT, at=START + 3600)
     second.begin()
     second.emit("train_end")
@@ -208,7 +210,7 @@ def test_the_rank_that_failed_first_is_the_reason(journal: FakeJournal, history:
     assert (run.status, run.reason) == ("failed", "rank1: CUDA: out of memory")
 
 
-def test_a_silent_run_is_disconnected_until_it_is_heard_again(
+def test_a_silent_run_is_disconnected_until_its_next_event(
     engine: object, history: History
 ) -> None:
     now = time.time()
@@ -231,7 +233,7 @@ def test_a_silent_run_is_disconnected_until_it_is_heard_again(
     assert (run.status, run.attempts[0].status) == ("running", "running")
 
 
-def test_heartbeats_are_no_rows_but_the_newest_word_on_their_rank(
+def test_heartbeats_have_no_rows_and_update_their_ranks_stream(
     journal: FakeJournal, history: History
 ) -> None:
     trainer = FakeProducer()
@@ -257,7 +259,7 @@ def test_heartbeats_are_no_rows_but_the_newest_word_on_their_rank(
     assert (of_shipper.recorded, of_shipper.lag, of_shipper.phase) == (2, 0, None)
 
 
-def test_streams_are_told_rank_by_rank(journal: FakeJournal, history: History) -> None:
+def test_streams_are_listed_rank_by_rank(journal: FakeJournal, history: History) -> None:
     producers = ["rank10", "shipper", "rank2", "rank0"]
     fake_producers = [FakeProducer(producer=producer) for producer in producers]
     for trainer in fake_producers:
@@ -267,7 +269,7 @@ def test_streams_are_told_rank_by_rank(journal: FakeJournal, history: History) -
     assert found == ["rank0", "rank2", "rank10", "shipper"]
 
 
-def test_the_account_balances_whatever_is_lost_or_late(
+def test_the_account_balances_with_any_lost_or_late_events(
     journal: FakeJournal, history: History
 ) -> None:
     rng = random.Random(5)
@@ -289,7 +291,7 @@ def test_the_account_balances_whatever_is_lost_or_late(
     assert missing == history.run("run").loss_account.gaps > 0
 
 
-def test_the_end_carries_the_emitters_own_account(journal: FakeJournal, history: History) -> None:
+def test_run_end_carries_the_emitters_counters(journal: FakeJournal, history: History) -> None:
     trainer = FakeProducer()
     trainer.begin()
     counters = {"emitted": 9, "dropped": 5, "hook_errors": 2, "encode_failures": 1, "hooks": 4}
@@ -300,7 +302,7 @@ def test_the_end_carries_the_emitters_own_account(journal: FakeJournal, history:
     assert (stream.emitted, stream.recorded, stream.lag) == (9, 4, 5)
 
 
-def test_a_run_nobody_but_the_shipper_spoke_for_is_not_listed(
+def test_a_run_with_only_a_shipper_stream_is_not_listed(
     journal: FakeJournal, history: History
 ) -> None:
     shipper = FakeProducer(producer="shipper", attempt="20231114T221300-ssss")

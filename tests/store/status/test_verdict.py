@@ -1,4 +1,4 @@
-"""How a run stands, from what its processes said."""
+"""Verdicts on ranks, attempts and runs from the reports of their processes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DONE = RankState(began=True, ended=True, ended_at=5.0)
         (TRAINING, RUNNING, None),
         (DONE, FINISHED, None),
         (RankState(began=True, ended=True, how="exit"), FINISHED, None),
-        # Evaluation alone, with no training.
+        # An evaluation without a training.
         (RankState(how="exit"), FINISHED, None),
-        # An exception caught by the user, sys.exit: no train_end, and a quiet end.
+        # The user caught the exception, or sys.exit: no train_end, and an end without an error.
         (RankState(began=True, how="exit"), FAILED, "the process exited before training ended"),
         (RankState(began=True, how="exception", error="ValueError: x"), FAILED, "ValueError: x"),
         (RankState(began=True, how="exception"), FAILED, "an exception"),
-        # train() raised; whatever the script made of it, and wherever its process is now.
+        # train() raised; the script may have caught it, and the process may still run.
         (RankState(began=True, how=RAISED, error="ValueError: x"), FAILED, "ValueError: x"),
         (RankState(began=True, how=RAISED, error="E: x", lost=True), FAILED, "E: x"),
         (
@@ -52,23 +52,25 @@ DONE = RankState(began=True, ended=True, ended_at=5.0)
             INTERRUPTED,
             "SIGINT (KeyboardInterrupt)",
         ),
-        # Training was done, the script failed after it.
+        # The script failed after training had ended.
         (RankState(began=True, ended=True, how="exception", error="E: x"), FAILED, "E: x"),
         (RankState(began=True, how="restarted"), SUPERSEDED, None),
         (RankState(began=True, ended=True, how="restarted"), FINISHED, None),
         (RankState(began=True, lost=True), LOST, "the process vanished"),
         (RankState(began=True, lost=True, step=130), LOST, "the process vanished at step 130"),
-        # The shipper's word comes on a stream of its own; the rank's own word, late, stands.
+        # The shipper's report comes in another stream; the rank's own, though later, counts.
         (RankState(began=True, ended=True, lost=True), FINISHED, None),
         (RankState(began=True, how="exception", error="E: x", lost=True), FAILED, "E: x"),
     ],
 )
-def test_a_rank_stands_as_it_said(rank: RankState, status: str, reason: str | None) -> None:
+def test_the_verdict_on_a_rank_follows_its_events(
+    rank: RankState, status: str, reason: str | None
+) -> None:
     verdict = judge_rank(rank)
     assert (verdict.status, verdict.reason) == (status, reason)
 
 
-def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
+def test_an_attempt_without_events_of_rank_0_is_running() -> None:
     assert judge_attempt({}).status == RUNNING
 
 
@@ -87,7 +89,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             FAILED,
             "the process vanished (out of memory); exit code 1",
         ),
-        # The echo of a Ctrl-C.
+        # The exit code after a Ctrl-C.
         (
             RankState(began=True, how=RAISED, error="KeyboardInterrupt"),
             ProcessExit(130, None, 9.0),
@@ -106,7 +108,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
         (RankState(), ProcessExit(0, None, 9.0), FINISHED, None),
         (DONE, ProcessExit(1, None, 9.0), FAILED, "exit code 1 after training had ended"),
         (DONE, ProcessExit(None, "SIGSEGV", 9.0), KILLED, "SIGSEGV after training had ended"),
-        # A clock was set back, or is another machine's; or the training went on after it.
+        # A clock was set back or is another machine's, or the training outlived the command.
         (DONE, ProcessExit(3, None, 0.1), FAILED, "exit code 3 after training had ended"),
         (DONE, ProcessExit(3, None, -0.1), FINISHED, None),
         (RankState(began=True, lost=True), ProcessExit(None, "SIGKILL", 9.0), KILLED, "SIGKILL"),
@@ -117,7 +119,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             "the process vanished; exit code 1",
         ),
         (RankState(began=True, lost=True), ProcessExit(0, None, 9.0), LOST, "the process vanished"),
-        # It vanished with its command, which was noticed a little later, or had outlived it.
+        # It vanished with its command, which was noticed later, or outlived the command.
         (
             RankState(began=True, lost=True, ended_at=14.0),
             ProcessExit(143, None, 9.0),
@@ -136,7 +138,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             LOST,
             "the process vanished (out of memory)",
         ),
-        # Nobody knows yet what it said before it ended; how it was ended is known.
+        # Its last events are not recorded yet, but the signal that ended it is.
         (RankState(began=True, has_pending_events=True), ProcessExit(0, None, 9.0), RUNNING, None),
         (RankState(has_pending_events=True), ProcessExit(0, None, 9.0), RUNNING, None),
         (
@@ -157,7 +159,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
             KILLED,
             "SIGKILL",
         ),
-        # The exception is the cause, the exit code only its echo.
+        # The exception is the cause, the exit code a consequence.
         (
             RankState(began=True, how="exception", error="OOM: x"),
             ProcessExit(1, None, 9.0),
@@ -166,7 +168,7 @@ def test_an_attempt_of_which_nothing_is_known_of_rank_0_is_running() -> None:
         ),
     ],
 )
-def test_the_exit_of_the_command_refines_the_standing(
+def test_the_exit_of_the_command_refines_the_status(
     rank: RankState, exit_: ProcessExit, status: str, reason: str | None
 ) -> None:
     verdict = judge_attempt({"rank0": rank}, exit_)
@@ -189,7 +191,7 @@ def test_the_first_rank_to_fail_is_the_cause() -> None:
 
 
 def test_a_rank_that_raised_beside_a_running_rank_0_is_the_end() -> None:
-    """The others wait for it, until they notice or for ever."""
+    """The other ranks wait for it until they notice, or for ever."""
     raised = RankState(began=True, how=RAISED, error="E: x", ended_at=8.0)
     verdict = judge_attempt({"rank0": TRAINING, "rank1": raised})
     assert verdict == Verdict(FAILED, "rank1: E: x", 8.0, "rank1")
@@ -210,7 +212,7 @@ def test_a_failing_rank_beside_a_finished_rank_0_is_not_shown_as_finished() -> N
 
 
 def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed() -> None:
-    """torchrun ends the other ranks with SIGTERM, of which they can tell nothing."""
+    """torchrun ends the other ranks with SIGTERM, which they cannot report."""
     ranks = {
         "rank0": RankState(began=True, lost=True, ended_at=9.0),
         "rank1": RankState(how="exception", error="E: x", ended_at=8.0),
@@ -226,7 +228,7 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
         ("BrokenPipeError: [Errno 32] Broken pipe", -1.0, True),
         ("DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed.", 0.1, True),
         ("DistBackendError: timed out", -60.0, True),
-        # It vanished of something else, or for that: a launcher ends the others.
+        # It vanished for another reason, or because a launcher ended the other ranks.
         ("ConnectionResetError: [Errno 104] Connection reset by peer", 5.1, False),
         ("DistBackendError: NCCL error: GPU has fallen off the bus", 1.3, False),
         ("ConnectionError: ('Connection aborted.', RemoteDisconnected())", 1.3, False),
@@ -234,7 +236,7 @@ def test_a_rank_0_that_vanished_because_another_rank_failed_makes_the_run_failed
     ],
 )
 @pytest.mark.parametrize(("other", "raiser"), [("rank1", "rank0"), ("rank0", "rank1")])
-def test_who_lost_a_peer_is_not_the_cause_of_it_but_is_told_too(
+def test_a_rank_that_lost_a_peer_is_in_the_reason_but_not_the_cause(
     error: str, noticed: float, is_why: bool, other: str, raiser: str
 ) -> None:
     ranks = {
@@ -250,7 +252,7 @@ def test_who_lost_a_peer_is_not_the_cause_of_it_but_is_told_too(
         assert verdict.cause == raiser, "whose traceback is shown"
 
 
-def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None:
+def test_a_ctrl_c_that_one_rank_received_first_is_no_failure_of_another_rank() -> None:
     interrupt = RankState(began=True, how=RAISED, error="KeyboardInterrupt", ended_at=8.0)
     lost_connection = RankState(began=True, how=RAISED, error="RuntimeError: closed", ended_at=9.0)
     interrupted_reason = "SIGINT (KeyboardInterrupt)"
@@ -265,12 +267,12 @@ def test_a_ctrl_c_that_one_rank_heard_first_is_no_failure_of_the_other() -> None
     [
         (DONE, None, STOPPED, "by me"),
         (DONE, ProcessExit(0, None, 9.0), STOPPED, "by me"),
-        # What the script ends with after it was stopped is its own affair.
+        # The exit of the script after the stop does not change the status.
         (DONE, ProcessExit(1, None, 9.0), STOPPED, "by me; then exit code 1"),
         (DONE, ProcessExit(143, None, 9.0), STOPPED, "by me; then SIGTERM"),
-        # A shell that the same SIGTERM ended at once, while the training saved.
+        # The same SIGTERM ended a shell at once while the training saved.
         (DONE, ProcessExit(143, None, 3.0), STOPPED, "by me"),
-        # Nothing but training's own end makes it stopped.
+        # Only the end of training itself makes it stopped.
         (TRAINING, None, RUNNING, None),
         (RankState(began=True, lost=True), None, LOST, "the process vanished"),
         (RankState(began=True, ended=True, how="exception", error="E: x"), None, FAILED, "E: x"),
@@ -290,10 +292,10 @@ def test_the_exception_shown_is_that_of_the_cause() -> None:
     assert judge_attempt({"rank0": DONE}).cause is None
 
 
-def test_a_run_stands_as_its_newest_attempt() -> None:
+def test_the_status_of_a_run_is_that_of_its_newest_attempt() -> None:
     assert judge_run(None).status == RUNNING
     assert judge_run(Verdict(LOST, "gone", 5.0)) == Verdict(LOST, "gone", 5.0)
 
 
-def test_a_run_whose_newest_attempt_was_given_up_is_being_started_again() -> None:
+def test_a_run_whose_newest_attempt_is_superseded_is_being_started_again() -> None:
     assert judge_run(Verdict(SUPERSEDED)) == Verdict(RUNNING, "being started again")
