@@ -56,7 +56,7 @@ faults: $(VENV)/.dev
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
 	  tests/emitter/training/test_train_errors.py \
-	  $(foreach it,steering pauses rates signals,tests/emitter/control/test_$(it).py) $(ARGS)
+	  $(foreach it,leader pauses learning_rate sigterm,tests/emitter/control/test_$(it).py) $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

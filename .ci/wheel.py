@@ -1,4 +1,4 @@
-"""Builds the wheel and tries it in clean environments of every Python 3.10 to 3.13 found here.
+"""Build the wheel and try it in clean environments of every Python 3.10 to 3.13 found here.
 
 In each: nothing generic was installed, every room imports, the command works, and a broker takes
 and delivers events.

@@ -1,15 +1,16 @@
-"""Fixtures that every room's tests share."""
+"""Hooks and fixtures of all tests."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
-# Here, because this is the one conftest.py that is loaded where tests run on other cores.
+# Imported here, because pytest-xdist workers load no other conftest.py before the tests.
 from tests.faults.session import (
     pytest_generate_tests,
     pytest_runtest_logreport,
@@ -26,12 +27,16 @@ __all__ = [
     "pytest_terminal_summary",
 ]
 
-# Tiny models gain nothing from a second thread, and torch's threads wait in busy loops: on a
-# machine that has other things to do a step takes ten times as long.
+# Without these files each worker rewrites the assertions of all test modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Tiny models gain nothing from a second thread, and the threads of torch wait in busy loops: on a
+# busy machine a step then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts the suite in the background, and nohup, leave these ignored, for all that the
-# tests start too; and tests send them.
+# A shell that starts the suite in the background, and nohup, ignore these signals, and child
+# processes inherit that. Tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -39,7 +44,7 @@ ON_CI = os.environ.get("CI") == "true"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # One server for all workers of pytest-xdist; without workers, the first test that needs it.
+    # The workers of pytest-xdist share one; without workers, the first test in need starts it.
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         start_server()
 
@@ -50,14 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def clear_lineside_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine's LINESIDE_ variables say is not for tests."""
+    """Remove the LINESIDE_ variables of the machine."""
     for name in [name for name in os.environ if name.startswith("LINESIDE_")]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
 def restore_signal_handlers() -> Iterator[None]:
-    """A service that a test serves in this process takes these signals for itself."""
+    """Restore the handlers that a service sets when a test runs it in this process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -66,7 +71,7 @@ def restore_signal_handlers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def kill_leftover_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever was started for the test's own folder ends with it."""
+    """Kill the processes of the test's own folder when the test ends."""
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     if folder is not None:
@@ -75,7 +80,7 @@ def kill_leftover_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def require_program() -> Callable[[str], str]:
-    """The path of a program that the test needs; without it the test skips, on CI it fails."""
+    """Find the path of a program; without it the test skips, on CI it fails."""
 
     def find(program: str) -> str:
         path = shutil.which(program)

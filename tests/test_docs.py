@@ -1,4 +1,4 @@
-"""The documentation says what there is: commands, options, settings, events, and files it names."""
+"""The documentation matches the commands, options, settings and files that exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re
 
 
 def section(command: str) -> str:
-    """What commands.md says of ``command``."""
+    """The section of commands.md on ``command``."""
     text = (REFERENCE / "commands.md").read_text()
     found = re.search(rf"^### `lineside {command}`\n(.*?)(?=^##|\Z)", text, re.S | re.M)
     assert found, f"commands.md has no section on {command}"
@@ -30,7 +30,7 @@ def section(command: str) -> str:
 
 
 def shell_lines(page: Path) -> list[str]:
-    """The command lines in a page's sh blocks."""
+    """The command lines in the sh blocks of a page."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.S | re.M)
     return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
 
@@ -45,7 +45,7 @@ def test_every_command_and_option_is_documented(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_no_option_is_documented_that_is_not_there(command: str) -> None:
+def test_every_documented_option_exists(command: str) -> None:
     real = {
         name
         for parameter in COMMANDS[command].params
@@ -56,7 +56,7 @@ def test_no_option_is_documented_that_is_not_there(command: str) -> None:
             assert name in real, f"{command} {name}"
 
 
-def test_no_command_is_documented_that_is_not_there() -> None:
+def test_every_documented_command_exists() -> None:
     text = (REFERENCE / "commands.md").read_text()
     assert set(re.findall(r"^### `lineside ([\w-]+)`", text, re.M)) == set(COMMANDS)
 
@@ -67,7 +67,7 @@ def test_every_setting_is_documented() -> None:
         assert f"| `LINESIDE_{field.name.upper()}` |" in text
 
 
-def test_every_variable_the_code_names_is_documented_and_the_other_way_round() -> None:
+def test_code_and_documentation_name_the_same_variables() -> None:
     sources = [file.read_text() for room in ROOMS for file in (ROOT / room).rglob("*.py")]
     named = {name for text in sources for name in re.findall(r"LINESIDE_[A-Z_]+[A-Z]", text)}
     documented = set(re.findall(r"LINESIDE_[A-Z_]+[A-Z]", (REFERENCE / "settings.md").read_text()))
@@ -75,7 +75,7 @@ def test_every_variable_the_code_names_is_documented_and_the_other_way_round() -
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_every_link_points_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -110,7 +110,7 @@ def test_every_page_is_reachable_from_the_index() -> None:
     assert set(ROOT.glob("docs/**/*.md")) <= seen
 
 
-def test_pages_name_no_place_of_one_machine() -> None:
+def test_pages_contain_no_path_of_one_machine() -> None:
     for page in PAGES:
         for place in ("/work/", "/root/", "/opt/"):
             assert place not in page.read_text(), f"{page.name}: {place}"

@@ -1,4 +1,4 @@
-"""Who may import whom, as pyproject.toml has it, and what importing really loads."""
+"""The import contracts of pyproject.toml hold, and imports load what they should."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("zmq", "sqlalchemy", "fastapi", "torch", "transformers", "typer", "numpy")
 
 
-def test_the_contracts_are_kept() -> None:
+def test_the_import_contracts_hold() -> None:
     lint = "from importlinter.cli import lint_imports_command as lint; lint()"
     linted = subprocess.run(
         [sys.executable, "-c", lint, "--no-cache", "--config", str(ROOT / "pyproject.toml")],
@@ -26,7 +26,7 @@ def test_the_contracts_are_kept() -> None:
     assert " 0 broken" in linted.stdout
 
 
-def test_every_room_is_watched() -> None:
+def test_the_contracts_cover_every_room() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     packages, checked = (
         set(re.findall(r'"(lineside\.\w+)"', listed[1]))
@@ -40,7 +40,7 @@ def test_every_room_is_watched() -> None:
 
 
 @pytest.mark.parametrize("module", ["lineside.emitter", "lineside.emitter.training.run"])
-def test_the_training_side_loads_nothing_heavy(module: str) -> None:
+def test_the_training_side_loads_no_heavy_package(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -48,7 +48,7 @@ def test_the_training_side_loads_nothing_heavy(module: str) -> None:
     assert loaded.stdout == "[]\n"
 
 
-def test_the_callback_brings_transformers_and_no_messaging() -> None:
+def test_the_callback_loads_neither_messaging_nor_database_packages() -> None:
     pytest.importorskip("transformers")
     code = (
         "import sys\nfrom lineside.emitter import LinesideCallback\n"

@@ -1,4 +1,4 @@
-"""What is in the wheel, and that it works where the source is not."""
+"""The wheel has every file and works away from the source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOMS = ("bus", "emitter", "store", "subscribers", "dashboard", "cli", "examples
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of what git tracks, so that no leftover of a build is in it."""
+    """A wheel built from a copy of the files that git tracks, without leftovers of a build."""
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("wheel")
     files = subprocess.run(
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    # Without isolation: nothing is downloaded, and setuptools is here.
+    # Without isolation nothing is downloaded; setuptools is installed here.
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
         capture_output=True,
@@ -48,11 +48,11 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_everything_is_under_one_name(wheel: Path) -> None:
+def test_the_wheel_installs_one_top_level_name(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names(wheel)} == {"lineside", "lineside-0.1.0.dist-info"}
 
 
-def test_every_module_and_file_that_is_needed_is_in_it(wheel: Path) -> None:
+def test_the_wheel_has_every_file_of_every_room(wheel: Path) -> None:
     there = names(wheel)
     for room in ROOMS:
         for file in (ROOT / room).rglob("*"):
@@ -60,8 +60,8 @@ def test_every_module_and_file_that_is_needed_is_in_it(wheel: Path) -> None:
                 assert f"lineside/{file.relative_to(ROOT)}" in there
 
 
-def test_the_installed_command_works_far_from_the_source(wheel: Path, tmp_path: Path) -> None:
-    """The packages it needs are lent by this environment; the rooms come from the wheel alone."""
+def test_the_installed_command_works_away_from_the_source(wheel: Path, tmp_path: Path) -> None:
+    """This environment provides the dependencies; the rooms come from the wheel alone."""
     venv_folder = tmp_path / "venv"
     venv.create(venv_folder, with_pip=True)
     python = venv_folder / "bin" / "python"

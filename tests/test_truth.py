@@ -1,70 +1,64 @@
-"""What a callback in the training process saw is what the bus delivered and what the store kept."""
+"""The bus delivers and the store records exactly the hooks that the training process called."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lineside.bus.client.reader import Reader
+from lineside.bus.errors import RunNotFound
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS, STEP_KINDS
 from lineside.bus.protocol.events import Event, Stream
-from lineside.bus.testing import BrokerProcess
-from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.history.records import EventRow, Run
+from tests.faults.stack import Stack
 from tests.support.forked import ForkedScript
+from tests.support.processes import environment
+from tests.support.waiting import DEADLINE, wait_until
 
 pytest.importorskip("transformers")
-SCRIPT = Path(__file__).with_name("truth_train.py")
-DEADLINE = 90.0
+SCRIPT = Path(__file__).with_name("hook_log_train.py")
 
 
-@dataclass
-class Stack:
-    """A broker and a recorder, and what trained beside them."""
+class TruthStack(Stack):
+    """A broker, a recorder and trainings."""
 
-    home: Path
-    address: str
-    history: History
-
-    def train(self, scenario: str, output: Path, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Run a scenario of ``truth_train.py`` to its end; what its witness saw."""
-        witness = output.with_suffix(".json")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
-        environment |= {"LINESIDE_HOME": str(self.home), "CUDA_VISIBLE_DEVICES": ""}
-        if run_id:
-            environment["LINESIDE_RUN_ID"] = run_id
-        with ForkedScript([SCRIPT, scenario, output, witness], env=environment) as process:
+    def run_training(
+        self, scenario: str, output: Path, run_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Run a scenario of ``hook_log_train.py`` to its end; the hooks that were called."""
+        hook_log = output.with_suffix(".json")
+        variables = {"LINESIDE_RUN_ID": run_id} if run_id else {}
+        with ForkedScript(
+            [SCRIPT, scenario, output, hook_log], env=environment(self.home, **variables)
+        ) as process:
             assert process.wait(DEADLINE) == 0
-        seen: list[dict[str, Any]] = json.loads(witness.read_text())
+        seen: list[dict[str, Any]] = json.loads(hook_log.read_text())
         return seen
 
     def wait_complete(self, run_id: str) -> Run:
-        """The run once every rank's stream is whole in the store."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            run = self.history.run(run_id) if self._known(run_id) else None
-            ends = run.event_counts.get("run_end", 0) if run else 0
-            if run and ends == len(run.attempts) and run.loss_account.lag == 0:
-                return run
-            assert time.monotonic() < deadline, f"not settled: {run}"
-            time.sleep(0.1)
+        """Wait until the store has every rank's whole stream; the run."""
+
+        def complete() -> Run | None:
+            try:
+                run = self.history().run(run_id)
+            except RunNotFound:
+                return None
+            ends = run.event_counts.get("run_end", 0)
+            return run if ends == len(run.attempts) and not run.loss_account.lag else None
+
+        return wait_until(complete, f"the store has all of {run_id}")
 
     def delivered(self, run_id: str) -> dict[Stream, list[Event]]:
-        """Every event of the run by stream, as a reader of the bus gets it."""
+        """Every event that the broker delivers of the run, by stream."""
         found: dict[Stream, list[Event]] = {}
-        with Reader(self.address, start="start", streams=(run_id,)) as reader:
+        with Reader(self.broker.address, start="start", streams=(run_id,)) as reader:
             reader.wait_connected(DEADLINE)
             head = reader.head
             while batch := reader.poll(1.0):
@@ -76,29 +70,17 @@ class Stack:
                     break
         return found
 
-    def _known(self, run_id: str) -> bool:
-        return any(run.id == run_id for run in self.history.runs(limit=1000).items)
-
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home = tmp_path_factory.mktemp("truth")
-    with BrokerProcess(home) as broker:
-        recorder = subprocess.Popen(
-            [sys.executable, "-m", "lineside.cli", "recorder"],
-            env={**os.environ, "LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker.address},
-        )
-        try:
-            engine = open_store(f"sqlite:///{home}/store.db", create=True)
-            yield Stack(home, broker.address, History(engine))
-            engine.dispose()
-        finally:
-            recorder.terminate()
-            recorder.wait(10)
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TruthStack]:
+    made = TruthStack(tmp_path_factory.mktemp("truth"))
+    with made:
+        made.start()
+        yield made
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality to the last bit, in which a NaN is a NaN."""
+    """Whether both are equal to the last bit; NaN equals NaN."""
     if isinstance(left, float) and isinstance(right, float):
         return left == right or (math.isnan(left) and math.isnan(right))
     if isinstance(left, dict) and isinstance(right, dict):
@@ -137,15 +119,15 @@ def check_events(rows: list[EventRow], delivered: list[Event]) -> None:
         assert same(row.data or {}, dict(event.data or {})), event
 
 
-def check_points(stack: Stack, run: Run, attempt: str, logs: list[Event]) -> None:
+def check_points(stack: TruthStack, run: Run, attempt: str, logs: list[Event]) -> None:
     expected: dict[str, list[tuple[int, float | None, float]]] = {}
     for event in logs:
         for name, value in (event.data or {})["logs"].items():
             expected.setdefault(name, []).append((event.step, event.epoch, value))
-    series = {s.name for s in stack.history.metrics(run.id, attempt)}
+    series = {s.name for s in stack.history().metrics(run.id, attempt)}
     assert expected.keys() <= series
     for name, points in expected.items():
-        kept = stack.history.points(run.id, name, points=None, attempt=attempt)
+        kept = stack.history().points(run.id, name, points=None, attempt=attempt)
         assert [(s, e) for s, e, _ in points] == list(zip(kept.step, kept.epoch, strict=True))
         assert all(same(float(v), k) for (_, _, v), k in zip(points, kept.values, strict=True))
 
@@ -161,51 +143,51 @@ def iter_events(history: History, run_id: str) -> list[EventRow]:
         after = int(page.next)
 
 
-def compare(stack: Stack, run_id: str, seen: list[dict[str, Any]]) -> Run:
-    """All three accounts of one run, event by event and value by value."""
+def compare(stack: TruthStack, run_id: str, seen: list[dict[str, Any]]) -> Run:
+    """Compare the hooks, the journal and the store of one run, value by value."""
     run = stack.wait_complete(run_id)
     delivered = stack.delivered(run_id)
     run = stack.wait_complete(run_id)
     check_account(run, [event for events in delivered.values() for event in events])
-    rows = iter_events(stack.history, run_id)
+    rows = iter_events(stack.history(), run_id)
     published: list[Event] = []
     for attempt in (attempt.attempt for attempt in run.attempts):
         events = delivered[Stream(run_id, "rank0", attempt)]
         assert [event.seq for event in events] == list(range(len(events)))
-        of_it = [row for row in rows if (row.producer, row.attempt) == ("rank0", attempt)]
-        check_events(of_it, events)
+        of_attempt = [row for row in rows if (row.producer, row.attempt) == ("rank0", attempt)]
+        check_events(of_attempt, events)
         check_points(stack, run, attempt, [event for event in events if event.kind == "log"])
         published += [event for event in events if event.kind in LIFECYCLE_KINDS]
     check_bus(seen, published)
     return run
 
 
-def test_a_run_with_accumulation_evaluation_and_prediction_is_told_as_it_was(
-    stack: Stack, tmp_path: Path
+def test_a_run_with_accumulation_evaluation_and_prediction_is_recorded_exactly(
+    stack: TruthStack, tmp_path: Path
 ) -> None:
-    seen = stack.train("steps", tmp_path / "out", "steps")
+    seen = stack.run_training("steps", tmp_path / "out", "steps")
     run = compare(stack, "steps", seen)
     assert run.status == "finished"
     assert run.step == run.max_steps == 12
     assert {hook["kind"] for hook in seen} >= set(LIFECYCLE_KINDS) - {"push_begin"}
     saved = [hook["step"] for hook in seen if hook["kind"] == "save"]
-    assert sorted({c.step for c in stack.history.checkpoints("steps")}) == sorted(set(saved))
+    assert sorted({c.step for c in stack.history().checkpoints("steps")}) == sorted(set(saved))
 
 
-def test_a_run_by_epochs_is_told_as_it_was(stack: Stack, tmp_path: Path) -> None:
-    compare(stack, "epochs", stack.train("epochs", tmp_path / "out", "epochs"))
+def test_a_run_by_epochs_is_recorded_exactly(stack: TruthStack, tmp_path: Path) -> None:
+    compare(stack, "epochs", stack.run_training("epochs", tmp_path / "out", "epochs"))
 
 
-def test_each_train_call_is_an_attempt_of_the_same_run(stack: Stack, tmp_path: Path) -> None:
-    run = compare(stack, "twice", stack.train("twice", tmp_path / "out", "twice"))
+def test_each_train_call_is_an_attempt_of_the_same_run(stack: TruthStack, tmp_path: Path) -> None:
+    run = compare(stack, "twice", stack.run_training("twice", tmp_path / "out", "twice"))
     assert len(run.attempts) == 2
 
 
-def test_a_resumed_run_keeps_its_id_and_gains_an_attempt(stack: Stack, tmp_path: Path) -> None:
-    first = stack.train("steps", tmp_path / "out")
-    (run_id,) = {r.id for r in stack.history.runs().items if r.id not in KNOWN}
+def test_a_resumed_run_keeps_its_id_and_gains_an_attempt(stack: TruthStack, tmp_path: Path) -> None:
+    first = stack.run_training("steps", tmp_path / "out")
+    (run_id,) = {r.id for r in stack.history().runs().items if r.id not in KNOWN}
     stack.wait_complete(run_id)
-    second = stack.train("resume", tmp_path / "out")
+    second = stack.run_training("resume", tmp_path / "out")
     run = compare(stack, run_id, first + second)
     assert len(run.attempts) == 2
     assert run.attempts[1].resumed_step is not None
@@ -215,5 +197,5 @@ def test_a_resumed_run_keeps_its_id_and_gains_an_attempt(stack: Stack, tmp_path:
 KNOWN = {"steps", "epochs", "twice", "only"}
 
 
-def test_evaluation_without_training_is_a_run(stack: Stack, tmp_path: Path) -> None:
-    compare(stack, "only", stack.train("evaluate_only", tmp_path / "out", "only"))
+def test_evaluation_without_training_is_a_run(stack: TruthStack, tmp_path: Path) -> None:
+    compare(stack, "only", stack.run_training("evaluate_only", tmp_path / "out", "only"))

@@ -135,7 +135,7 @@ def read_all(
     streams: Sequence[str] = (),
     *,
     until: Callable[[list[Event]], bool] | None = None,
-    timeout: float = 10.0,
+    timeout: float = 30.0,
 ) -> list[Event]:
     """Every event of the journal from its start, until ``until`` returns True.
 

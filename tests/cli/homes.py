@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEADLINE = 60.0
+from tests.support.waiting import DEADLINE
+
 NO_VARIABLES: Mapping[str, str] = {}
 RUN_ID = "first-run"
 STEPS = 300

@@ -11,6 +11,7 @@ import typer
 
 from lineside.cli.main import app
 from tests.cli.homes import Home
+from tests.support.waiting import DEADLINE
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 HEAVY = ("zmq", "sqlalchemy", "fastapi", "pydantic", "torch", "transformers", "rich", "pyarrow")
@@ -75,7 +76,7 @@ main()
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE,
     )
     assert done.returncode == 2
     assert f"needs the package {package}, which is not installed" in done.stderr

@@ -23,9 +23,7 @@ from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.dashboard.synthetic import Feeder, Training
-from tests.support.waiting import wait_until
-
-DEADLINE = 60.0
+from tests.support.waiting import DEADLINE, wait_until
 
 
 @pytest.fixture

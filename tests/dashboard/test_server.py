@@ -24,8 +24,8 @@ from lineside.dashboard.backend.health import BEHIND_SECONDS, RecorderCheck
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http import static_files
 from lineside.dashboard.server import serve
-from tests.dashboard.conftest import DEADLINE, Harness
-from tests.support.waiting import wait_until
+from tests.dashboard.conftest import Harness
+from tests.support.waiting import DEADLINE, wait_until
 
 
 @contextmanager

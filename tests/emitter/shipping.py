@@ -14,9 +14,8 @@ from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.service import Shipper
 from lineside.emitter.spool import directory, shipper_process
 from tests.support.forked import ForkedScript
-from tests.support.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import Child
+from tests.support.waiting import DEADLINE, wait_until
 
 
 class Producer:
@@ -66,34 +65,6 @@ class Producer:
         return int(self.process.stdout.readline())
 
 
-class ShipperProcess:
-    """``python -m lineside.emitter.shipper``, its log in ``spool/shipper.log``."""
-
-    def __init__(self, spool: Path, broker: str) -> None:
-        self.spool = spool
-        spool.mkdir(parents=True, exist_ok=True)
-        with (spool / shipper_process.LOG_NAME).open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lineside.emitter.shipper"],
-                env={**os.environ, "LINESIDE_SPOOL": str(spool), "LINESIDE_BROKER": broker},
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
-
-    @property
-    def log(self) -> str:
-        return (self.spool / shipper_process.LOG_NAME).read_text()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.terminate()
-        return self.process.wait(20)
-
-
 class Bench:
     """A spool and the processes that a test starts for it; all end with the test."""
 
@@ -114,9 +85,14 @@ class Bench:
         self._stack.callback(producer.kill)
         return producer
 
-    def shipper(self, address: str | None = None) -> ShipperProcess:
-        shipper = ShipperProcess(self.spool, address or self.address)
+    def shipper(self, address: str | None = None) -> Child:
+        """``python -m lineside.emitter.shipper``, its log in ``spool/shipper.log``."""
+        self.spool.mkdir(parents=True, exist_ok=True)
+        places = {"LINESIDE_SPOOL": str(self.spool), "LINESIDE_BROKER": address or self.address}
+        log = self.spool / shipper_process.LOG_NAME
+        shipper = Child(["-m", "lineside.emitter.shipper"], {**os.environ, **places}, log)
         self._stack.callback(shipper.kill)
+        shipper.start()
         return shipper
 
     def training(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -128,7 +104,6 @@ class Bench:
                 **os.environ,
                 "LINESIDE_SPOOL": str(self.spool),
                 "LINESIDE_BROKER": self.address,
-                "PYTHONPATH": str(ROOT),
                 **environment,
             },
             stdout=subprocess.PIPE,
@@ -139,7 +114,7 @@ class Bench:
         self._stack.callback(process.kill)
         return process
 
-    def events(self, stream: str, count: int, timeout: float = 30) -> list[Event]:
+    def events(self, stream: str, count: int, timeout: float = DEADLINE) -> list[Event]:
         """The events of ``stream`` at the broker once there are ``count``."""
         return read_all(
             self.address, [stream], until=lambda events: len(events) >= count, timeout=timeout

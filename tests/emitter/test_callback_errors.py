@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import textwrap
 from pathlib import Path
@@ -17,9 +16,9 @@ from lineside.emitter.spool.status_page import HOOK_ERRORS
 from lineside.emitter.training import shutdown
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only, open_page, open_publisher
-from tests.support.fork_server import ROOT
 from tests.support.forked import ForkedScript
 from tests.support.tiny_trainer import trainer
+from tests.support.waiting import DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -141,11 +140,10 @@ def test_a_training_that_fails_publishes_why(
     )
     with ForkedScript(
         [script, tmp_path / "out"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     end = only(spool_events())[-1]
     assert data_of(end)["how"] == "exception"

@@ -17,6 +17,11 @@ _PREFIX = "fault "
 _table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
 
+def repeats(times: int) -> range:
+    """Count ``times`` under ``make faults`` with N > 1; in the suite each fault happens once."""
+    return range(times if REPEATS > 1 else 1)
+
+
 def count(node: pytest.Item, **columns: int) -> None:
     """Add to the test's row in the table."""
     # A report carries its properties from the process that ran the test.

@@ -22,6 +22,7 @@ from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from tests.faults.accounts import Journal, is_recorded, journal
 from tests.faults.producer_process import Producer, notes_file, stop_file
+from tests.faults.session import REPEATS
 from tests.support.leftovers import kill_processes_of
 from tests.support.processes import Child, environment, supervised
 from tests.support.waiting import DEADLINE, wait_until
@@ -210,10 +211,10 @@ def inject_faults(
     shortest: float = 0.05,
     longest: float = 0.8,
 ) -> None:
-    """Run one of ``actions`` at random moments, for ``seconds`` and twice at least."""
-    until = time.monotonic() + seconds
-    count = 0
-    while time.monotonic() < until or count < 2:
+    """Run each of ``actions`` once at random moments; in ``make faults`` go on for ``seconds``."""
+    order = rng.sample(actions, len(actions))
+    until = time.monotonic() + (seconds if REPEATS > 1 else 0.0)
+    while order or time.monotonic() < until:
         time.sleep(rng.uniform(shortest, longest))
-        rng.choice(actions)()
-        count += 1
+        action = order.pop() if order else rng.choice(actions)
+        action()

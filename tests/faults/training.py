@@ -1,8 +1,8 @@
-"""Trains a tiny model with the real Trainer, and notes each hook after Lineside's has returned.
+"""Train a tiny model and note each hook once Lineside's has returned.
 
-Run as ``training.py NOTES OUTPUT MAX_STEPS EXIT_CODE``. ``NOTES`` gets a line
+Run as a script: ``training.py NOTES OUTPUT MAX_STEPS EXIT_CODE``. ``NOTES`` gets a line
 ``kind step monotonic_ns 0`` for each hook, and one of kind ``exit`` once Lineside's exit handler
-has returned; torch's own end is not counted.
+has returned (the time that torch needs to end is not measured).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.emitter import LinesideCallback
+from tests.support.tiny_trainer import trainer
 
 
-class HookNotes(TrainerCallback):
-    """Comes after Lineside's callback, whose hook has returned when this one notes it."""
+class NoteHooks(TrainerCallback):
+    """Comes after Lineside's callback: a hook is noted once Lineside's has returned."""
 
     def __init__(self, notes: int) -> None:
         self.notes = notes
@@ -34,51 +34,28 @@ def note(notes: int, kind: str, step: int) -> None:
 
 
 def _hook(kind: str) -> Any:
-    def hook(self: HookNotes, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def hook(self: NoteHooks, args: Any, state: Any, control: Any, **given: Any) -> None:
         note(self.notes, kind, state.global_step)
 
     return hook
 
 
 for _kind in LIFECYCLE_KINDS:
-    setattr(HookNotes, f"on_{_kind}", _hook(_kind))
-
-
-class Tokens(torch.utils.data.Dataset):
-    """Rows of counting tokens."""
-
-    def __len__(self) -> int:
-        return 64
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = torch.arange(8) + index % 16
-        return {"input_ids": row, "labels": row}
+    setattr(NoteHooks, f"on_{_kind}", _hook(_kind))
 
 
 def main(notes: int, output: Path, max_steps: int) -> None:
-    """Train ``max_steps`` steps, logging each, evaluating and saving now and then."""
-    torch.set_num_threads(1)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        per_device_train_batch_size=2,
+    """Train ``max_steps`` steps, logging each, evaluating and saving every 50 steps."""
+    trainer(
+        output,
+        LinesideCallback(),
+        NoteHooks(notes),
         max_steps=max_steps,
-        logging_steps=1,
         eval_strategy="steps",
         eval_steps=50,
         save_strategy="steps",
         save_steps=50,
         save_total_limit=1,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=Tokens(),
-        eval_dataset=Tokens(),
-        callbacks=[LinesideCallback(), HookNotes(notes)],
     ).train()
 
 

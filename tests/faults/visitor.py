@@ -8,7 +8,7 @@ from types import TracebackType
 
 import httpx
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 _PAUSE = 0.02  # a browser leaves the machine some time too
 _PAGES = ("/", "/api/runs", "/api/runs?sort=-step&limit=10", "/healthz", "/readyz")
@@ -36,7 +36,7 @@ class Visitor:
         self.errors: list[str] = []
         self._runs = runs
         self._ended = threading.Event()
-        self._client = httpx.Client(base_url=address, timeout=20.0)
+        self._client = httpx.Client(base_url=address, timeout=DEADLINE)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True)
             for work in (self._browse, self._listen)
@@ -81,7 +81,7 @@ class Visitor:
                         return
 
     def _listen(self) -> None:
-        with httpx.stream("GET", f"{self.address}/api/live", timeout=20.0) as stream:
+        with httpx.stream("GET", f"{self.address}/api/live", timeout=DEADLINE) as stream:
             for line in stream.iter_lines():
                 self.changes += line.startswith("data:")
                 if self._ended.is_set():

@@ -31,7 +31,7 @@ STATUS_FLAG = 1 << 31
 
 
 def load() -> None:
-    """Train and evaluate one step: torch and transformers import much only when it is needed."""
+    """Train and evaluate one step: torch and transformers import much on first use."""
     from accelerate.state import AcceleratorState, GradientState
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -112,11 +112,11 @@ def send_number(to: socket.socket, number: int) -> None:
     try:
         to.send(number.to_bytes(STATUS_BYTES, "big"), socket.MSG_NOSIGNAL)
     except OSError:
-        return  # the test that started the process has gone
+        return  # the process that started the script has ended
 
 
 def prepare(job: dict[str, Any], stdio: list[int]) -> dict[str, Any]:
-    """Give this forked process what ``job`` says a new interpreter is to have."""
+    """Give this forked process the descriptors, folder and environment of ``job``."""
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
         os.close(fd)
@@ -150,7 +150,7 @@ def run(job: dict[str, Any]) -> None:
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     load()
-    del sys.path[0]
+    sys.path.append(sys.path.pop(0))
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         assigned = serve(listening)
     if assigned is not None:

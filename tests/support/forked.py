@@ -17,19 +17,22 @@ from typing import Any, ClassVar
 
 from tests.support.fork_server import ROOT, STATUS_BYTES, STATUS_FLAG
 
+TORCHRUN = Path(__file__).with_name("forked_torchrun.py")
+"""A script for ForkedScript that takes torchrun's arguments."""
 ADDRESS_VARIABLE = "TESTS_FORK_SERVER"
 """The environment variable that holds the path of the server's socket."""
 
 
 class ForkedScript(subprocess.Popen[Any]):
-    """``python SCRIPT ARGUMENT...`` forked from the server, in everything else a Popen.
+    """``python SCRIPT ARGUMENT...``, forked from the server; otherwise a Popen.
 
-    The command names no interpreter. Of the options of Popen, these work: stdin, stdout, stderr,
-    text, env, cwd and start_new_session. ``/proc`` shows the server's command line and environment.
+    The command names no interpreter; the script can import ``tests``. Of the options of Popen these
+    work: stdin, stdout, stderr, text, env, cwd and start_new_session. ``/proc`` shows the command
+    line and the environment of the server.
     """
 
     running: ClassVar[list[ForkedScript]] = []
-    """Those that this process started and has not seen end."""
+    """The scripts that this process started and that have not ended."""
 
     def __init__(self, command: Sequence[str | Path], **options: Any) -> None:
         self.environment: Mapping[str, str] = options.get("env") or os.environ

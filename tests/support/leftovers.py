@@ -1,4 +1,4 @@
-"""Processes that belong to a folder: shippers end by themselves, but only long after the test."""
+"""Processes that belong to a folder: a shipper ends by itself, but long after the test."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import time
 from pathlib import Path
 
 from tests.support.forked import ForkedScript
+from tests.support.waiting import DEADLINE
 
 _VARIABLES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
-_TIMEOUT_SECONDS = 60.0
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Ids of the processes, other than this one, whose home or spool is in ``folder``."""
+    """Ids of the other processes whose home or spool is in ``folder``."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             if b"multiprocessing." in (entry / "cmdline").read_bytes():
-                continue  # a helper of this interpreter's, which later tests need too
+                continue  # it serves this interpreter, and later tests need it too
             variables = (entry / "environ").read_bytes().split(b"\0")
             state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
-            continue  # it ended meanwhile
+            continue  # it has ended
         places = [
             value for name, _, value in (v.partition(b"=") for v in variables) if name in _VARIABLES
         ]
@@ -41,12 +41,12 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def kill_processes_of(folder: Path) -> None:
-    """Kill by id what is left of the processes of ``folder``, and see that it is gone.
+    """Kill the processes of ``folder`` by id and wait until they have ended.
 
     Raises:
-        TimeoutError: something is there still.
+        TimeoutError: a process does not end.
     """
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    deadline = time.monotonic() + DEADLINE
     while left := processes_of(folder):
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {left} of {folder} do not end")

@@ -1,4 +1,4 @@
-"""Processes that a test starts and ends by their ids, and whatever those started."""
+"""Python processes with their output in a file: started, killed, frozen, started again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside.bus.service import SUPERVISOR_PID
 from tests.support.forked import ForkedScript
 from tests.support.waiting import DEADLINE
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Child:
-    """A Python process with its output in ``log``; it can be killed, frozen and started again.
+    """A Python process whose output goes to ``log``; a context starts it and kills it at the end.
 
     ``fork``: fork the script from the server that has torch loaded.
     """
@@ -36,7 +40,7 @@ class Child:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
-        """Start it; again, if it was started before."""
+        """Start the process, also after it has ended."""
         with self.log.open("ab") as output:
             self._process = self._popen(
                 self._command,
@@ -47,20 +51,19 @@ class Child:
             )
 
     def wait(self, seconds: float = DEADLINE) -> int:
-        """Its exit code, once it ended by itself.
+        """Wait until the process ends by itself; its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it did not within ``seconds``.
+            subprocess.TimeoutExpired: it did not end within ``seconds``.
         """
         if self._process is not None:
             self.code = self._process.wait(seconds)
             self._process = None
         if self.code is None:
-            raise RuntimeError("it was never started")
+            raise RuntimeError(f"{self._command} was not started")
         return self.code
 
-    def alive(self) -> bool:
-        """Whether it runs."""
+    def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
@@ -69,15 +72,15 @@ class Child:
             self._process.kill()
             self.wait()
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that does nothing."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
+    def stop(self) -> int:
+        """Send SIGTERM, and SIGKILL if the process does not end; its exit code."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self.wait(DEADLINE / 2)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.wait()
 
     def freeze(self) -> None:
         """SIGSTOP."""
@@ -88,16 +91,23 @@ class Child:
         os.kill(self.pid, signal.SIGCONT)
 
     def log_text(self) -> str:
-        """What it wrote to its output."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        print(self.log_text()[-4000:])  # pytest shows it if the test failed
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment with nothing of Lineside's but ``home`` and ``more``."""
+    """This process's variables, of Lineside's only LINESIDE_HOME and ``more``."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("LINESIDE_")}
     return {**env, "LINESIDE_HOME": str(home), **more}
 
 
 def supervised(home: Path, **more: str) -> dict[str, str]:
-    """The same for a service, which then ends with this process."""
+    """The variables of a service that ends with this process."""
     return environment(home, **{SUPERVISOR_PID: str(os.getpid())}, **more)

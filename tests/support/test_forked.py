@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fork_server import ROOT
 from tests.support.forked import ForkedScript
+from tests.support.waiting import DEADLINE
 
 pytest.importorskip("transformers")
 
@@ -36,7 +36,7 @@ def completed(command: Sequence[str], **options: Any) -> tuple[int, str, str]:
             text=True,
             **options,
         ) as process:
-            out, errors = process.communicate(timeout=60)
+            out, errors = process.communicate(timeout=DEADLINE)
         ends.append((process.returncode, out, errors.splitlines()[-1:]))
     assert ends[0] == ends[1]
     return process.returncode, out, errors
@@ -106,11 +106,10 @@ print(made.state.global_step, made.state.log_history[-2]["loss"])
     for _ in range(2):
         with ForkedScript(
             [*script(tmp_path, text), tmp_path / "out"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            outputs.append(process.communicate(timeout=60)[0].splitlines())
+            outputs.append(process.communicate(timeout=DEADLINE)[0].splitlines())
         assert process.returncode == 0
     first, second = outputs
     assert not {*first[0].split()} & {*second[0].split()}

@@ -1,4 +1,4 @@
-"""A Trainer small enough to train in a tenth of a second, and a witness of every hook."""
+"""A Trainer that trains in a tenth of a second, and a log of every hook it calls."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class Tokens(torch.utils.data.Dataset[Any]):
         return {"input_ids": row, "labels": row}
 
 
+STATE_SCALARS = ("max_steps", "num_train_epochs", "total_flos", "best_metric")
+
+
 class HookLog(TrainerCallback):
-    """Writes down every hook as it is called; ``look`` is asked for more each time."""
+    """Records every hook, with what ``look()`` returns at that moment."""
 
     def __init__(self, look: Any = None) -> None:
         self.seen: list[dict[str, Any]] = []
@@ -41,6 +44,7 @@ class HookLog(TrainerCallback):
             "control": sum(getattr(control, name) << bit for bit, name in enumerate(CONTROL_BITS)),
             "logs": dict(given["logs"]) if "logs" in given else None,
             "metrics": dict(given["metrics"]) if "metrics" in given else None,
+            "state": {name: getattr(state, name) for name in STATE_SCALARS},
             "best_metric": state.best_metric,
             "total_flos": state.total_flos,
         }

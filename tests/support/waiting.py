@@ -1,4 +1,4 @@
-"""Wait for what other processes and threads do, with a deadline that a busy machine meets."""
+"""Wait for other processes and threads, with a deadline that a busy machine meets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-DEADLINE = 60.0
-"""Seconds that a wait may take; two cores may be shared with much else."""
+DEADLINE = 100.0
+"""Seconds that a wait may take on a machine with ten processes for each core."""
 
 T = TypeVar("T")
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 def wait_until(
     condition: Callable[[], T | None], what: str = "the condition holds", seconds: float = DEADLINE
 ) -> T:
-    """Poll ``condition`` until its answer is true, and return the answer.
+    """Poll ``condition`` until it returns a true value; that value.
 
     Raises:
-        TimeoutError: it was not true within ``seconds``; the message says ``what``.
+        TimeoutError: it returned none within ``seconds``; the message contains ``what``.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

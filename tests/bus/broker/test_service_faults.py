@@ -25,7 +25,8 @@ from tests.bus.conftest import (
     fail_with,
     record,
 )
-from tests.support.waiting import wait_until
+from tests.faults.session import repeats
+from tests.support.waiting import DEADLINE, wait_until
 
 
 def test_a_fault_in_handling_one_message_does_not_end_the_broker(
@@ -138,7 +139,7 @@ def test_nothing_confirmed_is_lost_or_doubled_by_kills_of_the_broker(
             while producer.next_seq < total:
                 for _ in range(10):
                     producer.emit("log", step=producer.next_seq)
-                producer.flush(timeout=60)
+                producer.flush(timeout=DEADLINE)
                 confirmed[0] = producer.acked
 
     def follow() -> None:
@@ -161,7 +162,9 @@ def test_nothing_confirmed_is_lost_or_doubled_by_kills_of_the_broker(
     for thread in threads:
         thread.start()
     rng = random.Random(9)
-    while threads[0].is_alive():
+    for _ in repeats(1000):
+        if not threads[0].is_alive():
+            break
         time.sleep(rng.uniform(0.05, 0.4))
         before = confirmed[0]
         broker.kill()

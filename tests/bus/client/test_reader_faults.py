@@ -12,6 +12,8 @@ from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess, FaultyProxy, Producer
 from tests.bus.conftest import STREAM
 from tests.bus.reading import collect, seqs
+from tests.faults.session import repeats
+from tests.support.waiting import DEADLINE
 
 
 @pytest.mark.fault
@@ -21,11 +23,11 @@ def test_a_reader_goes_on_over_kills_of_the_broker(broker: BrokerProcess) -> Non
         Reader(broker.address, name="durable") as reader,
     ):
         got: list[int] = []
-        for round_ in range(5):
+        for round_ in repeats(5):
             for _ in range(100):
                 producer.emit("log")
-            producer.flush(timeout=20)
-            got += seqs(collect(reader, 100, timeout=20))
+            producer.flush(timeout=DEADLINE)
+            got += seqs(collect(reader, 100, timeout=DEADLINE))
             assert got == list(range(100 * (round_ + 1)))
             broker.kill()
             assert reader.poll(0.05) is None

@@ -11,15 +11,16 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from lineside.store.database.engine import open_store
 from lineside.store.database.migrate import REVISIONS
-from tests.cli.homes import DEADLINE, RUN_ID, Home
+from tests.cli.homes import RUN_ID, Home
 from tests.support.forked import ForkedScript
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "tests" / "emitter" / "shipper" / "steered_trainer.py"
@@ -31,7 +32,7 @@ def training(running_home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[st
     """A slow training under the id ``steered``, known to the store."""
     process = ForkedScript(
         [SCRIPT, tmp_path / "out", "100000"],
-        env=running_home.environment({"LINESIDE_RUN_ID": STEERED, "PYTHONPATH": str(ROOT)}),
+        env=running_home.environment({"LINESIDE_RUN_ID": STEERED}),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -61,13 +62,20 @@ def test_commands_control_and_stop_a_training(
 
     # Over HTTP as from the command line, and results alike.
     address = f"{running_home.page}/api/runs/{STEERED}/commands"
-    logged = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
+    logged = httpx.post(
+        address, json={"op": "log", "reason": "over HTTP", "id": "http-1"}, timeout=DEADLINE
+    )
     assert (logged.status_code, logged.json()["state"]) == (202, "requested")
     applied = ("http-1", "applied")
     wait_until(
-        lambda: any((c["id"], c["state"]) == applied for c in httpx.get(address).json()["items"])
+        lambda: any(
+            (c["id"], c["state"]) == applied
+            for c in httpx.get(address, timeout=DEADLINE).json()["items"]
+        )
     )
-    again = httpx.post(address, json={"op": "log", "reason": "over HTTP", "id": "http-1"})
+    again = httpx.post(
+        address, json={"op": "log", "reason": "over HTTP", "id": "http-1"}, timeout=DEADLINE
+    )
     assert again.json()["state"] == "applied"
 
     assert running_home.lineside("save", STEERED, "--no-wait").stdout == "save: requested\n"
@@ -81,25 +89,30 @@ def test_commands_control_and_stop_a_training(
     late = running_home.lineside("stop", STEERED)
     assert late.returncode == 2
     assert "expected a training that takes commands. The run is stopped" in late.stderr
-    refused = httpx.post(address, json={"op": "stop"})
+    refused = httpx.post(address, json={"op": "stop"}, timeout=DEADLINE)
     assert (refused.status_code, refused.json()["type"]) == (
         409,
         "urn:lineside:problem:not-training",
     )
+
+    def entries() -> list[dict[str, Any]]:
+        audit = running_home.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
+        found: list[dict[str, Any]] = json.loads(audit.stdout)["items"]
+        return found if len(found) >= 15 else []
+
+    recorded = wait_until(entries, "every command and answer is recorded")
+    assert len(recorded) == 15
     counts = json.loads(running_home.lineside("show", STEERED, "--json").stdout)["event_counts"]
     assert counts["command"] == 5
     assert counts["control_applied"] == 4
     assert counts["control_rejected"] == 1
 
-    results = running_home.lineside("audit", "--run", STEERED, "--json", "--limit", "1000")
-    entries = json.loads(results.stdout)["items"]
-    assert len(entries) == 15
-    assert [entry["outcome"] for entry in entries if entry["command"] == "http-1"] == [
+    assert [entry["outcome"] for entry in recorded if entry["command"] == "http-1"] == [
         "applied",
         "delivered",
         "requested",
     ]
-    [first] = [entry for entry in entries if entry["why"] == "over HTTP"]
+    [first] = [entry for entry in recorded if entry["why"] == "over HTTP"]
     assert (first["who"], first["action"], first["target"]) == ("user@dashboard", "log", STEERED)
     lines = running_home.lineside("audit", "--run", STEERED, "--limit", "2").stdout.splitlines()
     assert [line.split()[0] for line in lines[:1]] == ["TIME"]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.homes import RUN_ID, STEPS, Home
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 
 def test_runs_lists_the_runs(running_home: Home) -> None:
@@ -159,7 +159,7 @@ def test_a_reader_that_leaves_ends_tail_quietly(running_home: Home) -> None:
         env=running_home.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert piped.stdout.count("\n") == 2

@@ -18,9 +18,9 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.dashboard.http.body_limit import BODY_MAX
 from tests.dashboard.api.test_api import problem
-from tests.dashboard.conftest import DEADLINE, Harness
+from tests.dashboard.conftest import Harness
 from tests.subscribers.conftest import ServiceProcess
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 COMMANDS = "/api/runs/tiny-1/commands"
 

@@ -16,10 +16,10 @@ from lineside.dashboard.live.hub import QUEUE_LENGTH, Change, LiveHub
 from lineside.dashboard.live.store_feed import MAX_CHANGES, StoreFeed
 from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.recording.writer import Writer
-from tests.dashboard.conftest import DEADLINE, Harness, serving
+from tests.dashboard.conftest import Harness, serving
 from tests.dashboard.synthetic import Feeder, Training
 from tests.store.trainer import FakeJournal, FakeProducer, heartbeat
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 Message = tuple[str, int, dict[str, Any]]
 

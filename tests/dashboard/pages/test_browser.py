@@ -22,6 +22,7 @@ from tests.dashboard.pages.browsing import (
     visit,
 )
 from tests.dashboard.test_server import logged_url, process
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.browser
 
@@ -379,7 +380,7 @@ def test_an_open_page_survives_a_restart_of_the_dashboard(harness: Harness, brow
     training.train(harness.feeder, 1, 10)
     with process(harness.settings.home, "--port", str(port)) as started:
         logged_url(started)
-        expect(page.locator("#summary")).to_contain_text("10", timeout=20_000)
+        expect(page.locator("#summary")).to_contain_text("10", timeout=DEADLINE * 1000)
     context.close()
 
 

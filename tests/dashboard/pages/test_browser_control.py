@@ -20,6 +20,7 @@ from tests.dashboard.pages.browsing import (
     visit,
 )
 from tests.subscribers.conftest import ServiceProcess
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.browser
 
@@ -186,8 +187,8 @@ def test_a_command_without_an_answer_in_time_is_shown_as_expired(
     visit(page, f"{site}/runs/tiny-1")
     untaken, taken = page.locator("#command-untaken"), page.locator("#command-taken")
     expect(taken).to_contain_text("delivered")
-    expect(untaken).to_contain_text("no training took it in time", timeout=15_000)
-    expect(taken).to_contain_text("no answer to it has come", timeout=15_000)
+    expect(untaken).to_contain_text("no training took it in time", timeout=DEADLINE * 1000)
+    expect(taken).to_contain_text("no answer to it has come", timeout=DEADLINE * 1000)
     expect(page.locator("#commands [data-expired]")).to_have_count(
         0
     )  # no further refresh is scheduled
@@ -202,7 +203,9 @@ def test_a_command_that_cannot_be_sent_shows_the_reason(
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Log now").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#command-error")).to_contain_text("no broker answered", timeout=20_000)
+    expect(page.locator("#command-error")).to_contain_text(
+        "no broker answered", timeout=DEADLINE * 1000
+    )
     expect(page.get_by_role("button", name="Log now")).to_be_enabled()
     expect(page.locator("#commands li")).to_have_count(0)
     context.close()
@@ -248,7 +251,7 @@ def test_a_command_sent_again_after_a_lost_answer_is_the_same_command(
         expect(message).to_be_hidden()
         assert sent("save") == 1
         with ServiceProcess("recorder", harness.settings):
-            expect(rows).to_have_count(1, timeout=15_000)
+            expect(rows).to_have_count(1, timeout=DEADLINE * 1000)
             save.click()  # the previous one was answered, so this is a new command
             expect(rows).to_have_count(2)
             for count in (1, 2):
@@ -256,7 +259,7 @@ def test_a_command_sent_again_after_a_lost_answer_is_the_same_command(
                 page.get_by_role("button", name="Set learning rate").click()
                 page.get_by_role("spinbutton", name="Learning rate").fill("3e-4")
                 page.get_by_role("button", name="Set rate").click()
-                expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=15_000)
+                expect(page.locator("#set_lr-dialog")).to_be_hidden(timeout=DEADLINE * 1000)
                 expect(rows).to_have_count(2 + count)  # the list shows that it arrived
         assert (sent("save"), sent("set_lr")) == (2, 2)
     context.close()
@@ -276,14 +279,14 @@ def test_a_dialog_changed_after_a_lost_answer_stays_open(
         page.get_by_role("button", name="Set learning rate").click()
         rate.fill("3e-4")
         page.get_by_role("button", name="Set rate").click()
-        expect(message).to_contain_text("No answer came", timeout=15_000)
+        expect(message).to_contain_text("No answer came", timeout=DEADLINE * 1000)
         rate.fill("3e-5")
         with ServiceProcess("recorder", harness.settings):
-            expect(rows).to_have_count(1, timeout=15_000)
+            expect(rows).to_have_count(1, timeout=DEADLINE * 1000)
             expect(message).to_contain_text("this one was not")
             expect(rate).to_have_value("3e-5")
             page.get_by_role("button", name="Set rate").click()
-            expect(dialog).to_be_hidden(timeout=15_000)
+            expect(dialog).to_be_hidden(timeout=DEADLINE * 1000)
             expect(rows.first).to_contain_text("Learning rate 3e-5")
             expect(rows).to_have_count(2)
     context.close()

@@ -14,6 +14,7 @@ from lineside.dashboard.app import create_app
 from lineside.dashboard.auth.access import COOKIE
 from tests.dashboard.conftest import Harness, serving
 from tests.dashboard.pages.browsing import accept_commands, expect, open_page, visit
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.browser
 
@@ -69,7 +70,7 @@ def test_a_page_whose_token_was_revoked_leads_to_the_login(
     expect(page.locator("#link-state")).to_have_text("Live")
     keyring.revoke("alice")
     training.train(harness.feeder)
-    expect(page.get_by_role("heading", name="Log in")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible(timeout=DEADLINE * 1000)
     assert page.url == f"{token_site}/login?next={quote(path, safe='')}"
     page.close()
 

@@ -14,6 +14,7 @@ from lineside.store.database.engine import open_store
 from lineside.store.history.records import RUN_STATUSES
 from tests.dashboard.api.test_api import problem
 from tests.dashboard.conftest import Harness, serving, settings_for
+from tests.support.waiting import DEADLINE
 
 HTML = {"accept": "text/html"}
 EVIL = "<script>alert(1)</script>&\"'"
@@ -151,7 +152,7 @@ def test_pages_and_api_report_a_missing_store(tmp_path: object) -> None:
     home = settings_for(tmp_path / "home")  # type: ignore[operator]
     with (
         serving(create_app(None, None, home)) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=DEADLINE) as client,
     ):
         problem(client.get("/api/runs"), 503, "store-unavailable")
         problem(client.get("/api/live"), 503, "store-unavailable")
@@ -176,7 +177,7 @@ def test_an_internal_error_is_a_problem_document_without_a_traceback(harness: Ha
             raise RuntimeError("secret inside")
 
     app = create_app(Broken(), harness.feeder.writer, harness.settings)  # type: ignore[arg-type]
-    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with serving(app) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
         answer = client.get("/api/runs")
         problem(answer, 500, "internal-error")
         assert answer.headers["Connection"] == "close"

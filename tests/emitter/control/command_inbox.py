@@ -21,8 +21,7 @@ from lineside.emitter.spool.status_reader import StatusPageFile
 from lineside.emitter.training import shutdown
 from tests.emitter.streams import data_of, open_page, open_publisher
 from tests.support.tiny_trainer import HookLog
-
-_TIMEOUT = 30.0
+from tests.support.waiting import DEADLINE
 
 
 def deliver(*asked: Command | Mapping[str, Any] | bytes) -> None:
@@ -55,7 +54,7 @@ def while_paused(*acts: Callable[[], object]) -> threading.Thread:
     """Call each of ``acts`` while training is paused, the next when it is paused again."""
 
     def run() -> None:
-        until = time.monotonic() + _TIMEOUT
+        until = time.monotonic() + DEADLINE
         for act in acts:
             while not _is_paused():
                 assert time.monotonic() < until, "it was never paused"

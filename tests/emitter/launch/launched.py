@@ -12,6 +12,7 @@ from typing import Any
 
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
+from tests.support.waiting import DEADLINE
 
 LOOP = """
 import os, signal, sys, time
@@ -65,7 +66,7 @@ class Launched:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
-    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+    def end(self, seconds: float = DEADLINE) -> tuple[int, str, str]:
         """Exit code, output and errors."""
         output, errors = self.process.communicate(timeout=seconds)
         return self.process.returncode, output, errors
@@ -76,7 +77,7 @@ class Launched:
             self.address,
             ["*/launcher"],
             until=lambda events: bool(events),
-            timeout=20,
+            timeout=DEADLINE,
         )
         assert {event.kind for event in events} == {"process_exit"}
         return events

@@ -18,6 +18,7 @@ from lineside.bus.testing import read_all
 from lineside.emitter.launch.command import launch
 from tests.emitter.launch.launched import LOOP, exit_of, python
 from tests.emitter.shipping import Bench
+from tests.support.waiting import DEADLINE
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -74,7 +75,7 @@ def test_the_end_of_the_command_is_published_for_runs_that_had_not_ended(
     one = launched(*python(body))
     assert one.end()[0] == 3
     exits = read_all(
-        bench.address, ["*/launcher"], until=lambda events: len(events) >= 2, timeout=20
+        bench.address, ["*/launcher"], until=lambda events: len(events) >= 2, timeout=DEADLINE
     )
     assert [event.data["exit_code"] for event in exits if event.data] == [3, 3]
     assert {folder.parent.name for folder in bench.spool.glob("*/launcher")} == {"open", "last"}

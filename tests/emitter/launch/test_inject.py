@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineside.emitter.spool.shipper_process import INJECT_FOLDER
+from tests.support.waiting import DEADLINE
 
 HANDLER = """
 class CallbackHandler:
@@ -58,7 +59,7 @@ def run(packages: Path, body: str, *options: str, **env: str) -> tuple[str, str]
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
     return done.stdout, done.stderr
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +23,12 @@ from lineside.bus.protocol.events import Event, Stream, new_attempt
 from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess
 from tests.emitter.streams import data_of
+from tests.support.forked import TORCHRUN, ForkedScript
+from tests.support.waiting import DEADLINE
 
 Line = tuple[str, str, int, float | None]
 """A command's id and op, the step at which it was applied, and the new learning rate."""
 RUN = "ranks"
-TIMEOUT = 120.0
-ROOT = Path(__file__).parents[3]
 
 
 class Job:
@@ -71,11 +70,10 @@ class Job:
             "accumulation": 1,
             "timeout": 60,
         }
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        sizes = [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+        sizes = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*torchrun, *sizes, str(Path(__file__).with_name("job.py")), str(self.output)],
+            self._process = ForkedScript(
+                [TORCHRUN, *sizes, Path(__file__).with_name("job.py"), self.output],
                 env={
                     **os.environ,
                     "LINESIDE_SPOOL": str(self.folder / "spool"),
@@ -85,7 +83,6 @@ class Job:
                     # In the launcher, as torch 2.13 has it, it may give a restarted rank the
                     # address of one that is gone.
                     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(not store_in_launcher)),
-                    "PYTHONPATH": str(ROOT),
                     "JOB": json.dumps(usual | plan),
                 },
                 stdout=log,
@@ -111,10 +108,10 @@ class Job:
         stream = Stream(RUN, CONTROL_PRODUCER, new_attempt())
         with Producer(self.broker.address, stream) as producer:
             producer.emit(EVALUATION_REVIEWED, data={"seq": seq, "attempt": attempt})
-            producer.flush(TIMEOUT)
+            producer.flush(DEADLINE)
 
     def wait_for_result(self, command: Command) -> CommandStatus:
-        states = list(self.client.follow(RUN, command.id, TIMEOUT))
+        states = list(self.client.follow(RUN, command.id, DEADLINE))
         assert states, f"{command.op} was not even requested\n{self.log}"
         assert states[-1].is_final, (states, self.log)
         return states[-1]
@@ -141,7 +138,7 @@ class Job:
 
     def wait_for_ranks(self) -> None:
         """Return once every rank has trained to its end."""
-        until = time.monotonic() + TIMEOUT
+        until = time.monotonic() + DEADLINE
         while not all((self.output / f"rank{rank}.json").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log
             time.sleep(0.05)
@@ -149,7 +146,7 @@ class Job:
     def end(self, *, is_terminated: bool = False) -> list[dict[str, Any]]:
         """The result of each rank: steps, a hash of the weights, the learning rate."""
         assert self._process is not None
-        code = self._process.wait(TIMEOUT)
+        code = self._process.wait(DEADLINE)
         assert code == 0 or is_terminated, self.log
         return [
             json.loads((self.output / f"rank{rank}.json").read_text()) for rank in range(self.ranks)
@@ -159,7 +156,7 @@ class Job:
         """All events of the run once every rank has ended, by attempt and producer."""
         waiting = {f"rank{rank}" for rank in range(self.ranks)}
         found: dict[tuple[str, str], list[Event]] = {}
-        until = time.monotonic() + TIMEOUT
+        until = time.monotonic() + DEADLINE
         with Reader(self.broker.address, start=START, streams=[RUN]) as reader:
             # ``process_lost`` may arrive before the last events of that process.
             while (batch := reader.poll(1.0)) is not None or waiting:
@@ -197,7 +194,7 @@ class Job:
 
     def wait_for_restart(self) -> None:
         """Return once every rank was started a second time."""
-        until = time.monotonic() + TIMEOUT
+        until = time.monotonic() + DEADLINE
         while not all((self.output / f"pid{rank}-1").exists() for rank in range(self.ranks)):
             assert time.monotonic() < until, self.log
             time.sleep(0.05)

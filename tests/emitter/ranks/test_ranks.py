@@ -10,7 +10,8 @@ import pytest
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.messages import START
-from tests.emitter.ranks.conftest import TIMEOUT, Job
+from tests.emitter.ranks.conftest import Job
+from tests.support.waiting import DEADLINE
 
 COMMANDS = 60
 
@@ -151,7 +152,7 @@ def test_a_sigterm_saves_and_stops_all_ranks(job: Job, who: str) -> None:
 
 def _evaluation(reader: Reader) -> tuple[str, int, int]:
     """The attempt, seq and step of the next evaluation on the bus."""
-    until = time.monotonic() + TIMEOUT
+    until = time.monotonic() + DEADLINE
     while time.monotonic() < until:
         batch = reader.poll(0.2)
         for event in batch.events if batch else ():

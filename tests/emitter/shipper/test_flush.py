@@ -123,7 +123,7 @@ def test_another_shipper_is_waited_for_and_its_pid_returned(bench: Bench) -> Non
     shipped = ship(bench.spool, bench.address, 30, seen.append)
     start_later.join()
     assert seen[0].left >= 105  # and the other shipper's own events
-    assert shipped.holder == holder.process.pid
+    assert shipped.holder == holder.pid
     assert shipped.left == 0
     assert shipped.events >= 105
 
@@ -134,7 +134,7 @@ def test_the_wait_for_another_shipper_ends_with_the_timeout(bench: Bench) -> Non
     wait_until(lambda: shipper_pid(bench.spool))
     shipped = ship(bench.spool, bench.address, 1.0)
     assert shipped.left == 100
-    assert shipped.holder == holder.process.pid
+    assert shipped.holder == holder.pid
 
 
 def test_the_backlog_of_another_shipper_that_dies_is_shipped(bench: Bench) -> None:

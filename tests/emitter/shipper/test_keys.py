@@ -18,10 +18,9 @@ from lineside.emitter.shipper.flush import ship
 from lineside.emitter.spool.shipper_process import LOG_NAME
 from tests.bus.broker.walls import LISTEN, SecuredBroker
 from tests.emitter.shipping import Bench, Producer
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 RUN = "steered"
-TIMEOUT = 60.0
 Train = Callable[[Path, int], "subprocess.Popen[str]"]
 
 
@@ -59,7 +58,7 @@ def test_training_with_a_refused_key_is_unharmed_and_shipped_with_a_valid_one(
     key.chmod(0o600)
     secured.keyring.revoke("gone")
     training = train(key, 20)
-    output, errors = training.communicate(timeout=TIMEOUT)
+    output, errors = training.communicate(timeout=DEADLINE)
     assert training.returncode == 0
     assert output.split()[-1] == "20"
     assert "no broker has confirmed the last events yet" in errors
@@ -69,7 +68,7 @@ def test_training_with_a_refused_key_is_unharmed_and_shipped_with_a_valid_one(
 
     key.write_bytes((secured.keyring.folder / "node7.key").read_bytes())
     events = read_all(
-        secured.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=TIMEOUT
+        secured.local, [f"{RUN}/rank0"], until=lambda e: "run_end" in kinds(e), timeout=DEADLINE
     )
     assert [event.seq for event in events] == list(range(len(events)))
     assert kinds(events).count("step_end") == 20
@@ -86,12 +85,12 @@ def test_commands_with_keys_are_applied_once_and_forged_or_expired_ones_never(
     save = Command("save")
     with CommandClient(secured.address(pilot)) as client:
         client.send(RUN, save)
-        states = [status.state for status in client.follow(RUN, save.id, TIMEOUT)]
+        states = [status.state for status in client.follow(RUN, save.id, DEADLINE)]
         assert states == ["requested", "delivered", "applied"]
 
         late = Command("stop", expires_at=time.time() - 5)
         client.send(RUN, late)
-        assert [status.state for status in client.follow(RUN, late.id, TIMEOUT)][-1] == "expired"
+        assert [status.state for status in client.follow(RUN, late.id, DEADLINE)][-1] == "expired"
     with CommandClient(secured.address(pilot)) as replaying:
         replaying.send(RUN, save)
     forged = Command("stop")
@@ -103,8 +102,8 @@ def test_commands_with_keys_are_applied_once_and_forged_or_expired_ones_never(
     stop = Command("stop", {"save": False})
     with CommandClient(secured.address(pilot)) as client:
         client.send(RUN, stop)
-        assert [p.state for p in client.follow(RUN, stop.id, TIMEOUT)][-1] == "applied"
-    training.communicate(timeout=TIMEOUT)
+        assert [p.state for p in client.follow(RUN, stop.id, DEADLINE)][-1] == "applied"
+    training.communicate(timeout=DEADLINE)
     assert training.returncode == 0
     answers = [
         (event.kind, str((event.data or {})["id"]))
@@ -147,12 +146,12 @@ def test_a_run_of_another_key_waits_in_the_spool_and_is_logged(
     shipper.stop()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(other))
-    wait_until(lambda: "belongs to key 'node7', and this is key 'node8'" in shipper.log)
+    wait_until(lambda: "belongs to key 'node7', and this is key 'node8'" in shipper.log_text())
     assert producer.acked == 5
     shipper.stop()
     bench.shipper(secured.address(secured.keyring.folder / "node7.key"))
     wait_until(lambda: producer.acked == 10)
-    assert "nothing is lost" in shipper.log
+    assert "nothing is lost" in shipper.log_text()
     assert {one["who"] for one in secured.refusals()} == {"node8"}
 
 
@@ -167,9 +166,9 @@ def test_a_removed_key_is_logged_and_waited_for(
     producer: Producer = bench.producer()
     producer.send("write 5")
     shipper = bench.shipper(secured.address(key))
-    wait_until(lambda: "refuses the key: it is not in" in shipper.log)
+    wait_until(lambda: "refuses the key: it is not in" in shipper.log_text())
     key.unlink()
-    wait_until(lambda: "it cannot be read (No such file or directory)" in shipper.log)
+    wait_until(lambda: "it cannot be read (No such file or directory)" in shipper.log_text())
     key.write_bytes(good)
     key.chmod(0o600)
     wait_until(lambda: producer.acked == 5)
@@ -189,7 +188,7 @@ def test_a_key_revoked_while_it_ships_is_logged_and_its_successor_used(
 
     def is_denied() -> bool:
         producer.send("write 1")
-        return "denied" in shipper.log and "its key was revoked" in shipper.log
+        return "denied" in shipper.log_text() and "its key was revoked" in shipper.log_text()
 
     wait_until(is_denied)
     end = producer.send("write 5")

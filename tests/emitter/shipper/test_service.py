@@ -15,6 +15,7 @@ from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.shipper_process import shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED, TRAINING
 from tests.emitter.shipping import SHIPPER, STREAM, Bench, seqs
+from tests.faults.session import repeats
 from tests.support.waiting import wait_until
 
 
@@ -44,9 +45,9 @@ def test_only_one_shipper_serves_a_spool_and_a_second_one_ends_at_once(bench: Be
     first = bench.shipper()
     wait_until(lambda: shipper_pid(bench.spool))
     second = bench.shipper()
-    assert second.process.wait(10) == 0
-    assert "another one ships" in second.log
-    assert shipper_pid(bench.spool) == first.process.pid
+    assert second.wait() == 0
+    assert "another one ships" in second.log_text()
+    assert shipper_pid(bench.spool) == first.pid
 
 
 def test_leftover_streams_are_shipped_and_process_lost_is_published(
@@ -145,7 +146,7 @@ def test_a_killed_shipper_loses_and_repeats_nothing(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer(segment=20_000)
     producer.start("flow 4000 0.001")
-    for _ in range(12):
+    for _ in repeats(12):
         shipper = bench.shipper()
         time.sleep(0.45)
         shipper.kill()
@@ -161,7 +162,7 @@ def test_a_broker_that_is_down_for_a_while_gets_everything_afterwards(bench: Ben
     producer = bench.producer()
     bench.shipper()
     producer.start("flow 2000 0.002")
-    for _ in range(3):
+    for _ in repeats(3):
         time.sleep(0.5)
         broker.kill()
         time.sleep(0.3)
@@ -195,7 +196,7 @@ def test_a_connection_that_is_cut_again_and_again_loses_nothing(bench: Bench, fa
     with FaultyProxy(bench.folder / "link", broker.address) as link:
         bench.shipper(link.address)
         producer.start("flow 3000 0.002")
-        for _ in range(3):
+        for _ in repeats(3):
             time.sleep(1)
             getattr(link, fault)()
             time.sleep(1)
@@ -234,7 +235,7 @@ def test_damage_in_a_segment_costs_the_record_it_hit_and_is_logged(bench: Bench)
     kept = seqs(bench, STREAM, 99)
     assert len(kept) == 99
     assert set(kept) < set(range(100))
-    assert "damaged bytes" in shipper.log
+    assert "damaged bytes" in shipper.log_text()
 
 
 def test_twenty_streams_are_shipped_side_by_side(bench: Bench) -> None:
@@ -278,8 +279,8 @@ def test_garbage_in_the_spool_stops_nothing(bench: Bench) -> None:
     time.sleep(2)
     producer.send("write 20")
     wait_until(lambda: producer.acked == 40)
-    assert shipper.process.poll() is None
-    assert len(shipper.log) < 20_000
+    assert shipper.is_alive()
+    assert len(shipper.log_text()) < 20_000
 
 
 def test_a_stream_deleted_under_the_shipper_becomes_a_gap(bench: Bench) -> None:
@@ -295,4 +296,4 @@ def test_a_stream_deleted_under_the_shipper_becomes_a_gap(bench: Bench) -> None:
     producer.send("write 5")
     wait_until(lambda: producer.acked == producer.send("write 0"))
     assert seqs(bench, STREAM, 25)[:20] == list(range(20))
-    assert shipper.process.poll() is None
+    assert shipper.is_alive()

@@ -25,12 +25,12 @@ def test_a_shipper_ends_by_itself_and_leaves_nothing_unconfirmed(bench: Bench) -
     producer.send("write 20")
     producer.send(f"flags {TRAIN_ENDED}")
     producer.end()
-    assert shipper.process.wait(30) == 0
+    assert shipper.wait() == 0
     assert producer.acked == 20
     assert shipper_pid(bench.spool) is None
-    assert "ended" in shipper.log
+    assert "ended" in shipper.log_text()
     again = bench.shipper()
-    assert again.process.wait(30) == 0
+    assert again.wait() == 0
 
 
 @pytest.mark.parametrize("what", ["lock", "spool"])
@@ -43,7 +43,7 @@ def test_a_shipper_whose_spool_was_removed_ends(bench: Bench, what: str) -> None
         (bench.spool / LOCK_NAME).unlink()
     else:
         bench.spool.rename(bench.folder / "elsewhere")
-    assert shipper.process.wait(10) == 0
+    assert shipper.wait() == 0
 
 
 def test_sigterm_sends_the_backlog_and_ends(bench: Bench) -> None:
@@ -74,9 +74,9 @@ def test_sigterm_with_a_frozen_broker_ends_soon(bench: Bench) -> None:
 
 def test_an_invalid_address_is_a_sentence_in_the_log(bench: Bench) -> None:
     shipper = bench.shipper("tcp://127.0.0.1:7430")
-    assert shipper.process.wait(10) == 2
-    assert "cannot be used" in shipper.log
-    assert "Traceback" not in shipper.log
+    assert shipper.wait() == 2
+    assert "cannot be used" in shipper.log_text()
+    assert "Traceback" not in shipper.log_text()
 
 
 def test_a_complete_stream_is_removed_after_the_retention(bench: Bench) -> None:
@@ -190,7 +190,7 @@ def test_a_long_log_is_replaced_by_a_new_one(bench: Bench) -> None:
     wait_until(lambda: log.exists() and log.stat().st_size < 1 << 20)
     assert previous.stat().st_size >= 2 << 20
     shipper.stop()
-    assert "ended" in shipper.log
+    assert "ended" in shipper.log_text()
 
 
 def test_the_shipper_loads_nothing_heavy(bench: Bench) -> None:

@@ -22,7 +22,7 @@ from lineside.emitter.spool.shipper_process import (
     shipper_pid,
 )
 from tests.emitter.shipping import Bench
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_reader_of_a_trainers_output_does_not_wait_for_the_shipper(spool: Path
         [sys.executable, "-X", "dev", "-c", script, str(spool)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         pass_fds=[write],
         check=True,
     )
@@ -202,7 +202,7 @@ def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
         [sys.executable, "-c", script, str(spool)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=True,
     )
     assert waited.stdout == "True\n"
@@ -223,7 +223,7 @@ def test_a_run_is_shipped_before_its_first_event(bench: Bench) -> None:
         stdin=subprocess.PIPE,
     )
     try:
-        (start,) = read_all(bench.address, ["*/rank0"], until=bool, timeout=60)
+        (start,) = read_all(bench.address, ["*/rank0"], until=bool, timeout=DEADLINE)
     finally:
         loop.communicate()
     assert start.kind == "run_start"

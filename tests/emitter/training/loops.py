@@ -10,6 +10,7 @@ from pathlib import Path
 from lineside.emitter import Run
 from lineside.emitter.training.publisher import Publisher
 from tests.emitter.spool.spools import PageOnDisk
+from tests.support.waiting import DEADLINE
 
 
 def publisher_of(run: Run) -> Publisher:
@@ -37,6 +38,6 @@ def script(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,8 @@ from lineside.emitter.training.identity import (
 )
 from lineside.emitter.training.run_sync import RunSync
 from tests.emitter.conftest import read_spool
+from tests.support.forked import TORCHRUN, ForkedScript
+from tests.support.waiting import DEADLINE
 
 ME = Identity("run-1", "a", "My run", "mine", RankInfo(world_size=4))
 
@@ -175,7 +175,6 @@ def test_a_job_of_one_rank_does_not_use_its_store(
     assert not store.check(["lineside/0/train/7"])
 
 
-ROOT = Path(__file__).parents[3]
 RANKS = """
 import os, sys, time
 import torch, torch.distributed as dist
@@ -220,18 +219,17 @@ dist.destroy_process_group()
 """
 
 
-def _torchrun(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def _torchrun(home: Path, *argv: str) -> tuple[int, str]:
+    """Exit code and stderr."""
     script = home / "ranks.py"
     script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*command, str(script), str(home / "out"), *argv],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
+    with ForkedScript(
+        [TORCHRUN, "--standalone", "--nproc-per-node=2", script, home / "out", *argv],
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=110,
-        check=False,
-    )
+    ) as process:
+        _, errors = process.communicate(timeout=DEADLINE)
+    return process.returncode, errors
 
 
 def _streams(home: Path, name: str) -> dict[str, list[Event]]:
@@ -244,8 +242,8 @@ def _streams(home: Path, name: str) -> dict[str, list[Event]]:
 
 
 def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
-    done = _torchrun(home, "only0", "twice", "late", "only1", "loop")
-    assert done.returncode == 0, done.stderr
+    code, errors = _torchrun(home, "only0", "twice", "late", "only1", "loop")
+    assert code == 0, errors
     streams = _streams(home, "twice")
     attempts = sorted({stream.split("/")[1] for stream in streams})
     assert len(attempts) == 2
@@ -272,8 +270,8 @@ def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
 
     assert [stream.split("/")[0] for stream in _streams(home, "only0")] == ["rank0"]
     assert not _streams(home, "only1")
-    assert "rank 1 has received no run from rank 0" in done.stderr
-    assert "rank 1 stopped waiting for rank 0" in done.stderr
+    assert "rank 1 has received no run from rank 0" in errors
+    assert "rank 1 stopped waiting for rank 0" in errors
 
     loops = _streams(home, "loop")
     assert len({stream.split("/")[1] for stream in loops}) == 1
@@ -284,8 +282,8 @@ def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
 
 
 def test_a_failing_rank_publishes_its_own_error(home: Path) -> None:
-    done = _torchrun(home, "fails")
-    assert done.returncode != 0
+    code, _ = _torchrun(home, "fails")
+    assert code != 0
     [ended] = [e for s, e in _streams(home, "fails").items() if s.startswith("rank1")]
     assert ended[-1].data is not None
     assert ended[-1].data["how"] == "exception"

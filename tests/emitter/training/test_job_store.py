@@ -11,6 +11,7 @@ import pytest
 from lineside.emitter.training import job_store
 from lineside.emitter.training.job_store import ConsensusError, JobStore
 from tests.emitter.training.stores import FakeJobStore
+from tests.support.waiting import DEADLINE
 
 EXIT = """
 import atexit, time
@@ -31,7 +32,7 @@ ended = time.monotonic()
 
 def test_a_process_with_several_frozen_stores_ends_in_time() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", EXIT], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", EXIT], capture_output=True, text=True, check=True, timeout=DEADLINE
     )
     assert ended.stderr == ""
     assert float(ended.stdout) < 6  # 2 s, and not 2 s for each

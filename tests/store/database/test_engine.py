@@ -34,6 +34,7 @@ from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres
 from tests.store.trainer import FakeJournal, FakeProducer
+from tests.support.waiting import DEADLINE
 
 
 def test_a_store_is_made_once_and_opened_again(store_url: str) -> None:
@@ -65,7 +66,7 @@ def test_several_processes_may_make_one_store_at_once(store_url: str) -> None:
         )
         for _ in range(3)
     ]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
     assert [(out.strip(), err) for out, err in outputs] == [(LATEST_REVISION, "")] * 3
 
 

@@ -22,6 +22,7 @@ from lineside.bus.testing import BrokerProcess
 from lineside.store.database.engine import open_store, raw_sqlite_connection
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
+from tests.faults.session import repeats
 from tests.store.database.postgres import Postgres, find_binaries
 from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.recorder.published_run import Training
@@ -53,7 +54,7 @@ def test_a_recorder_killed_repeatedly_records_each_event_once(
     rng = random.Random()
     recorder = ServiceProcess("recorder", settings)
     with recorder, Training(broker.address) as training:
-        for _ in range(6):
+        for _ in repeats(6):
             for _ in range(rng.randrange(2, 12)):
                 training.train(rng.randrange(1, 400))
                 training.producer.flush()
@@ -71,7 +72,7 @@ def test_a_killed_broker_costs_no_event(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
     with ServiceProcess("recorder", settings), Training(broker.address) as training:
-        for _ in range(3):
+        for _ in repeats(3):
             training.train(300)
             training.producer.poll(0.05)
             broker.kill()

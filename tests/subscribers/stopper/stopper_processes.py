@@ -15,10 +15,9 @@ from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from tests.support.forked import ForkedScript
+from tests.support.waiting import DEADLINE
 
-ROOT = Path(__file__).parents[3]
 RUN = "scripted"
-TIMEOUT_SECONDS = 60.0
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -27,7 +26,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "LINESIDE_HOME": str(settings.home),
         "LINESIDE_RUN_ID": RUN,
         "LINESIDE_PROJECT": "tests",
-        "PYTHONPATH": str(ROOT),
     }
 
 
@@ -67,7 +65,7 @@ class Training:
 
     def wait_ended(self) -> tuple[int, float, str]:
         """Wait for its end; its last step, its learning rate and its stderr."""
-        out, errors = self.process.communicate(timeout=TIMEOUT_SECONDS)
+        out, errors = self.process.communicate(timeout=DEADLINE)
         assert self.process.returncode == 0, errors
         step, rate = out.split()[-2:]
         return int(step), float(rate), errors
@@ -75,7 +73,7 @@ class Training:
 
 def events_of(settings: Settings, producer: str, *kinds: str) -> list[Event]:
     """The events of these kinds in the journal."""
-    events = read_all(settings.broker, [f"{RUN}/{producer}"])
+    events = read_all(settings.broker, [f"{RUN}/{producer}"], timeout=DEADLINE)
     return [event for event in events if event.kind in kinds]
 
 
@@ -90,7 +88,7 @@ def backtest(settings: Settings, *options: str) -> dict[str, Any]:
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.stopper import Stopper
-from tests.subscribers.conftest import DEADLINE
+from tests.support.waiting import DEADLINE
 
 RULES = [
     parse_rule({"monitor": "eval_loss", "patience": 2}, "a test"),

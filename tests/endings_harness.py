@@ -1,9 +1,8 @@
-"""Where trainings end in many ways at once: two homes, what starts there, and what they show."""
+"""Two homes in which many trainings end at once, and the statuses that their stores show."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -11,20 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from lineside.bus.errors import RunNotFound
 from lineside.store.history.history import History
 from lineside.store.history.records import Run
-from tests.ends_train import EVENT_TIME_FILE
+from tests.endings_train import EVENT_TIME_FILE
 from tests.faults.stack import Stack
+from tests.support.fork_server import ROOT
+from tests.support.forked import ForkedScript
 from tests.support.processes import environment
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "tests" / "ends_train.py"
+SCRIPT = ROOT / "tests" / "endings_train.py"
 TIMEOUT_SECONDS = 120.0
 _ENTER_CGROUP = """
 import os, pathlib, sys
@@ -34,7 +34,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class StatusHistory:
-    """Every status and reason that a home's store ever showed for its runs, and since when."""
+    """Polls a store: every status and reason that it showed for each run, with the time."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -44,13 +44,12 @@ class StatusHistory:
         self._thread.start()
 
     def statuses(self, run: str) -> list[str]:
-        """In the order they were shown."""
         return [status for _, status, _ in self._seen.get(run, [])]
 
     def since(self, run: str, status: str, reason: str, after: float = 0.0) -> float | None:
-        """When it was first shown that way, after then, in seconds since the epoch."""
-        for at, shown_status, shown_reason in list(self._seen.get(run, [])):
-            if at >= after and shown_status == status and re.fullmatch(reason, shown_reason):
+        """When the store first showed this after ``after``, in seconds since the epoch."""
+        for at, status_then, reason_then in list(self._seen.get(run, [])):
+            if at >= after and status_then == status and re.fullmatch(reason, reason_then):
                 return at
         return None
 
@@ -68,13 +67,13 @@ class StatusHistory:
 
 
 class Deployment:
-    """A home with a broker and a recorder, and what its store shows."""
+    """A home with a broker and a recorder, and the history of the statuses in its store."""
 
     def __init__(self, home: Path) -> None:
         self.stack = Stack(home)
         self.stack.start()
         self.history = self.stack.history()
-        self.shown = StatusHistory(self.history)
+        self.status_history = StatusHistory(self.history)
 
     def run(self, name: str) -> Run | None:
         with contextlib.suppress(RunNotFound):
@@ -82,26 +81,17 @@ class Deployment:
         return None
 
     def close(self) -> None:
-        self.shown.close()
+        self.status_history.close()
         self.stack.__exit__(None, None, None)
 
 
 class EndingsHarness:
-    """Two homes, so that the bus of one can be frozen, and a process that forks trainings."""
+    """Two homes, so that the broker of one can be frozen, and the processes started there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.main, self.other = Deployment(folder / "main"), Deployment(folder / "other")
-        self._lock = threading.Lock()
         self._started: list[subprocess.Popen[bytes]] = []
-        self._forked: list[int] = []
-        self._forker = subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            env={**environment(folder), "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
     def __enter__(self) -> EndingsHarness:
         return self
@@ -112,41 +102,42 @@ class EndingsHarness:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pid in self._forked:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._forker.communicate()
         self.main.close()
         self.other.close()
 
     def output(self, run: str) -> Path:
         return self.folder / "output" / run
 
-    def fork(self, run: str, scenario: str, env: Mapping[str, str], deployment: Deployment) -> int:
-        """Start a training; its pid."""
-        more = {**env, "LINESIDE_RUN_ID": run, "LINESIDE_HOME": str(deployment.stack.home)}
-        assert self._forker.stdin is not None
-        assert self._forker.stdout is not None
-        with self._lock:
-            self._forker.stdin.write(json.dumps([scenario, str(self.output(run)), more]) + "\n")
-            self._forker.stdin.flush()
-            pid = int(self._forker.stdout.readline())
-            self._forked.append(pid)
-        return pid
+    def fork(
+        self, run: str, script: Sequence[str | Path], env: Mapping[str, str], deployment: Deployment
+    ) -> subprocess.Popen[bytes]:
+        """Start a script without a launcher, forked from the server that has torch loaded."""
+        home = str(deployment.stack.home)
+        return self._start(ForkedScript, run, script, {**env, "LINESIDE_HOME": home})
 
-    def start(
-        self, run: str, command: Sequence[str], env: Mapping[str, str]
+    def train(
+        self, run: str, scenario: str, env: Mapping[str, str], deployment: Deployment
+    ) -> subprocess.Popen[bytes]:
+        """Start a training without a launcher."""
+        return self.fork(run, [SCRIPT, scenario, self.output(run)], env, deployment)
+
+    def _start(
+        self,
+        popen: Callable[..., subprocess.Popen[bytes]],
+        run: str,
+        command: Sequence[str | Path],
+        env: Mapping[str, str],
     ) -> subprocess.Popen[bytes]:
         """Start a command in a session of its own."""
         output = self.output(run)
         output.mkdir(parents=True)
         more = {"PYTHONPATH": str(ROOT), "LINESIDE_RUN_ID": run, **env}
         with (output / "log").open("wb") as log:
-            process = subprocess.Popen(
+            process = popen(
                 command,
                 env={**environment(self.main.stack.home), **more},
                 stdin=subprocess.DEVNULL,
@@ -164,10 +155,10 @@ class EndingsHarness:
         training = [sys.executable, str(SCRIPT), scenario, str(self.output(run))]
         own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
         enter = [] if group is None else [sys.executable, "-c", _ENTER_CGROUP, str(group)]
-        return self.start(run, [*enter, *own], env)
+        return self._start(subprocess.Popen, run, [*enter, *own], env)
 
     def wait_training(self, run: str, deployment: Deployment) -> int:
-        """The pid of its process, once it has done a few steps."""
+        """Wait until the training has done two steps; its pid."""
 
         def is_training() -> bool:
             found = deployment.run(run)
@@ -178,10 +169,10 @@ class EndingsHarness:
         return pid
 
     def event_time(self, run: str) -> float:
-        """When the training did to itself what it is about, in seconds since the epoch."""
+        """When the training acted on itself, in seconds since the epoch."""
         path = self.output(run) / EVENT_TIME_FILE
-        wait_until(path.exists, f"{run} comes to its point", TIMEOUT_SECONDS)
-        wait_until(path.read_text, f"{run} writes down when", TIMEOUT_SECONDS)
+        wait_until(path.exists, f"{run} acts", TIMEOUT_SECONDS)
+        wait_until(path.read_text, f"{run} writes the time", TIMEOUT_SECONDS)
         return float(path.read_text())
 
     def log(self, run: str) -> str:

@@ -1,11 +1,10 @@
-"""Every way a run can end, with and without ``lineside run``, and what the store shows for it."""
+"""Every way in which a run can end, with and without ``lineside run``, has its own status."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,22 +19,22 @@ from lineside.bus.client.command_client import CommandClient
 from lineside.bus.protocol.commands import Command
 from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.status.liveness import DISCONNECT_SECONDS
-from tests.ends_stage import TIMEOUT_SECONDS, Deployment, EndingsHarness
+from tests.endings_harness import SCRIPT, TIMEOUT_SECONDS, Deployment, EndingsHarness
+from tests.support.forked import TORCHRUN
 from tests.support.waiting import wait_until
 
 pytest.importorskip("transformers")
 PROMISED_SECONDS = 2.0
-SLACK_SECONDS = 20.0  # two cores, on which thirty trainings begin and end at once
-TYPICAL_SECONDS = 3 * PROMISED_SECONDS  # of half of them, even so
+SLACK_SECONDS = 20.0  # thirty trainings start and end at once on two cores
+TYPICAL_SECONDS = 3 * PROMISED_SECONDS  # the median
 ORDERLY = {"finished", "stopped"}
 MEMORY = Path("/sys/fs/cgroup/memory")
 BYTES = 1 << 30
-TRAIN = str(Path(__file__).with_name("ends_train.py"))
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A way to end: what the training does to itself, or what ``act`` does to it.
+    """A way to end: the training acts on itself, or ``act`` acts on it.
 
     ``act`` answers when, in seconds since the epoch. The reason is a regular expression.
     """
@@ -57,7 +56,7 @@ class Row:
 
 
 def send(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
-    """To the launcher if there is one, as ``docker stop`` does, and else to the training."""
+    """Send a signal to the launcher, as ``docker stop`` does, or without one to the training."""
     if row.launched:
         pid = harness.launch(row.run, row.scenario, row.env).pid
         harness.wait_training(row.run, harness.main)
@@ -68,7 +67,7 @@ def send(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
 
 
 def send_to_all(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
-    """As a scheduler or a terminal does: the launcher passes on what came to both."""
+    """Send a signal to the process group, as a scheduler or a terminal does."""
     process = harness.launch(row.run, row.scenario, row.env)
     harness.wait_training(row.run, harness.main)
     os.killpg(process.pid, number)
@@ -82,7 +81,7 @@ def send_to_training(number: signal.Signals, harness: EndingsHarness, row: Row) 
 
 
 def send_twice(number: signal.Signals, harness: EndingsHarness, row: Row) -> float:
-    """The second one when nobody takes it for the first any more."""
+    """Send a signal twice, far enough apart that the second is not taken for the first."""
     pid = start_training(harness, row, harness.main)
     os.kill(pid, number)
     time.sleep(5.5)
@@ -97,7 +96,7 @@ def stop(harness: EndingsHarness, row: Row) -> float:
 
 def pause_and_stop(harness: EndingsHarness, row: Row) -> float:
     start_training(harness, row, harness.main)
-    shown(harness.main, row.run, "running", "paused", command("pause", harness.main, row))
+    wait_shown(harness.main, row.run, "running", "paused", command("pause", harness.main, row))
     run = harness.main.run(row.run)
     assert run is not None
     assert (run.status, run.phase) == ("running", "paused")
@@ -105,51 +104,51 @@ def pause_and_stop(harness: EndingsHarness, row: Row) -> float:
 
 
 def freeze_and_thaw(harness: EndingsHarness, row: Row) -> float:
-    """SIGSTOP, long enough to be noticed, and SIGCONT; then it is killed."""
+    """SIGSTOP until the run is shown as stalled, SIGCONT, then SIGKILL."""
     pid = start_training(harness, row, harness.main)
     os.kill(pid, signal.SIGSTOP)
-    # The last hook may have been called a step before.
+    # The last hook may be a step older.
     reason = r"while (training|waiting), no hook was called since .* UTC"
-    shown(harness.main, row.run, "stalled", reason, time.time() + MIN_STALL_SECONDS - 10.0)
+    wait_shown(harness.main, row.run, "stalled", reason, time.time() + MIN_STALL_SECONDS - 10.0)
     os.kill(pid, signal.SIGCONT)
-    shown(harness.main, row.run, "running", "", time.time())
+    wait_shown(harness.main, row.run, "running", "", time.time())
     os.kill(pid, signal.SIGKILL)
     return time.time()
 
 
 def cut_off_and_back(harness: EndingsHarness, row: Row) -> float:
-    """The broker frozen, long enough to be noticed, and back; then it is killed."""
+    """Freeze the broker until the run is shown as disconnected, resume it, then SIGKILL."""
     deployment = harness.other
     pid = start_training(harness, row, deployment)
     deployment.stack.broker.freeze()
-    shown(deployment, row.run, "disconnected", "", time.time() + DISCONNECT_SECONDS - 10.0)
+    wait_shown(deployment, row.run, "disconnected", "", time.time() + DISCONNECT_SECONDS - 10.0)
     deployment.stack.broker.resume()
-    shown(deployment, row.run, "running", "", time.time())
-    assert set(deployment.shown.statuses(row.run)) == {"running", "disconnected"}
+    wait_shown(deployment, row.run, "running", "", time.time())
+    assert set(deployment.status_history.statuses(row.run)) == {"running", "disconnected"}
     os.kill(pid, signal.SIGKILL)
     return time.time()
 
 
 def one_of_two_ranks(harness: EndingsHarness, row: Row) -> float:
-    """torchrun takes its time, so that the other one tells what it met with."""
-    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
-    ranks = [*torchrun, "--monitor-interval", "3", "--nproc_per_node", "2", TRAIN, row.scenario]
-    harness.start(row.run, [*ranks, str(harness.output(row.run))], row.env)
+    """torchrun polls slowly, so that the other rank reports its own error."""
+    ranks = ["--standalone", "--monitor-interval", "3", "--nproc_per_node", "2"]
+    command: list[str | Path] = [TORCHRUN, *ranks, SCRIPT, row.scenario, harness.output(row.run)]
+    harness.fork(row.run, command, row.env, harness.main)
     return harness.event_time(row.run)
 
 
 def one_after_another(harness: EndingsHarness, row: Row) -> float:
-    """Of two runs in one process the first had ended when the second was killed."""
+    """The second of two runs in one process is killed; the first has finished."""
     process = harness.launch("both", row.scenario, {**row.env, "LINESIDE_RUN_ID": ""})
     process.wait(TIMEOUT_SECONDS)
     ended = time.time()
-    shown(harness.main, "run-the-first", "finished", "", 0.0)
-    assert harness.main.shown.statuses("run-the-first")[-1] == "finished"
+    wait_shown(harness.main, "run-the-first", "finished", "", 0.0)
+    assert harness.main.status_history.statuses("run-the-first")[-1] == "finished"
     return ended
 
 
 def run_out_of_memory(harness: EndingsHarness, row: Row) -> float:
-    """In a memory cgroup of its own."""
+    """Train in a memory cgroup with a limit."""
     group = MEMORY / f"lineside-{os.getpid()}"
     group.mkdir()
     try:
@@ -158,7 +157,7 @@ def run_out_of_memory(harness: EndingsHarness, row: Row) -> float:
         process.wait(TIMEOUT_SECONDS)
         ended = time.time()
     finally:
-        # The shipper may be one that the launcher started.
+        # The launcher may have started the shipper in this cgroup.
         for pid in (group / "cgroup.procs").read_text().split():
             (MEMORY / "cgroup.procs").write_text(pid)
         group.rmdir()
@@ -219,21 +218,21 @@ ROWS = [
     Row("run: kill -9", "endless", "killed", "SIGKILL", partial(send_to_training, KILL)),
     Row("run: the second", "one_after_another", "killed", "SIGKILL", one_after_another),
 ]
-# Where a memory cgroup can be made; a limit that malloc obeys is an exception like any other.
+# Needs a memory cgroup: a limit that malloc obeys raises an exception like any other.
 NO_MEMORY = Row(
     "run: out of memory", "hungry", "killed", r"SIGKILL \(out of memory\)", run_out_of_memory
 )
 
 
 def start_training(harness: EndingsHarness, row: Row, deployment: Deployment) -> int:
-    """The pid of a training that is under way."""
-    pid = harness.fork(row.run, row.scenario, row.env, deployment)
+    """Start a training and wait until it trains; its pid."""
+    pid = harness.train(row.run, row.scenario, row.env, deployment).pid
     harness.wait_training(row.run, deployment)
     return pid
 
 
 def command(op: str, deployment: Deployment, row: Row) -> float:
-    """Have one applied; when it was."""
+    """Send a command and wait until it is applied; the time of that."""
     with CommandClient(deployment.stack.broker.address) as client:
         sent = Command(op, reason="enough of it", issued_by="tester@here", id=f"{op}-1")
         client.send(row.run, sent)
@@ -242,19 +241,19 @@ def command(op: str, deployment: Deployment, row: Row) -> float:
     return last.time
 
 
-def shown(deployment: Deployment, run: str, status: str, reason: str, event_time: float) -> float:
-    """Seconds from the fact until the store showed it so.
+def wait_shown(
+    deployment: Deployment, run: str, status: str, reason: str, event_time: float
+) -> float:
+    """Seconds from ``event_time`` until the store showed this status.
 
     Raises:
-        TimeoutError: it did not.
+        TimeoutError: the store did not show it.
     """
-    wait_until(
-        lambda: deployment.shown.since(run, status, reason, event_time) is not None,
-        f"{run} is {status} ({reason}), and not {deployment.shown.statuses(run)}",
+    at = wait_until(
+        lambda: deployment.status_history.since(run, status, reason, event_time),
+        f"{run} is {status} ({reason}), and not {deployment.status_history.statuses(run)}",
         TIMEOUT_SECONDS,
     )
-    at = deployment.shown.since(run, status, reason, event_time)
-    assert at is not None
     return at - event_time
 
 
@@ -263,7 +262,7 @@ def deployment_of(harness: EndingsHarness, row: Row) -> Deployment:
 
 
 def run_row(harness: EndingsHarness, row: Row) -> float:
-    """Have it end; seconds until it was shown so, and for good."""
+    """End a run in the way of ``row``; seconds until the store showed that and nothing after it."""
     deployment = deployment_of(harness, row)
     if row.act is not None:
         event_time = row.act(harness, row)
@@ -271,11 +270,11 @@ def run_row(harness: EndingsHarness, row: Row) -> float:
         if row.launched:
             harness.launch(row.run, row.scenario, row.env)
         else:
-            harness.fork(row.run, row.scenario, row.env, deployment)
+            harness.train(row.run, row.scenario, row.env, deployment)
         event_time = harness.event_time(row.run)
-    # What the process knew before it ended may be shown a moment before that was noticed here.
-    delay = shown(deployment, row.run, row.status, row.reason, event_time - 10.0) - 10.0
-    statuses = deployment.shown.statuses(row.run)
+    # The store may show it before the end is noticed here.
+    delay = wait_shown(deployment, row.run, row.status, row.reason, event_time - 10.0) - 10.0
+    statuses = deployment.status_history.statuses(row.run)
     assert statuses[-1] == row.status, statuses
     assert row.status in ORDERLY or not ORDERLY & set(statuses), statuses
     return delay
@@ -292,25 +291,25 @@ def test_every_way_to_end_is_shown_for_what_it_is(tmp_path: Path) -> None:
         ThreadPoolExecutor(12) as many,
         ThreadPoolExecutor(4) as few,
     ):
-        # Those that wait long begin first, and those that import torch anew are few at a time.
+        # Long waits start first, and few new interpreters import torch at a time.
         rows.sort(key=lambda row: row.act not in (freeze_and_thaw, cut_off_and_back))
-        alone = {row for row in rows if row.launched or row.act is one_of_two_ranks}
+        alone = {row for row in rows if row.launched}
         waits = {row: (few if row in alone else many).submit(run_row, harness, row) for row in rows}
         for row, wait in waits.items():
             try:
                 delay = wait.result()
                 problem = "" if delay < PROMISED_SECONDS + SLACK_SECONDS else "late"
                 delays.append(delay)
-            except Exception as error:  # noqa: BLE001 - every row is to be told of
+            except Exception as error:  # noqa: BLE001 - the table has every row
                 delay, problem = 0.0, f"{error!r}\n{harness.log(row.run)}"
             report.append((f"{row.name:30} {row.status:12} {delay:6.2f} s  {problem}", problem))
         for row in rows:
-            last = deployment_of(harness, row).shown.statuses(row.run)[-1:]
+            last = deployment_of(harness, row).status_history.statuses(row.run)[-1:]
             if last != [row.status]:
                 report.append((f"{row.name:30} became {last} later", "not for good"))
     table = "\n".join(line for line, _ in report)
     if NO_MEMORY not in rows:
-        table += f"\n{NO_MEMORY.name:30} left out: no memory cgroup can be made in {MEMORY}"
-    print(table)  # shown where it fails, and with -s
+        table += f"\n{NO_MEMORY.name:30} skipped: no memory cgroup can be made in {MEMORY}"
+    print(table)  # pytest shows it if the test fails
     assert not any(problem for _, problem in report), table
     assert median(delays) < TYPICAL_SECONDS, table

@@ -1,13 +1,8 @@
-"""Trainings that end in every way there is: ``ends_train.py SCENARIO OUTPUT``.
-
-Without arguments it imports what takes long and then forks a process for each line it reads, a JSON
-``[scenario, output, environment]``, and answers with its pid.
-"""
+"""Trainings that end in every possible way: ``endings_train.py SCENARIO OUTPUT``."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -24,11 +19,11 @@ from tests.support.tiny_trainer import trainer
 ENDLESS = 1_000_000
 AT_STEP = 3
 EVENT_TIME_FILE = "fact"
-"""The file that holds when it happened, where the training does it to itself."""
+"""The file with the time at which a training acts on itself."""
 
 
 class Act(TrainerCallback):
-    """Takes its time for each step, and acts at the third one's end."""
+    """Pauses in each step and acts at the end of the third."""
 
     def __init__(self, output: Path, act: Callable[[], object], pause: float = 0.05) -> None:
         self.output, self.act, self.pause = output, act, pause
@@ -40,12 +35,12 @@ class Act(TrainerCallback):
             self.act()
 
 
-# Coverage sets a handler of its own in every process, which ends it once it is called.
+# Coverage sets a handler in every process, which ends the process.
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def do_nothing() -> None:
-    """Go on."""
+    """Continue."""
 
 
 def bad_batch() -> None:
@@ -54,7 +49,7 @@ def bad_batch() -> None:
 
 
 def train(output: Path, act: Callable[[], object] = do_nothing, **changes: Any) -> None:
-    """Train without an end, unless ``act`` or ``changes`` give it one."""
+    """Train without end, unless ``act`` or ``changes`` end it."""
     output.mkdir(parents=True, exist_ok=True)
     changes = {"max_steps": ENDLESS, "logging_steps": 100, **changes}
     callbacks = [Act(output, act), *changes.pop("callbacks", ())]
@@ -64,21 +59,21 @@ def train(output: Path, act: Callable[[], object] = do_nothing, **changes: Any) 
 
 
 def caught(output: Path) -> None:
-    """The script takes the exception for no reason to end."""
+    """The script catches the exception and ends normally."""
     try:
         train(output, bad_batch)
     except ValueError:
-        print("and on", flush=True)
+        print("caught", flush=True)
 
 
 def caught_and_on(output: Path) -> None:
-    """And goes on with something else."""
+    """The script catches the exception and continues with something else."""
     caught(output)
     time.sleep(600)
 
 
 def early(output: Path) -> None:
-    """transformers' own callback ends it."""
+    """A callback of transformers ends the training."""
     changes: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"}
     changes |= {"save_steps": 1, "save_total_limit": 1, "load_best_model_at_end": True}
     changes |= {"metric_for_best_model": "eval_loss", "learning_rate": 0.0}
@@ -86,7 +81,7 @@ def early(output: Path) -> None:
 
 
 def one_after_another(output: Path) -> None:
-    """Two runs in one process, of which the second is killed."""
+    """Two runs in one process; the second is killed."""
     for name, act, steps in (("first", do_nothing, 4), ("second", kill, ENDLESS)):
         path = output / name
         path.mkdir(parents=True)
@@ -95,32 +90,32 @@ def one_after_another(output: Path) -> None:
 
 
 def one_rank_raises(output: Path) -> None:
-    """Of two ranks, the second fails, and the first only loses its connection."""
+    """Rank 1 fails, and rank 0 loses its connection."""
     is_second = os.environ["RANK"] == "1"
     train(output, bad_batch if is_second else do_nothing, use_cpu=True)
 
 
 def one_rank_killed(output: Path) -> None:
-    """Of two ranks, the second is killed while the first waits for it, and so loses its connection
-    before anybody else has noticed."""
+    """Rank 1 is killed while rank 0 waits for it: rank 0 loses its connection before any other
+    process has noticed."""
     is_second = os.environ["RANK"] == "1"
     train(output, kill_late if is_second else do_nothing, use_cpu=True)
 
 
 def hungry() -> None:
-    """Take memory until there is none left."""
+    """Take all memory."""
     taken = []
     while True:
         taken.append(bytearray(b"x" * (64 << 20)))
 
 
 def kill() -> None:
-    """Be ended from one moment to the next."""
+    """Send SIGKILL to this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_late() -> None:
-    """Be waited for, and then be ended."""
+    """Let the other rank wait, then send SIGKILL to this process."""
     time.sleep(0.5)
     kill()
 
@@ -145,32 +140,6 @@ SCENARIOS: Mapping[str, Callable[[Path], object]] = {
 }
 
 
-def run(scenario: str, output: str) -> None:
-    """Do it, in the main thread, as a script would."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    SCENARIOS[scenario](Path(output))
-
-
-def serve() -> tuple[str, str] | None:
-    """Fork for each line; a child's is what it is to do, and None once there are no more."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in sys.stdin:
-        scenario, output, environment = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            os.setsid()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.environ.update(environment)
-            Path(output).mkdir(parents=True)
-            log = os.open(Path(output) / "log", os.O_WRONLY | os.O_CREAT, 0o600)
-            for fd in (1, 2):
-                os.dup2(log, fd)
-            return scenario, output
-        print(pid, flush=True)
-    return None
-
-
 if __name__ == "__main__":
-    order = (sys.argv[1], sys.argv[2]) if len(sys.argv) > 1 else serve()
-    if order is not None:
-        run(*order)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
