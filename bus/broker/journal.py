@@ -65,7 +65,7 @@ class Journal(Protocol):
         """The seq after the last one appended to ``stream``; 0 for a stream never seen."""
 
     def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries of ``patterns`` after an offset, about ``limit`` bytes, and the offset it read to."""
+        """Entries of ``patterns`` after an offset, about ``limit`` bytes, and how far it read."""
 
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""

@@ -7,7 +7,7 @@ import string
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lineside.bus.errors import BadMessage
@@ -73,6 +73,7 @@ def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
 
 @given(messages, st.lists(st.binary(max_size=9), max_size=3))
 def test_frames_of_a_later_version_are_ignored(message: Message, more: list[bytes]) -> None:
+    assume(len(message.encode()) == 1 + len(message.LAYOUT))  # a later version leaves none out
     assert decode([*message.encode(), *more]) == message
 
 
@@ -112,8 +113,8 @@ def test_any_frames_at_all_are_a_message_or_bad(frames: list[bytes]) -> None:
         ([b"PUT", NAME, U64, U64, bytes(MAX_BLOB + 1)], "at most 4194304 are taken"),
         ([b"GAP", NAME, U64, U64, U64], "from 0 to 0 is empty"),
         ([b"SUB", b"n", b"soon", U64, b"\x90", U64], "start 'soon': expected cursor"),
-        ([b"SUB", b"n", b"start", U64, b"\x80", U64], "expected a list of patterns"),
-        ([b"SUB", b"n", b"start", U64, b"\x91\x01", U64], "expected a list of patterns"),
+        ([b"SUB", b"n", b"start", U64, b"\x80", U64], "argument 3: expected a list of texts"),
+        ([b"SUB", b"n", b"start", U64, b"\x91\x01", U64], "argument 3: expected a list of texts"),
         ([b"SUB", b"", b"cursor", U64, b"\x90", U64], "needs a reader's name"),
     ],
 )
