@@ -17,16 +17,6 @@ from lineside.store.database.values import FLAGS, decode_float, to_datetime
 from lineside.store.downsampling import NON_FINITE_LEVEL, Point, downsample, plan_reads
 from lineside.store.history.records import Points, Series
 
-_POINT_COLUMNS = (
-    points.c.idx,
-    points.c.step,
-    points.c.time,
-    points.c.epoch,
-    points.c.value,
-    points.c.flag,
-)
-_SELECTED_COLUMNS = tuple(sketches.c[column.name] for column in _POINT_COLUMNS)
-
 
 class CurveSource(NamedTuple):
     """Selects curves: of a run, of an attempt (None if it has none), of a producer (None: any).
@@ -211,28 +201,25 @@ def _first_at(
 def _read(
     connection: Connection, series_id: int, level: int, first: int, end: int
 ) -> Iterator[Point]:
-    table, columns = (sketches, _SELECTED_COLUMNS) if level else (points, _POINT_COLUMNS)
-    query: Select[Any] = (
-        select(*columns)
-        .where(table.c.series_id == series_id, table.c.idx >= first, table.c.idx < end)
-        .order_by(table.c.idx)
-    )
-    if level:
-        query = query.where(sketches.c.level == level)
-    for row in connection.execute(query):
+    for row in connection.execute(_stored_points(series_id, level or None, first, end)):
         yield Point(*row)
 
 
 def _read_non_finite(
     connection: Connection, series_id: int, first: int, end: int, limit: int
 ) -> list[Point]:
-    """Every point that is not finite, or none if there are more than ``limit``."""
-    query: Select[Any] = (
-        select(*_SELECTED_COLUMNS)
-        .where(sketches.c.series_id == series_id, sketches.c.level == NON_FINITE_LEVEL)
-        .where(sketches.c.idx >= first, sketches.c.idx < end)
-        .order_by(sketches.c.idx)
-        .limit(limit + 1)
-    )
+    """All points that are not finite, or none if there are more than ``limit``."""
+    query = _stored_points(series_id, NON_FINITE_LEVEL, first, end).limit(limit + 1)
     found = [Point(*row) for row in connection.execute(query)]
     return found if len(found) <= limit else []
+
+
+def _stored_points(series_id: int, level: int | None, first: int, end: int) -> Select[Any]:
+    """The points themselves if ``level`` is None, else the selected ones of that level."""
+    table = points if level is None else sketches
+    query: Select[Any] = (
+        select(*(table.c[name] for name in Point._fields))
+        .where(table.c.series_id == series_id, table.c.idx >= first, table.c.idx < end)
+        .order_by(table.c.idx)
+    )
+    return query if level is None else query.where(sketches.c.level == level)

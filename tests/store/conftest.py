@@ -13,6 +13,7 @@ from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.database.postgres import Postgres, find_binaries
+from tests.store.trainer import FakeJournal
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +70,8 @@ def history(engine: Engine) -> History:
 @pytest.fixture
 def writer(engine: Engine) -> Writer:
     return Writer(engine)
+
+
+@pytest.fixture
+def journal(writer: Writer) -> FakeJournal:
+    return FakeJournal(writer)

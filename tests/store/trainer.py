@@ -13,6 +13,7 @@ from lineside.store.recording.writer import Writer
 START = 1_700_000_000.0
 ATTEMPT = "20231114T221320-aaaa"
 LATER_ATTEMPT = "20231114T231320-bbbb"
+SHIPPER_ATTEMPT = "20231114T221300-ssss"
 
 
 class FakeJournal:

@@ -14,11 +14,6 @@ from lineside.store.recording.writer import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer
 
 
-@pytest.fixture
-def journal(writer: Writer) -> FakeJournal:
-    return FakeJournal(writer)
-
-
 def evaluate(trainer: FakeProducer, **metrics: float) -> None:
     """Log the metrics and then emit ``evaluate``, as a Trainer does."""
     trainer.log(**metrics)

@@ -10,11 +10,6 @@ from lineside.store.recording.writer import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer
 
 
-@pytest.fixture
-def journal(writer: Writer) -> FakeJournal:
-    return FakeJournal(writer)
-
-
 def beside(producer: str, attempt: str = "20231114T230000-eeee", at: float = START) -> FakeProducer:
     return FakeProducer(producer=producer, attempt=attempt, at=at)
 

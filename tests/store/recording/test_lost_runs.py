@@ -7,15 +7,16 @@ from sqlalchemy import Engine
 
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
-from tests.store.trainer import ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
+from tests.store.trainer import (
+    ATTEMPT,
+    SHIPPER_ATTEMPT,
+    START,
+    FakeJournal,
+    FakeProducer,
+    heartbeat,
+)
 
 ERROR = {"type": "ValueError", "message": "bad: batch"}
-SHIPPER = "20231114T221300-ssss"
-
-
-@pytest.fixture
-def journal(engine: Engine) -> FakeJournal:
-    return FakeJournal(Writer(engine))
 
 
 def test_a_lost_process_ends_the_run_at_that_time_in_every_order_of_recording(
@@ -23,7 +24,7 @@ def test_a_lost_process_ends_the_run_at_that_time_in_every_order_of_recording(
 ) -> None:
     trainer, shipper = (
         FakeProducer(),
-        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 9),
+        FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=START + 9),
     )
     trainer.begin()
     lost = shipper.emit("process_lost", heartbeat(trainer))
@@ -44,7 +45,7 @@ def test_a_process_found_dead_late_ended_soon_after_its_last_sign_of_life(
 ) -> None:
     trainer, shipper = (
         FakeProducer(),
-        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 100),
+        FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=START + 100),
     )
     trainer.begin()
     at = START + alive if isinstance(alive, float) else alive
@@ -64,7 +65,7 @@ def test_a_rank_that_ended_with_its_container_is_not_the_cause(
     rank1.emit("run_start", {})
     rank0.tick(30)
     raised = rank0.emit("train_error", {"error": ERROR})
-    shipper = FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 100)
+    shipper = FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=START + 100)
     shipper.emit("process_lost", heartbeat(rank1, alive_at=raised.time - 0.7))
     journal.deliver(rank0, rank1, shipper)
     assert history.run("run").reason == "ValueError: bad: batch"
@@ -76,7 +77,7 @@ def test_a_sign_of_life_after_the_end_revokes_it(
     journal: FakeJournal, history: History, engine: Engine, by: str, ending: str
 ) -> None:
     """A training continues after its lock is lost or its command has ended."""
-    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
+    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT)
     trainer.begin()
     journal.deliver(trainer)
     before = [shipper.emit("heartbeat", heartbeat(trainer))]
@@ -112,7 +113,7 @@ def test_a_heartbeat_stamped_a_moment_after_the_end_does_not_revoke_it(
     """The shipper checks the process first and reads the clock after that."""
     trainer, shipper = (
         FakeProducer(),
-        FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 10.1),
+        FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=START + 10.1),
     )
     launcher = FakeProducer(producer="launcher", attempt="20231114T221310-llll", at=START + 10)
     trainer.begin()
@@ -131,7 +132,7 @@ def test_the_end_of_a_command_is_no_end_of_a_training_that_outlived_it(
 ) -> None:
     trainer, launcher = (
         FakeProducer(),
-        FakeProducer(producer="launcher", attempt=SHIPPER, at=START + 10),
+        FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT, at=START + 10),
     )
     trainer.begin()
     trainer.tick(10.5)
@@ -157,9 +158,9 @@ def test_events_emitted_before_the_end_are_no_sign_of_life_whatever_their_times(
     trainer.tick(30)
     trainer.do_step()
     at = trainer.time - 10
-    ended = FakeProducer(producer="launcher", attempt=SHIPPER, at=at)
+    ended = FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT, at=at)
     if ending == "process_lost":
-        ended = FakeProducer(producer="shipper", attempt=SHIPPER, at=trainer.time + 0.5)
+        ended = FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=trainer.time + 0.5)
     ended.emit(ending, heartbeat(trainer, alive_at=at, signal="SIGKILL"))
     journal.deliver(ended)
     journal.deliver(trainer)
@@ -171,7 +172,7 @@ def test_the_end_of_a_training_that_outlived_its_command_is_its_own(
 ) -> None:
     trainer, launcher = (
         FakeProducer(at=START),
-        FakeProducer(producer="launcher", attempt=SHIPPER, at=START + 9),
+        FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT, at=START + 9),
     )
     trainer.begin()
     trainer.tick(60)

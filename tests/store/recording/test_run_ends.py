@@ -13,10 +13,17 @@ from lineside.store.history.history import History
 from lineside.store.history.records import Failure
 from lineside.store.recording.progress import MIN_STALL_SECONDS
 from lineside.store.recording.writer import Writer
-from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
+from tests.store.trainer import (
+    ATTEMPT,
+    LATER_ATTEMPT,
+    SHIPPER_ATTEMPT,
+    START,
+    FakeJournal,
+    FakeProducer,
+    heartbeat,
+)
 
 ERROR = {"type": "ValueError", "message": "bad: batch", "traceback": "Traceback\n  bad: batch\n"}
-SHIPPER = "20231114T221300-ssss"
 STOP = {"id": "c0ffee", "op": "stop", "issued_by": "me@here", "reason": "enough"}
 
 
@@ -177,7 +184,7 @@ def test_a_command_to_a_silent_run_does_not_make_it_look_alive(
 def test_a_training_without_a_hook_is_stalled_until_the_next_one(
     journal: FakeJournal, history: History, clock: Clock
 ) -> None:
-    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
+    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT)
     trainer.begin()
     for _ in range(3):
         trainer.do_step()
@@ -223,7 +230,7 @@ def test_a_stopping_training_has_the_long_stall_timeout(
     journal: FakeJournal, history: History, clock: Clock
 ) -> None:
     """It may load its best model after an early stop."""
-    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER)
+    trainer, shipper = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT)
     trainer.begin()
     for _ in range(3):
         trainer.do_step()
@@ -249,7 +256,7 @@ def test_a_run_resumed_where_the_clock_is_behind_is_shown_by_its_newest_attempt(
 
 
 def test_a_kill_for_lack_of_memory_is_in_the_reason(journal: FakeJournal, history: History) -> None:
-    trainer, launcher = FakeProducer(), FakeProducer(producer="launcher", attempt=SHIPPER)
+    trainer, launcher = FakeProducer(), FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT)
     trainer.begin()
     exit_ = {"attempt": ATTEMPT, "exit_code": None, "signal": "SIGKILL", "out_of_memory": True}
     launcher.emit("process_exit", exit_)
@@ -263,7 +270,10 @@ def test_an_outage_is_never_shown_as_an_end(
     journal: FakeJournal, history: History, engine: Engine, launched: bool
 ) -> None:
     """The report of the end is recorded before the events of the process, which are a backlog."""
-    rank_0, ended = FakeProducer(), FakeProducer(producer="shipper", attempt=SHIPPER, at=START + 9)
+    rank_0, ended = (
+        FakeProducer(),
+        FakeProducer(producer="shipper", attempt=SHIPPER_ATTEMPT, at=START + 9),
+    )
     rank_0.begin()
     journal.deliver(rank_0)
     rank_0.do_step(loss=1.0)
@@ -271,7 +281,7 @@ def test_an_outage_is_never_shown_as_an_end(
     rank_0.emit("train_end")
     backlog.append(rank_0.take_events())
     if launched:
-        ended = FakeProducer(producer="launcher", attempt=SHIPPER, at=START + 9)
+        ended = FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT, at=START + 9)
         ended.emit("process_exit", {"attempt": ATTEMPT, "exit_code": 0, "emitted": rank_0.seq})
     else:
         ended.emit("process_lost", heartbeat(rank_0))
@@ -288,7 +298,7 @@ def test_an_outage_is_never_shown_as_an_end(
 def test_an_invalid_duration_of_a_command_yields_no_start(
     journal: FakeJournal, history: History, seconds: object
 ) -> None:
-    launcher = FakeProducer(producer="launcher", attempt=SHIPPER)
+    launcher = FakeProducer(producer="launcher", attempt=SHIPPER_ATTEMPT)
     launcher.emit("process_exit", {"attempt": ATTEMPT, "exit_code": 1, "seconds": seconds})
     journal.deliver(launcher)
     assert history.run("run").started_at.timestamp() == pytest.approx(START)

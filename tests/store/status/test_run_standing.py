@@ -13,11 +13,6 @@ from lineside.store.recording.writer import Writer
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer, heartbeat
 
 
-@pytest.fixture
-def journal(writer: Writer) -> FakeJournal:
-    return FakeJournal(writer)
-
-
 def test_a_run_is_listed_from_its_first_event_and_running(
     journal: FakeJournal, history: History
 ) -> None:
