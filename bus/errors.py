@@ -1,7 +1,7 @@
-"""Every error Lineside raises on purpose.
+"""The errors that Lineside raises.
 
 LinesideError
-├── UsageError              exit code 2: what was asked for does not make sense
+├── UsageError              exit code 2: the request makes no sense
 │   ├── SettingsError
 │   ├── AddressError
 │   ├── KeyNameError
@@ -9,7 +9,7 @@ LinesideError
 │   ├── RunNotFound
 │   ├── CommandError
 │   └── MissingExtra
-├── WireError               bytes that are not what the protocol says
+├── WireError               bytes that the protocol does not allow
 │   ├── CorruptRecord
 │   └── BadMessage
 ├── BusError                exit code 1: the bus cannot do it now
@@ -39,7 +39,7 @@ class LinesideError(Exception):
 
 
 class UsageError(LinesideError):
-    """What was asked for does not make sense; nothing was done."""
+    """The request makes no sense; nothing was done."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class AddressError(UsageError):
 
 
 class KeyNameError(UsageError):
-    """A key or token that cannot be made, or is not there."""
+    """A key or token that cannot be made, or does not exist."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"key {name!r}: {why}")
@@ -81,7 +81,7 @@ class StreamNameError(UsageError):
 
 
 class RunNotFound(UsageError):
-    """No run of that id or name is in the store."""
+    """The store has no run with this id or name."""
 
     def __init__(self, run: str, known: tuple[str, ...] = ()) -> None:
         hint = f"; the newest are {', '.join(known)}" if known else ""
@@ -90,7 +90,7 @@ class RunNotFound(UsageError):
 
 
 class CommandError(UsageError):
-    """A command to a training that cannot be one."""
+    """An invalid command to a training."""
 
     def __init__(self, what: str, value: object, expected: str) -> None:
         problem = "is missing" if value is None else f"{value!r:.200} cannot be"
@@ -98,7 +98,7 @@ class CommandError(UsageError):
 
 
 class MissingExtra(UsageError):
-    """A part of Lineside was asked for whose packages are not installed."""
+    """The packages of a requested part of Lineside are not installed."""
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
@@ -110,7 +110,7 @@ class MissingExtra(UsageError):
 
 
 class WireError(LinesideError):
-    """Bytes that are not what the protocol says."""
+    """Bytes that the protocol does not allow."""
 
 
 class CorruptRecord(WireError):
@@ -123,7 +123,7 @@ class CorruptRecord(WireError):
 
 
 class BadMessage(WireError):
-    """A bus message that is malformed; the peer is told and the message dropped."""
+    """A malformed bus message; it is answered with ACK denied and dropped."""
 
 
 class BusError(LinesideError):
@@ -142,7 +142,7 @@ class BrokerUnreachable(BusError):
 
 
 class KeyRefused(BrokerUnreachable):
-    """A broker listens there and does not let this key in."""
+    """A broker listens there and does not accept this key."""
 
     def __init__(self, address: str, why: str) -> None:
         BusError.__init__(
@@ -154,7 +154,7 @@ class KeyRefused(BrokerUnreachable):
 
 
 class AddressInUse(BusError):
-    """Somebody already listens there."""
+    """Another process has the address."""
 
     def __init__(self, what: str, address: str, hint: str) -> None:
         super().__init__(f"{what} {address} is already in use: {hint}")
@@ -170,7 +170,7 @@ class JournalError(BusError):
 
 
 class JournalDamaged(JournalError):
-    """SQLite cannot make sense of the journal's file."""
+    """The journal's file is damaged."""
 
 
 class JournalFull(JournalError):
@@ -193,7 +193,7 @@ class StoreTooNew(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be had now; nothing was written, and trying again may help."""
+    """The store is not available now; nothing was written, and trying again may help."""
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(f"the store {url} cannot be had now: {why}")
@@ -201,7 +201,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRolledBack(StoreError):
-    """The store holds less than it did: an older copy of it, or a new one, took its place."""
+    """The store holds less than before: an older copy, or a new store, took its place."""
 
     def __init__(self, url: str, known: int, found: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What the environment says, read once into one frozen object."""
+"""Settings from the environment, read once into one frozen object."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are and what a run is called; each field has one environment variable.
+    """Paths, addresses and names; each field has one environment variable.
 
     ``home`` LINESIDE_HOME; ``broker`` LINESIDE_BROKER, a ZeroMQ address; ``spool`` LINESIDE_SPOOL;
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
     LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
     ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds; ``stop_on_sigterm``
-    LINESIDE_STOP_ON_SIGTERM, None where it does not say.
+    LINESIDE_STOP_ON_SIGTERM, None if it is not set.
     """
 
     home: Path
@@ -79,13 +79,13 @@ class Settings:
 
 
 def make_private_folder(path: Path) -> Path:
-    """``path``, made with mode 0700 if it was missing, and so the folders above it.
+    """Create ``path`` and the folders above it with mode 0700, where they are missing.
 
     Raises:
         SettingsError: it cannot be made or written.
     """
     try:
-        # One by one: ``parents`` would leave those above open to everybody.
+        # One by one: ``parents`` would create the folders above with the default mode.
         for folder in (*reversed(path.parents), path):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,11 +1,10 @@
-"""Text that others wrote, as it may stand in a log and on a terminal."""
+"""Escape foreign text for logs and terminals."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` on one line and without effects: what is not to be seen stands as Python writes it,
-    as ``\\n`` and ``\\x1b``."""
+    """``text`` on one line, with unprintable characters escaped as ``\\n`` and ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,4 +1,4 @@
-"""The file with which a client shows a broker who it is."""
+"""The key file with which a client authenticates at a broker."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _EXPECTED = "expected a file that `lineside keys new` wrote on the broker's mach
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A key pair called ``name``, and the public key of the ``broker`` it is for. All three keys
-    are CURVE keys as 40 characters of Z85."""
+    """A key pair called ``name``, and the public key of its ``broker``.
+
+    All three are CURVE keys as 40 characters of Z85.
+    """
 
     name: str
     public: str
@@ -26,10 +28,10 @@ class KeyFile:
 
     @classmethod
     def read(cls, path: Path, name: str = "LINESIDE_KEY", expected: str = _EXPECTED) -> KeyFile:
-        """What is in ``path``; ``name`` is what errors call it, ``expected`` what they advise.
+        """Read ``path``. Errors call it ``name`` and give ``expected`` as the remedy.
 
         Raises:
-            SettingsError: it cannot be read, is open to others, or is not such a file.
+            SettingsError: it cannot be read, is open to other users, or is no key file.
         """
         try:
             with path.open("rb") as file:
@@ -52,10 +54,10 @@ class KeyFile:
         return found
 
     def write(self, path: Path) -> None:
-        """Make the file, for its user alone.
+        """Create the file with mode 0600.
 
         Raises:
-            OSError: it cannot be made, or is there already.
+            OSError: it cannot be created, or exists already.
         """
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:

@@ -34,8 +34,8 @@ def is_reserved_producer(name: str) -> bool:
 class Principal:
     """A client, and what it may do: ``roles`` in ``runs`` (patterns with ``*``; none is every run).
 
-    Without a ``name`` it is a user of the broker's own machine. A method ``..._denial`` returns a
-    sentence that says why something is not allowed, or an empty string if it is.
+    Without a ``name`` it is a user of the broker's own machine. A method ``..._denial`` returns the
+    reason why something is not allowed, or an empty string if it is.
     """
 
     name: str

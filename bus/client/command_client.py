@@ -20,7 +20,7 @@ class CommandStatus:
     """A state that a command reached: requested, delivered, applied, rejected, expired, superseded.
 
     ``step`` is the training's at that moment (0 for requested), ``time`` in seconds since the
-    epoch. ``detail`` is a sentence on it, empty if there is nothing to say.
+    epoch. ``detail`` is a sentence about it, or empty.
     """
 
     state: str

@@ -1,4 +1,4 @@
-"""The reading client: batches in order, each once, and a word about everything that is missing."""
+"""The reading client: batches in order, each once, with a gap for each missing event."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import zmq
 
@@ -35,10 +34,10 @@ from lineside.bus.protocol.wire import decode_event, record_bodies
 log = logging.getLogger("lineside")
 
 CUR_SECONDS = 1.0
-"""How often a reader says how far it is."""
+"""How often a reader sends its cursor."""
 SILENCE_SECONDS = 5.0
-"""How long a Sub or Cur may stay unanswered before the reader connects anew."""
-_COMMIT_SECONDS = 0.05  # between two Curs; each wakes libzmq's thread, which costs more than it
+"""How long a Sub or Cur may stay unanswered before the reader reconnects."""
+_COMMIT_SECONDS = 0.05  # between two Curs; waking libzmq's thread costs more than a Cur
 _CLOSE_SECONDS = 0.5
 
 
@@ -46,8 +45,8 @@ _CLOSE_SECONDS = 0.5
 class Batch:
     """Events of one stream, in order; ``offset`` is what to commit once they are processed.
 
-    ``gaps`` are seqs that cannot be had, before or among ``events``. With ``stream`` None there are
-    no events, and the gaps are journal offsets that were skipped.
+    ``gaps`` are missing seqs, before or among ``events``. With ``stream`` None there are no events,
+    and the gaps are journal offsets that were skipped.
     """
 
     offset: int
@@ -59,9 +58,9 @@ class Batch:
 class Reader:
     """Reads the bus; reconnects and resubscribes by itself. Belongs to one thread.
 
-    ``start`` says where: ``cursor`` (where the durable ``name`` last committed, the start the first
-    time), ``start``, ``live`` (from now on; skipped forward when lagging), ``offset`` (after
-    ``offset``). Without a name, ``cursor`` means ``start`` and nothing is kept. ``streams`` are
+    ``start`` is ``cursor`` (where the durable ``name`` last committed, the start the first time),
+    ``start``, ``live`` (from now on; skipped forward when lagging) or ``offset`` (after
+    ``offset``). Without a name, ``cursor`` means ``start`` and no cursor is kept. ``streams`` are
     patterns ``run[/producer[/attempt]]`` with ``*`` for any one part; empty is everything.
     ``journal`` is the id of the journal that ``offset`` belongs to. If another one answers, or an
     older copy of it that was put back, reading starts again from the start.
@@ -85,21 +84,19 @@ class Reader:
         self.name = name
         self.head = 0
         self.journal = journal
-        self.restarts = 0  # how often reading began again from the start
+        self.restarts = 0  # how often reading started again from the start
         self._start = START if start == CURSOR and not name else start
         self._offset = offset
         self._streams = tuple(streams)
         self._credit = credit
-        self._unreturned_credit = 0  # messages received and not yet given back as credit
+        self._unreturned_credit = 0  # messages received and not yet returned as credit
         self._cursor = 0
-        self._sent_cursor = 0  # what the broker was told of it
-        self._acked_cursor = (
-            0  # the durable cursor, or the like without a name, as the broker last said
-        )
+        self._sent_cursor = 0  # the cursor last sent to the broker
+        self._acked_cursor = 0  # the cursor as the broker last acknowledged it
         self._delivered = 0  # the newest offset handed out
         self.names_below: tuple[str, ...] = ()
         """Durable names ``name/...`` that the broker knew when it answered the subscription."""
-        self._has_start = False  # whether it is known behind which offset reading began
+        self._has_start = False  # whether the offset at which reading began is known
         self._next_seqs: dict[Stream, int] = {}
         self._denied = ""
         self._last_warning = ""
@@ -113,37 +110,34 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether a broker has answered the subscription on this connection."""
+        """Whether the broker has answered the subscription on this connection."""
         return self._is_subscribed
 
     @property
     def offset(self) -> int:
-        """The newest offset that was taken in, whether or not a batch came of it."""
+        """The newest offset received, whether or not it made a batch."""
         return self._delivered
 
     @property
     def processed(self) -> int:
-        """Up to this offset, as the broker last said, all was committed that was asked for; with a
-        name, by any reader of it."""
+        """The offset up to which the broker knows every matching entry as committed.
+
+        With a name, by any reader of that name.
+        """
         return self._acked_cursor
 
     def wait_connected(self, timeout: float) -> None:
         """Return once a broker has answered.
 
         Raises:
-            BrokerUnreachable: none did within ``timeout`` seconds.
-            KeyRefused: one is there and does not take the key.
-            ReaderDenied: it refused.
+            BrokerUnreachable: no answer within ``timeout`` seconds.
+            KeyRefused: the broker does not accept the key.
+            ReaderDenied: the broker refused the subscription.
         """
         deadline = time.monotonic() + timeout
         while not self._is_subscribed:
@@ -153,7 +147,7 @@ class Reader:
             self._poll_once(remaining)
 
     def poll(self, timeout: float) -> Batch | None:
-        """The next batch; None if there was none within ``timeout`` seconds.
+        """The next batch; None if none comes within ``timeout`` seconds.
 
         Raises:
             ReaderDenied: the broker refused the subscription, or a newer reader took the name.
@@ -166,16 +160,16 @@ class Reader:
                 return result or None
 
     def commit(self, offset: int) -> None:
-        """Everything up to ``offset`` is processed: a durable reader will not get it again.
+        """Confirm everything up to ``offset``: a durable reader will not get it again.
 
-        The broker is told at once, or within the next polls when commits come thick and fast.
+        The cursor is sent at once, or with one of the next polls if commits are frequent.
         """
         self._cursor = max(self._cursor, offset)
         if self._is_cur_due():
             self._send_cur()
 
     def close(self) -> None:
-        """Disconnect, once a broker that is there has kept what was committed."""
+        """Disconnect, after the broker has acknowledged the cursor if it answers soon."""
         deadline = time.monotonic() + _CLOSE_SECONDS
         with contextlib.suppress(ReaderDenied):
             while self.name and self._is_subscribed and self._acked_cursor < self._cursor:
@@ -195,14 +189,14 @@ class Reader:
 
     def _connect(self) -> None:
         self._socket = sockets.dealer(self._context, self.address)
-        # Since when an answer is waited for; None if none is.
+        # Since when an answer is awaited; None if none is.
         self._waiting_since: float | None = time.monotonic()
         self._cur_sent_at = 0.0
         self._needs_subscribe = True
         self._is_subscribed = False
 
     def _poll_once(self, timeout: float) -> Batch | bool:
-        """One message: its batch, or whether there was one at all."""
+        """Receive one message; return its batch, or whether there was a message."""
         if self._denied:
             raise ReaderDenied(self._denied)
         now = time.monotonic()
@@ -232,8 +226,7 @@ class Reader:
             return True
 
     def _warn_unreachable(self) -> None:
-        """Say once that nobody answers, or not to this key; it is tried on, because that may be put
-        in order."""
+        """Log once that no broker answers, or refuses the key; the reader keeps trying."""
         why = str(sockets.unreachable_error(self.address, SILENCE_SECONDS))
         if why != self._last_warning:
             log.warning("%s", why)
@@ -262,8 +255,8 @@ class Reader:
             return
         previous, self.journal = self.journal, ack.text
         if previous is not None and (previous != ack.text or ack.head < self._offset):
-            # Offsets of another journal mean nothing in this one, and one that ends before what was
-            # read of it is an older copy: what it gets from now on bears offsets that were seen.
+            # Offsets of another journal mean nothing in this one. A journal that ends before the
+            # offset read is an older copy: its next entries get offsets that were used before.
             self._start = LIVE if self._start == LIVE else START
             self._offset, self._has_start = 0, False
             self._needs_subscribe, self._is_subscribed = True, False
@@ -318,7 +311,7 @@ class Reader:
         has_uncommitted = self._cursor < self._delivered
         self._delivered = max(self._delivered, offset)
         if not events and not gaps:
-            # Had before; nobody will commit it, so it must not hold the cursor back.
+            # Only duplicates: no caller commits them, so they must not hold the cursor back.
             self._cursor = self._cursor if has_uncommitted else self._delivered
             return None
         return Batch(offset, stream, tuple(events), tuple(gaps))

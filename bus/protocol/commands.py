@@ -1,4 +1,4 @@
-"""Commands to a running training: what they are, and what can become of them."""
+"""Commands to a running training, their arguments and their states."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lineside.bus.errors import CommandError
 from lineside.bus.protocol.event_kinds import EVENT_KINDS
 
 CONTROL_PRODUCER = "control"
-"""The producer part of the streams in which commands and the answers to them travel."""
+"""The producer part of the streams of commands and answers."""
 EXPIRES_SECONDS = 600.0
-"""How long a command may wait for a training to take it, unless it says otherwise."""
+"""How long a command may wait for a training, unless it has another ``expires_at``."""
 PAUSE_SECONDS = 86_400.0
-"""How long a pause lasts at most, unless the command says otherwise."""
+"""The longest pause, unless the command has another ``seconds``."""
 GRACE_SECONDS = 2.0
-"""How long after a command expired an answer may still be on its way."""
+"""How long after the expiry of a command an answer may still arrive."""
 
 COMMAND, CONTROL_ON = "command", "control_on"
 DELIVERED, APPLIED = "control_delivered", "control_applied"
@@ -42,7 +42,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    # A whole number beyond 64 bits does not travel.
+    # msgpack has no integers beyond 64 bits.
     is_number = isinstance(value, float) or (_is_whole(value) and abs(value) < 2**63)  # type: ignore[arg-type]
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
@@ -80,7 +80,7 @@ def _current_user() -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. ``id`` makes it unique: however often it is sent, it is applied once.
+    """One command. It is applied once, however often the same ``id`` is sent.
 
     ``expires_at`` is in seconds since the epoch; a training that finds it later does not apply it.
     With an ``attempt`` only that one applies it; without, whichever trains or is the next to train.
@@ -114,7 +114,7 @@ class Command:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any] | None) -> Command:
-        """What a ``command`` event says; fields it does not know are ignored.
+        """The command of a ``command`` event; unknown fields are ignored.
 
         Raises:
             CommandError: it is not a command.
@@ -128,12 +128,12 @@ class Command:
 
 
 def unknown_op_error(op: object) -> CommandError:
-    """What to raise for one that cannot be asked for."""
+    """The error for an unknown op."""
     return CommandError("op", op, f"one of {', '.join(OPS)}")
 
 
 def describe_request(op: str, args: Mapping[str, Any]) -> str:
-    """What was asked for: ``set_lr 1e-05``, ``pause 90 s``, ``stop without saving``."""
+    """The op with its arguments: ``set_lr 1e-05``, ``pause 90 s``, ``stop without saving``."""
     if op == "set_lr" and "lr" in args:
         return f"{op} {_number(args['lr'])}"
     if op == "pause" and "seconds" in args:
@@ -142,7 +142,7 @@ def describe_request(op: str, args: Mapping[str, Any]) -> str:
 
 
 def detail(data: Mapping[str, Any]) -> str:
-    """What the data of an answer say besides the state, as a sentence; empty if it is nothing."""
+    """The details in the data of an answer as a sentence; empty if there are none."""
     if isinstance(data.get("why"), str):
         return str(data["why"])
     if "from" in data and "to" in data:

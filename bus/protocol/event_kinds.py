@@ -1,7 +1,7 @@
 """The kinds of events: one registry for wire, spool, store, pages and documentation.
 
-Everything that depends on a kind alone is said here once. What an event's ``data`` holds is in
-docs/reference/events.md, whose column "when" is ``EventKind.doc``.
+Everything that depends on a kind alone is here. docs/reference/events.md lists the ``data`` of each
+kind; its column "when" is ``EventKind.doc``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REFUSED = "refused"
 class EventKind:
     """One kind of event.
 
-    ``label`` is its name on pages, ``doc`` says when it is published, and ``summary`` is the key of
+    ``label`` is its name on pages, ``doc`` is when it is published, and ``summary`` is the key of
     its data that holds numbers by name. ``command_state`` is the state of a command once the event
     is published, and ``is_final`` whether that state is the last one. A step kind comes several
     times a step. A training can be resumed at the step of a resume point.

@@ -1,4 +1,4 @@
-"""What travels: events, the streams they belong to, and the holes a stream can have."""
+"""Events, the streams they belong to, and the gaps in a stream."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """One event.
 
     ``time`` is seconds since the epoch (UTC); ``monotonic_ns`` is the producing machine's
     ``CLOCK_MONOTONIC``, comparable only between events of one machine; ``epoch`` is the Trainer's
@@ -80,7 +80,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events ``first`` (included) to ``end`` (excluded) of a stream that cannot be had.
+    """Events ``first`` (included) to ``end`` (excluded) of a stream that are missing.
 
     With ``stream`` None the two are journal offsets: a live reader that lagged, or retention.
     """
@@ -101,7 +101,7 @@ def new_attempt() -> str:
 
 
 def is_run_id(text: str) -> bool:
-    """Whether a training may be called ``text``."""
+    """Whether ``text`` can be the id of a training's run."""
     return _PART.fullmatch(text) is not None and text != AUDIT
 
 

@@ -1,5 +1,4 @@
-"""Which streams a reader wants: ``run[/producer[/attempt]]``, ``*`` for any one part; and patterns
-of names, ``*`` for any characters."""
+"""Patterns of streams, ``run[/producer[/attempt]]`` with ``*`` for a part, and of names."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from lineside.bus.protocol.events import Stream
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Whether ``text`` is ``pattern``, in which ``*`` stands for any characters."""
+    """Whether ``text`` matches ``pattern``, in which ``*`` stands for any characters."""
     return _compiled(pattern).match(text) is not None
 
 
@@ -23,8 +22,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 class Patterns:
-    """A set of patterns; none at all means every stream, and None, a stream that cannot be known,
-    is always wanted. Remembers what it decided.
+    """A set of stream patterns; an empty set matches every stream. Caches each decision.
+
+    None, the stream of a damaged journal entry, always matches.
 
     Raises:
         ValueError: a pattern that is not one to three non-empty parts.
@@ -41,7 +41,7 @@ class Patterns:
 
     @property
     def all(self) -> bool:
-        """Whether every stream is wanted."""
+        """Whether every stream matches."""
         return not self._parts
 
     def __contains__(self, stream: Stream | None) -> bool:
@@ -49,7 +49,7 @@ class Patterns:
             return True
         is_wanted = self._cache.get(stream)
         if is_wanted is None:
-            # However many patterns there are, no more than these 14 fit.
+            # However many patterns there are, only these 14 can match.
             is_wanted = self._cache[stream] = any(
                 parts in self._parts
                 for count in (1, 2, 3)

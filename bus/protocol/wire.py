@@ -1,7 +1,7 @@
 """The codec: bytes in, values out. Sockets, files and policy live elsewhere.
 
 A record is ``u32 length | u32 crc32(body) | body``, little-endian, and ``body`` is the msgpack
-array ``[version, seq, time, monotonic_ns, kind, step, epoch, control, data]``. The same bytes stand
+array ``[version, seq, time, monotonic_ns, kind, step, epoch, control, data]``. The same bytes are
 in the spool, on the wire and in the journal. PROTOCOL.md beside this file is the specification.
 """
 
@@ -29,9 +29,9 @@ BytesLike = bytes | bytearray | memoryview
 
 
 class Encoder:
-    """Makes records. Holds a msgpack packer, so one encoder belongs to one thread at a time.
+    """Encodes records. It holds a msgpack packer, so only one thread may use it at a time.
 
-    ``default`` is called with what msgpack cannot encode and returns what it can.
+    ``default`` converts a value that msgpack cannot encode into one that it can.
     """
 
     def __init__(self, default: Callable[[Any], Any] | None = None) -> None:
