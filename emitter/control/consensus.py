@@ -113,10 +113,10 @@ class Leader:
         missing = [
             rank
             for rank in self._other_ranks
-            if not self._store.wait(f"here/{rank}", deadline - time.monotonic())
+            if not self._store.wait(f"ready/{rank}", deadline - time.monotonic())
         ]
         why = f"no LinesideCallback on {_rank_names(missing)} answered in time" if missing else ""
-        result = {"why": why, "meets": self._syncs_evaluations}
+        result = {"why": why, "syncs_evaluations": self._syncs_evaluations}
         _raise_reason(self._store.set_default(HANDSHAKE_RESULT, result)["why"])
         self.is_ready = True
 
@@ -129,7 +129,7 @@ class Leader:
         index, is_agreed = self._sent, False
         self._vote_indexes.append(index)
         try:
-            self._send({"do": command.to_data()})
+            self._send({"command": command.to_data()})
             vote = self._count_votes(index)
             is_agreed = vote.answer == YES
         finally:  # after an exception too: ranks that have voted wait for the outcome
@@ -154,7 +154,7 @@ class Leader:
 
     def requested(self) -> Command | None:
         """The command that another rank asks for, once."""
-        requested = None if self._has_request else self._store.find("ask")
+        requested = None if self._has_request else self._store.find("request")
         if requested is None:
             return None
         self._has_request = True
@@ -165,11 +165,11 @@ class Leader:
         now = time.monotonic()
         if now > self._next_keepalive:
             self._next_keepalive = now + _KEEPALIVE_SECONDS
-            self._store.set("still", now)
+            self._store.set("keepalive", now)
 
     def leave(self, why: str) -> None:
         """Start no further round."""
-        self._store.set_nowait(f"say/{self._sent}", {"off": why})
+        self._store.set_nowait(f"message/{self._sent}", {"off": why})
         self._store.close()
 
     def _count_votes(self, index: int) -> Vote:
@@ -178,7 +178,7 @@ class Leader:
         for rank in self._other_ranks:
             name = f"vote/{index}/{rank}"
             while (ballot := self._store.wait(name, _POLL_SECONDS)) is None:
-                _raise_reason(self._store.find(f"gone/{rank}"))
+                _raise_reason(self._store.find(f"left/{rank}"))
                 if time.monotonic() > deadline:
                     raise ConsensusError(f"rank {rank} did not vote within {_VOTE_SECONDS:g} s")
             vote = Vote(*ballot)
@@ -188,10 +188,10 @@ class Leader:
                 total = vote
         return total
 
-    def _send(self, what: Mapping[str, Any]) -> int:
+    def _send(self, message: Mapping[str, Any]) -> int:
         index = self._sent
         self._sent += 1
-        self._store.set(f"say/{index}", what)
+        self._store.set(f"message/{index}", message)
         return index
 
     def _delete_old_keys(self) -> None:
@@ -199,11 +199,11 @@ class Leader:
         first, end = self._deleted, self._deleted + _DELETE_BATCH
         if self._sent < end + _DELETE_BATCH or self._sent % 16:
             return
-        if self._store.increment(f"heard/{end}", 0) == len(self._other_ranks):
+        if self._store.increment(f"read/{end}", 0) == len(self._other_ranks):
             self._deleted = end
             for index in range(first, end):
-                self._store.delete(f"say/{index}")
-            self._store.delete(f"heard/{end}")
+                self._store.delete(f"message/{index}")
+            self._store.delete(f"read/{end}")
             for index in [index for index in self._vote_indexes if index < end]:
                 self._vote_indexes.remove(index)
                 self._store.delete(f"outcome/{index}")
@@ -235,12 +235,12 @@ class Follower:
         Raises:
             ConsensusError: a rank takes no part; rank 0 knows it too.
         """
-        self._store.set(f"here/{self._rank}", True)
+        self._store.set(f"ready/{self._rank}", True)
         self._store.wait(HANDSHAKE_RESULT, _HANDSHAKE_RESULT_SECONDS)
         why = f"rank {self._rank} heard nothing from rank 0 in time"
         result = self._store.set_default(HANDSHAKE_RESULT, {"why": why})
         _raise_reason(result["why"])
-        self.syncs_evaluations = bool(result["meets"])
+        self.syncs_evaluations = bool(result["syncs_evaluations"])
         self.is_ready = True
 
     def request(self, command: Command) -> None:
@@ -250,7 +250,7 @@ class Follower:
             ConsensusError: it cannot be sent.
         """
         self._has_requested = True
-        self._store.set_default("ask", command.to_data())
+        self._store.set_default("request", command.to_data())
 
     def receive(self, on_poll: Callable[[], object]) -> LeaderMessage:
         """Rank 0's next message; ``on_poll`` is called now and then until it arrives.
@@ -259,14 +259,14 @@ class Follower:
             ConsensusError: rank 0 starts no further round.
         """
         index = self._received
-        message = self._wait_for(f"say/{index}", on_poll, _SHUTDOWN_SECONDS)
+        message = self._wait_for(f"message/{index}", on_poll, _SHUTDOWN_SECONDS)
         self._received += 1
         if self._received % _DELETE_BATCH == 0:
-            self._store.increment(f"heard/{self._received}", 1)
+            self._store.increment(f"read/{self._received}", 1)
         if "off" in message:
             raise ConsensusError(message["off"])
-        if "do" in message:
-            return LeaderMessage(Command.from_data(message["do"]))
+        if "command" in message:
+            return LeaderMessage(Command.from_data(message["command"]))
         self.next_step = message["next"]
         return LeaderMessage(None, message["next"], message["paused"])
 
@@ -294,7 +294,7 @@ class Follower:
 
     def leave(self, why: str) -> None:
         """Take part no more. Raises nothing."""
-        self._store.set_nowait(f"gone/{self._rank}", f"rank {self._rank}: {why}")
+        self._store.set_nowait(f"left/{self._rank}", f"rank {self._rank}: {why}")
         self._store.close()
 
     def _wait_for(self, name: str, on_poll: Callable[[], object], shutdown_timeout: float) -> Any:
@@ -304,7 +304,7 @@ class Follower:
         """
         since, keepalive = time.monotonic(), None
         while (value := self._store.wait(name, _POLL_SECONDS, on_poll)) is None:
-            before, keepalive = keepalive, self._store.find("still")
+            before, keepalive = keepalive, self._store.find("keepalive")
             if keepalive != before:
                 since = time.monotonic()
             timeout = shutdown_timeout if self._has_requested else PEER_TIMEOUT_SECONDS
