@@ -58,23 +58,16 @@ class SoloLeader:
     is_ready = True
     next_step = 0
 
-    def handshake(self) -> None:
-        pass
-
     def agree(self, _command: Command) -> Vote:
         return Vote(YES)
-
-    def end_round(self, _step: int, _is_paused: bool) -> None:
-        pass
 
     def requested(self) -> Command | None:
         return None
 
-    def keepalive(self) -> None:
+    def _ignore(self, *_: object) -> None:
         pass
 
-    def leave(self, _why: str) -> None:
-        pass
+    handshake = end_round = keepalive = leave = _ignore
 
 
 class Leader:
@@ -97,7 +90,7 @@ class Leader:
         self.next_step = step + 1
         self._sent = 0
         self._deleted = 0
-        self._vote_indexes: list[int] = []  # talks
+        self._vote_indexes: list[int] = []  # messages that were voted on
         self._round_steps = 1
         self._last_round = (step, time.monotonic())
         self._next_keepalive = 0.0

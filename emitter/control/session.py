@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from lineside.emitter.control.follower import FollowerExecutor
 from lineside.emitter.control.leader import LeaderExecutor
 from lineside.emitter.control.sigterm import SigtermHandler
-from lineside.emitter.control.trainer_actions import HookContext
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.training.attempts import Options
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run_sync import abandon_control
-
-
-class Executor(Protocol):
-    """Applies commands at the hooks of a Trainer."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether training is paused."""
-
-    @property
-    def syncs_evaluations(self) -> bool:
-        """Whether training waits at evaluations for the stopper."""
-
-    def is_due(self, state: Any, /) -> bool:
-        """Whether ``apply_commands`` has something to do at the end of this step."""
-
-    def apply_commands(self, context: HookContext, /) -> None:
-        """Apply the commands that arrived; at ``step_end`` only."""
-
-    def wait_while_paused(self, context: HookContext, /) -> None:
-        """Return once training is resumed, or the Trainer has something to do."""
-
-    def before_evaluation(self) -> None:
-        """Note that an evaluation is published next."""
-
-    def sync_evaluation(self, context: HookContext, /) -> None:
-        """Wait for the stopper to review the evaluation, and apply its commands."""
-
-    def close(self) -> None:
-        """Apply no more commands."""
-
-    def unconfirmed(self) -> list[Unconfirmed]:
-        """Answers that the bus may not have confirmed yet."""
 
 
 class NullExecutor:
@@ -56,23 +22,13 @@ class NullExecutor:
     def is_due(self, _state: Any) -> bool:
         return False
 
-    def apply_commands(self, _context: HookContext) -> None:
-        pass
-
-    def wait_while_paused(self, _context: HookContext) -> None:
-        pass
-
-    def before_evaluation(self) -> None:
-        pass
-
-    def sync_evaluation(self, _context: HookContext) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
     def unconfirmed(self) -> list[Unconfirmed]:
         return []
+
+    def _ignore(self, *_: object) -> None:
+        pass
+
+    apply_commands = wait_while_paused = before_evaluation = sync_evaluation = close = _ignore
 
 
 class ControlSession:
@@ -82,7 +38,7 @@ class ControlSession:
     """
 
     def __init__(self) -> None:
-        self.executor: Executor = NullExecutor()
+        self.executor: LeaderExecutor | FollowerExecutor | NullExecutor = NullExecutor()
         self._sigterm_handler: SigtermHandler | None = None
 
     def start(self, publisher: Publisher, control: Any, step: int, options: Options) -> None:
