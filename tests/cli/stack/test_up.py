@@ -171,7 +171,10 @@ def test_up_listens_on_loopback_only(home: Home) -> None:
     ("options", "message"),
     [
         (("--tokens",), "--tokens: no token exists; make one"),
-        (("--listen", "tcp://127.0.0.1:0"), "--listen='tcp://127.0.0.1:0' cannot be used: nobody"),
+        (
+            ("--listen", "tcp://127.0.0.1:0"),
+            "--listen='tcp://127.0.0.1:0' cannot be used: no client",
+        ),
     ],
 )
 def test_up_listens_to_other_machines_only_once_a_key_exists(
