@@ -17,7 +17,7 @@ from types import TracebackType
 from lineside.bus.errors import RunNotFound
 from lineside.store.history.history import History
 from lineside.store.history.records import Run
-from tests.endings_train import EVENT_TIME_FILE
+from tests.endings_loop import EVENT_TIME_FILE
 from tests.faults.stack import Stack
 from tests.support.fork_server import ROOT
 from tests.support.forked import ForkedScript
@@ -25,7 +25,8 @@ from tests.support.processes import environment
 from tests.support.waiting import wait_until
 
 SCRIPT = ROOT / "tests" / "endings_train.py"
-TIMEOUT_SECONDS = 120.0
+LOOP = ROOT / "tests" / "endings_loop.py"
+TIMEOUT_SECONDS = 240.0
 _ENTER_CGROUP = """
 import os, pathlib, sys
 pathlib.Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
@@ -58,7 +59,7 @@ class StatusHistory:
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._closed.wait(0.1):
+        while not self._closed.wait(0.2):
             for run in self._history.runs(limit=1000).items:
                 seen = self._seen.setdefault(run.id, [])
                 now = (run.status, run.reason or "")
@@ -149,10 +150,15 @@ class EndingsHarness:
         return process
 
     def launch(
-        self, run: str, scenario: str, env: Mapping[str, str], group: Path | None = None
+        self,
+        run: str,
+        script: Path,
+        scenario: str,
+        env: Mapping[str, str],
+        group: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a training under ``lineside run``, in the cgroup ``group``."""
-        training = [sys.executable, str(SCRIPT), scenario, str(self.output(run))]
+        """Start ``script`` under ``lineside run``, in the cgroup ``group``."""
+        training = [sys.executable, str(script), scenario, str(self.output(run))]
         own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
         enter = [] if group is None else [sys.executable, "-c", _ENTER_CGROUP, str(group)]
         return self._start(subprocess.Popen, run, [*enter, *own], env)

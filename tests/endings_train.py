@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -14,33 +13,24 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from lineside.emitter import LinesideCallback
+from tests.endings_loop import AT_STEP, STEP_SECONDS, act_now, do_nothing, os_exit, segfault
 from tests.support.tiny_trainer import trainer
 
 ENDLESS = 1_000_000
-AT_STEP = 3
-EVENT_TIME_FILE = "fact"
-"""The file with the time at which a training acts on itself."""
 
 
 class Act(TrainerCallback):
     """Pauses in each step and acts at the end of the third."""
 
-    def __init__(self, output: Path, act: Callable[[], object], pause: float = 0.05) -> None:
+    def __init__(
+        self, output: Path, act: Callable[[], object], pause: float = STEP_SECONDS
+    ) -> None:
         self.output, self.act, self.pause = output, act, pause
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        time.sleep(self.pause)
+        time.sleep(STEP_SECONDS)
         if state.global_step == AT_STEP:
-            (self.output / EVENT_TIME_FILE).write_text(str(time.time()))
-            self.act()
-
-
-# Coverage sets a handler in every process, which ends the process.
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def do_nothing() -> None:
-    """Continue."""
+            act_now(self.output, self.act)
 
 
 def bad_batch() -> None:
@@ -102,13 +92,6 @@ def one_rank_killed(output: Path) -> None:
     train(output, kill_late if is_second else do_nothing, use_cpu=True)
 
 
-def hungry() -> None:
-    """Take all memory."""
-    taken = []
-    while True:
-        taken.append(bytearray(b"x" * (64 << 20)))
-
-
 def kill() -> None:
     """Send SIGKILL to this process."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -126,14 +109,13 @@ SCENARIOS: Mapping[str, Callable[[Path], object]] = {
     "caught": caught,
     "caught_and_on": caught_and_on,
     "sys_exit": lambda output: train(output, lambda: sys.exit(3)),
-    "os_exit": lambda output: train(output, lambda: os._exit(3)),
-    "segfault": lambda output: train(output, lambda: ctypes.string_at(0)),
+    "os_exit": lambda output: train(output, os_exit),
+    "segfault": lambda output: train(output, segfault),
     "abort": lambda output: train(output, os.abort),
     "early": early,
     "endless": train,
     "slow_step": lambda output: train(output, lambda: time.sleep(600)),
     "workers": lambda output: train(output, dataloader_num_workers=2),
-    "hungry": lambda output: train(output, hungry),
     "one_after_another": one_after_another,
     "one_rank_raises": one_rank_raises,
     "one_rank_killed": one_rank_killed,
