@@ -225,8 +225,8 @@ def test_invalid_arguments_are_refused(journal: FakeJournal, history: History) -
         history.points("run", "loss", points=0)
     with pytest.raises(UsageError, match=f"no attempt 'other': expected one of {ATTEMPT}"):
         history.points("run", "loss", attempt="other")
-    with pytest.raises(RunNotFound, match="no run 'nobody' in the store; the newest are run"):
-        history.points("nobody", "loss")
+    with pytest.raises(RunNotFound, match="no run 'missing' in the store; the newest are run"):
+        history.points("missing", "loss")
 
 
 def test_timing_uses_the_clock_of_the_training_machine(
@@ -319,7 +319,7 @@ def test_points_timing_and_events_are_read_row_by_row(
     assert [event.n for event in events] == list(range(1, len(events) + 1))
     assert {e.attempt for e in history.iter_events("run", attempt=ATTEMPT)} == {ATTEMPT}
     with pytest.raises(RunNotFound):
-        next(history.iter_points("nobody"))
+        next(history.iter_points("missing"))
 
 
 def test_steps_timed_only_in_part_have_only_that_part(

@@ -157,7 +157,7 @@ def test_a_run_is_found_by_id_prefix_name_and_latest(history: History) -> None:
     assert history.find("Alpha").id == "run-0"
     with pytest.raises(UsageError, match=r"'run-' matches several runs \(run-5, run-4"):
         history.find("run-")
-    for nothing in ("", "nobody", "%"):
+    for nothing in ("", "missing", "%"):
         with pytest.raises(RunNotFound):
             history.find(nothing)
 

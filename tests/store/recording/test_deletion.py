@@ -67,7 +67,7 @@ def test_a_deleted_run_is_gone_and_leaves_no_rows(
     with pytest.raises(RunNotFound):
         writer.delete_run("gone")
     with pytest.raises(RunNotFound):
-        writer.delete_run("nobody")
+        writer.delete_run("missing")
     # A command sent ahead and refusals make no run that can be deleted.
     journal.deliver(FakeProducer("ahead", "control"), FakeProducer("audit", "dashboard"))
     assert history.changes(revision).run_ids == ("gone",)

@@ -28,11 +28,11 @@ ODD_EVENTS: dict[str, Callable[[FakeProducer], Event]] = {
     "a log without logs": lambda t: t.emit("log"),
     "a log of a list": lambda t: t.emit("log", {"logs": [1, 2]}),
     "an evaluation without metrics": lambda t: t.emit("evaluate", {"metrics": 5}),
-    "an end that says nothing": lambda t: t.emit("run_end", {"how": 5}),
-    "a heartbeat of nobody": lambda t: t.emit("heartbeat", {"producer": "../x", "attempt": "y"}),
+    "an end without a text `how`": lambda t: t.emit("run_end", {"how": 5}),
+    "a heartbeat of no stream": lambda t: t.emit("heartbeat", {"producer": "../x", "attempt": "y"}),
     "a heartbeat without data": lambda t: t.emit("heartbeat"),
-    "a loss of nobody": lambda t: t.emit("process_lost", {"producer": 5, "attempt": None}),
-    "an exit of nobody": lambda t: t.emit("process_exit", {"exit_code": 1}),
+    "a loss of no stream": lambda t: t.emit("process_lost", {"producer": 5, "attempt": None}),
+    "an exit of no attempt": lambda t: t.emit("process_exit", {"exit_code": 1}),
 }
 
 

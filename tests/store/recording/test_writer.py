@@ -387,4 +387,4 @@ def test_a_run_can_be_renamed_and_a_later_start_does_not_undo_it(
     run = history.run("run")
     assert (run.name, run.note, run.tags) == ("mine", None, ())
     with pytest.raises(RunNotFound):
-        writer.update_run("nobody", name="x")
+        writer.update_run("missing", name="x")
