@@ -25,7 +25,7 @@ class Authorization:
     """Keeps the owner of each run, control stream and durable name: the key that used it first.
 
     No other key may use it, except one with the role admin; users of the broker's own machine may.
-    Owners are kept only where ``has_keys``. A method ``..._denial`` returns a sentence that says
+    Owners are kept only where ``has_keys``. A method ``..._denial`` returns the reason
     why something is not allowed, or an empty string if it is.
     """
 

@@ -21,7 +21,7 @@ from lineside.bus.protocol.messages import Message, decode
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from tests.bus.broker.walls import LISTEN, SecuredBroker
+from tests.bus.broker.secured_broker import LISTEN, SecuredBroker
 
 # A slow machine is no fault of the code, and a test leaves nothing behind in the checkout.
 hypothesis.settings.register_profile(

@@ -1,4 +1,4 @@
-"""Every error is in the tree that the module draws, and says what to do in a sentence."""
+"""Every error is in the tree that the module draws, with the remedy in a sentence."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_was_asked_wrongly_ends_with_2_and_what_failed_with_1(
         (StoreTooNew("sqlite:///s", "9", "1"), ["revision 9", "upgrade Lineside"]),
     ],
 )
-def test_an_error_says_the_value_and_what_to_do(error: LinesideError, words: list[str]) -> None:
+def test_an_error_has_the_value_and_the_remedy(error: LinesideError, words: list[str]) -> None:
     assert all(word in str(error) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""The life of a process: started, looped, told to end, cleaned up."""
+"""The life of a process: startup, main loop, shutdown."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_a_bare_service_has_nothing_to_do() -> None:
     service.shutdown()
 
 
-@pytest.mark.parametrize(("hard", "is_told"), [(300, True), (2000, False)])
-def test_all_files_may_be_opened_that_may_be_and_few_are_told(hard: int, is_told: bool) -> None:
+@pytest.mark.parametrize(("hard", "is_warned"), [(300, True), (2000, False)])
+def test_the_file_limit_is_raised_and_a_low_one_is_logged(hard: int, is_warned: bool) -> None:
     code = (
         "import resource as r; from lineside.bus.sockets import raise_file_limit\n"
         f"r.setrlimit(r.RLIMIT_NOFILE, (200, {hard})); raise_file_limit()\n"
@@ -89,7 +89,7 @@ def test_all_files_may_be_opened_that_may_be_and_few_are_told(hard: int, is_told
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{hard}\n"
-    assert ("may open only 300 files" in done.stderr) is is_told
+    assert ("may open only 300 files" in done.stderr) is is_warned
 
 
 def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +100,7 @@ def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -
         configure_logging()
         logging.getLogger("lineside").info("a word")
         assert " INFO a word" in capsys.readouterr().err
-        # What others wrote makes no lines of its own, and tells a terminal nothing.
+        # Foreign text makes no lines of its own, and has no effect on a terminal.
         logging.getLogger("lineside").info("refused %s", "/x\n2026 INFO let in\x1b[31m\u202e")
         [line] = capsys.readouterr().err.splitlines()
         assert line.endswith(r"refused /x\n2026 INFO let in\x1b[31m\u202e")

@@ -1,4 +1,4 @@
-"""Settings come from the environment, once, and say what is wrong with it."""
+"""Settings come from the environment, once, and errors name the variable."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_off_has_many_spellings(value: str) -> None:
         ("LINESIDE_RUN_ID", "-x", "not beginning with"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_name(name: str, value: str, expected: str) -> None:
+def test_the_error_of_an_invalid_value_names_its_variable(
+    name: str, value: str, expected: str
+) -> None:
     with pytest.raises(SettingsError, match=expected) as error_info:
         Settings.from_env({name: value})
     assert (error_info.value.name, error_info.value.value, error_info.value.exit_code) == (
@@ -94,13 +96,13 @@ def test_a_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
     assert make_private_folder(made) == made
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
         make_private_folder(tmp_path / "file" / "home")
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may write everywhere, so the kernel's answer is given for it.

@@ -1,4 +1,4 @@
-"""Addresses, the claim on one, and what a socket does when nobody is there."""
+"""Addresses, the lock on one, and sockets without a peer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_ipc_address_names_its_socket() -> None:
         ("ipc:///" + "é" * 54, "has 109 bytes"),
     ],
 )
-def test_an_address_that_cannot_be_is_told_with_what_would_do(address: str, why: str) -> None:
+def test_the_error_of_an_invalid_address_names_a_valid_one(address: str, why: str) -> None:
     with pytest.raises(AddressError, match=why) as error_info:
         ipc_path(address)
     assert error_info.value.address == address
@@ -76,13 +76,13 @@ def test_an_address_is_claimed_once_and_free_again_after(home: Path) -> None:
     assert listening_pid(f"ipc://{home}/other") == 0
 
 
-def test_a_folder_that_cannot_be_made_is_told(home: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(home: Path) -> None:
     (home / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be made"):
         AddressLock(f"ipc://{home}/file/bus.sock")
 
 
-def test_a_path_that_cannot_be_bound_is_told(home: Path) -> None:
+def test_a_path_that_cannot_be_bound_is_an_error(home: Path) -> None:
     (home / "bus.sock").mkdir()
     (home / "bus.sock" / "inside").write_text("")
     address_lock = AddressLock(f"ipc://{home}/bus.sock")
@@ -91,7 +91,7 @@ def test_a_path_that_cannot_be_bound_is_told(home: Path) -> None:
     address_lock.release()
 
 
-def test_a_send_to_nobody_says_so_and_closing_does_not_wait(home: Path) -> None:
+def test_a_send_without_a_broker_raises_and_closing_does_not_wait(home: Path) -> None:
     began = time.monotonic()
     address = f"ipc://{home}/none"
     with zmq.Context() as context, sockets.dealer(context, address) as socket, RAISES_AGAIN:
@@ -99,7 +99,7 @@ def test_a_send_to_nobody_says_so_and_closing_does_not_wait(home: Path) -> None:
     assert time.monotonic() - began < 2
 
 
-def test_a_send_to_a_peer_that_is_gone_says_so(home: Path) -> None:
+def test_a_send_to_a_peer_that_is_gone_raises(home: Path) -> None:
     address_lock = AddressLock(f"ipc://{home}/bus.sock")
     with (
         zmq.Context() as context,

@@ -10,7 +10,7 @@ from lineside.bus.auth.keyring import KEY, TOKEN, Keyring, listen_key_pair, toke
 from lineside.bus.errors import KeyNameError, SettingsError
 
 
-def test_the_list_is_read_again_when_somebody_changed_it(tmp_path: Path) -> None:
+def test_the_list_is_read_again_when_its_file_changes(tmp_path: Path) -> None:
     reader, editor = Keyring(tmp_path), Keyring(tmp_path)
     assert reader.credentials() == []
     editor.new_key("a", ["emit"])
@@ -50,7 +50,7 @@ ODD = {"name": "a", "what": "key", "proof": "x", "roles": [["emit"]], "runs": []
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"name": "a"}]}', f'{{"keys": [{ODD}]}}']
 )
-def test_a_list_that_cannot_be_read_lets_nobody_in(
+def test_an_unreadable_list_accepts_no_key_and_is_not_overwritten(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     keyring = Keyring(tmp_path)
@@ -61,7 +61,7 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
     # The broker's own machine is not to lose it over that.
     assert listen_key_pair(keyring, "tcp://h:1").name == "broker"
 
-    # Nor is it written over: whoever can mend it has all of them again.
+    # Nor is it overwritten: once it is repaired, every key is there again.
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     changes: list[Callable[[Keyring], object]] = [
         lambda ring: ring.new_key("a", ["emit"]),
@@ -85,7 +85,7 @@ def test_the_brokers_own_key_is_called_so_when_it_cannot_be_used(tmp_path: Path)
         listen_key_pair(keyring, "tcp://h:1")
 
 
-def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+def test_keys_made_at_the_same_time_are_all_in_the_list(tmp_path: Path) -> None:
     def make(name: str) -> None:
         Keyring(tmp_path).new_key(name, ["emit"])
 

@@ -14,7 +14,13 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import START, GapMessage, Hi, Put, Sub
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.testing import read_all
-from tests.bus.broker.walls import SecuredBroker, answer_of, command, denial_of, is_accepted
+from tests.bus.broker.secured_broker import (
+    SecuredBroker,
+    answer_of,
+    command,
+    denial_of,
+    is_accepted,
+)
 from tests.bus.conftest import STREAM, BrokerThread, RawClient, record
 
 StartSecured = Callable[[], BrokerThread]

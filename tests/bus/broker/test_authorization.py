@@ -35,7 +35,13 @@ from lineside.bus.protocol.messages import (
     Who,
 )
 from lineside.bus.testing import read_all
-from tests.bus.broker.walls import SecuredBroker, answer_of, command, denial_of, is_accepted
+from tests.bus.broker.secured_broker import (
+    SecuredBroker,
+    answer_of,
+    command,
+    denial_of,
+    is_accepted,
+)
 from tests.bus.conftest import STREAM, BrokerThread, RawClient, StartBroker, record
 from tests.support.waiting import wait_until
 
@@ -54,7 +60,7 @@ def test_a_run_is_written_by_the_key_that_began_it_and_no_other(
     one, two = secured.key("one", "emit"), secured.key("two", "emit")
     broker_thread = start_secured()
     mine, other = connect_with(one), connect_with(two)
-    assert is_accepted(other.request(Hi(STREAM)))  # who only says that he would write has nothing
+    assert is_accepted(other.request(Hi(STREAM)))  # HI alone claims nothing
     assert "found" in denial_of(other.request(Put(STREAM, 0, 2, record(0))))
     begin(mine)
     assert "belongs to key 'one'" in denial_of(other.request(Put(STREAM, 1, 1, record(1))))
@@ -71,7 +77,7 @@ def test_a_run_is_written_by_the_key_that_began_it_and_no_other(
         ("two", "emit", "publish"),
     }
 
-    # Nor after a restart, when it is no longer anybody's connection.
+    # Nor after a restart, when the owner is not connected.
     broker_thread.stop()
     start_secured()
     assert "belongs to key 'one'" in denial_of(connect_with(two).request(Hi(STREAM)))
@@ -120,7 +126,7 @@ def test_a_key_for_some_runs_has_no_others(
     )
 
 
-def test_what_a_reader_may_not(
+def test_a_reader_may_read_and_nothing_else(
     secured: SecuredBroker, start_secured: StartSecured, connect_with: ConnectWith
 ) -> None:
     key = secured.key("eyes", "read")
@@ -189,11 +195,11 @@ def test_training_answers_on_its_control_stream_and_cannot_command_itself(
     )
     assert "takes the role read" in denial_of(theirs.request(Sub("", START, 0, ("*/control",), 64)))
     assert "takes the role read" in denial_of(theirs.request(Sub("", START, 0, ("run/rank0",), 64)))
-    told = secured.refusals(lambda said: any(one["action"] == "command" for one in said))
-    assert {"node7", "node8"} >= {one["who"] for one in told}
+    reports = secured.refusals(lambda found: any(one["action"] == "command" for one in found))
+    assert {"node7", "node8"} >= {one["who"] for one in reports}
 
 
-def test_who_asked_for_a_runs_commands_before_it_began_hears_none_once_it_does(
+def test_a_key_subscribed_before_a_run_began_gets_no_commands_once_another_key_owns_it(
     secured: SecuredBroker, start_secured: StartSecured, connect_with: ConnectWith
 ) -> None:
     listens, trains, pilot = (
@@ -276,7 +282,7 @@ def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
             assert is_accepted(peer.request(Hi(stream._replace(producer="control"))))
 
 
-def test_the_audit_is_written_by_nobody_from_outside(
+def test_no_key_but_an_admins_dashboard_writes_to_the_audit(
     secured: SecuredBroker, start_secured: StartSecured, connect_with: ConnectWith
 ) -> None:
     keys = [secured.key("chief", "admin"), secured.key("one", "emit", "control")]
@@ -292,19 +298,19 @@ def test_the_audit_is_written_by_nobody_from_outside(
         ):
             text = denial_of(peer.request(Hi(stream)))
             assert "belongs to the audit" in text or "is the broker's own" in text
-    told = STREAM._replace(run="audit", producer="dashboard")
+    audit_stream = STREAM._replace(run="audit", producer="dashboard")
     for peer in (peers[1], connect_with(some)):
-        assert "belongs to the audit" in denial_of(peer.request(Hi(told)))
+        assert "belongs to the audit" in denial_of(peer.request(Hi(audit_stream)))
     for number, peer in enumerate((peers[0], peers[2])):
-        assert is_accepted(peer.request(Hi(told)))
+        assert is_accepted(peer.request(Hi(audit_stream)))
         assert "takes only refused, not log" in denial_of(
-            peer.request(Put(told, number, 1, record(0)))
+            peer.request(Put(audit_stream, number, 1, record(0)))
         )
-        assert is_accepted(peer.request(Put(told, number, 1, answer_of("refused"))))
+        assert is_accepted(peer.request(Put(audit_stream, number, 1, answer_of("refused"))))
     peers[2].close()
 
 
-def test_a_flood_of_refusals_is_told_in_few_words(
+def test_a_flood_of_refusals_is_few_reports(
     secured: SecuredBroker,
     start_secured: StartSecured,
     connect_with: ConnectWith,
@@ -322,10 +328,10 @@ def test_a_flood_of_refusals_is_told_in_few_words(
         assert time.monotonic() - began < 60
     broker_thread.stop()
     start_secured()
-    told = secured.refusals(lambda said: sum(one["count"] for one in said) >= 2000)
-    assert sum(one["count"] for one in told) == 2000
-    assert len(told) <= 100
-    assert {one["who"] for one in told} == {"eyes"}
+    reports = secured.refusals(lambda found: sum(one["count"] for one in found) >= 2000)
+    assert sum(one["count"] for one in reports) == 2000
+    assert len(reports) <= 100
+    assert {one["who"] for one in reports} == {"eyes"}
 
 
 def test_owners_are_kept_also_by_a_journal_from_before_there_were_any(home: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(path: Path) -> N
     db.close()
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be used .*unable to open"):
         SqliteJournal(tmp_path / "no" / "journal.db")
 

@@ -62,7 +62,7 @@ def test_a_gap_takes_the_place_of_records_that_cannot_be_had(
     assert producer.request(Put(STREAM, 12, 1, record(12))) == Ack(str(STREAM), 13, OK, 3)
 
 
-def test_a_connection_that_has_not_said_hi_is_asked_who_it_is(
+def test_a_connection_that_has_sent_no_hi_gets_who(
     start_broker: StartBroker, peer: Connect
 ) -> None:
     start_broker()
@@ -100,7 +100,7 @@ def test_a_peer_that_is_silent_for_long_is_asked_who_it_is(
         assert time.monotonic() < deadline
 
 
-def test_a_second_broker_at_the_address_is_told_which_process_listens(
+def test_the_error_of_a_second_broker_at_the_address_names_the_first_process(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -108,7 +108,7 @@ def test_a_second_broker_at_the_address_is_told_which_process_listens(
         BrokerThread(Broker(settings))
 
 
-def test_a_second_broker_on_the_journal_is_told(
+def test_a_second_broker_on_the_journal_is_an_error(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -119,7 +119,7 @@ def test_a_second_broker_on_the_journal_is_told(
         BrokerThread(Broker(other))
 
 
-def test_a_home_that_cannot_be_made_is_told(settings: Settings) -> None:
+def test_a_home_that_cannot_be_made_is_an_error(settings: Settings) -> None:
     (settings.home / "file").write_text("")
     inside = Settings.from_env({"LINESIDE_HOME": str(settings.home / "file" / "home")})
     with pytest.raises(SettingsError, match="cannot be made"):

@@ -18,7 +18,7 @@ from tests.bus.conftest import STREAM, Connect, StartBroker, fail_with, record
 from tests.support.waiting import wait_until
 
 
-def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
+def test_old_entries_expire_while_it_serves_and_a_late_reader_gets_a_gap(
     start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker_module, "_SWEEP_SECONDS", 0.05)
@@ -30,7 +30,7 @@ def test_old_entries_expire_while_it_serves_and_a_late_reader_is_told(
     wait_until(lambda: broker_thread.broker._journal.first > 240)
     with Reader(settings.broker, start=START) as reader:
         wanted, batch = 1, None
-        while batch is None or not batch.events:  # what expires meanwhile is told as well
+        while batch is None or not batch.events:  # entries that expire meanwhile come as gaps
             batch = reader.poll(5)
             assert batch is not None
             for gap in batch.gaps:

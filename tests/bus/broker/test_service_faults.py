@@ -72,7 +72,7 @@ def test_a_journal_damaged_under_the_broker_ends_it_with_a_sentence(
     broker_thread.error = None
 
 
-def test_a_full_journal_says_so_keeps_nothing_and_recovers(
+def test_a_full_journal_is_answered_keeps_nothing_and_recovers(
     small_disk: Callable[[], Path],
 ) -> None:
     disk = small_disk()

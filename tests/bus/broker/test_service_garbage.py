@@ -25,7 +25,7 @@ from tests.bus.conftest import STREAM, Connect, StartBroker, record, records
         (Put(STREAM, (1 << 63) - 1, 1, records(0, 1)), "pass the last seq"),
     ],
 )
-def test_a_blob_that_is_not_what_it_says_is_denied_and_nothing_kept(
+def test_an_invalid_blob_is_denied_and_nothing_kept(
     start_broker: StartBroker, peer: Connect, put: Put, why: str
 ) -> None:
     start_broker()

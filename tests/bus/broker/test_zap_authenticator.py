@@ -1,4 +1,4 @@
-"""Who is let in over TCP, and that whoever is not is told, noted, and harmless."""
+"""Which keys are accepted over TCP; refused ones are answered, reported and harmless."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lineside.bus.protocol.messages import (
 )
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
-from tests.bus.broker.walls import LISTEN, SecuredBroker, denial_of, is_accepted
+from tests.bus.broker.secured_broker import LISTEN, SecuredBroker, denial_of, is_accepted
 from tests.bus.conftest import STREAM, BrokerThread, RawClient, StartBroker, record, records
 from tests.support.waiting import wait_until
 
@@ -45,7 +45,7 @@ StartSecured = Callable[[], BrokerThread]
 ConnectWith = Callable[[Path], RawClient]
 
 
-def test_without_a_key_nobody_listens_on_a_network(
+def test_without_a_key_the_broker_does_not_listen_on_a_network(
     settings: Settings, start_broker: StartBroker
 ) -> None:
     with pytest.raises(SettingsError, match="lineside keys new NAME --role emit"):
@@ -80,13 +80,13 @@ def test_the_own_machine_keeps_its_broker_when_the_last_key_is_revoked(
     )
 
 
-def test_a_broker_whose_own_address_is_on_a_network_says_how_it_is_done(home: Path) -> None:
+def test_the_error_of_a_network_address_of_its_own_names_the_option_listen(home: Path) -> None:
     env = {"LINESIDE_HOME": str(home), "LINESIDE_BROKER": "tcp://127.0.0.1:7430"}
     with pytest.raises(AddressError, match="--listen tcp://"):
         Broker(Settings.from_env(env)).startup()
 
 
-def test_a_port_in_use_is_told(secured: SecuredBroker, start_broker: StartBroker) -> None:
+def test_a_port_in_use_is_an_error(secured: SecuredBroker, start_broker: StartBroker) -> None:
     secured.key("a", "emit")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as occupied:
         port = occupied.bind_to_random_port("tcp://127.0.0.1")
@@ -128,13 +128,13 @@ def test_a_key_that_is_not_listed_or_revoked_is_refused_and_noted(
             pytest.raises(KeyRefused, match="not in the broker's list, or was revoked"),
         ):
             reader.wait_connected(0.2)
-    told = secured.refusals(lambda found: len({one["who"] for one in found}) >= 2)
-    assert {(one["who"], one["role"], one["action"]) for one in told} == {
+    reports = secured.refusals(lambda found: len({one["who"] for one in found}) >= 2)
+    assert {(one["who"], one["role"], one["action"]) for one in reports} == {
         ("gone", "emit, read", "connect"),
         ("127.0.0.1", "", "connect"),
     }
-    assert all(one["target"] == secured.endpoint and one["count"] >= 1 for one in told)
-    assert any("was revoked at" in one["why"] for one in told)
+    assert all(one["target"] == secured.endpoint and one["count"] >= 1 for one in reports)
+    assert any("was revoked at" in one["why"] for one in reports)
     with Producer(secured.address(good), STREAM) as producer:
         producer.emit("log")
         producer.flush()
@@ -152,19 +152,21 @@ def test_a_key_made_for_another_broker_is_refused_and_noted(
         producer.emit("log")
         with pytest.raises(KeyRefused, match="not the one that this key was made for"):
             producer.flush(0.2)
-    [told] = secured.refusals()
-    assert (told["who"], told["action"]) == ("", "connect")
-    assert "not with this broker's public key" in told["why"]
+    [report] = secured.refusals()
+    assert (report["who"], report["action"]) == ("", "connect")
+    assert "not with this broker's public key" in report["why"]
 
 
-def test_nobody_at_all_is_told_as_before(secured: SecuredBroker, home: Path) -> None:
+def test_without_a_broker_the_error_is_not_about_the_key(
+    secured: SecuredBroker, home: Path
+) -> None:
     key = secured.key("a", "read")
     with (
         Reader(f"tcp://127.0.0.1:1?key={key}") as reader,
-        pytest.raises(BrokerUnreachable, match="no broker answered") as told,
+        pytest.raises(BrokerUnreachable, match="no broker answered") as caught,
     ):
         reader.wait_connected(0.1)
-    assert not isinstance(told.value, KeyRefused)
+    assert not isinstance(caught.value, KeyRefused)
 
 
 def test_a_revoked_key_is_done_with_on_its_standing_connection_too(
@@ -186,8 +188,8 @@ def test_a_revoked_key_is_done_with_on_its_standing_connection_too(
         local.flush()
     assert reader.receives_nothing()
     assert len(read_all(secured.local, ["run"])) == 2
-    [told] = secured.refusals()
-    assert (told["who"], told["action"], told["target"]) == ("a", "publish", str(STREAM))
+    [reports] = secured.refusals()
+    assert (reports["who"], reports["action"], reports["target"]) == ("a", "publish", str(STREAM))
 
 
 def test_a_new_key_of_the_same_name_goes_on_where_the_revoked_one_was(
@@ -205,7 +207,7 @@ def test_a_new_key_of_the_same_name_goes_on_where_the_revoked_one_was(
     assert "revoked" in denial_of(first.request(Put(STREAM, 2, 1, record(2))))
 
 
-def test_a_reader_whose_key_is_refused_says_so_and_reads_once_it_is_good(
+def test_a_reader_logs_that_its_key_is_refused_and_reads_once_it_is_accepted(
     secured: SecuredBroker,
     start_secured: StartSecured,
     home: Path,

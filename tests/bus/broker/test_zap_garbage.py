@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lineside.bus.protocol.messages import CURSOR, LIVE, OFFSET, START
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.testing import BrokerProcess, Producer, read_all
-from tests.bus.broker.walls import LISTEN, SecuredBroker
+from tests.bus.broker.secured_broker import LISTEN, SecuredBroker
 from tests.bus.conftest import RawClient, StartBroker
 from tests.support.waiting import wait_until
 
@@ -52,22 +52,22 @@ def test_bytes_that_are_no_handshake_leave_it_serving(secured: SecuredBroker) ->
         before = psutil.Process(broker.pid).num_fds()
         beginnings = [b"", GREETING[:10], GREETING[:11], GREETING, GREETING + HELLO[:2]]
         for number in range(300):
-            said = rng.choice(beginnings) + rng.randbytes(rng.randrange(400))
-            if number % 7 == 0:  # a frame that says it is of 2^62 bytes
-                said = GREETING + b"\x06" + struct.pack(">Q", 1 << 62) + rng.randbytes(100)
+            payload = rng.choice(beginnings) + rng.randbytes(rng.randrange(400))
+            if number % 7 == 0:  # a frame whose length is 2^62 bytes
+                payload = GREETING + b"\x06" + struct.pack(">Q", 1 << 62) + rng.randbytes(100)
             with open_raw_tcp(secured) as connection, contextlib.suppress(OSError):
-                connection.sendall(said)
+                connection.sendall(payload)
                 if number % 3 == 0:
                     connection.settimeout(0.01)
                     connection.recv(200)
         assert_serves(secured, key, "after")
         wait_until(lambda: psutil.Process(broker.pid).num_fds() <= before + 2)
         assert psutil.Process(broker.pid).memory_info().rss < 400 << 20
-    told = secured.home / "broker.log"
-    assert "Traceback" not in told.read_text()
+    log = secured.home / "broker.log"
+    assert "Traceback" not in log.read_text()
 
 
-def test_many_connections_that_never_finish_their_handshake_keep_nobody_out(
+def test_connections_that_never_finish_their_handshake_keep_no_client_out(
     secured: SecuredBroker,
 ) -> None:
     key = secured.key("node7", "emit")
@@ -89,8 +89,8 @@ def test_many_connections_that_never_finish_their_handshake_keep_nobody_out(
 
         wait_until(are_closed)
         assert_serves(secured, key, "after")
-        [told] = [one for one in secured.refusals() if one["action"] == "connect"][:1]
-        assert told["who"] == ""
+        [report] = [one for one in secured.refusals() if one["action"] == "connect"][:1]
+        assert report["who"] == ""
 
 
 ROLES = ("emit", "read", "control", "admin")
@@ -146,13 +146,13 @@ def client_of_role(
 def test_no_message_of_any_role_does_what_the_role_may_not(
     secured: SecuredBroker, client_of_role: Callable[[str], RawClient]
 ) -> None:
-    said = st.sampled_from(ROLES).flatmap(
+    conversations = st.sampled_from(ROLES).flatmap(
         lambda role: st.tuples(st.just(role), st.lists(messages(role), min_size=1, max_size=8))
     )
 
     @hypothesis.settings(max_examples=400)
-    @hypothesis.given(said)
-    def tell(given: tuple[str, list[list[bytes]]]) -> None:
+    @hypothesis.given(conversations)
+    def send_frames(given: tuple[str, list[list[bytes]]]) -> None:
         role, sent = given
         peer = client_of_role(role)
         for frames in sent:
@@ -160,7 +160,7 @@ def test_no_message_of_any_role_does_what_the_role_may_not(
         while peer.socket.poll(0):
             peer.socket.recv_multipart()
 
-    tell()
+    send_frames()
     for role in ROLES:  # whatever they sent has been taken once this is answered
         peer = client_of_role(role)
         peer.socket.send_multipart([b"CUR", bytes(8), bytes(8)])

@@ -45,7 +45,7 @@ def test_following_ends_when_time_is_up(start_broker: StartBroker, settings: Set
         assert [p.state for p in client.follow("run", command.id, 1.0)] == ["requested"]
 
 
-def test_whoever_comes_later_follows_from_the_start(
+def test_a_later_client_follows_from_the_start(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -62,7 +62,7 @@ def test_whoever_comes_later_follows_from_the_start(
         assert list(client.follow("run", command.id, 10)) == states
 
 
-def test_an_answer_that_comes_meanwhile_is_heard(
+def test_an_answer_that_comes_meanwhile_is_received(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -81,7 +81,7 @@ def test_an_answer_that_comes_meanwhile_is_heard(
         later.join()
 
 
-def test_without_a_broker_it_says_so(settings: Settings) -> None:
+def test_sending_without_a_broker_is_an_error(settings: Settings) -> None:
     with (
         CommandClient(settings.broker) as client,
         pytest.raises(BrokerUnreachable),

@@ -158,7 +158,7 @@ def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(
         assert reader.processed == reader.head == 6
 
 
-def test_a_newer_reader_takes_the_name_and_the_older_is_told(
+def test_a_newer_reader_takes_the_name_and_the_older_is_denied(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -174,7 +174,7 @@ def test_a_newer_reader_takes_the_name_and_the_older_is_told(
             assert seqs(collect(newer, 3)) == [0, 1, 2]
 
 
-def test_a_pattern_that_is_none_is_denied_with_a_sentence(
+def test_an_invalid_pattern_is_denied_with_a_reason(
     start_broker: StartBroker, settings: Settings
 ) -> None:
     start_broker()
@@ -185,14 +185,14 @@ def test_a_pattern_that_is_none_is_denied_with_a_sentence(
         reader.wait_connected(5)
 
 
-def test_nobody_there_is_told_with_the_address(settings: Settings) -> None:
+def test_the_error_without_a_broker_names_the_address(settings: Settings) -> None:
     with Reader(settings.broker) as reader:
         assert reader.poll(0.05) is None
         with pytest.raises(BrokerUnreachable, match="no broker answered at ipc://"):
             reader.wait_connected(0.1)
 
 
-def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
+def test_a_reader_that_keeps_trying_logs_once_that_no_broker_answers(
     start_broker: StartBroker,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
@@ -210,12 +210,12 @@ def test_a_reader_that_goes_on_trying_says_once_that_nobody_is_there(
     assert caplog.text.count("no broker answered") == 1
 
 
-def test_an_address_that_cannot_be_is_told_at_once() -> None:
+def test_an_invalid_address_is_an_error_at_once() -> None:
     with pytest.raises(AddressError, match="keys only"):
         Reader("tcp://127.0.0.1:7430")
 
 
-def test_a_slow_reader_holds_up_nobody(start_broker: StartBroker, settings: Settings) -> None:
+def test_a_slow_reader_delays_no_other(start_broker: StartBroker, settings: Settings) -> None:
     start_broker()
     with (
         Reader(settings.broker, start=START, credit=4) as slow,

@@ -1,4 +1,4 @@
-"""What a reader says and hears, against a broker played by hand."""
+"""The messages of a reader, against a broker played by the test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.bus.reading import seqs
 
 
 class FakeBroker:
-    """Plays the broker's part by hand: hears one reader, says what the test wants."""
+    """Plays the broker: receives from one reader, and sends the messages of the test."""
 
     def __init__(self, address: str) -> None:
         self.context: sockets.Context = zmq.Context()
@@ -97,7 +97,7 @@ def test_a_jump_between_deliveries_is_a_gap(fake_broker: FakeBroker, settings: S
         fake_broker.receive()
         fake_broker.send(
             subscribed_ack(""),
-            Evt(1, STREAM, 5, 1, record(5)),  # where a stream begins is nobody's gap
+            Evt(1, STREAM, 5, 1, record(5)),  # the beginning of a stream is no gap
             Evt(2, STREAM, 9, 1, record(9)),
         )
         batches = [reader.poll(5), reader.poll(5)]
@@ -134,7 +134,7 @@ def test_a_reader_that_is_not_known_subscribes_behind_what_it_was_given(
         assert fake_broker.receive() == Sub("r", OFFSET, 7, (), 64)
 
 
-def test_a_reader_says_every_second_how_far_it_is_and_learns_the_head(
+def test_a_reader_sends_its_cursor_every_second_and_learns_the_head(
     fake_broker: FakeBroker, settings: Settings
 ) -> None:
     with Reader(settings.broker, name="r") as reader:

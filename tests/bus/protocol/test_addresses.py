@@ -40,7 +40,7 @@ def test_one_of_this_machine_needs_none() -> None:
         ("host:7430", "or tcp://HOST:7430 with LINESIDE_KEY"),
     ],
 )
-def test_what_is_no_address_is_told(address: str, why: str) -> None:
+def test_an_invalid_address_is_an_error(address: str, why: str) -> None:
     with pytest.raises(AddressError, match=why):
         parse(address)
 
@@ -62,7 +62,7 @@ def test_the_setting_goes_into_the_address() -> None:
         Settings.from_env(env | {"LINESIDE_KEY": "my.key"})
 
 
-def test_a_file_that_is_no_key_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_key_is_an_error(tmp_path: Path) -> None:
     good = KeyFile("a", "x" * 40, "y" * 40, "z" * 40)
     path = tmp_path / "my.key"
     good.write(path)

@@ -1,4 +1,4 @@
-"""What a command may be, and what it says of itself on the bus."""
+"""Valid and invalid commands, and their form on the bus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_op_can_be_asked_for(op: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         ({"op": "explode"}, "op: 'explode' cannot be; expected one of stop, .*, set_lr$"),
         ({"op": 5}, "op: 5 cannot be"),
@@ -56,13 +56,13 @@ def test_every_op_can_be_asked_for(op: str) -> None:
         ({"op": "save", "expires_at": -1}, "expires_at: -1 cannot be"),
     ],
 )
-def test_what_cannot_be_a_command_is_named(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(CommandError, match=said):
+def test_what_cannot_be_a_command_is_named(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(CommandError, match=expected):
         Command(**given)
 
 
 @pytest.mark.parametrize(
-    ("op", "args", "said"),
+    ("op", "args", "expected"),
     [
         ("stop", {}, "stop"),
         ("stop", {"save": True}, "stop"),
@@ -74,10 +74,10 @@ def test_what_cannot_be_a_command_is_named(given: dict[str, Any], said: str) -> 
         ("brand_new", {"x": 1}, "brand_new"),
     ],
 )
-def test_what_was_asked_for_is_said_with_its_arguments(
-    op: str, args: dict[str, Any], said: str
+def test_a_request_is_described_with_its_arguments(
+    op: str, args: dict[str, Any], expected: str
 ) -> None:
-    assert describe_request(op, args) == said
+    assert describe_request(op, args) == expected
 
 
 @pytest.mark.parametrize("data", [None, {}, {"op": "save"}, {"id": "a"}])

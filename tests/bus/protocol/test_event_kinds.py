@@ -34,7 +34,7 @@ SECTIONS = {
 
 
 def documented(source: str) -> dict[str, str]:
-    """Kinds of the page's table about ``source``, and what its column "when" says."""
+    """Kinds of the page's table about ``source``, with its column "when"."""
     section = PAGE.partition(f"## {SECTIONS[source]}\n")[2].partition("\n## ")[0]
     table = section[section.index("| kind ") :].partition("\n\n")[0].splitlines()
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]

@@ -78,7 +78,7 @@ def test_frames_of_a_later_version_are_ignored(message: Message, more: list[byte
 
 
 @given(messages, st.data())
-def test_a_missing_frame_is_told(message: Message, data: st.DataObject) -> None:
+def test_a_missing_frame_is_an_error(message: Message, data: st.DataObject) -> None:
     frames = message.encode()
     kept = data.draw(st.integers(1, len(frames) - 1))
     with pytest.raises(BadMessage):
@@ -118,7 +118,7 @@ def test_any_frames_at_all_are_a_message_or_bad(frames: list[bytes]) -> None:
         ([b"SUB", b"", b"cursor", U64, b"\x90", U64], "needs a reader's name"),
     ],
 )
-def test_what_is_wrong_is_told(frames: list[bytes], why: str) -> None:
+def test_the_error_names_the_invalid_frame(frames: list[bytes], why: str) -> None:
     with pytest.raises(BadMessage) as error_info:
         decode(frames)
     assert why in str(error_info.value)

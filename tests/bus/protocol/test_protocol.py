@@ -1,4 +1,4 @@
-"""The protocol page says what the code does, and a reader written from it alone works."""
+"""The protocol page agrees with the code, and a reader written from it alone works."""
 
 from __future__ import annotations
 

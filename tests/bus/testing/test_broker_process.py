@@ -53,7 +53,7 @@ def test_a_broker_process_keeps_its_journal_over_kill_and_start(broker: BrokerPr
     assert [event.seq for event in read_all(broker.address, [STREAM])] == list(range(200))
 
 
-def test_a_broker_that_cannot_start_says_why(home: Path) -> None:
+def test_the_error_of_a_broker_that_cannot_start_has_its_log(home: Path) -> None:
     (home / "journal.db").write_bytes(b"no database" * 1000)
     with pytest.raises(BusError, match=r"exit code 1: .*is damaged"):
         BrokerProcess(home).start()
@@ -64,7 +64,7 @@ def test_a_broker_takes_the_options_of_the_command(home: Path) -> None:
         BrokerProcess(home, "--no-such-option").start()
 
 
-def test_a_second_broker_on_one_home_says_who_has_it(broker: BrokerProcess) -> None:
+def test_the_error_of_a_second_broker_on_one_home_names_the_first(broker: BrokerProcess) -> None:
     with pytest.raises(BusError, match=rf"(?s)exit code 1: .*process {broker.pid} listens there"):
         BrokerProcess(broker.home).start()
     assert read_all(broker.address) == []
@@ -76,12 +76,12 @@ def test_a_broker_that_runs_is_not_started_again(broker: BrokerProcess) -> None:
     assert broker.pid == pid
 
 
-def test_a_home_too_long_for_a_socket_is_told(home: Path) -> None:
+def test_a_home_too_long_for_a_socket_is_an_error(home: Path) -> None:
     with pytest.raises(AddressError, match="a Unix socket takes 107"):
         BrokerProcess(home / ("x" * 100)).start()
 
 
-def test_a_broker_that_is_never_ready_is_told_and_ended(
+def test_a_broker_that_is_never_ready_is_an_error_and_killed(
     broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker_process, "READY_SECONDS", 0.0)
@@ -101,14 +101,14 @@ def test_a_broker_that_does_not_heed_the_signal_is_killed(
     assert broker.pid == 0
 
 
-def test_reading_all_says_how_many_there_were_when_it_is_not_enough(broker: BrokerProcess) -> None:
+def test_the_error_of_reading_too_few_has_their_number(broker: BrokerProcess) -> None:
     with Producer(broker.address, STREAM) as producer:
         publish(producer, 3)
     with pytest.raises(TimeoutError, match=r"3 events within 0.5 s"):
         read_all(broker.address, until=lambda events: len(events) > 3, timeout=0.5)
 
 
-def test_reading_all_takes_only_what_was_asked_for(broker: BrokerProcess) -> None:
+def test_reading_all_filters_streams(broker: BrokerProcess) -> None:
     for stream in ("a/rank0/x", "b/rank0/x"):
         with Producer(broker.address, stream) as producer:
             publish(producer, 3)
@@ -116,7 +116,7 @@ def test_reading_all_takes_only_what_was_asked_for(broker: BrokerProcess) -> Non
     assert read_all(broker.address, ["none"]) == []
 
 
-def test_a_producer_says_what_it_leaves_out(broker: BrokerProcess) -> None:
+def test_seqs_that_a_producer_skips_are_a_gap(broker: BrokerProcess) -> None:
     with Producer(broker.address, STREAM) as producer:
         assert producer.emit("log", step=1, data={"a": 1}) == 0
         producer.skip(3)
@@ -128,7 +128,7 @@ def test_a_producer_says_what_it_leaves_out(broker: BrokerProcess) -> None:
     assert [gap.count for batch in batches if batch for gap in batch.gaps] == [3]
 
 
-def test_a_producer_lets_go_of_what_was_acknowledged_and_goes_on(broker: BrokerProcess) -> None:
+def test_a_producer_forgets_acknowledged_events_and_continues(broker: BrokerProcess) -> None:
     with Producer(broker.address, "run/rank0/a") as producer:
         producer.emit("log")
         producer.flush()
@@ -153,12 +153,12 @@ def test_a_producer_ends_its_context_when_the_address_is_wrong() -> None:
         Producer("tcp://127.0.0.1:1", STREAM)
 
 
-def test_a_producer_with_no_broker_says_so(home: Path) -> None:
+def test_a_producer_without_a_broker_raises(home: Path) -> None:
     with Producer(f"ipc://{home}/bus.sock", STREAM) as producer, pytest.raises(BrokerUnreachable):
         publish(producer, 1, timeout=0.2)
 
 
-def test_a_producer_of_the_brokers_own_stream_is_told(broker: BrokerProcess) -> None:
+def test_a_producer_of_the_brokers_own_stream_is_refused(broker: BrokerProcess) -> None:
     with (
         Producer(broker.address, "_bus/broker/a") as producer,
         pytest.raises(BusError, match="is the broker's own"),
@@ -217,7 +217,7 @@ def test_a_producer_goes_on_after_a_freeze(
     assert [event.seq for event in read_all(broker.address)] == list(range(1010))
 
 
-def test_a_link_to_nobody_hangs_up(home: Path) -> None:
+def test_a_proxy_without_a_target_closes_connections(home: Path) -> None:
     with FaultyProxy(home / "link", f"ipc://{home}/none"), socket.socket(socket.AF_UNIX) as near:
         near.connect(str(home / "link"))
         near.settimeout(5)
@@ -254,7 +254,7 @@ time.sleep(60)
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs; a process that nobody has reaped yet does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

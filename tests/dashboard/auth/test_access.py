@@ -25,7 +25,7 @@ from lineside.dashboard.auth.access import COOKIE
 from lineside.dashboard.auth.listener import is_loopback, listen
 from lineside.dashboard.backend import refusal_publisher as auditing
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
-from tests.bus.broker.walls import LISTEN, SecuredBroker
+from tests.bus.broker.secured_broker import LISTEN, SecuredBroker
 from tests.dashboard.conftest import Harness, serving
 from tests.dashboard.test_server import logged_url, process
 from tests.support.waiting import DEADLINE, wait_until

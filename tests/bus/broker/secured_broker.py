@@ -36,7 +36,7 @@ class SecuredBroker:
         return f"{self.endpoint}?key={file}"
 
     def wait(self) -> str:
-        """The endpoint that the broker of another process says in its log that it took."""
+        """The endpoint in the log of a broker process, once it is there."""
         log = self.home / "broker.log"
         until = time.monotonic() + 30
         while not (found := re.findall(r"listening at .* and (tcp://\S+),", log.read_text())):
@@ -48,7 +48,7 @@ class SecuredBroker:
     def refusals(
         self, is_enough: Callable[[list[dict[str, Any]]], object] = bool
     ) -> list[dict[str, Any]]:
-        """What the audit says was refused, once that is ``is_enough``."""
+        """The reports of the audit, once they are ``is_enough``."""
 
         def refusal_data(events: list[Event]) -> list[dict[str, Any]]:
             return [dict(event.data or {}) for event in events if event.kind == "refused"]
@@ -60,7 +60,7 @@ class SecuredBroker:
         )
 
     def has_no_refusals(self, seconds: float = 1.2) -> bool:
-        """Whether nobody is refused anything within that time."""
+        """Whether no request is refused within that time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if read_all(self.local, ["audit"]):
