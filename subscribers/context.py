@@ -12,15 +12,17 @@ from typing import Any
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
-from lineside.bus.protocol.events import RANK_0, Event, Stream
+from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
 from lineside.subscribers.state_file import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""
+MAX_EVENT_BYTES = 512 << 10
+"""Bytes of JSON that an event to publish may have (512 KiB)."""
 
 
-class StateTooLarge(LinesideError):
-    """A run's state has grown beyond ``MAX_STATE_BYTES``."""
+class TooLarge(LinesideError):
+    """A run's state, or an event to publish, is larger than can be kept."""
 
 
 class RunContext:
@@ -82,9 +84,9 @@ class RunContext:
 
         It carries the step, epoch and time of the event being handled. ``data`` holds JSON values.
         """
-        event, stream = self._event, self._stream
+        event = self._event
         self._append(
-            Stream(self.id, self._name, stream.attempt),
+            Stream(self.id, self._name, self._event_attempt),
             kind,
             data,
             time.time() if event is None else event.time,
@@ -111,7 +113,7 @@ class RunContext:
             f"{self._name}@{platform.node()}",
             at + expires_seconds,
             hashlib.sha256(identity.encode()).hexdigest()[:16],
-            self._stream.attempt,
+            self._event_attempt,
         )
         stream = Stream(self.id, commands.CONTROL_PRODUCER, self._control_attempt)
         self._append(stream, commands.COMMAND, command.to_data(), at)
@@ -126,8 +128,19 @@ class RunContext:
         self._is_state_open = True
         return self._state
 
+    @property
+    def _event_attempt(self) -> str:
+        """The attempt of the event; streams of other producers than ranks have names of theirs."""
+        stream = self._stream
+        return stream.attempt if is_rank(stream.producer) else self.attempt or stream.attempt
+
     def _append(self, stream: Stream, kind: str, data: Mapping[str, Any] | None, at: float) -> None:
-        json.dumps(data)  # what cannot be encoded is the handler's error, not the sender's
+        size = len(json.dumps(data))  # an error of encoding is the handler's, not the sender's
+        if size > MAX_EVENT_BYTES:
+            raise TooLarge(
+                f"{kind} of {size} bytes of JSON: at most {MAX_EVENT_BYTES} can be published; "
+                "publish a path or address of larger data"
+            )
         event = self._event
         step, epoch = (self.step, self.epoch) if event is None else (event.step, event.epoch)
         self._publications.append(Publication(stream, kind, step, epoch, at, data))
@@ -154,6 +167,11 @@ class TrackedRun(RunContext):
             self.logs = data["logs"]
 
     @property
+    def own_stream(self) -> Stream:
+        """The stream of what the subscriber publishes about the event being handled."""
+        return Stream(self.id, self._name, self._event_attempt)
+
+    @property
     def state_text(self) -> str:
         """The state as kept, in JSON."""
         return self._state_text
@@ -177,7 +195,7 @@ class TrackedRun(RunContext):
         if self._is_state_open:
             text = json.dumps(self._state)
             if len(text) > MAX_STATE_BYTES:
-                raise StateTooLarge(
+                raise TooLarge(
                     f"the state of run {self.id} has {len(text)} bytes of JSON: at most "
                     f"{MAX_STATE_BYTES} are kept; write larger data to a file or database"
                 )

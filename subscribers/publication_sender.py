@@ -18,6 +18,7 @@ from lineside.subscribers.state_file import StateFile, StateFileError
 log = logging.getLogger("lineside")
 
 _BATCH = 64  # events in one PUT
+_BATCH_BYTES = 256 << 10
 _SILENCE_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
 
@@ -87,11 +88,14 @@ class PublicationSender:
                 return
             opened[stream] = next_seq
         while pending := self._state_file.pending(stream, opened[stream], _BATCH):
-            blob = b"".join(
-                self._encoder.encode(seq, p.time, 0, p.kind, p.step, p.epoch, 0, p.data)
-                for seq, p in pending
-            )
-            self._send(socket, Put(stream, pending[0].seq, len(pending), blob).encode())
+            records: list[bytes] = []
+            for seq, p in pending:
+                record = self._encoder.encode(seq, p.time, 0, p.kind, p.step, p.epoch, 0, p.data)
+                if records and sum(map(len, records)) + len(record) > _BATCH_BYTES:
+                    break
+                records.append(record)
+            put = Put(stream, pending[0].seq, len(records), b"".join(records))
+            self._send(socket, put.encode())
             next_seq = self._receive_ack(socket, stream)
             if next_seq is None:
                 return

@@ -199,9 +199,9 @@ class RunProcessor:
             "tries": self._tries,
             "error": None if error is None else {"type": type(error).__name__, "message": message},
         }
-        own = Stream(stream.run, self._setup.name, stream.attempt)
+        own, now = self.run.own_stream, time.time()
         self._setup.state_file.publish(
-            Publication(own, SUBSCRIBER_ERROR, event.step, event.epoch, time.time(), data)
+            Publication(own, SUBSCRIBER_ERROR, event.step, event.epoch, now, data)
         )
         self._setup.on_published()
 

@@ -74,12 +74,6 @@ class RunWorker:
         return self._thread is None and not self._queue
 
     @property
-    def event_count(self) -> int:
-        """How many events wait."""
-        with self._changed:
-            return sum(len(waiting.batch.events) for waiting in self._queue)
-
-    @property
     def oldest(self) -> Waiting | None:
         """The batch that is being processed, or waits for longest."""
         with self._changed:
@@ -113,6 +107,11 @@ class RunWorker:
                 waiting.tracker.finish(waiting.batch.offset)
             self._queue.clear()
             self._wake()
+
+    def forget_dropped(self) -> None:
+        """Another journal is read from its start: none of its batches was dropped yet."""
+        with self._changed:
+            self._last_dropped = 0
 
     def stop(self) -> None:
         """End after the event that is being handled; ``join`` waits for it."""

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import ReaderDenied, UsageError
-from lineside.bus.protocol.events import AUDIT, is_run_id
+from lineside.bus.protocol.event_kinds import REFUSED
+from lineside.bus.protocol.events import AUDIT, Stream, is_rank, is_run_id
 from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
@@ -29,11 +30,14 @@ log = logging.getLogger("lineside")
 FROM_START, FROM_LIVE = "start", "live"
 LATE_SECONDS = 5.0
 """How long the shared cursor waits for a batch of one run; then the run gets its own."""
-LATE_EVENTS = 5_000
-"""Events of one run that may wait before it gets its own cursor."""
-MAX_WAITING_EVENTS = 100_000
-"""Events of all runs that may wait before the shared reader stops reading."""
+MAX_WAITING_BATCHES = 1_000
+"""Batches of all runs that may wait before the shared reader stops reading."""
+RESERVED_NAMES = frozenset(
+    {"audit", "broker", "control", "dashboard", "launcher", "recorder", "shipper", "stopper"}
+)
+"""Names that producers and cursors of Lineside have."""
 _COMMIT_SECONDS = 0.2
+_LATE_CHECK_SECONDS = 0.1
 _TICK_SECONDS = 1.0
 _IDLE_RUN_SECONDS = 3600.0  # after which a run leaves memory
 _PRUNE_SECONDS = 3600.0
@@ -73,10 +77,10 @@ class SubscriberService(BatchSubscriber):
         self._run_filter = run_filter or RunFilter()
         self._on_error = on_error or subscriber.on_error
         self._begin = begin
-        if not is_run_id(self.name):
+        if not is_run_id(self.name) or is_rank(self.name) or self.name in RESERVED_NAMES:
             raise UsageError(
                 f"name {self.name!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . "
-                "or -"
+                f"or -, no rank, and none of {', '.join(sorted(RESERVED_NAMES))}"
             )
         if self._on_error not in ON_ERROR:
             raise UsageError(f"on_error {self._on_error!r}: expected one of {', '.join(ON_ERROR)}")
@@ -89,7 +93,7 @@ class SubscriberService(BatchSubscriber):
         self._bus = Bus(settings.broker, self._set_fatal)
         self._fatal: BaseException | None = None
         self._knows_late_runs = False
-        self._commit_at = self._tick_at = self._prune_at = 0.0
+        self._late_check_at = self._commit_at = self._tick_at = self._prune_at = 0.0
         self._state_file: StateFile | None = None
         self._loop = EventLoop()
 
@@ -115,7 +119,7 @@ class SubscriberService(BatchSubscriber):
         return (None, _NEWEST) if is_new and self._begin == FROM_LIVE else None
 
     def run_once(self) -> None:
-        if sum(worker.event_count for worker in self._workers.values()) > MAX_WAITING_EVENTS:
+        if self._tracker.open_count > MAX_WAITING_BATCHES:
             time.sleep(0.05)
             self.tick(time.monotonic())
         else:
@@ -131,7 +135,7 @@ class SubscriberService(BatchSubscriber):
             if stream is None:
                 for gap in batch.gaps:
                     self.handle_gap(gap)
-            if stream is None or (stream.run == AUDIT and not self._handlers.method("refused")):
+            if stream is None or not self._is_handled(stream):
                 self._tracker.add(batch.offset)
                 self._tracker.finish(batch.offset)
             else:
@@ -140,6 +144,8 @@ class SubscriberService(BatchSubscriber):
 
     def on_journal_changed(self) -> None:
         self._tracker = OffsetTracker()
+        for worker in self._workers.values():
+            worker.forget_dropped()
         while self._openings:
             self._openings.popitem()[1].close()
 
@@ -150,7 +156,10 @@ class SubscriberService(BatchSubscriber):
         if self.reader.is_subscribed and not self._knows_late_runs:
             self._knows_late_runs = True
             self._start_late_runs(self.reader.offset)
-        self._open_late_readers(now)
+        if now >= self._late_check_at:
+            self._late_check_at = now + _LATE_CHECK_SECONDS
+            self._open_late_readers(now)
+        self._start_opened()
         if now >= self._commit_at:
             self._commit_at = now + _COMMIT_SECONDS
             self._commit()
@@ -207,7 +216,7 @@ class SubscriberService(BatchSubscriber):
             oldest = worker.oldest
             if oldest is None or worker.is_late or run in self._openings:
                 continue
-            if now - oldest.since > LATE_SECONDS or worker.event_count > LATE_EVENTS:
+            if now - oldest.since > LATE_SECONDS:
                 self._openings[run] = Reader(
                     self.settings.broker,
                     name=worker.reader_name,
@@ -217,6 +226,8 @@ class SubscriberService(BatchSubscriber):
                     journal=self.journal,
                     credit=1,
                 )
+
+    def _start_opened(self) -> None:
         for run, reader in list(self._openings.items()):
             worker = self._workers[run]
             try:
@@ -236,11 +247,18 @@ class SubscriberService(BatchSubscriber):
 
     def _tick_runs(self, now: float) -> None:
         for run, worker in list(self._workers.items()):
-            if self._handlers.has_tick:
-                worker.tick()
-            elif worker.is_idle and now - worker.used_at > _IDLE_RUN_SECONDS:
+            if now - worker.used_at <= _IDLE_RUN_SECONDS or worker.is_late:
+                if self._handlers.has_tick:
+                    worker.tick()
+            elif worker.is_idle and run not in self._openings:
                 worker.close()
                 del self._workers[run]
+
+    def _is_handled(self, stream: Stream) -> bool:
+        """Whether the stream is a run's, or the audit's for a subscriber that handles it."""
+        if stream.run == AUDIT:
+            return self._handlers.method(REFUSED) is not None
+        return not stream.run.startswith("_")
 
     def _set_fatal(self, error: BaseException) -> None:
         self._fatal = error

@@ -84,11 +84,11 @@ class StateFile:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._mutex = threading.Lock()
+        self._mutex, self._sync_lock = threading.Lock(), threading.Lock()
         self._is_synced = True
         self._lock = None if path is None else _acquire_lock(path)
         try:
-            with self._transaction(open_only=True):
+            with self._translate_errors():
                 self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
                 weakref.finalize(self, self._connection.close)
                 self._connection.execute("PRAGMA journal_mode=WAL")
@@ -186,15 +186,16 @@ class StateFile:
 
     def sync(self) -> None:
         """Make every transaction so far survive a power cut; call before the cursor moves."""
-        if self._is_synced or self._path is None:
-            return
-        self._is_synced = True
-        with contextlib.suppress(OSError):  # no log: everything is in the main file already
-            fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
+        with self._sync_lock:
+            if self._is_synced or self._path is None:
+                return
+            self._is_synced = True
+            with contextlib.suppress(FileNotFoundError):  # everything is in the main file then
+                fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
 
     def prune(self, now: float | None = None) -> None:
         """Remove runs that did not change for ``RETENTION_SECONDS``."""
@@ -217,15 +218,16 @@ class StateFile:
             self._lock = None
 
     @contextmanager
-    def _transaction(self, *, open_only: bool = False) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translate_errors(), self._mutex:
+            with self._connection:
+                yield self._connection
+            self._is_synced = False  # after the commit, or ``sync`` could come between
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
         try:
-            with self._mutex:
-                if open_only:
-                    yield None  # type: ignore[misc]
-                else:
-                    with self._connection:
-                        yield self._connection
-                self._is_synced = False
+            yield
         except sqlite3.Error as error:
             raise StateFileError(
                 f"the state file {self._path or 'in memory'} cannot be used ({error}): free disk "

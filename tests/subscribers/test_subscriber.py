@@ -372,3 +372,103 @@ def test_a_second_process_of_the_same_name_is_refused(
         with pytest.raises(AddressInUse, match="a subscriber of this name runs on this home"):
             service.startup()
         service.shutdown()
+
+
+@pytest.mark.parametrize("name", ["recorder", "control", "rank0", "audit", "a/b", ""])
+def test_a_name_of_lineside_or_of_no_stream_is_refused(settings: Settings, name: str) -> None:
+    nameless = type("Named", (Subscriber,), {"name": name})
+    with pytest.raises(UsageError, match="expected 1 to 128"):
+        SubscriberService(settings, nameless)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"on_error": "ignore"}, "on_error='ignore'.*expected one of retry, skip, stop"),
+        ({"frequency": {"on_log": 2.0}}, "frequency=2.0 of on_log: expected a part of the run"),
+        ({"frequency": {"on_logs": 0.1}}, "on_logs.*did you mean on_log"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_an_error(
+    settings: Settings, attributes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        SubscriberService(settings, type("Odd", (Subscriber,), attributes))
+
+
+class Odd(Fast):
+    name = "odd"
+    on_error = "skip"
+
+    def on_log(self, run: RunContext, event: LogEvent) -> Any:
+        CALLS.append(event.step)
+        return [event.step]
+
+
+def test_a_handler_that_returns_no_dict_has_failed(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(1))
+    with ServedKit(settings, Odd):
+        wait_until(lambda: bool(published(settings, "run", "subscriber_error")), "a report")
+    [report] = published(settings, "run", "subscriber_error")
+    assert report.data is not None
+    assert report.data["error"]["message"] == (
+        "on_log returned list: expected a dict of metrics or None"
+    )
+
+
+class Beats(Fast):
+    name = "beats"
+
+    def on_heartbeat(self, run: RunContext, event: RunEvent) -> dict[str, float]:
+        return {"age": 1.0}
+
+
+def test_metrics_about_another_producers_event_are_of_the_runs_attempt(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(1))
+    with Producer(broker.address, "run/shipper/20261129T000000-0000") as producer:
+        producer.emit("heartbeat", data={"phase": "training"})
+        producer.flush()
+    with ServedKit(settings, Beats):
+        wait_until(
+            lambda: bool(published(settings, f"run/beats/{ATTEMPT}", "metrics")), "the metrics"
+        )
+
+
+@pytest.mark.fault
+def test_a_late_run_catches_up_although_the_broker_is_killed(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.service.LATE_SECONDS", 0.2)
+    Slow.release.clear()
+    train(broker.address, "slow", range(300))
+    with ServedKit(settings, Slow) as kit:
+        wait_until(lambda: kit.is_late("slow"), "a cursor of its own")
+        broker.kill()
+        Slow.release.set()
+        broker.start()
+        with Producer(broker.address, f"slow/rank0/{ATTEMPT}x") as producer:
+            producer.emit("log", step=300)
+            producer.flush(30)
+        wait_until(lambda: ("slow", 300) in CALLS, "all logs")
+        wait_until(lambda: not kit.is_late("slow"), "it is on time")
+    assert [step for _, step in CALLS] == list(range(301))
+
+
+@pytest.mark.fault
+def test_a_new_journal_is_read_from_its_start_without_duplicates(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "run", range(5))
+    with ServedKit(settings, Notes):
+        wait_until(lambda: len(CALLS) == 6, "the first part")
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        broker.start()
+        train(broker.address, "run", range(8))  # the same stream, shipped again and continued
+        wait_until(lambda: ("log", "run", 7, 7) in CALLS, "the second part")
+    assert [call[2] for call in CALLS[1:]] == list(range(8))
