@@ -8,22 +8,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lineside.bus.client.reader import Batch
+from lineside.bus.errors import UsageError
 from lineside.bus.protocol.commands import COMMAND, Command
 from lineside.bus.protocol.event_kinds import METRICS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.settings import Settings
 from lineside.subscribers.context import RunContext
+from lineside.subscribers.event_loop import EventLoop
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.run_filter import RunFilter
 from lineside.subscribers.run_processor import RunProcessor, Setup, SubscriberStopped
 from lineside.subscribers.state_file import Publication, StateFile
-from lineside.subscribers.subscriber import STOP, Subscriber
+from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
 
 _ATTEMPT = "20260101T000000.000-0000"
 _START = 1_767_225_600.0  # seconds since the epoch: the first of January 2026
@@ -66,26 +67,21 @@ def deliver(
     An exception of a handler is raised here, unless ``on_error`` is ``skip``.
 
     Raises:
-        UsageError: the subscriber has a method of no event.
+        UsageError: the subscriber has a method of no event, or ``on_error`` is another policy.
     """
-    state_file = StateFile()
-    loop = asyncio.new_event_loop()
-
-    def wait_for(awaitable: Awaitable[Any]) -> Any:
-        async def result() -> Any:
-            return await awaitable
-
-        return loop.run_until_complete(result())
-
+    handlers = Handlers(type(subscriber))
+    if on_error not in (SKIP, STOP):
+        raise UsageError(f"on_error {on_error!r}: expected {SKIP} or {STOP}")
+    state_file, loop = StateFile(), EventLoop()
     setup = Setup(
         subscriber.name,
         on_error,
         type(subscriber),
         lambda: subscriber,
-        Handlers(type(subscriber)),
+        handlers,
         state_file,
         RunFilter().matches,
-        wait_for,
+        loop.wait_for,
         lambda: None,
     )
     try:
