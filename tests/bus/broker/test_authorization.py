@@ -160,9 +160,10 @@ def test_a_durable_name_stays_with_whose_it_is(
     with Reader(secured.local, name="recorder") as recorder:
         recorder.wait_connected(5)
         assert is_accepted(connect_with(one).request(Sub("ones", START, 0, (), 64)))
-        for name in ("recorder", "ones"):
+        for name in ("recorder", "ones", "ones/run"):
             text = denial_of(connect_with(two).request(Sub(name, START, 0, (), 64)))
-            assert f"name {name!r} belongs to another client" in text
+            assert f"name {name.partition('/')[0]!r} belongs to another client" in text
+        assert is_accepted(connect_with(one).request(Sub("ones/run", START, 0, (), 64)))
         text = denial_of(connect_with(emits).request(Sub("x", START, 0, ("new/control",), 64)))
         assert "durable name takes the role read" in text
         assert recorder.poll(0.2) is None  # and was not displaced

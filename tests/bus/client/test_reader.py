@@ -317,3 +317,32 @@ def test_closing_hands_over_what_was_committed(
             assert batch.offset == expected
             reader.commit(batch.offset)
     assert broker_thread.error is None
+
+
+def test_a_reader_learns_the_names_below_its_own_and_a_name_can_be_forgotten(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    broker_thread = start_broker()
+    publish(settings.broker, STREAM, 64 * 3)
+    for name in ("many/b", "many/a", "manyfold/c", "other/a"):
+        with Reader(settings.broker, name=name, start=OFFSET, offset=2) as below:
+            below.wait_connected(5)
+    with Reader(settings.broker, name="many") as reader:
+        reader.wait_connected(5)
+        assert reader.names_below == ("many/a", "many/b")
+    with Reader(settings.broker, name="many/a") as below:
+        batch = below.poll(5)
+        assert batch is not None
+        assert batch.offset == 3  # where it was
+        below.commit(batch.offset)
+        below.forget()
+    with Reader(settings.broker, name="many") as reader:
+        reader.wait_connected(5)
+        assert reader.names_below == ("many/b",)
+    broker_thread.stop()
+    assert start_broker().broker._journal.cursors().keys() == {
+        "many",
+        "many/b",
+        "manyfold/c",
+        "other/a",
+    }
