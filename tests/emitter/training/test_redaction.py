@@ -148,9 +148,9 @@ def test_secrets_in_a_text_are_redacted(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("piece", ["a", "a.", "a://", "a:", 'a="', "eyJ", "\\", "=", "token"])
 def test_redacting_a_long_text_is_fast(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     redact_text(piece * 20_000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_only_the_secrets_of_a_command_line_are_redacted() -> None:

@@ -55,11 +55,11 @@ def test_a_long_chain_of_attempts_is_sorted_quickly(first: str | None) -> None:
     The clock of the first is ahead, or all clocks are equal.
     """
     starts = [Start(f"n{n:05}", 1.0, f"n{n - 1:05}" if n else first) for n in range(20_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(order_attempts(reversed(starts))) == len(starts)
     if first is None:
         assert order_attempts([Start("n00000", 9.0), *starts[:0:-1]]) == [
             Start("n00000", 9.0),
             *starts[1:],
         ]
-    assert time.perf_counter() - began < 5.0
+    assert time.process_time() - began < 5.0
