@@ -108,9 +108,9 @@ class AttemptState:
         if self.is_training:
             self.time, self.step = event.time, event.step
         if handler is not None:
-            yield from handler(event, matching_rules)
+            yield from handler(event, matching_rules) or ()
 
-    def _on_run_start(self, event: Event, _matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
+    def _on_run_start(self, event: Event, _matching_rules: Sequence[Rule]) -> None:
         data = event.data or {}
         self.name, self.project = str(data.get("name") or ""), str(data.get("project") or "")
         self.source = str(data.get("source") or TRAINER)
@@ -119,15 +119,12 @@ class AttemptState:
         if self.source == LOOP:
             self._start_training(event)
             self.phase = TRAINING
-        yield from ()
 
-    def _on_train_begin(self, event: Event, _matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
+    def _on_train_begin(self, event: Event, _matching_rules: Sequence[Rule]) -> None:
         self._start_training(event)
-        yield from ()
 
-    def _on_epoch_begin(self, _event: Event, _matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
+    def _on_epoch_begin(self, _event: Event, _matching_rules: Sequence[Rule]) -> None:
         self.phase = TRAINING if self.is_training else self.phase
-        yield from ()
 
     def _on_step_end(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
         if self.phase == NOT_STARTED:  # the journal no longer has the beginning

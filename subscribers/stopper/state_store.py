@@ -74,41 +74,38 @@ class StateStore:
 
     def position(self) -> tuple[str | None, int]:
         """The journal that was read, and the offset up to which it was."""
-        with self._translate_errors():
-            row = self._connection.execute('SELECT journal, "offset" FROM position').fetchone()
-        return (None, 0) if row is None else (row[0] or None, row[1])
+        rows = self._execute('SELECT journal, "offset" FROM position')
+        return (rows[0][0] or None, rows[0][1]) if rows else (None, 0)
 
     def commit(self, journal: str | None, offset: int) -> None:
         """Commit every saved state, and the offset that they belong to."""
-        with self._translate_errors():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO position VALUES (0, ?, ?)", (journal or "", offset)
-            )
-            self._connection.commit()
+        self._execute("INSERT OR REPLACE INTO position VALUES (0, ?, ?)", journal or "", offset)
+        self._commit()
 
     def attempt_state(self, run: str, attempt: str) -> dict[str, Any] | None:
         """The saved state of an attempt; None without one."""
-        return self._fetch_one(
+        return self._fetch_first(
             "SELECT data FROM attempt_states WHERE run=? AND attempt=?", run, attempt
         )
 
     def attempt_states(self, run: str) -> list[dict[str, Any]]:
         """The saved states of all attempts of a run."""
-        with self._translate_errors():
-            rows = self._connection.execute("SELECT data FROM attempt_states WHERE run=?", (run,))
-            return [json.loads(data) for (data,) in rows]
+        rows = self._execute("SELECT data FROM attempt_states WHERE run=?", run)
+        return [json.loads(data) for (data,) in rows]
 
     def save_attempt_state(self, run: str, attempt: str, data: dict[str, Any], now: float) -> None:
         """Save it with the next commit."""
-        with self._translate_errors():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO attempt_states VALUES (?, ?, ?, ?)",
-                (run, attempt, json.dumps(data), now),
-            )
+        self._execute(
+            "INSERT OR REPLACE INTO attempt_states VALUES (?, ?, ?, ?)",
+            run,
+            attempt,
+            json.dumps(data),
+            now,
+        )
 
     def snapshot(self, run: str, attempt: str, step: int) -> dict[str, Any] | None:
         """The snapshot of an attempt at ``step``, or at the last saved step before it."""
-        return self._fetch_one(
+        return self._fetch_first(
             "SELECT data FROM snapshots WHERE run=? AND attempt=? AND step<=?"
             " ORDER BY step DESC LIMIT 1",
             run,
@@ -118,23 +115,24 @@ class StateStore:
 
     def save_snapshot(self, run: str, attempt: str, step: int, data: dict[str, Any]) -> None:
         """Save it with the next commit."""
-        with self._translate_errors():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
-                (run, attempt, step, json.dumps(data)),
-            )
+        self._execute(
+            "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
+            run,
+            attempt,
+            step,
+            json.dumps(data),
+        )
 
     def prune(self, now: float | None = None) -> None:
         """Delete attempts without an event for ``RETENTION_SECONDS``."""
         cutoff = (time.time() if now is None else now) - RETENTION_SECONDS
-        with self._translate_errors():
-            self._connection.execute(
-                "DELETE FROM snapshots WHERE (run, attempt) IN"
-                " (SELECT run, attempt FROM attempt_states WHERE time < ?)",
-                (cutoff,),
-            )
-            self._connection.execute("DELETE FROM attempt_states WHERE time < ?", (cutoff,))
-            self._connection.commit()
+        self._execute(
+            "DELETE FROM snapshots WHERE (run, attempt) IN"
+            " (SELECT run, attempt FROM attempt_states WHERE time < ?)",
+            cutoff,
+        )
+        self._execute("DELETE FROM attempt_states WHERE time < ?", cutoff)
+        self._commit()
 
     def close(self) -> None:
         """Close the file; states that were not committed are lost."""
@@ -142,10 +140,17 @@ class StateStore:
             self._connection.close()
         self._release()
 
-    def _fetch_one(self, query: str, *parameters: object) -> dict[str, Any] | None:
+    def _fetch_first(self, query: str, *parameters: object) -> dict[str, Any] | None:
+        rows = self._execute(query, *parameters)
+        return json.loads(rows[0][0]) if rows else None
+
+    def _execute(self, query: str, *parameters: object) -> list[Any]:
         with self._translate_errors():
-            row = self._connection.execute(query, parameters).fetchone()
-        return None if row is None else json.loads(row[0])
+            return self._connection.execute(query, parameters).fetchall()
+
+    def _commit(self) -> None:
+        with self._translate_errors():
+            self._connection.commit()
 
     def _release(self) -> None:
         if self._lock is not None:
