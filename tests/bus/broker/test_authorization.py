@@ -141,7 +141,7 @@ def test_a_reader_may_read_and_nothing_else(
     peer = connect_with(key)
     assert "takes the role emit: key 'eyes' has read" in denial_of(peer.request(Hi(STREAM)))
     assert is_accepted(peer.request(Sub("", START, 0, (), 64)))
-    assert is_accepted(peer.request(Sub("mine", START, 0, (), 64)))
+    assert is_accepted(connect_with(key).request(Sub("mine", START, 0, (), 64)))
     assert read_all(secured.local, ["run"]) == []
     reports = secured.refusals(lambda found: sum(one["count"] for one in found) == 2)
     assert {one["who"] for one in reports} == {"eyes"}
