@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from lineside.bus.auth.roles import is_reserved_producer
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import ReaderDenied, UsageError
 from lineside.bus.protocol.event_kinds import REFUSED
-from lineside.bus.protocol.events import AUDIT, Stream, is_rank, is_run_id
+from lineside.bus.protocol.events import AUDIT, Stream, is_run_id
 from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
@@ -32,10 +33,6 @@ LATE_SECONDS = 5.0
 """How long the shared cursor waits for a batch of one run; then the run gets its own."""
 MAX_WAITING_BATCHES = 1_000
 """Batches of all runs that may wait before the shared reader stops reading."""
-RESERVED_NAMES = frozenset(
-    {"audit", "broker", "control", "dashboard", "launcher", "recorder", "shipper", "stopper"}
-)
-"""Names that producers and cursors of Lineside have."""
 _COMMIT_SECONDS = 0.2
 _LATE_CHECK_SECONDS = 0.1
 _TICK_SECONDS = 1.0
@@ -77,10 +74,10 @@ class SubscriberService(BatchSubscriber):
         self._run_filter = run_filter or RunFilter()
         self._on_error = on_error or subscriber.on_error
         self._begin = begin
-        if not is_run_id(self.name) or is_rank(self.name) or self.name in RESERVED_NAMES:
+        if not is_run_id(self.name) or is_reserved_producer(self.name):
             raise UsageError(
                 f"name {self.name!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . "
-                f"or -, no rank, and none of {', '.join(sorted(RESERVED_NAMES))}"
+                "or -, and no name of a rank or a process of Lineside"
             )
         if self._on_error not in ON_ERROR:
             raise UsageError(f"on_error {self._on_error!r}: expected one of {', '.join(ON_ERROR)}")

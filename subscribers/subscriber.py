@@ -47,8 +47,8 @@ class Subscriber:
 
     ``lineside subscriber my_module:Slack -o url=https://...`` runs it: the kit makes one instance
     for each run, on the run's first event. Methods are plain or ``async``; the events of a run come
-    one after another, in order, while other runs go on beside it. Plain methods of one run share a
-    thread, ``async`` ones of all runs share one event loop.
+    one after another, in order, while other runs go on beside it. Plain methods run in a thread of
+    their run, not always the same one; ``async`` methods of all runs share one event loop.
 
     Delivery is at least once: after a crash the events since the last commit come again. Changes of
     ``run.open_state()``, and all that was published, are kept exactly once.

@@ -6,7 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import ANSWER_PREFIX, EVALUATION_REVIEWED, METRICS, REFUSED
+from lineside.bus.protocol.event_kinds import (
+    ANSWER_PREFIX,
+    EVALUATION_REVIEWED,
+    METRICS,
+    REFUSED,
+    SUBSCRIBER_ERROR,
+)
 from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.patterns import matches
 
@@ -64,7 +70,7 @@ class Principal:
         return not self.runs or any(matches(run, pattern) for pattern in self.runs)
 
     def is_annotation(self, stream: Stream, owner: str | None) -> bool:
-        """Whether it writes to ``stream`` by the role annotate, which takes metrics only.
+        """Whether it writes to ``stream`` by the role annotate, which takes metrics and errors.
 
         ``owner`` is the key that owns the run, None if none does. In a run of its own a key with
         the role emit writes by that role.
@@ -102,8 +108,9 @@ class Principal:
 
     def annotation_denial(self, kinds: Collection[str]) -> str:
         """Publish events of ``kinds`` on a stream that ``is_annotation``."""
-        other = [kind for kind in kinds if kind != METRICS]
-        return f"the role {ANNOTATE} publishes {METRICS}, not {other[0]}" if other else ""
+        other = [kind for kind in kinds if kind not in (METRICS, SUBSCRIBER_ERROR)]
+        allowed = f"{METRICS} and {SUBSCRIBER_ERROR}"
+        return f"the role {ANNOTATE} publishes {allowed}, not {other[0]}" if other else ""
 
     def publish_denial(self, stream: Stream, kinds: Collection[str], owner: str | None) -> str:
         """Publish events of ``kinds`` on a ``stream`` that ``is_shared_stream``."""

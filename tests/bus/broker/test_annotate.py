@@ -76,7 +76,7 @@ def test_other_kinds_producers_and_commands_are_refused(
         (answer_of("run_end"), "run_end"),
     ):
         text = denial_of(peer.request(Put(OWN, 0, 1, blob)))
-        assert text == f"the role annotate publishes metrics, not {kind}"
+        assert text == f"the role annotate publishes metrics and subscriber_error, not {kind}"
     both = metrics(0) + Encoder().encode(1, 1.5, 7, "run_end", 0, None, 0, None)
     assert "not run_end" in denial_of(peer.request(Put(OWN, 0, 2, both)))
     assert "takes the role read" in denial_of(peer.request(Sub("", START, 0, ("run",), 64)))

@@ -1,4 +1,4 @@
-"""A training made by hand, and what the recorder should know of it."""
+"""A run published by the test, and checks of what the recorder stored of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ATTEMPT = "20261121T000000-0000"
 
 
 class Training:
-    """Publishes numbered steps, so that what was recorded can be held against them."""
+    """Publishes numbered steps, which the store is compared with."""
 
     def __init__(self, address: str, run: str = "run") -> None:
         self.producer = Producer(address, f"{run}/rank0/{ATTEMPT}")
@@ -39,7 +39,7 @@ class Training:
         return account.recorded + account.gaps >= self.producer.next_seq
 
     def check(self, history: History) -> None:
-        """Everything once, in order."""
+        """Assert that the store has each event once, in order."""
         run = history.run(self.run)
         assert run.loss_account.recorded == self.producer.next_seq
         assert run.loss_account.gaps == run.loss_account.lag == 0

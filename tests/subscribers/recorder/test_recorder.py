@@ -1,4 +1,4 @@
-"""The recorder in a process of its own: everything once, whatever is killed, full or locked."""
+"""The recorder process stores each event once, whatever process is killed, full or locked."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_new_journal_is_read_from_its_start_without_duplicates(
 def test_a_journal_that_is_put_back_to_an_older_copy_is_read_again(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    """What is published then bears offsets that were recorded before, with other events."""
+    """Later events then get offsets that were recorded before with other events."""
     with ServiceProcess("recorder", settings):
         with Training(broker.address) as training:
             training.train(10)
@@ -164,7 +164,7 @@ def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
 
 
 def _is_recorded(training: Training, history: History) -> bool:
-    """The same while there may be no store at all."""
+    """The same while the store may be missing."""
     with contextlib.suppress(StoreError):
         return training.is_recorded(history)
     return False

@@ -1,9 +1,9 @@
-"""A training whose evaluations are given beforehand; as a script, one to be watched from outside.
+"""A training with given evaluations; as a script, one that a stopper watches.
 
 ``scripted_trainer.py OUTPUT STEPS VALUES [KEY=VALUE ...]`` prints the last step and the learning
-rate. ``VALUES`` are comma-separated, one for each step; the last one stays. ``resume`` is a
-checkpoint to go on from, ``wait`` and ``pause`` are seconds to wait for a verdict and before each
-step, ``nan`` is a step with gradients that are none.
+rate. ``VALUES`` are comma-separated, one for each step; later steps repeat the last one. ``resume``
+is a checkpoint to resume, ``wait`` the seconds to wait for the stopper, ``pause`` the seconds
+before each step, and ``nan`` a step whose gradients are NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.tiny_trainer import trainer
 
 
 class Scripted(Trainer):
-    """Evaluates after each step, to the value of that step."""
+    """Evaluates after each step, with the value given for that step."""
 
     values: tuple[float, ...] = ()
     nan_step = 0
@@ -52,7 +52,7 @@ class Slow(TrainerCallback):
 def scripted(
     output: Path, steps: int, values: tuple[float, ...], *callbacks: TrainerCallback, **changes: Any
 ) -> Any:
-    """A Trainer to which the lowest ``eval_score`` is the best."""
+    """A Trainer for which the lowest ``eval_score`` is the best."""
     made: Any = trainer(
         output,
         *callbacks,

@@ -1,4 +1,4 @@
-"""A real stopper and real trainings beside it, each a process of its own."""
+"""A stopper and trainings, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def make_rule_engine(*given: Mapping[str, Any]) -> RuleEngine:
 def triggered(
     given: Mapping[str, Any], values: Sequence[float], name: str = "eval_loss"
 ) -> list[int]:
-    """At which of these evaluations, from 1 on, the rule acts."""
+    """The numbers of the evaluations, from 1, at which the rule acts."""
     script = SyntheticRun(make_rule_engine(given))
     script.evaluate(*values, name=name)
     return [trigger.step for trigger in script.triggers]

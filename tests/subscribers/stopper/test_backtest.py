@@ -1,4 +1,4 @@
-"""Rules tried on a run that is recorded act where they acted while it trained."""
+"""Rules act on a recorded run where they acted on the live one."""
 
 from __future__ import annotations
 

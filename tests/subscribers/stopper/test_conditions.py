@@ -20,13 +20,13 @@ NAN, INF = math.nan, math.inf
 @pytest.mark.parametrize(
     ("rule", "values", "expected"),
     [
-        # The best is what any better value makes it; the second and third are no better.
+        # Any better value becomes the best; the second and third are no better.
         ({"patience": 2}, [3, 2, 2, 2], [4]),
         ({"patience": 2, "min_delta": 0.5}, [3, 2.8, 2.6], [3]),
         ({"patience": 1}, [3, 2, 1], []),
         ({"patience": 1, "mode": "max"}, [3, 2, 1], [2]),
         ({"patience": 2}, [NAN, NAN, NAN], [3]),
-        # A baseline stays what it is: values that get better and never beat it do not count.
+        # A baseline is fixed: values that improve without beating it do not count.
         ({"patience": 3, "baseline": 1.0}, [5, 4, 3, 2], [3]),
         ({"patience": 2, "baseline": 1.0}, [5, 0.9, 5, 5], [4]),
         ({"patience": 2, "baseline": 1.0, "min_delta": 0.2}, [0.9, 0.9], [2]),
@@ -37,7 +37,7 @@ NAN, INF = math.nan, math.inf
         ({"divergence": 1.0}, [NAN, 3, NAN], [1, 3]),
         ({"not_finite": 1}, [3, INF], [2]),
         ({"not_finite": 2}, [NAN, 3, NAN, NAN], [4]),
-        # One that goes on to hold is silent until what it asked for has expired.
+        # A rule that still holds is silent until its command has expired.
         ({"threshold": 3}, [3] * 65, [1, 61]),
         ({"threshold": 3, "cool_down": 1}, [3] * 5, [1, 3, 5]),
         ({"patience": 1, "cool_down": 2}, [3] * 8, [2, 5, 8]),
@@ -70,7 +70,7 @@ _values = st.lists(
 def test_patience_equals_the_early_stopping_callback(
     values: list[float], patience: int, delta: float, is_greater: bool, on_start: bool
 ) -> None:
-    """Its callback, and the Trainer's method that keeps the best metric after it."""
+    """The callback of transformers, and the Trainer's method that updates the best metric."""
     args = SimpleNamespace(
         metric_for_best_model="eval_loss", greater_is_better=is_greater, save_strategy="no"
     )
@@ -105,7 +105,7 @@ def test_patience_equals_the_early_stopping_callback(
 def test_a_plateau_equals_torchs_reduce_lr_on_plateau(
     values: list[float], patience: int, cool_down: int
 ) -> None:
-    """Torch counts from 0: it is patient for one evaluation less."""
+    """Torch counts from 0: its patience is one evaluation less."""
     optimizer = optim.SGD([nn.Parameter()], lr=1.0)
     scheduler = optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=patience - 1, threshold=0.0, cooldown=cool_down, eps=0.0

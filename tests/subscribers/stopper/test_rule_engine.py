@@ -1,4 +1,4 @@
-"""What is made of a run's events: attempts, resumes, metrics that never come, budgets, restarts."""
+"""Attempts, resumes, missing metrics, budgets and restarts, by the events of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_resumed_run_keeps_the_counts_of_its_checkpoint() -> None:
     rule_engine = make_rule_engine(PATIENT)
     first = SyntheticRun(rule_engine)
     first.evaluate(3, 2, 2.5, save=True)
-    first.evaluate(1)  # is forgotten: the checkpoint is older
+    first.evaluate(1)  # does not count: the checkpoint is older
     resumed = {"run": "run", "attempt": "a1", "step": 3}
     again = SyntheticRun(rule_engine, "a2", step=3, resumed_from=resumed)
     again.evaluate(2.5, 2.5)
@@ -170,7 +170,7 @@ def test_only_rank_0_counts_and_only_while_it_trains(end: str) -> None:
     script.train(loss=math.nan)
     script.stream = Stream("run", "rank0", "a1")
     script.emit(end)
-    script.evaluate(math.nan)  # of a script that goes on
+    script.evaluate(math.nan)  # the script continues
     script.train(9)
     assert not script.triggers
     again = SyntheticRun(rule_engine, "a2", start=1000.0)

@@ -1,4 +1,4 @@
-"""The stopper beside real trainings: it stops them where transformers' own callback does."""
+"""The stopper ends real trainings at the step at which transformers' callback does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MANY_STEPS = 2000
 
 @pytest.fixture(scope="module")
 def reference_step(tmp_path_factory: pytest.TempPathFactory) -> int:
-    """Where transformers' callback ends it."""
+    """The last step of a training that transformers' callback ends."""
     output = tmp_path_factory.mktemp("own")
     own = EarlyStoppingCallback(early_stopping_patience=3)
     made = scripted(output, 20, VALUES, own, load_best_model_at_end=True)

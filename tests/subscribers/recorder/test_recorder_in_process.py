@@ -1,4 +1,4 @@
-"""One turn of the recorder, called in this process."""
+"""The recorder's loop, called in this process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_run_once_returns_soon_when_nothing_arrives(
 def test_a_journal_that_changes_between_two_batches_splits_the_transaction(
     settings: Settings, broker: BrokerProcess, history: History
 ) -> None:
-    """In one process, so that the change falls between two polls of one gathering."""
+    """In this process, so that the change comes between two polls of one transaction."""
     recorder = Recorder(settings)
     recorder.startup()
     try:
         with Training(broker.address) as training:
             training.train(3)
             training.producer.flush()
-        wait_until(lambda: _turn_once(recorder) and training.is_recorded(history), "the first part")
+        wait_until(lambda: _run_once(recorder) and training.is_recorded(history), "the first part")
         old = recorder.reader.journal
         assert old is not None
         broker.stop()
@@ -43,7 +43,7 @@ def test_a_journal_that_changes_between_two_batches_splits_the_transaction(
         with Training(broker.address) as again:
             again.train(6)
             again.producer.flush()
-            wait_until(lambda: _turn_once(recorder) and again.is_recorded(history), "the second")
+            wait_until(lambda: _run_once(recorder) and again.is_recorded(history), "the second")
             again.check(history)
         new = recorder.reader.journal
         assert new not in (None, old)
@@ -53,6 +53,6 @@ def test_a_journal_that_changes_between_two_batches_splits_the_transaction(
         recorder.shutdown()
 
 
-def _turn_once(recorder: Recorder) -> bool:
+def _run_once(recorder: Recorder) -> bool:
     recorder.run_once()
     return True
