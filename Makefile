@@ -1,9 +1,9 @@
 # make demo    the whole thing on this machine, with an account at the end
-# make test    every test, JOBS at a time (3: most of them wait for other processes)
+# make test    every test, JOBS at a time (3: most of them wait for other processes), each fault once
 # make lint    format, style, types, import contracts, vocabulary, size of modules and packages
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
-# make faults  each fault test N times (N=20)
+# make faults  each fault test N times (N=20), with repeated kills
 # make compat  the emitter and the truth test on the oldest transformers supported
 # make bench   every measurement, as a table
 #

@@ -2,8 +2,8 @@
 
 ``fork_server.py FD`` serves the listening Unix socket until stdin is closed. A client sends a job
 as JSON, with the descriptors of stdin, stdout, stderr and of a socket, which is sent the pid and
-then the exit status. A forked process returns to the end of this file and runs the script
-there, so that exceptions, exit handlers and signals end it as they end any interpreter.
+then the exit status. A forked process returns to the end of this file and runs the script there,
+so that exceptions, exit handlers and signals end it as they end any interpreter.
 """
 
 from __future__ import annotations
