@@ -7,7 +7,7 @@ import os
 import signal
 from types import FrameType
 
-from lineside.bus.text import printable
+from lineside.bus.terminal_text import printable
 
 log = logging.getLogger("lineside")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.text import printable
+from lineside.bus.terminal_text import printable
 from lineside.dashboard.http.strict_json import strict
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

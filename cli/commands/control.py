@@ -12,7 +12,7 @@ from lineside.bus.errors import CommandError, LinesideError, RunNotFound
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, GRACE_SECONDS, Command
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
-from lineside.bus.text import printable
+from lineside.bus.terminal_text import printable
 from lineside.cli.output import JsonOption, print_json
 from lineside.cli.run_lookup import RunArgument, open_history, resolve_run
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lineside.bus.text import printable
+from lineside.bus.terminal_text import printable
 from lineside.cli.output import JsonOption, local_time, pairs, print_json, step_text, table
 from lineside.cli.run_lookup import RunArgument, open_history
 from lineside.dashboard import formatting, loss_account

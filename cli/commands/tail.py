@@ -12,7 +12,7 @@ import typer
 from lineside.bus.protocol.event_kinds import event_kind
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
-from lineside.bus.text import printable
+from lineside.bus.terminal_text import printable
 from lineside.cli.output import JsonOption, print_json
 from lineside.cli.run_lookup import resolve_run
 from lineside.dashboard import formatting

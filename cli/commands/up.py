@@ -31,7 +31,7 @@ def up(
     """
     from lineside.cli.output import warn
     from lineside.cli.stack.stack import Stack
-    from lineside.cli.stack.up import UpService
+    from lineside.cli.stack.up_service import UpService
 
     stack = Stack(
         Settings.from_env(), host=host, port=port, tokens=tokens, listen=listen, report=warn

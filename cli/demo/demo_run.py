@@ -23,7 +23,7 @@ from lineside.cli.stack.http_probe import get_json
 from lineside.cli.stack.log_file import LogFile
 from lineside.cli.stack.stack import Stack, environment
 from lineside.cli.stack.supervisor import describe_exit
-from lineside.cli.stack.up import UpService
+from lineside.cli.stack.up_service import UpService
 from lineside.dashboard import formatting
 
 REQUIRED_PACKAGES = ("torch", "transformers", "accelerate")

@@ -187,7 +187,7 @@ def test_up_listens_to_other_machines_only_once_a_key_exists(
 
 
 def test_a_password_in_the_stores_address_is_not_shown() -> None:
-    from lineside.cli.stack.up import without_password
+    from lineside.cli.stack.up_service import without_password
 
     shown = without_password("postgresql://me:secret@db.example/lineside")
     assert shown == "postgresql://me:***@db.example/lineside"
