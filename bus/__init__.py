@@ -1,1 +1,1 @@
-"""The contract between Lineside's processes, the broker that keeps every event, and its reader."""
+"""The protocol, its clients and the broker. Every room imports it; it imports no other room."""

@@ -1,1 +1,1 @@
-"""The `lineside` command."""
+"""The ``lineside`` command. It imports every room, lazily; no room imports it."""

@@ -1,1 +1,1 @@
-"""The web pages and the REST API over the run history."""
+"""The dashboard process: pages and REST API over the run history. Only the CLI imports it."""

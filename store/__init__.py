@@ -1,4 +1,4 @@
-"""Run history: schema, migrations, writes and reads. Needs the extra ``server``."""
+"""Run history. Subscribers, dashboard and CLI import it; it needs the extra ``server``."""
 
 from importlib.util import find_spec
 

@@ -1,1 +1,1 @@
-"""Keys, tokens and roles, shared by the broker, the dashboard and the CLI."""
+"""Keys, tokens and roles. The broker, the dashboard and the CLI import it."""

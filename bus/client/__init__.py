@@ -1,1 +1,1 @@
-"""What a process uses to write to and read from the broker: producer, reader, command sender."""
+"""Reader, producers and command client: the way to the broker. Every process may import it."""

@@ -1,4 +1,4 @@
-"""For tests of processes on the bus: a real broker, its faults, and its log."""
+"""A real broker and a faulty network, for tests of processes on the bus. Only tests import it."""
 
 from lineside.bus.client.producer import Producer
 from lineside.bus.testing.broker_process import BrokerProcess, read_all

@@ -1,1 +1,1 @@
-"""``lineside demo``: a training run beside a whole stack, and an account of its events."""
+"""``lineside demo``: a training beside a whole stack. Only its command imports it."""

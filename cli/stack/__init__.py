@@ -1,1 +1,1 @@
-"""``lineside up``: broker, recorder and dashboard as supervised child processes."""
+"""``lineside up``: the stack as supervised child processes. Commands and demo import it."""

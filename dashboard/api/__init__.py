@@ -1,1 +1,1 @@
-"""The REST API: routes, parameters and models."""
+"""The REST API: routes, parameters and models. ``dashboard.app`` and the CLI import it."""

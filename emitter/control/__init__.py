@@ -1,1 +1,4 @@
-"""Runs in the training process: applies commands on all ranks at one step. Never imports zmq."""
+"""Runs in the training process: applies commands on all ranks at one step.
+
+Only ``callback`` imports it. It never imports zmq.
+"""

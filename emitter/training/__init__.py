@@ -1,1 +1,4 @@
-"""Runs in the training process: opens runs and publishes their events. Never imports zmq."""
+"""Runs in the training process: opens runs and publishes their events.
+
+``callback`` and ``control`` import it. It never imports zmq.
+"""

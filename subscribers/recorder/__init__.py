@@ -1,1 +1,1 @@
-"""The recorder process: it writes every event into the store."""
+"""The recorder process: it writes every event into the store. Only the CLI imports it."""
