@@ -12,13 +12,18 @@ from typing import Any
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
+from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
+from lineside.bus.protocol.wire import Encoder
 from lineside.subscribers.state_file import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""
 MAX_EVENT_BYTES = 512 << 10
 """Bytes of JSON that an event to publish may have (512 KiB)."""
+RESERVED_KINDS = frozenset(OWN_KINDS) - {METRICS, "alert"}
+"""Kinds that only Lineside publishes: they set the status of a run or answer commands."""
+_MAX_KIND_LENGTH = 128
 
 
 class TooLarge(LinesideError):
@@ -83,7 +88,18 @@ class RunContext:
         """Publish an event of the run, as the producer with the subscriber's name.
 
         It carries the step, epoch and time of the event being handled. ``data`` holds JSON values.
+
+        Raises:
+            ValueError: a subscriber cannot publish ``kind``, or ``data`` cannot be encoded.
+            TypeError: ``data`` is no mapping, or holds other values.
+            TooLarge: ``data`` is larger than 512 KiB of JSON.
         """
+        if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_KIND_LENGTH:
+            raise ValueError(f"kind {kind!r}: expected 1 to {_MAX_KIND_LENGTH} characters")
+        if kind in RESERVED_KINDS:
+            raise ValueError(f"{kind!r} is not a kind of event that a subscriber can publish")
+        if data is not None and not isinstance(data, Mapping):
+            raise TypeError(f"data of {kind} is {type(data).__name__}: expected a dict or None")
         event = self._event
         self._append(
             Stream(self.id, self._name, self._event_attempt),
@@ -135,12 +151,15 @@ class RunContext:
         return stream.attempt if is_rank(stream.producer) else self.attempt or stream.attempt
 
     def _append(self, stream: Stream, kind: str, data: Mapping[str, Any] | None, at: float) -> None:
-        size = len(json.dumps(data))  # an error of encoding is the handler's, not the sender's
+        text = json.dumps(data)
+        size = len(text)
         if size > MAX_EVENT_BYTES:
             raise TooLarge(
                 f"{kind} of {size} bytes of JSON: at most {MAX_EVENT_BYTES} can be published; "
                 "publish a path or address of larger data"
             )
+        # An error of encoding is the handler's, not the sender's: the data is what it will read.
+        Encoder().encode(0, at, 0, kind, 0, None, 0, json.loads(text))
         event = self._event
         step, epoch = (self.step, self.epoch) if event is None else (event.step, event.epoch)
         self._publications.append(Publication(stream, kind, step, epoch, at, data))
@@ -148,6 +167,11 @@ class RunContext:
 
 class TrackedRun(RunContext):
     """The kit's side of a ``RunContext``: follows the run, keeps or drops what handlers did."""
+
+    def __init__(self, run: str, name: str, control_attempt: str, saved: SavedRun) -> None:
+        super().__init__(run, name, control_attempt, saved)
+        self.is_failing: bool = saved.context.get("is_failing", False)
+        """Whether the run's page shows that an event is being retried; kept over a restart."""
 
     def observe(self, stream: Stream, event: Event) -> None:
         """Take the run's facts and state from an event of rank 0."""
@@ -227,4 +251,5 @@ class TrackedRun(RunContext):
             "step": self.step,
             "epoch": self.epoch,
             "called": self._called,
+            "is_failing": self.is_failing,
         }

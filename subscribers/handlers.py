@@ -15,6 +15,7 @@ _PREFIX = "on_"
 _METHODS = frozenset(
     name for name, value in vars(Subscriber).items() if name.startswith(_PREFIX) and callable(value)
 )
+_HOOKS = {"tick": 3, "flush": 2, "close": 2}  # with how many arguments each is called
 _FREQUENT_KINDS = STEP_KINDS | {"log", "evaluate"}  # a plain number for ``frequency`` is of these
 
 
@@ -35,6 +36,8 @@ class Handlers:
                 f"{subscriber.__name__}.on_error={subscriber.on_error!r}: "
                 f"expected one of {', '.join(ON_ERROR)}"
             )
+        for name in _METHODS | _HOOKS.keys():
+            _check_arguments(subscriber, name, _HOOKS.get(name, 3))
         catch_all = "on_event" if self._overrides("on_event") else None
         self.by_kind: Mapping[str, str] = {
             kind: method
@@ -44,6 +47,11 @@ class Handlers:
         self.fallback = catch_all
         self.has_tick, self.has_flush = self._overrides("tick"), self._overrides("flush")
         self._frequencies = self._parse_frequency()
+        if not (self.by_kind or self.has_tick):
+            raise UsageError(
+                f"{subscriber.__name__} handles nothing: expected on_event, a method of an event "
+                "such as on_log, or tick"
+            )
 
     def method(self, kind: str) -> str | None:
         """The name of the method that takes events of ``kind``; None if none does."""
@@ -71,6 +79,21 @@ class Handlers:
                     "run above 0 and at most 1, such as 0.1"
                 )
         return {name.removeprefix(_PREFIX): float(part) for name, part in given.items()}
+
+
+def _check_arguments(subscriber: type[Subscriber], name: str, count: int) -> None:
+    """Refuse a method that cannot take its arguments, ``self`` included."""
+    method = inspect.getattr_static(subscriber, name)
+    if not inspect.isfunction(method):
+        return
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        base = ", ".join(inspect.signature(getattr(Subscriber, name)).parameters)
+        raise UsageError(
+            f"{subscriber.__name__}.{name}{signature}: expected ({base}) as arguments"
+        ) from None
 
 
 def _unknown_method_error(subscriber: type[Subscriber], name: str) -> UsageError:

@@ -27,6 +27,11 @@ def load_class(target: str) -> type[Subscriber]:
     module_name, _, class_name = target.partition(":")
     if not module_name or not class_name:
         raise UsageError(f"{target!r} is no subscriber: expected MODULE:CLASS, as my_module:Slack")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(
+            f"{module_name!r} is no module's name: expected MODULE:CLASS, run in the folder of "
+            "MODULE.py"
+        )
     found = getattr(_import(module_name), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Subscriber)):
         what = "is not there" if found is None else "is no subclass of lineside's Subscriber"

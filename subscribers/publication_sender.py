@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import zmq
 
@@ -26,9 +27,12 @@ _RETRY_SECONDS = 1.0
 class PublicationSender:
     """Sends the publications of ``state_file`` from a thread of its own, until ``close``."""
 
-    def __init__(self, address: str, state_file: StateFile) -> None:
+    def __init__(
+        self, address: str, state_file: StateFile, on_fatal: Callable[[BaseException], None]
+    ) -> None:
         self._address = address
         self._state_file = state_file
+        self._on_fatal = on_fatal
         self._encoder = Encoder()
         self._wake = threading.Event()
         self._is_closing = False
@@ -75,6 +79,8 @@ class PublicationSender:
                     break
                 if socket is not None or not self._last_warning:
                     self._wake.wait()
+        except BaseException as error:  # noqa: BLE001 - the service's thread raises it
+            self._on_fatal(error)
         finally:
             context.destroy(linger=0)
 

@@ -78,12 +78,12 @@ class RunProcessor:
         for event in batch.events:
             if event.seq >= next_seq:
                 if not self._handle(stream, event):
-                    self._flush_and_save(stream, last)
+                    self._flush_and_save(stream, last, is_end=False)
                     return False
                 self._next_seqs[stream] = event.seq + 1
                 self._touched.add(stream)
             last = event
-        return self._flush_and_save(stream, last)
+        return self._flush_and_save(stream, last, is_end=True)
 
     def tick(self, now: float) -> None:
         """Call the subscriber's ``tick``; an exception is logged, and the next one is on time."""
@@ -126,7 +126,8 @@ class RunProcessor:
         self._on_success(stream, event, method)
         return True
 
-    def _flush_and_save(self, stream: Stream, event: Event | None) -> bool:
+    def _flush_and_save(self, stream: Stream, event: Event | None, *, is_end: bool) -> bool:
+        """``event`` is the last that succeeded; behind it comes a failed one unless ``is_end``."""
         if self._needs_flush and event is not None:
             try:
                 self._call("flush")
@@ -136,7 +137,8 @@ class RunProcessor:
                 if not self._on_failure(stream, event, "flush", error):
                     return False
             else:
-                self._on_success(stream, event, "flush")
+                if is_end:
+                    self._on_success(stream, event, "flush")
             self._needs_flush = False
         self._save()
         return True
@@ -175,13 +177,15 @@ class RunProcessor:
             ) from error
         if self._tries == REPORT_TRIES:
             self._report("retrying", stream, event, method, error)
+            self.run.is_failing = self._has_changed = True
         first, longest = self._setup.subscriber.retry_seconds
         self.retry_delay = min(first * 2.0 ** min(self._tries - 1, 30), longest)
         return False
 
     def _on_success(self, stream: Stream, event: Event, method: str) -> None:
-        if self._tries >= REPORT_TRIES:
+        if self.run.is_failing:
             self._report("recovered", stream, event, method, None)
+            self.run.is_failing, self._has_changed = False, True
         self._tries = 0
 
     def _report(

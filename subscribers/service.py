@@ -96,7 +96,7 @@ class SubscriberService(BatchSubscriber):
 
     def startup(self) -> None:
         self._state_file = StateFile.of(self.settings.home, self.name)
-        self._sender = PublicationSender(self.settings.broker, self._state_file)
+        self._sender = PublicationSender(self.settings.broker, self._state_file, self._set_fatal)
         self._sender.start()
         self._setup = Setup(
             self.name,
@@ -150,6 +150,8 @@ class SubscriberService(BatchSubscriber):
         if self._fatal is not None:
             raise self._fatal
         self._bus.journal, self._bus.is_caught_up = self.journal, self.is_caught_up
+        if self.reader.is_subscribed and self._state_file is not None:
+            self._state_file.mark_used()
         if self.reader.is_subscribed and not self._knows_late_runs:
             self._knows_late_runs = True
             self._start_late_runs(self.reader.offset)

@@ -94,14 +94,10 @@ class StateFile:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=NORMAL")  # ``sync`` does the rest
                 self._connection.executescript(_TABLES)
-                row = self._connection.execute("SELECT 1 FROM identity").fetchone()
-                self.is_new = row is None
-                """Whether no process has used the file before."""
-                if self.is_new:
-                    self._connection.execute("INSERT INTO identity VALUES (?)", (new_attempt(),))
-                self._connection.commit()
                 row = self._connection.execute("SELECT attempt FROM identity").fetchone()
-                self.attempt: str = row[0]
+                self.is_new = row is None
+                """Whether no process has subscribed with the file before: see ``mark_used``."""
+                self.attempt: str = new_attempt() if row is None else row[0]
                 """The attempt of this file's control streams."""
         except BaseException:
             self._release()
@@ -111,6 +107,13 @@ class StateFile:
     def of(cls, home: Path, name: str) -> StateFile:
         """The file of the subscriber ``name`` in ``home``."""
         return cls(make_private_folder(home / "subscribers") / f"{name}.{_FORMAT}.db")
+
+    def mark_used(self) -> None:
+        """The broker has a cursor for the file from here on."""
+        if self.is_new:
+            with self._transaction() as db:
+                db.execute("INSERT INTO identity VALUES (?)", (self.attempt,))
+            self.is_new = False
 
     def load(self, run: str) -> SavedRun:
         """What is kept of ``run``; empty if nothing is."""
@@ -231,7 +234,7 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateFileError(
                 f"the state file {self._path or 'in memory'} cannot be used ({error}): free disk "
-                "space or check its permissions"
+                "space, check its permissions, or move it away if it is damaged"
             ) from error
 
 

@@ -46,7 +46,11 @@ class Outcome:
     @property
     def metrics(self) -> list[Mapping[str, Any]]:
         """The metrics that handlers returned."""
-        return [p.data["metrics"] for p in self.published if p.kind == METRICS and p.data]
+        return [
+            p.data["metrics"]
+            for p in self.published
+            if p.kind == METRICS and p.data and "metrics" in p.data
+        ]
 
     @property
     def commands(self) -> list[Command]:

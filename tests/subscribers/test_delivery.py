@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from lineside.bus.client.reader import Reader
+from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import CURSOR
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
@@ -17,6 +18,7 @@ from lineside.subscribers import (
     Subscriber,
 )
 from lineside.subscribers.run_processor import REPORT_TRIES, SubscriberStopped
+from lineside.subscribers.state_file import Publication, StateFile
 from tests.subscribers.kit import ATTEMPT, ServedKit, published, train
 from tests.support.waiting import wait_until
 
@@ -137,6 +139,47 @@ def test_a_late_run_goes_on_after_a_restart_and_joins_the_others_again(
     assert own_names(settings, "heals") == ()
 
 
+def test_a_run_that_was_reported_is_reported_as_recovered_after_a_restart(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    class Mended(Fast):
+        name = "always-fails"
+
+        def on_log(self, run: RunContext, event: LogEvent) -> None:
+            CALLS.append((run.id, event.step))
+
+    def actions() -> list[Any]:
+        events = published(settings, "bad", "subscriber_error")
+        return [event.data["action"] for event in events if event.data]
+
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, AlwaysFails):
+        wait_until(lambda: actions() == ["retrying"], "the report")
+    assert CALLS.count(("bad", 2)) >= REPORT_TRIES
+    with ServedKit(settings, Mended):
+        wait_until(lambda: actions() == ["retrying", "recovered"], "the recovery")
+    with ServedKit(settings, Mended):
+        train(broker.address, "bad", range(5, 7), "20261122T000000-0000")
+        wait_until(lambda: ("bad", 6) in CALLS, "the rest")
+    assert actions() == ["retrying", "recovered"]
+
+
+class Flushes(AlwaysFails):
+    name = "flushes"
+
+    def flush(self, run: RunContext) -> None:
+        """Nothing: what counts is that it succeeds."""
+
+
+def test_a_flush_before_a_failed_event_does_not_restart_the_count_of_tries(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, Flushes):
+        wait_until(lambda: bool(published(settings, "bad", "subscriber_error")), "a report")
+        assert CALLS.count(("bad", 2)) == REPORT_TRIES
+
+
 class Slow(Fast):
     name = "slow"
     release = threading.Event()
@@ -230,3 +273,15 @@ def test_a_late_run_catches_up_although_the_broker_is_killed(
         wait_until(lambda: ("slow", 300) in CALLS, "all logs")
         wait_until(lambda: not kit.is_late("slow"), "it is on time")
     assert [step for _, step in CALLS] == list(range(301))
+
+
+def test_a_publication_that_cannot_be_sent_ends_the_process(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    file = StateFile.of(settings.home, "fails-three-times")
+    own = Stream("run", "fails-three-times", ATTEMPT)
+    file.publish(Publication(own, "mine", 1, None, 1e9, {"text": "\ud800"}))
+    file.close()
+    with ServedKit(settings, FailsThreeTimes) as kit:
+        kit.wait_ended()
+    assert isinstance(kit.error, UnicodeEncodeError)

@@ -11,7 +11,7 @@ import pytest
 
 from lineside.bus.errors import UsageError
 from lineside.subscribers import Subscriber
-from lineside.subscribers.options import parse_options
+from lineside.subscribers.options import load_class, parse_options
 
 
 class Level(Enum):
@@ -78,3 +78,9 @@ def test_a_class_without_a_constructor_has_no_options() -> None:
     assert parse_options(Subscriber, []) == {}
     with pytest.raises(UsageError, match="Subscriber has the options none"):
         parse_options(Subscriber, ["x=1"])
+
+
+@pytest.mark.parametrize("target", ["../bad:Args", "a/b:C", ".:C", "a-b:C"])
+def test_a_path_instead_of_a_module_is_an_error_that_says_what_is_expected(target: str) -> None:
+    with pytest.raises(UsageError, match="is no module's name: expected MODULE:CLASS"):
+        load_class(target)

@@ -24,8 +24,12 @@ def publication(step: int) -> Publication:
 
 
 def test_a_batch_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    unused = StateFile.of(tmp_path, "counter")
+    assert unused.is_new
+    unused.close()
     file = StateFile.of(tmp_path, "counter")
     assert file.is_new
+    file.mark_used()
     file.save("run", '{"n": 3}', {"step": 7}, {STREAM: 9}, [publication(7)])
     file.sync()
     file.close()
@@ -88,5 +92,5 @@ def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"no database" * 100)
-    with pytest.raises(StateFileError, match="check its permissions"):
+    with pytest.raises(StateFileError, match="move it away if it is damaged"):
         StateFile(path)

@@ -82,6 +82,37 @@ def test_a_new_subscriber_may_begin_at_the_newest_event(
         wait_until(lambda: len(CALLS) == 3, "what came meanwhile is not skipped")
 
 
+def test_a_start_without_a_broker_is_no_use_of_the_name(
+    settings: Settings, broker: BrokerProcess
+) -> None:
+    broker.kill()
+    with ServedKit(settings, Notes, begin="live"):
+        pass
+    broker.start()
+    train(broker.address, "old", range(3))
+    with ServedKit(settings, Notes, begin="live") as kit:
+        wait_until(lambda: kit.service.is_caught_up, "it reads")
+        train(broker.address, "new", range(2))
+        wait_until(lambda: len(CALLS) == 3, "the new run")
+    assert {call[1] for call in CALLS} == {"new"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({}, "handles nothing"),
+        ({"flush": lambda self, run: None}, "handles nothing"),
+        ({"on_log": lambda self, event: None}, r"expected \(self, run, event\)"),
+        ({"tick": lambda self, run: None}, r"expected \(self, run, now\)"),
+    ],
+)
+def test_a_class_that_no_event_can_reach_is_an_error(
+    settings: Settings, methods: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        SubscriberService(settings, type("Deaf", (Subscriber,), methods))
+
+
 def test_only_runs_and_projects_that_were_asked_for_are_handled(
     settings: Settings, broker: BrokerProcess
 ) -> None:
@@ -215,7 +246,7 @@ def test_a_second_process_of_the_same_name_is_refused(
 
 @pytest.mark.parametrize("name", ["recorder", "control", "rank0", "audit", "a/b", ""])
 def test_a_name_of_lineside_or_of_no_stream_is_refused(settings: Settings, name: str) -> None:
-    nameless = type("Named", (Subscriber,), {"name": name})
+    nameless = type("Named", (Subscriber,), {"name": name, "tick": lambda self, run, now: None})
     with pytest.raises(UsageError, match="expected 1 to 128"):
         SubscriberService(settings, nameless)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lineside.bus.client.reader import Batch
@@ -96,3 +98,39 @@ def test_events_and_states_that_are_too_large_are_errors_of_the_handler() -> Non
     outcome = deliver(Large(), synthetic_run(steps=1), on_error="skip")
     assert [error["error"]["type"] for error in outcome.errors] == [TooLarge.__name__] * 2
     assert outcome.state == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "error"),
+    [
+        ("run_end", {"how": "exit"}, ValueError),
+        ("control_applied", {}, ValueError),
+        ("process_lost", {}, ValueError),
+        ("", {}, ValueError),
+        ("x" * 129, {}, ValueError),
+        ("mine", "text", TypeError),
+        ("mine", {"a": object()}, TypeError),
+        ("mine", {"a": "\ud800"}, UnicodeEncodeError),
+        ("mine", {"a": 10**400}, OverflowError),
+    ],
+)
+def test_what_cannot_be_published_is_an_error_of_the_handler(
+    kind: str, data: Any, error: type[Exception]
+) -> None:
+    class Publishes(Subscriber):
+        def on_log(self, run: RunContext, event: LogEvent) -> None:
+            run.publish(kind, data)
+
+    with pytest.raises(error):
+        deliver(Publishes(), synthetic_run(steps=1))
+
+
+def test_a_custom_kind_and_metrics_without_values_are_published() -> None:
+    class Publishes(Subscriber):
+        def on_log(self, run: RunContext, event: LogEvent) -> None:
+            run.publish("мой kind", {"a": float("inf")})
+            run.publish("metrics", {"other": 1})
+
+    outcome = deliver(Publishes(), synthetic_run(steps=1))
+    assert [one.kind for one in outcome.published] == ["мой kind", "metrics"]
+    assert outcome.metrics == []
