@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from lineside.bus.protocol.events import Stream
 from lineside.emitter.spool import liveness_lock
 from lineside.emitter.spool.status_reader import read_page
 from lineside.emitter.spool.stream_folder import LOCK_NAME
@@ -64,8 +65,17 @@ def wait_for_orphans(
     or Ctrl-\\ ends the wait; no other signal is forwarded to detached processes.
 
     Returns:
-        The processes that outlived the command by a second, by their own ids.
+        The processes that outlived the command, by their own ids: they still ran a second later, or
+        closed a stream after it had ended.
     """
+    unclosed = _streams_of(folder, spool, closed=False)
+    outlived = _wait(folder, spool, signals, got_sigterm=got_sigterm)
+    closed_since = _streams_of(folder, spool, closed=True)
+    return outlived | {pid for stream, pid in unclosed.items() if stream in closed_since}
+
+
+def _wait(folder: Path, spool: Path, signals: Iterable[int], *, got_sigterm: bool) -> set[int]:
+    """Wait as ``wait_for_orphans`` does; the processes that ran a second later."""
     signalled: set[int] = set()
     outlived: set[int] = set()
     began = time.monotonic()
@@ -117,6 +127,16 @@ def _running(alive: dict[int, int]) -> set[int]:
     """Those of the ``alive`` processes that the kernel is not ending: they keep their locks until
     all their memory is freed."""
     return {own_pid for own_pid, pid in alive.items() if not is_exiting(pid)}
+
+
+def _streams_of(folder: Path, spool: Path, *, closed: bool) -> dict[Stream, int]:
+    """The registered streams that are ``closed`` or not, each with the own id of its process."""
+    pages = {stream: read_page(spool.joinpath(*stream)) for stream in launch_registry.read(folder)}
+    return {
+        stream: fields.pid
+        for stream, fields in pages.items()
+        if fields is not None and fields.closed == closed
+    }
 
 
 def is_exiting(pid: int) -> bool:

@@ -114,6 +114,25 @@ def test_a_training_that_went_on_after_a_failed_command_outlived_it_without_a_ru
     assert data["seconds"] < took - 2.0, "the wait for the training was counted as the command's"
 
 
+def test_a_training_that_ends_by_itself_right_after_its_command_outlived_it(
+    bench: Bench, launched: Any
+) -> None:
+    bench.broker()
+    script, ready = bench.folder / "loop.py", bench.folder / "ready"
+    body = (
+        "shell = os.getppid()\n"
+        f"    open({str(ready)!r}, 'w').close()\n"
+        "    while os.getppid() == shell: time.sleep(0.01)\n"
+        "    time.sleep(0.3)"
+    )
+    script.write_text(LOOP % body)
+    shell = f"{sys.executable} {script} & while [ ! -e {ready} ]; do sleep 0.05; done; exit 3"
+    one = launched("sh", "-c", shell)
+    one.end()
+    data = exit_of(one)
+    assert (data["exit_code"], data["outlived"]) == (3, True)
+
+
 def test_a_run_begun_after_the_command_ended_has_no_process_exit(
     bench: Bench, launched: Any
 ) -> None:
