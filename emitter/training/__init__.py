@@ -1,4 +1,4 @@
 """Runs in the training process: opens runs and publishes their events.
 
-``callback`` and ``control`` import it. It never imports zmq.
+``callback``, ``control`` and ``launch`` import it. It never imports zmq.
 """
