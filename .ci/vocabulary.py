@@ -40,7 +40,6 @@ IDENTIFIERS = {
     "ledger": "run_cache",
     "mailbox": "command_channel",
     "nap naps": "delay",
-    "patience": "timeout",
     "pulse": "liveness",
     "settle settled": "flush_gaps, is_complete",
     "sketch": "downsample",
@@ -58,9 +57,7 @@ PHRASES = {
     "at its cause": "at the source",
 }
 # Names that are part of an interface of other packages, or of ours, spelled as there.
-ALLOWED = frozenset(
-    {"patience", "early_stopping_patience", "heard_at", "settled_at", "sketches", "told_at"}
-)
+ALLOWED = frozenset({"heard_at", "settled_at", "sketches", "told_at"})
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _WORD = re.compile(r"[A-Za-z]+")
 
