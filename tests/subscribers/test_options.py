@@ -81,6 +81,6 @@ def test_a_class_without_a_constructor_has_no_options() -> None:
 
 
 @pytest.mark.parametrize("target", ["../bad:Args", "a/b:C", ".:C", "a-b:C"])
-def test_a_path_instead_of_a_module_is_an_error_that_says_what_is_expected(target: str) -> None:
+def test_a_path_instead_of_a_module_is_an_error_with_the_expected_form(target: str) -> None:
     with pytest.raises(UsageError, match="is no module's name: expected MODULE:CLASS"):
         load_class(target)
