@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.client.command_client import CommandClient, CommandStatus
-from lineside.bus.protocol.commands import Command
+from lineside.bus.client.producer_pool import ProducerPool
+from lineside.bus.protocol.commands import COMMAND, CONTROL_PRODUCER, Command
+from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
+from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import Ack, Evt
-from lineside.bus.testing import BrokerProcess, read_all
+from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.command_delivery import CommandDelivery
+from lineside.emitter.spool import inbox
 from lineside.emitter.spool.shipper_process import shipper_pid
 from tests.emitter.shipping import Bench
 from tests.support.waiting import DEADLINE, wait_until
@@ -166,6 +171,70 @@ def test_a_training_without_commands_answers_nothing(bench: Bench, train: Train)
     bench.events(f"{RUN}/control", 1)
     events = read_all(bench.address, [f"{RUN}/control"])
     assert [event.kind for event in events] == ["control_on"]
+
+
+def review(seq: int, attempt: str = "a1") -> dict[str, object]:
+    return {"seq": seq, "attempt": attempt}
+
+
+def inbox_bytes(folder: Path) -> int:
+    file = folder / "inbox"
+    return file.stat().st_size if file.exists() else 0
+
+
+def read_journal(bench: Bench, stream: Stream, folder: Path, entries: int) -> None:
+    """Deliver everything of the run as a shipper does that has just started."""
+    broker_connection = BrokerConnection(bench.address)
+    command_delivery = CommandDelivery(broker_connection, lambda run, data: None)
+    command_delivery.open_inbox(stream, folder)
+    found = 0
+
+    def subscribe() -> bool:  # the connection takes a moment
+        command_delivery.poll(math.inf)
+        return command_delivery._is_subscribing
+
+    def receive() -> bool:
+        nonlocal found
+        for received in broker_connection.receive(0.1):
+            if isinstance(received, Ack):
+                command_delivery.on_ack(received)
+            elif isinstance(received, Evt):
+                command_delivery.on_delivery(received)
+                found += received.count
+        return found == entries
+
+    wait_until(subscribe)
+    wait_until(receive)
+    broker_connection.close()
+
+
+def test_a_review_follows_the_commands_before_it_and_only_in_its_attempt(
+    bench: Bench, broker: BrokerProcess
+) -> None:
+    stream = Stream(RUN, CONTROL_PRODUCER, "a1")
+    folder = bench.producer(str(stream)).folder
+    old, new = Command("set_lr", {"lr": 1.0}), Command("stop")
+    with ProducerPool(bench.address) as stopper:
+        for kind, data in (
+            (COMMAND, old.to_data()),
+            (EVALUATION_REVIEWED, review(5)),
+            (EVALUATION_REVIEWED, review(9, "another")),
+            (EVALUATION_REVIEWED, {"attempt": "a1", "seq": "7"}),
+            (COMMAND, new.to_data()),
+            (EVALUATION_REVIEWED, review(7)),
+            (EVALUATION_REVIEWED, review(6)),
+        ):
+            stopper.emit(RUN, CONTROL_PRODUCER, kind, data=data)
+        stopper.flush(RUN, CONTROL_PRODUCER, DEADLINE)
+    # Commands are delivered once the control stream of the attempt itself has been read.
+    with Producer(bench.address, stream) as training:
+        training.emit("control_on")
+        training.flush(DEADLINE)
+    for _ in range(2):  # a new shipper delivers all again, and the training ignores what it knows
+        before = inbox_bytes(folder)
+        read_journal(bench, stream, folder, 8)
+        delivered = inbox.read(folder, before, inbox_bytes(folder))
+        assert [event.data for event in delivered] == [old.to_data(), new.to_data(), review(7)]
 
 
 def test_many_commands_are_read_without_another_poll(bench: Bench, client: CommandClient) -> None:
