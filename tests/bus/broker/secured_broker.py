@@ -84,5 +84,5 @@ def command() -> bytes:
     return Encoder().encode(0, 1.5, 7, "command", 0, None, 0, data)
 
 
-def answer_of(kind: str) -> bytes:
-    return Encoder().encode(0, 1.5, 7, kind, 0, None, 0, {"id": "x"})
+def answer_of(kind: str, seq: int = 0) -> bytes:
+    return Encoder().encode(seq, 1.5, 7, kind, 0, None, 0, {"id": "x"})

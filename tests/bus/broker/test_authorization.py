@@ -184,8 +184,9 @@ def test_training_answers_on_its_control_stream_and_cannot_command_itself(
     assert is_accepted(connect_with(key).request(Sub("", START, 0, ("run/control",), 64)))
     forged = STREAM._replace(producer="control", attempt="forged")
     assert is_accepted(mine.request(Hi(forged)))
-    text = denial_of(mine.request(Put(forged, 0, 1, command())))
-    assert "a command to run takes the role control" in text
+    for blob in (command(), answer_of("evaluation_reviewed")):
+        text = denial_of(mine.request(Put(forged, 0, 1, blob)))
+        assert "a command to run takes the role control" in text
     for kind in ("log", "run_end"):
         assert f"commands and answers, not {kind}" in denial_of(
             mine.request(Put(forged, 0, 1, answer_of(kind)))
@@ -256,13 +257,15 @@ def test_control_commands_any_run_and_writes_nothing_else(
     assert "an answer of run takes the role emit" in denial_of(
         pilot.request(Put(stream, 0, 1, answer_of("control_applied")))
     )
-    assert is_accepted(pilot.request(Put(stream, 0, 1, command())))
+    blob = command() + answer_of("evaluation_reviewed", 1)
+    assert is_accepted(pilot.request(Put(stream, 0, 2, blob)))
     assert "takes the role emit" in denial_of(pilot.request(Hi(STREAM)))
     assert is_accepted(pilot.request(Sub("", LIVE, 0, ("*/control",), 64)))
     assert "takes the role read" in denial_of(pilot.request(Sub("", LIVE, 0, ("run",), 64)))
     assert "begun by another client" in denial_of(connect_with(second).request(Hi(stream)))
     assert "begun by another client" in denial_of(training.request(Hi(stream)))
-    assert [event.kind for event in read_all(secured.local, ["run/control"])] == ["command"]
+    events = read_all(secured.local, ["run/control"])
+    assert [event.kind for event in events] == ["command", "evaluation_reviewed"]
 
 
 def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
