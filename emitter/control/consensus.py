@@ -230,7 +230,7 @@ class Follower:
         """
         self._store.set(f"ready/{self._rank}", True)
         self._store.wait(HANDSHAKE_RESULT, _HANDSHAKE_RESULT_SECONDS)
-        why = f"rank {self._rank} heard nothing from rank 0 in time"
+        why = f"rank {self._rank} received nothing from rank 0 in time"
         result = self._store.set_default(HANDSHAKE_RESULT, {"why": why})
         _raise_reason(result["why"])
         self.syncs_evaluations = bool(result["syncs_evaluations"])
@@ -302,7 +302,7 @@ class Follower:
                 since = time.monotonic()
             timeout = shutdown_timeout if self._has_requested else PEER_TIMEOUT_SECONDS
             if time.monotonic() - since > timeout:
-                raise ConsensusError(f"rank 0 said nothing for {timeout:g} s")
+                raise ConsensusError(f"rank 0 sent nothing for {timeout:g} s")
         return value
 
 

@@ -30,8 +30,8 @@ class CommandExit(NamedTuple):
     """How a command ended: ``status`` is its exit code, or minus n if signal n ended it.
 
     ``seconds`` is how long it ran, ``ended_at`` is in seconds since the epoch. ``kill_count`` is
-    how often the kernel killed a process for want of memory meanwhile, None if unknown. ``pids``
-    are the streams that it had opened, oldest first, each with the own id of its process.
+    how often the kernel killed a process meanwhile because memory was full, None if unknown.
+    ``pids`` are the streams that it had opened, oldest first, each with the own id of its process.
     """
 
     argv: Sequence[str]

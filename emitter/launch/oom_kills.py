@@ -1,4 +1,4 @@
-"""Counts how often the kernel killed a process of this memory cgroup for want of memory."""
+"""Counts how often the kernel killed a process because this memory cgroup was full."""
 
 from __future__ import annotations
 

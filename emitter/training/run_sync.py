@@ -76,5 +76,7 @@ def abandon_control(identity: Identity, error: Exception) -> None:
     if identity.rank_info.rank == 0 and identity.rank_info.world_size > 1:
         with contextlib.suppress(ConsensusError):  # without a store no rank waits
             store = JobStore(control_prefix(identity))
-            store.set_nowait(HANDSHAKE_RESULT, {"why": f"rank 0 has none ({one_line(error)})"})
+            store.set_nowait(
+                HANDSHAKE_RESULT, {"why": f"rank 0 takes no commands ({one_line(error)})"}
+            )
             store.close()

@@ -159,9 +159,9 @@ def test_a_late_leader_learns_that_the_others_gave_up(
     store: FakeJobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consensus, "_HANDSHAKE_RESULT_SECONDS", 0.05)
-    with pytest.raises(ConsensusError, match="rank 1 heard nothing from rank 0"):
+    with pytest.raises(ConsensusError, match="rank 1 received nothing from rank 0"):
         join(1, 2)
-    with pytest.raises(ConsensusError, match="rank 1 heard nothing from rank 0"):
+    with pytest.raises(ConsensusError, match="rank 1 received nothing from rank 0"):
         lead(2)
 
 
@@ -184,7 +184,7 @@ def test_followers_leave_a_silent_leader_and_wait_for_a_paused_one(
         waiting.result(1.0)
     over.set()
     pausing.result(5)
-    with pytest.raises(ConsensusError, match="rank 0 said nothing"):
+    with pytest.raises(ConsensusError, match="rank 0 sent nothing"):
         waiting.result(10)
 
 
@@ -320,7 +320,9 @@ def test_a_rank_that_is_interrupted_after_the_decision_applies_it(
 
 def test_a_rank_0_that_cannot_lead_is_not_waited_for(store: FakeJobStore) -> None:
     abandon_control(rank(0, 2), OSError("no space left"))
-    with pytest.raises(ConsensusError, match=r"^rank 0 has none \(OSError: no space left\)$"):
+    with pytest.raises(
+        ConsensusError, match=r"^rank 0 takes no commands \(OSError: no space left\)$"
+    ):
         join(1, 2)
 
 
