@@ -24,6 +24,7 @@ log = logging.getLogger("lineside")
 REPORT_TRIES = 5
 """Failed tries of one event after which the run's page shows that it is being retried."""
 _SAVE_SECONDS = 1.0  # between two saves of nothing but the run's latest state
+_FLUSH_SECONDS = 1.0  # after which a batch of slow handlers is flushed and saved in its middle
 _MESSAGE_LENGTH = 1000
 
 
@@ -47,10 +48,16 @@ class Setup:
 
 
 class RunProcessor:
-    """Handles the events of ``run`` one by one, each until it succeeds or is given up."""
+    """Handles the events of ``run`` one by one, each until it succeeds or is given up.
 
-    def __init__(self, setup: Setup, run: str) -> None:
+    Once ``should_stop`` returns True, the events left of a batch are not handled.
+    """
+
+    def __init__(
+        self, setup: Setup, run: str, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self._setup = setup
+        self._should_stop = should_stop
         saved = setup.state_file.load(run)
         self.run = TrackedRun(run, setup.name, setup.state_file.attempt, saved)
         self._next_seqs = saved.next_seqs
@@ -63,7 +70,7 @@ class RunProcessor:
         """Seconds after which a batch that failed is to be processed again."""
 
     def process(self, batch: Batch) -> bool:
-        """Handle the events of a batch that are new; False if one failed and is to be retried.
+        """Handle the events of a batch that are new; False if it is to be processed again.
 
         Raises:
             SubscriberStopped: a handler raised, and that stops the subscriber.
@@ -75,9 +82,14 @@ class RunProcessor:
         if stream is None:
             return True
         next_seq, last = self._next_seqs.get(stream, 0), None
+        flush_at = time.monotonic() + _FLUSH_SECONDS
         for event in batch.events:
             if event.seq >= next_seq:
-                if not self._handle(stream, event):
+                if time.monotonic() >= flush_at:
+                    if not self._flush_and_save(stream, last, is_end=True):
+                        return False
+                    flush_at = time.monotonic() + _FLUSH_SECONDS
+                if self._should_stop() or not self._handle(stream, event):
                     self._flush_and_save(stream, last, is_end=False)
                     return False
                 self._next_seqs[stream] = event.seq + 1
@@ -103,8 +115,7 @@ class RunProcessor:
             except Exception:
                 log.exception("%s: close of run %s", self._setup.name, self.run.id)
             self._instance = None
-        if not self._needs_flush:
-            self._save(is_last=True)
+        self._save(is_last=True)
 
     def _handle(self, stream: Stream, event: Event) -> bool:
         setup, run = self._setup, self.run
@@ -211,7 +222,7 @@ class RunProcessor:
 
     def _save(self, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        if not self._touched and not self._has_changed:
+        if self._needs_flush or not (self._touched or self._has_changed):
             return
         if not (self._has_changed or is_last or now >= self._saved_at + _SAVE_SECONDS):
             return

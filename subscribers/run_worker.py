@@ -149,6 +149,7 @@ class RunWorker:
 
     def _next_work(self) -> Callable[[], None] | None:
         with self._changed:
+            was_idle = False
             while not self._is_stopping:
                 if self._is_late:
                     return self._catch_up
@@ -156,14 +157,15 @@ class RunWorker:
                     return self._process_oldest
                 if self._is_tick_due:
                     return self._tick
-                if not self._changed.wait(_IDLE_SECONDS):
+                if was_idle:
                     break
+                was_idle = not self._changed.wait(_IDLE_SECONDS)  # work may have come since
             self._thread = None
             return None
 
     def _process(self, batch: Batch) -> bool:
         if self._processor is None:
-            self._processor = RunProcessor(self._setup, self.id)
+            self._processor = RunProcessor(self._setup, self.id, lambda: self._is_stopping)
         self._processor.run.is_caught_up = self._bus.is_caught_up and not self._is_late
         if self._is_tick_due:
             self._tick()

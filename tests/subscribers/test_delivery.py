@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any, ClassVar
 
 import pytest
@@ -178,6 +179,66 @@ def test_a_flush_before_a_failed_event_does_not_restart_the_count_of_tries(
     with ServedKit(settings, Flushes):
         wait_until(lambda: bool(published(settings, "bad", "subscriber_error")), "a report")
         assert CALLS.count(("bad", 2)) == REPORT_TRIES
+
+
+class SlowEach(Fast):
+    name = "slow-each"
+
+    def on_log(self, run: RunContext, event: LogEvent) -> dict[str, float]:
+        CALLS.append(event.step)
+        time.sleep(0.1)
+        state = run.open_state()
+        state["logs"] = state.get("logs", 0) + 1
+        return {"logs": state["logs"]}
+
+
+def test_a_batch_of_slow_handlers_is_saved_in_its_middle_and_left_at_a_stop(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.run_processor._FLUSH_SECONDS", 0.2)
+    train(broker.address, "run", range(30))
+    with ServedKit(settings, SlowEach):
+        wait_until(lambda: bool(published(settings, "run", "metrics")), "the first metrics")
+        assert len(CALLS) < 30
+    assert len(CALLS) < 30
+    with ServedKit(settings, SlowEach):
+        wait_until(lambda: len(published(settings, "run", "metrics")) == 30, "the rest")
+    assert list(range(30)) == CALLS
+
+
+class Buffers(Fast):
+    name = "buffers"
+    fails = True
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_log(self, run: RunContext, event: LogEvent) -> None:
+        self.steps.append(event.step)
+
+    def tick(self, run: RunContext, now: float) -> None:
+        run.open_state()["ticks"] = run.open_state().get("ticks", 0) + 1
+        CALLS.append("tick")
+
+    def flush(self, run: RunContext) -> None:
+        if self.fails:
+            raise ConnectionError("not reachable")
+        CALLS.extend(self.steps)
+        self.steps.clear()
+
+
+def test_events_that_were_not_flushed_are_handled_again_although_ticks_were_saved(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.service._TICK_SECONDS", 0.05)
+    train(broker.address, "run", range(5))
+    with ServedKit(settings, Buffers):
+        wait_until(lambda: CALLS.count("tick") > 3, "ticks between the tries")
+    CALLS.clear()
+    monkeypatch.setattr(Buffers, "fails", False)
+    with ServedKit(settings, Buffers):
+        wait_until(lambda: 4 in CALLS, "a flush")
+    assert [call for call in CALLS if call != "tick"] == [0, 1, 2, 3, 4]
 
 
 class Slow(Fast):
