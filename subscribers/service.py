@@ -17,12 +17,12 @@ from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.event_loop import EventLoop
+from lineside.subscribers.handler_runner import Setup
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.offset_tracker import OffsetTracker
 from lineside.subscribers.publication_sender import PublicationSender
 from lineside.subscribers.run_filter import RunFilter
-from lineside.subscribers.run_processor import Setup
-from lineside.subscribers.run_worker import MAX_CATCHING_UP, Bus, RunWorker
+from lineside.subscribers.run_queue import MAX_CATCHING_UP, Bus, RunQueue
 from lineside.subscribers.state_file import StateFile
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
 
@@ -83,7 +83,7 @@ class SubscriberService(BatchSubscriber):
             raise UsageError(f"on_error {self._on_error!r}: expected one of {', '.join(ON_ERROR)}")
         if begin not in (FROM_START, FROM_LIVE):
             raise UsageError(f"from {begin!r}: expected {FROM_START} or {FROM_LIVE}")
-        self._workers: dict[str, RunWorker] = {}
+        self._queues: dict[str, RunQueue] = {}
         self._openings: dict[str, Reader] = {}  # readers of runs that are becoming late
         self._tracker = OffsetTracker()
         self._slots = threading.Semaphore(MAX_CATCHING_UP)
@@ -136,13 +136,13 @@ class SubscriberService(BatchSubscriber):
                 self._tracker.add(batch.offset)
                 self._tracker.finish(batch.offset)
             else:
-                self._worker(stream.run).deliver(self._tracker, batch)
+                self._queue(stream.run).deliver(self._tracker, batch)
         return False  # ``tick`` moves the cursor
 
     def on_journal_changed(self) -> None:
         self._tracker = OffsetTracker()
-        for worker in self._workers.values():
-            worker.forget_dropped()
+        for queue in self._queues.values():
+            queue.forget_dropped()
         while self._openings:
             self._openings.popitem()[1].close()
 
@@ -170,14 +170,14 @@ class SubscriberService(BatchSubscriber):
             self._state_file.prune()
 
     def flush(self) -> None:
-        for worker in self._workers.values():
-            worker.stop()
+        for queue in self._queues.values():
+            queue.stop()
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
-        for worker in self._workers.values():
-            if worker.join(max(0.0, deadline - time.monotonic())):
-                worker.close()
+        for queue in self._queues.values():
+            if queue.join(max(0.0, deadline - time.monotonic())):
+                queue.close()
             else:
-                log.warning("%s: run %s is in a handler that does not end", self.name, worker.id)
+                log.warning("%s: run %s is in a handler that does not end", self.name, queue.id)
         self._commit()
 
     def shutdown(self) -> None:
@@ -188,11 +188,11 @@ class SubscriberService(BatchSubscriber):
             self._loop.close()
             self._state_file.close()
 
-    def _worker(self, run: str) -> RunWorker:
-        worker = self._workers.get(run)
-        if worker is None:
-            worker = self._workers[run] = RunWorker(self._setup, self._bus, self._slots, run)
-        return worker
+    def _queue(self, run: str) -> RunQueue:
+        queue = self._queues.get(run)
+        if queue is None:
+            queue = self._queues[run] = RunQueue(self._setup, self._bus, self._slots, run)
+        return queue
 
     def _commit(self) -> None:
         processed = self._tracker.processed
@@ -207,18 +207,18 @@ class SubscriberService(BatchSubscriber):
         for name in self.reader.names_below:
             run = name.removeprefix(f"{self.name}/")
             if is_run_id(run):
-                self._worker(run).start_late(offset)
+                self._queue(run).start_late(offset)
 
     def _open_late_readers(self, now: float) -> None:
         """Give late runs their cursors: the shared one may pass once the broker has them."""
-        for run, worker in self._workers.items():
-            oldest = worker.oldest
-            if oldest is None or worker.is_late or run in self._openings:
+        for run, queue in self._queues.items():
+            oldest = queue.oldest
+            if oldest is None or queue.is_late or run in self._openings:
                 continue
             if now - oldest.since > LATE_SECONDS:
                 self._openings[run] = Reader(
                     self.settings.broker,
-                    name=worker.reader_name,
+                    name=queue.reader_name,
                     start=OFFSET,
                     offset=oldest.batch.offset - 1,
                     streams=[run],
@@ -228,7 +228,7 @@ class SubscriberService(BatchSubscriber):
 
     def _start_opened(self) -> None:
         for run, reader in list(self._openings.items()):
-            worker = self._workers[run]
+            queue = self._queues[run]
             try:
                 reader.poll(0)
             except ReaderDenied as error:
@@ -237,21 +237,21 @@ class SubscriberService(BatchSubscriber):
                 continue
             if reader.is_subscribed:
                 del self._openings[run]
-                if worker.oldest is None:  # it has recovered meanwhile
+                if queue.oldest is None:  # it has recovered meanwhile
                     reader.forget()
                 else:
                     reader.close()
-                    worker.start_late()
+                    queue.start_late()
                     log.warning("%s: run %s is late and goes on by itself", self.name, run)
 
     def _tick_runs(self, now: float) -> None:
-        for run, worker in list(self._workers.items()):
-            if now - worker.used_at <= _IDLE_RUN_SECONDS or worker.is_late:
+        for run, queue in list(self._queues.items()):
+            if now - queue.used_at <= _IDLE_RUN_SECONDS or queue.is_late:
                 if self._handlers.has_tick:
-                    worker.tick()
-            elif worker.is_idle and run not in self._openings:
-                worker.close()
-                del self._workers[run]
+                    queue.tick()
+            elif queue.is_idle and run not in self._openings:
+                queue.close()
+                del self._queues[run]
 
     def _is_handled(self, stream: Stream) -> bool:
         """Whether the stream is a run's, or the audit's for a subscriber that handles it."""

@@ -20,9 +20,9 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.settings import Settings
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.event_loop import EventLoop
+from lineside.subscribers.handler_runner import HandlerRunner, Setup, SubscriberStopped
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.run_filter import RunFilter
-from lineside.subscribers.run_processor import RunProcessor, Setup, SubscriberStopped
 from lineside.subscribers.state_file import Publication, StateFile
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
 
@@ -90,7 +90,7 @@ def deliver(
     )
     try:
         events = list(run)
-        processor = RunProcessor(setup, events[0][0].run if events else "run")
+        processor = HandlerRunner(setup, events[0][0].run if events else "run")
         processor.run.is_caught_up = True
         for offset, (stream, event) in enumerate(events, 1):
             processor.process(Batch(offset, stream, (event,), ()))

@@ -71,7 +71,7 @@ class ServedKit:
 
     def is_late(self, run: str) -> bool:
         """Whether the run has a cursor of its own."""
-        return run in self.service._workers and self.service._workers[run].is_late
+        return run in self.service._queues and self.service._queues[run].is_late
 
     def wait_ended(self) -> None:
         self._thread.join(DEADLINE)

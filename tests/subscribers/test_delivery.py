@@ -18,7 +18,7 @@ from lineside.subscribers import (
     RunContext,
     Subscriber,
 )
-from lineside.subscribers.run_processor import REPORT_TRIES, SubscriberStopped
+from lineside.subscribers.handler_runner import REPORT_TRIES, SubscriberStopped
 from lineside.subscribers.state_file import Publication, StateFile
 from tests.subscribers.kit import ATTEMPT, ServedKit, published, train
 from tests.support.waiting import wait_until
@@ -195,7 +195,7 @@ class SlowEach(Fast):
 def test_a_batch_of_slow_handlers_is_saved_in_its_middle_and_left_at_a_stop(
     settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lineside.subscribers.run_processor._FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr("lineside.subscribers.handler_runner._FLUSH_SECONDS", 0.2)
     train(broker.address, "run", range(30))
     with ServedKit(settings, SlowEach):
         wait_until(lambda: bool(published(settings, "run", "metrics")), "the first metrics")

@@ -47,7 +47,7 @@ class Setup:
     on_published: Callable[[], None]
 
 
-class RunProcessor:
+class HandlerRunner:
     """Handles the events of ``run`` one by one, each until it succeeds or is given up.
 
     Once ``should_stop`` returns True, the events left of a batch are not handled.

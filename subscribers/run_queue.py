@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import ReaderDenied
+from lineside.subscribers.handler_runner import HandlerRunner, Setup
 from lineside.subscribers.offset_tracker import OffsetTracker
-from lineside.subscribers.run_processor import RunProcessor, Setup
 
 log = logging.getLogger("lineside")
 
@@ -35,7 +35,7 @@ class Waiting(NamedTuple):
 
 @dataclass
 class Bus:
-    """What a worker knows of the bus; ``journal`` and ``is_caught_up`` are the shared reader's."""
+    """State shared by all queues. ``journal`` and ``is_caught_up`` are the shared reader's."""
 
     address: str
     on_fatal: Callable[[BaseException], None]
@@ -43,7 +43,7 @@ class Bus:
     is_caught_up: bool = False
 
 
-class RunWorker:
+class RunQueue:
     """The queue and thread of ``run``.
 
     A run that is late reads from the broker under a durable name of its own, ``reader_name``, and
@@ -61,7 +61,7 @@ class RunWorker:
         self._changed = threading.Condition()
         self._queue: deque[Waiting] = deque()
         self._thread: threading.Thread | None = None
-        self._processor: RunProcessor | None = None
+        self._runner: HandlerRunner | None = None
         self._is_stopping = self._is_late = self._is_tick_due = False
         self._last_dropped = 0  # the newest offset that the shared reader delivered while late
 
@@ -94,7 +94,7 @@ class RunWorker:
     def tick(self) -> None:
         """Have the subscriber's ``tick`` called, if the run is in memory."""
         with self._changed:
-            if self._processor is not None:
+            if self._runner is not None:
                 self._is_tick_due = True
                 self._wake()
 
@@ -128,9 +128,9 @@ class RunWorker:
 
     def close(self) -> None:
         """Release the run; its thread has ended."""
-        if self._processor is not None:
-            self._processor.close()
-            self._processor = None
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
 
     def _wake(self) -> None:
         if self._thread is None and not self._is_stopping:
@@ -164,12 +164,12 @@ class RunWorker:
             return None
 
     def _process(self, batch: Batch) -> bool:
-        if self._processor is None:
-            self._processor = RunProcessor(self._setup, self.id, lambda: self._is_stopping)
-        self._processor.run.is_caught_up = self._bus.is_caught_up and not self._is_late
+        if self._runner is None:
+            self._runner = HandlerRunner(self._setup, self.id, lambda: self._is_stopping)
+        self._runner.run.is_caught_up = self._bus.is_caught_up and not self._is_late
         if self._is_tick_due:
             self._tick()
-        return self._processor.process(batch)
+        return self._runner.process(batch)
 
     def _process_oldest(self) -> None:
         waiting = self._queue[0]
@@ -178,13 +178,13 @@ class RunWorker:
                 if self._queue and self._queue[0] is waiting:
                     self._queue.popleft()
             waiting.tracker.finish(waiting.batch.offset)
-        elif self._processor is not None:
-            self._pause(self._processor.retry_delay, until_late=True)
+        elif self._runner is not None:
+            self._pause(self._runner.retry_delay, until_late=True)
 
     def _tick(self) -> None:
         self._is_tick_due = False
-        if self._processor is not None:
-            self._processor.tick(time.time())
+        if self._runner is not None:
+            self._runner.tick(time.time())
 
     def _pause(self, seconds: float, *, until_late: bool = False) -> None:
         deadline = time.monotonic() + seconds
@@ -221,7 +221,7 @@ class RunWorker:
                     restarts, position = reader.restarts, 0
                 if batch is not None:
                     if not self._process(batch):
-                        return self._processor.retry_delay if self._processor else 0.0
+                        return self._runner.retry_delay if self._runner else 0.0
                     self._setup.state_file.sync()
                     reader.commit(batch.offset)
                     position = batch.offset
