@@ -145,7 +145,9 @@ class Points(Document):
     """
 
     name: str
-    attempt: str | None
+    attempt: str | None = Field(
+        description="Null if the curve is of a producer beside the training and covers the run."
+    )
     producer: str
     x: list[float] = Field(description="Steps, or seconds since the epoch.")
     y: list[float | None]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, func, or_, select
@@ -51,6 +51,15 @@ class CurveRequest:
         if self.points is not None and self.points < 1:
             raise UsageError(f"points={self.points}: expected 1 or more")
 
+    def x_of(self, point: Point) -> float:
+        """The place of ``point`` on the axis."""
+        return point[2] if self.x == "time" else point[1]
+
+    def has(self, point: Point) -> bool:
+        """Whether ``point`` is between ``start`` and ``end``."""
+        at = self.x_of(point)
+        return (self.start is None or at >= self.start) and (self.end is None or at <= self.end)
+
 
 def read_metrics(connection: Connection, source: CurveSource) -> list[Series]:
     """The metrics: rank 0's first, then by producer and name."""
@@ -65,23 +74,28 @@ def read_curve(
     """The requested part of a curve, with one neighbour on each side.
 
     It has all points that are not finite if they are at most as many as requested, else the first
-    of each block. A curve that does not exist has no points.
+    of each block. A curve of a producer beside the training is sorted by ``x``. A curve that does
+    not exist has no points.
     """
     rows = connection.execute(_series(source, kind).where(series.c.name == name)).all()
     producer = rows[0].producer if rows else source.producer or RANK_0
     rows = [row for row in rows if row.producer == producer]
     total = sum(row.n for row in rows)
     kept: list[Point] = []
-    requested = 0
+    is_downsampled = False
     for row in rows:
         share = None if request.points is None else max(1, request.points * row.n // (total or 1))
-        first, end = _span(connection, row, request)
-        kept += _read_downsampled(connection, row.id, row.n, share, first, end)
-        requested += end - first
+        part = _with_neighbours(connection, row, request)
+        first, end = _span(connection, row, part)
+        found = _read_downsampled(connection, row.id, row.n, share, first, end)
+        is_downsampled |= len(found) < end - first
+        kept += found if part is request else [point for point in found if part.has(point)]
+    if not is_rank(producer):
+        kept.sort(key=request.x_of)
     step, time = [point[1] for point in kept], [point[2] for point in kept]
     return Points(
         name=name,
-        attempt=source.attempt,
+        attempt=_curve_attempt(source, rows),
         producer=producer,
         x=[float(value) for value in (time if request.x == "time" else step)],
         y=[point[4] for point in kept],
@@ -91,8 +105,14 @@ def read_curve(
         flag=[FLAGS[point[5]] for point in kept],
         total=total,
         sum=_sum([row.sum for row in rows]),
-        downsampled=len(kept) < requested,
+        downsampled=is_downsampled,
     )
+
+
+def _curve_attempt(source: CurveSource, rows: Sequence[Any]) -> str | None:
+    """The attempt; None for a curve of a producer beside the training that covers the whole run."""
+    is_of_attempt = any(row.attempt == source.attempt for row in rows)
+    return source.attempt if is_of_attempt or not rows else None
 
 
 def _series(source: CurveSource, kind: str) -> Select[Any]:
@@ -151,10 +171,27 @@ def _read_downsampled(
     return [known[idx] for idx in sorted(known)]
 
 
+def _ascends(row: Any, x: str) -> bool:
+    # An evaluator may take the checkpoints of a run in any order.
+    return x == "time" or is_rank(row.producer)
+
+
+def _with_neighbours(connection: Connection, row: Any, request: CurveRequest) -> CurveRequest:
+    """The request; for a curve in any order widened to the nearest point on each side."""
+    if _ascends(row, request.x) or (request.start is None and request.end is None):
+        return request
+    step, start, end = points.c.step, request.start, request.end
+    before = func.max(step).filter(step < (-inf if start is None else start))
+    after = func.min(step).filter(step > (inf if end is None else end))
+    query = select(before, after).where(points.c.series_id == row.id)
+    low, high = connection.execute(query).one()
+    return replace(request, start=start if low is None else low, end=end if high is None else high)
+
+
 def _span(connection: Connection, row: Any, request: CurveRequest) -> tuple[int, int]:
     """The ordinals, from and to before, of the requested part and one neighbour on each side."""
     first, end = 0, row.n
-    if request.x == "step" and not is_rank(row.producer):
+    if not _ascends(row, request.x):
         return _span_of_any_order(connection, row, request)
     if request.start is not None:
         first = max(0, _first_at(connection, row.id, row.n, request.x, request.start, False) - 1)
@@ -164,17 +201,17 @@ def _span(connection: Connection, row: Any, request: CurveRequest) -> tuple[int,
 
 
 def _span_of_any_order(connection: Connection, row: Any, request: CurveRequest) -> tuple[int, int]:
-    # An evaluator may take the checkpoints of a run in any order, so steps need not ascend.
-    query = select(func.min(points.c.idx), func.max(points.c.idx))
-    query = query.where(points.c.series_id == row.id)
+    """The ordinals, from and to before, among which every requested point is."""
     if request.start is None and request.end is None:
         return 0, row.n
+    query = select(func.min(points.c.idx), func.max(points.c.idx))
+    query = query.where(points.c.series_id == row.id)
     if request.start is not None:
         query = query.where(points.c.step >= request.start)
     if request.end is not None:
         query = query.where(points.c.step <= request.end)
     first, last = connection.execute(query).one()
-    return (0, 0) if first is None else (max(0, first - 1), min(row.n, last + 2))
+    return (0, 0) if first is None else (first, last + 1)
 
 
 def _first_at(

@@ -184,8 +184,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """A curve as columns of equal length, in the order recorded.
+    """A curve as columns of equal length.
 
+    Points are in the order recorded; those of a producer beside the training are sorted by ``x``.
+    ``attempt`` is None if such a curve has no point that counts for one attempt alone.
     ``x`` is ``step`` or ``time`` (seconds since the epoch), as requested. ``y`` is None where the
     value is not finite; ``flag`` is then ``nan``, ``inf`` or ``-inf``. ``total`` is the number of
     points and ``sum`` the sum of the finite values (None beyond a double) of the whole curve. If

@@ -86,6 +86,13 @@ def test_a_curve_beside_the_training_covers_all_attempts(
         for attempt in (None, ATTEMPT)
     }
     assert names == {None: ["gpu"], ATTEMPT: ["loss", "bleu", "gpu"]}
+    found = {name: history.points("run", name, attempt=ATTEMPT) for name in ("loss", "bleu", "gpu")}
+    assert {name: curve.attempt for name, curve in found.items()} == {
+        "loss": ATTEMPT,
+        "bleu": ATTEMPT,
+        "gpu": None,
+    }
+    assert history.points("run", "bleu").total == 0
 
 
 def test_a_part_of_a_curve_is_found_although_its_steps_go_back(
@@ -95,9 +102,31 @@ def test_a_part_of_a_curve_is_found_although_its_steps_go_back(
     for step in (400, 100, 200, 300):
         report(evaluator, step, loss=float(step))
     journal.deliver(trained(), evaluator)
-    assert history.points("run", "loss", start=350).step == [400, 100]
+    assert history.points("run", "loss").step == [100, 200, 300, 400]
+    assert history.points("run", "loss", start=350).step == [300, 400]
+    assert history.points("run", "loss", end=150.5).step == [100, 200]
     assert history.points("run", "loss", start=150, end=250).step == [100, 200, 300]
-    assert history.points("run", "loss", start=500).step == []
+    assert history.points("run", "loss", start=210, end=290).step == [200, 300]
+    assert history.points("run", "loss", start=500).step == [400]
+    assert history.points("run", "loss", x="time").step == [400, 100, 200, 300]
+
+
+def test_a_producer_that_repeats_steps_after_a_restart_has_one_curve_in_order(
+    journal: FakeJournal, history: History
+) -> None:
+    first = beside("evaluator", "20231114T230000-a")
+    second = beside("evaluator", "20231114T240000-b", START + 60)
+    for step in range(100):
+        report(first, step, loss=1.0)
+        report(second, step, loss=2.0)
+    journal.deliver(trained(), first, second)
+    curve = history.points("run", "loss")
+    assert curve.step == sorted(2 * list(range(100)))
+    assert curve.y == [1.0, 2.0] * 100
+    short = history.points("run", "loss", points=50)
+    assert short.downsampled
+    assert short.step == sorted(short.step)
+    assert (short.total, short.sum) == (200, 300.0)
 
 
 def test_metrics_change_neither_the_step_nor_the_attempts_of_the_run(
