@@ -4,8 +4,6 @@ import { CONFIG, chosenRange, layout, nearest, smooth, toAxisTime, withAlpha } f
 
 const FLAG_WORDS = { nan: "NaN", inf: "+∞", "-inf": "−∞" };
 
-export const RANK_0 = "rank0";
-
 export class Chart {
   constructor(figure, board) {
     this.figure = figure;
@@ -32,19 +30,14 @@ export class Chart {
     if (this.range) [query.start, query.end] = this.range;
     try {
       const answers = await Promise.all(
-        this.sources().map((source) => this.board.api.points(this.name, { ...query, ...source }).catch(absent)),
+        this.board.view.attempts.map((attempt) => this.board.api.points(this.name, { ...query, attempt }).catch(absent)),
       );
       if (turn !== this.turn) return;
-      this.answers = answers.filter(Boolean);
+      this.answers = distinct(answers.filter(Boolean));
       this.draw();
     } catch (error) {
       if (turn === this.turn) this.showText(error.message);
     }
-  }
-
-  // The curves to draw: one for each shown attempt, and one for a producer beside the training.
-  sources() {
-    return this.producer === RANK_0 ? this.board.view.attempts.map((attempt) => ({ attempt })) : [{}];
   }
 
   // Draws the points fetched last: smoothing, axis and theme need no new ones.
@@ -71,7 +64,7 @@ export class Chart {
     for (const answer of this.answers) {
       const colour = this.board.colourOf(answer.attempt);
       const xs = x === "time" ? answer.x.map(toAxisTime) : answer.x;
-      const label = this.answers.length > 1 ? `attempt ${this.board.numberOf(answer.attempt)} ` : "";
+      const label = this.answers.length > 1 && answer.attempt ? `attempt ${this.board.numberOf(answer.attempt)} ` : "";
       const few = answer.y.length < 3;
       const raw = {
         x: xs,
@@ -145,6 +138,11 @@ export class Chart {
     const last = answer?.y.findLast((value) => value !== null) ?? null;
     this.value.textContent = this.range ? "zoomed · double-click for all" : number(last);
   }
+}
+
+// A curve that covers the whole run, without an attempt, is the same for each attempt.
+function distinct(answers) {
+  return answers.filter((answer) => answer.attempt || answer === answers.find((other) => !other.attempt));
 }
 
 // An attempt need not have logged the metric.

@@ -1,5 +1,5 @@
 // All charts of a run: view options, colours of attempts, and the shared cursor.
-import { Chart, RANK_0 } from "./chart.js";
+import { Chart } from "./chart.js";
 import { number } from "./format.js";
 import { palette, toAxisTime } from "./plot.js";
 
@@ -48,7 +48,7 @@ export class ChartBoard {
     for (const { producer, name, attempt, count } of metrics) {
       const key = keyOf(producer, name);
       const figure = this.charts.get(key)?.figure;
-      const isShown = producer !== RANK_0 || this.view.attempts.includes(attempt);
+      const isShown = !this.numberOf(attempt) || this.view.attempts.includes(attempt);
       if (!figure || !isShown) continue;
       const newest = `${attempt} ${count}`;
       if (figure.dataset.count !== newest) grown.push(key);
@@ -91,9 +91,10 @@ export class ChartBoard {
     return this.attempts.find((known) => known.attempt === attempt)?.number ?? 0;
   }
 
-  // The newest attempt always has the first colour.
+  // The newest attempt always has the first colour, as a curve without an attempt.
   colourOf(attempt) {
-    const age = this.attempts.at(-1).number - this.numberOf(attempt);
+    const newest = this.attempts.at(-1).number;
+    const age = newest - (this.numberOf(attempt) || newest);
     return this.colours.series[age % this.colours.series.length];
   }
 

@@ -67,6 +67,36 @@ def test_charts_of_an_evaluator_stand_apart_and_grow(
     assert page.eval_on_selector(loss, "plot => plot.data[0].y.length") == 8
 
 
+def test_charts_of_a_subscriber_show_the_attempts_chosen(
+    harness: Harness, site: str, page: Any
+) -> None:
+    first = harness.begin(upto=30)
+    first.train(harness.feeder)
+    again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
+    again.train(harness.feeder)
+    # A subscriber's streams have the names of the attempts, those of a sampler do not.
+    own, sampler = Stream("tiny-1", "quality", first.attempt), Stream("tiny-1", "sampler", "s1")
+    for stream, step, metrics in (
+        (own, 20, {"f1": 0.25}),
+        (own, 10, {"f1": 0.5}),
+        (own._replace(attempt=again.attempt), 30, {"f1": 0.75}),
+        (sampler, 10, {"gpu": 80.0}),
+        (sampler, 20, {"gpu": 90.0}),
+    ):
+        harness.feeder.record(stream, "metrics", time.time(), step, {"metrics": metrics})
+    visit(page, f"{site}/runs/tiny-1")
+    f1, gpu = (f"figure[data-metric='{name}'] .plot" for name in ("f1", "gpu"))
+    curves = "plot => plot.data?.filter((trace) => trace.yaxis !== 'y2').map((trace) => trace.y)"
+    page.locator(gpu).scroll_into_view_if_needed()
+    page.wait_for_function("gpu => document.querySelector(gpu).data", arg=gpu)
+    assert page.eval_on_selector(f1, curves) == [[0.75]]
+    page.get_by_role("button", name="Attempt 1").click()
+    page.locator(gpu).scroll_into_view_if_needed()
+    page.wait_for_function(f"f1 => ({curves})(document.querySelector(f1)).length === 2", arg=f1)
+    assert page.eval_on_selector(f1, curves) == [[0.5, 0.25], [0.75]]
+    assert page.eval_on_selector(gpu, curves) == [[80.0, 90.0]]
+
+
 def test_events_appear_without_a_reload(harness: Harness, site: str, page: Any) -> None:
     training = harness.begin(began=time.time())
     visit(page, f"{site}/runs/tiny-1")
