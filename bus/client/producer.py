@@ -156,6 +156,8 @@ class Producer:
     ) -> int:
         """Collect one event, with the time now; return its seq."""
         seq = self.next_seq
+        if seq == self.acked:
+            self._denial = ""  # an older refusal says nothing about this event
         self._records.append(
             self._encoder.encode(
                 seq, time.time(), time.monotonic_ns(), kind, step, None, control, data
@@ -169,8 +171,9 @@ class Producer:
 
     def drop_acked(self) -> None:
         """Forget acknowledged events. If the journal is replaced, it gets a GAP for them."""
-        del self._records[: self.acked - self._first]
-        self._first = max(self._first, self.acked)
+        count = max(0, self.acked - self._first)  # a journal made anew has less than before
+        del self._records[:count]
+        self._first += count
 
     def flush(self, timeout: float = 10.0) -> None:
         """Return once every event is in the journal.

@@ -8,6 +8,7 @@ from lineside.bus.client import producer as producer_module
 from lineside.bus.client.producer import Producer, ProducerConnection
 from lineside.bus.client.producer_pool import _MAX_PRODUCERS, ProducerPool
 from lineside.bus.errors import BrokerUnreachable, BusError
+from lineside.bus.protocol.messages import DENIED, Ack
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from tests.bus.conftest import StartBroker
@@ -49,6 +50,80 @@ def test_a_refused_stream_leaves_the_others_of_its_connection_alone(
     accepted.emit("log")
     accepted.flush()
     assert accepted.acked == 21
+    connection.close()
+
+
+def test_events_not_acknowledged_survive_a_restart_of_the_broker_in_every_stream(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer_module, "_SILENCE_SECONDS", 0.3)
+    broker = start_broker()
+    connection = ProducerConnection(settings.broker)
+    runs = [f"run{number}" for number in range(20)]
+    producers = [Producer(settings.broker, f"{run}/rank0/a", connection) for run in runs]
+
+    def emit(first: int, end: int) -> None:
+        for producer in producers:
+            for step in range(first, end):
+                producer.emit("log", step=step)
+
+    emit(0, 1)
+    for producer in producers:
+        producer.flush()
+    broker.stop()
+    emit(1, 300)
+    with pytest.raises(BrokerUnreachable):
+        producers[3].flush(0.5)
+    broker = start_broker()
+    for producer in reversed(producers):
+        producer.flush()
+    broker.stop()
+    start_broker()
+    emit(300, 301)
+    for producer in producers:
+        producer.flush()
+    connection.close()
+    for run in runs:
+        steps = [event.step for event in read_all(settings.broker, [run])]
+        assert steps == list(range(301))
+
+
+def test_a_journal_made_anew_gets_every_event_that_was_not_acknowledged(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    broker = start_broker()
+    with Producer(settings.broker, "run/rank0/a") as producer:
+        for step in range(10):
+            producer.emit("log", step=step)
+        producer.flush()
+        producer.drop_acked()
+        broker.stop()
+        for path in settings.home.glob("journal.db*"):
+            path.unlink()
+        for step in range(10, 30):
+            producer.emit("log", step=step)
+        start_broker()
+        while producer.acked >= 10:
+            producer.poll(0.1)
+        producer.drop_acked()
+        producer.flush()
+    assert [event.step for event in read_all(settings.broker)] == list(range(10, 30))
+
+
+def test_an_older_refusal_does_not_refuse_a_later_event(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer_module, "_DENIED_RETRY_SECONDS", 0.1)
+    start_broker()
+    connection = ProducerConnection(settings.broker)
+    idle = Producer(settings.broker, "run/rank0/a", connection)
+    idle.emit("log")
+    idle.flush()
+    # As when the connection was replaced while the key had no right to this stream.
+    idle.acknowledge(Ack(str(idle.stream), 0, DENIED, 0, "not now"))
+    idle.emit("log")
+    idle.flush()
+    assert idle.acked == 2
     connection.close()
 
 
