@@ -35,7 +35,7 @@ BROKER_TIMEOUT_SECONDS = 2.0
 CATCH_UP_SECONDS = 3.0
 LOW_DISK_BYTES, CRITICAL_DISK_BYTES = 2 << 30, 256 << 20  # bytes free on a disk
 MAX_CLOCK_SKEW_SECONDS = 5.0
-_NO_STREAMS = ("_none/control/_",)  # every role may read it, and no event matches
+_NO_STREAMS = ("_none/control/_",)  # roles that may read any run may read it; no event matches
 
 
 @dataclass(frozen=True)
