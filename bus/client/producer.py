@@ -157,7 +157,7 @@ class Producer:
         """Collect one event, with the time now; return its seq."""
         seq = self.next_seq
         if seq == self.acked:
-            self._denial = ""  # an older refusal says nothing about this event
+            self._denial = ""  # an older refusal was not about this event
         self._records.append(
             self._encoder.encode(
                 seq, time.time(), time.monotonic_ns(), kind, step, None, control, data

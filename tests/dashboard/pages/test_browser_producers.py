@@ -1,0 +1,70 @@
+"""Charts in Chromium of producers beside the training."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from lineside.bus.protocol.events import Stream
+from tests.dashboard.conftest import Harness
+from tests.dashboard.pages.browsing import expect, visit
+
+pytestmark = pytest.mark.browser
+
+
+def test_charts_of_an_evaluator_stand_apart_and_grow(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train()
+    evaluator = Stream("tiny-1", "evaluator", "20261121T090000-eeee")
+
+    def report(step: int, loss: float) -> None:
+        harness.feeder.record(evaluator, "metrics", time.time(), step, {"metrics": {"loss": loss}})
+
+    report(5, 9.0)
+    report(10, 8.0)
+    visit(page, f"{site}/runs/tiny-1")
+    chart = "figure[data-producer='evaluator'][data-metric='loss'] .plot"
+    expect(page.locator("h3", has_text="From evaluator")).to_be_visible()
+    page.locator(chart).scroll_into_view_if_needed()
+    page.wait_for_function("chart => document.querySelector(chart).data", arg=chart)
+    assert page.eval_on_selector(chart, "plot => plot.data[0].y") == [9.0, 8.0]
+    expect(page.locator("#link-state")).to_have_text("Live")
+    report(15, 7.0)
+    page.wait_for_function(
+        "chart => document.querySelector(chart).data[0].y.length === 3", arg=chart
+    )
+    loss = "figure[data-producer='rank0'][data-metric='loss'] .plot"
+    assert page.eval_on_selector(loss, "plot => plot.data[0].y.length") == 8
+
+
+def test_charts_of_a_subscriber_show_the_attempts_chosen(
+    harness: Harness, site: str, page: Any
+) -> None:
+    first = harness.begin(upto=30)
+    first.train(harness.feeder)
+    again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
+    again.train(harness.feeder)
+    # A subscriber's streams have the names of the attempts, those of a sampler do not.
+    own, sampler = Stream("tiny-1", "quality", first.attempt), Stream("tiny-1", "sampler", "s1")
+    for stream, step, metrics in (
+        (own, 20, {"f1": 0.25}),
+        (own, 10, {"f1": 0.5}),
+        (own._replace(attempt=again.attempt), 30, {"f1": 0.75}),
+        (sampler, 10, {"gpu": 80.0}),
+        (sampler, 20, {"gpu": 90.0}),
+    ):
+        harness.feeder.record(stream, "metrics", time.time(), step, {"metrics": metrics})
+    visit(page, f"{site}/runs/tiny-1")
+    f1, gpu = (f"figure[data-metric='{name}'] .plot" for name in ("f1", "gpu"))
+    curves = "plot => plot.data?.filter((trace) => trace.yaxis !== 'y2').map((trace) => trace.y)"
+    page.locator(gpu).scroll_into_view_if_needed()
+    page.wait_for_function("gpu => document.querySelector(gpu).data", arg=gpu)
+    assert page.eval_on_selector(f1, curves) == [[0.75]]
+    page.get_by_role("button", name="Attempt 1").click()
+    page.locator(gpu).scroll_into_view_if_needed()
+    page.wait_for_function(f"f1 => ({curves})(document.querySelector(f1)).length === 2", arg=f1)
+    assert page.eval_on_selector(f1, curves) == [[0.5, 0.25], [0.75]]
+    assert page.eval_on_selector(gpu, curves) == [[80.0, 90.0]]
