@@ -109,6 +109,8 @@ def client(site: str) -> Iterator[httpx.Client]:
 def browser(require_program: Callable[[str], str]) -> Iterator[Any]:
     """A Chromium, for tests marked ``browser``."""
     playwright: Any = importlib.import_module("playwright.sync_api")
+    # Room for a machine at load 10; the default is 5 s.
+    playwright.expect.set_options(timeout=DEADLINE * 1000)
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(
             executable_path=require_program("chromium"), args=["--no-sandbox", "--disable-gpu"]

@@ -15,6 +15,7 @@ from lineside.bus.protocol.events import Stream
 from tests.conftest import ON_CI
 from tests.dashboard.conftest import Harness
 from tests.dashboard.synthetic import Training
+from tests.support.waiting import DEADLINE
 
 load = importlib.import_module if ON_CI else pytest.importorskip
 playwright: Any = load("playwright.sync_api")
@@ -29,6 +30,7 @@ def open_page(browser: Any, **options: Any) -> Iterator[Any]:
     """A new page, which must not log an error."""
     context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
     page = context.new_page()
+    page.set_default_timeout(DEADLINE * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
