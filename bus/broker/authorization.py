@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineside.bus.auth.roles import EMIT, Principal
+from lineside.bus.auth.roles import EMIT, Principal, is_reserved_producer
 from lineside.bus.broker.journal import Journal
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol.commands import CONTROL_PRODUCER
@@ -64,8 +64,8 @@ class Authorization:
     def claim_ownership(self, principal: Principal, stream: Stream, blob: bytes) -> None:
         """Make the client the owner of what it was the first to write to."""
         if not is_shared_stream(stream):
-            is_annotation = principal.is_annotation(stream, self._run_owner(stream.run))
-            self._claim_if_free(str(stream) if is_annotation else stream.run, principal)
+            owns_run = not self._is_annotation(principal, stream, blob)
+            self._claim_if_free(stream.run if owns_run else str(stream), principal)
         elif not principal.is_admin:
             self._claim_if_free(str(stream), principal)
             # A training's first answer may come before all its other events.
@@ -87,6 +87,17 @@ class Authorization:
             if denial:
                 return denial
         return self._name_denial(principal, message.name) if message.name else ""
+
+    def _is_annotation(self, principal: Principal, stream: Stream, blob: bytes) -> bool:
+        """Whether records only annotate a run, by the role annotate or by an admin's metrics."""
+        owner = self._run_owner(stream.run)
+        if not principal.is_admin or not self._has_keys or owner is not None:
+            return principal.is_annotation(stream, owner)
+        # A subscriber on the broker's machine may publish before the training does.
+        return not (
+            is_reserved_producer(stream.producer)
+            or principal.annotation_denial(dict.fromkeys(_kinds(blob)))
+        )
 
     def _stream_denial(self, principal: Principal, stream: Stream) -> str:
         if not self._has_keys or not is_shared_stream(stream) or principal.is_admin:

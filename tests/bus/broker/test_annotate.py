@@ -117,6 +117,27 @@ def test_annotations_of_a_run_not_yet_begun_do_not_own_it_even_after_a_restart(
     assert is_accepted(peer.request(Put(OWN._replace(run="mine"), 0, 1, record(0))))
 
 
+def test_metrics_from_the_brokers_machine_do_not_take_a_run_that_has_not_begun(
+    secured: SecuredBroker, start_secured: StartSecured, connect_with: ConnectWith
+) -> None:
+    trains, chief = secured.key("node7", "emit"), secured.key("chief", "admin")
+    broker_thread = start_secured()
+    for run, address in (("run", secured.local), ("other", secured.address(chief))):
+        with Producer(address, f"{run}/evaluator/a") as producer:
+            producer.emit("metrics", data={"metrics": {"bleu": 0.5}})
+            producer.flush()
+    with Producer(secured.local, "own/evaluator/a") as producer:
+        producer.emit("metrics", data={"metrics": {}})
+        producer.emit("log")
+        producer.flush()
+    broker_thread.stop()
+    start_secured()
+    peer = connect_with(trains)
+    begin(peer)
+    begin(peer, STREAM._replace(run="other"))
+    assert "the broker's own machine" in denial_of(peer.request(Hi(STREAM._replace(run="own"))))
+
+
 @pytest.mark.parametrize("name", ["rank0", "rank-a", "control", "shipper", "stopper", "launcher"])
 def test_a_key_to_annotate_cannot_have_the_name_of_a_process_of_lineside(
     secured: SecuredBroker, name: str
