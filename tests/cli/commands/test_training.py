@@ -89,5 +89,6 @@ def test_a_missing_spool_is_a_usage_error(home: Home) -> None:
     done = home.lineside("ship", "--spool", "/no/such/spool")
     assert done.returncode == 2
     assert done.stderr == (
-        "lineside: there is no spool at /no/such/spool: expected a folder, as LINESIDE_SPOOL names it\n"
+        "lineside: there is no spool at /no/such/spool: "
+        "expected a folder, as LINESIDE_SPOOL names it\n"
     )
