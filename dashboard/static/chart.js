@@ -44,13 +44,13 @@ export class Chart {
   draw() {
     const { Plotly } = window;
     const { x, scale } = this.board.view;
+    this.showText(this.emptyText(scale));
     if (!this.answers.length && this.plot.data === undefined) return;
     const key = `${x}-${this.board.view.attempts}`;
     const shape = layout(this.board.colours, { x, scale, key });
     if (scale === "log") shape.yaxis.dtick = logTicks(this.answers.flatMap((answer) => answer.y));
     if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
     shape.xaxis.autorange = !this.range;
-    this.showText(this.emptyText(scale));
     const first = this.plot.data === undefined;
     Plotly.react(this.plot, this.traces(), shape, CONFIG);
     if (first) this.listen();

@@ -68,3 +68,25 @@ def test_charts_of_a_subscriber_show_the_attempts_chosen(
     page.wait_for_function(f"f1 => ({curves})(document.querySelector(f1)).length === 2", arg=f1)
     assert page.eval_on_selector(f1, curves) == [[0.5, 0.25], [0.75]]
     assert page.eval_on_selector(gpu, curves) == [[80.0, 90.0]]
+
+
+def test_a_chart_without_points_in_the_chosen_attempts_says_so(
+    harness: Harness, site: str, browser: Any
+) -> None:
+    first = harness.begin(upto=30)
+    first.train(harness.feeder)
+    again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
+    again.train(harness.feeder)
+    own = Stream("tiny-1", "quality", first.attempt)
+    for step in (10, 20):
+        harness.feeder.record(own, "metrics", time.time(), step, {"metrics": {"f1": 0.5}})
+    page = browser.new_page()  # whose console may report the curve that does not exist
+    visit(page, f"{site}/runs/tiny-1")
+    f1 = page.locator("figure[data-metric='f1'] .plot")
+    f1.scroll_into_view_if_needed()
+    expect(f1).to_have_text("Not logged in the attempts shown.")
+    page.get_by_role("button", name="Attempt 1").click()
+    f1.scroll_into_view_if_needed()
+    expect(f1.locator(".js-line")).to_have_count(1)
+    expect(f1.locator(".empty-text")).to_be_hidden()
+    page.close()
