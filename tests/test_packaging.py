@@ -77,7 +77,7 @@ def test_the_installed_command_works_away_from_the_source(wheel: Path, tmp_path:
         text=True,
         check=True,
     )
-    assert "Watch and keep a training run" in shown.stdout
+    assert "Monitor and control training runs" in shown.stdout
     code = (
         "import importlib.util as u, lineside.bus.client.reader\n"
         f"print(lineside.bus.client.reader.__file__, [r for r in {ROOMS!r} if u.find_spec(r)])"
