@@ -70,7 +70,7 @@ def test_charts_of_a_subscriber_show_the_attempts_chosen(
     assert page.eval_on_selector(gpu, curves) == [[80.0, 90.0]]
 
 
-def test_a_chart_without_points_in_the_chosen_attempts_says_so(
+def test_a_chart_without_points_in_the_chosen_attempts_shows_a_message(
     harness: Harness, site: str, browser: Any
 ) -> None:
     first = harness.begin(upto=30)
