@@ -34,7 +34,7 @@ from lineside.store.recording.writer import Writer
 DESCRIPTION = """\
 The run history of Lineside. Lists have the form `{"items": [...], "next": cursor or null}`. Errors
 are RFC 9457 problem documents. JSON is strict: NaN and infinities are null, and a flag beside them
-tells which. Times are RFC 3339 in UTC, except fields described as seconds."""
+names the value. Times are RFC 3339 in UTC, except fields described as seconds."""
 
 
 def create_app(

@@ -96,7 +96,7 @@ def test_a_send_without_a_broker_raises_and_closing_does_not_wait(home: Path) ->
     address = f"ipc://{home}/none"
     with zmq.Context() as context, sockets.dealer(context, address) as socket, RAISES_AGAIN:
         socket.send(b"x", zmq.NOBLOCK)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 2
 
 
 def test_a_send_to_a_peer_that_is_gone_raises(home: Path) -> None:
