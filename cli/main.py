@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -104,6 +103,8 @@ for _command in (
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # no other command needs what this imports
+
         typer.echo(f"lineside {version('lineside')}")
         raise typer.Exit
 
