@@ -143,9 +143,10 @@ class RunQueue:
             while (work := self._next_work()) is not None:
                 work()
         except BaseException as error:  # noqa: BLE001 - the service's thread raises it
-            self._bus.on_fatal(error)
             with self._changed:
+                self._is_stopping = True  # another batch must not start a thread that tries again
                 self._thread = None
+            self._bus.on_fatal(error)
 
     def _next_work(self) -> Callable[[], None] | None:
         with self._changed:
