@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from lineside.bus.testing import BrokerProcess
+
 # Imported here, because pytest-xdist workers load no other conftest.py before the tests.
 from tests.faults.session import (
     pytest_generate_tests,
@@ -17,7 +19,7 @@ from tests.faults.session import (
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
-from tests.support.forked import start_server
+from tests.support.forked import COMMANDS, TRAINER, ForkedCommand, start_server
 from tests.support.leftovers import kill_processes_of
 
 __all__ = [
@@ -40,13 +42,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# The suite starts some 250 brokers.
+BrokerProcess.popen = ForkedCommand
+
 ON_CI = os.environ.get("CI") == "true"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The workers of pytest-xdist share one; without workers, the first test in need starts it.
+    # The workers of pytest-xdist share these; without workers, the first test in need starts one.
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        start_server()
+        start_server(TRAINER)
+        start_server(COMMANDS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

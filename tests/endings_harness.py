@@ -20,7 +20,7 @@ from lineside.store.history.records import Run
 from tests.endings_loop import EVENT_TIME_FILE
 from tests.faults.stack import Stack
 from tests.support.fork_server import ROOT
-from tests.support.forked import ForkedScript
+from tests.support.forked import ForkedCommand, ForkedScript
 from tests.support.processes import environment
 from tests.support.waiting import wait_until
 
@@ -160,7 +160,9 @@ class EndingsHarness:
         """Start ``script`` under ``lineside run``, in the cgroup ``group``."""
         training = [sys.executable, str(script), scenario, str(self.output(run))]
         own = [sys.executable, "-m", "lineside.cli", "run", "--", *training]
-        enter = [] if group is None else [sys.executable, "-c", _ENTER_CGROUP, str(group)]
+        if group is None:
+            return self._start(ForkedCommand, run, own, env)
+        enter = [sys.executable, "-c", _ENTER_CGROUP, str(group)]
         return self._start(subprocess.Popen, run, [*enter, *own], env)
 
     def wait_training(self, run: str, deployment: Deployment) -> int:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from lineside.bus.broker.address_lock import listening_pid
 from lineside.bus.client.reader import Reader
@@ -40,6 +41,9 @@ class BrokerProcess:
         BrokerUnreachable: it did not answer within ``READY_SECONDS``.
         BusError: it exited at once; the message holds the end of its log.
     """
+
+    popen: ClassVar[type[subprocess.Popen[bytes]]] = subprocess.Popen
+    """How the process is started."""
 
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home
@@ -71,7 +75,7 @@ class BrokerProcess:
             SUPERVISOR_PID: str(os.getpid()),
         }
         with (self.home / "broker.log").open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = self.popen(
                 [sys.executable, "-m", "lineside.cli", "broker", *self._options],
                 env=environment,
                 stdin=subprocess.DEVNULL,

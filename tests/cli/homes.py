@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.forked import ForkedCommand, run_command
 from tests.support.waiting import DEADLINE
 
 NO_VARIABLES: Mapping[str, str] = {}
@@ -39,6 +40,8 @@ class Home:
 
     path: Path
     started: list[Process] = field(default_factory=list)
+    popen: type[subprocess.Popen[str]] = ForkedCommand
+    """How ``lineside`` starts a command."""
     page: str = ""
     """The dashboard's address once ``up`` has printed it."""
 
@@ -50,15 +53,8 @@ class Home:
         self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command that must end within ``seconds``."""
-        return subprocess.run(
-            [sys.executable, "-m", "lineside.cli", *arguments],
-            env=self.environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        environment = self.environment(env)
+        return run_command(*arguments, env=environment, timeout=seconds, popen=self.popen)
 
     def start(
         self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE
@@ -91,7 +87,7 @@ class Process:
     def __init__(self, arguments: Sequence[str], env: dict[str, str], seconds: float) -> None:
         self.out = ""
         self._seconds = seconds
-        self._process = subprocess.Popen(
+        self._process = ForkedCommand(
             [sys.executable, "-m", "lineside.cli", *arguments],
             env=env,
             stdin=subprocess.DEVNULL,

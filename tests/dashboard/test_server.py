@@ -25,13 +25,14 @@ from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http import static_files
 from lineside.dashboard.server import serve
 from tests.dashboard.conftest import Harness
+from tests.support.forked import ForkedCommand
 from tests.support.waiting import DEADLINE, wait_until
 
 
 @contextmanager
 def process(home: Path, *options: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     """``lineside dashboard`` as a user starts it; ended by its pid."""
-    started = subprocess.Popen(
+    started = ForkedCommand(
         [sys.executable, "-m", "lineside.cli", "dashboard", *options],
         env={**os.environ, "LINESIDE_HOME": str(home), **more},
         stderr=subprocess.PIPE,

@@ -1,17 +1,22 @@
-"""Load torch and transformers once, then fork a process for each script that a test starts.
+"""Import much once, then fork a process for each script or command that a test starts.
 
-``fork_server.py FD`` serves the listening Unix socket until stdin is closed. A client sends a job
-as JSON, with the descriptors of stdin, stdout, stderr and of a socket, which is sent the pid and
-then the exit status. A forked process returns to the end of this file and runs the script there,
-so that exceptions, exit handlers and signals end it as they end any interpreter.
+``fork_server.py FD trainer`` has imported torch and transformers, and runs scripts.
+``fork_server.py FD commands`` has imported what the ``lineside`` commands need, and runs modules.
+Both serve the listening Unix socket until stdin is closed. A client sends a job as JSON, with the
+descriptors of stdin, stdout, stderr and of a socket, which is sent the pid and then the exit
+status. A forked process returns to the end of this file and runs its job there, so that exceptions,
+exit handlers and signals end it as they end any interpreter.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import random
+import runpy
 import selectors
 import signal
 import socket
@@ -26,11 +31,12 @@ ROOT = Path(__file__).parents[2]
 STDIN = 0
 JOB_BYTES = 1 << 20
 STATUS_BYTES = 4
+SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
 STATUS_FLAG = 1 << 31
 """Set in an exit status, so that it differs from a pid."""
 
 
-def load() -> None:
+def load_trainer() -> None:
     """Train and evaluate one step: torch and transformers import much on first use."""
     from accelerate.state import AcceleratorState, GradientState
     from tqdm import tqdm  # type: ignore[import-untyped]
@@ -46,6 +52,31 @@ def load() -> None:
     tqdm.monitor_interval = interval
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def load_commands() -> None:
+    """Import every module that a command imports, and make a store: Alembic imports much."""
+    from lineside import bus, cli, dashboard, store, subscribers
+    from lineside.emitter import launch, shipper
+
+    for package in (bus, cli, dashboard, store, subscribers, launch, shipper):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if "migrations" not in module.name and not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    for name in ("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"):
+        importlib.import_module(name)
+    from lineside.store.database.engine import open_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        open_store(f"sqlite:///{folder}/store.db", create=True).dispose()
+
+
+def freeze() -> None:
+    """Leave the objects made so far to all forked processes, uncollected.
+
+    Raises:
+        RuntimeError: a thread runs, and a forked process would not have it.
+    """
     gc.collect()
     gc.freeze()
     if threading.active_count() > 1:
@@ -125,10 +156,12 @@ def prepare(job: dict[str, Any], stdio: list[int]) -> dict[str, Any]:
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
+    if os.environ.get(SUPERVISOR_PID) == str(job["client"]):
+        os.environ[SUPERVISOR_PID] = str(os.getppid())  # it looks at its parent, the server
     return job
 
 
-def run(job: dict[str, Any]) -> None:
+def run_script(job: dict[str, Any]) -> None:
     """Run the job's script as ``__main__``."""
     import numpy as np
     import torch
@@ -147,10 +180,28 @@ def run(job: dict[str, Any]) -> None:
     exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)  # noqa: S102
 
 
+def run_module(job: dict[str, Any]) -> None:
+    """Run the job's module as ``__main__``, as ``python -m`` does."""
+    random.seed()
+    module, *arguments = job["argv"]
+    sys.argv = ["-m", *arguments]
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]
+    sys.path.insert(0, str(Path.cwd()))
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
+    load, run = {
+        "trainer": (load_trainer, run_script),
+        "commands": (load_commands, run_module),
+    }[sys.argv[2]]
     load()
-    sys.path.append(sys.path.pop(0))
+    freeze()
+    if load is load_trainer:
+        sys.path.append(sys.path.pop(0))  # scripts can import ``tests``
+    else:
+        del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         assigned = serve(listening)
     if assigned is not None:

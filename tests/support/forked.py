@@ -1,4 +1,4 @@
-"""Python scripts that start with torch and transformers loaded, forked from one server process."""
+"""Scripts and ``lineside`` commands forked from a server that has imported what they need."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.fork_server import ROOT, STATUS_BYTES, STATUS_FLAG
 
 TORCHRUN = Path(__file__).with_name("forked_torchrun.py")
 """A script for ForkedScript that takes torchrun's arguments."""
-ADDRESS_VARIABLE = "TESTS_FORK_SERVER"
-"""The environment variable that holds the path of the server's socket."""
+TRAINER, COMMANDS = "trainer", "commands"
+"""The servers."""
 
 
 class ForkedScript(subprocess.Popen[Any]):
-    """``python SCRIPT ARGUMENT...``, forked from the server; otherwise a Popen.
+    """``python SCRIPT ARGUMENT...``, forked with torch loaded; otherwise a Popen.
 
     The command names no interpreter; the script can import ``tests``. Of the options of Popen these
     work: stdin, stdout, stderr, text, env, cwd and start_new_session. ``/proc`` shows the command
@@ -32,7 +32,8 @@ class ForkedScript(subprocess.Popen[Any]):
     """
 
     running: ClassVar[list[ForkedScript]] = []
-    """The scripts that this process started and that have not ended."""
+    """What this process started and has not ended."""
+    server: ClassVar = TRAINER
 
     def __init__(self, command: Sequence[str | Path], **options: Any) -> None:
         self.environment: Mapping[str, str] = options.get("env") or os.environ
@@ -45,12 +46,13 @@ class ForkedScript(subprocess.Popen[Any]):
             "env": dict(self.environment),
             "cwd": str(cwd or Path.cwd()),
             "start_new_session": bool(start_new_session),
+            "client": os.getpid(),
         }
         wanted = zip((pipes[0], pipes[3], pipes[5]), (0, 1, 2), strict=True)
         self._status, theirs = socket.socketpair()
         with theirs:
             stdio = [inherited if fd == -1 else fd for fd, inherited in wanted]
-            _client().send(job, [*stdio, theirs.fileno()])
+            _client(self.server).send(job, [*stdio, theirs.fileno()])
         self.pid = self._receive()
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
@@ -78,19 +80,53 @@ class ForkedScript(subprocess.Popen[Any]):
     def _receive(self, flags: int = 0) -> int:
         number = self._status.recv(STATUS_BYTES, flags)
         if not number:
-            log = Path(os.environ[ADDRESS_VARIABLE]).with_name("log")
+            log = Path(os.environ[_address_variable(self.server)]).with_name("log")
             raise RuntimeError(f"the fork server has ended: {log.read_text(errors='replace')}")
         return int.from_bytes(number, "big")
 
 
-class _Client:
-    """This process's connection to the server."""
+class ForkedCommand(ForkedScript):
+    """``python -m lineside.cli COMMAND...``, forked with all of it imported; otherwise a Popen."""
 
-    def __init__(self) -> None:
+    server: ClassVar = COMMANDS
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        python, dash_m, module, *arguments = command
+        if (python, dash_m, module) != (sys.executable, "-m", "lineside.cli"):
+            raise ValueError(f"expected python -m lineside.cli, got {command}")
+        super().__init__([module, *arguments], **options)
+
+
+def run_command(
+    *arguments: str,
+    timeout: float,
+    popen: type[subprocess.Popen[str]] = ForkedCommand,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """The end of ``lineside ARGUMENT...`` and its output.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end within ``timeout`` seconds.
+    """
+    command = [sys.executable, "-m", "lineside.cli", *arguments]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with popen(command, stdin=subprocess.DEVNULL, text=True, **pipes, **options) as process:
+        try:
+            out, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
+
+
+class _Client:
+    """This process's connection to a server."""
+
+    def __init__(self, address: str) -> None:
         self.pid = os.getpid()
         self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.connect(os.environ[ADDRESS_VARIABLE])
+        self._socket.connect(address)
         atexit.register(self._socket.close)
 
     def send(self, job: Mapping[str, Any], fds: Sequence[int]) -> None:
@@ -98,34 +134,41 @@ class _Client:
             socket.send_fds(self._socket, [json.dumps(job).encode()], fds)
 
 
-_clients: list[_Client] = []
+_clients: dict[str, _Client] = {}
 _connecting = threading.Lock()
 
 
-def _client() -> _Client:
+def _client(server: str) -> _Client:
     with _connecting:
-        if not _clients or _clients[-1].pid != os.getpid():
-            if ADDRESS_VARIABLE not in os.environ:
-                start_server()
-            _clients.append(_Client())
-        return _clients[-1]
+        client = _clients.get(server)
+        if client is None or client.pid != os.getpid():
+            if _address_variable(server) not in os.environ:
+                start_server(server)
+            client = _clients[server] = _Client(os.environ[_address_variable(server)])
+        return client
 
 
-def start_server() -> None:
-    """Start the server of this process and of its children; it ends with this process."""
+def _address_variable(server: str) -> str:
+    """The environment variable that holds the path of the server's socket."""
+    return f"TESTS_FORK_SERVER_{server.upper()}"
+
+
+def start_server(server: str) -> None:
+    """Start a server for this process and its children; it ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="fork-server-"))
     address = folder / "socket"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
     # A forked process cannot use a GPU that the server has looked at.
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = str(ROOT / "tests/support/fork_server.py")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
         (folder / "log").open("wb") as log,
     ):
         listener.bind(str(address))
         listener.listen()
-        server = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/support/fork_server.py"), str(listener.fileno())],
+        process = subprocess.Popen(
+            [sys.executable, script, str(listener.fileno()), server],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=log,
@@ -133,8 +176,8 @@ def start_server() -> None:
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
-    os.environ[ADDRESS_VARIABLE] = str(address)
-    atexit.register(_end_server, server, folder, os.getpid())
+    os.environ[_address_variable(server)] = str(address)
+    atexit.register(_end_server, process, folder, os.getpid())
 
 
 def _end_server(server: subprocess.Popen[bytes], folder: Path, owner: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.bus.service import SUPERVISOR_PID
-from tests.support.forked import ForkedScript
+from tests.support.forked import ForkedCommand, ForkedScript
 from tests.support.waiting import DEADLINE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Child:
     """A Python process whose output goes to ``log``; a context starts it and kills it at the end.
 
-    ``fork``: fork the script from the server that has torch loaded.
+    A ``lineside`` command, ``-m lineside.cli ...``, is forked; with ``fork`` a script is, too.
     """
 
     def __init__(
@@ -29,8 +29,10 @@ class Child:
     ) -> None:
         self.log = log
         self.code: int | None = None
-        self._popen = ForkedScript if fork else subprocess.Popen
+        self._popen: type[subprocess.Popen[bytes]] = ForkedScript if fork else subprocess.Popen
         self._command = list(command) if fork else [sys.executable, *command]
+        if self._command[1:3] == ["-m", "lineside.cli"]:
+            self._popen = ForkedCommand
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 

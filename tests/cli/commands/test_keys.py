@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,7 @@ def test_a_machine_without_a_store_controls_a_training(
         code = "import sys\nsys.modules['sqlalchemy'] = sys.modules['fastapi'] = None\n"
         (hidden / "sitecustomize.py").write_text(code)
         far["PYTHONPATH"] = str(hidden)
+        home.popen = subprocess.Popen  # a forked one has them loaded
     sent = home.lineside("save", "my-run", "--expires", "1", env=far)
     assert sent.returncode == 1
     assert sent.stdout == "save: requested\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
+from tests.support.forked import ForkedCommand
 from tests.support.waiting import DEADLINE
 
 LOOP = """
@@ -45,7 +46,8 @@ class Launched:
         def take_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-        self.process = subprocess.Popen(
+        popen: type[subprocess.Popen[str]] = subprocess.Popen if tty is not None else ForkedCommand
+        self.process = popen(
             [sys.executable, "-m", "lineside.cli", "run", "--", *command],
             env={
                 **os.environ,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Any
 from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
-from tests.support.forked import ForkedScript
+from tests.support.forked import ForkedScript, run_command
 from tests.support.waiting import DEADLINE
 
 RUN = "scripted"
@@ -83,14 +82,8 @@ def data_of(events: Iterable[Event]) -> list[dict[str, Any]]:
 
 def backtest(settings: Settings, *options: str) -> dict[str, Any]:
     """The JSON of ``lineside stopper --backtest`` for the run."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lineside.cli", "stopper", "--backtest", RUN, "--json", *options],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    arguments = ["stopper", "--backtest", RUN, "--json", *options]
+    done = run_command(*arguments, env=environment(settings), timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
