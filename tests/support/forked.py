@@ -109,8 +109,14 @@ def run_command(
         subprocess.TimeoutExpired: it did not end within ``timeout`` seconds.
     """
     command = [sys.executable, "-m", "lineside.cli", *arguments]
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with popen(command, stdin=subprocess.DEVNULL, text=True, **pipes, **options) as process:
+    with popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    ) as process:
         try:
             out, errors = process.communicate(timeout=timeout)
         except BaseException:

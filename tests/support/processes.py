@@ -30,9 +30,9 @@ class Child:
         self.log = log
         self.code: int | None = None
         self._popen: type[subprocess.Popen[bytes]] = ForkedScript if fork else subprocess.Popen
-        self._command = list(command) if fork else [sys.executable, *command]
-        if self._command[1:3] == ["-m", "lineside.cli"]:
+        if list(command[:2]) == ["-m", "lineside.cli"]:
             self._popen = ForkedCommand
+        self._command = list(command) if fork else [sys.executable, *command]
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
