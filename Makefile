@@ -1,5 +1,5 @@
 # make demo    the whole thing on this machine, with an account at the end
-# make test    every test, JOBS at a time (3: most of them wait for other processes), each fault once
+# make test    every test, JOBS at a time (5: most of them wait for other processes), each fault once
 # make lint    format, style, types, import contracts, vocabulary, size of modules and packages
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
@@ -15,7 +15,7 @@ COMPAT := .venv-compat
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
-JOBS ?= 3
+JOBS ?= 5
 RUNNER := python -m
 PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=

@@ -218,7 +218,14 @@ ROWS = [
         LOOP,
     ),
     Row("run: SIGHUP", "endless", "killed", "SIGHUP", partial(send, HUP), script=LOOP),
-    Row("run: kill -9", "endless", "killed", "SIGKILL", partial(send_to_training, KILL)),
+    Row(
+        "run: kill -9",
+        "endless",
+        "killed",
+        "SIGKILL",
+        partial(send_to_training, KILL),
+        script=LOOP,
+    ),
     Row("run: the second", "one_after_another", "killed", "SIGKILL", one_after_another),
 ]
 # Needs a memory cgroup: a limit that malloc obeys raises an exception like any other.

@@ -118,4 +118,6 @@ def test_an_unchanged_torchrun_script_is_one_run_of_two_ranks(
     assert run["loss_account"]["gaps"] == 0
     producers = {stream["producer"] for stream in run["streams"]}
     assert {"rank0", "rank1", "launcher"} <= producers
+    assert run["event_counts"]["run_end"] == 2
+    assert run["event_counts"]["train_end"] == 1
     assert run["event_counts"]["step_end"] == 20
