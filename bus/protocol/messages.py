@@ -106,10 +106,10 @@ class _Message:
 
     def encode(self) -> Frames:
         frames = [self.VERB]
-        for name, kind in zip(self.__slots__, self.LAYOUT, strict=True):
+        for name, (encode_field, _, is_optional) in zip(self.__slots__, self.LAYOUT, strict=True):
             value = getattr(self, name)
-            if value or not kind.is_optional:
-                frames.append(kind.encode(value))
+            if value or not is_optional:
+                frames.append(encode_field(value))
         return frames
 
     def validate(self) -> None:
@@ -253,10 +253,15 @@ class Who(_Message):
 
 
 Message: TypeAlias = "Hi | Put | Ack | GapMessage | Sub | Evt | Cur | Who"
+
+
 _MESSAGES: dict[bytes, Any] = {m.VERB: m for m in (Hi, Put, Ack, GapMessage, Sub, Evt, Cur, Who)}
 _REQUIRED = {
     verb: sum(not kind.is_optional for kind in message.LAYOUT)
     for verb, message in _MESSAGES.items()
+}
+_DECODERS = {
+    verb: tuple(kind.decode for kind in message.LAYOUT) for verb, message in _MESSAGES.items()
 }
 
 
@@ -268,16 +273,16 @@ def decode(frames: Sequence[bytes]) -> Message:
     """
     if not frames or frames[0] not in _MESSAGES:
         raise BadMessage(f"unknown verb {bytes(frames[0][:16]) if frames else b''!r}")
-    kind, args = _MESSAGES[frames[0]], frames[1:]
-    required = _REQUIRED[frames[0]]
+    verb, args = frames[0], frames[1:]
+    required = _REQUIRED[verb]
     if len(args) < required:
         raise BadMessage(f"{required} arguments expected, got {len(args)}")
-    values = []
-    for index, (field_type, frame) in enumerate(zip(kind.LAYOUT, args, strict=False)):
-        try:
-            values.append(field_type.decode(frame))
-        except BadMessage as error:
-            raise BadMessage(f"argument {index}: {error}") from None
-    message: Message = kind(*values)
+    values: list[Any] = []
+    try:
+        for decode_field, frame in zip(_DECODERS[verb], args, strict=False):
+            values.append(decode_field(frame))
+    except BadMessage as error:
+        raise BadMessage(f"argument {len(values)}: {error}") from None
+    message: Message = _MESSAGES[verb](*values)
     message.validate()
     return message
