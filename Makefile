@@ -48,7 +48,7 @@ cover: $(VENV)/.dev
 	$(BIN)/coverage erase
 	$(MAKE) test RUNNER='coverage run -m'
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --skip-covered --include='bus/*,emitter/*,store/*' --fail-under=95
+	$(BIN)/coverage report --skip-covered --fail-under=95
 
 faults: $(VENV)/.dev
 	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest $(PARALLEL) -m fault $(ARGS)

@@ -103,7 +103,7 @@ for _command in (
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version  # no other command needs what this imports
+        from importlib.metadata import version  # slow to import; few commands need it
 
         typer.echo(f"lineside {version('lineside')}")
         raise typer.Exit

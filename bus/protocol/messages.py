@@ -253,8 +253,6 @@ class Who(_Message):
 
 
 Message: TypeAlias = "Hi | Put | Ack | GapMessage | Sub | Evt | Cur | Who"
-
-
 _MESSAGES: dict[bytes, Any] = {m.VERB: m for m in (Hi, Put, Ack, GapMessage, Sub, Evt, Cur, Who)}
 _REQUIRED = {
     verb: sum(not kind.is_optional for kind in message.LAYOUT)

@@ -43,7 +43,7 @@ class BrokerProcess:
     """
 
     popen: ClassVar[type[subprocess.Popen[bytes]]] = subprocess.Popen
-    """How the process is started."""
+    """The class that starts the process: a test suite may have its own."""
 
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.forked import ForkedCommand, run_command
+from tests.support.forked import ForkedCommand, run_lineside
 from tests.support.waiting import DEADLINE
 
 NO_VARIABLES: Mapping[str, str] = {}
@@ -41,7 +41,7 @@ class Home:
     path: Path
     started: list[Process] = field(default_factory=list)
     popen: type[subprocess.Popen[str]] = ForkedCommand
-    """How ``lineside`` starts a command."""
+    """How a command that ``lineside`` runs is started."""
     page: str = ""
     """The dashboard's address once ``up`` has printed it."""
 
@@ -54,7 +54,7 @@ class Home:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command that must end within ``seconds``."""
         environment = self.environment(env)
-        return run_command(*arguments, env=environment, timeout=seconds, popen=self.popen)
+        return run_lineside(*arguments, env=environment, timeout=seconds, popen=self.popen)
 
     def start(
         self, *arguments: str, env: Mapping[str, str] = NO_VARIABLES, seconds: float = DEADLINE

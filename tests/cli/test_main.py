@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
 
 from lineside.cli.main import app
-from tests.cli.homes import Home
+from tests.cli.homes import RUN_ID, Home
+from tests.support.forked import run_lineside
 from tests.support.waiting import DEADLINE
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -36,6 +38,37 @@ def test_every_command_has_help(home: Home, command: str) -> None:
     shown = home.lineside(command, "--help")
     assert shown.returncode == 0
     assert f"lineside.cli {command}" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runs"],
+        ["show", RUN_ID],
+        ["audit"],
+        ["export", RUN_ID],
+        ["doctor"],
+        ["keys", "list"],
+        ["stopper", "--backtest", RUN_ID, "--max-steps", "1000"],
+        ["ship"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_succeeds_in_a_new_interpreter(
+    running_home: Home, tmp_path: Path, arguments: list[str]
+) -> None:
+    """Elsewhere commands are forked, and find imported what they forgot to import."""
+    output = ["-o", str(tmp_path / "out.csv")] if arguments[0] == "export" else []
+    done = run_lineside(
+        *arguments,
+        *output,
+        env=running_home.environment(),
+        timeout=DEADLINE,
+        popen=subprocess.Popen,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def browser(require_program: Callable[[str], str]) -> Iterator[Any]:
     # Room for a machine at load 10; the default is 5 s.
     playwright.expect.set_options(timeout=DEADLINE * 1000)
     with playwright.sync_playwright() as driver:
-        # A page takes a tenth of the time in the shell, which has no windows.
+        # A page takes a tenth of the CPU in the shell, which has no windows.
         found = driver.chromium.launch(
             executable_path=shutil.which("chromium-headless-shell") or require_program("chromium"),
             args=["--no-sandbox", "--disable-gpu"],

@@ -31,7 +31,7 @@ from tests.support.waiting import DEADLINE, wait_until
 
 @contextmanager
 def process(home: Path, *options: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-    """``lineside dashboard`` as a user starts it; ended by its pid."""
+    """``lineside dashboard``, forked; ended by its pid."""
     started = ForkedCommand(
         [sys.executable, "-m", "lineside.cli", "dashboard", *options],
         env={**os.environ, "LINESIDE_HOME": str(home), **more},

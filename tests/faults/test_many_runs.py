@@ -18,6 +18,7 @@ pytestmark = pytest.mark.fault
 PROCESSES, THREADS = 4, 5
 
 
+@pytest.mark.long
 def test_twenty_runs_with_an_open_page_meet_no_lock_and_lose_nothing(
     stack: Stack, rng: Random, check_all: CheckAll
 ) -> None:

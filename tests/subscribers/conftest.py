@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 class ServiceProcess(Child):
-    """``lineside SERVICE``, started as a user starts it."""
+    """``lineside SERVICE``, forked."""
 
     def __init__(self, service: str, settings: Settings, *options: str) -> None:
         places = {"LINESIDE_BROKER": settings.broker, "LINESIDE_STORE": settings.store}

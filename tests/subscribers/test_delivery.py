@@ -19,6 +19,7 @@ from lineside.subscribers import (
     Subscriber,
 )
 from lineside.subscribers.handler_runner import REPORT_TRIES, SubscriberStopped
+from lineside.subscribers.service import SubscriberService
 from lineside.subscribers.state_file import Publication, StateFile
 from tests.subscribers.kit import ATTEMPT, ServedKit, published, train
 from tests.support.waiting import wait_until
@@ -292,6 +293,21 @@ def test_with_stop_the_process_ends_at_the_event_and_goes_on_there(
         assert CALLS[-1] == ("bad", 2)
     actions = [event.data for event in published(settings, "bad", "subscriber_error")]
     assert [data and data["action"] for data in actions] == ["stopped", "stopped"]
+
+
+def test_a_run_that_stopped_its_subscriber_is_not_handled_again(
+    settings: Settings, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that comes before the process has ended starts no further try."""
+    errors: list[BaseException] = []
+    monkeypatch.setattr(SubscriberService, "_set_fatal", lambda _, error: errors.append(error))
+    train(broker.address, "bad", range(5))
+    with ServedKit(settings, AlwaysFails, on_error="stop"):
+        wait_until(lambda: errors, "the handler fails")
+        train(broker.address, "bad", range(5, 8), attempt="20261121T000000-0001")
+        train(broker.address, "good", range(5))
+        wait_until(lambda: ("good", 4) in CALLS, "the other run is handled")
+    assert CALLS.count(("bad", 2)) == len(errors) == 1
 
 
 class Odd(Fast):

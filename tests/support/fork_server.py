@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 STDIN = 0
 JOB_BYTES = 1 << 20
 STATUS_BYTES = 4
-SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
 STATUS_FLAG = 1 << 31
 """Set in an exit status, so that it differs from a pid."""
 
@@ -52,16 +51,17 @@ def load_trainer() -> None:
     tqdm.monitor_interval = interval
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    sys.path.append(sys.path.pop(0))  # scripts can import ``tests``
 
 
 def load_commands() -> None:
-    """Import every module that a command imports, and make a store: Alembic imports much."""
+    """Import all modules behind the commands, and make a store: Alembic imports much."""
     from lineside import bus, cli, dashboard, store, subscribers
     from lineside.emitter import launch, shipper
 
     for package in (bus, cli, dashboard, store, subscribers, launch, shipper):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if "migrations" not in module.name and not module.name.endswith("__main__"):
+            if not {"migrations", "__main__", "sitecustomize"} & {*module.name.split(".")}:
                 importlib.import_module(module.name)
     for name in ("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"):
         importlib.import_module(name)
@@ -69,6 +69,7 @@ def load_commands() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         open_store(f"sqlite:///{folder}/store.db", create=True).dispose()
+    del sys.path[0]
 
 
 def freeze() -> None:
@@ -156,8 +157,13 @@ def prepare(job: dict[str, Any], stdio: list[int]) -> dict[str, Any]:
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
-    if os.environ.get(SUPERVISOR_PID) == str(job["client"]):
-        os.environ[SUPERVISOR_PID] = str(os.getppid())  # it looks at its parent, the server
+    # A service compares its supervisor with its parent, which is the server.
+    if os.environ.get("LINESIDE_SUPERVISOR_PID") == str(job["client"]):
+        os.environ["LINESIDE_SUPERVISOR_PID"] = str(os.getppid())
+    more_paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [*filter(None, more_paths), *sys.path]
+    tempfile.tempdir = None
+    random.seed()
     return job
 
 
@@ -166,14 +172,12 @@ def run_script(job: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    random.seed()
     np.random.seed()
     torch.seed()
     script, *arguments = job["argv"]
-    own_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [script, *arguments]
     sys.orig_argv = [sys.executable, *sys.argv]
-    sys.path[:] = [str(Path(script).parent), *own_path, *sys.path]
+    sys.path.insert(0, str(Path(script).parent))
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=script, __builtins__=__builtins__)
     sys.modules["fork_server"], sys.modules["__main__"] = sys.modules["__main__"], main
@@ -182,7 +186,6 @@ def run_script(job: dict[str, Any]) -> None:
 
 def run_module(job: dict[str, Any]) -> None:
     """Run the job's module as ``__main__``, as ``python -m`` does."""
-    random.seed()
     module, *arguments = job["argv"]
     sys.argv = ["-m", *arguments]
     sys.orig_argv = [sys.executable, "-m", module, *arguments]
@@ -198,10 +201,6 @@ if __name__ == "__main__":
     }[sys.argv[2]]
     load()
     freeze()
-    if load is load_trainer:
-        sys.path.append(sys.path.pop(0))  # scripts can import ``tests``
-    else:
-        del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         assigned = serve(listening)
     if assigned is not None:

@@ -20,27 +20,33 @@ from tests.support.fork_server import ROOT, STATUS_BYTES, STATUS_FLAG
 TORCHRUN = Path(__file__).with_name("forked_torchrun.py")
 """A script for ForkedScript that takes torchrun's arguments."""
 TRAINER, COMMANDS = "trainer", "commands"
-"""The servers."""
+"""The arguments that choose what a server imports."""
 
 
-class ForkedScript(subprocess.Popen[Any]):
-    """``python SCRIPT ARGUMENT...``, forked with torch loaded; otherwise a Popen.
+class ForkedProcess(subprocess.Popen[Any]):
+    """A Popen whose process is forked from ``server``.
 
-    The command names no interpreter; the script can import ``tests``. Of the options of Popen these
-    work: stdin, stdout, stderr, text, env, cwd and start_new_session. ``/proc`` shows the command
-    line and the environment of the server.
+    Of the options of Popen these work: stdin, stdout, stderr, text, env, cwd and start_new_session.
+    ``/proc`` shows the command line and the environment of the server. A service that ends with its
+    supervisor ends with the server, and the server with the session of tests.
+
+    Raises:
+        ValueError: another option that changes the new process.
     """
 
-    running: ClassVar[list[ForkedScript]] = []
+    running: ClassVar[list[ForkedProcess]] = []
     """What this process started and has not ended."""
-    server: ClassVar = TRAINER
+    server: ClassVar[str]
 
     def __init__(self, command: Sequence[str | Path], **options: Any) -> None:
         self.environment: Mapping[str, str] = options.get("env") or os.environ
         super().__init__([str(part) for part in command], **options)
 
     def _execute_child(self, args: list[str], *given: Any) -> None:
-        cwd, pipes, start_new_session = given[4], given[9:15], given[20]
+        preexec_fn, pass_fds, cwd = given[1], given[3], given[4]
+        pipes, start_new_session = given[9:15], given[20]
+        if preexec_fn or pass_fds:
+            raise ValueError("a forked process takes neither preexec_fn nor pass_fds")
         job = {
             "argv": args,
             "env": dict(self.environment),
@@ -85,10 +91,19 @@ class ForkedScript(subprocess.Popen[Any]):
         return int.from_bytes(number, "big")
 
 
-class ForkedCommand(ForkedScript):
-    """``python -m lineside.cli COMMAND...``, forked with all of it imported; otherwise a Popen."""
+class ForkedScript(ForkedProcess):
+    """``python SCRIPT ARGUMENT...``, forked with torch and transformers imported.
 
-    server: ClassVar = COMMANDS
+    The command names no interpreter; the script can import ``tests``.
+    """
+
+    server: ClassVar[str] = TRAINER
+
+
+class ForkedCommand(ForkedProcess):
+    """``python -m lineside.cli COMMAND...``, forked with its imports done."""
+
+    server: ClassVar[str] = COMMANDS
 
     def __init__(self, command: Sequence[str], **options: Any) -> None:
         python, dash_m, module, *arguments = command
@@ -97,7 +112,7 @@ class ForkedCommand(ForkedScript):
         super().__init__([module, *arguments], **options)
 
 
-def run_command(
+def run_lineside(
     *arguments: str,
     timeout: float,
     popen: type[subprocess.Popen[str]] = ForkedCommand,

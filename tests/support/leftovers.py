@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.support.forked import ForkedScript
+from tests.support.forked import ForkedProcess
 from tests.support.waiting import DEADLINE
 
 _VARIABLES = (b"LINESIDE_HOME", b"LINESIDE_SPOOL")
@@ -32,11 +32,11 @@ def processes_of(folder: Path) -> list[int]:
         ]
         if state != "Z" and any(_is_in(folder, os.fsdecode(place)) for place in places):
             found.append(int(entry.name))
-    # The variables of a forked script are not those in /proc.
-    for script in list(ForkedScript.running):
-        own = [script.environment.get(name.decode(), "") for name in _VARIABLES]
-        if script.poll() is None and any(_is_in(folder, place) for place in own):
-            found.append(script.pid)
+    # The variables of a forked process are not those in /proc.
+    for process in list(ForkedProcess.running):
+        own = [process.environment.get(name.decode(), "") for name in _VARIABLES]
+        if process.poll() is None and any(_is_in(folder, place) for place in own):
+            found.append(process.pid)
     return found
 
 

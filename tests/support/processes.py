@@ -29,10 +29,12 @@ class Child:
     ) -> None:
         self.log = log
         self.code: int | None = None
-        self._popen: type[subprocess.Popen[bytes]] = ForkedScript if fork else subprocess.Popen
+        self._popen: type[subprocess.Popen[bytes]] = subprocess.Popen
+        self._command = [sys.executable, *command]
         if list(command[:2]) == ["-m", "lineside.cli"]:
             self._popen = ForkedCommand
-        self._command = list(command) if fork else [sys.executable, *command]
+        elif fork:
+            self._popen, self._command = ForkedScript, list(command)
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -111,5 +113,5 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def supervised(home: Path, **more: str) -> dict[str, str]:
-    """The variables of a service that ends with this process."""
+    """The variables of a service that ends with this process; forked, with the session of tests."""
     return environment(home, **{SUPERVISOR_PID: str(os.getpid())}, **more)

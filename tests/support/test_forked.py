@@ -1,4 +1,4 @@
-"""A forked script starts and ends as one of a new interpreter does."""
+"""A forked script or command starts and ends as one of a new interpreter does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.forked import ForkedScript
+from lineside.bus.service import SUPERVISOR_PID
+from tests.support.forked import ForkedCommand, ForkedProcess, ForkedScript, run_lineside
+from tests.support.processes import environment
 from tests.support.waiting import DEADLINE
 
 pytest.importorskip("transformers")
@@ -127,9 +129,43 @@ def test_a_script_is_killed_and_waited_for(tmp_path: Path) -> None:
         assert process.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.05)
-        assert process in ForkedScript.running
+        assert process in ForkedProcess.running
         process.kill()
         assert process.wait(20) == -signal.SIGKILL
-        assert process not in ForkedScript.running
+        assert process not in ForkedProcess.running
         with pytest.raises(ProcessLookupError):
             os.kill(process.pid, 0)
+
+
+@pytest.mark.parametrize("arguments", [["runs", "--help"], ["nonsense"], ["show", "nothing"]])
+def test_a_command_ends_as_in_a_new_interpreter(tmp_path: Path, arguments: list[str]) -> None:
+    variables = environment(tmp_path)
+    forked = run_lineside(*arguments, env=variables, timeout=DEADLINE)
+    new = run_lineside(*arguments, env=variables, timeout=DEADLINE, popen=subprocess.Popen)
+    assert (forked.returncode, forked.stdout) == (new.returncode, new.stdout)
+    assert forked.stderr == new.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_service_runs_under_its_supervisor_until_a_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    variables = environment(tmp_path, **{SUPERVISOR_PID: str(os.getpid())})
+    with ForkedCommand(
+        [sys.executable, "-m", "lineside.cli", "broker"],
+        env=variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while f"started, pid {process.pid}\n" not in process.stderr.readline():
+            assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.0)
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_options_that_a_forked_process_cannot_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="neither preexec_fn nor pass_fds"):
+        ForkedScript(["script.py"], preexec_fn=os.getpid)

@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 pytest.importorskip("transformers")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     demo = home.start("demo", "--seconds", "5", "--keep", seconds=480)
@@ -104,11 +105,12 @@ def test_an_unchanged_trl_script_is_recorded(running_home: Home, tmp_path: Path)
     assert run["metrics"]["train_loss"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_unchanged_torchrun_script_is_one_run_of_two_ranks(
     running_home: Home, tmp_path: Path
 ) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
     script = [str(EXAMPLES / "torchrun_regression.py"), "--output", str(tmp_path)]
     command = [*torchrun, *script, "--max-steps", "20"]
     done = running_home.lineside("run", "--name", "ranks", "--", *command, seconds=240)

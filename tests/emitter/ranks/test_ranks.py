@@ -87,6 +87,7 @@ def test_a_command_that_one_rank_cannot_apply_is_rejected_and_a_pause_outlasts_a
         assert {entry.name for entry in path.iterdir()} >= job.complete_checkpoint
 
 
+@pytest.mark.long
 def test_a_frozen_launcher_delays_no_rank(job: Job) -> None:
     job.start(2, steps=300, store_in_launcher=True)
     assert job.run_command("pause").state == "applied"

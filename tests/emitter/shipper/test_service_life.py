@@ -18,6 +18,7 @@ from tests.emitter.shipping import Bench, work_until
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.long
 def test_a_shipper_ends_by_itself_and_leaves_nothing_unconfirmed(bench: Bench) -> None:
     bench.broker()
     producer = bench.producer()

@@ -241,6 +241,7 @@ def _streams(home: Path, name: str) -> dict[str, list[Event]]:
     }
 
 
+@pytest.mark.long
 def test_two_ranks_publish_one_run_attempt_by_attempt(home: Path) -> None:
     code, errors = _torchrun(home, "only0", "twice", "late", "only1", "loop")
     assert code == 0, errors

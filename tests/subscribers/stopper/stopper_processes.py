@@ -13,7 +13,7 @@ from typing import Any
 from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
-from tests.support.forked import ForkedScript, run_command
+from tests.support.forked import ForkedScript, run_lineside
 from tests.support.waiting import DEADLINE
 
 RUN = "scripted"
@@ -83,7 +83,7 @@ def data_of(events: Iterable[Event]) -> list[dict[str, Any]]:
 def backtest(settings: Settings, *options: str) -> dict[str, Any]:
     """The JSON of ``lineside stopper --backtest`` for the run."""
     arguments = ["stopper", "--backtest", RUN, "--json", *options]
-    done = run_command(*arguments, env=environment(settings), timeout=DEADLINE)
+    done = run_lineside(*arguments, env=environment(settings), timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
