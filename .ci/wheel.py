@@ -1,7 +1,7 @@
 """Build the wheel and try it in clean environments of every Python 3.10 to 3.13 found here.
 
-In each: nothing generic was installed, every room imports, the command works, and a broker takes
-and delivers events.
+In each: nothing generic was installed, every room imports, and the command works. In the oldest and
+the newest the tests of the protocol and the sockets pass, too.
 """
 
 from __future__ import annotations
@@ -63,11 +63,14 @@ def check(version: str, interpreter: str, wheel: Path, folder: Path) -> None:
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     # The newest that this Python can have, as a user would get it.
-    subprocess.run([*pip, f"{wheel}[server]", *FOR_TESTS], check=True)
+    subprocess.run([*pip, f"{wheel}[server]"], check=True)
     subprocess.run([python, "-W", "error", "-c", TRY], check=True, cwd=folder)
     lineside = venv / "bin" / "lineside"
     for arguments in (["--help"], ["--version"]):
         subprocess.run([lineside, *arguments], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    if version not in (VERSIONS[0], VERSIONS[-1]):
+        return
+    subprocess.run([*pip, *FOR_TESTS], check=True)
     tests = folder / f"tests-{version}"
     for folder_name in ("tests", "examples"):
         shutil.copytree(ROOT / folder_name, tests / folder_name)
