@@ -55,13 +55,14 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
             "sort": sort,
             "cursor": cursor,
         }
-        return renderer.page(
-            request, "runs.html", section="runs", **_list_context(store.history, query)
-        )
+        revision = _revision(store.history)
+        context = _list_context(store.history, query)
+        return renderer.page(request, "runs.html", section="runs", revision=revision, **context)
 
     @routes.get("/runs/{run_id}")
     def run_page(request: Request, run_id: str) -> HTMLResponse:
         history, principal = store.history, caller(request)
+        revision = _revision(history)
         run = history.run(run_id)
         attempts = [
             {
@@ -74,6 +75,7 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         return renderer.page(
             request,
             "run.html",
+            revision=revision,
             attempts=attempts,
             configuration=sections.configuration(history.configuration(run_id)),
             no_edit=denial_reason(principal, "Editing", CONTROL),
@@ -102,6 +104,11 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         return renderer.page(request, "run_timeline_page.html", **entries)
 
     return routes
+
+
+def _revision(history: History) -> int:
+    """The store's revision, read before a page's content: its live stream then misses nothing."""
+    return history.changes(MAX_INT64).revision
 
 
 def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,13 @@ function showState(name, text) {
   state.textContent = text;
 }
 
-// Calls `onChange(change)` for every {revision, runs, deleted}, and `onChange(null)` when anything
-// may have changed: after a pause, or when the server skipped this page forward.
+// Calls `onChange(change)` for every {revision, runs, deleted} since the page was made, and
+// `onChange(null)` when anything may have changed: after a pause, or when the server skipped this page
+// forward.
 export function listen(run, onChange) {
-  const address = run ? `/api/live?run=${encodeURIComponent(run)}` : "/api/live";
+  const query = new URLSearchParams({ after: document.getElementById("content").dataset.revision });
+  if (run) query.set("run", run);
+  const address = `/api/live?${query}`;
   let source = null;
   let missed = false;
 

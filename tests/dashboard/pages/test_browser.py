@@ -227,6 +227,19 @@ def test_a_run_is_renamed_and_deleted_after_confirmation(
     assert harness.history.runs().items == ()
 
 
+def test_a_change_before_the_live_stream_has_begun_is_shown(
+    harness: Harness, site: str, page: Any
+) -> None:
+    def rename_and_continue(route: Any) -> None:
+        httpx.patch(f"{site}/api/runs/tiny-1", json={"name": "renamed"}).raise_for_status()
+        route.continue_()
+
+    harness.train()
+    page.route("**/api/live*", rename_and_continue, times=1)
+    visit(page, f"{site}/runs/tiny-1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("renamed")
+
+
 def test_an_edit_keeps_what_another_person_changed_meanwhile(
     harness: Harness, site: str, page: Any
 ) -> None:
