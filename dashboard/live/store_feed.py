@@ -27,8 +27,8 @@ class StoreFeed:
         self._checked_at = -status_interval
 
     def revision(self) -> int:
-        """The current revision; no store has changes after MAX_INT64."""
-        return self._store.history.changes(MAX_INT64).revision
+        """The current revision of the store."""
+        return self._store.history.revision()
 
     def changes_since(self, revision: int) -> Change | None:
         """Changes after ``revision``; None if too many, or of another store."""

@@ -55,14 +55,14 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
             "sort": sort,
             "cursor": cursor,
         }
-        revision = _revision(store.history)
+        revision = store.history.revision()  # before the content: the live stream misses nothing
         context = _list_context(store.history, query)
         return renderer.page(request, "runs.html", section="runs", revision=revision, **context)
 
     @routes.get("/runs/{run_id}")
     def run_page(request: Request, run_id: str) -> HTMLResponse:
         history, principal = store.history, caller(request)
-        revision = _revision(history)
+        revision = history.revision()  # before the content: the live stream misses nothing
         run = history.run(run_id)
         attempts = [
             {
@@ -104,11 +104,6 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         return renderer.page(request, "run_timeline_page.html", **entries)
 
     return routes
-
-
-def _revision(history: History) -> int:
-    """The store's revision, read before a page's content: its live stream then misses nothing."""
-    return history.changes(MAX_INT64).revision
 
 
 def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:

@@ -294,6 +294,12 @@ class History:
         with self._run(run_id) as (connection, run):
             yield from export.iter_events(connection, run.key, attempt)
 
+    def revision(self) -> int:
+        """The current revision of the store: each change of a run raises it."""
+        with read_transaction(self._engine) as connection:
+            revision: int = connection.execute(select(head.c.revision)).scalar_one()
+        return revision
+
     def changes(self, after: int) -> Changes:
         """What changed since revision ``after``, the ``revision`` of the previous answer."""
         with read_transaction(self._engine) as connection:
