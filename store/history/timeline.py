@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from lineside.store.database.tables import checkpoints, events, gaps, streams
 from lineside.store.database.values import from_json, to_datetime
@@ -24,37 +24,47 @@ def read_events(
 
     With ``before``, the newest events with numbers below it, newest first.
     """
-    found: list[Any] = []
-    # One query for each kind uses the index: no unwanted logs are read.
+    numbers: list[int] = []
     for kind in [None] if kinds is None else sorted(set(kinds)):
-        query = (
-            select(events, streams.c.producer, streams.c.attempt)
-            .join(streams, streams.c.id == events.c.stream_id)
-            .where(events.c.run_key == key, events.c.n > after)
-            .order_by(events.c.n if before is None else events.c.n.desc())
-            .limit(limit)
-        )
+        query = select(events.c.n).where(events.c.run_key == key, events.c.n > after)
+        query = query.order_by(events.c.n if before is None else events.c.n.desc()).limit(limit)
         if before is not None:
             query = query.where(events.c.n < before)
         if kind is not None:
             query = query.where(events.c.kind == kind)
-        found.extend(connection.execute(query))
-    found.sort(key=lambda row: int(row.n), reverse=before is not None)
-    return [to_event_row(row) for row in found[:limit]]
+        numbers.extend(connection.execute(query).scalars())
+    newest_first = before is not None
+    wanted = sorted(numbers, reverse=newest_first)[:limit]
+    query_rows = _events_with_stream(key).where(events.c.n.in_(wanted))
+    order = events.c.n.desc() if newest_first else events.c.n
+    return [to_event_row(row) for row in connection.execute(query_rows.order_by(order))]
 
 
 def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[str, Any]:
     """The data of the attempt's ``run_start`` of the lowest rank; empty if there is none."""
-    data = connection.execute(
-        select(events.c.data)
-        .join(streams, streams.c.id == events.c.stream_id)
-        .where(events.c.run_key == key, events.c.kind == "run_start")
+    starts = select(events.c.n).where(events.c.run_key == key, events.c.kind == "run_start")
+    row = connection.execute(
+        _events_with_stream(key)
+        .where(events.c.n.in_(connection.execute(starts).scalars().all()))
         .where(streams.c.attempt == attempt)
         .order_by(streams.c.producer, events.c.n)
         .limit(1)
-    ).scalar()
-    facts: dict[str, Any] = from_json(data) or {}
+    ).first()
+    facts: dict[str, Any] = (from_json(row.data) if row else None) or {}
     return facts
+
+
+def _events_with_stream(key: int) -> Select[Any]:
+    """Events of a run, to be narrowed to some numbers.
+
+    Select them by their numbers only. Numbers are found by kind in the index alone; a query for
+    whole rows by kind makes SQLite scan all events of the run instead.
+    """
+    return (
+        select(events, streams.c.producer, streams.c.attempt)
+        .join(streams, streams.c.id == events.c.stream_id)
+        .where(events.c.run_key == key)
+    )
 
 
 def read_checkpoints(connection: Connection, key: int, best: str | None) -> list[Checkpoint]:
