@@ -14,8 +14,6 @@ from lineside.dashboard import formatting
 if TYPE_CHECKING:
     from lineside.store.history.records import Run
 
-LOSSES = ("loss", "train_loss", "eval_loss")
-
 
 def runs(
     search: Annotated[
@@ -58,7 +56,6 @@ def runs(
 
 
 def _row(run: Run, now: datetime) -> tuple[str, ...]:
-    loss = next((run.metrics[name] for name in LOSSES if name in run.metrics), None)
     end = run.ended_at or run.updated_at
     return (
         run.id,
@@ -66,7 +63,7 @@ def _row(run: Run, now: datetime) -> tuple[str, ...]:
         run.project,
         f"{run.status} (paused)" if run.phase == "paused" else run.status,
         step_text(run.step, run.max_steps),
-        formatting.number(loss) if loss is not None else "",
+        formatting.number(run.loss.value) if run.loss else "",
         formatting.ago(run.started_at, now),
         formatting.duration((end - run.started_at).total_seconds()),
     )

@@ -88,6 +88,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("project", run.project),
         ("step", step_text(run.step, run.max_steps)),
         ("epoch", formatting.number(run.epoch) if run.epoch is not None else ""),
+        ("loss", formatting.number(run.loss.value) if run.loss else ""),
         ("started", local_time(run.started_at)),
         ("ended", local_time(run.ended_at) if run.ended_at else ""),
         ("tags", ", ".join(run.tags)),

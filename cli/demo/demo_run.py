@@ -153,7 +153,7 @@ class DemoRun(UpService):
         run = self._document()
         if run is None or run["step"] is None:
             return
-        loss = run["metrics"].get("loss")
+        loss = (run["loss"] or {}).get("value")
         text = (
             f"step {run['step']:,} of {run['max_steps']:,}, loss {formatting.number(loss)}, "
             f"{formatting.plural(run['loss_account']['recorded'], 'event')} recorded"

@@ -80,6 +80,13 @@ class LossAccount(Document):
     lag: int
 
 
+class MetricValue(Document):
+    """The last value of a metric."""
+
+    name: str
+    value: float | None
+
+
 class Run(Document):
     """One training. Status, step and epoch are those of its newest attempt."""
 
@@ -102,13 +109,19 @@ class Run(Document):
     event_counts: dict[str, int] = Field(description="Exact number of events of each kind.")
     loss_account: LossAccount
     metrics: dict[str, float | None] = Field(description="The last value of each metric.")
+    loss: MetricValue | None = Field(
+        description="The loss that lists show: `loss`, `train/loss`, `train_loss`, `eval_loss` or "
+        "`eval/loss`, the first that was logged."
+    )
     note: str | None
     tags: list[str]
 
     @computed_field(description=NON_FINITE)  # type: ignore[prop-decorator]
     @property
     def non_finite(self) -> dict[str, str]:
-        return {f"/metrics{pointer}": word for pointer, word in strict(self.metrics)[1].items()}
+        return strict({"metrics": self.metrics, "loss": {"value": self.loss and self.loss.value}})[
+            1
+        ]
 
 
 class Series(Document):

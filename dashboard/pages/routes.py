@@ -132,7 +132,6 @@ def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    metric = run_overview.key_metric(run)
     return {
         "id": run.id,
         "name": run.name,
@@ -145,7 +144,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "step": run.step,
         "max_steps": run.max_steps,
         "percent": run_overview.percent(run.step, run.max_steps),
-        "metric": metric,
+        "loss": run.loss,
         "started_at": run.started_at,
         "until": run.ended_at or (None if run.is_running else run.updated_at),
     }

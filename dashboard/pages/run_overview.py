@@ -12,8 +12,6 @@ from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number,
 from lineside.store.history.records import Attempt, Checkpoint, Command, EventRow, Run
 from lineside.store.status.liveness import PAUSED
 
-KEY_METRICS = ("loss", "train/loss", "train_loss", "eval_loss", "eval/loss")
-"""The run list shows the first of these that a run has logged."""
 MIN_STEPS_FOR_PACE, MIN_SECONDS_FOR_PACE = 3, 5.0
 """Progress of an attempt before its pace is shown."""
 MAX_MARKERS = 60
@@ -47,14 +45,6 @@ class ProgressLine:
     end: str
     label: str
     markers: list[Marker]
-
-
-def key_metric(run: Run) -> tuple[str, float] | None:
-    """The metric of ``run`` for the run list."""
-    for name in KEY_METRICS:
-        if name in run.metrics:
-            return name, run.metrics[name]
-    return None
 
 
 def percent(step: int | None, max_steps: int | None) -> float:
@@ -91,9 +81,11 @@ def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fac
     found = [steps, Fact("Epoch", number(None if run.epoch is None else round(run.epoch, 2)))]
     found.extend(_times(run, attempt, now, commands))
     found.extend(
-        Fact(label, number(run.metrics[name]))
-        for name, label in (("loss", "Loss"), ("eval_loss", "Eval loss"))
-        if name in run.metrics
+        Fact(
+            label, number(metric.value), "" if metric.name in ("loss", "eval_loss") else metric.name
+        )
+        for metric, label in ((run.loss, "Loss"), (run.eval_loss, "Eval loss"))
+        if metric and (label == "Eval loss" or metric != run.eval_loss)
     )
     account = run.loss_account
     lost = account.gaps

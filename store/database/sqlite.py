@@ -112,7 +112,7 @@ def _connect(path: str) -> sqlite3.Connection:
         "foreign_keys = ON",
         "synchronous = NORMAL",  # power loss takes rows and offset alike: they are read again
         "temp_store = MEMORY",
-        "cache_size = -32000",  # KiB
+        "cache_size = -4000",  # KiB, of each connection
         "journal_size_limit = 67108864",
     ):
         raw.execute(f"PRAGMA {pragma}")

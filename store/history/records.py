@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -28,6 +29,9 @@ RUNNING_STATUSES = frozenset({"running", "stalled"})
 """The statuses of a run whose process is alive, by the newest sign of life."""
 ACTIVE_STATUSES = RUNNING_STATUSES | {"disconnected"}
 """The statuses of a run without a known end."""
+
+_EVAL_LOSSES = ("eval_loss", "eval/loss")
+_LOSSES = ("loss", "train/loss", "train_loss", *_EVAL_LOSSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,13 @@ class Attempt:
         return self.status in RUNNING_STATUSES
 
 
+class MetricValue(NamedTuple):
+    """A metric's last value, which may be NaN or infinite."""
+
+    name: str
+    value: float
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A training with all its attempts.
@@ -125,6 +136,20 @@ class Run:
     tags: tuple[str, ...]
     phase: str | None = None
     error: Failure | None = None
+
+    @property
+    def loss(self) -> MetricValue | None:
+        """The loss of the run wherever one is shown: the first of ``_LOSSES`` in ``metrics``."""
+        return self._first_metric(_LOSSES)
+
+    @property
+    def eval_loss(self) -> MetricValue | None:
+        """The loss of the last evaluation."""
+        return self._first_metric(_EVAL_LOSSES)
+
+    def _first_metric(self, names: Iterable[str]) -> MetricValue | None:
+        found = (MetricValue(name, self.metrics[name]) for name in names if name in self.metrics)
+        return next(found, None)
 
     @property
     def is_running(self) -> bool:

@@ -12,8 +12,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from typer.testing import CliRunner
 
 from lineside.bus.protocol.events import Stream
+from lineside.cli.main import app
 from tests.dashboard.conftest import Harness
 
 PROBLEM = "application/problem+json"
@@ -76,10 +78,26 @@ def test_a_curve_flags_values_that_are_not_finite(harness: Harness, client: http
     assert (curve["total"], curve["downsampled"]) == (8, False)
     run = client.get("/api/runs/tiny-1").json()
     assert run["metrics"]["loss"] is None
-    assert run["non_finite"] == {"/metrics/loss": "nan"}
+    assert run["non_finite"] == {"/metrics/loss": "nan", "/loss/value": "nan"}
     series = {one["name"]: one for one in client.get("/api/runs/tiny-1/metrics").json()["items"]}
     assert series["loss"]["non_finite"] == {"/last": "nan"}
     assert series["eval_loss"]["count"] == 2
+
+
+def test_list_page_commands_and_api_show_the_same_loss(
+    harness: Harness, client: httpx.Client
+) -> None:
+    training = harness.begin()
+    logs = {"eval/loss": 1.5, "train/loss": 1.25, "train_loss": 9.0}
+    harness.feeder.record(training.stream, "log", time.time(), 5, {"logs": logs})
+    assert client.get("/api/runs/tiny-1").json()["loss"] == {"name": "train/loss", "value": 1.25}
+    assert '<span title="train/loss">1.25</span>' in client.get("/").text
+    page = re.sub(r"(\s|<[^>]*>)+", " ", client.get("/runs/tiny-1").text)
+    assert "Loss 1.25 train/loss" in page
+    assert "Eval loss 1.5 eval/loss" in page
+    for command in (["runs"], ["show", "tiny-1"]):
+        environment = {"LINESIDE_HOME": str(harness.settings.home)}
+        assert "1.25" in CliRunner().invoke(app, command, env=environment).stdout
 
 
 def test_metrics_of_other_producers_are_read_by_producer(

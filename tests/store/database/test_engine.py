@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -354,3 +355,12 @@ def test_a_server_that_goes_away_and_comes_back_is_used_again(postgres: Postgres
     journal.writer.apply("journal", [batch])
     assert history.run("run").status == "finished"
     engine.dispose()
+
+
+def test_all_pooled_connections_together_have_a_small_page_cache(sqlite_engine: Engine) -> None:
+    kibibytes = 0
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(read_transaction(sqlite_engine))
+            kibibytes -= connection.exec_driver_sql("PRAGMA cache_size").scalar_one()
+    assert 0 < kibibytes <= 32_000
