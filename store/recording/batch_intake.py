@@ -190,7 +190,6 @@ class BatchIntake:
             stream.missing += end - stream.next_seq
             stream.next_seq = end
             stream.reset_step_timing()
-            stream.newest_log, stream.newest_log_is_loaded = None, True
 
 
 def field_problem(event: Event) -> str | None:

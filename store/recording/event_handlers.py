@@ -9,7 +9,7 @@ from typing import Any
 
 from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import METRICS
+from lineside.bus.protocol.event_kinds import KINDS, METRICS
 from lineside.bus.protocol.events import RANK_0, Stream, is_rank
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import (
@@ -27,7 +27,7 @@ from lineside.store.recording.event_context import (
 )
 from lineside.store.recording.progress import mark_alive, mark_progress
 from lineside.store.recording.run_cache import MAX_SERIES, RunCache
-from lineside.store.recording.run_state import AttemptState, NewestLog, StreamState
+from lineside.store.recording.run_state import AttemptState, StreamState
 from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RankState
 
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
@@ -51,10 +51,7 @@ class EventHandlers:
             "train_begin": self._on_train_begin,
             "train_end": self._on_train_end,
             "train_error": self._on_train_error,
-            "log": self._on_log,
-            "evaluate": self._on_evaluation,
-            "predict": self._on_evaluation,
-            METRICS: self._on_metrics,
+            **dict.fromkeys(("log", "evaluate", "predict", METRICS), self._on_numbers),
             "save": self._on_save,
             "heartbeat": self._on_heartbeat,
             "process_lost": self._on_process_lost,
@@ -127,33 +124,10 @@ class EventHandlers:
             if context.stream.attempt in context.run.attempts:
                 self._attempt(context)  # marks it for a new verdict
 
-    def _on_log(self, context: EventContext) -> None:
-        logs = _required_mapping(context, "logs")
-        context.stream.newest_log = NewestLog(context.event.step, logs)
-        context.stream.newest_log_is_loaded = True
-        self._add_points(context, logs)
-
-    def _on_evaluation(self, context: EventContext) -> None:
-        """Add points for the metrics that were not logged.
-
-        A Trainer logs the metrics of an evaluation right before ``evaluate``, but not those of a
-        prediction. So a metric is a point already if the stream's newest log, with no evaluate or
-        predict since, has it with this value at this step.
-        """
-        metrics = _required_mapping(context, "metrics")
+    def _on_numbers(self, context: EventContext) -> None:
+        _required_mapping(context, KINDS[context.event.kind].summary)
         stream = context.stream
-        newest = self._cache.newest_log(context.run, stream)
-        stream.newest_log = None
-        logged_metrics = newest.logs if newest and newest.step == context.event.step else {}
-        new = {
-            name: value
-            for name, value in metrics.items()
-            if name not in logged_metrics or not _equal_or_nan(logged_metrics[name], value)
-        }
-        self._add_points(context, new)
-
-    def _on_metrics(self, context: EventContext) -> None:
-        self._add_points(context, _required_mapping(context, "metrics"))
+        self._add_points(context, self._cache.metric_points(context.run, stream).of(context.event))
 
     def _on_save(self, context: EventContext) -> None:
         path = optional_text(context.data, "checkpoint")
@@ -232,15 +206,13 @@ class EventHandlers:
     def _attempt(self, context: EventContext) -> AttemptState:
         return self._cache.attempt(context.run, context.stream.attempt, context.event.time)
 
-    def _add_points(self, context: EventContext, values: Mapping[Any, Any]) -> None:
+    def _add_points(self, context: EventContext, values: Mapping[str, float | int]) -> None:
         stream, event, rows = context.stream, context.event, self._cache.rows
         rejected = 0
         for name, value in values.items():
             if not isinstance(value, float) and not is_int64(value):
                 continue
-            if (METRIC, name) not in stream.series and not (
-                isinstance(name, str) and is_name(name)
-            ):
+            if (METRIC, name) not in stream.series and not is_name(name):
                 continue
             curve = self._cache.series(stream, METRIC, name)
             if curve is None:
@@ -315,7 +287,3 @@ def _stop_reason(data: Mapping[str, Any]) -> str:
     why = optional_text(data, "reason")
     text = f"by {who}: {why}" if why else f"by {who}"
     return sanitize_text(f"{text} (command {optional_text(data, 'id')})", _ERROR_LENGTH)
-
-
-def _equal_or_nan(one: object, other: object) -> bool:
-    return one == other or (one != one and other != other)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Table, insert, select
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import is_rank
+from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database import tables
 from lineside.store.database.tables import (
     attempts,
@@ -36,7 +37,6 @@ from lineside.store.recording.run_state import (
     SERIES_COLUMNS,
     STREAM_COLUMNS,
     AttemptState,
-    NewestLog,
     PendingRows,
     RunState,
     SeriesState,
@@ -97,7 +97,7 @@ class RunCache:
         if found is None:
             ignored = is_rank(producer) and _began_before_deletion(run, attempt, time)
             found = StreamState(0, producer, attempt, ignored, self.now)
-            found.is_loaded = found.newest_log_is_loaded = True
+            found.is_loaded, found.metric_points = True, MetricPoints()
             found.id = self._insert(
                 streams,
                 run_key=run.key,
@@ -154,12 +154,13 @@ class RunCache:
         if not stream.is_loaded:
             run_cache_loading.load_curves(self.connection, stream)
 
-    def newest_log(self, run: RunState, stream: StreamState) -> NewestLog | None:
-        """The stream's newest log; None if an evaluate or predict came since."""
-        if not stream.newest_log_is_loaded:
-            stream.newest_log = run_cache_loading.load_newest_log(self.connection, run, stream)
-            stream.newest_log_is_loaded = True
-        return stream.newest_log
+    def metric_points(self, run: RunState, stream: StreamState) -> MetricPoints:
+        """Which numbers of the stream's next event are points."""
+        if stream.metric_points is None:
+            stream.metric_points = run_cache_loading.load_metric_points(
+                self.connection, run, stream
+            )
+        return stream.metric_points
 
     def flush(self) -> None:
         """Write everything back."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database.tables import (
     attempts,
     events,
@@ -24,12 +26,13 @@ from lineside.store.recording.run_state import (
     SERIES_COLUMNS,
     STREAM_COLUMNS,
     AttemptState,
-    NewestLog,
     RunState,
     SeriesState,
     StreamState,
 )
 from lineside.store.status.verdict import RankState
+
+_EVENTS_OF_A_STEP = 20  # of one kind, of which the next evaluation may take a log
 
 
 def load_run(connection: Connection, run_id: str) -> RunState | None:
@@ -64,23 +67,22 @@ def load_curves(connection: Connection, stream: StreamState) -> None:
     stream.is_loaded = True
 
 
-def load_newest_log(connection: Connection, run: RunState, stream: StreamState) -> NewestLog | None:
-    """The stream's newest log; None if an evaluate or predict came since, or there is none."""
-    newest: Any = None
+def load_metric_points(connection: Connection, run: RunState, stream: StreamState) -> MetricPoints:
+    """Repeat the stream's newest events with numbers, as far as the next one depends on them."""
+    rows: list[Any] = []
     for kind in ("log", "evaluate", "predict"):
-        row = connection.execute(
-            select(events.c.n, events.c.kind, events.c.step, events.c.data)
+        rows += connection.execute(
+            select(events.c.n, events.c.seq, events.c.kind, events.c.step, events.c.data)
             .where(events.c.run_key == run.key, events.c.kind == kind)
             .where(events.c.stream_id == stream.id)
             .order_by(events.c.n.desc())
-            .limit(1)
-        ).first()
-        if row is not None and (newest is None or row.n > newest.n):
-            newest = row
-    if newest is None or newest.kind != "log":
-        return None
-    logs = (from_json(newest.data) or {}).get("logs")
-    return NewestLog(newest.step, logs) if isinstance(logs, dict) else None
+            .limit(_EVENTS_OF_A_STEP)
+        ).all()
+    rows.sort(key=lambda row: row.n)
+    points = MetricPoints()
+    for row in rows:
+        points.of(Event(row.seq, 0.0, 0, row.kind, row.step, data=from_json(row.data)))
+    return points
 
 
 def _restore_open_blocks(connection: Connection, curve: SeriesState) -> None:

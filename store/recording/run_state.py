@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Table
 
+from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database import tables
 from lineside.store.database.values import encode_float
 from lineside.store.downsampling import OpenBlocks, Point
@@ -24,13 +24,6 @@ class PendingRows:
     sketches: list[tuple[Any, ...]] = field(default_factory=list)
     checkpoints: list[tuple[Any, ...]] = field(default_factory=list)
     gaps: list[tuple[Any, ...]] = field(default_factory=list)
-
-
-class NewestLog(NamedTuple):
-    """The newest ``log`` event of a stream."""
-
-    step: int
-    logs: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -78,9 +71,8 @@ class StreamState:
     """A stream: its row, and what the next event needs of its other rows.
 
     ``is_loaded`` means that ``series`` is loaded. ``new_counts`` is what this transaction adds to
-    the event counts. ``newest_log`` is None after an evaluate or predict; it is valid only if
-    ``newest_log_is_loaded``. ``waited_ns`` is the wait
-    before the current step. ``is_stopping``: the newest event has ``should_training_stop`` set.
+    the event counts. ``metric_points`` is None until it is loaded. ``waited_ns`` is the wait before
+    the current step. ``is_stopping``: the newest event has ``should_training_stop`` set.
     """
 
     id: int
@@ -110,8 +102,7 @@ class StreamState:
     is_loaded: bool = False
     new_counts: dict[str, int] = field(default_factory=dict)
     series: dict[tuple[str, str], SeriesState] = field(default_factory=dict)
-    newest_log: NewestLog | None = None
-    newest_log_is_loaded: bool = False
+    metric_points: MetricPoints | None = None
 
     @property
     def has_pending_events(self) -> bool:

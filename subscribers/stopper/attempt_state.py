@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lineside.bus.protocol.events import RANK_0, Event, Stream
+from lineside.bus.protocol.metric_points import MetricPoints, numbers
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.conditions import (
     SECONDS,
@@ -20,6 +21,9 @@ from lineside.subscribers.stopper.conditions import (
 from lineside.subscribers.stopper.rules import EVAL_PREFIX, Rule
 
 TRAINER, LOOP = "trainer", "loop"
+EVALUATIONS, LOGS = "evaluate", "log"
+"""Where metrics come from. A Trainer's of evaluations begin with ``EVAL_PREFIX``."""
+EPOCH = "epoch"  # a Trainer adds it to each log and evaluation; no metric
 NOT_STARTED, STARTING, TRAINING, ENDED = "before", "starting", "training", "over"
 _LOGS_UNTIL_MISSING = 3  # logs without a metric, after which it is reported as missing
 _MAX_NAMES = 20  # names of other metrics that a report lists
@@ -53,10 +57,13 @@ class Trigger:
 
 @dataclass
 class AttemptState:
-    """What is known of one attempt. ``AttemptState(**state.to_dict())`` is an equal state.
+    """What is known of one attempt.
 
-    ``rule_states`` holds the state of each rule, by its name. ``earlier_seconds`` is the training
-    time before this attempt, ``wait_seconds`` how long it waits for the stopper at an evaluation.
+    ``evaluations`` counts rounds: evaluations at one step, of several datasets for example, are one
+    round until a metric of it comes again. ``evaluated`` holds the metrics of the newest round,
+    ``names`` those that came at all: of evaluations, and others. ``rule_states`` holds the state of
+    each rule, by its name. ``earlier_seconds`` is the training time before this attempt,
+    ``wait_seconds`` how long it waits for the stopper at an evaluation.
     """
 
     run: str
@@ -73,10 +80,17 @@ class AttemptState:
     earlier_seconds: float = 0.0
     learning_rate: float | None = None
     evaluations: int = 0
-    last_evaluation_step: int | None = None  # the step of the newest one
+    last_evaluation_step: int | None = None
+    evaluated: list[str] = field(default_factory=list)
     logs: int = 0
-    names: dict[str, list[str]] = field(default_factory=lambda: {"evaluate": [], "log": []})
+    names: dict[str, list[str]] = field(default_factory=lambda: {EVALUATIONS: [], LOGS: []})
+    points: MetricPoints = field(default_factory=MetricPoints)
     rule_states: dict[str, RuleState] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> AttemptState:
+        """The inverse of ``to_dict``."""
+        return cls(**{**saved, "points": MetricPoints(**saved.get("points", {}))})
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -135,26 +149,33 @@ class AttemptState:
         yield from self._check_step(event, matching_rules)
 
     def _on_log(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
-        values = self._values(event, "logs", of_evaluations=False)
-        if not self.is_training or not values.keys() - {"epoch"}:
+        points = self._new_points(event)
+        if not self.is_training or not points:
             return
-        self.logs += 1
-        learning_rate = values.get("learning_rate")
-        self.learning_rate = self.learning_rate if learning_rate is None else learning_rate
-        yield from self._check_values(
-            "log", Observation(values, event.step, event.time), event, matching_rules
+        # A Trainer logs the metrics of an evaluation before it ends.
+        evaluated = {name for name in points if name.startswith(EVAL_PREFIX)}
+        self.logs += self.source == LOOP or evaluated != points.keys()
+        self.learning_rate = points.get("learning_rate", self.learning_rate)
+        yield from self._check_points(
+            points, self._round_of(evaluated, event.step), event, matching_rules
         )
 
     def _on_evaluate(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
+        points = self._new_points(event)
         if not self.is_training:
             return
-        self.evaluations += 1
-        self.last_evaluation_step = event.step
-        values = self._values(event, "metrics", of_evaluations=True)
-        observation = Observation(
-            values, event.step, event.time, counts_for_best=self.phase == TRAINING
+        evaluated = numbers(event).keys() - {EPOCH}
+        before, self.evaluations = self.evaluations, self._round_of(evaluated, event.step)
+        self.evaluated = sorted(
+            evaluated.union(self.evaluated if before == self.evaluations else ())
         )
-        yield from self._check_values("evaluate", observation, event, matching_rules)
+        self.last_evaluation_step = event.step
+        yield from self._check_points(points, self.evaluations, event, matching_rules)
+
+    def _on_predict(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
+        points = self._new_points(event)
+        if self.is_training and points:
+            yield from self._check_points(points, self.evaluations, event, matching_rules)
 
     def _on_train_end(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
         if self.is_training:
@@ -169,12 +190,16 @@ class AttemptState:
         self.phase, self.started_at = STARTING, event.time
         self.time, self.step = event.time, event.step
 
-    def _values(self, event: Event, name: str, *, of_evaluations: bool) -> dict[str, float]:
-        """The numbers of the event. A Trainer also logs evaluation metrics, which are skipped."""
-        values = _numeric_values((event.data or {}).get(name))
-        if self.source == LOOP:
-            return values
-        return {n: v for n, v in values.items() if n.startswith(EVAL_PREFIX) == of_evaluations}
+    def _new_points(self, event: Event) -> dict[str, float]:
+        """The points that the event adds to the charts, without the epoch."""
+        points = self.points.of(event)
+        points.pop(EPOCH, None)
+        return points
+
+    def _round_of(self, names: Set[str], step: int) -> int:
+        """The number of the round to which an evaluation with these metrics belongs."""
+        is_same = step == self.last_evaluation_step and names.isdisjoint(self.evaluated)
+        return self.evaluations if is_same else self.evaluations + 1
 
     def _check_step(self, event: Event, matching_rules: Sequence[Rule]) -> Iterator[Trigger]:
         """Check what depends on steps alone: budgets, and metrics that are missing."""
@@ -183,29 +208,38 @@ class AttemptState:
         )
         for rule in matching_rules:
             if rule.condition in _BUDGET_CONDITIONS:
-                yield from self._apply_rule(rule, observation, event)
+                yield from self._apply_rule(rule, observation, event, self.evaluations)
             elif rule.monitor is not None:
                 yield from self._check_missing_metric(rule, event, has_ended=False)
 
-    def _check_values(
-        self, kind: str, observation: Observation, event: Event, matching_rules: Sequence[Rule]
+    def _check_points(
+        self,
+        points: Mapping[str, float],
+        round_: int,
+        event: Event,
+        matching_rules: Sequence[Rule],
     ) -> Iterator[Trigger]:
-        known = self.names[kind]
-        known += [name for name in observation.values if name not in known][
-            : _MAX_NAMES - len(known)
-        ]
+        observation = Observation(
+            points, event.step, event.time, counts_for_best=self.phase == TRAINING
+        )
+        for name in points:
+            known = self.names[EVALUATIONS if name.startswith(EVAL_PREFIX) else LOGS]
+            if name not in known and len(known) < _MAX_NAMES:
+                known.append(name)
         for rule in matching_rules:
-            is_present = rule.monitor is None or rule.monitor in observation.values
+            is_present = rule.monitor is None or rule.monitor in points
             if rule.condition not in _BUDGET_CONDITIONS and is_present:
                 if rule.monitor is not None:
                     self._state(rule)["seen"] = True
-                yield from self._apply_rule(rule, observation, event)
+                yield from self._apply_rule(rule, observation, event, round_)
         if self.source == LOOP:  # a loop need not publish step ends
             yield from self._check_step(event, matching_rules)
 
-    def _apply_rule(self, rule: Rule, observation: Observation, event: Event) -> Iterator[Trigger]:
+    def _apply_rule(
+        self, rule: Rule, observation: Observation, event: Event, round_: int
+    ) -> Iterator[Trigger]:
         start = rule.start_after
-        if 0 < start.step >= observation.step or 0 < start.evaluations >= self.evaluations:
+        if 0 < start.step >= observation.step or 0 < start.evaluations >= round_:
             return
         reason = trigger_reason(rule, self._state(rule), observation)
         if reason is None:
@@ -233,19 +267,22 @@ class AttemptState:
         if state.get("seen") or state.get("reported_missing"):
             return
         if rule.monitors_evaluations:
-            names, by = self.names["evaluate"], "evaluations"
+            names = self.names[EVALUATIONS]
             is_due = (
                 self.last_evaluation_step is not None and event.step > self.last_evaluation_step
             )
         else:
-            names, by = self.names["log"], "logs"
+            names = self.names[LOGS]
             is_due = self.logs >= _LOGS_UNTIL_MISSING
         if self.source == LOOP:  # a loop may publish any metric by either
-            names, by = [*self.names["log"], *self.names["evaluate"]], "logs or evaluations"
+            names = [*self.names[LOGS], *self.names[EVALUATIONS]]
         if is_due or has_ended:
             state["reported_missing"] = True
-            what = f"there are {', '.join(names)}" if names else "nothing came at all"
-            reason = f"{rule.monitor} did not come with {by}, so the rule cannot hold: {what}"
+            what = f"there are {', '.join(names)}" if names else "no such metric came"
+            reason = (
+                f"{rule.monitor} did not come with logs or evaluations, so the rule cannot hold: "
+                f"{what}"
+            )
             yield self._trigger(rule, event, rules.ALERT, reason, names=tuple(names))
 
     def _trigger(self, rule: Rule, event: Event, action: str, reason: str, **more: Any) -> Trigger:
@@ -254,14 +291,3 @@ class AttemptState:
 
     def _state(self, rule: Rule) -> RuleState:
         return self.rule_states.setdefault(rule.name, {})
-
-
-def _numeric_values(values: object) -> dict[str, float]:
-    if not isinstance(values, Mapping):
-        return {}
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(name, str)
-        and (isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)))
-    }

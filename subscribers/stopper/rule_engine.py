@@ -53,7 +53,7 @@ class RuleEngine:
         if known is None:
             saved = self._state_store.attempt_state(*key)
             known = self._attempt_states[key] = (
-                AttemptState(**saved) if saved else AttemptState(*key)
+                AttemptState.from_dict(saved) if saved else AttemptState(*key)
             )
         return known
 
@@ -73,7 +73,8 @@ class RuleEngine:
     def _start_attempt(self, attempt_state: AttemptState, data: Mapping[str, Any]) -> None:
         """Begin an attempt with the state of the attempt that it resumes."""
         others = [
-            AttemptState(**saved) for saved in self._state_store.attempt_states(attempt_state.run)
+            AttemptState.from_dict(saved)
+            for saved in self._state_store.attempt_states(attempt_state.run)
         ]
         others += [one for one in self._attempt_states.values() if one.run == attempt_state.run]
         attempt_state.earlier_seconds = max(

@@ -51,18 +51,44 @@ def test_the_log_before_an_evaluation_is_loaded_again_after_a_kill(
     assert history.points("run", "eval_new").y == [1.0]
 
 
-def test_metrics_of_an_evaluation_after_an_unreadable_log_are_points(
+def test_an_unreadable_log_owns_no_metric_of_the_evaluation_after_it(
     engine: Engine, history: History
 ) -> None:
     trainer = FakeProducer()
     journal = FakeJournal(Writer(engine))
-    trainer.log(before=1.0)
     trainer.emit("log", {"logs": 5})
     journal.deliver(trainer)
     journal.writer = Writer(engine)
     trainer.emit("evaluate", {"metrics": {"before": 1.0}})
     journal.deliver(trainer)
-    assert history.points("run", "before").y == [1.0, 1.0]
+    assert history.points("run", "before").y == [1.0]
+
+
+def test_an_evaluation_is_one_point_though_log_and_evaluate_differ(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    trainer.log(eval_loss=0.693, eval_reward=1.0)
+    trainer.log(eval_gap=0.5)  # a callback's, in its on_evaluate
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 0.6931, "eval_runtime": 2.0}})
+    journal.deliver(trainer)
+    names = ("eval_loss", "eval_reward", "eval_gap", "eval_runtime")
+    curves = [history.points("run", name).y for name in names]
+    assert curves == [[0.693], [1.0], [0.5], [2.0]]
+
+
+def test_an_evaluation_within_another_is_one_point_of_each(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    for inner in ({"eval_other_loss": 3.0}, {"eval_loss": 2.0}):
+        trainer.step += 1
+        trainer.log(eval_loss=1.0)
+        evaluate(trainer, **inner)  # a callback's, in its on_evaluate
+        trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
+    journal.deliver(trainer)
+    assert history.points("run", "eval_loss").y == [1.0, 1.0, 2.0]
+    assert history.points("run", "eval_other_loss").y == [3.0]
 
 
 def test_metrics_that_were_not_logged_are_points(journal: FakeJournal, history: History) -> None:
@@ -71,26 +97,26 @@ def test_metrics_that_were_not_logged_are_points(journal: FakeJournal, history: 
     trainer.log(loss=1.0)
     trainer.emit("predict", {"metrics": {"test_loss": 3.0, "text": "no"}})
     trainer.emit("predict", {"metrics": {"test_loss": 3.0}})
-    # Logged at another step or with another value, so not the same metric.
+    # Logged at another step, so not the same evaluation.
     trainer.log(eval_loss=1.0)
     trainer.step = 5
     trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
-    trainer.log(eval_loss=1.0)
-    trainer.emit("evaluate", {"metrics": {"eval_loss": 1.5}})
     journal.deliver(trainer)
     assert history.points("run", "test_loss").y == [3.0, 3.0]
-    assert history.points("run", "eval_loss").y == [1.0, 1.0, 1.0, 1.5]
-
-
-def test_evaluation_metrics_after_a_gap_are_points(journal: FakeJournal, history: History) -> None:
-    trainer = FakeProducer()
-    trainer.log(eval_loss=1.0)
-    journal.deliver(trainer)
-    trainer.emit("log", {"logs": {"eval_loss": 2.0}})
-    trainer.take_events()
-    trainer.emit("evaluate", {"metrics": {"eval_loss": 1.0}})
-    journal.deliver(trainer)
     assert history.points("run", "eval_loss").y == [1.0, 1.0]
+
+
+def test_an_evaluation_whose_log_is_missing_is_a_point(
+    journal: FakeJournal, history: History
+) -> None:
+    trainer = FakeProducer()
+    evaluate(trainer, eval_loss=1.0)
+    journal.deliver(trainer)
+    trainer.log(eval_loss=2.0)
+    trainer.take_events()
+    trainer.emit("evaluate", {"metrics": {"eval_loss": 2.0}})
+    journal.deliver(trainer)
+    assert history.points("run", "eval_loss").y == [1.0, 2.0]
 
 
 def test_metrics_have_their_number_of_points_and_their_range(

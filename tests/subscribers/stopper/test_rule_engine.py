@@ -76,7 +76,7 @@ def test_a_missing_metric_is_reported_once_with_the_metrics_that_exist() -> None
     [trigger] = script.triggers
     assert (trigger.action, trigger.step) == ("alert", 2)
     assert trigger.names == ("eval_loss",)
-    assert trigger.reason.startswith("eval_acc did not come with evaluations")
+    assert trigger.reason.startswith("eval_acc did not come with logs or evaluations")
 
 
 def test_a_metric_of_one_of_several_datasets_is_not_missing() -> None:
@@ -90,6 +90,45 @@ def test_a_metric_of_one_of_several_datasets_is_not_missing() -> None:
     script.train()
     assert script.triggered == [("alert", 2)]
     assert script.triggers[0].reason == "eval_b_loss was no better than 3 of step 1 once, and is 3"
+
+
+def test_an_evaluation_metric_that_is_only_logged_counts() -> None:
+    script = SyntheticRun(make_rule_engine({"monitor": "eval_reward", "patience": 2}))
+    for value in (1.0, 2.0, 1.5, 1.5):
+        script.train(loss=1.0)
+        script.emit("log", {"logs": {"eval_loss": 3.0, "eval_reward": value}})
+        script.emit("evaluate", {"metrics": {"eval_loss": 3.0}})
+    assert script.triggered == [("save_and_stop", 4)]
+
+
+def test_rules_take_the_value_that_the_chart_shows() -> None:
+    script = SyntheticRun(make_rule_engine(PATIENT))
+    for value in (0.691, 0.6909, 0.6908, 0.6907):
+        script.train()
+        script.emit("log", {"logs": {"eval_loss": 0.69}})
+        script.emit("evaluate", {"metrics": {"eval_loss": value}})
+    assert script.triggered == [("stop", 4)]
+
+
+def test_evaluations_of_several_datasets_at_one_step_are_one_round() -> None:
+    rule = {"monitor": "eval_b_loss", "threshold": 1, "start_after": "2 evaluations"}
+    script = SyntheticRun(make_rule_engine(rule))
+    for _ in range(3):
+        script.train()
+        script.log_evaluation({"eval_a_loss": 1.0})
+        script.log_evaluation({"eval_b_loss": 1.0})
+    assert script.triggered == [("save_and_stop", 3)]
+
+
+def test_a_second_evaluation_of_a_dataset_at_one_step_is_another_round() -> None:
+    rule = {"monitor": "eval_loss", "threshold": 1, "start_after": "2 evaluations"}
+    script = SyntheticRun(make_rule_engine(rule))
+    script.train()
+    for _ in range(2):
+        script.log_evaluation({"eval_loss": 1.0})
+    assert not script.triggers
+    script.log_evaluation({"eval_loss": 1.0})
+    assert script.triggered == [("save_and_stop", 1)]
 
 
 def test_a_metric_of_logs_is_missing_after_three_logs() -> None:
@@ -106,7 +145,8 @@ def test_a_training_without_an_evaluation_reports_the_metric_at_its_end() -> Non
     script.emit("train_end")
     script.emit("run_end")
     assert [trigger.reason for trigger in script.triggers] == [
-        "eval_loss did not come with evaluations, so the rule cannot hold: nothing came at all"
+        "eval_loss did not come with logs or evaluations, so the rule cannot hold: "
+        "no such metric came"
     ]
 
 
