@@ -55,8 +55,21 @@ class ChangeFeed(Protocol):
 
 @dataclass(eq=False)
 class _Listener:
+    """One stream; its queue has only changes of ``run``, so silence is silence of that run."""
+
+    run: str | None
     queue: asyncio.Queue[Change | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_LENGTH))
     lagged: bool = False
+
+    def put(self, change: Change) -> bool:
+        """Queue what concerns this listener; false if it lags too far behind."""
+        part = change.for_run(self.run)
+        try:
+            if part:
+                self.queue.put_nowait(part)
+        except asyncio.QueueFull:
+            return False
+        return True
 
     def replace_queue(self, change: Change | None) -> None:
         """Leave only ``change`` in the queue."""
@@ -99,7 +112,7 @@ class LiveHub:
 
         With ``after`` None the stream starts now. ``run`` limits it to one run.
         """
-        with self._listening() as listener:
+        with self._listening(run) as listener:
             try:
                 sent = await to_thread.run_sync(self._feed.revision)
                 missed = await self._missed(after)
@@ -123,8 +136,8 @@ class LiveHub:
                 if listener.lagged:
                     listener.lagged = False
                     yield _reset(change.revision, "more changed than this stream can carry")
-                elif change.revision >= sent and change.for_run(run):
-                    yield _changes(change.for_run(run))
+                elif change.revision >= sent:
+                    yield _changes(change)
 
     async def _missed(self, after: int | None) -> Change | None:
         return (
@@ -134,8 +147,8 @@ class LiveHub:
         )
 
     @contextmanager
-    def _listening(self) -> Iterator[_Listener]:
-        listener = _Listener()
+    def _listening(self, run: str | None) -> Iterator[_Listener]:
+        listener = _Listener(run)
         self._listeners.add(listener)
         try:
             yield listener
@@ -171,12 +184,8 @@ class LiveHub:
         return change.revision
 
     def _publish(self, change: Change) -> None:
-        if not change:
-            return
         for listener in self._listeners:
-            try:
-                listener.queue.put_nowait(change)
-            except asyncio.QueueFull:
+            if not listener.put(change):
                 self._skip(listener, change)
 
     def _skip(self, listener: _Listener, change: Change) -> None:

@@ -218,6 +218,19 @@ async def test_silence_is_filled_with_comments_and_closing_ends_the_stream() -> 
 
 
 @pytest.mark.anyio
+async def test_the_stream_of_a_quiet_run_has_signs_of_life_beside_a_busy_run() -> None:
+    feed = ScriptedFeed()
+    hub = LiveHub(feed, interval=0.0, heartbeat=0.1)
+    quiet = hub.stream(run="b")
+    await receive(quiet, 1)
+    while feed.now < 3 * QUEUE_LENGTH:  # more than its queue would hold
+        await asyncio.sleep(0.01)
+    assert await receive(quiet, 2) == [": heartbeat\n\n"] * 2
+    assert hub.skipped == 0
+    await quiet.aclose()
+
+
+@pytest.mark.anyio
 async def test_a_store_that_fails_for_a_while_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
