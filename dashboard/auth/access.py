@@ -15,6 +15,7 @@ from lineside.bus.auth.roles import ADMIN, CONTROL, READ
 from lineside.dashboard.auth.caller import address_of, denial_reason
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.http.problems import ErrorPage, Problem, response, wants_page
+from lineside.dashboard.http.site_root import site_root
 
 COOKIE = "lineside_token"
 LOGIN = "/login"
@@ -96,7 +97,9 @@ class TokenAuthMiddleware:
         if problem.status != 401:
             return self._page(request, problem)
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"{LOGIN}?next={quote(target, safe='')}", status_code=303)
+        return RedirectResponse(
+            f"{site_root(request.scope)}login?next={quote(target, safe='')}", status_code=303
+        )
 
 
 def find_valid_entry(keyring: Keyring, token: str) -> Credential | None:

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from lineside.bus.auth.keyring import Keyring
 from lineside.dashboard.auth.access import COOKIE, LOGIN, find_valid_entry, refusal
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
+from lineside.dashboard.http.site_root import site_root
 from lineside.dashboard.pages.renderer import Renderer
 
 _BODY_MAX = 4096
@@ -35,18 +36,20 @@ def router(keyring: Keyring, refusal_publisher: RefusalPublisher, renderer: Rend
         if find_valid_entry(keyring, token) is None:
             refusal_publisher.add(refusal(keyring, token, request.scope, _UNKNOWN))
             return form(request, next_path, _UNKNOWN)
-        redirect = RedirectResponse(next_path, status_code=303)
+        redirect = RedirectResponse(site_root(request.scope) + next_path[1:], status_code=303)
         # Lax, so that a link on another site opens a page here; that site cannot read it.
+        # Without a path, so that it is for the dashboard's own folder, which a proxy may have put
+        # beside other people's.
         is_encrypted = request.url.scheme == "https"
         redirect.set_cookie(
-            COOKIE, token, path="/", httponly=True, samesite="lax", secure=is_encrypted
+            COOKIE, token, path=None, httponly=True, samesite="lax", secure=is_encrypted
         )
         return redirect
 
     @routes.post("/logout")
-    def log_out() -> Response:
-        redirect = RedirectResponse(LOGIN, status_code=303)
-        redirect.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    def log_out(request: Request) -> Response:
+        redirect = RedirectResponse(f"{site_root(request.scope)}login", status_code=303)
+        redirect.set_cookie(COOKIE, "", max_age=0, path=None, httponly=True, samesite="lax")
         return redirect
 
     return routes

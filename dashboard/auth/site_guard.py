@@ -79,8 +79,15 @@ class SecurityMiddleware:
         host = headers.get("host", "")
         name = host_name(host)
         if name is None or (self.hosts is not None and name not in self.hosts):
-            names = ", ".join(sorted(self.hosts)) if self.hosts else "its own name"
-            detail = f"This dashboard does not serve the host name {host!r}: open it as {names}."
+            detail = (
+                f"This dashboard does not serve the host name {host!r}: open it as its own name."
+            )
+            if self.hosts is not None:
+                names = ", ".join(sorted(self.hosts))
+                detail = (
+                    f"This dashboard does not serve the host name {host!r}: open it as {names}, or "
+                    "start it with --tokens, which accepts the name of a proxy in front."
+                )
             return Problem(421, "wrong-host", "Wrong host name", detail)
         if method not in SAFE_METHODS and _cross_site(headers, host):
             detail = (

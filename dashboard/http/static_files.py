@@ -67,9 +67,9 @@ class Assets:
         assets[PLOTLY] = Asset(MEDIA_TYPES[".js"], _digest(plotly), plotly)
         return cls(assets)
 
-    def url(self, name: str) -> str:
-        """The address of file ``name``."""
-        return f"/static/{self._assets[name].digest}/{name}"
+    def path(self, name: str) -> str:
+        """The path of file ``name`` below the root of the dashboard."""
+        return f"static/{self._assets[name].digest}/{name}"
 
     def router(self) -> APIRouter:
         """The route of the files."""

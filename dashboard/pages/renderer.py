@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from lineside.dashboard import formatting
 from lineside.dashboard.auth.caller import caller
 from lineside.dashboard.http.problems import Problem
+from lineside.dashboard.http.site_root import site_root
 from lineside.dashboard.http.static_files import Assets
 
 FOLDER = Path(__file__).parents[1] / "templates"
@@ -26,6 +27,7 @@ class Renderer:
     """Renders templates with the filters of the dashboard; every value is escaped."""
 
     def __init__(self, assets: Assets) -> None:
+        self._assets = assets
         self._environment = Environment(
             loader=FileSystemLoader(FOLDER),
             autoescape=True,
@@ -42,7 +44,6 @@ class Renderer:
             breakable=_breakable,
         )
         self._environment.globals.update(
-            asset=assets.url,
             version=version("lineside"),
             section="",
             meaning=formatting.STATUS_MEANING,
@@ -51,9 +52,15 @@ class Renderer:
     def page(
         self, request: Request, template: str, *, code: int = 200, **context: Any
     ) -> HTMLResponse:
-        """``template`` as a response; it knows ``code``, ``now`` and the ``caller``."""
+        """``template`` as a response; it also knows ``code``, ``now``, ``caller`` and ``root``."""
         context.setdefault("now", datetime.now(timezone.utc))
-        known = {"code": code, "caller": caller(request)}
+        root = site_root(request.scope)
+        known = {
+            "code": code,
+            "caller": caller(request),
+            "root": root,
+            "asset": lambda name: root + self._assets.path(name),
+        }
         html = self._environment.get_template(template).render(context, **known)
         return HTMLResponse(html, status_code=code, headers={"cache-control": "no-store"})
 

@@ -115,7 +115,7 @@ def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
         if merged["sort"] == "-started_at":
             merged["sort"] = None
         given = {name: value for name, value in merged.items() if value is not None}
-        return f"/?{urlencode(given)}" if given else "/"
+        return f"?{urlencode(given)}" if given else ""
 
     return {
         "runs": [_run_row(run) for run in page.items],

@@ -1,4 +1,5 @@
 // The part of the REST API that the pages use.
+import { siteRoot } from "./site.js";
 
 async function request(address, options) {
   const response = await fetch(address, options);
@@ -16,7 +17,7 @@ function json(method, body) {
 
 export class RunApi {
   constructor(run) {
-    this.root = `/api/runs/${encodeURIComponent(run)}`;
+    this.root = `${siteRoot}api/runs/${encodeURIComponent(run)}`;
   }
 
   run() {

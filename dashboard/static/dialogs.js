@@ -1,4 +1,5 @@
 // Dialogs that edit and delete a run.
+import { siteRoot } from "./site.js";
 
 // Opens `dialog` with its initial values. `submit` receives the form's data; the dialog shows the
 // error that it throws.
@@ -41,7 +42,7 @@ export function dialogs(api, refresh) {
   document.getElementById("delete").addEventListener("click", () =>
     open(remove, async () => {
       await api.remove();
-      location.assign("/");
+      location.assign(siteRoot);
     }),
   );
 }

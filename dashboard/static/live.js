@@ -1,6 +1,8 @@
 // The live stream: one EventSource for each page, closed while the page is hidden, because a browser
 // allows six connections to a site and every open tab would hold one.
 
+import { siteRoot } from "./site.js";
+
 const state = document.getElementById("link-state");
 
 function showState(name, text) {
@@ -15,7 +17,7 @@ function showState(name, text) {
 export function listen(run, onChange) {
   const query = new URLSearchParams({ after: document.getElementById("content").dataset.revision });
   if (run) query.set("run", run);
-  const address = `/api/live?${query}`;
+  const address = `${siteRoot}api/live?${query}`;
   let source = null;
   let missed = false;
 

@@ -1,5 +1,6 @@
 // Every page: update times, switch the theme, and reload once the store can be read again.
 import { tick } from "./format.js";
+import { siteRoot } from "./site.js";
 
 document.documentElement.classList.add("js");
 tick();
@@ -31,7 +32,7 @@ document.getElementById("theme").addEventListener("click", () => {
 const content = document.getElementById("content");
 if (content.dataset.retry === "true") {
   setInterval(async () => {
-    const answer = await fetch("/readyz").catch(() => null);
+    const answer = await fetch(`${siteRoot}readyz`).catch(() => null);
     const checks = answer ? await answer.json().catch(() => null) : null;
     if (checks?.checks?.store?.ok) location.reload();
   }, 2000);

@@ -6,6 +6,7 @@ import { syncFields, dialogs } from "./dialogs.js";
 import { tick } from "./format.js";
 import { syncParts, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
+import { siteRoot } from "./site.js";
 import { Timeline } from "./timeline.js";
 import { Timing } from "./timing.js";
 
@@ -34,7 +35,7 @@ async function start() {
     control.watch();
   };
   const soon = throttle(refresh, 1000);
-  listen(run, (change) => (change?.deleted.includes(run) ? location.assign("/") : soon()));
+  listen(run, (change) => (change?.deleted.includes(run) ? location.assign(siteRoot) : soon()));
   document.documentElement.dataset.ready = "";
 }
 
@@ -49,7 +50,7 @@ async function loadMarks(board, timing) {
 
 // Updates changed parts of the page, charts whose metric has new points, and the timeline.
 async function update(board, timing, timeline) {
-  const [next, metrics] = await Promise.all([fetchDocument(`/runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
+  const [next, metrics] = await Promise.all([fetchDocument(`${siteRoot}runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
   if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
   syncParts(next);
   syncFields(next);

@@ -2,6 +2,7 @@
 import { tick } from "./format.js";
 import { syncChildren, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
+import { siteRoot } from "./site.js";
 
 const form = document.getElementById("filters");
 let request = 0;
@@ -36,7 +37,7 @@ async function show(address, push = true) {
 function formAddress() {
   const given = [...new FormData(form)].filter(([name, value]) => value && !(name === "sort" && value === "-started_at"));
   const query = new URLSearchParams(given).toString();
-  return query ? `/?${query}` : "/";
+  return query ? `${siteRoot}?${query}` : siteRoot;
 }
 
 let typing = 0;

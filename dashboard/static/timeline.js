@@ -1,10 +1,11 @@
 // The timeline, newest first: filters by kind, older events on demand, new ones live. The server
 // renders every entry.
 import { fetchDocument } from "./html.js";
+import { siteRoot } from "./site.js";
 
 export class Timeline {
   constructor(run, root) {
-    this.address = `/runs/${encodeURIComponent(run)}/timeline`;
+    this.address = `${siteRoot}runs/${encodeURIComponent(run)}/timeline`;
     this.list = root.querySelector("#timeline-list");
     this.more = root.querySelector("#more");
     this.kinds = root.querySelector("#kinds");

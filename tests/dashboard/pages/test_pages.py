@@ -93,7 +93,7 @@ def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs
     page = client.get("/runs/nope", headers=HTML)
     assert page.status_code == 404
     assert "No such run" in page.text
-    assert 'href="/"' in page.text
+    assert 'href="../"' in page.text
     problem(client.get("/runs/nope"), 404, "unknown-run")
     assert client.get("/nothing", headers=HTML).status_code == 404
     assert client.get("/?sort=colour", headers=HTML).status_code == 422
@@ -125,7 +125,7 @@ def test_static_files_are_cached_for_ever_under_their_digest(
 ) -> None:
     harness.train()
     page = client.get("/runs/tiny-1").text
-    addresses = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    addresses = set(re.findall(r'(?:src|href)="\.\.(/static/[^"]+)"', page))
     assert {address.rsplit("/", 1)[1] for address in addresses} >= {"run.js", "plotly.min.js"}
     for address in addresses:
         answer = client.get(address)
@@ -139,9 +139,13 @@ def test_static_files_are_cached_for_ever_under_their_digest(
 
 def test_no_page_loads_anything_from_elsewhere(harness: Harness, client: httpx.Client) -> None:
     harness.train()
-    for url in ("/", "/runs/tiny-1", "/nope"):
+    for url in ("/", "/?search=x", "/runs/tiny-1", "/nope", "/nope/%2F/nope/"):
         answer = client.get(url, headers=HTML)
-        assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
+        references = re.findall(r'(?:src|href|action)="([^"]*)"', answer.text)
+        # Relative, so that they are right below any path under which a proxy serves the page.
+        assert not [one for one in references if not one.startswith(("./", "../", "#"))]
+        styles = [one for one in references if one.endswith("/base.css")]
+        assert client.get(answer.url.join(styles[0])).status_code == 200
         assert not re.findall(r"<script>|\son\w+=|\sstyle=", answer.text)
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
