@@ -20,6 +20,7 @@ from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.authorization import Authorization, is_shared_stream
 from lineside.bus.broker.maintenance import Maintenance
+from lineside.bus.broker.pending_replies import PendingReplies
 from lineside.bus.broker.retention import Retention
 from lineside.bus.broker.sqlite_journal import SqliteJournal
 from lineside.bus.broker.subscriptions import SendResult, Subscriptions
@@ -29,7 +30,6 @@ from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import (
     DENIED,
-    FULL,
     OK,
     Ack,
     Cur,
@@ -39,7 +39,6 @@ from lineside.bus.protocol.messages import (
     Message,
     Put,
     Sub,
-    Who,
     decode,
 )
 from lineside.bus.service import Service
@@ -101,11 +100,6 @@ class Broker(Service):
         self._keep_bytes = keep_bytes
         self._resources = ExitStack()
         self._connections: dict[bytes, _Connection] = {}
-        # Replies to send after the commit.
-        self._pending_hellos: set[tuple[bytes, Stream]] = set()
-        self._pending_acks: dict[tuple[bytes, Stream], str] = {}
-        self._pending_whos: set[tuple[bytes, str]] = set()
-        self._pending_cursors: set[bytes] = set()
         self._has_backlog = False  # whether a reader with credit is behind
         self._is_commit_failing = False
         self._is_expiry_enabled = True
@@ -131,6 +125,7 @@ class Broker(Service):
         self._socket = sockets.router(context, address_lock.address)
         self._buffer = AppendBuffer(self._journal)
         self._subscriptions = Subscriptions(self._journal, self._send)
+        self._replies = PendingReplies(self._journal, self._subscriptions, self._send)
         retention = Retention(self._journal, self._keep_days, self._keep_bytes)
         self._maintenance = Maintenance(self._buffer, retention)
         self._authorization = Authorization(self._journal, has_keys=key_pair is not None)
@@ -164,7 +159,7 @@ class Broker(Service):
         if self._authenticator is not None:
             self._authenticator.answer_handshakes()
         expire_before = self._sweep()
-        self._send_replies(self._commit(expire_before))
+        self._replies.send_all(self._commit(expire_before))
         self._has_backlog = self._subscriptions.deliver()
 
     def shutdown(self) -> None:
@@ -214,7 +209,7 @@ class Broker(Service):
         elif isinstance(message, (Put, GapMessage)):
             stream = message.stream
             if stream is None or stream not in connection.streams:
-                self._pending_whos.add((identity, str(stream or "")))
+                self._replies.whos.add((identity, str(stream or "")))
                 return
             blob = message.blob if isinstance(message, Put) else b""
             if why := self._authorization.append_denial(principal, stream, blob):
@@ -226,28 +221,34 @@ class Broker(Service):
                 self._deny(identity, message, why)
                 return
             connection.add_stream(message.stream)
-            self._pending_hellos.add((identity, message.stream))
+            self._replies.hellos.add((identity, message.stream))
         elif isinstance(message, Cur):
             if identity in self._subscriptions:
                 self._subscriptions.advance(identity, message)
-                self._pending_cursors.add(identity)
+                self._replies.cursors.add(identity)
             else:
-                self._pending_whos.add((identity, ""))
+                self._replies.whos.add((identity, ""))
         elif isinstance(message, Sub):
             if why := self._authorization.subscribe_denial(principal, message):
                 self._deny(identity, message, why)
                 return
-            position, displaced = self._subscriptions.subscribe(identity, message)
             runs = {pattern.partition("/")[0] for pattern in message.streams}
             connection.provisional_runs = frozenset(runs if principal.is_emit_only else ())
-            journal, names = self._journal, self._subscriptions.names_below(message.name)
-            answer = Ack(message.name, position, OK, journal.head, journal.id, names)
-            self._send([identity, *answer.encode()])
-            if displaced is not None and displaced != identity:
-                why = f"another reader named {message.name!r} took over"
-                self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
+            self._subscribe(identity, message)
         else:
             raise BadMessage(f"a broker takes no {frames[0].decode()}")
+
+    def _subscribe(self, identity: bytes, message: Sub) -> None:
+        displaced = self._subscriptions.subscribe(identity, message)
+        position = self._subscriptions.position_of(identity)
+        if position is None:  # an older subscription of a reader that has subscribed again
+            return
+        journal, names = self._journal, self._subscriptions.names_below(message.name)
+        answer = Ack(message.name, position, OK, journal.head, journal.id, names)
+        result = self._send([identity, *answer.encode()])
+        if displaced is not None and result is not SendResult.GONE:
+            why = f"another reader named {message.name!r} took over"
+            self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
 
     def _append(self, identity: bytes, stream: Stream, message: Put | GapMessage) -> str:
         try:
@@ -258,7 +259,7 @@ class Broker(Service):
         except BadMessage as error:
             self._reject(identity, str(error), stream)
             return DENIED
-        self._pending_acks[identity, stream] = status
+        self._replies.acks[identity, stream] = status
         return status
 
     def _reject(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
@@ -307,25 +308,6 @@ class Broker(Service):
             self._is_commit_failing = bool(failure)
             log.warning("broker: %s", failure or "the journal can be written again")
         return failure
-
-    def _send_replies(self, failure: str) -> None:
-        head = self._journal.head
-        for identity, stream in self._pending_hellos:
-            ack = Ack(str(stream), self._journal.next_seq(stream), OK, head)
-            self._send([identity, *ack.encode()])
-        for (identity, stream), status in self._pending_acks.items():
-            next_seq = self._journal.next_seq(stream)
-            ack = Ack(str(stream), next_seq, FULL if failure else status, head, failure)
-            self._send([identity, *ack.encode()])
-        for identity, name in self._pending_whos:
-            self._send([identity, *Who(name).encode()])
-        for identity in self._pending_cursors:
-            name, cursor = self._subscriptions.cursor_of(identity)
-            self._send([identity, *Ack(name, cursor, OK, head).encode()])
-        self._pending_hellos.clear()
-        self._pending_acks.clear()
-        self._pending_whos.clear()
-        self._pending_cursors.clear()
 
     def _sweep(self) -> int:
         """Maintain connections and journal once a second; return the offset to expire before."""

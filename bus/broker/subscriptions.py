@@ -56,6 +56,8 @@ class Subscription:
     def __init__(self, identity: bytes, message: Sub, position: int) -> None:
         self.identity = identity
         self.name = message.name
+        self.reader = message.reader
+        self.number = message.number
         self.is_live = message.start == LIVE
         self.position = position
         self.last_sent = position  # the newest offset sent; ``position`` may be further
@@ -71,6 +73,10 @@ class Subscription:
     @property
     def is_ready(self) -> bool:
         return self.credit > 0 and self._in_flight_bytes < MAX_IN_FLIGHT
+
+    def is_of(self, message: Sub) -> bool:
+        """Whether ``message`` comes from the same reader, over this connection or another one."""
+        return bool(message.reader) and message.reader == self.reader
 
     def use_credit(self, size: int) -> None:
         self.credit -= 1
@@ -108,10 +114,15 @@ class Subscriptions:
         """The names of connected durable readers."""
         return self._by_name.keys()
 
-    def subscribe(self, identity: bytes, message: Sub) -> tuple[int, bytes | None]:
-        """Begin delivery.
+    def position_of(self, identity: bytes) -> int | None:
+        """The offset after which delivery goes on; None if the reader is not known."""
+        subscription = self._by_identity.get(identity)
+        return subscription.position if subscription else None
 
-        Returns the offset after which it begins, and the reader that lost its name to this one.
+    def subscribe(self, identity: bytes, message: Sub) -> bytes | None:
+        """Begin delivery; return another reader that lost its name to this one.
+
+        A subscription that the same reader replaced before, over a newer connection, is ignored.
 
         Raises:
             BadMessage: an invalid name or pattern.
@@ -130,9 +141,11 @@ class Subscriptions:
         position = min(head, positions[message.start])
         subscription = Subscription(identity, message, position)
         self.drop(identity)
-        displaced = self._by_name.get(name) if name else None
-        if displaced is not None:
-            self.drop(displaced)
+        previous = self._by_identity.get(self._by_name.get(name, b""))
+        if previous is not None:
+            if previous.is_of(message) and message.number < previous.number:
+                return None
+            self.drop(previous.identity)
         self._by_identity[identity] = subscription
         if name:
             self._by_name[name] = identity
@@ -140,7 +153,8 @@ class Subscriptions:
             cursor = position if committed is None else min(committed, position)
             if cursor != committed:
                 self.moved_cursors[name] = cursor
-        return position, displaced
+        is_displaced = previous is not None and not previous.is_of(message)
+        return previous.identity if previous is not None and is_displaced else None
 
     def cursor(self, name: str) -> int | None:
         """The cursor of the durable reader ``name``; None if there is no such reader."""

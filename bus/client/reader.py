@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ class Reader:
         """Durable names ``name/...`` that the broker knew when it answered the subscription."""
         self._has_start = False  # whether the offset at which reading began is known
         self._next_seqs: dict[Stream, int] = {}
+        self._id = secrets.token_hex(8)
+        self._subscriptions = 0  # how often it subscribed
         self._denied = ""
         self._last_warning = ""
         self._context: sockets.Context = zmq.Context()
@@ -193,17 +196,17 @@ class Reader:
         self._waiting_since: float | None = time.monotonic()
         self._cur_sent_at = 0.0
         self._needs_subscribe = True
-        self._is_subscribed = False
+        self._is_subscribed = self._has_probed = False
 
     def _poll_once(self, timeout: float) -> Batch | bool:
         """Receive one message; return its batch, or whether there was a message."""
         if self._denied:
             raise ReaderDenied(self._denied)
         now = time.monotonic()
-        if self._needs_subscribe or (
-            not self._is_subscribed and now - self._cur_sent_at >= CUR_SECONDS
-        ):
+        if self._needs_subscribe:
             self._subscribe()
+        elif not self._is_subscribed and now - self._cur_sent_at >= CUR_SECONDS:
+            self._probe()
         elif self._is_cur_due():
             self._send_cur()
         wait = min(
@@ -236,7 +239,8 @@ class Reader:
         if isinstance(message, Ack):
             self._on_ack(message)
         elif isinstance(message, Who):
-            self._needs_subscribe = True
+            # Without a probe, one that comes before the answer belongs to a Cur before the Sub.
+            self._needs_subscribe |= self._is_subscribed or self._has_probed
         elif isinstance(message, Evt) and self._is_subscribed:
             self._unreturned_credit += 1
             return self._on_events(message)
@@ -317,10 +321,20 @@ class Reader:
         return Batch(offset, stream, tuple(events), tuple(gaps))
 
     def _subscribe(self) -> None:
-        sub = Sub(self.name, self._start, self._offset, self._streams, self._credit)
+        reader, number = (self._id, self._subscriptions + 1) if self.name else ("", 0)
+        sub = Sub(self.name, self._start, self._offset, self._streams, self._credit, reader, number)
         if self._send(sub.encode()):
-            self._needs_subscribe, self._is_subscribed = False, False
+            self._needs_subscribe = self._is_subscribed = self._has_probed = False
+            self._subscriptions = number
             self._cur_sent_at = time.monotonic()
+
+    def _probe(self) -> None:
+        """Ask for a Who in case that the Sub was lost with an earlier connection of the socket.
+
+        A second Sub would begin delivery anew in a broker that is only slow.
+        """
+        if self._send(Cur(0, 0).encode()):
+            self._has_probed, self._cur_sent_at = True, time.monotonic()
 
     def _is_cur_due(self) -> bool:
         pause = CUR_SECONDS if self._sent_cursor == self._cursor else _COMMIT_SECONDS

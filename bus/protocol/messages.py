@@ -191,16 +191,27 @@ class Sub(_Message):
     ``start`` is cursor (after the last Cur of this durable name; the start the first time), start,
     live (only new entries, skipped forward when lagging), or offset (after ``offset``). An empty
     ``name`` keeps no cursor. ``streams`` are patterns ``run[/producer[/attempt]]`` in which ``*``
-    stands for any one part; empty means all.
+    stands for any one part; empty means all. ``reader`` identifies the client that uses ``name``,
+    whatever its connection, and ``number`` counts its subscriptions.
     """
 
     VERB = b"SUB"
-    LAYOUT = (_TEXT, _TEXT, _INT, _TEXTS, _INT)
+    LAYOUT = (
+        _TEXT,
+        _TEXT,
+        _INT,
+        _TEXTS,
+        _INT,
+        _TEXT._replace(is_optional=True),
+        _INT._replace(is_optional=True),
+    )
     name: str
     start: str
     offset: int
     streams: tuple[str, ...]
     credit: int
+    reader: str = ""
+    number: int = 0
 
     def validate(self) -> None:
         if self.start not in (CURSOR, START, LIVE, OFFSET):

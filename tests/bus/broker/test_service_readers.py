@@ -11,6 +11,7 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import MAX_PATTERNS, OK, START, Ack, Cur, Evt, Hi, Put, Sub
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer, read_all
+from tests.bus.broker.secured_broker import denial_of, is_accepted
 from tests.bus.conftest import STREAM, Connect, RawClient, StartBroker, records
 
 
@@ -95,3 +96,29 @@ def test_a_reader_that_is_gone_is_forgotten(start_broker: StartBroker, settings:
             assert time.monotonic() < deadline
             producer.emit("log")
             producer.flush()
+
+
+def test_an_earlier_subscription_of_a_reader_takes_nothing_from_its_newest(
+    start_broker: StartBroker, peer: Connect
+) -> None:
+    start_broker()
+    old, new, other, producer = peer(), peer(), peer(), peer()
+    assert is_accepted(old.request(Sub("r", START, 0, (), 10, "one", 1)))
+    assert is_accepted(new.request(Sub("r", START, 0, (), 10, "one", 2)))
+    old.send(Sub("r", START, 0, (), 10, "one", 1))
+    assert old.receives_nothing(), "a reader that moved is not another reader"
+    producer.request(Hi(STREAM))
+    producer.request(Put(STREAM, 0, 3, records(0, 3)))
+    assert isinstance(new.receive(), Evt)
+    assert is_accepted(other.request(Sub("r", START, 0, (), 10, "two", 1)))
+    assert "another reader named 'r' took over" in denial_of(new.receive())
+
+
+def test_readers_that_do_not_identify_themselves_are_different_ones(
+    start_broker: StartBroker, peer: Connect
+) -> None:
+    start_broker()
+    old, new = peer(), peer()
+    assert is_accepted(old.request(Sub("r", START, 0, (), 10)))
+    assert is_accepted(new.request(Sub("r", START, 0, (), 10)))
+    assert "another reader named 'r' took over" in denial_of(old.receive())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from threading import Event
+from typing import Any
 
 import pytest
 
 from lineside.bus.client import reader as reader_module
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.messages import START
+from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, FaultyProxy, Producer
-from tests.bus.conftest import STREAM
+from tests.bus.conftest import STREAM, StartBroker
 from tests.bus.reading import collect, seqs
 from tests.faults.session import repeats
 from tests.support.waiting import DEADLINE
@@ -55,6 +58,39 @@ def test_a_frozen_broker_blocks_no_poll_and_is_followed_when_it_thaws(
         producer.emit("log")
         producer.flush(20)
         assert seqs(collect(reader, 1)) == [1]
+
+
+def test_a_durable_reader_is_not_ended_by_its_own_earlier_connections(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(reader_module, "CUR_SECONDS", 0.1)
+    journal = start_broker().broker._journal
+    append, disk_works = journal.append, Event()
+
+    def append_when_the_disk_works(*args: Any) -> int:
+        assert disk_works.wait(DEADLINE)
+        return append(*args)
+
+    with (
+        Producer(settings.broker, STREAM) as producer,
+        Reader(settings.broker, name="durable") as reader,
+    ):
+        reader.wait_connected(DEADLINE)
+        monkeypatch.setattr(journal, "append", append_when_the_disk_works)
+        producer.emit("log")
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            producer.poll(0)
+            assert reader.poll(0.1) is None
+        disk_works.set()
+        producer.flush(DEADLINE)
+        got = seqs(collect(reader, 1, timeout=DEADLINE))
+        for _ in range(10):
+            producer.emit("log")
+            producer.flush(DEADLINE)
+            got += seqs(collect(reader, 1, timeout=DEADLINE))
+        assert got == list(range(11))
 
 
 @pytest.mark.fault
