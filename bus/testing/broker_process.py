@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import ClassVar
 from lineside.bus.broker.address_lock import listening_pid
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import BrokerUnreachable, BusError
+from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.messages import LIVE, START
 from lineside.bus.protocol.patterns import Patterns
@@ -76,8 +76,9 @@ class BrokerProcess:
         }
         with (self.home / "broker.log").open("ab") as output:
             self._process = self.popen(
-                [sys.executable, "-m", "lineside.cli", "broker", *self._options],
-                env=environment,
+                module_command("lineside.cli", "broker", *self._options),
+                env=module_environment(environment),
+                cwd=WORKING_FOLDER,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

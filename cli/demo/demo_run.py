@@ -16,6 +16,7 @@ import typer
 
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
 from lineside.bus.protocol.addresses import ipc_path
+from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.settings import DASHBOARD_PORT, Settings, make_private_folder
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
@@ -110,9 +111,8 @@ class DemoRun(UpService):
         return LogFile(self._output / "training.log")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "lineside.examples.train_gpt2"]
-        planned = self._seconds / STOP_FRACTION
-        argv += ["--output", str(self._output), "--seconds", str(planned)]
+        planned = str(self._seconds / STOP_FRACTION)
+        options = ("--output", str(self._output), "--seconds", planned)
         names = {
             "LINESIDE_RUN_ID": self.run_id,
             "LINESIDE_RUN_NAME": "byte-level GPT-2",
@@ -122,11 +122,12 @@ class DemoRun(UpService):
         }
         with self._log.open_append() as out:
             return subprocess.Popen(
-                argv,
+                module_command("lineside.examples.train_gpt2", *options),
+                cwd=WORKING_FOLDER,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **environment(self.stack.settings), **names},
+                env=module_environment({**os.environ, **environment(self.stack.settings), **names}),
                 start_new_session=True,
             )
 

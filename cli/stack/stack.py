@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import sys
 from collections.abc import Callable
 
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
@@ -17,6 +16,7 @@ from lineside.bus.errors import (
     MissingExtra,
     UsageError,
 )
+from lineside.bus.module_process import module_command
 from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
@@ -98,7 +98,7 @@ class Stack:
         programs = [
             Program(
                 command[0],
-                (sys.executable, "-m", "lineside.cli", *command),
+                module_command("lineside.cli", *command),
                 environment(self.settings),
             )
             for command in (broker, ("recorder",), serve, *stopper)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lineside.bus.module_process import WORKING_FOLDER, module_environment
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.cli.stack.log_file import LogFile
 
 
 @dataclass(frozen=True)
 class Program:
-    """A command to keep running; ``env`` is added to this process's own environment."""
+    """A module to run with ``argv``; ``env`` is added to this process's own environment."""
 
     name: str
     argv: Sequence[str]
@@ -71,7 +72,10 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **self.program.env, SUPERVISOR_PID: str(os.getpid())},
+                env=module_environment(
+                    {**os.environ, **self.program.env, SUPERVISOR_PID: str(os.getpid())}
+                ),
+                cwd=WORKING_FOLDER,
                 start_new_session=True,
             )
         self._started, self._due = now, None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.settings import make_private_folder
 from lineside.emitter.spool import liveness_lock
 from lineside.emitter.spool.protected_file import open_private
@@ -68,13 +68,13 @@ class ShipperStarter:
         make_private_folder(self._spool)
         with open_private(self._spool / LOG_NAME, os.O_WRONLY | os.O_APPEND) as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "lineside.emitter.shipper", DETACH],
+                module_command("lineside.emitter.shipper", DETACH),
                 # Nothing of the trainer's stays open: a process that reads its output to the end
                 # must not wait for the shipper, and a busy working directory cannot be unmounted.
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                cwd="/",
+                cwd=WORKING_FOLDER,
                 env=shipper_environment(self._spool, self._broker),
                 start_new_session=True,
             )
@@ -119,12 +119,6 @@ def shipper_environment(spool: Path, broker: str) -> dict[str, str]:
     }
     env["LINESIDE_SPOOL"] = str(spool)
     env["LINESIDE_BROKER"] = broker
-    # Entries are made absolute, because the shipper works in another folder.
-    kept = [
-        str(Path(entry).absolute())
-        for entry in env.pop("PYTHONPATH", "").split(os.pathsep)
-        if entry and Path(entry).absolute() != INJECT_FOLDER
-    ]
-    if kept:
-        env["PYTHONPATH"] = os.pathsep.join(kept)
-    return env
+    entries = env.get("PYTHONPATH", "").split(os.pathsep)
+    kept = (entry for entry in entries if Path(entry).absolute() != INJECT_FOLDER)
+    return module_environment({**env, "PYTHONPATH": os.pathsep.join(kept)})

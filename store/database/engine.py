@@ -29,7 +29,8 @@ _UNAVAILABLE_ERRORS = (
     sql.TimeoutError,
 )
 _EXPECTED_URL = (
-    "expected an SQLAlchemy URL of SQLite or PostgreSQL, such as sqlite:////path/store.db"
+    "expected an SQLAlchemy URL of SQLite or PostgreSQL, with an absolute path, "
+    "such as sqlite:////path/store.db"
 )
 
 
@@ -158,7 +159,8 @@ def _parse_url(text: str) -> URL:
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
     file = url.database or ""
-    if backend != "sqlite" or not file or file.startswith((":", "file:")) or url.query:
+    # A relative path would be another file for each process that starts elsewhere.
+    if backend != "sqlite" or not file.startswith("/") or url.query:
         raise SettingsError("LINESIDE_STORE", redact_url(url), _EXPECTED_URL)
     # The path as given: SQLAlchemy 2.1 would decode escapes in it, 2.0 would not.
     return url.set(drivername="sqlite", database=text.partition(":///")[2])

@@ -48,6 +48,15 @@ def test_up_prints_addresses_that_answer(home: Home) -> None:
     assert sorted(children(process.pid)) == ["broker", "dashboard", "recorder"]
 
 
+def test_up_runs_no_python_file_of_the_folder_it_is_started_in(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    home.up("--quiet")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_of_it_in_a_few_seconds(home: Home, number: signal.Signals) -> None:
     process, _ = home.up()

@@ -91,6 +91,7 @@ def test_the_sqlite_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
         "mysql://host/db",
         "sqlite://",
         "sqlite:///:memory:",
+        "sqlite:///store.db",
         "sqlite:///file:x?mode=memory&uri=true",
         "postgresql://host:port/db",
     ],
