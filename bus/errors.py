@@ -200,6 +200,17 @@ class StoreUnavailable(StoreError):
         self.url = url
 
 
+class StoreDamaged(StoreError):
+    """The store's file is damaged."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"the store {url} is damaged ({why}): `lineside up` or `lineside recorder` sets it "
+            "aside and records again what the journal still holds"
+        )
+        self.url = url
+
+
 class StoreRolledBack(StoreError):
     """The store holds less than before: an older copy, or a new store, took its place."""
 

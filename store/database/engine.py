@@ -13,7 +13,13 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url, select, update
 from sqlalchemy import exc as sql
 
-from lineside.bus.errors import MissingExtra, SettingsError, StoreError, StoreUnavailable
+from lineside.bus.errors import (
+    MissingExtra,
+    SettingsError,
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+)
 from lineside.store.database import migrate, sqlite
 from lineside.store.database.sqlite import WRITE_OPTION
 from lineside.store.database.tables import head
@@ -44,7 +50,8 @@ def open_store(url: str, *, create: bool = False) -> Engine:
         SettingsError: ``url`` does not parse or is not of SQLite or PostgreSQL, or its folder
             cannot be written.
         MissingExtra: a package for this kind of store is not installed.
-        StoreError: the store is missing, damaged, or not Lineside's.
+        StoreError: the store is missing, or not Lineside's.
+        StoreDamaged: SQLite cannot make sense of its file.
         StoreTooNew: a newer Lineside has written it.
         StoreUnavailable: it is locked, its disk is full, or its server does not answer.
     """
@@ -70,6 +77,16 @@ def open_store(url: str, *, create: bool = False) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of the store at ``url``; None for a store in PostgreSQL.
+
+    Raises:
+        SettingsError: ``url`` is invalid.
+    """
+    parsed = _parse_url(url)
+    return Path(parsed.database or "") if parsed.drivername == "sqlite" else None
 
 
 def revision(engine: Engine) -> str | None:
@@ -122,7 +139,11 @@ def raw_sqlite_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
             )
             with contextlib.closing(raw):
                 yield raw
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
+            if sqlite.is_damage(str(error)):
+                raise StoreDamaged(redact_url(engine.url), _error_text(error)) from error
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
             raise StoreUnavailable(redact_url(engine.url), _error_text(error)) from error
 
 
@@ -134,9 +155,10 @@ def translate_errors(url: URL) -> Iterator[None]:
     except _UNAVAILABLE_ERRORS as error:
         raise StoreUnavailable(redact_url(url), _error_text(error)) from error
     except sql.SQLAlchemyError as error:
-        raise StoreError(
-            f"the store {redact_url(url)} cannot be used: {_error_text(error)}"
-        ) from error
+        text = _error_text(error)
+        if url.drivername == "sqlite" and sqlite.is_damage(text):
+            raise StoreDamaged(redact_url(url), text) from error
+        raise StoreError(f"the store {redact_url(url)} cannot be used: {text}") from error
 
 
 def redact_url(url: URL) -> str:

@@ -7,6 +7,8 @@ import functools
 import logging
 import os
 import sqlite3
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,11 @@ log = logging.getLogger("lineside")
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long one statement waits for another process's lock before it fails."""
 _VACUUM_PAGES = 1000
+_SIDE_FILES = ("-wal", "-shm")
+_DAMAGE_TEXTS = ("disk image is malformed", "file is not a database", "malformed database schema")
+_HEADER = struct.Struct(">16x H 10x I 60x I")  # page size, pages, and the change they are valid for
+_CHANGES = struct.Struct(">24x I")
+_DAMAGED = ".damaged-"
 WRITE_OPTION = "lineside_writes"
 """The execution option of connections that write: their transactions lock the file at BEGIN."""
 
@@ -72,13 +79,54 @@ def prepare(path: Path, create: bool) -> None:
 
 def _make_file(path: Path) -> None:
     # SQLite would apply the log of a removed store to the new one.
-    for left in (Path(f"{path}-wal"), Path(f"{path}-shm")):
-        left.unlink(missing_ok=True)
+    for suffix in _SIDE_FILES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as fresh:
         # Both take effect only before the first table is made.
         fresh.execute("PRAGMA auto_vacuum = INCREMENTAL")
         fresh.execute("PRAGMA journal_mode = WAL")
+
+
+def is_damage(text: str) -> bool:
+    """Whether ``text`` is SQLite's message for a file that it cannot make sense of."""
+    return any(damage in text for damage in _DAMAGE_TEXTS)
+
+
+def is_truncated(path: Path) -> bool:
+    """Whether the file lacks pages that its header counts; False if there is no file.
+
+    A connection that has those pages in memory does not notice. A checkpoint can be at work in this
+    moment, so ask again before it counts.
+    """
+    try:
+        with path.open("rb") as file:
+            header, size = file.read(100), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    if len(header) < 100:
+        return True
+    page_size, pages, valid_for = _HEADER.unpack_from(header)
+    if _CHANGES.unpack_from(header)[0] != valid_for:
+        return False
+    return size < pages * (65536 if page_size == 1 else page_size)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file and those beside it; the new path, ``NAME.damaged-TIME`` in UTC."""
+    time_text = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}{_DAMAGED}{time_text}")
+    with _folder_lock(path.parent):
+        for suffix in ("", *_SIDE_FILES):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+def files_set_aside(path: Path) -> list[Path]:
+    """The damaged files that ``set_aside`` renamed and that are still there, newest first."""
+    found = path.parent.glob(f"{path.name}{_DAMAGED}*")
+    return sorted((one for one in found if not one.name.endswith(_SIDE_FILES)), reverse=True)
 
 
 def reclaim_space(raw: sqlite3.Connection) -> None:

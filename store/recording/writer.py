@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.errors import RunNotFound, StoreRolledBack, StoreUnavailable
+from lineside.bus.errors import RunNotFound, StoreDamaged, StoreRolledBack, StoreUnavailable
 from lineside.store.database.engine import read_transaction, redact_url, write_transaction
 from lineside.store.database.sqlite import BUSY_TIMEOUT_SECONDS
 from lineside.store.database.tables import positions, runs
@@ -61,7 +61,7 @@ class Writer:
         """
         try:
             self._apply(journal, batches, after)
-        except (StoreUnavailable, StoreRolledBack):
+        except (StoreUnavailable, StoreRolledBack, StoreDamaged):
             raise
         except Exception:
             # One event must not block all others: find it and store it without handling it.
@@ -72,7 +72,7 @@ class Writer:
     def _apply_single(self, journal: str, batch: Batch, after: int) -> None:
         try:
             self._apply(journal, [batch], after)
-        except (StoreUnavailable, StoreRolledBack):
+        except (StoreUnavailable, StoreRolledBack, StoreDamaged):
             raise
         except Exception:
             log.exception(

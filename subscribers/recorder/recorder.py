@@ -10,9 +10,10 @@ from typing import ClassVar
 from sqlalchemy import Engine
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.errors import StoreError, StoreRolledBack, StoreUnavailable
+from lineside.bus.errors import StoreDamaged, StoreError, StoreRolledBack, StoreUnavailable
 from lineside.bus.settings import Settings
-from lineside.store.database.engine import open_store
+from lineside.store.database import sqlite
+from lineside.store.database.engine import open_store, sqlite_path
 from lineside.store.recording.writer import Writer
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 
@@ -20,6 +21,8 @@ log = logging.getLogger("lineside")
 
 RETRY_SECONDS = (0.1, 5.0)
 """The first and the longest delay before a failed transaction is tried again."""
+CHECK_SECONDS = 5.0
+"""Time between two looks at whether the store's file is whole."""
 
 
 class Recorder(BatchSubscriber):
@@ -36,11 +39,19 @@ class Recorder(BatchSubscriber):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._engine: Engine | None = None
+        self._store_path = sqlite_path(settings.store)
+        self._next_check = 0.0
+        self._was_truncated = False
 
     def startup(self) -> None:
-        self._open()
-        self.writer.finish_deletions()
-        super().startup()
+        try:
+            self._open()
+            self.writer.finish_deletions()
+            super().startup()
+        except StoreDamaged as error:
+            self._set_aside(str(error))
+            self._open()
+            super().startup()
 
     def position(self) -> tuple[str | None, int]:
         return self.writer.position() or (None, 0)
@@ -57,6 +68,9 @@ class Recorder(BatchSubscriber):
                 self._sleep(delay)
                 delay = min(delay * 2, max_delay)
                 self._recreate_store_if_missing()
+            except StoreDamaged as error:
+                self._replace_store(str(error))
+                return False
             except StoreRolledBack as error:
                 log.warning("recorder: %s", error)
                 self.reopen_reader()
@@ -64,6 +78,18 @@ class Recorder(BatchSubscriber):
             else:
                 return True
         return False
+
+    def tick(self, now: float) -> None:
+        """Notice a truncated file: neither the rows in memory nor new ones show that."""
+        if self._store_path is None or now < self._next_check:
+            return
+        self._next_check = now + CHECK_SECONDS
+        was_truncated, self._was_truncated = self._was_truncated, False
+        if sqlite.is_truncated(self._store_path):
+            if was_truncated:
+                self._replace_store(f"the store {self._store_path} was truncated")
+            else:
+                self._was_truncated = True
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -75,6 +101,17 @@ class Recorder(BatchSubscriber):
             self._engine.dispose()
         self._engine = open_store(self.settings.store, create=True)
         self.writer = Writer(self._engine)
+
+    def _set_aside(self, why: str) -> None:
+        if self._store_path is not None:
+            aside = sqlite.set_aside(self._store_path)
+            log.error("recorder: %s; it is now %s", why, aside)
+
+    def _replace_store(self, why: str) -> None:
+        """Record what the journal holds into a new store."""
+        self._set_aside(why)
+        self._open()
+        self.reopen_reader()
 
     def _recreate_store_if_missing(self) -> None:
         """Make the store again if its file was removed; the journal is then read again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.database.engine import open_store, raw_sqlite_connection
+from lineside.store.database.sqlite import files_set_aside
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.faults.session import repeats
@@ -161,6 +163,39 @@ def test_a_store_that_is_removed_or_put_back_is_filled_again_from_the_journal(
             wait_until(lambda: _is_recorded(training, history), "all is recorded again")
             training.check(history)
         engine.dispose()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "no database"])
+def test_a_damaged_store_is_set_aside_and_filled_again_from_the_journal(
+    settings: Settings, broker: BrokerProcess, damage: str
+) -> None:
+    store = settings.home / "store.db"
+    recorder = ServiceProcess("recorder", settings)
+    with recorder, Training(broker.address) as training:
+        wait_until(store.exists, "the store is made")
+        engine = open_store(settings.store, create=True)
+        history = History(engine)
+        training.train(500)
+        training.producer.flush()
+        wait_until(lambda: training.is_recorded(history), "the first part")
+        with raw_sqlite_connection(engine) as raw:
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if damage == "truncated":  # under a recorder that runs and gets no event
+            os.truncate(store, store.stat().st_size // 2)
+        else:
+            recorder.kill()
+            whole = store.read_bytes()
+            kept = 100 if damage == "overwritten" else 0
+            store.write_bytes(whole[:kept] + bytes([0xAA]) * (len(whole) - kept))
+            recorder.start()
+        wait_until(lambda: files_set_aside(store), "the store is set aside")
+        training.train(100)
+        training.producer.flush()
+        wait_until(lambda: _is_recorded(training, history), "all is recorded again")
+        training.check(history)
+        engine.dispose()
+    assert len(files_set_aside(store)) == 1
 
 
 def _is_recorded(training: Training, history: History) -> bool:
