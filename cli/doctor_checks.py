@@ -7,16 +7,20 @@ import importlib.util
 import os
 import platform
 import shutil
+import sqlite3
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from lineside.bus.auth.key_file import KeyFile
+from lineside.bus.broker import sqlite_errors
 from lineside.bus.client.reader import Reader
-from lineside.bus.errors import KeyRefused, LinesideError, ReaderDenied
+from lineside.bus.errors import JournalDamaged, KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import LIVE
@@ -182,10 +186,26 @@ def _bus(settings: Settings) -> Iterator[Check]:
             if not name
             else "check that it runs there with --listen and that no firewall is in between",
         )
+        yield from _journal(settings.journal)
     else:
         detail = f"answers at {settings.broker}{with_key}, its journal is at {head:,}"
         yield Check("broker", OK, detail)
     yield from _store(settings, journal, head)
+
+
+def _journal(path: Path) -> Iterator[Check]:
+    """A damaged journal, which keeps a broker from starting."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as journal:
+            journal.execute("SELECT count(*), max(offset) FROM entries").fetchall()
+            journal.execute("SELECT count(*) FROM streams").fetchall()
+    except sqlite3.Error as error:
+        translated = sqlite_errors.translate(error, path)
+        if isinstance(translated, JournalDamaged):
+            hint = f"mv {path} {path}.damaged, then start `lineside up` again"
+            yield Check("journal", FAIL, str(translated), hint)
 
 
 def _is_remote(settings: Settings) -> bool:
@@ -198,10 +218,16 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
         yield Check("store", OK, "on the broker's machine, and so is the page")
         return
     try:
-        from lineside.store.database.engine import open_store
+        from lineside.store.database import sqlite
+        from lineside.store.database.engine import open_store, sqlite_path
         from lineside.store.history.history import History
         from lineside.store.recording.writer import Writer
 
+        file = sqlite_path(settings.store)
+        for aside in sqlite.files_set_aside(file) if file else ():
+            detail = f"a damaged one was set aside as {aside}; what the journal held is in a new one"
+            hint = "delete that file once you need nothing of it"
+            yield Check("damaged store", WARN, detail, hint)
         engine = open_store(settings.store)
         newest = History(engine).runs(limit=1).items
     except LinesideError as error:

@@ -17,7 +17,7 @@ class LogFile:
     def __init__(self, path: Path, limit: int = MAX_BYTES) -> None:
         self.path = path
         self._limit = limit
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = self.size()
         self._partial_line = b""
 
     @contextmanager
@@ -57,11 +57,16 @@ class LogFile:
         *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         return [line.decode(errors="replace") for line in lines]
 
-    def last_lines(self, count: int) -> list[str]:
-        """The newest ``count`` lines that are not blank."""
+    def size(self) -> int:
+        """The bytes in the log."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def last_lines(self, count: int, *, start: int = 0) -> list[str]:
+        """The newest ``count`` lines that are not blank, from byte ``start`` on."""
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - (64 << 10)))
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(start if start <= size else 0, size - (64 << 10)))  # trimmed since
                 lines = deque((line for line in file if line.strip()), maxlen=count)
         except FileNotFoundError:
             return []

@@ -22,7 +22,7 @@ from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.cli.stack.http_probe import http_problem
-from lineside.cli.stack.supervisor import Child, Program, Supervisor, describe_exit
+from lineside.cli.stack.supervisor import Program, Supervisor, describe_exit
 
 REQUIRED_PACKAGES = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
 
@@ -114,19 +114,20 @@ class Stack:
             self._update_status()
 
     def ready(self) -> bool:
-        """Whether the broker answers and the dashboard is ready.
+        """Whether the broker answers and the dashboard is ready; a killed process is restarted.
 
         Raises:
-            StackFailed: a process ended. Before readiness that means a permanent error.
+            StackFailed: a process ended by itself. Before readiness that means a permanent error.
         """
         for child in self.supervisor.children if self.supervisor else ():
             code = child.exit_code()
-            if code is not None:
-                end = f"the {child.program.name} ended ({describe_exit(code)})"
+            if code is not None and code >= 0:
                 raise StackFailed(
-                    f"{end}: {self._last_output(child)}",
+                    f"the {child.program.name} ended ({describe_exit(code)}): "
+                    f"{child.last_output()} (see {child.log.path})",
                     UsageError.exit_code if code == UsageError.exit_code else 1,
                 )
+        self.run_once()
         return self._is_broker_ready() and http_problem(self.ready_url) is None
 
     def not_ready_error(self) -> StackFailed:
@@ -192,11 +193,6 @@ class Stack:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-    def _last_output(self, child: Child) -> str:
-        lines = child.log.last_lines(1)
-        last_line = lines[0].removeprefix("lineside: ") if lines else "it logged nothing"
-        return f"{last_line} (see {child.log.path})"
 
     def _update_status(self) -> None:
         if self.supervisor is None or self._home_lock is None:

@@ -48,6 +48,7 @@ class Child:
         self._backoff = backoff
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._log_start = 0
         self._delay = backoff.first
         self._due: float | None = None
 
@@ -66,6 +67,7 @@ class Child:
         It leads its own session: a Ctrl-C at the terminal reaches only the supervisor, which
         decides the order of shutdown.
         """
+        self._log_start = self.log.size()
         with self.log.open_append() as out:
             self._process = subprocess.Popen(
                 self.program.argv,
@@ -79,6 +81,11 @@ class Child:
                 start_new_session=True,
             )
         self._started, self._due = now, None
+
+    def last_output(self) -> str:
+        """The last line of this process, without its predecessors'."""
+        lines = self.log.last_lines(1, start=self._log_start)
+        return lines[0].removeprefix("lineside: ") if lines else "it logged nothing"
 
     def run_once(self, now: float) -> str | None:
         """Detect an exit or make a restart that is due; a sentence on it, or None."""

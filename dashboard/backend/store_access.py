@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from lineside.store.database.engine import open_store
+from lineside.store.database import sqlite
+from lineside.store.database.engine import open_store, sqlite_path
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 
@@ -39,6 +41,11 @@ class StoreAccess:
     def offset(self, journal: str) -> int:
         """The offset up to which ``journal`` is recorded."""
         return (self._writer or self._open()[1]).offset(journal)
+
+    def files_set_aside(self) -> list[Path]:
+        """The damaged files that this store replaces and that are still there, newest first."""
+        file = sqlite_path(self._url)
+        return sqlite.files_set_aside(file) if file else []
 
     def _open(self) -> tuple[History, Writer]:
         with self._lock:

@@ -57,7 +57,14 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         }
         revision = store.history.revision()  # before the content: the live stream misses nothing
         context = _list_context(store.history, query)
-        return renderer.page(request, "runs.html", section="runs", revision=revision, **context)
+        return renderer.page(
+            request,
+            "runs.html",
+            section="runs",
+            revision=revision,
+            files_set_aside=store.files_set_aside(),
+            **context,
+        )
 
     @routes.get("/runs/{run_id}")
     def run_page(request: Request, run_id: str) -> HTMLResponse:

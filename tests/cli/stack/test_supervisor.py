@@ -77,6 +77,25 @@ def make_harness(tmp_path: Path) -> Iterator[Callable[..., SupervisorHarness]]:
             each.supervisor.kill(child)
 
 
+def test_the_last_output_of_a_child_is_not_its_predecessors(
+    make_harness: Callable[..., SupervisorHarness], tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    script = f"""
+import pathlib, sys
+if not pathlib.Path({str(once)!r}).exists():
+    pathlib.Path({str(once)!r}).touch()
+    sys.exit("lineside: the first one's error")
+"""
+    harness = make_harness(script)
+    harness.until_ended()
+    assert harness.child.last_output() == "the first one's error"
+    harness.now += 1.0
+    harness.supervisor.run_once()
+    harness.until_ended()
+    assert harness.child.last_output() == "it logged nothing"
+
+
 def test_a_child_that_ends_is_restarted_after_a_delay(
     make_harness: Callable[..., SupervisorHarness],
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_a_killed_process_is_restarted_and_counted(home: Home) -> None:
     assert "restarted the broker once, the recorder once, the dashboard once" in doctor
 
 
+def test_a_process_killed_before_the_stack_is_ready_is_restarted(home: Home) -> None:
+    process = home.start("up", "--port", "0")
+    wait_until(lambda: "recorder" in children(process.pid), "the recorder is started")
+    os.kill(children(process.pid)["recorder"], signal.SIGKILL)
+    process.until(r"recorder ended \(SIGKILL\), next start in 0.5 s")
+    process.until(r"Ctrl-C ends it")
+
+
 def test_a_frozen_process_does_not_delay_the_end_of_up(home: Home) -> None:
     process, _ = home.up("--quiet")
     broker = children(process.pid)["broker"]
@@ -146,6 +155,32 @@ def test_a_store_from_a_newer_version_is_reported_with_the_recorders_message(
     assert up.returncode == 1
     assert "newer than this Lineside knows" in up.stderr
     assert "Traceback" not in up.stderr
+
+
+def test_up_replaces_a_damaged_store_and_doctor_and_page_name_the_old_file(home: Home) -> None:
+    (home.path).mkdir(mode=0o700)
+    (home.path / "store.db").write_bytes(b"no database" * 1000)
+    process, page = home.up()
+    process.until(r"file is not a database.*; it is now .*store\.db\.damaged-")
+    (aside,) = home.path.glob("store.db.damaged-*")
+    found = json.loads(home.lineside("doctor", "--json").stdout)["checks"]
+    details = {check["subject"]: check["detail"] for check in found}
+    assert str(aside) in details["damaged store"]
+    with urllib.request.urlopen(page) as response:
+        assert str(aside) in response.read().decode()
+
+
+def test_a_damaged_journal_is_named_with_the_way_out(home: Home) -> None:
+    (home.path).mkdir(mode=0o700)
+    journal = home.path / "journal.db"
+    journal.write_bytes(b"no database" * 1000)
+    up = home.lineside("up", "--port", "0", "--quiet")
+    assert up.returncode == 1
+    assert f"the journal {journal} is damaged" in up.stderr
+    checks = json.loads(home.lineside("doctor", "--json").stdout)["checks"]
+    (found,) = [check for check in checks if check["subject"] == "journal"]
+    assert found["state"] == "fail"
+    assert found["hint"] == f"mv {journal} {journal}.damaged, then start `lineside up` again"
 
 
 @pytest.mark.parametrize(
