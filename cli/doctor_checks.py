@@ -225,7 +225,9 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
 
         file = sqlite_path(settings.store)
         for aside in sqlite.files_set_aside(file) if file else ():
-            detail = f"a damaged one was set aside as {aside}; what the journal held is in a new one"
+            detail = (
+                f"a damaged one was set aside as {aside}; what the journal held is in a new one"
+            )
             hint = "delete that file once you need nothing of it"
             yield Check("damaged store", WARN, detail, hint)
         engine = open_store(settings.store)

@@ -15,8 +15,8 @@ from typing import Any
 import typer
 
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
-from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
+from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import DASHBOARD_PORT, Settings, make_private_folder
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn

@@ -9,6 +9,7 @@ import typer
 
 from lineside.bus.service import Service
 from lineside.cli.output import warn
+from lineside.cli.stack.leftover_events import LeftoverEvents
 from lineside.cli.stack.stack import Stack
 
 READY_SECONDS = 60.0
@@ -26,6 +27,7 @@ class UpService(Service):
         self._quiet = quiet
         self._ready = False
         self._deadline = 0.0
+        self._leftover_events = LeftoverEvents(stack.settings, warn)
 
     def startup(self) -> None:
         """Start the processes."""
@@ -39,6 +41,7 @@ class UpService(Service):
                 warn(f"{name:<9} | {line}")
         if self._ready:
             self.stack.run_once()
+            self._leftover_events.send()
         elif self.stack.ready():
             self._ready = True
             self.on_ready()

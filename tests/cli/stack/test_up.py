@@ -9,15 +9,16 @@ import signal
 import socket
 import sqlite3
 import time
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lineside.bus.client.reader import Reader
 from lineside.cli.stack.home_lock import is_held, read_status
 from lineside.cli.stack.http_probe import get_json, http_problem
-from tests.cli.homes import Home
+from lineside.emitter.spool.shipper_process import shipper_pid
+from tests.cli.homes import RUN_ID, Home
 from tests.support.waiting import wait_until
 
 
@@ -93,6 +94,24 @@ def test_a_process_killed_before_the_stack_is_ready_is_restarted(home: Home) -> 
     process.until(r"Ctrl-C ends it")
 
 
+def test_up_records_a_training_that_ran_without_a_broker(home: Home) -> None:
+    home.train()
+    _end_shipper(home)  # as a reboot would
+    process, page = home.up("--quiet")
+    process.until(r"a shipper now sends [\d,]+ events of \d streams? left in \S+/spool")
+    wait_until(
+        lambda: get_json(f"{page}/api/runs/{RUN_ID}")[1].get("status") == "finished",
+        "the run is recorded to its end",
+    )
+
+
+def _end_shipper(home: Home) -> None:
+    pid = shipper_pid(home.path / "spool")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: shipper_pid(home.path / "spool") is None, "the shipper has ended")
+
+
 def test_a_frozen_process_does_not_delay_the_end_of_up(home: Home) -> None:
     process, _ = home.up("--quiet")
     broker = children(process.pid)["broker"]
@@ -166,8 +185,7 @@ def test_up_replaces_a_damaged_store_and_doctor_and_page_name_the_old_file(home:
     found = json.loads(home.lineside("doctor", "--json").stdout)["checks"]
     details = {check["subject"]: check["detail"] for check in found}
     assert str(aside) in details["damaged store"]
-    with urllib.request.urlopen(page) as response:
-        assert str(aside) in response.read().decode()
+    assert str(aside) in httpx.get(page).text
 
 
 def test_a_damaged_journal_is_named_with_the_way_out(home: Home) -> None:
