@@ -30,8 +30,8 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _VACUUM_PAGES = 1000
 _SIDE_FILES = ("-wal", "-shm")
 _DAMAGE_TEXTS = ("disk image is malformed", "file is not a database", "malformed database schema")
-_HEADER = struct.Struct(">16x H 10x I 60x I")  # page size, pages, and the change they are valid for
-_CHANGES = struct.Struct(">24x I")
+_HEADER_BYTES = 100
+_HEADER = struct.Struct(">16x H 6x I I 60x I")
 _DAMAGED = ".damaged-"
 WRITE_OPTION = "lineside_writes"
 """The execution option of connections that write: their transactions lock the file at BEGIN."""
@@ -101,15 +101,15 @@ def is_truncated(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            header, size = file.read(100), os.fstat(file.fileno()).st_size
+            header, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return False
-    if len(header) < 100:
+    if len(header) < _HEADER_BYTES:
         return True
-    page_size, pages, valid_for = _HEADER.unpack_from(header)
-    if _CHANGES.unpack_from(header)[0] != valid_for:
-        return False
-    return size < pages * (65536 if page_size == 1 else page_size)
+    page_size: int
+    page_size, changes, pages, changes_at_pages = _HEADER.unpack_from(header)
+    is_count_valid: bool = changes == changes_at_pages
+    return is_count_valid and size < pages * (65536 if page_size == 1 else page_size)
 
 
 def set_aside(path: Path) -> Path:
