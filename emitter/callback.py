@@ -9,13 +9,14 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from lineside.emitter.control.session import ControlSession
 from lineside.emitter.control.trainer_actions import HookContext
+from lineside.emitter.control.trainer_session import TrainerSession, TrainerSessions
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training import train_errors
-from lineside.emitter.training.attempts import AttemptManager, Options
+from lineside.emitter.training.attempts import Options, record_checkpoint
+from lineside.emitter.training.checkpoints import state_files
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.error_facts import one_line
 from lineside.emitter.training.hook_events import (
@@ -24,7 +25,6 @@ from lineside.emitter.training.hook_events import (
     PHASE_BY_FLAGS,
     TRAINING,
     WAITING,
-    HookEvents,
 )
 
 _UNCHANGED = None  # in place of a phase
@@ -36,7 +36,8 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     ``name``, ``project`` and ``run_id`` name the run; LINESIDE_RUN_NAME, LINESIDE_PROJECT and
     LINESIDE_RUN_ID override them. With ``stop_on_sigterm``, or LINESIDE_STOP_ON_SIGTERM, a SIGTERM
     makes training save and stop. Rank 0 publishes everything, other ranks their start, end and
-    failures. A copy carries these settings only and publishes a run of its own.
+    failures. Each Trainer that it is in has a run of its own. So has a copy, which carries these
+    settings only.
 
     No hook raises. These hooks wait:
 
@@ -59,11 +60,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         stop_on_sigterm: bool = False,
     ) -> None:
         self._options = Options(name, project, run_id, wait_for_stopper, stop_on_sigterm)
-        self._attempts = AttemptManager(self._options)
-        self._events = HookEvents(self._attempts)
-        self._control = ControlSession()
-        self._start_step = 0
+        self._open_sessions("")
         self._guarded(train_errors.wrap_loaded_trainer, LinesideCallback)
+        self._guarded(state_files.wrap_state_class, TrainerState, record_checkpoint)
 
     def __getstate__(self) -> dict[str, Any]:
         return dataclasses.asdict(self._options)
@@ -71,12 +70,15 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def __setstate__(self, config: dict[str, Any]) -> None:
         self.__init__(**config)  # type: ignore[misc]
         # Copies in several processes count hyperparameter trials each for itself.
-        self._attempts.trial_prefix = f"{secrets.token_hex(2)}-"
+        self._open_sessions(f"{secrets.token_hex(2)}-")
+
+    def _open_sessions(self, trial_prefix: str) -> None:
+        self._sessions = TrainerSessions(self._options, trial_prefix)
+        self._session = TrainerSession(self._options, trial_prefix)  # of no Trainer yet
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Kept until a run opens, and published then."""
-        self._guarded(train_errors.wrap_calling_trainer, control, LinesideCallback)
-        self._guarded(self._events.keep_init_end, state, control)
+        self._guarded(self._keep_init_end, state, control)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Opens a new attempt."""
@@ -86,17 +88,17 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         """Published, then waited for."""
         self._guarded(self._end_training, state, control)
 
-    def on_train_error(self, error: BaseException) -> None:
+    def on_train_error(self, error: BaseException, trainer: Any) -> None:
         """Published even if the script catches it; ``train_errors`` calls this."""
-        self._guarded(self._report_train_error, error)
+        self._guarded(self._report_train_error, error, trainer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._events.publish_state, "epoch_begin", WAITING, state, control)
+        self._guarded(self._publish_state, "epoch_begin", WAITING, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._events.publish_state, "epoch_end", FROM_FLAGS, state, control)
+        self._guarded(self._publish_state, "epoch_end", FROM_FLAGS, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._publish("step_begin", TRAINING, args, state, control)
@@ -112,9 +114,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Applies commands, then published."""
-        if self._attempts.is_joining:
-            self._guarded(self._join, args, state, control, is_last_chance=True)
-        executor = self._control.executor
+        session = self._session_of(state, control)
+        if session.attempts.is_joining:
+            self._guarded(self._join, session, args, state, control, is_last_chance=True)
+        executor = session.control.executor
         if executor.is_due(state):
             self._guarded(
                 executor.apply_commands, HookContext("step_end", args, state, control, kwargs)
@@ -127,10 +130,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Published with the metrics; opens a run if none is open."""
-        executor = self._control.executor
+        session = self._session_of(state, control)
+        executor = session.control.executor
         executor.before_evaluation()
         self._guarded(
-            self._events.publish_metrics, "evaluate", args, state, control, metrics, kwargs
+            session.events.publish_metrics, "evaluate", args, state, control, metrics, kwargs
         )
         if executor.syncs_evaluations:
             self._guarded(
@@ -142,25 +146,25 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Published with the metrics; opens a run if none is open."""
-        self._guarded(
-            self._events.publish_metrics, "predict", args, state, control, metrics, kwargs
-        )
+        events = self._session_of(state, control).events
+        self._guarded(events.publish_metrics, "predict", args, state, control, metrics, kwargs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the checkpoint's path."""
-        self._guarded(self._events.publish_save, args, state, control)
+        self._guarded(self._session_of(state, control).events.publish_save, args, state, control)
         self._wait_while_paused("save", args, state, control, kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""
         self._publish("log", _UNCHANGED, args, state, control, {} if logs is None else logs)
-        if self._control.executor.is_paused:
+        if self._session.control.executor.is_paused:
             self._wait_while_paused("log", args, state, control, kwargs)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published; opens a run if none is open."""
-        if self._attempts.publisher is None:
-            self._guarded(self._events.open_lazily, args, state, kwargs)
+        session = self._session_of(state, control)
+        if session.attempts.publisher is None:
+            self._guarded(session.events.open_lazily, args, state, kwargs)
         self._publish("prediction_step", EVALUATING, args, state, control)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -173,10 +177,13 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def _publish(
         self, kind: str, phase: int | None, args: Any, state: Any, control: Any, logs: Any = None
     ) -> None:
-        publisher = self._attempts.publisher
+        session = self._session
+        if session.state is not state:
+            session = self._session_of(state, control)
+        publisher = session.attempts.publisher
         if publisher is None:
-            if self._attempts.is_joining:
-                self._guarded(self._join, args, state, control)
+            if session.attempts.is_joining:
+                self._guarded(self._join, session, args, state, control)
             return
         now_ns = monotonic_ns()
         try:
@@ -196,10 +203,16 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
                 raise
             self._count_hook_error(error)
 
+    def _session_of(self, state: Any, control: Any) -> TrainerSession:
+        """The session of the Trainer whose state this is; ``_session`` is that one then."""
+        if self._session.state is not state:
+            self._session = self._sessions.find(state, control)
+        return self._session
+
     def _wait_while_paused(
         self, hook: str, args: Any, state: Any, control: Any, kwargs: dict[str, Any]
     ) -> None:
-        executor = self._control.executor
+        executor = self._session.control.executor
         if executor.is_paused:
             self._guarded(
                 executor.wait_while_paused, HookContext(hook, args, state, control, kwargs)
@@ -214,36 +227,59 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             self._count_hook_error(error)
 
     def _count_hook_error(self, error: BaseException) -> None:
-        publisher = self._attempts.publisher
+        publisher = self._session.attempts.publisher
         if publisher is not None:
             publisher.count_hook_error(error)
         else:
             print_once(f"a hook failed, training goes on ({one_line(error)})")
 
+    def _publish_state(self, kind: str, phase: int, state: Any, control: Any) -> None:
+        self._session_of(state, control).events.publish_state(kind, phase, state, control)
+
+    def _keep_init_end(self, state: Any, control: Any) -> None:
+        self._session = session = self._sessions.find_by_caller(self, state, control)
+        if session.trainer is not None:
+            train_errors.wrap_train(type(session.trainer()), LinesideCallback)
+        session.events.keep_init_end(state, control)
+
     def _begin_training(self, args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
-        self._control.stop()
-        self._events.begin_training(args, state, control, kwargs)
-        self._start_step = state.global_step
-        self._start_control(control)
+        self._session = session = self._sessions.find_by_caller(self, state, control)
+        session.control.stop()
+        session.events.begin_training(args, state, control, kwargs)
+        session.start_step = state.global_step
+        self._start_control(session, control)
 
     def _end_training(self, state: Any, control: Any) -> None:
+        session = self._session_of(state, control)
         try:
-            self._events.end_training(state, control)
+            session.events.end_training(state, control)
         finally:
-            answers = self._control.stop()
-        self._events.wait_confirmed(answers)
+            answers = session.control.stop()
+        session.events.wait_confirmed(answers)
 
-    def _report_train_error(self, error: BaseException) -> None:
+    def _report_train_error(self, error: BaseException, trainer: Any) -> None:
+        session = self._sessions.of(trainer)
+        if session is None:
+            return  # it has not begun to train
         try:
-            self._events.fail_training(error)
+            session.events.fail_training(error)
         finally:
-            self._control.stop()
+            session.control.stop()
 
-    def _join(self, args: Any, state: Any, control: Any, *, is_last_chance: bool = False) -> None:
-        if self._events.join(args, state, at_once=is_last_chance):
-            self._start_control(control)
+    def _join(
+        self,
+        session: TrainerSession,
+        args: Any,
+        state: Any,
+        control: Any,
+        *,
+        is_last_chance: bool = False,
+    ) -> None:
+        if session.events.join(args, state, at_once=is_last_chance):
+            self._start_control(session, control)
 
-    def _start_control(self, control: Any) -> None:
-        attempts = self._attempts
+    @staticmethod
+    def _start_control(session: TrainerSession, control: Any) -> None:
+        attempts = session.attempts
         if attempts.publisher is not None:
-            self._control.start(attempts.publisher, control, self._start_step, attempts.options)
+            session.control.start(attempts.publisher, control, session.start_step, attempts.options)

@@ -1,23 +1,24 @@
-"""Opens the attempts of one callback, one after another, and chooses their runs."""
+"""Opens the attempts of one Trainer, one after another, and chooses their runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training import metadata
+from lineside.emitter.training.checkpoints import run_table, state_files
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.identity import (
-    STATE_KEY,
     Identity,
     RankInfo,
     new_identity,
     new_run_id,
-    read_checkpoint_state,
+    valid_checkpoint_state,
 )
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run import Run
@@ -68,22 +69,24 @@ class _PendingJoin(NamedTuple):
 
 
 class AttemptManager:
-    """Opens and ends attempts for one callback.
+    """Opens and ends attempts for one Trainer that a callback is in.
 
     ``publisher`` belongs to the open attempt; None while none is open. ``options`` are those of
-    that attempt. ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
+    that attempt. ``trial_prefix`` stands before the number of a hyperparameter trial.
+    ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
     has not yet published which run it is.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, trial_prefix: str = "") -> None:
         self.publisher: Publisher | None = None
         self._own_options = self.options = options
         self.is_disabled = False
-        self.trial_prefix = ""
-        """Stands before the number of a hyperparameter trial."""
+        self._trial_prefix = trial_prefix
         self._trial_count = 0
         self._base_run_id: str | None = None  # the run's id; trials add to it
-        self._checkpoint_state: dict[str, str] | None = None
+        self._identity: Identity | None = None
+        self._state: Any = None  # the TrainerState of the training that has this identity
+        self._output_dir = ""
         self._pending_join: _PendingJoin | None = None
         self._join_ns = 0
         _instances.add(self)
@@ -141,17 +144,15 @@ class AttemptManager:
             rank = pending_join.rank_info.rank
             print_once(f"rank {rank} stopped waiting for rank 0 and publishes nothing")
 
+    def record_checkpoint(self, state: Any, path: Path) -> None:
+        """On rank 0: record whose checkpoint ``state`` was saved in, if it is of this training."""
+        if state is self._state and self._identity and self._identity.rank_info.rank == 0:
+            output_dir = Path(self._output_dir).absolute()
+            run_table.record(path, output_dir, self._identity.checkpoint_state())
+
     def _is_duplicate_on(self, state: Any) -> bool:
-        """Whether another callback has put its identity on this state object."""
-        callback_states = getattr(state, "stateful_callbacks", None)
-        checkpoint_state = (
-            callback_states.get(STATE_KEY) if isinstance(callback_states, dict) else None
-        )
-        return checkpoint_state is not None and any(
-            other._checkpoint_state is checkpoint_state
-            for other in list(_instances)
-            if other is not self
-        )
+        """Whether another callback publishes the training of this state object."""
+        return any(other._state is state for other in list(_instances) if other is not self)
 
     def _identify(
         self, settings: Settings, args: Any, state: Any, model: Any, now_ns: int
@@ -174,7 +175,7 @@ class AttemptManager:
     def _choose_identity(
         self, settings: Settings, rank_info: RankInfo, args: Any, state: Any, model: Any
     ) -> Identity:
-        checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
+        checkpoint_state = _kept_state(args, state)
         given_name = self.options.name or _user_run_name(args)
         run = (
             settings.run_id
@@ -186,7 +187,7 @@ class AttemptManager:
         name = given_name or checkpoint_state.get("name")
         if getattr(state, "is_hyper_param_search", False):
             self._base_run_id = self._base_run_id or run
-            trial = f"trial-{self.trial_prefix}{self._trial_count}"
+            trial = f"trial-{self._trial_prefix}{self._trial_count}"
             self._trial_count += 1
             name = f"{settings.run_name or name or run} {state.trial_name or trial}"
             settings = replace(settings, run_name=None)
@@ -212,22 +213,20 @@ class AttemptManager:
         now_ns: int,
     ) -> None:
         self.options = self._own_options.override(settings)
+        is_rank_0 = identity.rank_info.rank == 0
+        resumed_state = _kept_state(args, state)
         facts = {
             "source": "trainer",
             "wait_for_stopper": self.options.wait_for_stopper,
-        } | metadata.trainer_facts(args, state, kwargs, is_rank_0=identity.rank_info.rank == 0)
+        } | metadata.trainer_facts(args, state, kwargs, resumed_state, is_rank_0=is_rank_0)
         try:
             run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
         except Exception as error:
             abandon_control(identity, error)
             raise
         self.publisher = run.publisher
-        # A plain dict in a plain callback is saved in trainer_state.json. Checkpoints can then be
-        # resumed without Lineside, and Lineside can resume those that were written without it.
-        if isinstance(getattr(state, "stateful_callbacks", None), dict):
-            self._checkpoint_state = state.stateful_callbacks[STATE_KEY] = (
-                identity.checkpoint_state()
-            )
+        self._identity, self._state = identity, state
+        self._output_dir = str(getattr(args, "output_dir", ""))
 
     def _publish_init_end(self, init_end: InitEnd | None) -> None:
         publisher = self.publisher
@@ -238,6 +237,21 @@ class AttemptManager:
         ):
             step, epoch, control, now_ns, wall = init_end
             publisher.emit("init_end", step, epoch, control, None, now_ns, wall)
+
+
+def record_checkpoint(state: Any, path: Path) -> None:
+    """Record which run has written the checkpoint with this state, in the file ``path``."""
+    for attempts in list(_instances):
+        attempts.record_checkpoint(state, path)
+
+
+def _kept_state(args: Any, state: Any) -> dict[str, str]:
+    """What was kept of the run whose checkpoint ``state`` was read from; empty if unknown."""
+    origin = state_files.origin(state)
+    if origin is None:
+        return {}
+    output_dir = Path(getattr(args, "output_dir", "")).absolute()
+    return run_table.find(origin.path, output_dir) or valid_checkpoint_state(origin.mark)
 
 
 def _rank_info(args: Any) -> RankInfo:

@@ -13,8 +13,6 @@ from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
 from lineside.bus.settings import Settings
 from lineside.emitter.training.job_store import distributed
 
-STATE_KEY = "lineside"
-"""Key in ``TrainerState.stateful_callbacks`` that keeps a run's identity in checkpoints."""
 _SLUG_CHARACTERS = 32
 _ATTEMPT_TIME = "%Y%m%dT%H%M%S.%f"  # as ``new_attempt`` begins, in microseconds
 
@@ -54,7 +52,7 @@ class Identity:
         return Stream(self.run, f"rank{self.rank_info.rank}", self.attempt)
 
     def checkpoint_state(self) -> dict[str, str]:
-        """The part of it that a checkpoint keeps."""
+        """The part of it that is kept for a checkpoint."""
         return {
             "run_id": self.run,
             "attempt": self.attempt,
@@ -63,16 +61,12 @@ class Identity:
         }
 
 
-def read_checkpoint_state(stateful_callbacks: object) -> dict[str, str]:
-    """The identity that a checkpoint keeps of its run; empty if there is no usable one."""
-    checkpoint_state = (
-        stateful_callbacks.get(STATE_KEY) if isinstance(stateful_callbacks, Mapping) else None
-    )
-    if not isinstance(checkpoint_state, Mapping) or not is_run_id(
-        str(checkpoint_state.get("run_id", ""))
-    ):
+def valid_checkpoint_state(kept: object) -> dict[str, str]:
+    """The identity that was kept for a checkpoint; empty if there is no usable one."""
+    if not isinstance(kept, Mapping) or not is_run_id(str(kept.get("run_id", ""))):
         return {}
-    return {str(key): value for key, value in checkpoint_state.items() if isinstance(value, str)}
+    names = ("run_id", "attempt", "name", "project")
+    return {name: kept[name] for name in names if isinstance(kept.get(name), str)}
 
 
 def new_run_id(hint: str) -> str:

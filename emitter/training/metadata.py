@@ -17,7 +17,7 @@ from typing import Any
 
 from lineside.emitter.spool.sanitize import Limits, Sanitizer, is_plain
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.training.identity import Identity, read_checkpoint_state
+from lineside.emitter.training.identity import Identity
 from lineside.emitter.training.redaction import redact, redact_argv, redact_text
 
 _LIBRARIES = (
@@ -171,14 +171,22 @@ def loader_facts(loader: Any) -> dict[str, Any]:
 
 
 def trainer_facts(
-    args: Any, state: Any, kwargs: Mapping[str, Any], *, is_rank_0: bool
+    args: Any,
+    state: Any,
+    kwargs: Mapping[str, Any],
+    resumed_state: Mapping[str, str],
+    *,
+    is_rank_0: bool,
 ) -> dict[str, Any]:
-    """The facts of a Trainer for ``run_start``; other ranks leave out what is equal on all."""
+    """The facts of a Trainer for ``run_start``; other ranks leave out what is equal on all.
+
+    ``resumed_state`` is what was kept for the checkpoint that it resumes from.
+    """
     parts: dict[str, Callable[[], Any]] = {
         "process": process_facts,
         "versions": version_facts,
         "state": lambda: state_facts(state),
-        "resumed_from": lambda: resumed_from(state),
+        "resumed_from": lambda: resumed_from(state, resumed_state),
     }
     if is_rank_0:
         loaders = {name: kwargs.get(f"{name}_dataloader") for name in ("train", "eval")}
@@ -193,17 +201,16 @@ def trainer_facts(
     return {"resumed_from": None} | collect(parts)
 
 
-def resumed_from(state: Any) -> dict[str, Any] | None:
+def resumed_from(state: Any, resumed_state: Mapping[str, str]) -> dict[str, Any] | None:
     """The run, attempt and step that training resumes from; None if it starts anew.
 
     Run and attempt are None if the checkpoint was written without Lineside.
     """
     if not state.global_step:
         return None
-    checkpoint_state = read_checkpoint_state(getattr(state, "stateful_callbacks", None))
     return {
-        "run": checkpoint_state.get("run_id"),
-        "attempt": checkpoint_state.get("attempt"),
+        "run": resumed_state.get("run_id"),
+        "attempt": resumed_state.get("attempt"),
         "step": state.global_step,
     }
 

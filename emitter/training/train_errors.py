@@ -12,16 +12,14 @@ import sys
 from types import FunctionType
 from typing import Any, Protocol
 
-from lineside.emitter.training.trainer_frames import find_trainer
-
 _WRAPPED = "__lineside__"
 
 
 class TrainErrorListener(Protocol):
     """A callback that receives what ``train()`` raises."""
 
-    def on_train_error(self, error: BaseException) -> None:
-        """``train()`` is raising ``error``; raises no Exception."""
+    def on_train_error(self, error: BaseException, trainer: Any) -> None:
+        """``train()`` of ``trainer`` is raising ``error``; raises no Exception."""
 
 
 def wrap_loaded_trainer(listener_class: type[TrainErrorListener]) -> None:
@@ -30,14 +28,6 @@ def wrap_loaded_trainer(listener_class: type[TrainErrorListener]) -> None:
     trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     if trainer_class is not None:
         wrap_train(trainer_class, listener_class)
-
-
-def wrap_calling_trainer(control: Any, listener_class: type[TrainErrorListener]) -> None:
-    """Wrap ``train`` of the Trainer that calls the hook, found by its ``control``."""
-    found = find_trainer(control)
-    trainer = None if found is None else found()
-    if trainer is not None:
-        wrap_train(type(trainer), listener_class)
 
 
 def wrap_train(trainer_class: type[Any], listener_class: type[TrainErrorListener]) -> None:
@@ -57,7 +47,7 @@ def wrap_train(trainer_class: type[Any], listener_class: type[TrainErrorListener
         except BaseException as error:
             for callback in _callbacks(self):
                 if isinstance(callback, listener_class):
-                    callback.on_train_error(error)
+                    callback.on_train_error(error, self)
             raise
 
     setattr(wrapped, _WRAPPED, True)

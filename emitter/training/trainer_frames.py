@@ -1,4 +1,8 @@
-"""Finds the Trainer among the frames of the thread that calls a hook."""
+"""Finds the Trainer among the frames of the thread that calls a hook.
+
+Callbacks do not receive it. Look for it only while no batch is processed: older Pythons keep the
+values of a frame's variables once they were read.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,24 @@ from typing import Any
 
 
 def find_trainer(control: Any) -> weakref.ref[Any] | None:
-    """The Trainer further up this thread's stack whose ``control`` this is.
-
-    Callbacks do not receive it. Call this only while no batch is processed: older Pythons keep the
-    values of a frame's variables once they were read.
-    """
+    """The Trainer further up this thread's stack whose ``control`` this is."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         one = frame.f_locals.get("self")
         if hasattr(one, "callback_handler") and getattr(one, "control", None) is control:
             return weakref.ref(one)
+        frame = frame.f_back
+    return None
+
+
+def find_calling_trainer(callback: object) -> Any | None:
+    """The innermost Trainer on this thread's stack that has ``callback``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        one = frame.f_locals.get("self")
+        handler = getattr(one, "callback_handler", None)
+        if any(each is callback for each in getattr(handler, "callbacks", ())):
+            return one
         frame = frame.f_back
     return None
 

@@ -107,7 +107,7 @@ def test_an_interrupt_passes_through_every_hook(
     made.train()
     given = (made.args, made.state, made.control)
     with monkeypatch.context() as patch:
-        patch.setattr(callback._attempts.publisher, "on_hook", interrupt)
+        patch.setattr(callback._session.attempts.publisher, "on_hook", interrupt)
         more: dict[str, dict[str, Any]] = {"log": {"logs": {"a": 1}}, "evaluate": {"metrics": {}}}
         for kind in ("step_end", "log", "epoch_end", "evaluate"):
             with pytest.raises(stop):

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import copy
-import io
+import json
 import pickle  # noqa: TID251 - hyperparameter searches pickle callbacks
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback
 
 from lineside.emitter import LinesideCallback
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, kinds, only
 from tests.support.tiny_trainer import Tokens, trainer
+
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+
+
+def resume(made: Trainer) -> None:
+    made.train(resume_from_checkpoint=True)
+    close_all()
+
+
+def run_of(stream: str) -> str:
+    return stream.split("/")[0]
 
 
 def test_a_second_train_is_a_new_attempt_of_the_same_run(
@@ -132,11 +142,9 @@ def test_an_evaluation_without_a_step_opens_a_run_too(
 def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
-    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
-    trainer(tmp_path, LinesideCallback(name="N", project="P"), **saving).train()
+    trainer(tmp_path, LinesideCallback(name="N", project="P"), **SAVING).train()
     close_all()
-    trainer(tmp_path, LinesideCallback(), max_steps=6, **saving).train(resume_from_checkpoint=True)
-    close_all()
+    resume(trainer(tmp_path, LinesideCallback(), max_steps=6, **SAVING))
     (first, before), (second, after) = spool_events().items()
     assert first.split("/")[:2] == second.split("/")[:2]
     start = data_of(after[0])
@@ -151,30 +159,129 @@ def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
 def test_resuming_works_with_and_without_the_callback(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:
-    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
-    trainer(tmp_path, **saving).train()
-    trainer(tmp_path, LinesideCallback(), max_steps=6, **saving).train(resume_from_checkpoint=True)
-    trainer(tmp_path, max_steps=8, **saving).train(resume_from_checkpoint=True)
-    close_all()
-    trainer(tmp_path, LinesideCallback(), max_steps=10, **saving).train(resume_from_checkpoint=True)
+    trainer(tmp_path, **SAVING).train()
+    resume(trainer(tmp_path, LinesideCallback(), max_steps=6, **SAVING))
+    resume(trainer(tmp_path, max_steps=8, **SAVING))
+    resume(trainer(tmp_path, LinesideCallback(), max_steps=10, **SAVING))
     (first, before), (second, after) = spool_events().items()
-    assert data_of(before[0])["resumed_from"] == {"run": None, "attempt": None, "step": 4}
-    assert first.split("/")[0] == second.split("/")[0], (
-        "the identity survives a training without Lineside"
-    )
-    assert data_of(after[0])["resumed_from"]["attempt"] == first.split("/")[2]
+    nobodys = {"run": None, "attempt": None}
+    assert data_of(before[0])["resumed_from"] == {**nobodys, "step": 4}
+    assert data_of(after[0])["resumed_from"] == {**nobodys, "step": 8}
+    assert run_of(first) != run_of(second), "steps 7 and 8 belong to no run"
 
 
-def test_callback_states_can_be_restored_beside_the_identity(home: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "restore_callback_states_from_checkpoint": True,
-    }
+def test_callback_states_are_restored_without_a_warning(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes: dict[str, Any] = {**SAVING, "restore_callback_states_from_checkpoint": True}
     trainer(tmp_path, LinesideCallback(), **changes).train()
     made = trainer(tmp_path, LinesideCallback(), max_steps=6, **changes)
-    made.train(resume_from_checkpoint=True)
+    resume(made)
     assert made.state.global_step == 6
+    assert "callbacks not included" not in caplog.text
+
+
+def test_equal_trainings_write_equal_states_with_and_without_the_callback(
+    home: Path, tmp_path: Path
+) -> None:
+    saving = {**SAVING, "logging_steps": 10, "skip_memory_metrics": True}
+    for name, callbacks in {"with": [LinesideCallback()], "without": []}.items():
+        trainer(tmp_path / name, *callbacks, **saving).train()
+    written, plain = (
+        tmp_path / name / "checkpoint-2" / "trainer_state.json" for name in ("with", "without")
+    )
+    assert written.read_text() == plain.read_text()
+    assert written.parent.parent.joinpath("_lineside").is_dir()
+
+
+def test_a_checkpoint_belongs_to_the_run_that_wrote_it_last(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    """Two runs use one folder; the second ends before it has replaced all checkpoints."""
+    trainer(tmp_path, LinesideCallback(name="first"), seed=1, **SAVING).train()
+    trainer(tmp_path, LinesideCallback(name="second"), seed=2, max_steps=2, **SAVING).train()
+    for step in (2, 4):
+        made = trainer(tmp_path / "other", LinesideCallback(), max_steps=5)
+        made.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    close_all()
+    first, second, after_2, after_4 = spool_events()
+    assert (run_of(after_2), run_of(after_4)) == (run_of(second), run_of(first))
+
+
+def test_a_checkpoint_with_the_mark_of_an_earlier_version_continues_its_run(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    trainer(tmp_path, **SAVING).train()
+    path = tmp_path / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    mark = {"run_id": "old-run", "attempt": "a", "name": "Old", "project": "P"}
+    state["stateful_callbacks"]["lineside"] = mark
+    path.write_text(json.dumps(state))
+    resume(trainer(tmp_path, LinesideCallback(), max_steps=6, **SAVING))
+    [(stream, events)] = spool_events().items()
+    assert run_of(stream) == "old-run"
+    assert data_of(events[0])["resumed_from"] == {"run": "old-run", "attempt": "a", "step": 4}
+    newest = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
+    assert "lineside" not in newest["stateful_callbacks"]
+
+
+def test_a_checkpoint_without_a_save_hook_is_resumed_as_its_run(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    """A checkpoint at a SIGTERM calls no hook, and a kill may come before the hook."""
+
+    class Saving(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 2:
+                made._save_checkpoint(made.model, trial=None)
+
+    made = trainer(tmp_path, LinesideCallback(), Saving(), max_steps=3)
+    made.train()
+    resume(trainer(tmp_path, LinesideCallback(), max_steps=4))
+    first, second = spool_events()
+    assert run_of(first) == run_of(second)
+
+
+def test_one_callback_in_several_trainers_publishes_a_run_for_each(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    shared = LinesideCallback()
+    folds = []
+    for fold in range(3):
+        made = trainer(tmp_path / str(fold), shared, run_name=f"fold{fold}", max_steps=2)
+        made.train()
+        made.evaluate()
+        folds.append(made)
+    folds[0].train()
+    folds[1].evaluate()
+    close_all()
+    streams = spool_events()
+    starts = [data_of(events[0])["name"] for events in streams.values()]
+    assert starts == ["fold0", "fold1", "fold2", "fold0"]
+    runs = [run_of(stream) for stream in streams]
+    assert len(set(runs)) == 3
+    assert runs[3] == runs[0]
+    counts = [kinds(events).count("evaluate") for events in streams.values()]
+    assert counts == [1, 2, 1, 0]
+
+
+def test_a_trainer_inside_a_hook_of_another_has_its_own_run(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    class Training(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if args.run_name == "outer" and state.global_step == 3:
+                trainer(tmp_path / "inner", shared, run_name="inner", max_steps=1).train()
+
+    shared = LinesideCallback()
+    changes: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 3, "run_name": "outer"}
+    trainer(tmp_path, shared, Training(), **changes).train()
+    close_all()
+    outer, inner = spool_events().values()
+    assert data_of(inner[0])["name"] == "inner"
+    assert kinds(outer).count("step_end") == 4
+    assert kinds(inner).count("step_end") == 1
+    assert [kinds(events)[-2:] for events in (outer, inner)] == [["train_end", "run_end"]] * 2
 
 
 def test_names_come_from_the_callback_then_the_arguments(
@@ -231,11 +338,3 @@ def test_two_callbacks_on_one_trainer_are_one_run(
     assert len(streams) == 2
     assert kinds(streams[1]).count("step_end") == 4
     assert "the second does nothing" in capsys.readouterr().err
-
-
-def test_the_saved_trainer_state_is_readable(home: Path, tmp_path: Path) -> None:
-    made = trainer(tmp_path, LinesideCallback(), save_strategy="steps", save_steps=2)
-    made.train()
-    state = TrainerState.load_from_json(str(tmp_path / "checkpoint-4" / "trainer_state.json"))
-    assert set(state.stateful_callbacks["lineside"]) == {"run_id", "attempt", "name", "project"}
-    torch.save(made.args, io.BytesIO())

@@ -186,12 +186,11 @@ def test_state_facts_leave_out_the_log_history() -> None:
 
 
 def test_the_checkpoint_that_a_run_resumes_from_is_described() -> None:
-    assert metadata.resumed_from(TrainerState()) is None
-    bare = TrainerState(global_step=5)
-    assert metadata.resumed_from(bare) == {"run": None, "attempt": None, "step": 5}
-    checkpoint_state = Identity("r", "a", "n", "p", RankInfo()).checkpoint_state()
-    marked = TrainerState(global_step=5, stateful_callbacks={"lineside": checkpoint_state})
-    assert metadata.resumed_from(marked) == {"run": "r", "attempt": "a", "step": 5}
+    assert metadata.resumed_from(TrainerState(), {}) is None
+    at_5 = TrainerState(global_step=5)
+    assert metadata.resumed_from(at_5, {}) == {"run": None, "attempt": None, "step": 5}
+    kept = Identity("r", "a", "n", "p", RankInfo()).checkpoint_state()
+    assert metadata.resumed_from(at_5, kept) == {"run": "r", "attempt": "a", "step": 5}
 
 
 def test_a_checkpoint_is_named_by_its_absolute_path(
@@ -238,8 +237,8 @@ def test_an_error_that_cannot_be_printed_is_described_by_its_class() -> None:
 def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
     state = TrainerState()
     given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
-    leading = metadata.trainer_facts(Arguments(), state, given, is_rank_0=True)
-    other = metadata.trainer_facts(Arguments(), state, given, is_rank_0=False)
+    leading = metadata.trainer_facts(Arguments(), state, given, {}, is_rank_0=True)
+    other = metadata.trainer_facts(Arguments(), state, given, {}, is_rank_0=False)
     assert {"args", "model", "loaders"} <= leading.keys()
     assert other.keys() == {"process", "versions", "state", "resumed_from"}
     assert leading["loaders"] == {}
