@@ -7,20 +7,26 @@ import os
 import signal
 import socket
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, Settings
+from lineside.bus.sockets import raise_file_limit
 from lineside.dashboard.auth.listener import address, check_tokens, is_loopback, listen
 
 try:
     import uvicorn
 
     from lineside.dashboard.app import create_app
+    from lineside.dashboard.http.connections import BoundedConnection, connection_limits
     from lineside.dashboard.live.hub import LiveHub
 except ModuleNotFoundError as missing:
     raise MissingExtra("the dashboard", missing.name or "fastapi", "server") from missing
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 log = logging.getLogger("lineside")
 
@@ -46,20 +52,30 @@ def serve(
     with listener:
         is_open = is_loopback(listener) and not tokens
         app = create_app(None, None, settings, keyring=None if is_open else keyring)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        )
-        server = Server(config, app.state.hub)
+        raise_file_limit()
+        server = Server(server_config(app), app.state.hub)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, server.handle_exit)
         log.info("dashboard: %s, pid %d", address(listener), os.getpid())
         server.run(sockets=[listener])
     log.info("dashboard: ended")
+
+
+def server_config(app: ASGIApp, log_level: str = "warning") -> uvicorn.Config:
+    """The configuration of the HTTP server, with limits for its clients."""
+    connections, backlog = connection_limits()
+    return uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        ws="none",
+        log_config=None,
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=connections + 1,
+        backlog=backlog,
+        timeout_graceful_shutdown=5,
+    )
 
 
 class Server(uvicorn.Server):

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
 from lineside.dashboard.http.body_limit import BODY_MAX
@@ -100,6 +101,10 @@ def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
     async def on_validation(request: Request, error: Exception) -> Response:
         return respond(request, from_validation(error))
 
+    async def on_disconnect(_: Request, error: Exception) -> Response:
+        del error
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # no client receives it
+
     async def on_exception(request: Request, error: Exception) -> Response:
         log.error("dashboard: %s %s failed", request.method, request.url.path, exc_info=error)
         crashed = respond(request, INTERNAL_ERROR)
@@ -110,6 +115,7 @@ def add_error_handlers(app: FastAPI, page: ErrorPage) -> None:
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(LinesideError, on_problem)
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_exception)
 

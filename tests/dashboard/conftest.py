@@ -13,13 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from lineside.bus.settings import Settings
 from lineside.dashboard.app import create_app
 from lineside.dashboard.auth.listener import address, listen
-from lineside.dashboard.server import Server
+from lineside.dashboard.server import Server, server_config
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
@@ -36,8 +35,7 @@ def anyio_backend() -> str:
 def serving(app: FastAPI) -> Iterator[str]:
     """``app`` behind a real server in a thread; its address."""
     listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=5)
-    server = Server(config, app.state.hub)
+    server = Server(server_config(app, log_level="critical"), app.state.hub)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
