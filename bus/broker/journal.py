@@ -36,6 +36,22 @@ class Entry(NamedTuple):
     blob: bytes | None
 
 
+class Scan(Protocol):
+    """A place in the journal of one reader."""
+
+    def read(self, after: int, head: int, limit: int, deadline: float) -> tuple[list[Entry], int]:
+        """Matching entries after an offset, about ``limit`` bytes, and how far it read.
+
+        At the head it has read them all, and a damaged one has no stream. It ends soon after
+        ``deadline`` in monotonic seconds. If it then has found nothing it has not read anything,
+        and the next call goes on where this one ended. Calls must neither go back nor begin before
+        the journal's first entry.
+
+        Raises:
+            JournalError: it cannot be read now.
+        """
+
+
 class Journal(Protocol):
     """A replicated log may take the place of the SQLite one by these calls.
 
@@ -64,8 +80,8 @@ class Journal(Protocol):
     def next_seq(self, stream: Stream) -> int:
         """The seq after the last one appended to ``stream``; 0 for a stream never seen."""
 
-    def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries of ``patterns`` after an offset, about ``limit`` bytes, and how far it read."""
+    def scan(self, patterns: Patterns) -> Scan:
+        """Read the entries of ``patterns``."""
 
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""

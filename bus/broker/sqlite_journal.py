@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import NoneType
 from zlib import crc32
 
-from lineside.bus.broker.journal import FORGOTTEN, NO_OWNERS, Entry, Write
+from lineside.bus.broker.journal import FORGOTTEN, NO_OWNERS, Write
 from lineside.bus.broker.sqlite_errors import DamagedRow, translate
-from lineside.bus.errors import JournalDamaged, JournalError, StreamNameError
+from lineside.bus.broker.sqlite_scan import SqliteScan, entry_checksum
+from lineside.bus.broker.stream_index import StreamIndex
+from lineside.bus.errors import JournalError, StreamNameError
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
@@ -38,9 +38,6 @@ _SCHEMA = (
 )
 # Not among the above: a journal made before there were keys gets it too.
 _OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
-_ENTRY = "SELECT offset, stream, first_seq, records, checksum, blob FROM entries"
-_NUMBERS = struct.Struct("<qqqq?")
-_READ_ENTRIES = 64  # entries of one read by stream, or by single steps around damage
 
 
 class SqliteJournal:
@@ -94,14 +91,14 @@ class SqliteJournal:
             JournalError: SQLite failed in another way; nothing was committed.
         """
         first, now = self.head + 1, time.time()
-        new: dict[Stream, int] = {}
+        ids, new = self._index.ids, dict[Stream, int]()
         next_seqs: dict[Stream, int] = {}
         rows = []
         for offset, (stream, first_seq, records, blob) in enumerate(writes, first):
-            id_ = self._ids.get(stream) or new.get(stream)
+            id_ = ids.get(stream) or new.get(stream)
             if id_ is None:
-                id_ = new[stream] = len(self._ids) + len(new) + 1
-            checksum = crc32(_NUMBERS.pack(offset, id_, first_seq, records, blob is None))
+                id_ = new[stream] = len(ids) + len(new) + 1
+            checksum = entry_checksum(offset, id_, first_seq, records, blob is None)
             rows.append((offset, id_, first_seq, records, now, checksum, blob))
             next_seqs[stream] = first_seq + records
         with self._transaction() as db:
@@ -109,7 +106,7 @@ class SqliteJournal:
             db.executemany(
                 "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)",
                 [
-                    (self._ids.get(stream) or new[stream], str(stream), seq, _checksum(stream, seq))
+                    (ids.get(stream) or new[stream], str(stream), seq, _checksum(stream, seq))
                     for stream, seq in next_seqs.items()
                 ],
             )
@@ -124,7 +121,7 @@ class SqliteJournal:
             if expire_before > self.first:
                 db.execute("DELETE FROM entries WHERE offset < ?", (expire_before,))
         for stream, id_ in new.items():
-            self._ids[stream], self._streams[id_] = id_, stream
+            self._index.add(stream, id_)
         self._next_seqs.update(next_seqs)
         self._cursors.update(cursors)
         for name in forgotten:
@@ -138,20 +135,9 @@ class SqliteJournal:
         """0 for a stream never seen."""
         return self._next_seqs.get(stream, 0)
 
-    def read(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        """Entries after an offset, at least one if there is any; a damaged one has no stream.
-
-        Raises:
-            JournalError: it cannot be read now.
-        """
-        try:
-            if patterns.all:
-                return self._read_all(after, limit)
-            return self._read_streams(after, limit, patterns)
-        except (sqlite3.Error, DamagedRow) as error:
-            damage = self._damage_or_raise(error)
-        log.warning("%s; reading continues after it", damage)
-        return self._read_one_by_one(after, patterns)
+    def scan(self, patterns: Patterns) -> SqliteScan:
+        """Read the entries of ``patterns``."""
+        return SqliteScan(self._db, self.path, self._index, patterns)
 
     def cursors(self) -> dict[str, int]:
         """The offset that each durable reader has processed."""
@@ -169,7 +155,7 @@ class SqliteJournal:
 
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""
-        return self._ids.keys()
+        return self._index.ids.keys()
 
     def oldest(self) -> Iterator[tuple[int, float, int, int]]:
         """Offset, time of commit, records and bytes of each entry, the oldest first."""
@@ -227,79 +213,14 @@ class SqliteJournal:
         first = db.execute("SELECT min(offset) FROM entries").fetchone()[0]
         self.head = db.execute("SELECT max(offset) FROM entries").fetchone()[0] or 0
         self.first = first or self.head + 1
-        self._ids: dict[Stream, int] = {}
-        self._streams: dict[int, Stream] = {}
+        self._index = StreamIndex()
         self._next_seqs: dict[Stream, int] = {}
         for id_, name, next_seq, checksum in db.execute("SELECT * FROM streams"):
             stream = _stream(name, next_seq, checksum)
-            self._ids[stream], self._streams[id_], self._next_seqs[stream] = id_, stream, next_seq
+            self._index.add(stream, id_)
+            self._next_seqs[stream] = next_seq
         self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
         self.owners: dict[str, str] = dict(db.execute("SELECT what, owner FROM owners"))
-
-    def _read_all(self, after: int, limit: int) -> tuple[list[Entry], int]:
-        entries, size = [], 0
-        for row in self._db.execute(f"{_ENTRY} WHERE offset > ? ORDER BY offset", (after,)):
-            entry = self._entry(row)
-            entries.append(entry)
-            size += len(entry.blob or b"")
-            if size >= limit:
-                break
-        return entries, entries[-1].offset if entries else self.head
-
-    def _read_streams(self, after: int, limit: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        offsets: list[int] = []
-        for stream, id_ in self._ids.items():
-            if stream in patterns:
-                found = self._db.execute(
-                    "SELECT offset FROM entries WHERE stream = ? AND offset > ?"
-                    " ORDER BY offset LIMIT ?",
-                    (id_, after, _READ_ENTRIES),
-                )
-                offsets += [offset for (offset,) in found]
-        offsets.sort()
-        entries, size = [], 0
-        for offset in offsets[:_READ_ENTRIES]:
-            row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
-            entry = self._entry(row)
-            entries.append(entry)
-            size += len(entry.blob or b"")
-            if size >= limit:
-                return entries, offset
-        return entries, entries[-1].offset if len(entries) == _READ_ENTRIES else self.head
-
-    def _read_one_by_one(self, after: int, patterns: Patterns) -> tuple[list[Entry], int]:
-        entries = []
-        last = min(after + _READ_ENTRIES, self.head)
-        for offset in range(after + 1, last + 1):
-            try:
-                row = self._db.execute(f"{_ENTRY} WHERE offset = ?", (offset,)).fetchone()
-                entry = self._entry(row)
-            except (sqlite3.Error, DamagedRow) as error:
-                self._damage_or_raise(error)
-                entry = Entry(offset, None, offset, 1, None)
-            if entry.stream in patterns:
-                entries.append(entry)
-        return entries, last
-
-    def _entry(self, row: tuple[int, int, int, int, int, bytes | None]) -> Entry:
-        try:
-            offset, id_, first_seq, records, checksum, blob = row
-            is_sound = checksum == crc32(
-                _NUMBERS.pack(offset, id_, first_seq, records, blob is None)
-            )
-            entry = Entry(offset, self._streams[id_], first_seq, records, blob)
-        except (KeyError, TypeError, struct.error) as error:
-            raise DamagedRow(f"an invalid row: {error}") from error
-        if not is_sound or not isinstance(blob, (bytes, NoneType)):
-            raise DamagedRow(f"the row of entry {offset} does not match its checksum")
-        return entry
-
-    def _damage_or_raise(self, error: Exception) -> Exception:
-        """The damage that ``error`` reports. Other errors may pass, and must not become gaps."""
-        translated = translate(error, self.path)
-        if not isinstance(translated, JournalDamaged):
-            raise translated from error
-        return translated
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

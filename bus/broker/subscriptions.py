@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
-from lineside.bus.broker.journal import FORGOTTEN, Entry, Journal
+from lineside.bus.broker.journal import FORGOTTEN, Entry, Journal, Scan
 from lineside.bus.errors import BadMessage, JournalError
 from lineside.bus.protocol.messages import (
     CURSOR,
@@ -38,6 +38,7 @@ _TAIL_BYTES = 32 << 20
 _DELIVER_MESSAGES = 64
 _DELIVER_SCANNED = 1024
 _READ_BYTES = 1 << 20
+_DELIVER_SECONDS = 0.01  # of one delivery to all readers
 _WARN_SECONDS = 10.0
 _ENTRY_OVERHEAD_BYTES = 256  # bytes of memory an entry takes besides its blob
 
@@ -67,6 +68,7 @@ class Subscription:
             self.streams = Patterns(message.streams)
         except ValueError as error:
             raise BadMessage(str(error)) from None
+        self.scan: Scan | None = None  # while it catches up
         self._in_flight: deque[int] = deque()
         self._in_flight_bytes = 0
 
@@ -206,13 +208,19 @@ class Subscriptions:
             self._tail_bytes -= _size(self._tail.pop(next(iter(self._tail))))
 
     def deliver(self) -> bool:
-        """Send entries to every reader with credit, a bounded number; whether more wait."""
+        """Send entries to readers with credit, for a bounded time; whether more wait."""
         more = False
-        head = self._journal.head
+        head, deadline = self._journal.head, time.monotonic() + _DELIVER_SECONDS
         for subscription in list(self._by_identity.values()):
             if subscription.position < head and subscription.is_ready:
+                if time.monotonic() > deadline:
+                    return True
+                # Those that are left out have the first turn next time.
+                self._by_identity[subscription.identity] = self._by_identity.pop(
+                    subscription.identity
+                )
                 try:
-                    more |= self._deliver_to(subscription, head)
+                    more |= self._deliver_to(subscription, head, deadline)
                 except JournalError as error:
                     self._warn_waiting(str(error))
         return more
@@ -223,13 +231,13 @@ class Subscriptions:
             self._warned_at = now
             log.warning("broker: a reader has to wait: %s", why)
 
-    def _deliver_to(self, subscription: Subscription, head: int) -> bool:
+    def _deliver_to(self, subscription: Subscription, head: int, deadline: float) -> bool:
         oldest = self._journal.first
         if subscription.is_live and head - subscription.position > LIVE_LAG:
             return self._skip(subscription, head)
         if subscription.position + 1 < oldest:
             return self._skip(subscription, oldest - 1)
-        entries, reached = self._entries_after(subscription.position, subscription.streams)
+        entries, reached = self._entries_after(subscription, head, deadline)
         for entry in entries:
             if not subscription.is_ready:
                 return False
@@ -239,20 +247,26 @@ class Subscriptions:
         subscription.position = reached
         return reached < head
 
-    def _entries_after(self, position: int, patterns: Patterns) -> tuple[list[Entry], int]:
+    def _entries_after(
+        self, subscription: Subscription, head: int, deadline: float
+    ) -> tuple[list[Entry], int]:
         entries: list[Entry] = []
+        position = subscription.position
         for offset in range(position + 1, position + 1 + _DELIVER_SCANNED):
             entry = self._tail.get(offset)
             if entry is None or len(entries) == _DELIVER_MESSAGES:
                 break
-            if entry.stream in patterns:
+            if entry.stream in subscription.streams:
                 entries.append(entry)
             position = offset
         else:
             return entries, position
-        if entries or position == self._journal.head:
+        if entries or position == head:
+            subscription.scan = None
             return entries, position
-        return self._journal.read(position, _READ_BYTES, patterns)
+        if subscription.scan is None:
+            subscription.scan = self._journal.scan(subscription.streams)
+        return subscription.scan.read(position, head, _READ_BYTES, deadline)
 
     def _skip(self, subscription: Subscription, position: int) -> bool:
         gap = GapMessage(None, subscription.position + 1, position + 1, position)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import zmq
 
 from lineside.bus import sockets
+from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import OK, Ack, Hi, Put, decode
+from lineside.bus.protocol.messages import OK, START, Ack, Hi, Put, decode
 from lineside.bus.protocol.wire import Encoder
 
 if TYPE_CHECKING:
@@ -77,12 +78,22 @@ class HealthyProducer:
             self.longest_pause, self.events = json.loads(report)
             self.memory = _status_bytes(self._broker.pid, "VmHWM") - self._memory_before
 
+    def __repr__(self) -> str:
+        return (
+            f"<{self.events} events, at most {self.longest_pause * 1000:.0f} ms apart from an "
+            f"answer, {self.memory / (1 << 20):.0f} MiB more>"
+        )
+
     def assert_unharmed(self) -> None:
         """The broker answered in time, stayed small, and has every event of the producer."""
-        from lineside.bus.testing import read_all
-
-        events = read_all(self._broker.address, [_STREAM.run])
-        assert [event.seq for event in events] == list(range(self.events))
+        seqs: list[int] = []
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        with Reader(self._broker.address, start=START, streams=[_STREAM.run]) as reader:
+            while len(seqs) < self.events:
+                assert time.monotonic() < deadline, f"{len(seqs)} of {self.events} events"
+                batch = reader.poll(1.0)
+                seqs += [event.seq for event in batch.events] if batch else []
+        assert seqs == list(range(self.events))
         assert self.longest_pause <= PAUSE_MAX
         assert self.memory <= MEMORY_MAX, f"{self.memory >> 20} MiB more than before"
 

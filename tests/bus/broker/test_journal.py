@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -45,6 +46,12 @@ def fill(journal: SqliteJournal, count: int, size: int = 1000, stream: Stream = 
         journal.append([Write(stream, journal.next_seq(stream), 1, os.urandom(size))], {})
 
 
+def read(
+    journal: SqliteJournal, after: int, limit: int, patterns: Patterns
+) -> tuple[list[Entry], int]:
+    return journal.scan(patterns).read(after, journal.head, limit, math.inf)
+
+
 def test_what_was_appended_is_read_in_order_by_the_next_process(path: Path) -> None:
     journal = SqliteJournal(path)
     assert (journal.head, journal.first, journal.next_seq(A)) == (0, 1, 0)
@@ -57,9 +64,9 @@ def test_what_was_appended_is_read_in_order_by_the_next_process(path: Path) -> N
     assert (journal.next_seq(A), journal.next_seq(B)) == (7, 1)
     assert journal.cursors() == {"r": 1}
     entries = [Entry(1, A, 0, 3, b"one"), Entry(2, B, 0, 1, b"two"), Entry(3, A, 3, 4, None)]
-    assert journal.read(0, 1 << 20, ALL) == (entries, 3)
-    assert journal.read(2, 1 << 20, ALL) == (entries[2:], 3)
-    assert journal.read(3, 1 << 20, ALL) == ([], 3)
+    assert read(journal, 0, 1 << 20, ALL) == (entries, 3)
+    assert read(journal, 2, 1 << 20, ALL) == (entries[2:], 3)
+    assert read(journal, 3, 1 << 20, ALL) == ([], 3)
     journal.close()
 
 
@@ -83,9 +90,9 @@ def test_only_its_user_may_read_it(journal: SqliteJournal) -> None:
 
 def test_a_read_is_bounded_but_never_empty(journal: SqliteJournal) -> None:
     fill(journal, 10)
-    entries, reached = journal.read(0, 2500, ALL)
+    entries, reached = read(journal, 0, 2500, ALL)
     assert ([entry.offset for entry in entries], reached) == ([1, 2, 3], 3)
-    entries, reached = journal.read(3, 1, ALL)
+    entries, reached = read(journal, 3, 1, ALL)
     assert ([entry.offset for entry in entries], reached) == ([4], 4)
 
 
@@ -95,13 +102,13 @@ def test_streams_that_are_wanted_are_found_without_the_others(journal: SqliteJou
         fill(journal, 9, stream=B)
     fill(journal, 50, stream=B)
     patterns = Patterns(["a"])
-    entries, reached = journal.read(0, 1 << 20, patterns)
+    entries, reached = read(journal, 0, 1 << 20, patterns)
     assert [entry.offset for entry in entries] == [1 + 10 * i for i in range(64)]
     assert reached == 631
-    entries, reached = journal.read(reached, 1 << 20, patterns)
+    entries, reached = read(journal, reached, 1 << 20, patterns)
     assert [entry.offset for entry in entries] == [1 + 10 * i for i in range(64, 100)]
     assert reached == journal.head == 1050
-    entries, reached = journal.read(0, 1, Patterns(["*/rank0"]))
+    entries, reached = read(journal, 0, 1, Patterns(["*/rank0"]))
     assert (len(entries), reached) == (1, 1)
 
 
@@ -144,7 +151,7 @@ def test_a_failed_append_leaves_nothing(journal: SqliteJournal) -> None:
     assert (journal.head, journal.next_seq(A), journal.next_seq(B)) == (1, 1, 0)
     assert journal.cursors() == {}
     journal.append([Write(B, 0, 1, b"two")], {})
-    assert [entry.blob for entry in journal.read(0, 1 << 20, ALL)[0]] == [b"one", b"two"]
+    assert [entry.blob for entry in read(journal, 0, 1 << 20, ALL)[0]] == [b"one", b"two"]
 
 
 def test_pages_that_sqlite_cannot_read_are_stepped_around(path: Path) -> None:
@@ -160,7 +167,7 @@ def test_pages_that_sqlite_cannot_read_are_stepped_around(path: Path) -> None:
     got: list[Entry] = []
     position = 0
     while position < journal.head:
-        entries, position = journal.read(position, 1 << 20, ALL)
+        entries, position = read(journal, position, 1 << 20, ALL)
         got += entries
     assert [entry.offset for entry in got] == list(range(1, 201))
     lost = [entry for entry in got if entry.stream is None]
@@ -275,7 +282,7 @@ def test_expiry_is_an_event_in_the_same_commit(
     event = decode_event(body)
     assert (event.seq, event.kind) == (0, "expired")
     assert event.data == {"first": 1, "end": 5, "records": 4, "bytes": 4000, "readers": ["slow"]}
-    assert [entry.offset for entry in journal.read(0, 1 << 20, ALL)[0]] == [5, 6]
+    assert [entry.offset for entry in read(journal, 0, 1 << 20, ALL)[0]] == [5, 6]
 
 
 def test_a_forgotten_reader_is_logged(
@@ -328,7 +335,7 @@ def test_a_row_that_was_changed_on_disk_is_one_entry_lost(path: Path, change: st
     journal.close()
     damage(path, f"UPDATE OR IGNORE entries SET {change} WHERE offset = 3")  # noqa: S608
     journal = SqliteJournal(path)
-    entries, reached = journal.read(0, 1 << 20, ALL)
+    entries, reached = read(journal, 0, 1 << 20, ALL)
     assert [(entry.offset, entry.stream) for entry in entries] == [
         (1, A),
         (2, A),
@@ -338,7 +345,7 @@ def test_a_row_that_was_changed_on_disk_is_one_entry_lost(path: Path, change: st
         (6, B),
     ]
     assert reached == 6
-    entries, _ = journal.read(0, 1 << 20, Patterns(["b"]))
+    entries, _ = read(journal, 0, 1 << 20, Patterns(["b"]))
     assert (entries[-1].offset, entries[-1].stream) == (6, B)
     journal.close()
 
@@ -360,7 +367,7 @@ def test_a_row_that_is_gone_is_one_entry_lost(path: Path) -> None:
     damage(path, "UPDATE entries SET checksum = 0 WHERE offset = 1")
     damage(path, "DELETE FROM entries WHERE offset = 2")
     journal = SqliteJournal(path)
-    entries, _ = journal.read(0, 1 << 20, ALL)
+    entries, _ = read(journal, 0, 1 << 20, ALL)
     assert [entry.stream for entry in entries] == [None, None, A]
     journal.close()
 
@@ -385,5 +392,5 @@ def test_what_cannot_be_read_just_now_is_no_gap(
     with monkeypatch.context() as patch:
         patch.setattr(journal, "_db", Unreadable("disk I/O error"))
         with pytest.raises(JournalError, match="disk I/O error"):
-            journal.read(0, 1 << 20, ALL)
-    assert len(journal.read(0, 1 << 20, ALL)[0]) == 3
+            read(journal, 0, 1 << 20, ALL)
+    assert len(read(journal, 0, 1 << 20, ALL)[0]) == 3

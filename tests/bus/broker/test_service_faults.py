@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.broker.service import Broker
+from lineside.bus.broker.sqlite_scan import SqliteScan
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, JournalError
 from lineside.bus.protocol.messages import DENIED, FULL, OK, START, Ack, Hi, Put
@@ -115,9 +116,9 @@ def test_a_reader_waits_for_a_journal_that_cannot_be_read_just_now(
             producer.emit("log")
         producer.flush()
     broker_thread.stop()
-    broker_thread = start_broker()
+    start_broker()
     with monkeypatch.context() as patch, Reader(settings.broker, start=START) as reader:
-        patch.setattr(broker_thread.broker._journal, "read", fail_with(JournalError("I/O")))
+        patch.setattr(SqliteScan, "read", fail_with(JournalError("I/O")))
         assert reader.poll(0.3) is None
         patch.undo()
         batch = reader.poll(5)
