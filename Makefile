@@ -28,6 +28,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lineside demo $(ARGS)
 
 test: $(VENV)/.dev
+	@echo "The whole suite takes some 11 minutes on two cores; ARGS='tests/bus' runs a part of it."
 	$(BIN)/$(RUNNER) pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.dev
@@ -69,10 +70,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(DEPENDS) | $(BIN)/python
+	@echo "Installing torch, transformers and the server's packages into $(VENV): some minutes, once."
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[demo]'
 	touch $@
 
 $(VENV)/.dev: $(DEPENDS) | $(BIN)/python
+	@echo "Installing the packages of all tests into $(VENV): some minutes, once."
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev,postgres]'
 	touch $(VENV)/.demo $@
 

@@ -1,5 +1,6 @@
 """Fine-tune a tiny model with TRL's ``SFTTrainer``. It does not use Lineside.
 
+    pip install trl datasets
     lineside run -- python examples/sft_trl.py --output /tmp/sft
 
 The model is made on the spot and its tokenizer is trained on the examples, so that nothing is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ SUCCESS_STATUSES = ("finished", "stopped")
 """Statuses of a training that ended well."""
 DRAIN_SECONDS = 30.0
 """Seconds after training within which the last events must be recorded."""
+PAGE_SECONDS = 60.0
+"""Seconds for which the page stays up on a terminal once the account is printed."""
 _TTY_INTERVAL, _LOG_INTERVAL = 1.0, 10.0  # seconds between progress lines
 
 
@@ -53,7 +56,8 @@ class DemoRun(UpService):
         self.succeeded = False
         self.run_id = f"demo-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
         self._seconds = seconds
-        self._keep = keep
+        self._page_seconds = page_seconds(keep, on_terminal=sys.stdout.isatty())
+        self._page_until = math.inf
         self._output = settings.home / "runs" / self.run_id
         self._training: subprocess.Popen[bytes] | None = None
         self._demo_controller = DemoController(settings.broker, self.run_id, self._fraction_done)
@@ -65,8 +69,8 @@ class DemoRun(UpService):
         make_private_folder(self._output)
         typer.echo(
             "A GPT-2 of 370,000 parameters learns Python from the standard library,\n"
-            f"for about {formatting.duration(self._seconds)}. Watch it at\n\n"
-            f"  {self.stack.dashboard}/runs/{self.run_id}\n"
+            f"for about {formatting.duration(self._seconds)} once torch is imported. Watch it at\n\n"
+            f"  {self._page}\n"
         )
         self._training = self._start()
         self._demo_controller.start()
@@ -74,6 +78,8 @@ class DemoRun(UpService):
     def run_once(self) -> None:
         """Supervise the training; print the account when it has ended."""
         super().run_once()
+        if time.monotonic() > self._page_until:
+            self.should_exit = True
         if self._training is None:
             return
         self._show_progress()
@@ -88,10 +94,10 @@ class DemoRun(UpService):
                 f"the training ended with {describe_exit(code)}: {self._last_output()}"
             )
         self._print_summary()
-        if self._keep:
-            typer.echo("The stack stays up. Ctrl-C ends it.")
-        else:
-            self.should_exit = True
+        self._page_until = time.monotonic() + self._page_seconds
+        if self._page_seconds:
+            until = "until" if math.isinf(self._page_seconds) else "for a minute, or until"
+            typer.echo(f"\nThe page stays up {until} Ctrl-C:\n\n  {self._page}\n")
 
     def shutdown(self) -> None:
         """End the training if it still runs, then the stack."""
@@ -105,6 +111,10 @@ class DemoRun(UpService):
                 self._training.wait()
             self._demo_controller.stop()
         super().shutdown()
+
+    @property
+    def _page(self) -> str:
+        return f"{self.stack.dashboard}/runs/{self.run_id}"
 
     @property
     def _log(self) -> LogFile:
@@ -227,6 +237,11 @@ class DemoRun(UpService):
     def _last_output(self) -> str:
         lines = "\n  ".join(self._log.last_lines(5)) or "it printed nothing"
         return f"{lines}\n(see {self._log.path})"
+
+
+def page_seconds(keep: bool, *, on_terminal: bool) -> float:
+    """How long the page stays up after the account, for someone who looks at it; 0 in a script."""
+    return math.inf if keep else PAGE_SECONDS if on_terminal else 0.0
 
 
 def demo_settings() -> Settings:

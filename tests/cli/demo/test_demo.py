@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lineside.cli.demo.demo_run import demo_settings
+from lineside.cli.demo.demo_run import demo_settings, page_seconds
 from lineside.cli.stack.http_probe import get_json
 from tests.cli.homes import Home
 from tests.support.waiting import wait_until
@@ -25,7 +26,7 @@ pytest.importorskip("transformers")
 def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     demo = home.start("demo", "--seconds", "5", "--keep", seconds=480)
     page = demo.until(r"(http://\S+)\n")
-    output = demo.until(r"(Steered from outside(?:.*\n)+)The stack stays up")
+    output = demo.until(r"(Steered from outside(?:.*\n)+)The page stays up until Ctrl-C")
     emitted, recorded, lost, gaps = (
         int(re.search(rf"{word} +([\d,]+)\n", output)[1].replace(",", ""))  # type: ignore[index]
         for word in ("events emitted", "recorded", "lost", "gaps")
@@ -51,10 +52,17 @@ def test_the_demo_accounts_for_every_event_and_may_stay_up(home: Home) -> None:
     assert commands[1]["detail"].endswith("to 0.0005")
     for kind in ("evaluate", "save", "substep_end", "log"):
         assert run["event_counts"][kind] > 0
+    demo.until(rf"Ctrl-C:\n\n  {re.escape(page)}\n")
     demo.send(signal.SIGINT)
     assert demo.wait() == 0
     # Its home is its own: nothing else of the home it was started in was made.
     assert [path.name for path in home.path.iterdir()] == ["demo"]
+
+
+def test_the_demos_page_stays_up_for_a_person_only() -> None:
+    assert page_seconds(False, on_terminal=True) == 60
+    assert page_seconds(False, on_terminal=False) == 0
+    assert page_seconds(True, on_terminal=False) == math.inf
 
 
 def test_the_demos_home_is_beside_the_users_and_short_enough_for_a_socket(
