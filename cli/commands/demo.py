@@ -16,8 +16,8 @@ def demo(
 ) -> None:
     """Train a small GPT-2 beside its own stack, and send it commands.
 
-    Prints an account of the commands, the events emitted and recorded, and their cost. On a terminal
-    the page stays up for a minute after that, or until Ctrl-C.
+    Prints an account of the commands, the events emitted and recorded, and their cost. On a
+    terminal the page stays up for a minute after that, or until Ctrl-C.
 
     Its home is .lineside/demo in this folder, or demo in LINESIDE_HOME if that is set. Exit code 1
     if training failed or an event was lost.

@@ -68,8 +68,8 @@ class DemoRun(UpService):
         """Print the page's address and start the training."""
         make_private_folder(self._output)
         typer.echo(
-            "A GPT-2 of 370,000 parameters learns Python from the standard library,\n"
-            f"for about {formatting.duration(self._seconds)} once torch is imported. Watch it at\n\n"
+            "A GPT-2 of 370,000 parameters learns Python from the standard library, for about\n"
+            f"{formatting.duration(self._seconds)} once torch is imported. Watch it at\n\n"
             f"  {self._page}\n"
         )
         self._training = self._start()
