@@ -240,7 +240,7 @@ class DemoRun(UpService):
 
 
 def page_seconds(keep: bool, *, on_terminal: bool) -> float:
-    """How long the page stays up after the account, for someone who looks at it; 0 in a script."""
+    """How long the page stays up after the account; 0 where no person looks at it."""
     return math.inf if keep else PAGE_SECONDS if on_terminal else 0.0
 
 
