@@ -40,7 +40,11 @@ HANDSHAKE_EVENTS = (
 MONITOR_EVENT = struct.Struct("=hi")
 """The first frame of a monitor's message: the event and its value."""
 _LOW_FILE_LIMIT = 1024
-_HIGH_WATER_MARK = 256  # messages libzmq holds in each direction of one connection
+MAX_DELIVERY = 16 << 20
+"""Bytes of the largest frame that a client takes from the broker."""
+RECEIVED_MAX = 16
+"""Messages of one connection that libzmq holds for the broker."""
+_HIGH_WATER_MARK = 256  # messages libzmq holds for a client, and for the broker to send
 
 
 def raise_file_limit() -> None:
@@ -73,6 +77,8 @@ def router(context: Context, address: str) -> Socket:
     ctypes.CDLL(None).srand(secrets.randbits(32))
     socket = context.socket(zmq.ROUTER)
     _set_common_options(socket)
+    socket.setsockopt(zmq.RCVHWM, RECEIVED_MAX)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     try:
         socket.bind(address)
@@ -146,6 +152,7 @@ def _dealer(context: Context, address: str) -> tuple[Socket, str]:
     key = KeyFile.read(target.key) if target.key else None
     socket = context.socket(zmq.DEALER)
     _set_common_options(socket)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_DELIVERY)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5_000)
@@ -166,7 +173,6 @@ def _set_common_options(socket: Socket) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     # libzmq would wait 30 s for a handshake that the network lost.
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

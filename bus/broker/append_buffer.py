@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from lineside.bus.broker.journal import NO_OWNERS, Entry, Journal, Write
 from lineside.bus.errors import BadMessage, CorruptRecord
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import HOLE, OK, GapMessage, Put
+from lineside.bus.protocol.messages import HOLE, MAX_RECORDS, OK, GapMessage, Put
 from lineside.bus.protocol.wire import count_records, skip_records
 
 _SEQ_LIMIT = 1 << 63  # a seq is a signed 64-bit integer in the journal
@@ -37,11 +37,15 @@ class AppendBuffer:
             message.count,
             message.blob,
         )
+        if not 0 < count <= MAX_RECORDS:
+            raise BadMessage(
+                f"PUT of {stream}: {count} records announced, 1 to {MAX_RECORDS} may be"
+            )
         try:
             found = count_records(blob)
         except CorruptRecord as error:
             raise BadMessage(f"PUT of {stream}: {error}") from None
-        if found != count or not count:
+        if found != count:
             raise BadMessage(f"PUT of {stream}: {count} records announced, {found} found")
         end = first_seq + count
         if end >= _SEQ_LIMIT:

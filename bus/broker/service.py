@@ -20,6 +20,7 @@ from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.authorization import Authorization, is_shared_stream
 from lineside.bus.broker.maintenance import Maintenance
+from lineside.bus.broker.message_receiver import MessageReceiver
 from lineside.bus.broker.pending_replies import PendingReplies
 from lineside.bus.broker.retention import Retention
 from lineside.bus.broker.sqlite_journal import SqliteJournal
@@ -30,6 +31,8 @@ from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import (
     DENIED,
+    MAX_FRAMES,
+    MAX_MESSAGE,
     OK,
     Ack,
     Cur,
@@ -49,10 +52,7 @@ log = logging.getLogger("lineside")
 # As plain integers: combining zmq's enums for each frame costs as much as sending it.
 _SEND_LAST = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
-_DRAIN_MESSAGES = 2048
-_DRAIN_SECONDS = 0.002
-_DRAIN_BYTES = 16 << 20
-_POLL_MS = 250
+_RECEIVE_BYTES = 16 << 20  # in one transaction
 _SWEEP_SECONDS = 1.0
 _STREAMS_MAX = 4096  # open streams of one connection; WHO answers messages of older ones
 _SILENT_SECONDS = 120.0  # a connection this long silent is forgotten; WHO answers its next message
@@ -138,6 +138,9 @@ class Broker(Service):
                 context, self._socket, self._listen, keyring, key_pair, on_refusal
             )
             self._poller.register(self._authenticator.requests, zmq.POLLIN)
+            opened.callback(self._authenticator.watch.close)
+        watch = self._authenticator.watch if self._authenticator else None
+        self._receiver = MessageReceiver(self._socket, watch)
         log.info(
             "broker: listening at %s, journal at %d",
             f"{address_lock.address} and {self._authenticator.endpoint}"
@@ -153,9 +156,8 @@ class Broker(Service):
 
     def run_once(self) -> None:
         """Receive, commit, acknowledge and deliver once."""
-        ready = dict(self._poller.poll(0 if self._has_backlog else _POLL_MS))
-        if self._socket in ready:
-            self._drain()
+        self._poller.poll(0 if self._has_backlog else int(self._receiver.idle_seconds * 1000))
+        self._receiver.receive(self._receive)
         if self._authenticator is not None:
             self._authenticator.answer_handshakes()
         expire_before = self._sweep()
@@ -166,21 +168,7 @@ class Broker(Service):
         """Close the socket, then the journal, then release the address."""
         self._resources.close()
 
-    def _drain(self) -> None:
-        now = time.monotonic()
-        deadline = now + _DRAIN_SECONDS
-        for _ in range(_DRAIN_MESSAGES):
-            try:
-                # Only a frame that is not copied knows its connection's key.
-                first_frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._receive(first_frame, frames, now)
-            if self._buffer.size > _DRAIN_BYTES or time.monotonic() > deadline:
-                return
-
-    def _receive(self, first_frame: zmq.Frame, frames: Frames, now: float) -> None:
+    def _receive(self, first_frame: zmq.Frame, frames: Frames | None, now: float) -> bool:
         identity = first_frame.bytes
         try:
             connection = self._connections.get(identity)
@@ -198,8 +186,13 @@ class Broker(Service):
         except Exception:
             log.exception("broker: a message could not be handled")
             self._reject(identity, "the broker failed on this message")
+        return self._buffer.size <= _RECEIVE_BYTES
 
-    def _handle(self, identity: bytes, connection: _Connection, frames: Frames) -> None:
+    def _handle(self, identity: bytes, connection: _Connection, frames: Frames | None) -> None:
+        if frames is None:
+            raise BadMessage(
+                f"a message has at most {MAX_FRAMES} frames and {MAX_MESSAGE} bytes together"
+            )
         if identity[:1] != b"\0":
             raise BadMessage("the broker chooses routing ids itself: set no routing id")
         message = decode(frames)

@@ -6,10 +6,8 @@ user id in the answer, which here is the key itself. Without a ZAP handler it ac
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
-import secrets
 import time
 from collections.abc import Callable
 
@@ -21,14 +19,12 @@ from lineside.bus.auth.key_file import KeyFile
 from lineside.bus.auth.keyring import KEY, Credential, Keyring
 from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.auth.roles import LOCAL, Principal
+from lineside.bus.broker.connection_watch import ConnectionWatch
 from lineside.bus.errors import AddressError, AddressInUse
 
 log = logging.getLogger("lineside")
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
-_FAILURE_EVENTS = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
 _UNAUTHENTICATED = "none"  # shorter than any key
 _HANDSHAKES_PER_CALL = 64
 _HANDSHAKE_FAILED = "the handshake failed: no CURVE, or not with this broker's public key"
@@ -59,12 +55,8 @@ class ZapAuthenticator:
         self.requests: sockets.Socket = context.socket(zmq.REP)
         """Readable when a handshake waits for an answer."""
         self.requests.bind(_ZAP_ADDRESS)  # before any client can connect
-        monitor_address = f"inproc://{secrets.token_hex(8)}"
-        router.monitor(monitor_address, _FAILURE_EVENTS)
-        self._monitor: sockets.Socket = context.socket(zmq.PAIR)
-        # With a limit libzmq's I/O thread would wait for room, and every connection with it.
-        self._monitor.setsockopt(zmq.RCVHWM, 0)
-        self._monitor.connect(monitor_address)
+        self.watch = ConnectionWatch(context, router, self._refuse_handshake, self._report_cut)
+        """Watches the connections to ``address``."""
         router.curve_publickey, router.curve_secretkey = (
             key_pair.public.encode(),
             key_pair.secret.encode(),
@@ -94,11 +86,7 @@ class ZapAuthenticator:
                 return
 
     def check_keys(self) -> bool:
-        """Report handshakes that failed before a key was sent; whether the list has changed."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-                self._on_refusal(Refusal("", "", "connect", self.endpoint, _HANDSHAKE_FAILED))
+        """Whether the list of keys has changed since the last call."""
         self._keyring.refresh()
         previous, self._generation = self._generation, self._keyring.generation
         return previous != self._generation
@@ -112,6 +100,13 @@ class ZapAuthenticator:
         """The client with this key, revoked or not; None if the key is unknown."""
         credential = self._keyring.find(KEY, public_key)
         return credential.principal if credential is not None else None
+
+    def _refuse_handshake(self) -> None:
+        self._on_refusal(Refusal("", "", "connect", self.endpoint, _HANDSHAKE_FAILED))
+
+    def _report_cut(self, why: str) -> None:
+        log.warning("broker: %s", why)
+        self._on_refusal(Refusal("", "", "protocol", self.endpoint, why))
 
     def _answer(self, request: list[bytes]) -> None:
         version, number, _domain, peer, _identity, mechanism, *credentials = request

@@ -16,10 +16,14 @@ import msgpack
 from lineside.bus.errors import BadMessage, StreamNameError
 from lineside.bus.protocol.events import Stream
 
-MAX_BLOB = 4 << 20
-"""Bytes of records one PUT may carry (4 MiB). Producers aim for 256 KiB."""
-MAX_MESSAGE = 16 << 20
-"""Bytes of the largest frame; beyond it libzmq closes the connection."""
+MAX_BLOB = 3 << 19
+"""Bytes of records one PUT may carry (1.5 MiB). Producers aim for 256 KiB."""
+MAX_RECORDS = 16_384
+"""Records one PUT may carry."""
+MAX_MESSAGE = 2 << 20
+"""Bytes of all frames of a message to the broker; beyond it the connection is cut."""
+MAX_FRAMES = 16
+"""Frames of a message to the broker: later versions may add some to those of this one."""
 MAX_PATTERNS = 65536
 """Patterns one SUB may carry, within a frame: a shipper asks in one for all its runs' commands."""
 MAX_PATTERN = 386

@@ -110,7 +110,7 @@ def test_any_frames_at_all_are_a_message_or_bad(frames: list[bytes]) -> None:
         ([b"HI", NAME, b""], "not msgpack"),
         ([b"HI", NAME, b"\x81\x80\x01"], "not msgpack"),
         ([b"HI", NAME], "2 arguments expected"),
-        ([b"PUT", NAME, U64, U64, bytes(MAX_BLOB + 1)], "at most 4194304 are taken"),
+        ([b"PUT", NAME, U64, U64, bytes(MAX_BLOB + 1)], "at most 1572864 are taken"),
         ([b"GAP", NAME, U64, U64, U64], "from 0 to 0 is empty"),
         ([b"SUB", b"n", b"soon", U64, b"\x90", U64], "start 'soon': expected cursor"),
         ([b"SUB", b"n", b"start", U64, b"\x80", U64], "argument 3: expected a list of texts"),

@@ -69,13 +69,14 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
     mib = 1 << 20
     expected = {
         "body of a record": f"{wire.MAX_RECORD // mib} MiB",
-        "blob of a PUT": f"{messages.MAX_BLOB // mib} MiB",
-        "any frame; beyond it the connection is cut": f"{messages.MAX_MESSAGE // mib} MiB",
+        "blob of a PUT": f"{messages.MAX_BLOB / mib:g} MiB, {messages.MAX_RECORDS} records",
+        "message to the broker, all frames together": f"{messages.MAX_MESSAGE // mib} MiB, "
+        f"{messages.MAX_FRAMES} frames",
         "silence before a producer connects anew": f"{producer._SILENCE_SECONDS:g} s",
         "silence before a reader connects anew": f"{reader.SILENCE_SECONDS:g} s",
         "silence after which the broker forgets a connection": f"{service._SILENT_SECONDS:g} s",
         "patterns of a SUB": f"{messages.MAX_PATTERNS} of {messages.MAX_PATTERN} characters, "
-        "and all in one frame",
+        "and all in one message",
         "credit": f"64 (advice), {subscriptions.MAX_CREDIT} at most",
         "deliveries under way to one reader": f"{subscriptions.MAX_IN_FLIGHT // mib} MiB",
         "lag at which a live reader is skipped": f"{subscriptions.LIVE_LAG} entries",
