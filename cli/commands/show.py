@@ -12,7 +12,7 @@ from lineside.cli.run_lookup import RunArgument, open_history
 from lineside.dashboard import formatting, loss_account
 
 if TYPE_CHECKING:
-    from lineside.store.history.records import Attempt, Run, StreamAccount
+    from lineside.store.history.records import Attempt, Checkpoint, Run, StreamAccount
 
 
 def show(run: RunArgument, json: JsonOption = False) -> None:
@@ -60,8 +60,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
                 ("hooks", hook_cost(streams)),
             ]
         ),
-        "Checkpoints\n"
-        + pairs([(f"step {c.step}", c.path + ("  (best)" if c.best else "")) for c in checkpoints]),
+        "Checkpoints\n" + pairs([(f"step {c.step}", _checkpoint(c)) for c in checkpoints]),
     ]
     typer.echo("\n\n".join(section for section in sections if not section.endswith("\n")))
 
@@ -80,6 +79,12 @@ def _traceback(run: Run) -> str:
         return "\n"
     lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
     return "\n".join((f"Traceback of {error.producer}", *lines))
+
+
+def _checkpoint(checkpoint: Checkpoint) -> str:
+    best, deleted = checkpoint.best, checkpoint.deleted
+    remarks = [word for word, holds in (("best", best), ("deleted", deleted)) if holds]
+    return checkpoint.path + (f"  ({', '.join(remarks)})" if remarks else "")
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

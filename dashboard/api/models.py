@@ -208,7 +208,7 @@ class Event(Document):
 
 
 class Checkpoint(Document):
-    """A checkpoint as saved; it may since have been deleted from disk."""
+    """A checkpoint; what happens to it after the training is not known."""
 
     attempt: str
     step: int
@@ -216,6 +216,8 @@ class Checkpoint(Document):
     time: datetime
     path: str = Field(description="On the training machine.")
     best: bool
+    deleted: bool = Field(description="The training reported that it is gone or overwritten.")
+    deleted_at: datetime | None = Field(description="When it reported that.")
 
 
 class Command(Document):

@@ -186,6 +186,7 @@ def _parts_context(history: History, run: Run, principal: Principal | None) -> d
                 "step": saved.step,
                 "path": saved.path,
                 "best": saved.best,
+                "deleted_at": saved.deleted_at,
                 "time": saved.time,
                 "offset": formatting.offset((saved.time - run.started_at).total_seconds()),
             }

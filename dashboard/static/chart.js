@@ -128,15 +128,15 @@ export class Chart {
     const wanted = this.board.view.x === "time" ? axis.d2c(at) : Number(at);
     const xs = this.board.view.x === "time" ? answer.x.map(toAxisTime) : answer.x;
     const index = nearest(xs, wanted);
-    this.value.textContent = `step ${number(answer.step[index])} · ${number(answer.y[index])}`;
+    this.value.textContent = `step ${number(answer.step[index])} · ${valueText(answer, index)}`;
   }
 
   // Shows the last value, or how to leave the zoom.
   showLast() {
     if (this.rule) this.rule.hidden = true;
     const answer = this.answers.at(-1);
-    const last = answer?.y.findLast((value) => value !== null) ?? null;
-    this.value.textContent = this.range ? "zoomed · double-click for all" : number(last);
+    const last = answer ? valueText(answer, answer.y.length - 1) : "";
+    this.value.textContent = this.range ? "zoomed · double-click for all" : last;
   }
 }
 
@@ -149,6 +149,11 @@ function distinct(answers) {
 function absent(error) {
   if (error.status === 404) return null;
   throw error;
+}
+
+function valueText(answer, index) {
+  const flag = answer.flags.find((one) => one.index === index);
+  return flag ? FLAG_WORDS[flag.value] : number(answer.y[index]);
 }
 
 function notFinite(answer, xs, colours) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic_ns, time
 from typing import Any
 
@@ -27,6 +28,8 @@ class HookEvents:
     def __init__(self, attempts: AttemptManager) -> None:
         self._attempts = attempts
         self._init_end: InitEnd | None = None
+        self._checkpoint_folder = metadata.CheckpointFolder()
+        self._output = Path()  # where the newest checkpoint is
         self.is_training = False
 
     def keep_init_end(self, state: Any, control: Any) -> None:
@@ -42,13 +45,15 @@ class HookEvents:
         now_ns = monotonic_ns()
         self.is_training = True
         self._open(args, state, kwargs, now_ns)
-        self.publish_state("train_begin", WAITING, state, control, now_ns=now_ns)
+        self._output = Path(args.output_dir).absolute()
+        extra = self._checkpoint_facts(resumed_step=state.global_step)
+        self.publish_state("train_begin", WAITING, state, control, extra, now_ns)
         self._set_training_flag()
 
     def end_training(self, state: Any, control: Any) -> None:
         """Publish ``train_end``."""
         self.is_training = False
-        self.publish_state("train_end", FINISHED, state, control)
+        self.publish_state("train_end", FINISHED, state, control, self._checkpoint_facts())
 
     def wait_confirmed(self, answers: Sequence[Unconfirmed]) -> None:
         """After training: wait until the bus has all events and ``answers``, or for too long."""
@@ -104,9 +109,17 @@ class HookEvents:
             self.publish_state(kind, FROM_FLAGS, state, control, extra, now_ns)
 
     def publish_save(self, args: Any, state: Any, control: Any) -> None:
-        """Publish ``save`` with the checkpoint's path."""
-        extra = {"checkpoint": metadata.checkpoint_path(args, state)}
+        """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""
+        path = metadata.checkpoint_path(args, state)
+        self._output = Path(path).parent
+        extra = {"checkpoint": path} | self._checkpoint_facts()
         self.publish_state("save", FROM_FLAGS, state, control, extra)
+
+    def _checkpoint_facts(self, resumed_step: int = 0) -> dict[str, Any]:
+        publisher = self._attempts.publisher
+        if publisher is None or publisher.identity.rank_info.rank:
+            return {}
+        return self._checkpoint_folder.facts(self._output, resumed_step)
 
     def open_lazily(
         self, args: Any, state: Any, kwargs: Mapping[str, Any], now_ns: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -49,6 +50,7 @@ _STATE_SCALARS = (
     "is_local_process_zero",
     "is_world_process_zero",
 )
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,18})")
 _LIMITS = Limits(depth=10, items=4_000, text=8_192)
 
 
@@ -110,6 +112,8 @@ def version_facts() -> dict[str, str]:
 def state_facts(state: Any) -> dict[str, Any]:
     """The scalars of a TrainerState. Its log history is published by ``log`` events."""
     scalars = {name: getattr(state, name) for name in _STATE_SCALARS if hasattr(state, name)}
+    if scalars.get("best_model_checkpoint"):  # relative if ``output_dir`` is
+        scalars["best_model_checkpoint"] = str(Path(scalars["best_model_checkpoint"]).absolute())
     return scalars if is_plain(scalars) else dict(Sanitizer(_LIMITS).sanitize(scalars))
 
 
@@ -228,6 +232,34 @@ def checkpoint_path(args: Any, state: Any) -> str:
         if saved:
             return str(max(saved, key=lambda path: path.stat().st_mtime))
     return str(output / name)
+
+
+class CheckpointFolder:
+    """Looks again and again at a folder of checkpoints, from which rotation and people delete."""
+
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._steps: frozenset[int] = frozenset()
+
+    def facts(self, folder: Path, resumed_step: int = 0) -> dict[str, Any]:
+        """``checkpoints`` in ``folder``; empty unless one that was there before is gone.
+
+        If training resumes from one of them, earlier processes have reported the others, so what
+        the folder holds now is reported too.
+        """
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except FileNotFoundError:
+            names = []
+        except OSError:
+            return {}
+        matches = map(_CHECKPOINT.fullmatch, names)
+        steps = frozenset(int(match[1]) for match in matches if match is not None)
+        before = self._steps if folder == self._folder else frozenset()
+        self._folder, self._steps = folder, steps
+        if before <= steps and resumed_step not in steps:
+            return {}
+        return {"checkpoints": {"folder": str(folder), "steps": sorted(steps)}}
 
 
 def _as_dict(config: Any) -> Any:

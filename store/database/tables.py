@@ -254,9 +254,13 @@ checkpoints = Table(
     Column("epoch", Double),
     Column("time", Double, nullable=False),
     Column("path", Text, nullable=False),
+    Column("deleted_at", Double),
     sqlite_with_rowid=False,
 )
-"""Checkpoints of ``save`` events; ``n`` is the number of the event."""
+"""Checkpoints of ``save`` events; ``n`` is the number of the event.
+
+``deleted_at`` is the time of the event that first reported that it is gone or overwritten.
+"""
 
 gaps = Table(
     "gaps",

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from lineside.store.database.tables import checkpoints, events, gaps, streams
-from lineside.store.database.values import from_json, to_datetime
+from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
 from lineside.store.history.records import Checkpoint, EventRow, GapRow
 
 
@@ -68,13 +68,14 @@ def _events_with_stream(key: int) -> Select[Any]:
 
 
 def read_checkpoints(connection: Connection, key: int, best: str | None) -> list[Checkpoint]:
-    """All checkpoints in the order they were saved."""
+    """All checkpoints in the order they were saved; ``best`` is the path of the best one."""
     rows = connection.execute(
         select(checkpoints, streams.c.attempt)
         .join(streams, streams.c.id == checkpoints.c.stream_id)
         .where(checkpoints.c.run_key == key)
         .order_by(checkpoints.c.n)
-    )
+    ).all()
+    newest = {row.path: row.n for row in rows}
     return [
         Checkpoint(
             attempt=row.attempt,
@@ -82,7 +83,8 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
             epoch=row.epoch,
             time=to_datetime(row.time),
             path=row.path,
-            best=row.path == best,
+            best=row.path == best and row.n == newest[row.path],
+            deleted_at=to_optional_datetime(row.deleted_at),
         )
         for row in rows
     ]

@@ -71,6 +71,8 @@ class EventHandlers:
                 handler(context)
         if context.stream.producer == RANK_0 and "state" in context.data:
             self._apply_state(context)
+            if "checkpoints" in context.data:
+                self._apply_checkpoints(context)
 
     def _on_run_start(self, context: EventContext) -> None:
         run, data = context.run, context.data
@@ -133,6 +135,7 @@ class EventHandlers:
         path = optional_text(context.data, "checkpoint")
         if path is not None:
             run, event = context.run, context.event
+            self._cache.mark_deleted_checkpoints(run, event.time, path=path)  # overwritten
             self._cache.rows.checkpoints.append(
                 (
                     run.key,
@@ -142,6 +145,7 @@ class EventHandlers:
                     event.epoch,
                     event.time,
                     path,
+                    None,
                 )
             )
 
@@ -234,6 +238,16 @@ class EventHandlers:
             run.best_checkpoint = (
                 optional_text(state, "best_model_checkpoint") or run.best_checkpoint
             )
+
+    def _apply_checkpoints(self, context: EventContext) -> None:
+        """Mark the checkpoints that are no longer in their folder."""
+        found = _required_mapping(context, "checkpoints")
+        folder, steps = optional_text(found, "folder"), found.get("steps")
+        if folder is None or not isinstance(steps, (list, tuple)):
+            raise InvalidEventData(f"checkpoints have no folder and steps: got {found!r:.200}")
+        self._cache.mark_deleted_checkpoints(
+            context.run, context.event.time, folder=folder, kept=frozenset(filter(is_int64, steps))
+        )
 
 
 def _apply_counters(stream: StreamState, counters: object) -> None:

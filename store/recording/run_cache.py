@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, and_, insert, select, update
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import is_rank
@@ -161,6 +161,35 @@ class RunCache:
                 self.connection, run, stream
             )
         return stream.metric_points
+
+    def mark_deleted_checkpoints(
+        self,
+        run: RunState,
+        time: float,
+        *,
+        path: str | None = None,
+        folder: str = "",
+        kept: Set[int] = frozenset(),
+    ) -> None:
+        """Mark the checkpoints at ``path``, or those in ``folder`` of other steps than ``kept``."""
+        checkpoints = tables.checkpoints
+        insert_rows(self.connection, checkpoints, self.rows.checkpoints)
+        self.rows.checkpoints.clear()
+        of_run = and_(checkpoints.c.run_key == run.key, checkpoints.c.deleted_at.is_(None))
+        mark = update(checkpoints).values(deleted_at=time)
+        if path is not None:
+            self.connection.execute(mark.where(of_run, checkpoints.c.path == path))
+            return
+        rows = self.connection.execute(
+            select(checkpoints.c.n, checkpoints.c.path, checkpoints.c.step).where(of_run)
+        )
+        gone = [
+            row.n
+            for row in rows.all()
+            if row.step not in kept and row.path.rpartition("/")[0] == folder
+        ]
+        if gone:
+            self.connection.execute(mark.where(of_run, checkpoints.c.n.in_(gone)))
 
     def flush(self) -> None:
         """Write everything back."""
