@@ -25,12 +25,13 @@ from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import DASHBOARD_PORT, Settings
+from lineside.bus.wording import agree, plural
 from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held, read_status
 from lineside.cli.stack.http_probe import http_problem
 from lineside.cli.stack.stack import REQUIRED_PACKAGES
 from lineside.cli.stack.supervisor import times_text
-from lineside.dashboard.formatting import plural, size
+from lineside.dashboard.formatting import size
 from lineside.emitter.spool import backlog
 from lineside.emitter.spool.shipper_process import shipper_pid
 
@@ -246,7 +247,7 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
         yield Check(
             "recorder",
             FAIL,
-            f"{lag:,} journal entries behind the broker",
+            f"{plural(lag, 'journal entry')} behind the broker",
             f"check that it runs (`lineside up`, `lineside recorder`), and its log in "
             f"{settings.home / 'logs'}",
         )
@@ -262,7 +263,9 @@ def _spool(settings: Settings) -> Iterator[Check]:
         return
     left = [one.left for one in backlog.unconfirmed(settings.spool).values() if one.left]
     events, stream_count = sum(left), plural(len(left), "stream")
-    detail = f"{plural(events, 'event')} of {stream_count} wait in {settings.spool}"
+    detail = (
+        f"{plural(events, 'event')} of {stream_count} {agree(events, 'waits')} in {settings.spool}"
+    )
     if pid is not None:
         yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
         yield Check("spool", OK, detail)

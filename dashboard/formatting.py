@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lineside.bus.wording import plural
+
 DAY, HOUR, MINUTE = 86400, 3600, 60
 UNKNOWN_ISSUER = "somebody"
 NO_VALUE = "\N{EN DASH}"
@@ -89,7 +91,7 @@ def ago(then: datetime, now: datetime) -> str:
     if seconds < DAY:
         return f"{seconds // HOUR} h ago"
     days = seconds // DAY
-    return "yesterday" if days == 1 else f"{days} days ago"
+    return "yesterday" if days == 1 else f"{plural(days, 'day')} ago"
 
 
 def size(count: float) -> str:
@@ -99,11 +101,6 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 event``, ``12,345 events``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def offset(seconds: float) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from lineside.dashboard.formatting import duration, number, plural
+from lineside.bus.wording import agree, plural
+from lineside.dashboard.formatting import capitalize_first, duration, number
 
 if TYPE_CHECKING:
     from lineside.store.history.records import Attempt, Run, StreamAccount
@@ -70,15 +71,17 @@ def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
         *_cost_sentences(hook_cost(streams, run.attempts)),
     ]
     if gaps or dropped:
-        headline = f"{plural(max(gaps, dropped), 'event')} of {emitted:,} are missing."
+        lost = max(gaps, dropped)
+        headline = f"{plural(lost, 'event')} of {emitted:,} {agree(lost, 'is')} missing."
     elif overdue:
-        headline = f"{plural(overdue, 'event')} of {emitted:,} have not arrived yet."
+        has = agree(overdue, "has")
+        headline = f"{plural(overdue, 'event')} of {emitted:,} {has} not arrived yet."
     elif has_errors:
-        headline = f"All {plural(emitted, 'event')} are recorded, with errors."
+        headline = capitalize_first(f"{_all_events(emitted)} recorded, with errors.")
     elif lag:
         headline = f"Nothing lost: {plural(recorded, 'event')} recorded, {lag:,} on the way."
     else:
-        headline = f"Nothing lost: all {plural(emitted, 'event')} are recorded."
+        headline = f"Nothing lost: {_all_events(emitted)} recorded."
     caution = gaps or dropped or overdue or has_errors
     return LossSummary(CAUTION if caution else CLEAR, headline, sentences)
 
@@ -95,6 +98,10 @@ def hook_cost(
     return HookCost(hooks, spent, sum(_seconds(stream, attempts) for stream in counted))
 
 
+def _all_events(count: int) -> str:
+    return "1 event is" if count == 1 else f"all {plural(count, 'event')} are"
+
+
 def _loss_sentences(gaps: int, dropped: int) -> list[str]:
     sentences = []
     if dropped:
@@ -105,7 +112,7 @@ def _loss_sentences(gaps: int, dropped: int) -> list[str]:
     if gaps > dropped:
         sentences.append(
             f"{plural(gaps - dropped, 'event')} lost after writing: damaged on disk, or "
-            "expired from the journal before they were recorded."
+            "expired from the journal before the recorder came."
         )
     return sentences
 
@@ -125,13 +132,13 @@ def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) ->
         )
     if encode_failures:
         sentences.append(
-            f"{plural(encode_failures, 'event')} held values that could not be encoded "
-            "and are kept as text."
+            f"{plural(encode_failures, 'event')} held values that could not be encoded; "
+            "these are kept as text."
         )
     if unreadable:
         sentences.append(
-            f"{plural(unreadable, 'event')} did not have the form of their kind; "
-            "the timeline marks them."
+            f"{plural(unreadable, 'event')} did not have the form of {agree(unreadable, 'its')} "
+            "kind; the timeline marks each."
         )
     return sentences
 

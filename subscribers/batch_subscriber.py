@@ -12,6 +12,7 @@ from lineside.bus.protocol.events import Gap
 from lineside.bus.protocol.messages import CURSOR, OFFSET
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings
+from lineside.bus.wording import agree, plural
 
 log = logging.getLogger("lineside")
 
@@ -67,8 +68,9 @@ class BatchSubscriber(Service):
 
     def handle_gap(self, gap: Gap) -> None:
         """Log events or journal entries that no longer exist."""
-        subject = "journal entries" if gap.stream is None else f"events of {gap.stream}"
-        log.warning("%s: %d %s are missing", self.name, gap.count, subject)
+        what = plural(gap.count, "journal entry" if gap.stream is None else "event")
+        where = "" if gap.stream is None else f" of {gap.stream}"
+        log.warning("%s: %s%s %s missing", self.name, what, where, agree(gap.count, "is"))
 
     def startup(self) -> None:
         self.reader = self.open_reader()

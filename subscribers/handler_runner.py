@@ -13,6 +13,7 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.event_kinds import METRICS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.wording import agree, plural
 from lineside.subscribers.context import RunContext, TrackedRun
 from lineside.subscribers.events import typed_event
 from lineside.subscribers.handlers import Handlers
@@ -78,7 +79,8 @@ class HandlerRunner:
         """
         stream = batch.stream
         for gap in batch.gaps:
-            log.warning("%s: %d events of %s are missing", self._setup.name, gap.count, stream)
+            what, are = plural(gap.count, "event"), agree(gap.count, "is")
+            log.warning("%s: %s of %s %s missing", self._setup.name, what, stream, are)
         if stream is None:
             return True
         next_seq, last = self._next_seqs.get(stream, 0), None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.event_kinds import STEP_KINDS
+from lineside.bus.wording import nearest
 from lineside.subscribers.events import EVENT_TYPES
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
 
@@ -97,9 +97,8 @@ def _check_arguments(subscriber: type[Subscriber], name: str, count: int) -> Non
 
 
 def _unknown_method_error(subscriber: type[Subscriber], name: str) -> UsageError:
-    near = difflib.get_close_matches(name, sorted(_METHODS), n=1, cutoff=0.0)
     file = inspect.getsourcefile(subscriber) or subscriber.__module__
     return UsageError(
-        f"{subscriber.__name__}.{name} in {file} handles no event: did you mean {near[0]}? "
-        "Other methods must not begin with on_"
+        f"{subscriber.__name__}.{name} in {file} handles no event: did you mean "
+        f"{nearest(name, _METHODS)}? Other methods must not begin with on_"
     )

@@ -14,6 +14,7 @@ from lineside.bus.errors import BadMessage, BusError
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import DENIED, FULL, Ack, Frames, Hi, Put, Who, decode
 from lineside.bus.protocol.wire import Encoder
+from lineside.bus.wording import plural
 from lineside.subscribers.state_file import StateFile, StateFileError
 
 log = logging.getLogger("lineside")
@@ -130,7 +131,8 @@ class PublicationSender:
                 raise BusError(f"the broker's disk is full: {message.text}")
             if message.status == DENIED:
                 count = self._state_file.discard(stream)
-                log.warning("the broker refused %d events on %s: %s", count, stream, message.text)
+                refused = plural(count, "event")
+                log.warning("the broker refused %s on %s: %s", refused, stream, message.text)
                 return None
             return message.next
         raise sockets.unreachable_error(self._address, _SILENCE_SECONDS)

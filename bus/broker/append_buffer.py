@@ -9,6 +9,7 @@ from lineside.bus.errors import BadMessage, CorruptRecord
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import HOLE, MAX_RECORDS, OK, GapMessage, Put
 from lineside.bus.protocol.wire import count_records, skip_records
+from lineside.bus.wording import plural
 
 _SEQ_LIMIT = 1 << 63  # a seq is a signed 64-bit integer in the journal
 
@@ -46,7 +47,7 @@ class AppendBuffer:
         except CorruptRecord as error:
             raise BadMessage(f"PUT of {stream}: {error}") from None
         if found != count:
-            raise BadMessage(f"PUT of {stream}: {count} records announced, {found} found")
+            raise BadMessage(f"PUT of {stream}: {plural(count, 'record')} announced, {found} found")
         end = first_seq + count
         if end >= _SEQ_LIMIT:
             raise BadMessage(f"PUT of {stream}: {count} records from {first_seq} pass the last seq")

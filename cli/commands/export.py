@@ -14,10 +14,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lineside.bus.errors import UsageError
+from lineside.bus.wording import plural
 from lineside.cli.files import FLOAT, INTEGER, JSON, TEXT, TIME, WRITERS, Rows
 from lineside.cli.output import StatusLine, warn
 from lineside.cli.run_lookup import RunArgument, open_engine
-from lineside.dashboard.formatting import plural
 
 if TYPE_CHECKING:
     from lineside.store.history.history import History

@@ -10,8 +10,8 @@ import typer
 
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
+from lineside.bus.wording import agree, plural
 from lineside.cli.output import JsonOption, StatusLine, print_json
-from lineside.dashboard.formatting import plural
 
 
 def ship(
@@ -53,7 +53,11 @@ def ship(
         typer.echo(
             f"{plural(shipped.events, 'event')} of {plural(shipped.streams, 'stream')} "
             f"shipped{by}{missing}"
-            + (f", {shipped.left:,} still wait in {folder}" if shipped.left else "")
+            + (
+                f", {shipped.left:,} still {agree(shipped.left, 'waits')} in {folder}"
+                if shipped.left
+                else ""
+            )
         )
     if shipped.left:
         raise typer.Exit(1)

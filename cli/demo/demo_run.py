@@ -19,6 +19,7 @@ from lineside.bus.errors import AddressError, LinesideError, MissingExtra, Setti
 from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import DASHBOARD_PORT, Settings, make_private_folder
+from lineside.bus.wording import plural
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
 from lineside.cli.stack.http_probe import get_json
@@ -167,7 +168,7 @@ class DemoRun(UpService):
         loss = (run["loss"] or {}).get("value")
         text = (
             f"step {run['step']:,} of {run['max_steps']:,}, loss {formatting.number(loss)}, "
-            f"{formatting.plural(run['loss_account']['recorded'], 'event')} recorded"
+            f"{plural(run['loss_account']['recorded'], 'event')} recorded"
         )
         if sys.stderr.isatty():
             self._progress.update(text)

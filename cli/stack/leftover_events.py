@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from lineside.bus.settings import Settings
-from lineside.dashboard.formatting import plural
+from lineside.bus.wording import plural
 from lineside.emitter.spool import backlog
 from lineside.emitter.spool.shipper_process import ShipperStarter, shipper_pid
 

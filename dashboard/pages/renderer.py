@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lineside.bus.wording import plural
 from lineside.dashboard import formatting
 from lineside.dashboard.auth.caller import caller
 from lineside.dashboard.http.problems import Problem
@@ -40,7 +41,7 @@ class Renderer:
             duration=formatting.duration,
             ago=formatting.ago,
             capitalize_first=formatting.capitalize_first,
-            plural=formatting.plural,
+            plural=plural,
             breakable=_breakable,
         )
         self._environment.globals.update(

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from lineside.bus.protocol.commands import PAUSE_SECONDS
-from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number, plural
+from lineside.bus.wording import plural
+from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number
 from lineside.store.history.records import Attempt, Checkpoint, Command, EventRow, Run
 from lineside.store.status.liveness import PAUSED
 
@@ -118,7 +119,7 @@ def progress_line(
         for start in run.attempts[-1:]
         if start.resumed_step
     ]
-    last = f"{run.max_steps:,} steps" if run.max_steps else f"step {step:,}"
+    last = plural(run.max_steps, "step") if run.max_steps else f"step {step:,}"
     label = f"Step {step:,} of {end:,}, {plural(len(checkpoints), 'checkpoint')}"
     return ProgressLine(percent(step, end), last, label, markers)
 

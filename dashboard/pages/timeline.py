@@ -17,6 +17,7 @@ from lineside.bus.protocol.event_kinds import (
     SUBSCRIBER_ERROR,
     event_kind,
 )
+from lineside.bus.wording import plural
 from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.records import EventRow
@@ -154,7 +155,7 @@ def _gap_text(data: Mapping[str, Any]) -> str:
     if not isinstance(first, int) or not isinstance(end, int):
         return ""
     cause = {"cap": "the spool was full", "disk": "the disk was full"}.get(str(why), why)
-    return f"{formatting.plural(end - first, 'event')} dropped: {cause}"
+    return f"{plural(end - first, 'event')} dropped: {cause}"
 
 
 def _exit_text(data: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import GapMessage, Put
+from lineside.bus.wording import plural
 
 log = logging.getLogger("lineside")
 
@@ -146,7 +147,9 @@ class SegmentReader:
         following = [other for other in segments(self.folder) if other.first > segment.first]
         if not following:
             if final and rest:
-                log.info("%s: the last %d bytes are no whole record", self.stream, len(rest))
+                log.info(
+                    "%s: its end, %s, is no whole record", self.stream, plural(len(rest), "byte")
+                )
             return False
         # The writer has finished this segment, but perhaps after ``rest`` was read.
         if _size(segment.path) <= self._offset + len(rest):
@@ -157,9 +160,9 @@ class SegmentReader:
 
     def _log_damage(self, segment: Segment, size: int) -> None:
         log.error(
-            "%s: %d damaged bytes in %s at byte %d are skipped",
+            "%s: skipped %s in %s at byte %d",
             self.stream,
-            size,
+            plural(size, "damaged byte"),
             segment.path,
             self._offset,
         )

@@ -11,6 +11,7 @@ from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import KINDS, METRICS
 from lineside.bus.protocol.events import RANK_0, Stream, is_rank
+from lineside.bus.wording import agree, plural
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import (
     is_finite_number,
@@ -225,7 +226,8 @@ class EventHandlers:
                 curve.add(event.step, event.time, event.epoch, value, rows)
         if rejected:
             raise InvalidEventData(
-                f"{rejected} metrics are not stored: a stream can have {MAX_SERIES} curves"
+                f"{plural(rejected, 'metric')} {agree(rejected, 'is')} not stored: a stream can "
+                f"have {MAX_SERIES} curves"
             )
 
     def _apply_state(self, context: EventContext) -> None:

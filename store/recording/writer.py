@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from lineside.bus.client.reader import Batch
 from lineside.bus.errors import RunNotFound, StoreDamaged, StoreRolledBack, StoreUnavailable
+from lineside.bus.wording import plural
 from lineside.store.database.engine import read_transaction, redact_url, write_transaction
 from lineside.store.database.sqlite import BUSY_TIMEOUT_SECONDS
 from lineside.store.database.tables import positions, runs
@@ -65,7 +66,7 @@ class Writer:
             raise
         except Exception:
             # One event must not block all others: find it and store it without handling it.
-            log.exception("recording %d batches failed: retrying them one by one", len(batches))
+            log.exception("recording %s failed: retrying one by one", plural(len(batches), "batch"))
             for batch in batches:
                 self._apply_single(journal, batch, after)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
+from lineside.bus.wording import agree
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.metric_direction import MAX
 from lineside.subscribers.stopper.rules import Rule
@@ -135,13 +136,15 @@ def _max_seconds(rule: Rule, _state: RuleState, observation: Observation) -> str
     seconds = observation.values[SECONDS]
     if seconds < (rule.max_seconds or 0.0):
         return None
-    return f"it has trained for {seconds:.0f} s, and {rule.max_seconds:g} are allowed"
+    allowed = rule.max_seconds or 0.0
+    return f"it has trained for {seconds:.0f} s, and {allowed:g} {agree(allowed, 'is')} allowed"
 
 
 def _max_steps(rule: Rule, _state: RuleState, observation: Observation) -> str | None:
     if observation.step < (rule.max_steps or 0):
         return None
-    return f"it is at step {observation.step}, and {rule.max_steps} are allowed"
+    allowed = rule.max_steps or 0
+    return f"it is at step {observation.step}, and {allowed} {agree(allowed, 'is')} allowed"
 
 
 _CONDITIONS: Mapping[str, Callable[[Rule, RuleState, Observation], str | None]] = {

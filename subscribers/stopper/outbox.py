@@ -15,6 +15,7 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
 from lineside.bus.protocol.event_kinds import EVALUATION_REVIEWED
 from lineside.bus.protocol.events import Event, Stream
+from lineside.bus.wording import agree, plural
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.attempt_state import Trigger
 
@@ -137,6 +138,7 @@ class Outbox:
         for key, (message, _) in self._messages.items():
             by_stream.setdefault((message.run, message.producer), {})[key] = message
         for (run, producer), messages in by_stream.items():
+            what = plural(len(messages), "message")
             try:
                 for message in messages.values():
                     producers.emit(
@@ -145,10 +147,12 @@ class Outbox:
                 producers.flush(run, producer, _FLUSH_SECONDS)
             except BrokerUnreachable as error:
                 # The broker may have taken some of them; sent again, they have the same ids.
-                log.warning("stopper: %d messages to %s wait: %s", len(messages), run, error)
+                waits = agree(len(messages), "waits")
+                log.warning("stopper: %s to %s %s: %s", what, run, waits, error)
                 return
             except BusError as error:
-                log.warning("stopper: %d messages to %s are refused: %s", len(messages), run, error)
+                are = agree(len(messages), "is")
+                log.warning("stopper: %s to %s %s refused: %s", what, run, are, error)
             for key in messages:
                 del self._messages[key]
 

@@ -61,6 +61,13 @@ def test_missing_events_are_counted_by_cause(harness: Harness, dropped: int) -> 
     assert any("lost after writing" in text for text in summary.sentences) == (dropped < 9)
 
 
+def test_one_missing_event_is_reported_in_the_singular(harness: Harness) -> None:
+    training = harness.begin()
+    harness.feeder.feed(training.stream, [], (harness.feeder.skip(training.stream, 1),))
+    emitted = harness.feeder.next_seq(training.stream)
+    assert summary_of(harness).headline == f"1 event of {emitted} is missing."
+
+
 def test_failed_hooks_are_a_caution_although_all_events_are_recorded(harness: Harness) -> None:
     training = harness.begin()
     now = training.train(harness.feeder, 1, 20)

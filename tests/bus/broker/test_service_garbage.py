@@ -30,7 +30,7 @@ from tests.bus.conftest import STREAM, Connect, StartBroker, record, records
     ("put", "why"),
     [
         (Put(STREAM, 0, 2, records(0, 1)), "2 records announced, 1 found"),
-        (Put(STREAM, 0, 1, records(0, 2)), "1 records announced, 2 found"),
+        (Put(STREAM, 0, 1, records(0, 2)), "1 record announced, 2 found"),
         (Put(STREAM, 0, 0, b""), "0 records announced, 1 to 16384 may be"),
         (Put(STREAM, 0, 1, records(0, 1)[:-1]), "cut short"),
         (Put(STREAM, 0, 1, records(0, 1)[:-1] + b"\xff"), "checksum does not match"),

@@ -160,7 +160,7 @@ def test_a_damaged_record_is_skipped_and_logged(
     messages = read_all(SegmentReader(STREAM, tmp_path), final=final)
     assert seqs_of(messages) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert gaps_of(messages) == [(4, 5)]
-    assert "damaged bytes" in caplog.text
+    assert "damaged byte" in caplog.text
 
 
 def test_a_damaged_length_that_reaches_beyond_the_end_does_not_stop_a_live_stream(

@@ -181,7 +181,7 @@ def test_more_metrics_than_a_stream_may_have_stay_in_their_events(
     assert [s.name for s in history.metrics("run")] == ["new0", "new1", "same"]
     problems = [row.problem for row in history.events("run").items]
     assert problems[:2] == [None, None]
-    assert all(problem and "1 metrics are not stored" in problem for problem in problems[2:])
+    assert all(problem and "1 metric is not stored" in problem for problem in problems[2:])
     assert history.points("run", "same").total == 5
 
 

@@ -1,0 +1,30 @@
+"""Words of messages: numbers with nouns and verbs, and the name that a wrong one resembles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "its": "their"}
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 event``, ``12,345 events``, ``2 journal entries``."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def agree(count: float, word: str) -> str:
+    """``word``, a verb or ``its``, as it stands after ``count`` things: ``is`` or ``are``."""
+    if count == 1:
+        return word
+    return _PLURAL_VERBS.get(word) or word.removesuffix("s")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The ``known`` name that ``name`` resembles most."""
+    import difflib  # few processes need it
+
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
