@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
+from starlette.convertors import PathConvertor, register_url_convertor
+
+ANY_TEXT = "text"
+"""The type of a path parameter that takes any text: Starlette's ``path`` takes no newline."""
+
+
+class _TextConvertor(PathConvertor):
+    regex = "(?s:.*)"
+
+
+register_url_convertor(ANY_TEXT, _TextConvertor())
 
 Sort = Literal[
     "-started_at",

@@ -21,6 +21,7 @@ from lineside.dashboard.api.models import (
     Timing,
 )
 from lineside.dashboard.api.parameters import (
+    ANY_TEXT,
     MAX_INT64,
     AttemptName,
     Axis,
@@ -117,7 +118,7 @@ def router(store: StoreAccess) -> APIRouter:
         return json_response(Listing[Series](items=items, next=None))
 
     @routes.get(
-        "/runs/{run_id}/metrics/{name:path}",
+        f"/runs/{{run_id}}/metrics/{{name:{ANY_TEXT}}}",
         response_model=Points,
         responses=error_responses(
             _400="A parameter names something that does not exist.", _404="No such run or metric."

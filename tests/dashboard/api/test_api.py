@@ -136,7 +136,9 @@ def test_a_part_of_a_curve_has_full_resolution(harness: Harness, client: httpx.C
     assert times["step"][:3] == [999, 1000, 1001]
 
 
-@pytest.mark.parametrize("name", ["eval/loss", "läß/ü λ", "a%2Fb", "what?#", "..", "a/../b", "&<>"])
+@pytest.mark.parametrize(
+    "name", ["eval/loss", "läß/ü λ", "a%2Fb", "what?#", "..", "a/../b", "&<>", "new\nline\n"]
+)
 def test_a_metric_may_have_any_name(harness: Harness, client: httpx.Client, name: str) -> None:
     harness.train(extra={name: 4.5})
     answer = client.get(f"/api/runs/tiny-1/metrics/{quote(name, safe='').replace('.', '%2E')}")
