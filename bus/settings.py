@@ -23,7 +23,8 @@ class Settings:
 
     ``home`` LINESIDE_HOME; ``broker`` LINESIDE_BROKER, a ZeroMQ address; ``spool`` LINESIDE_SPOOL;
     ``store`` LINESIDE_STORE, an SQLAlchemy URL; ``run_id`` LINESIDE_RUN_ID; ``run_name``
-    LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``disabled`` LINESIDE_DISABLED; ``key``
+    LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``tags`` LINESIDE_TAGS, separated by commas;
+    ``group`` LINESIDE_GROUP; ``notes`` LINESIDE_NOTES; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
     ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds; ``stop_on_sigterm``
     LINESIDE_STOP_ON_SIGTERM, None if it is not set.
@@ -36,6 +37,9 @@ class Settings:
     run_id: str | None = None
     run_name: str | None = None
     project: str | None = None
+    tags: tuple[str, ...] = ()
+    group: str | None = None
+    notes: str | None = None
     disabled: bool = False
     key: Path | None = None
     wait_for_stopper: float | None = None
@@ -66,6 +70,9 @@ class Settings:
             run_id=run_id,
             run_name=env.get("LINESIDE_RUN_NAME") or None,
             project=env.get("LINESIDE_PROJECT") or None,
+            tags=tuple(filter(None, map(str.strip, env.get("LINESIDE_TAGS", "").split(",")))),
+            group=env.get("LINESIDE_GROUP") or None,
+            notes=env.get("LINESIDE_NOTES") or None,
             disabled=_flag(env, "LINESIDE_DISABLED"),
             key=key,
             wait_for_stopper=_seconds(env, "LINESIDE_WAIT_FOR_STOPPER"),

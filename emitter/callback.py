@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerState
 
@@ -26,6 +25,10 @@ from lineside.emitter.training.hook_events import (
     TRAINING,
     WAITING,
 )
+from lineside.emitter.training.identity import LabelOptions, Labels
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _UNCHANGED = None  # in place of a phase
 
@@ -33,11 +36,13 @@ _UNCHANGED = None  # in place of a phase
 class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     """Publishes a Trainer's lifecycle: ``Trainer(..., callbacks=[LinesideCallback()])``.
 
-    ``name``, ``project`` and ``run_id`` name the run; LINESIDE_RUN_NAME, LINESIDE_PROJECT and
-    LINESIDE_RUN_ID override them. With ``stop_on_sigterm``, or LINESIDE_STOP_ON_SIGTERM, a SIGTERM
-    makes training save and stop. Rank 0 publishes everything, other ranks their start, end and
-    failures. Each Trainer that it is in has a run of its own. So has a copy, which carries these
-    settings only.
+    ``name``, ``project`` and ``run_id`` name the run; ``tags`` (a list), ``group``, ``notes`` and
+    ``config`` (a dict) describe it. LINESIDE_RUN_NAME, LINESIDE_PROJECT, LINESIDE_RUN_ID,
+    LINESIDE_TAGS, LINESIDE_GROUP and LINESIDE_NOTES override them. A run without a name is called
+    after the classes of Trainer and model. Each Trainer that it is in has a run of its own, and so
+    has a copy, which carries these settings only. Rank 0 publishes everything, other ranks their
+    start, end and failures. With ``stop_on_sigterm``, or LINESIDE_STOP_ON_SIGTERM, a SIGTERM makes
+    training save and stop.
 
     No hook raises. These hooks wait:
 
@@ -58,14 +63,19 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         wait_for_stopper: float = 0.0,
         *,
         stop_on_sigterm: bool = False,
+        **labels: Unpack[LabelOptions],
     ) -> None:
-        self._options = Options(name, project, run_id, wait_for_stopper, stop_on_sigterm)
+        self._options = Options(
+            name, project, run_id, wait_for_stopper, stop_on_sigterm, Labels(**labels)
+        )
         self._open_sessions("")
         self._guarded(train_errors.wrap_loaded_trainer, LinesideCallback)
         self._guarded(state_files.wrap_state_class, TrainerState, record_checkpoint)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dataclasses.asdict(self._options)
+        config: dict[str, Any] = {**vars(self._options), **vars(self._options.labels)}
+        del config["labels"]
+        return config
 
     def __setstate__(self, config: dict[str, Any]) -> None:
         self.__init__(**config)  # type: ignore[misc]

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 def runs(
     search: Annotated[
-        str | None, typer.Argument(help="Only runs with this in id, name, project, note or tags.")
+        str | None,
+        typer.Argument(help="Only runs with this in id, name, project, note, tags or group."),
     ] = None,
     status: Annotated[
         str | None, typer.Option(help="Only runs of this status, as running or failed.")
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only runs of this group.")] = None,
     sort: Annotated[
         str,
         typer.Option(
@@ -37,7 +40,14 @@ def runs(
 ) -> None:
     """List runs, the newest first."""
     page = open_history().runs(
-        status=status, project=project, search=search, sort=sort, limit=limit, cursor=cursor
+        status=status,
+        project=project,
+        search=search,
+        tag=tag,
+        group=group,
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
     )
     if json:
         from lineside.dashboard.api.models import Run
@@ -46,7 +56,7 @@ def runs(
         print_json({"items": items, "next": page.next})
         return
     if not page.items:
-        warn("no runs" + (" match" if search or status or project else " yet"))
+        warn("no runs" + (" match" if search or status or project or tag or group else " yet"))
         return
     now = datetime.now(timezone.utc)
     header = ("RUN", "NAME", "PROJECT", "STATUS", "STEP", "LOSS", "STARTED", "TOOK")

@@ -96,6 +96,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("loss", formatting.number(run.loss.value) if run.loss else ""),
         ("started", local_time(run.started_at)),
         ("ended", local_time(run.ended_at) if run.ended_at else ""),
+        ("group", run.group or ""),
         ("tags", ", ".join(run.tags)),
         ("note", run.note or ""),
     ]

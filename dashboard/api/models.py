@@ -115,6 +115,7 @@ class Run(Document):
     )
     note: str | None
     tags: list[str]
+    group: str | None
 
     @computed_field(description=NON_FINITE)  # type: ignore[prop-decorator]
     @property
@@ -355,6 +356,7 @@ class RunChange(BaseModel):
     tags: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
         default=None, max_length=50
     )
+    group: str | None = Field(default=None, max_length=200)
 
 
 class Check(BaseModel):

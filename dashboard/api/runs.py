@@ -61,8 +61,10 @@ def router(store: StoreAccess) -> APIRouter:
         project: Annotated[str | None, Query(description="Only runs of this project.")] = None,
         search: Annotated[
             str | None,
-            Query(max_length=200, description="Text in id, name, project, note or tags."),
+            Query(max_length=200, description="Text in id, name, project, note, tags or group."),
         ] = None,
+        tag: Annotated[str | None, Query(description="Only runs with this tag.")] = None,
+        group: Annotated[str | None, Query(description="Only runs of this group.")] = None,
         sort: Annotated[
             Sort, Query(description="A leading `-` reverses the order.")
         ] = "-started_at",
@@ -71,7 +73,14 @@ def router(store: StoreAccess) -> APIRouter:
     ) -> Response:
         """A page of runs, filtered and sorted."""
         page = store.history.runs(
-            status=status, project=project, search=search, sort=sort, limit=limit, cursor=cursor
+            status=status,
+            project=project,
+            search=search,
+            tag=tag,
+            group=group,
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
         )
         return json_response(Listing[Run].model_validate(page))
 
@@ -88,7 +97,7 @@ def router(store: StoreAccess) -> APIRouter:
         ),
     )
     def change_run(run_id: RunId, change: RunChange) -> Response:
-        """Change a run's name, project, note or tags; fields left out stay."""
+        """Change a run's name, project, note, tags or group; fields left out stay."""
         fields = change.model_dump(exclude_unset=True, exclude_none=True)
         if fields:
             with store.writing() as writer:

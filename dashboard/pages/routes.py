@@ -45,6 +45,8 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
         status: Status | None = None,
         project: str | None = None,
         search: Annotated[str | None, Query(max_length=200)] = None,
+        tag: str | None = None,
+        group: str | None = None,
         sort: Sort = "-started_at",
         cursor: str | None = None,
     ) -> HTMLResponse:
@@ -52,6 +54,8 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
             "status": status,
             "project": project or None,
             "search": (search or "").strip() or None,
+            "tag": tag or None,
+            "group": group or None,
             "sort": sort,
             "cursor": cursor,
         }
@@ -115,7 +119,8 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
 
 def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
     page = history.runs(**query, limit=PAGE_SIZE)
-    counts = history.counts(project=query["project"], search=query["search"])
+    filters = {name: query[name] for name in ("project", "search", "tag", "group")}
+    counts = history.counts(**filters)
 
     def link(**changed: str | None) -> str:
         merged = {**query, **changed}
@@ -131,7 +136,7 @@ def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
         "projects": history.projects(),
         "statuses": RUN_STATUSES,
         "query": {**query, "limit": PAGE_SIZE},
-        "filtered": any(query[name] for name in ("status", "project", "search", "cursor")),
+        "filtered": any((*filters.values(), query["status"], query["cursor"])),
         "sorts": list(SORTS.items()),
         "sort_label": SORTS.get(query["sort"], query["sort"]),
         "link": link,
@@ -148,6 +153,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "reason": run.reason or formatting.STATUS_MEANING[run.status],
         "attempts": len(run.attempts),
         "tags": run.tags,
+        "group": run.group,
         "step": run.step,
         "max_steps": run.max_steps,
         "percent": run_overview.percent(run.step, run.max_steps),

@@ -22,6 +22,7 @@ _FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
 _FROM = "From "
 _NOT_CHARTED = frozenset({"epoch"})
 _CONFIGURATION = (
+    ("Config", ("config",)),
     ("Arguments", ("args",)),
     ("Model", ("model",)),
     ("Data", ("loaders", "processing")),

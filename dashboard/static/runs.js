@@ -59,10 +59,10 @@ function syncForm() {
     const value = query.get(name) ?? (name === "sort" ? "-started_at" : "");
     if (field.value !== value) field.value = value;
   }
-  form.querySelector("input[name=status]")?.remove();
-  if (query.get("status")) {
-    const hidden = Object.assign(document.createElement("input"), { type: "hidden", name: "status", value: query.get("status") });
-    form.append(hidden);
+  for (const name of ["status", "tag", "group"]) {
+    form.querySelector(`input[name=${name}]`)?.remove();
+    const value = query.get(name);
+    if (value) form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
   }
 }
 

@@ -63,6 +63,7 @@ class TrainerSessions:
             session = self._new()
         if trainer is not None and session.trainer is None:
             session.trainer = weakref.ref(trainer, self._remove)
+            session.attempts.trainer_class = type(trainer).__name__
         session.state, session.control_flags = state, control
         return session
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -15,7 +15,9 @@ from lineside.emitter.training.checkpoints import run_table, state_files
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.identity import (
     Identity,
+    Labels,
     RankInfo,
+    describe,
     new_identity,
     new_run_id,
     valid_checkpoint_state,
@@ -39,6 +41,7 @@ class Options:
     run_id: str | None = None
     wait_for_stopper: float = 0.0
     stop_on_sigterm: bool = False
+    labels: Labels = field(default_factory=Labels)
 
     def override(self, settings: Settings) -> Options:
         """These options with the waits and signals that ``settings`` has instead."""
@@ -72,18 +75,20 @@ class AttemptManager:
     """Opens and ends attempts for one Trainer that a callback is in.
 
     ``publisher`` belongs to the open attempt; None while none is open. ``options`` are those of
-    that attempt. ``trial_prefix`` stands before the number of a hyperparameter trial.
-    ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
-    has not yet published which run it is.
+    that attempt. ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
+    has not yet published which run it is. ``trainer_class`` is the name of the Trainer's class,
+    ``trial_prefix`` stands before the number of a hyperparameter trial.
     """
 
     def __init__(self, options: Options, trial_prefix: str = "") -> None:
         self.publisher: Publisher | None = None
         self._own_options = self.options = options
         self.is_disabled = False
+        self.trainer_class = ""
         self._trial_prefix = trial_prefix
         self._trial_count = 0
         self._base_run_id: str | None = None  # the run's id; trials add to it
+        self._own_name: str | None = None  # of a run without a name
         self._identity: Identity | None = None
         self._state: Any = None  # the TrainerState of the training that has this identity
         self._output_dir = ""
@@ -183,8 +188,12 @@ class AttemptManager:
             or checkpoint_state.get("run_id")
             or self._base_run_id
         )
-        run = run or new_run_id(given_name or _model_name(model))
-        name = given_name or checkpoint_state.get("name")
+        name = given_name or checkpoint_state.get("name") or self._own_name
+        if run is None:
+            description = describe(self.trainer_class, _model_name(model))
+            run = new_run_id(name or description)
+            if name is None and description:
+                name = self._own_name = f"{description} {run.rpartition('-')[2]}"
         if getattr(state, "is_hyper_param_search", False):
             self._base_run_id = self._base_run_id or run
             trial = f"trial-{self._trial_prefix}{self._trial_count}"
@@ -214,11 +223,20 @@ class AttemptManager:
     ) -> None:
         self.options = self._own_options.override(settings)
         is_rank_0 = identity.rank_info.rank == 0
-        resumed_state = _kept_state(args, state)
-        facts = {
+        facts: dict[str, Any] = {
             "source": "trainer",
             "wait_for_stopper": self.options.wait_for_stopper,
-        } | metadata.trainer_facts(args, state, kwargs, resumed_state, is_rank_0=is_rank_0)
+        }
+        if is_rank_0:
+            facts |= metadata.label_facts(self.options.labels, settings)
+        facts |= metadata.trainer_facts(
+            args,
+            state,
+            kwargs,
+            _kept_state(args, state),
+            self.trainer_class,
+            is_rank_0=is_rank_0,
+        )
         try:
             run = Run.open(settings, identity, facts, step=state.global_step, now_ns=now_ns)
         except Exception as error:

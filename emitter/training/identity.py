@@ -6,8 +6,9 @@ import datetime
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
 from lineside.bus.settings import Settings
@@ -61,6 +62,35 @@ class Identity:
         }
 
 
+class LabelOptions(TypedDict, total=False):
+    """The keyword arguments that make ``Labels``."""
+
+    tags: Sequence[str]
+    group: str | None
+    notes: str | None
+    config: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The description of a run beside its name; the settings override all but ``config``."""
+
+    tags: Sequence[str] = ()
+    group: str | None = None
+    notes: str | None = None
+    config: Mapping[str, Any] | None = None
+
+    def fact(self, name: str, settings: Settings) -> Any:
+        """One of them, as in ``run_start``; None if it is not given."""
+        value = getattr(settings, name, None) or getattr(self, name)
+        if name == "tags":
+            value = [value] if isinstance(value, str) else [str(tag) for tag in value or ()]
+        return value or None
+
+
+LABELS = ("tags", "group", "notes", "config")
+
+
 def valid_checkpoint_state(kept: object) -> dict[str, str]:
     """The identity that was kept for a checkpoint; empty if there is no usable one."""
     if not isinstance(kept, Mapping) or not is_run_id(str(kept.get("run_id", ""))):
@@ -75,9 +105,14 @@ def new_run_id(hint: str) -> str:
     return f"{slug(hint) or 'run'}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+def describe(trainer_class: str, model: str) -> str:
+    """A name for a run without one: ``SFT Llama-3.2-1B`` of an SFTTrainer."""
+    return " ".join(filter(None, (trainer_class.removesuffix("Trainer"), _last_part(model))))
+
+
 def slug(text: str) -> str:
     """The letters, digits and dashes of ``text``, at most 32, fit to begin a run id."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.rstrip("/").rpartition("/")[2].lower())
+    words = re.sub(r"[^a-z0-9]+", "-", _last_part(text).lower())
     return words.strip("-")[:_SLUG_CHARACTERS].strip("-")
 
 
@@ -101,6 +136,10 @@ def new_identity(
         project=settings.project or project or "default",
         rank_info=rank_info,
     )
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _next_attempt() -> str:

@@ -13,12 +13,14 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lineside.bus.settings import Settings
 from lineside.emitter.spool.sanitize import Limits, Sanitizer, is_plain
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.training.identity import Identity
+from lineside.emitter.training.identity import LABELS, Identity, Labels
 from lineside.emitter.training.redaction import redact, redact_argv, redact_text
 
 _LIBRARIES = (
@@ -83,6 +85,12 @@ def identity_facts(identity: Identity) -> dict[str, Any]:
         "world_size": rank_info.world_size,
         "local_rank": rank_info.local_rank,
     }
+
+
+def label_facts(labels: Labels, settings: Settings) -> dict[str, Any]:
+    """Tags, group, notes and config, each as far as it is given."""
+    # Each apart: a config that cannot be read takes no tag with it.
+    return collect({name: partial(labels.fact, name, settings) for name in LABELS})
 
 
 def process_facts() -> dict[str, Any]:
@@ -179,6 +187,7 @@ def trainer_facts(
     state: Any,
     kwargs: Mapping[str, Any],
     resumed_state: Mapping[str, str],
+    trainer_class: str,
     *,
     is_rank_0: bool,
 ) -> dict[str, Any]:
@@ -195,6 +204,7 @@ def trainer_facts(
     if is_rank_0:
         loaders = {name: kwargs.get(f"{name}_dataloader") for name in ("train", "eval")}
         parts |= {
+            "trainer": lambda: {"class": trainer_class} if trainer_class else None,
             "args": lambda: argument_facts(args),
             "model": lambda: model_facts(kwargs["model"]),
             "processing": lambda: processing_facts(kwargs["processing_class"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.event_kinds import OWN_KINDS
@@ -15,9 +15,19 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training import metadata, shutdown
 from lineside.emitter.training.console import print_disabled, print_once
-from lineside.emitter.training.identity import Identity, RankInfo, new_identity, new_run_id
+from lineside.emitter.training.identity import (
+    Identity,
+    LabelOptions,
+    Labels,
+    RankInfo,
+    new_identity,
+    new_run_id,
+)
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _TRAINING_PHASE = PHASES.index("training")
 
@@ -145,28 +155,33 @@ def start_run(
     name: str | None = None,
     *,
     project: str | None = None,
-    config: Mapping[str, Any] | None = None,
     run_id: str | None = None,
+    **labels: Unpack[LabelOptions],
 ) -> Run:
     """Open a run for a training loop that is not a Trainer; end it with ``finish`` or ``with``.
 
-    ``run_id`` continues a run in a new attempt. LINESIDE_RUN_ID, LINESIDE_RUN_NAME and
-    LINESIDE_PROJECT override the arguments. ``config`` is published with secrets redacted. This
+    ``tags`` (a list), ``group``, ``notes`` and ``config`` (a dict) describe the run, with secrets
+    redacted; ``run_id`` continues a run in a new attempt. LINESIDE_RUN_ID, LINESIDE_RUN_NAME,
+    LINESIDE_PROJECT, LINESIDE_TAGS, LINESIDE_GROUP and LINESIDE_NOTES override the arguments. This
     never raises: if the spool or a setting cannot be used, it prints one line to stderr and the run
     does nothing. Every rank of a torch.distributed job may call it; all use rank 0's run.
+
+    Raises:
+        TypeError: an argument of another name.
     """
+    described = Labels(**labels)
     try:
         settings = Settings.from_env()
         if settings.disabled:
             print_once("off: LINESIDE_DISABLED is set")
             return Run()
         identity = _identify(settings, name, project, run_id)
-        facts = {"source": "loop"} | metadata.collect(
-            {
-                "process": metadata.process_facts,
-                "versions": metadata.version_facts,
-                "args": lambda: config,
-            }
+        facts = (
+            {"source": "loop"}
+            | metadata.label_facts(described, settings)
+            | metadata.collect(
+                {"process": metadata.process_facts, "versions": metadata.version_facts}
+            )
         )
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:

@@ -79,6 +79,7 @@ runs = Table(
     Column("events", BigInteger, nullable=False),
     Column("note", Text),
     Column("tags", Text),
+    Column("group", Text),
     Column("best_checkpoint", Text),
     Column("deleted_at", Double),
     Column("purging", Boolean, nullable=False),

@@ -57,14 +57,17 @@ class History:
         status: str | None = None,
         project: str | None = None,
         search: str | None = None,
+        tag: str | None = None,
+        group: str | None = None,
         sort: str = "-started_at",
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Run]:
         """A page of runs, filtered and sorted.
 
-        ``search`` matches id, name, project, note and tags, ignoring case. ``sort`` is one of
-        started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it reverses.
+        ``search`` matches text in id, name, project, note, tags and group, and ``tag`` a whole tag,
+        both ignoring case. ``sort`` is one of started_at, ended_at, updated_at, name, project,
+        status, step; a ``-`` before it reverses.
         """
         now = time.time()
         limit = _clamp(limit)
@@ -73,6 +76,8 @@ class History:
             status=status,
             project=project,
             search=search,
+            tag=tag,
+            group=group,
             sort=sort,
             limit=limit,
             cursor=cursor,
@@ -83,13 +88,20 @@ class History:
             items = assemble_runs(connection, page, now)
         return Page(tuple(items), after)
 
-    def counts(self, *, project: str | None = None, search: str | None = None) -> dict[str, int]:
+    def counts(
+        self,
+        *,
+        project: str | None = None,
+        search: str | None = None,
+        tag: str | None = None,
+        group: str | None = None,
+    ) -> dict[str, int]:
         """The number of runs in each status, of those that ``runs`` would list."""
         now = time.time()
         status = run_list.status_at(now)
         query = (
             select(status.label("status_now"), func.count().label("n"))
-            .where(*run_list.run_filters(project=project, search=search))
+            .where(*run_list.run_filters(project=project, search=search, tag=tag, group=group))
             .group_by(status)
         )
         with read_transaction(self._engine) as connection:

@@ -134,6 +134,7 @@ class Run:
     metrics: dict[str, float]
     note: str | None
     tags: tuple[str, ...]
+    group: str | None = None
     phase: str | None = None
     error: Failure | None = None
 

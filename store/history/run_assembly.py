@@ -108,6 +108,7 @@ def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> li
             metrics=metrics[row.key],
             note=row.note,
             tags=tuple(from_json(row.tags) or ()),
+            group=row.group,
         )
         for row in rows
     ]

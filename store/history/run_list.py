@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
 from lineside.store.database.tables import runs
+from lineside.store.database.values import to_json
 from lineside.store.history.cursor import decode_cursor
 from lineside.store.status.liveness import DISCONNECT_SECONDS, DISCONNECTED, STALLED
 from lineside.store.status.verdict import RUNNING
@@ -29,13 +30,23 @@ def status_at(now: float) -> ColumnElement[str]:
     return case((silent, DISCONNECTED), (stalled, STALLED), else_=runs.c.status)
 
 
-def run_filters(*, project: str | None, search: str | None) -> list[ColumnElement[bool]]:
-    """Conditions for rows of listed runs of the project that ``search`` matches."""
+def run_filters(
+    *,
+    project: str | None,
+    search: str | None,
+    tag: str | None = None,
+    group: str | None = None,
+) -> list[ColumnElement[bool]]:
+    """Conditions for rows of listed runs; None of a filter lists all."""
     found: list[ColumnElement[bool]] = [is_listed]
     if project is not None:
         found.append(run_project == project)
+    if group is not None:
+        found.append(runs.c.group == group)
+    if tag is not None:  # tags are a JSON list: its quotes mark where a tag begins and ends
+        found.append(runs.c.tags.icontains(to_json(tag), autoescape=True))
     if search:
-        columns = (runs.c.id, run_name, run_project, runs.c.note, runs.c.tags)
+        columns = (runs.c.id, run_name, run_project, runs.c.note, runs.c.tags, runs.c.group)
         found.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
     return found
 
@@ -46,6 +57,8 @@ def run_list_query(
     status: str | None,
     project: str | None,
     search: str | None,
+    tag: str | None,
+    group: str | None,
     sort: str,
     limit: int,
     cursor: str | None,
@@ -58,7 +71,7 @@ def run_list_query(
     descending = sort.startswith("-")
     sort_column = _sort_key(sort.removeprefix("-"), now)
     query = select(runs, sort_column.label("sort_value"), status_at(now).label("status_now"))
-    query = query.where(*run_filters(project=project, search=search))
+    query = query.where(*run_filters(project=project, search=search, tag=tag, group=group))
     if status is not None:
         query = query.where(status_at(now) == status)
     if cursor is not None:

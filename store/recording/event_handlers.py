@@ -19,6 +19,7 @@ from lineside.store.database.values import (
     is_name,
     is_timestamp,
     sanitize_text,
+    to_json,
 )
 from lineside.store.recording.event_context import (
     EventContext,
@@ -34,6 +35,8 @@ from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RankState
 _COUNTERS = ("dropped", "hook_errors", "encode_failures", "hook_ns", "hooks", "rss")
 _ERROR_LENGTH = 1000
 _TRACEBACK_LENGTH = 10_000
+_NOTE_LENGTH, _GROUP_LENGTH, _TAG_LENGTH = 10_000, 200, 100
+_MAX_TAGS = 50
 _HEARTBEAT_SECONDS = 2.0  # heartbeats come once a second, on a loaded machine a little later
 
 
@@ -77,9 +80,12 @@ class EventHandlers:
 
     def _on_run_start(self, context: EventContext) -> None:
         run, data = context.run, context.data
-        # The first name stays: a user may have renamed the run since.
+        # The first ones stay: a user may have changed them since.
         run.name = run.name or optional_text(data, "name")
         run.project = run.project or optional_text(data, "project")
+        run.note = run.note or optional_text(data, "notes", _NOTE_LENGTH)
+        run.group = run.group or optional_text(data, "group", _GROUP_LENGTH)
+        run.tags = run.tags or _tags(data.get("tags"))
         if context.stream.producer == RANK_0:
             attempt = self._attempt(context)
             attempt.started_at = context.event.time
@@ -250,6 +256,15 @@ class EventHandlers:
         self._cache.mark_deleted_checkpoints(
             context.run, context.event.time, folder=folder, kept=frozenset(filter(is_int64, steps))
         )
+
+
+def _tags(given: object) -> str | None:
+    """The texts of a list, each once, as JSON; None if there are none."""
+    if not isinstance(given, list):
+        return None
+    texts = [text.strip() for text in given if isinstance(text, str)]
+    tags = list(dict.fromkeys(sanitize_text(text, _TAG_LENGTH) for text in texts if text))
+    return to_json(tags[:_MAX_TAGS]) if tags else None
 
 
 def _apply_counters(stream: StreamState, counters: object) -> None:

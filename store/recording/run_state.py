@@ -159,6 +159,9 @@ class RunState:
     deleted_at: float | None = None
     name: str | None = None
     project: str | None = None
+    note: str | None = None
+    tags: str | None = None
+    group: str | None = None
     reason: str | None = None
     step: int | None = None
     max_steps: int | None = None

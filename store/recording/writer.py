@@ -119,6 +119,7 @@ class Writer:
         project: str | None = None,
         note: str | None = None,
         tags: Sequence[str] | None = None,
+        group: str | None = None,
     ) -> None:
         """Change the fields that are given; an empty text or empty ``tags`` removes the value.
 
@@ -128,7 +129,12 @@ class Writer:
         """
         changes: dict[str, Any] = {
             column: sanitize_text(text) or None
-            for column, text in (("name", name), ("project", project), ("note", note))
+            for column, text in (
+                ("name", name),
+                ("project", project),
+                ("note", note),
+                ("group", group),
+            )
             if text is not None
         }
         if tags is not None:

@@ -300,7 +300,49 @@ def test_names_come_from_the_callback_then_the_arguments(
     assert named.startswith("my-run-")
     assert data_of(events[0])["name"] == "My Run"
     assert unnamed.startswith("gpt2-")
-    assert data_of(last[0])["name"] == unnamed.split("/")[0]
+    assert data_of(last[0])["name"] == f"gpt2 {run_of(unnamed).rpartition('-')[2]}"
+
+
+class DPOTrainer(Trainer):
+    """A Trainer with another name."""
+
+
+def test_a_run_without_a_name_is_called_after_trainer_and_model(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    made = trainer(tmp_path, LinesideCallback(), kind=DPOTrainer, max_steps=1)
+    made.model.config._name_or_path = "org/Llama-3"
+    made.train()
+    made.train()
+    (stream, events), (_, again) = spool_events().items()
+    assert stream.startswith("dpo-llama-3-")
+    name = f"DPO Llama-3 {run_of(stream).rpartition('-')[2]}"
+    assert [data_of(attempt[0])["name"] for attempt in (events, again)] == [name, name]
+    assert data_of(events[0])["trainer"] == {"class": "DPOTrainer"}
+
+
+def test_tags_group_notes_and_config_are_facts_of_the_run(
+    home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: dict[str, Any] = {
+        "tags": ["paper", 7],
+        "group": "ablation",
+        "notes": "of https://me:pw@host",
+        "config": {"beta": 0.1, "api_key": "mine"},
+    }
+    trainer(tmp_path, LinesideCallback(**described), max_steps=1).train()
+    close_all()
+    for name, value in {"TAGS": " a, b,", "GROUP": "G", "NOTES": "N"}.items():
+        monkeypatch.setenv(f"LINESIDE_{name}", value)
+    trainer(tmp_path, copy.copy(LinesideCallback(**described)), max_steps=1).train()
+    given, overridden = (data_of(events[0]) for events in spool_events().values())
+    assert (given["tags"], given["group"]) == (["paper", "7"], "ablation")
+    assert given["notes"] == "of https://me:<redacted>@host"
+    assert given["config"] == {"beta": 0.1, "api_key": "<redacted>"}
+    assert (overridden["tags"], overridden["group"], overridden["notes"]) == (["a", "b"], "G", "N")
+    assert overridden["config"] == given["config"]
+    with pytest.raises(TypeError, match="tag"):
+        LinesideCallback(tag="x")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

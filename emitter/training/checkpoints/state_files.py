@@ -1,9 +1,9 @@
 """Observes the files in which a Trainer keeps its state: ``trainer_state.json``.
 
 No callback receives the checkpoint that a Trainer resumes from, nor every checkpoint that it
-writes: a checkpoint at a SIGTERM (``enable_jit_checkpoint``) calls no hook. It writes and reads
-each one through its TrainerState class, whose two methods are wrapped, once in a process. Their
-arguments, results and exceptions stay the same.
+writes: a checkpoint at a SIGTERM (``enable_jit_checkpoint``) calls no hook. The Trainer writes and
+reads each one through its TrainerState class, whose two methods are wrapped, once in a process.
+Their arguments, results and exceptions stay the same.
 """
 
 from __future__ import annotations

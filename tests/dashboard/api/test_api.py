@@ -209,12 +209,16 @@ def test_odd_facts_are_still_strict_json(harness: Harness, client: httpx.Client)
 
 def test_a_run_is_renamed_and_the_rest_stays(harness: Harness, client: httpx.Client) -> None:
     harness.train()
-    changed = client.patch("/api/runs/tiny-1", json={"name": "  best  ", "tags": ["paper"]}).json()
-    assert (changed["name"], changed["tags"], changed["project"]) == (
-        "best",
-        ["paper"],
-        "stdlib-lm",
-    )
+    changes = {"name": "  best  ", "tags": ["paper"], "group": "g 1"}
+    changed = client.patch("/api/runs/tiny-1", json=changes).json()
+    assert {name: changed[name] for name in (*changes, "project")} == {
+        "name": "best",
+        "tags": ["paper"],
+        "group": "g 1",
+        "project": "stdlib-lm",
+    }
+    for found, query in [(1, {"tag": "paper"}), (1, {"group": "g 1"}), (0, {"group": "g"})]:
+        assert len(client.get("/api/runs", params=query).json()["items"]) == found
     assert client.patch("/api/runs/tiny-1", json={"note": "keep"}).json()["name"] == "best"
     assert client.patch("/api/runs/tiny-1", json={"tags": [], "note": ""}).json()["tags"] == []
     assert client.patch("/api/runs/tiny-1", json={}).status_code == 200

@@ -76,7 +76,7 @@ def test_names_that_people_choose_are_shown_as_text_only(
     harness: Harness, client: httpx.Client
 ) -> None:
     harness.train(name=EVIL, project=EVIL, extra={EVIL: 1.0, f"{EVIL}/x": 2.0})
-    client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL})
+    client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL, "group": EVIL})
     evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
     harness.feeder.record(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
     for url in ("/", "/runs/tiny-1", "/runs/tiny-1/parts", "/runs/tiny-1/timeline?hide="):
@@ -85,6 +85,18 @@ def test_names_that_people_choose_are_shown_as_text_only(
         assert "&lt;script&gt;alert" in text, url
     assert "<script>alert" not in client.get(f"/?search={EVIL}").text
     assert "<script>alert" not in client.get(f"/{EVIL}", headers=HTML).text
+
+
+def test_tags_and_groups_are_links_to_their_runs(harness: Harness, client: httpx.Client) -> None:
+    harness.train()
+    client.patch("/api/runs/tiny-1", json={"tags": ["a&b"], "group": "g 1"})
+    for link, chip in [("?tag=a%26b", "tag a&amp;b"), ("?group=g+1", "group g 1")]:
+        for page in ("/", "/runs/tiny-1"):
+            assert f'/{link}"' in client.get(page).text
+        listed = client.get(f"/{link}").text
+        assert "tiny-1" in listed
+        assert f"{chip} <span" in listed
+    assert "No run matches" in client.get("/?tag=a").text
 
 
 def test_an_unknown_run_is_a_friendly_page_for_people_and_a_problem_for_programs(

@@ -237,9 +237,9 @@ def test_an_error_that_cannot_be_printed_is_described_by_its_class() -> None:
 def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
     state = TrainerState()
     given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
-    leading = metadata.trainer_facts(Arguments(), state, given, {}, is_rank_0=True)
-    other = metadata.trainer_facts(Arguments(), state, given, {}, is_rank_0=False)
-    assert {"args", "model", "loaders"} <= leading.keys()
+    leading = metadata.trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=True)
+    other = metadata.trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=False)
+    assert {"trainer", "args", "model", "loaders"} <= leading.keys()
     assert other.keys() == {"process", "versions", "state", "resumed_from"}
     assert leading["loaders"] == {}
 

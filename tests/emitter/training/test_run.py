@@ -30,7 +30,7 @@ from tests.emitter.training.loops import page_of, publisher_of, script
 
 def test_a_loop_publishes_what_it_logs(home: Path, spool_events: ReadSpool) -> None:
     config = {"lr": 0.1, "api_key": "mine"}
-    with start_run("My run!", project="mine", config=config) as run:
+    with start_run("My run!", project="mine", config=config, tags=["x"], group="g") as run:
         run.log({"loss": 1.5, "nan": math.nan}, step=1, epoch=0.5)
         run.log({"loss": np.float32(0.5)})
         run.event("validated", {"score": {"f1": 0.5}}, step=2)
@@ -42,8 +42,10 @@ def test_a_loop_publishes_what_it_logs(home: Path, spool_events: ReadSpool) -> N
         "loop",
         "My run!",
     )
-    assert start.data["args"] == {"lr": 0.1, "api_key": "<redacted>"}
+    assert start.data["config"] == {"lr": 0.1, "api_key": "<redacted>"}
     assert start.data["project"] == "mine"
+    assert (start.data["tags"], start.data["group"]) == (["x"], "g")
+    assert "notes" not in start.data
     assert start.data["process"]["pid"] == os.getpid()
     assert (first.kind, first.step, first.epoch) == ("log", 1, 0.5)
     assert first.data is not None

@@ -140,4 +140,8 @@ def test_a_copy_keeps_the_settings() -> None:
         "run_id": None,
         "wait_for_stopper": 0.0,
         "stop_on_sigterm": True,
+        "tags": (),
+        "group": None,
+        "notes": None,
+        "config": None,
     }

@@ -44,6 +44,38 @@ def walk(history: History, limit: int, **how: str) -> list[str]:
             return found
 
 
+def test_the_list_is_filtered_by_whole_tags_and_groups(writer: Writer, history: History) -> None:
+    journal = FakeJournal(writer)
+    for name, group, given in (
+        ("run-a", "g0", ["paper", 'a "b"', "paper"]),
+        ("run-b", "g0", ["paper-2", "  ", 7]),
+        ("run-c", "g2", "paper"),
+    ):
+        trainer = FakeProducer(name, at=START + 100)
+        trainer.begin(tags=given, group=group, notes=f"of {name}")
+        journal.deliver(trainer)
+
+    def ids(**how: str) -> list[str]:
+        found = [run.id for run in history.runs(sort="name", **how).items]  # type: ignore[arg-type]
+        assert sum(history.counts(**how).values()) == len(found)
+        return sorted(found)
+
+    assert history.run("run-a").tags == ("paper", 'a "b"')
+    assert (history.run("run-a").group, history.run("run-a").note) == ("g0", "of run-a")
+    assert (history.run("run-b").tags, history.run("run-c").tags) == (("paper-2",), ())
+    assert ids(tag="Paper") == ["run-a"]
+    assert ids(tag='a "b"') == ["run-a"]
+    assert ids(tag="b") == ids(tag='"') == ids(tag="%") == []
+    assert ids(group="g0") == ["run-a", "run-b"]
+    assert ids(search="g2") == ["run-c"]
+    writer.update_run("run-a", tags=[], note="mine", group="")
+    again = FakeProducer("run-a", LATER_ATTEMPT, at=START + 200)
+    again.begin(tags=["new"], group="new", notes="new")
+    journal.deliver(again)
+    changed = history.run("run-a")
+    assert (changed.tags, changed.note, changed.group) == ((), "mine", "new")
+
+
 @pytest.mark.parametrize(
     "sort", ["started_at", "ended_at", "updated_at", "name", "project", "status", "step"]
 )

@@ -1,4 +1,4 @@
-"""Checkpoints that are gone."""
+"""Checkpoints that are gone, and groups of runs."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("checkpoints", sa.Column("deleted_at", sa.Double(), nullable=True))
+    op.add_column("runs", sa.Column("group", sa.Text(), nullable=True))
