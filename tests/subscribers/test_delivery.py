@@ -179,7 +179,8 @@ def test_a_flush_before_a_failed_event_does_not_restart_the_count_of_tries(
     train(broker.address, "bad", range(5))
     with ServedKit(settings, Flushes):
         wait_until(lambda: bool(published(settings, "bad", "subscriber_error")), "a report")
-        assert CALLS.count(("bad", 2)) == REPORT_TRIES
+        # One more try may have begun since the report.
+        assert CALLS.count(("bad", 2)) in (REPORT_TRIES, REPORT_TRIES + 1)
 
 
 class SlowEach(Fast):

@@ -30,7 +30,6 @@ def open_page(browser: Any, **options: Any) -> Iterator[Any]:
     """A new page, which must not log an error."""
     context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
     page = context.new_page()
-    page.set_default_timeout(DEADLINE * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
@@ -43,6 +42,7 @@ def open_page(browser: Any, **options: Any) -> Iterator[Any]:
 
 def visit(page: Any, url: str) -> None:
     """Open ``url`` and wait until the page's script handles clicks."""
+    page.set_default_timeout(DEADLINE * 1000)
     page.goto(url)
     page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
 

@@ -104,7 +104,7 @@ def test_a_shipper_without_a_broker_and_without_a_producer_gives_up(bench: Bench
 
 
 def test_a_producer_that_starts_while_the_shipper_ends_is_shipped(bench: Bench) -> None:
-    shipper = Shipper(bench.spool, bench.address, ShipperLimits(idle_timeout=0.0))
+    shipper = Shipper(bench.spool, bench.address, ShipperLimits(idle_timeout=1e-9))
     shipper.startup()
     shipper.work()
     producer = bench.producer()  # after the last discover, and while the lock was held
