@@ -1,7 +1,7 @@
 """The documents of the REST API, validated from records of the store.
 
 NaN and infinities are null; ``non_finite`` or ``flags`` hold which. Times are RFC 3339 in UTC,
-except ``Points.time`` and ``x=time``, which are seconds since the epoch.
+except in columns of a curve, which are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, OPS
 from lineside.dashboard.http.strict_json import strict
@@ -69,6 +69,10 @@ class Attempt(Document):
     epoch: float | None
     resumed_attempt: str | None
     resumed_step: int | None
+    superseded_after: int | None = Field(
+        description="Points after this step do not count: a later attempt resumed from there. -1: "
+        "none counts; null: all do."
+    )
 
 
 class LossAccount(Document):
@@ -123,69 +127,6 @@ class Run(Document):
         return strict({"metrics": self.metrics, "loss": {"value": self.loss and self.loss.value}})[
             1
         ]
-
-
-class Series(Document):
-    """One metric of one producer; ``min`` and ``max`` cover the finite values."""
-
-    name: str = Field(examples=["eval/loss"])
-    attempt: str
-    producer: str
-    count: int
-    last: float | None
-    last_step: int
-    last_time: datetime
-    min: float | None
-    max: float | None
-
-    @computed_field(description=NON_FINITE)  # type: ignore[prop-decorator]
-    @property
-    def non_finite(self) -> dict[str, str]:
-        return strict({"last": self.last})[1]
-
-
-class Flag(BaseModel):
-    """The value at ``index`` of ``y`` is not finite."""
-
-    index: int
-    value: str = Field(examples=["nan", "inf", "-inf"])
-
-
-class Points(Document):
-    """A curve as columns of equal length.
-
-    If ``downsampled``, each block of points keeps its first, last, lowest and highest point: no
-    spike is lost, and points returned once do not change while the run continues.
-    """
-
-    name: str
-    attempt: str | None = Field(
-        description="Null if the curve is of a producer beside the training and covers the run."
-    )
-    producer: str
-    x: list[float] = Field(description="Steps, or seconds since the epoch.")
-    y: list[float | None]
-    step: list[int]
-    time: list[float] = Field(description="Seconds since the epoch.")
-    epoch: list[float | None]
-    flags: list[Flag] = Field(
-        validation_alias="flag", description="Points whose y is NaN or infinite."
-    )
-    total: int = Field(description="Number of recorded points of the whole curve.")
-    sum: float | None = Field(description="Sum of the finite values of the whole curve.")
-    downsampled: bool
-
-    @field_validator("flags", mode="before")
-    @classmethod
-    def _non_finite_points(cls, column: list[str | None]) -> list[Flag]:
-        return [Flag(index=at, value=word) for at, word in enumerate(column) if word is not None]
-
-
-class Timing(Document):
-    """Seconds by step: ``compute`` from begin to end, ``wait`` until the next step begins."""
-
-    compute: Points
-    wait: Points
 
 
 class Event(Document):

@@ -38,7 +38,18 @@ MAX_INT64 = (1 << 63) - 1
 RunId = Annotated[str, Path(description="The run's id.", examples=["tiny-gpt2-20261121-4f2a"])]
 Limit = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="The `next` of the previous page.")]
-AttemptName = Annotated[str | None, Query(description="Default: the newest attempt.")]
+AttemptName = Annotated[
+    str | None, Query(description="Its name or number. Default: the newest attempt.")
+]
+Attempts = Annotated[
+    str,
+    Query(
+        description="`stitched`: what training really went through, without points after a step "
+        "from which a later attempt resumed. `all`: with these, marked. Or one attempt, by its "
+        "name or number.",
+        examples=["stitched", "all", "2"],
+    ),
+]
 PointCount = Annotated[int, Query(ge=1, le=MAX_POINTS, description="About how many points.")]
 Axis = Annotated[Literal["step", "time"], Query(description="The meaning of `x`.")]
 Start = Annotated[float | None, Query(description="Lowest `x`.", allow_inf_nan=False)]

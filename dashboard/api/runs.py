@@ -7,23 +7,22 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
+from lineside.dashboard.api.curve_models import Points, Series, Timing
 from lineside.dashboard.api.models import (
     Account,
     Checkpoint,
     Configuration,
     Event,
     Listing,
-    Points,
     Run,
     RunChange,
-    Series,
     Stream,
-    Timing,
 )
 from lineside.dashboard.api.parameters import (
     ANY_TEXT,
     MAX_INT64,
     AttemptName,
+    Attempts,
     Axis,
     Cursor,
     End,
@@ -37,6 +36,7 @@ from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
 from lineside.dashboard.loss_account import summarize
+from lineside.store.history.history import STITCHED
 from lineside.store.history.records import Status
 
 
@@ -120,8 +120,8 @@ def router(store: StoreAccess) -> APIRouter:
             writer.delete_run(run_id)
 
     @routes.get("/runs/{run_id}/metrics", response_model=Listing[Series], responses=unclear)
-    def metrics(run_id: RunId, attempt: AttemptName = None, producer: Producer = None) -> Response:
-        """The metrics of an attempt and of producers beside the training, with their last value."""
+    def metrics(run_id: RunId, attempt: Attempts = STITCHED, producer: Producer = None) -> Response:
+        """The metrics of attempts and of producers beside the training, with their last value."""
         found = store.history.metrics(run_id, attempt, producer=producer)
         items = [Series.model_validate(series) for series in found]
         return json_response(Listing[Series](items=items, next=None))
@@ -140,10 +140,14 @@ def router(store: StoreAccess) -> APIRouter:
         x: Axis = "step",
         start: Start = None,
         end: End = None,
-        attempt: AttemptName = None,
+        attempt: Attempts = STITCHED,
         producer: Annotated[
             str | None, Query(description="Default: `rank0` if it logged this metric.")
         ] = None,
+        overview: Annotated[
+            bool,
+            Query(description="Add means of the whole curve, which do not depend on the zoom."),
+        ] = False,
     ) -> Response:
         """The curve of one metric. Downsampling keeps all extremes, NaN and infinities."""
         curve = store.history.points(
@@ -155,9 +159,10 @@ def router(store: StoreAccess) -> APIRouter:
             end=end,
             attempt=attempt,
             producer=producer,
+            overview=overview,
         )
         if not curve.total:
-            detail = f"Run {run_id} has logged no metric {name!r} in that attempt."
+            detail = f"Run {run_id} has logged no metric {name!r} in attempt={attempt}."
             raise Problem(404, "unknown-metric", "No such metric", detail, {"metric": name})
         return json_response(Points.model_validate(curve))
 
@@ -168,7 +173,7 @@ def router(store: StoreAccess) -> APIRouter:
         x: Axis = "step",
         start: Start = None,
         end: End = None,
-        attempt: AttemptName = None,
+        attempt: Attempts = STITCHED,
     ) -> Response:
         """Seconds that each step computed, and that training waited between steps."""
         found = store.history.timing(

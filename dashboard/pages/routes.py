@@ -17,8 +17,9 @@ from lineside.dashboard.auth.caller import caller, denial_reason
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
 from lineside.dashboard.pages.renderer import Renderer
+from lineside.store.history.curve_records import Series
 from lineside.store.history.history import MAX_LIMIT, History
-from lineside.store.history.records import RUN_STATUSES, Run, Series, Status
+from lineside.store.history.records import RUN_STATUSES, Run, Status
 
 PAGE_SIZE = 50
 TIMELINE_LENGTH = 100

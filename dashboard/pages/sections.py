@@ -9,7 +9,7 @@ from typing import Any
 
 from lineside.bus.protocol.events import RANK_0
 from lineside.dashboard.http.strict_json import strict
-from lineside.store.history.records import Series
+from lineside.store.history.curve_records import Series
 
 _PREFIXES = (
     ("eval", "Evaluation"),

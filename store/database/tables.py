@@ -2,7 +2,7 @@
 
 Times are seconds since the epoch (UTC) as doubles. JSON text is ASCII, which escapes NUL and lone
 surrogates: PostgreSQL refuses them in text. A float that is not finite is NULL beside a flag
-(``store.database.values``), because SQLite has no NaN. The three tables that grow without limit
+(``store.database.values``), because SQLite has no NaN. The tables that grow without limit
 have no foreign keys: checking one for each row would cost more than the row.
 """
 
@@ -244,6 +244,22 @@ sketches = Table(
     sqlite_with_rowid=False,
 )
 """Copies of the selected points of each complete block of points (``store.downsampling``)."""
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("series_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    Column("sum", Double),
+    Column("step_min", BigInteger, nullable=False),
+    Column("step_max", BigInteger, nullable=False),
+    Column("time_min", Double, nullable=False),
+    Column("time_max", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Each complete block of points, ``idx`` being its first (``store.downsampling.Summary``)."""
 
 checkpoints = Table(
     "checkpoints",

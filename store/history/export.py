@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
 from lineside.store.database.tables import attempts, events, points, series, streams
 from lineside.store.database.values import decode_float, to_datetime
-from lineside.store.history.records import EventRow, PointRow
+from lineside.store.history.curve_pieces import AttemptSelection
+from lineside.store.history.curve_records import PointRow
+from lineside.store.history.records import EventRow
 from lineside.store.history.timeline import to_event_row
 
 CHUNK = 5000
@@ -17,14 +20,28 @@ CHUNK = 5000
 
 
 def iter_points(
-    connection: Connection, key: int, kind: str, attempt: str | None, names: Sequence[str] | None
+    connection: Connection,
+    key: int,
+    kind: str,
+    selection: AttemptSelection | None,
+    names: Sequence[str] | None,
 ) -> Iterator[PointRow]:
-    """By start of the attempt (those of no attempt last), producer, name and place in the curve."""
-    for curve in connection.execute(_curves(key, kind, attempt)).all():
+    """By start of the attempt (those of no attempt last), producer, name and place in the curve.
+
+    Of ``selection``, with the producers of no attempt; of everything if it is None.
+    """
+    for curve in connection.execute(_curves(key, kind)).all():
         if names is not None and curve.name not in names:
+            continue
+        last_step = inf
+        if selection is not None and curve.is_of_attempt:
+            last_step = selection.last_steps.get(curve.attempt, -inf)
+        if last_step == -inf:
             continue
         columns = (points.c.step, points.c.epoch, points.c.time, points.c.value, points.c.flag)
         query = select(*columns).where(points.c.series_id == curve.id).order_by(points.c.idx)
+        if last_step < inf:
+            query = query.where(points.c.step <= last_step)
         labels = (curve.attempt, curve.producer, curve.name)
         for step, epoch, time, value, flag in _iter_rows(connection, query):
             yield PointRow(*labels, step, epoch, to_datetime(time), decode_float(value, flag))
@@ -44,9 +61,10 @@ def iter_events(connection: Connection, key: int, attempt: str | None) -> Iterat
         yield to_event_row(row)
 
 
-def _curves(key: int, kind: str, attempt: str | None) -> Select[Any]:
-    query = (
-        select(series.c.id, series.c.name, streams.c.producer, streams.c.attempt)
+def _curves(key: int, kind: str) -> Select[Any]:
+    is_of_attempt = attempts.c.started_at.is_not(None).label("is_of_attempt")
+    return (
+        select(series.c.id, series.c.name, streams.c.producer, streams.c.attempt, is_of_attempt)
         .join(streams, streams.c.id == series.c.stream_id)
         .outerjoin(
             attempts,
@@ -61,7 +79,6 @@ def _curves(key: int, kind: str, attempt: str | None) -> Select[Any]:
             series.c.name,
         )
     )
-    return query if attempt is None else query.where(streams.c.attempt == attempt)
 
 
 def _iter_rows(connection: Connection, query: Select[Any]) -> Iterator[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, literal, or_, select
@@ -17,6 +18,8 @@ from lineside.store.history import charts, export, run_list, timeline
 from lineside.store.history.audit import read_audit
 from lineside.store.history.commands import read_command, read_commands
 from lineside.store.history.cursor import cut_page
+from lineside.store.history.curve_pieces import AttemptSelection, CurveRequest, CurveSource
+from lineside.store.history.curve_records import PointRow, Points, Series, Timing
 from lineside.store.history.records import (
     AuditEntry,
     Changes,
@@ -25,16 +28,19 @@ from lineside.store.history.records import (
     EventRow,
     GapRow,
     Page,
-    PointRow,
-    Points,
     Run,
-    Series,
     StreamAccount,
-    Timing,
 )
-from lineside.store.history.run_assembly import assemble_runs, ordered_attempts, stream_account
+from lineside.store.history.run_assembly import (
+    assemble_runs,
+    counted_steps,
+    ordered_attempts,
+    stream_account,
+)
 
 LATEST = "latest"
+STITCHED, ALL = "stitched", "all"
+"""Several attempts: what training really went through, and that with what it repeated later."""
 MAX_LIMIT = 1000
 """The most items of one page."""
 _LOOP_SOURCE = "loop"  # the `source` in run_start of a loop with start_run
@@ -43,9 +49,10 @@ _LOOP_SOURCE = "loop"  # the `source` in run_start of a loop with start_run
 class History:
     """Reads from one store; each read sees the store as of one moment. Any thread may use it.
 
-    ``attempt`` defaults to the newest one. Pages have at most ``limit`` items, 1 to 1,000. Every
-    method with a run's id raises RunNotFound if there is no such run, and UsageError for an
-    argument that is not valid.
+    ``attempt`` is the name or number of one attempt, or of several: ``STITCHED`` leaves out the
+    points after the step from which a later attempt resumed, ``ALL`` marks them. Pages have at most
+    ``limit`` items, 1 to 1,000. Every method with a run's id raises RunNotFound if there is no such
+    run, and UsageError for an argument that is not valid.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -165,22 +172,30 @@ class History:
             return timeline.read_gaps(connection, run.key)
 
     def configuration(self, run_id: str, attempt: str | None = None) -> dict[str, Any]:
-        """The data of ``run_start``: arguments, model, versions, process; empty without one."""
+        """The data of ``run_start``: arguments, model, versions, process; empty without one.
+
+        ``attempt`` is one attempt, by default the newest.
+        """
         with self._run(run_id) as (connection, run):
-            attempt = self._resolve_attempt(connection, run, attempt)
+            rows = ordered_attempts(connection, [run.key])
+            numbers = {row.attempt: number for number, row in enumerate(rows, 1)}
+            if attempt is not None:
+                attempt = _attempt_name(run, attempt, numbers)
+            elif rows:
+                attempt = rows[-1].attempt
             return timeline.read_facts(connection, run.key, attempt)
 
     def metrics(
-        self, run_id: str, attempt: str | None = None, *, producer: str | None = None
+        self, run_id: str, attempt: str = STITCHED, *, producer: str | None = None
     ) -> list[Series]:
-        """The metrics of one attempt and of the producers beside the training, or of ``producer``.
+        """The metrics of the attempts and of the producers beside the training, or of ``producer``.
 
         Rank 0's come first, then the others by producer and name. A metric of a producer beside the
         training covers the whole run, except for its streams named after another attempt.
         """
         with self._run(run_id) as (connection, run):
-            attempt = self._resolve_attempt(connection, run, attempt)
-            source = charts.CurveSource(run.key, attempt, producer)
+            selection = self._attempts(connection, run, attempt)
+            source = CurveSource(run.key, selection, producer)
             return charts.read_metrics(connection, source)
 
     def points(
@@ -192,20 +207,22 @@ class History:
         x: str = "step",
         start: float | None = None,
         end: float | None = None,
-        attempt: str | None = None,
+        attempt: str = STITCHED,
         producer: str | None = None,
+        overview: bool = False,
     ) -> Points:
         """The curve of one metric as about ``points`` points; all of them if it is None.
 
         Downsampled, it keeps each block's first, last, lowest and highest point and, if they are at
         most ``points``, all that are not finite. ``start`` and ``end`` (steps, or seconds since the
         epoch, as ``x``) select a part. A metric that was never logged has no points. ``producer``
-        defaults to the first in ``metrics`` with this metric: rank 0 if it has one.
+        defaults to the first in ``metrics`` with this metric: rank 0 if it has one. With
+        ``overview`` the answer has means of the whole curve, to be smoothed.
         """
-        request = charts.CurveRequest(points, x, start, end)
+        request = CurveRequest(points, x, start, end, overview)
         with self._run(run_id) as (connection, run):
-            attempt = self._resolve_attempt(connection, run, attempt)
-            source = charts.CurveSource(run.key, attempt, producer)
+            selection = self._attempts(connection, run, attempt)
+            source = CurveSource(run.key, selection, producer)
             return charts.read_curve(connection, source, METRIC, name, request)
 
     def timing(
@@ -216,14 +233,14 @@ class History:
         x: str = "step",
         start: float | None = None,
         end: float | None = None,
-        attempt: str | None = None,
+        attempt: str = STITCHED,
         producer: str = RANK_0,
     ) -> Timing:
         """Seconds of compute and of waiting by step, downsampled like ``points``."""
-        request = charts.CurveRequest(points, x, start, end)
+        request = CurveRequest(points, x, start, end)
         with self._run(run_id) as (connection, run):
-            attempt = self._resolve_attempt(connection, run, attempt)
-            source = charts.CurveSource(run.key, attempt, producer)
+            selection = self._attempts(connection, run, attempt)
+            source = CurveSource(run.key, selection, producer)
             compute, wait = (
                 charts.read_curve(connection, source, TIMING, name, request)
                 for name in ("compute", "wait")
@@ -289,17 +306,18 @@ class History:
         run_id: str,
         *,
         kind: str = METRIC,
-        attempt: str | None = None,
+        attempt: str = ALL,
         names: Sequence[str] | None = None,
     ) -> Iterator[PointRow]:
-        """All points of all curves of a kind, of all attempts if ``attempt`` is None.
+        """All points of all curves of a kind, by default of all attempts.
 
         ``kind`` is METRIC, or TIMING for the curves ``compute`` and ``wait`` in seconds. Rows are
         read as they are needed, as of the moment of the first one, which also raises any error.
         Read to the end or close the iterator: it holds a connection.
         """
         with self._run(run_id) as (connection, run):
-            yield from export.iter_points(connection, run.key, kind, attempt, names)
+            selection = None if attempt == ALL else self._attempts(connection, run, attempt)
+            yield from export.iter_points(connection, run.key, kind, selection, names)
 
     def iter_events(self, run_id: str, *, attempt: str | None = None) -> Iterator[EventRow]:
         """All events that have a row, read like ``iter_points``."""
@@ -347,15 +365,28 @@ class History:
         )
         return tuple(row.id for row in rows)
 
-    def _resolve_attempt(self, connection: Connection, run: Any, attempt: str | None) -> str | None:
-        known = [row.attempt for row in ordered_attempts(connection, [run.key])]
-        if attempt is None:
-            return known[-1] if known else None
-        if attempt not in known:
-            raise UsageError(
-                f"run {run.id} has no attempt {attempt!r}: expected one of {', '.join(known)}"
-            )
-        return attempt
+    def _attempts(self, connection: Connection, run: Any, attempt: str) -> AttemptSelection:
+        rows = ordered_attempts(connection, [run.key])
+        numbers = {row.attempt: number for number, row in enumerate(rows, 1)}
+        if attempt not in (STITCHED, ALL):
+            name = _attempt_name(run, attempt, numbers, (STITCHED, ALL))
+            return AttemptSelection({name: inf}, numbers)
+        last_steps = counted_steps(connection, rows)
+        selected = {row.attempt: last_steps[row.id] for row in rows}
+        if attempt == STITCHED:
+            selected = {name: last for name, last in selected.items() if last > -inf}
+        return AttemptSelection(selected, numbers, with_superseded=attempt == ALL)
+
+
+def _attempt_name(
+    run: Any, attempt: str, numbers: Mapping[str, int], others: Sequence[str] = ()
+) -> str:
+    """The attempt with this name or number."""
+    for name, number in numbers.items():
+        if attempt in (name, str(number)):
+            return name
+    expected = ", ".join((*others, *(f"{number} ({name})" for name, number in numbers.items())))
+    raise UsageError(f"run {run.id} has no attempt {attempt!r}: expected one of {expected}")
 
 
 def _clamp(limit: int) -> int:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
-from lineside.store.database.values import FLAGS, decode_float
-
 T = TypeVar("T")
 
 Status = Literal[
@@ -75,7 +73,8 @@ class Attempt:
     ``reason`` is a sentence for a status that needs one, ``error`` the exception if there was one.
     ``phase`` is the newest phase of rank 0, such as ``training`` or ``paused``, until the attempt
     ends. ``step`` is the highest step, ``epoch`` the newest. ``resumed_step`` is the step of the
-    checkpoint from which it resumed.
+    checkpoint from which it resumed. Points after step ``superseded_after`` do not count, because a
+    later attempt resumed from there; -1: none counts, None: all do.
     """
 
     attempt: str
@@ -92,6 +91,7 @@ class Attempt:
     resumed_step: int | None
     phase: str | None = None
     error: Failure | None = None
+    superseded_after: int | None = None
 
     @property
     def is_running(self) -> bool:
@@ -188,80 +188,6 @@ class StreamAccount:
     phase: str | None
     step: int | None
     last_seen: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A metric of one producer. ``last`` may be NaN or infinite.
-
-    ``min`` and ``max`` are of the finite values; None if there are none.
-    """
-
-    name: str
-    attempt: str
-    producer: str
-    count: int
-    last: float
-    last_step: int
-    last_time: datetime
-    min: float | None
-    max: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Points:
-    """A curve as columns of equal length.
-
-    Points are in the order recorded; those of a producer beside the training are sorted by ``x``.
-    ``attempt`` is None if such a curve has no point that counts for one attempt alone.
-    ``x`` is ``step`` or ``time`` (seconds since the epoch), as requested. ``y`` is None where the
-    value is not finite; ``flag`` is then ``nan``, ``inf`` or ``-inf``. ``total`` is the number of
-    points and ``sum`` the sum of the finite values (None beyond a double) of the whole curve. If
-    ``downsampled``, some points of the requested part are left out.
-    """
-
-    name: str
-    attempt: str | None
-    producer: str
-    x: list[float]
-    y: list[float | None]
-    step: list[int]
-    time: list[float]
-    epoch: list[float | None]
-    flag: list[str | None]
-    total: int
-    sum: float | None
-    downsampled: bool
-
-    @property
-    def values(self) -> list[float]:
-        """``y`` with its NaNs and infinities."""
-        return [
-            decode_float(y, FLAGS.index(flag)) for y, flag in zip(self.y, self.flag, strict=True)
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds by step: ``compute`` from step_begin to step_end, ``wait`` to the next step_begin.
-
-    ``wait`` is for data, and for an evaluation or a save between the steps.
-    """
-
-    compute: Points
-    wait: Points
-
-
-class PointRow(NamedTuple):
-    """One point of a curve. ``value`` may be NaN or infinite."""
-
-    attempt: str
-    producer: str
-    name: str
-    step: int
-    epoch: float | None
-    time: datetime
-    value: float
 
 
 @dataclass(frozen=True, slots=True)

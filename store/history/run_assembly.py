@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from lineside.bus.protocol.events import RANK_0
-from lineside.store.database.tables import METRIC, attempts, event_counts, series, streams
+from lineside.store.database.tables import METRIC, attempts, event_counts, points, series, streams
 from lineside.store.database.values import (
     decode_float,
     from_json,
@@ -19,6 +20,7 @@ from lineside.store.database.values import (
 from lineside.store.history.records import Attempt, Failure, LossAccount, Run, StreamAccount
 from lineside.store.history.run_list import DEFAULT_PROJECT
 from lineside.store.status.attempt_order import order_attempts
+from lineside.store.status.lineage import last_counted_steps
 from lineside.store.status.liveness import PAUSED, STALLED, status_now
 from lineside.store.status.verdict import RUNNING
 
@@ -31,12 +33,36 @@ def ordered_attempts(connection: Connection, keys: Sequence[int]) -> list[Any]:
     return [attempt for key in sorted(found) for attempt in order_attempts(found[key])]
 
 
+def counted_steps(connection: Connection, attempt_rows: Sequence[Any]) -> dict[int, float]:
+    """The last step of each of these attempts that counts, by its id (``last_counted_steps``)."""
+    found: dict[int, float] = {}
+    by_run: dict[int, list[Any]] = defaultdict(list)
+    for row in attempt_rows:
+        by_run[row.run_key].append(row)
+    several = [key for key, rows in by_run.items() if len(rows) > 1]
+    first_steps: dict[int, dict[str, int]] = defaultdict(dict)
+    for key, attempt, step in connection.execute(
+        select(streams.c.run_key, streams.c.attempt, func.min(points.c.step))
+        .join(series, series.c.stream_id == streams.c.id)
+        .join(points, (points.c.series_id == series.c.id) & (points.c.idx == 0))
+        .where(streams.c.run_key.in_(several), streams.c.producer == RANK_0)
+        .group_by(streams.c.run_key, streams.c.attempt)
+    ):
+        first_steps[key][attempt] = step
+    for key, rows in by_run.items():
+        last_steps = last_counted_steps(rows, first_steps[key])
+        found.update(zip((row.id for row in rows), last_steps, strict=True))
+    return found
+
+
 def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> list[Run]:
     """The runs of these rows (of ``runs`` with ``status_now``), in the same order."""
     keys = [row.key for row in rows]
     attempt_rows: dict[int, list[Any]] = defaultdict(list)
-    for attempt in ordered_attempts(connection, keys):
+    ordered = ordered_attempts(connection, keys)
+    for attempt in ordered:
         attempt_rows[attempt.run_key].append(attempt)
+    last_steps = counted_steps(connection, ordered)
     newest = {key: found[-1].attempt for key, found in attempt_rows.items()}
 
     row: Any
@@ -84,7 +110,9 @@ def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> li
         metrics[rank_0_stream_runs[row.stream_id]][row.name] = decode_float(row.last, row.last_flag)
 
     attempt_records = {
-        key: tuple(_attempt(a, n, stream_rows, now) for n, a in enumerate(found, 1))
+        key: tuple(
+            _attempt(a, n, stream_rows, now, last_steps[a.id]) for n, a in enumerate(found, 1)
+        )
         for key, found in attempt_rows.items()
     }
     return [
@@ -138,7 +166,11 @@ def stream_account(row: Any) -> StreamAccount:
 
 
 def _attempt(
-    row: Any, number: int, stream_rows: Mapping[tuple[int, str, str], Any], now: float
+    row: Any,
+    number: int,
+    stream_rows: Mapping[tuple[int, str, str], Any],
+    now: float,
+    last_step: float,
 ) -> Attempt:
     status = status_now(row.status, row.heard_at, row.stalls_at, now)
     rank_0 = stream_rows.get((row.run_key, RANK_0, row.attempt))
@@ -158,6 +190,7 @@ def _attempt(
         epoch=row.epoch,
         resumed_attempt=row.resumed_attempt,
         resumed_step=row.resumed_step,
+        superseded_after=None if last_step == inf else int(max(last_step, -1)),
     )
 
 

@@ -17,6 +17,7 @@ from lineside.store.database.engine import (
 from lineside.store.database.sqlite import reclaim_space
 from lineside.store.database.tables import (
     attempts,
+    blocks,
     checkpoints,
     commands,
     event_counts,
@@ -130,17 +131,17 @@ def _delete_chunks(connection: Connection, key: int) -> Iterator[DeleteChunk]:
         )
         level = 0
         while block_size(level) <= n:
-            table = sketches if level else points
-            rows_per_block = MAX_SELECTED if level else 1
+            rows_per_block = MAX_SELECTED + 1 if level else 1
             span = ROWS_PER_TRANSACTION // rows_per_block * block_size(level)
             for first in range(0, n, span):
-                statement = delete(table).where(
-                    table.c.series_id == curve, table.c.idx >= first, table.c.idx < first + span
-                )
-                if level:
-                    statement = statement.where(table.c.level == level)
-                rows = min(span, n - first) // block_size(level) * rows_per_block
-                yield DeleteChunk(rows, statement)
+                rows = min(span, n - first) // block_size(level)
+                for table in (sketches, blocks) if level else (points,):
+                    statement = delete(table).where(
+                        table.c.series_id == curve, table.c.idx >= first, table.c.idx < first + span
+                    )
+                    if level:
+                        statement = statement.where(table.c.level == level)
+                    yield DeleteChunk(rows * MAX_SELECTED if table is sketches else rows, statement)
             level += 1
     count: int = connection.execute(select(runs.c.events).where(runs.c.key == key)).scalar_one()
     span = ROWS_PER_TRANSACTION // _EVENT_WEIGHT

@@ -200,6 +200,7 @@ class RunCache:
             (events, rows.events),
             (points, rows.points),
             (sketches, rows.sketches),
+            (tables.blocks, rows.blocks),
             (tables.checkpoints, rows.checkpoints),
             (tables.gaps, rows.gaps),
         ):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, Table, select
 
 from lineside.bus.protocol.events import Event
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database.tables import (
     attempts,
+    blocks,
     events,
     points,
     runs,
@@ -18,7 +19,7 @@ from lineside.store.database.tables import (
     streams,
 )
 from lineside.store.database.values import from_json
-from lineside.store.downsampling import Point, open_block_starts
+from lineside.store.downsampling import Point, Summary, open_block_starts
 from lineside.store.recording.run_state import (
     ATTEMPT_COLUMNS,
     RANK_COLUMNS,
@@ -87,14 +88,18 @@ def load_metric_points(connection: Connection, run: RunState, stream: StreamStat
 
 def _restore_open_blocks(connection: Connection, curve: SeriesState) -> None:
     for level, first in open_block_starts(curve.n):
-        table = sketches if level else points
-        query = select(*(table.c[name] for name in Point._fields)).where(
-            table.c.series_id == curve.id, table.c.idx >= first
-        )
+        for point in connection.execute(_rows(sketches if level else points, curve, level, first)):
+            curve.open_blocks.restore(level, Point._make(point))
         if level:
-            query = query.where(table.c.level == level)
-        for row in connection.execute(query.order_by(table.c.idx)):
-            curve.open_blocks.restore(level, Point._make(row))
+            for part in connection.execute(_rows(blocks, curve, level, first)):
+                curve.open_blocks.restore_summary(level, Summary._make(part))
+
+
+def _rows(table: Table, curve: SeriesState, level: int, first: int) -> Select[Any]:
+    fields = Summary._fields if table is blocks else Point._fields
+    query = select(*(table.c[name] for name in fields)).order_by(table.c.idx)
+    query = query.where(table.c.series_id == curve.id, table.c.idx >= first)
+    return query.where(table.c.level == level) if level else query
 
 
 def _column_dict(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:

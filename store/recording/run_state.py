@@ -22,6 +22,7 @@ class PendingRows:
     events: list[tuple[Any, ...]] = field(default_factory=list)
     points: list[tuple[Any, ...]] = field(default_factory=list)
     sketches: list[tuple[Any, ...]] = field(default_factory=list)
+    blocks: list[tuple[Any, ...]] = field(default_factory=list)
     checkpoints: list[tuple[Any, ...]] = field(default_factory=list)
     gaps: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -52,8 +53,10 @@ class SeriesState:
         number, flag = encode_float(value)
         point = Point(self.n, step, time, epoch, number, flag)
         rows.points.append((self.id, *point))
-        for level, selected in self.open_blocks.add(point):
-            rows.sketches.append((self.id, level, *selected))
+        complete = self.open_blocks.add(point)
+        if complete is not None:
+            rows.sketches += [(self.id, level, *found) for level, found in complete.selected]
+            rows.blocks += [(self.id, level, *found) for level, found in complete.summaries]
         self.n += 1
         self.last, self.last_flag, self.last_step, self.last_time = number, flag, step, time
         if number is not None:

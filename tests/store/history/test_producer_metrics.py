@@ -83,16 +83,16 @@ def test_a_curve_beside_the_training_covers_all_attempts(
     journal.deliver(trained(loss=1.0), later, sampler, bound)
     names = {
         attempt: [one.name for one in history.metrics("run", attempt)]
-        for attempt in (None, ATTEMPT)
+        for attempt in (LATER_ATTEMPT, ATTEMPT)
     }
-    assert names == {None: ["gpu"], ATTEMPT: ["loss", "bleu", "gpu"]}
+    assert names == {LATER_ATTEMPT: ["gpu"], ATTEMPT: ["loss", "bleu", "gpu"]}
     found = {name: history.points("run", name, attempt=ATTEMPT) for name in ("loss", "bleu", "gpu")}
     assert {name: curve.attempt for name, curve in found.items()} == {
         "loss": ATTEMPT,
         "bleu": ATTEMPT,
         "gpu": None,
     }
-    assert history.points("run", "bleu").total == 0
+    assert history.points("run", "bleu", attempt=LATER_ATTEMPT).total == 0
 
 
 def test_a_part_of_a_curve_is_found_although_its_steps_go_back(
