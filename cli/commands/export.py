@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lineside.store.history.records import Command
 
 STDOUT = Path("-")
+ALL_ATTEMPTS = "all"
 
 
 class Format(str, Enum):
@@ -105,6 +106,13 @@ def export(
     format: Annotated[
         Format | None, typer.Option(help="By default what the file's name ends in, or csv.")
     ] = None,
+    attempt: Annotated[
+        str,
+        typer.Option(
+            help="Points and timing of `all` attempts, of one (its name or number), or `stitched`: "
+            "without those after a step from which a later attempt resumed."
+        ),
+    ] = ALL_ATTEMPTS,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write; - is standard output.")
     ] = STDOUT,
@@ -120,7 +128,7 @@ def export(
 
     history = History(engine)
     run_id = history.find(run).id
-    rows = _rows(history, run_id, what)
+    rows = _rows(history, run_id, what, attempt)
     progress, written = StatusLine(), 0
 
     def on_progress(done: int) -> None:
@@ -135,12 +143,16 @@ def export(
     warn(f"{run_id}: {plural(written, rows.noun)} written{where}")
 
 
-def _rows(history: History, run_id: str, what: ExportKind) -> Rows:
+def _rows(history: History, run_id: str, what: ExportKind, attempt: str) -> Rows:
     columns = _COLUMNS[what]
     if what in (ExportKind.points, ExportKind.timing):
         kind = "metric" if what is ExportKind.points else "timing"
-        points: Iterator[tuple[Any, ...]] = history.iter_points(run_id, kind=kind)
+        points: Iterator[tuple[Any, ...]] = history.iter_points(run_id, kind=kind, attempt=attempt)
         return Rows(_NOUNS[what], columns, points)
+    if attempt != ALL_ATTEMPTS:
+        raise UsageError(
+            f"--attempt {attempt} cannot select {what.value}: it selects points and timing"
+        )
     records: Iterator[Any]
     if what is ExportKind.events:
         records = history.iter_events(run_id)

@@ -8,6 +8,7 @@ import pytest
 
 from lineside.dashboard import formatting
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
+from lineside.store.history.curve_records import Series
 from lineside.store.history.records import (
     Attempt,
     Checkpoint,
@@ -15,7 +16,6 @@ from lineside.store.history.records import (
     EventRow,
     LossAccount,
     Run,
-    Series,
 )
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=timezone.utc)

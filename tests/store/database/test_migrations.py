@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, MetaData, insert, text
+from sqlalchemy import Engine, MetaData, delete, insert, select, text
 
 from lineside.bus.errors import StoreError
 from lineside.store.database import migrate
 from lineside.store.database.engine import open_store
-from lineside.store.database.tables import metadata
+from lineside.store.database.migrations.versions.v0004 import fill_blocks
+from lineside.store.database.tables import blocks, metadata
 from lineside.store.history.history import History
+from lineside.store.recording.writer import Writer
+from tests.store.trainer import FakeJournal, FakeProducer
 
 
 def test_the_migrated_tables_are_those_of_the_schema(engine: Engine) -> None:
@@ -87,6 +91,21 @@ def test_a_run_that_failed_before_the_column_cause_existed_has_its_exception(
         failure = History(engine).run(f"run-{key}").error
         assert (failure and failure.producer) == cause
     engine.dispose()
+
+
+def test_a_store_from_before_there_were_blocks_gets_those_of_its_points(engine: Engine) -> None:
+    trainer = FakeProducer()
+    for step in range(1100):
+        trainer.step = (step * 7) % 500
+        trainer.log(loss=1.7e308 if step < 3 else float(step % 11), bad=math.nan)
+    FakeJournal(Writer(engine)).deliver(trainer)
+    with engine.begin() as connection:
+        recorded = connection.execute(select(blocks)).all()
+        connection.execute(delete(blocks))
+        fill_blocks(connection)
+        migrated = connection.execute(select(blocks)).all()
+    assert len(recorded) == 2 * (17 + 2)
+    assert sorted(migrated) == sorted(recorded)
 
 
 def _open_old(store_url: str, old: str, monkeypatch: pytest.MonkeyPatch) -> Engine:

@@ -145,8 +145,8 @@ def test_a_second_attempt_makes_the_run_running_again(
     assert [a.status for a in run.attempts] == ["lost", "running"]
     assert [a.number for a in run.attempts] == [1, 2]
     assert (run.attempts[1].resumed_attempt, run.attempts[1].resumed_step) == (ATTEMPT, 2)
-    # Both versions of step 3 are kept; views show the newest attempt.
-    assert history.points("run", "loss").y == [1.0]
+    # Both versions of step 3 are kept; views show the one that counts.
+    assert history.points("run", "loss").y == [9.0, 9.0, 1.0]
     assert history.points("run", "loss", attempt=ATTEMPT).y == [9.0, 9.0, 9.0]
     assert run.event_counts["step_end"] == 4
 
