@@ -331,7 +331,7 @@ def test_each_route_is_documented(harness: Harness) -> None:
     routes = list(routes_of(harness.app.routes))
     assert len(routes) > 15
     for route in routes:
-        path = re.sub(r":path}", "}", route.path)
+        path = re.sub(r":(path|text)}", "}", route.path)
         for method in route.methods or ():
             assert f"`{method} {path}`" in page, f"{method} {path} is missing in {API_PAGE}"
 
