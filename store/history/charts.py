@@ -174,7 +174,7 @@ def _means(totals: Sequence[Totals], size: int, request: CurveRequest) -> Means:
 def _to_series(connection: Connection, source: CurveSource, rows: Sequence[Any]) -> Series | None:
     """One metric of one producer; None if all its points are superseded and left out.
 
-    If some of its points are left out, what it says of the others is read from their blocks.
+    If some of its points are left out, the others are read from their blocks.
     """
     whole = AttemptSelection(dict.fromkeys(source.attempts.last_steps, inf), {})
     selection = whole if source.attempts.with_superseded else source.attempts

@@ -76,8 +76,8 @@ class Points:
     none. ``x`` is ``step`` or ``time`` (seconds since the epoch), as requested. ``y`` is None where
     the value is not finite; ``flag`` is then ``nan``, ``inf`` or ``-inf``. ``total`` is the number
     of points and ``sum`` the sum of the finite values (None beyond a double) of the whole curve. If
-    ``downsampled``, some points of the requested part are left out, and ``blocks`` says of which
-    the others were selected, without superseded ones. The ``overview``, if requested, has the whole
+    ``downsampled``, some points of the requested part are left out, and ``blocks`` has the blocks
+    of the others, without superseded points. The ``overview``, if requested, has the whole
     curve without superseded points.
     """
 
