@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lineside.bus.auth.key_file import KeyFile
-from lineside.bus.broker import sqlite_errors
+from lineside.bus.broker.storage import sqlite_errors
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.filesystem import network_filesystem_type

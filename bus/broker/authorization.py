@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lineside.bus.auth.roles import EMIT, Principal, is_reserved_producer
-from lineside.bus.broker.journal import Journal
+from lineside.bus.broker.storage.journal import Journal
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol.commands import CONTROL_PRODUCER
 from lineside.bus.protocol.event_kinds import ANSWER_PREFIX

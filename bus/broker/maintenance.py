@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 from lineside.bus.auth.refusal_log import RefusalLog
-from lineside.bus.broker.append_buffer import AppendBuffer
-from lineside.bus.broker.retention import Retention
+from lineside.bus.broker.storage.append_buffer import AppendBuffer
+from lineside.bus.broker.storage.retention import Retention
 from lineside.bus.protocol.event_kinds import REFUSED
 from lineside.bus.protocol.events import AUDIT, Stream, new_attempt
 from lineside.bus.protocol.wire import Encoder

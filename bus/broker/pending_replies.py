@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lineside.bus.broker.journal import Journal
+from lineside.bus.broker.storage.journal import Journal
 from lineside.bus.broker.subscriptions import Subscriptions
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import FULL, OK, Ack, Frames, Who

@@ -17,13 +17,13 @@ from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.auth.roles import Principal
 from lineside.bus.broker.address_lock import AddressLock
-from lineside.bus.broker.append_buffer import AppendBuffer
 from lineside.bus.broker.authorization import Authorization, is_shared_stream
 from lineside.bus.broker.maintenance import Maintenance
 from lineside.bus.broker.message_receiver import MessageReceiver
 from lineside.bus.broker.pending_replies import PendingReplies
-from lineside.bus.broker.retention import Retention
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage.append_buffer import AppendBuffer
+from lineside.bus.broker.storage.retention import Retention
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.broker.subscriptions import SendResult, Subscriptions
 from lineside.bus.broker.zap_authenticator import ZapAuthenticator, principal_of, public_key_of
 from lineside.bus.errors import BadMessage, JournalDamaged, JournalError

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
-from lineside.bus.broker.journal import FORGOTTEN, Entry, Journal, Scan
+from lineside.bus.broker.storage.journal import FORGOTTEN, Entry, Journal, Scan
 from lineside.bus.errors import BadMessage, JournalError
 from lineside.bus.protocol.messages import (
     CURSOR,

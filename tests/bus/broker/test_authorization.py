@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.broker import service as broker_module
-from lineside.bus.broker.journal import Write
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage.journal import Write
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.client.command_client import CommandClient
 from lineside.bus.client.producer import Producer
 from lineside.bus.client.reader import Reader

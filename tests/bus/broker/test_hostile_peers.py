@@ -8,8 +8,8 @@ from pathlib import Path
 
 import zmq
 
-from lineside.bus.broker.journal import Write
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage.journal import Write
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import START, Ack, Cur, Evt, Sub
 from lineside.bus.testing import BrokerProcess

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from lineside.bus.broker import service as broker_module
-from lineside.bus.broker.journal import Write
+from lineside.bus.broker.storage.journal import Write
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, JournalFull
 from lineside.bus.protocol.events import Event

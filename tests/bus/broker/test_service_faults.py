@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.broker.service import Broker
-from lineside.bus.broker.sqlite_scan import SqliteScan
+from lineside.bus.broker.storage.sqlite_scan import SqliteScan
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, JournalError
 from lineside.bus.protocol.messages import DENIED, FULL, OK, START, Ack, Hi, Put

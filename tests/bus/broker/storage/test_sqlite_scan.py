@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.broker import sqlite_scan
-from lineside.bus.broker.journal import Write
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage import sqlite_scan
+from lineside.bus.broker.storage.journal import Write
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
 

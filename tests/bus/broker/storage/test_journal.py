@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.auth.refusal_log import Refusal
-from lineside.bus.broker import retention, sqlite_journal
-from lineside.bus.broker.append_buffer import AppendBuffer
-from lineside.bus.broker.journal import Entry, Write
 from lineside.bus.broker.maintenance import Maintenance
-from lineside.bus.broker.retention import Expiry, Retention
-from lineside.bus.broker.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage import retention, sqlite_journal
+from lineside.bus.broker.storage.append_buffer import AppendBuffer
+from lineside.bus.broker.storage.journal import Entry, Write
+from lineside.bus.broker.storage.retention import Expiry, Retention
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.errors import AddressInUse, JournalDamaged, JournalError
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns

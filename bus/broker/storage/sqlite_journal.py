@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
-from lineside.bus.broker.journal import FORGOTTEN, NO_OWNERS, Write
-from lineside.bus.broker.sqlite_errors import DamagedRow, translate
-from lineside.bus.broker.sqlite_scan import SqliteScan, entry_checksum
-from lineside.bus.broker.stream_index import StreamIndex
+from lineside.bus.broker.storage.journal import FORGOTTEN, NO_OWNERS, Write
+from lineside.bus.broker.storage.sqlite_errors import DamagedRow, translate
+from lineside.bus.broker.storage.sqlite_scan import SqliteScan, entry_checksum
+from lineside.bus.broker.storage.stream_index import StreamIndex
 from lineside.bus.errors import JournalError, StreamNameError
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol.events import Stream

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 
-from lineside.bus.broker.journal import Journal
+from lineside.bus.broker.storage.journal import Journal
 
 DURABLE_KEEP_FACTOR = 4
 """Entries that a durable reader has not processed are kept this many times as long and large."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import NoneType
 from zlib import crc32
 
-from lineside.bus.broker.journal import Entry
-from lineside.bus.broker.sqlite_errors import DamagedRow, translate
-from lineside.bus.broker.stream_index import StreamIndex
+from lineside.bus.broker.storage.journal import Entry
+from lineside.bus.broker.storage.sqlite_errors import DamagedRow, translate
+from lineside.bus.broker.storage.stream_index import StreamIndex
 from lineside.bus.errors import JournalDamaged
 from lineside.bus.protocol.patterns import Patterns
 
