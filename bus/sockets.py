@@ -8,6 +8,7 @@ import logging
 import resource
 import secrets
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import zmq
@@ -48,26 +49,25 @@ _HIGH_WATER_MARK = 256  # messages libzmq holds for a client, and for the broker
 
 
 def raise_file_limit() -> None:
-    """Raise this process's limit of open files to the hard limit, and warn if that is low.
-
-    libzmq aborts the process when it can open no more files.
-    """
+    """Raise this process's limit of open files to the hard limit, and warn if that is low."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if 0 <= hard < _LOW_FILE_LIMIT:
             log.warning(
-                "this process may open only %d files, and each connection takes one; it is "
-                "aborted when they are used up: raise the limit that `ulimit -Hn` shows",
+                "this process may open only %d files, and each connection takes one: raise the "
+                "limit that `ulimit -Hn` shows",
                 hard,
             )
 
 
-def router(context: Context, address: str) -> Socket:
+def router(
+    context: Context, address: str, prepare: Callable[[Socket], object] | None = None
+) -> Socket:
     """A ROUTER bound at an ``ipc://`` address, its socket file of mode 0600.
 
-    The caller holds the ``AddressLock``. A send to a peer that is gone, or whose queue is full,
-    raises an error.
+    The caller holds the ``AddressLock``. ``prepare`` is called before the bind. A send to a peer
+    that is gone, or whose queue is full, raises an error.
 
     Raises:
         AddressError: the address cannot be bound.
@@ -80,6 +80,8 @@ def router(context: Context, address: str) -> Socket:
     socket.setsockopt(zmq.RCVHWM, RECEIVED_MAX)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if prepare is not None:
+        prepare(socket)
     try:
         socket.bind(address)
         addresses.ipc_path(address).chmod(0o600)

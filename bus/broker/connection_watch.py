@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import secrets
 import socket
 import struct
 import termios
@@ -26,10 +25,6 @@ log = logging.getLogger("lineside")
 
 SAMPLE_SECONDS = 0.05
 """Seconds between two samples."""
-_FAILURE_EVENTS = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) | int(
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
-_EVENTS = _FAILURE_EVENTS | int(zmq.EVENT_ACCEPTED) | int(zmq.EVENT_DISCONNECTED)
 # A message under way, with its framing and encryption.
 _BYTES_MAX = MAX_MESSAGE + (256 << 10)
 # While the broker lags behind, whole messages wait too.
@@ -49,42 +44,40 @@ class _Connection:
 
 
 class ConnectionWatch:
-    """Watches the network connections of ``router``.
+    """Watches network connections; ``on_cut`` is called with the reason for each that it cut."""
 
-    ``on_failed_handshake`` is called for each handshake that failed before a key was sent, and
-    ``on_cut`` with the reason for each connection that was cut.
-    """
-
-    def __init__(
-        self,
-        context: sockets.Context,
-        router: sockets.Socket,
-        on_failed_handshake: Callable[[], None],
-        on_cut: Callable[[str], None],
-    ) -> None:
-        self._on_failed_handshake = on_failed_handshake
+    def __init__(self, on_cut: Callable[[str], None]) -> None:
         self._on_cut = on_cut
         self._connections: dict[int, _Connection] = {}
         self._sample_at = float("-inf")
         self._is_sampled = False
-        address = f"inproc://{secrets.token_hex(8)}"
-        router.monitor(address, _EVENTS)
-        self._monitor: sockets.Socket = context.socket(zmq.PAIR)
-        # With a limit libzmq's I/O thread would wait for room, and every connection with it.
-        self._monitor.setsockopt(zmq.RCVHWM, 0)
-        self._monitor.connect(address)
+
+    def add(self, descriptor: int) -> None:
+        """Watch a connection that was accepted."""
+        self.drop(descriptor)
+        with contextlib.suppress(OSError):  # closed already
+            connection = socket.socket(fileno=descriptor)
+            try:
+                self._connections[descriptor] = _Connection(connection, connection.getpeername())
+            except OSError:
+                connection.detach()
+
+    def drop(self, descriptor: int) -> None:
+        """Let go of a connection, which is closed or cut."""
+        connection = self._connections.pop(descriptor, None)
+        if connection is not None:
+            connection.socket.detach()
 
     def sample(self, now: float) -> None:
         """Note what has arrived, if it is time; called before messages are received."""
         if now < self._sample_at:
             return
         self._sample_at = now + SAMPLE_SECONDS
-        self._take_events()
         for descriptor, connection in list(self._connections.items()):
             try:
                 connection.arrived = _bytes_read(connection.socket)
             except OSError:  # closed, and its event is still to come
-                self._drop(descriptor)
+                self.drop(descriptor)
         self._is_sampled = True
 
     def mark_received(self, sender: zmq.Frame) -> None:
@@ -109,33 +102,7 @@ class ConnectionWatch:
     def close(self) -> None:
         """Let go of the connections, which libzmq closes."""
         for descriptor in list(self._connections):
-            self._drop(descriptor)
-        self._monitor.close(linger=0)
-
-    def _take_events(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                frame, address = self._monitor.recv_multipart(zmq.NOBLOCK)
-                event, descriptor = sockets.MONITOR_EVENT.unpack(frame)
-                if event & _FAILURE_EVENTS:
-                    self._on_failed_handshake()
-                else:
-                    self._drop(descriptor)
-                    if event == zmq.EVENT_ACCEPTED and address.startswith(b"tcp:"):
-                        self._add(descriptor)
-
-    def _add(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # closed already
-            connection = socket.socket(fileno=descriptor)
-            try:
-                self._connections[descriptor] = _Connection(connection, connection.getpeername())
-            except OSError:
-                connection.detach()
-
-    def _drop(self, descriptor: int) -> None:
-        connection = self._connections.pop(descriptor, None)
-        if connection is not None:
-            connection.socket.detach()
+            self.drop(descriptor)
 
     def _cut(self, descriptor: int, connection: _Connection) -> None:
         with contextlib.suppress(OSError):
@@ -143,7 +110,7 @@ class ConnectionWatch:
             if connection.socket.getpeername() == connection.peer:
                 connection.socket.shutdown(socket.SHUT_RDWR)
                 self._on_cut(f"a message of more than {MAX_MESSAGE} bytes: the connection is cut")
-        self._drop(descriptor)
+        self.drop(descriptor)
 
 
 def _bytes_read(connection: socket.socket) -> int:

@@ -8,16 +8,16 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import zmq
 
 from lineside.bus import sockets
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.auth.refusal_log import Refusal
-from lineside.bus.auth.roles import Principal
 from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.broker.authorization import Authorization, is_shared_stream
+from lineside.bus.broker.connection_monitor import ConnectionMonitor
+from lineside.bus.broker.connections import Connection
 from lineside.bus.broker.maintenance import Maintenance
 from lineside.bus.broker.message_receiver import MessageReceiver
 from lineside.bus.broker.pending_replies import PendingReplies
@@ -54,24 +54,8 @@ _SEND_LAST = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _RECEIVE_BYTES = 16 << 20  # in one transaction
 _SWEEP_SECONDS = 1.0
-_STREAMS_MAX = 4096  # open streams of one connection; WHO answers messages of older ones
+_CLOSED_SECONDS = 1.0  # a closed connection is forgotten after this time without a message
 _SILENT_SECONDS = 120.0  # a connection this long silent is forgotten; WHO answers its next message
-
-
-@dataclass(slots=True)
-class _Connection:
-    last_seen: float
-    public_key: str  # empty over ipc://
-    principal: Principal | None  # None once the key is revoked
-    streams: dict[Stream, None] = field(default_factory=dict)  # open ones, the newest last
-    # Unowned runs whose commands it reads until another key owns them.
-    provisional_runs: frozenset[str] = frozenset()
-
-    def add_stream(self, stream: Stream) -> None:
-        self.streams.pop(stream, None)
-        self.streams[stream] = None
-        if len(self.streams) > _STREAMS_MAX:
-            del self.streams[next(iter(self.streams))]
 
 
 class Broker(Service):
@@ -99,7 +83,8 @@ class Broker(Service):
         self._keep_days = keep_days
         self._keep_bytes = keep_bytes
         self._resources = ExitStack()
-        self._connections: dict[bytes, _Connection] = {}
+        self._connections: dict[bytes, Connection] = {}
+        self._identities: dict[int, bytes] = {}  # by the descriptor of the connection
         self._has_backlog = False  # whether a reader with credit is behind
         self._is_commit_failing = False
         self._is_expiry_enabled = True
@@ -122,7 +107,10 @@ class Broker(Service):
         opened.callback(self._journal.close)
         context: sockets.Context = zmq.Context()
         opened.callback(context.destroy, linger=0)
-        self._socket = sockets.router(context, address_lock.address)
+        self._monitor = ConnectionMonitor(context, address_lock.address)
+        self._monitor.on_closed.append(self._on_closed)
+        opened.callback(self._monitor.close)
+        self._socket = sockets.router(context, address_lock.address, self._monitor.follow)
         self._buffer = AppendBuffer(self._journal)
         self._subscriptions = Subscriptions(self._journal, self._send)
         self._replies = PendingReplies(self._journal, self._subscriptions, self._send)
@@ -132,15 +120,17 @@ class Broker(Service):
         opened.callback(self._flush_refusals)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor.events, zmq.POLLIN)
         if key_pair is not None:
             on_refusal = self._maintenance.refusal_log.add
             self._authenticator = ZapAuthenticator(
-                context, self._socket, self._listen, keyring, key_pair, on_refusal
+                context, self._socket, self._monitor, self._listen, keyring, key_pair, on_refusal
             )
             self._poller.register(self._authenticator.requests, zmq.POLLIN)
             opened.callback(self._authenticator.watch.close)
         watch = self._authenticator.watch if self._authenticator else None
         self._receiver = MessageReceiver(self._socket, watch)
+        self._monitor.measure_room()
         log.info(
             "broker: listening at %s, journal at %d",
             f"{address_lock.address} and {self._authenticator.endpoint}"
@@ -156,7 +146,11 @@ class Broker(Service):
 
     def run_once(self) -> None:
         """Receive, commit, acknowledge and deliver once."""
-        self._poller.poll(0 if self._has_backlog else int(self._receiver.idle_seconds * 1000))
+        ready = dict(
+            self._poller.poll(0 if self._has_backlog else int(self._receiver.idle_seconds * 1000))
+        )
+        if self._monitor.events in ready:
+            self._monitor.handle_events()
         self._receiver.receive(self._receive)
         if self._authenticator is not None:
             self._authenticator.answer_handshakes()
@@ -168,6 +162,17 @@ class Broker(Service):
         """Close the socket, then the journal, then release the address."""
         self._resources.close()
 
+    def _on_closed(self, fd: int) -> None:
+        """Deliver no more over a connection that was closed, and forget it soon.
+
+        What its client sent before may still wait to be received.
+        """
+        identity = self._identities.pop(fd, b"")
+        if connection := self._connections.get(identity):
+            soon = time.monotonic() - _SILENT_SECONDS + _CLOSED_SECONDS
+            connection.last_seen = min(connection.last_seen, soon)
+            self._subscriptions.end_delivery(identity)
+
     def _receive(self, first_frame: zmq.Frame, frames: Frames | None, now: float) -> bool:
         identity = first_frame.bytes
         try:
@@ -176,9 +181,10 @@ class Broker(Service):
             # A new connection may have the routing id of an old one.
             if connection is None or connection.public_key != public_key:
                 self._forget(identity)
-                connection = self._connections[identity] = _Connection(
+                connection = self._connections[identity] = Connection(
                     now, public_key, principal_of(self._authenticator, public_key)
                 )
+                self._identities[int(first_frame.get(zmq.SRCFD))] = identity
             connection.last_seen = now
             self._handle(identity, connection, frames)
         except BadMessage as error:
@@ -188,7 +194,7 @@ class Broker(Service):
             self._reject(identity, "the broker failed on this message")
         return self._buffer.size <= _RECEIVE_BYTES
 
-    def _handle(self, identity: bytes, connection: _Connection, frames: Frames | None) -> None:
+    def _handle(self, identity: bytes, connection: Connection, frames: Frames | None) -> None:
         if frames is None:
             raise BadMessage(
                 f"a message has at most {MAX_FRAMES} frames and {MAX_MESSAGE} bytes together"

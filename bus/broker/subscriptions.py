@@ -1,14 +1,14 @@
-"""Subscriptions of readers: their places in the journal, and delivery to them."""
+"""Subscriptions of readers, and delivery to them."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
-from lineside.bus.broker.storage.journal import FORGOTTEN, Entry, Journal, Scan
+from lineside.bus.broker.storage.journal import FORGOTTEN, Cursor, Entry, Journal
+from lineside.bus.broker.subscription import InFlight, Subscription
 from lineside.bus.errors import BadMessage, JournalError
 from lineside.bus.protocol.messages import (
     CURSOR,
@@ -21,14 +21,9 @@ from lineside.bus.protocol.messages import (
     GapMessage,
     Sub,
 )
-from lineside.bus.protocol.patterns import Patterns
 
 log = logging.getLogger("lineside")
 
-MAX_CREDIT = 4096
-"""The largest credit of a reader; more is not counted."""
-MAX_IN_FLIGHT = 32 << 20
-"""Bytes sent to one reader for which it has not yet granted credit again; more wait (32 MiB)."""
 LIVE_LAG = 1024
 """Entries that a live reader may be behind before it is skipped forward."""
 NAME_MAX = 257
@@ -40,7 +35,7 @@ _DELIVER_SCANNED = 1024
 _READ_BYTES = 1 << 20
 _DELIVER_SECONDS = 0.01  # of one delivery to all readers
 _WARN_SECONDS = 10.0
-_ENTRY_OVERHEAD_BYTES = 256  # bytes of memory an entry takes besides its blob
+_ENTRY_OVERHEAD_BYTES = 512  # bytes of memory an entry takes besides its blob
 
 
 class SendResult(Enum):
@@ -49,46 +44,6 @@ class SendResult(Enum):
     SENT = 1
     BUSY = 2  # its queue is full
     GONE = 3
-
-
-class Subscription:
-    """One connection's place in the journal."""
-
-    def __init__(self, identity: bytes, message: Sub, position: int) -> None:
-        self.identity = identity
-        self.name = message.name
-        self.reader = message.reader
-        self.number = message.number
-        self.is_live = message.start == LIVE
-        self.position = position
-        self.last_sent = position  # the newest offset sent; ``position`` may be further
-        self.processed = 0  # every matching entry up to here is processed
-        self.credit = min(message.credit, MAX_CREDIT)
-        try:
-            self.streams = Patterns(message.streams)
-        except ValueError as error:
-            raise BadMessage(str(error)) from None
-        self.scan: Scan | None = None  # while it catches up
-        self._in_flight: deque[int] = deque()
-        self._in_flight_bytes = 0
-
-    @property
-    def is_ready(self) -> bool:
-        return self.credit > 0 and self._in_flight_bytes < MAX_IN_FLIGHT
-
-    def is_of(self, message: Sub) -> bool:
-        """Whether ``message`` comes from the same reader, over this connection or another one."""
-        return bool(message.reader) and message.reader == self.reader
-
-    def use_credit(self, size: int) -> None:
-        self.credit -= 1
-        self._in_flight.append(size)
-        self._in_flight_bytes += size
-
-    def add_credit(self, credit: int) -> None:
-        self.credit = min(self.credit + credit, MAX_CREDIT)
-        for _ in range(min(credit, len(self._in_flight))):
-            self._in_flight_bytes -= self._in_flight.popleft()
 
 
 class Subscriptions:
@@ -102,10 +57,11 @@ class Subscriptions:
         self._send = send
         self._by_identity: dict[bytes, Subscription] = {}
         self._by_name: dict[str, bytes] = {}
+        self._in_flight = InFlight()
         self._tail: dict[int, Entry] = {}
         self._tail_bytes = 0
         self._warned_at = float("-inf")
-        self.moved_cursors: dict[str, int] = {}
+        self.moved_cursors: dict[str, Cursor] = {}
         """Durable cursors to be committed with the next transaction; ``FORGOTTEN`` removes one."""
 
     def __contains__(self, identity: bytes) -> bool:
@@ -132,33 +88,40 @@ class Subscriptions:
         name = message.name
         if len(name) > NAME_MAX or not name.isprintable():
             raise BadMessage(f"name {name[:NAME_MAX]!r}: at most {NAME_MAX} printable characters")
-        head = self._journal.head
-        committed = self.cursor(name)
-        positions = {
-            START: 0,
-            LIVE: message.offset or head,
-            OFFSET: message.offset,
-            CURSOR: committed or 0,
-        }
-        position = min(head, positions[message.start])
-        subscription = Subscription(identity, message, position)
+        subscription = Subscription(identity, message, self._in_flight)
         self.drop(identity)
         previous = self._by_identity.get(self._by_name.get(name, b""))
         if previous is not None:
             if previous.is_of(message) and message.number < previous.number:
                 return None
             self.drop(previous.identity)
+        digest = subscription.streams.digest
+        head, committed = self._journal.head, self.cursor(name)
+        reached = committed or Cursor(0, 0, digest)
+        if reached.streams != digest:
+            # What was passed because it was not asked for may be asked for now.
+            reached = Cursor(reached.confirmed, reached.confirmed, digest)
+        positions = {
+            START: 0,
+            LIVE: message.offset or head,
+            OFFSET: message.offset,
+            CURSOR: reached.offset,
+        }
+        position = min(head, positions[message.start])
+        subscription.begin(position)
         self._by_identity[identity] = subscription
         if name:
             self._by_name[name] = identity
+            if committed is None:
+                reached = Cursor(position, position, digest)
             # A reader that returns at a later offset has not committed the entries before it.
-            cursor = position if committed is None else min(committed, position)
-            if cursor != committed:
-                self.moved_cursors[name] = cursor
+            self._move_cursor(
+                name, min(reached.offset, position), min(reached.confirmed, position), digest
+            )
         is_displaced = previous is not None and not previous.is_of(message)
         return previous.identity if previous is not None and is_displaced else None
 
-    def cursor(self, name: str) -> int | None:
+    def cursor(self, name: str) -> Cursor | None:
         """The cursor of the durable reader ``name``; None if there is no such reader."""
         cursor = self.moved_cursors.get(name, self._journal.cursors().get(name))
         return None if cursor == FORGOTTEN else cursor
@@ -176,28 +139,39 @@ class Subscriptions:
         subscription = self._by_identity.get(identity)
         if subscription is None:
             return "", 0
-        name = subscription.name
-        return name, (self.cursor(name) or 0) if name else subscription.processed
+        cursor = self.cursor(subscription.name)
+        return subscription.name, cursor.offset if cursor else subscription.processed
 
     def advance(self, identity: bytes, message: Cur) -> None:
         """Take a reader's CUR."""
         subscription = self._by_identity[identity]
         subscription.add_credit(message.credit)
-        name, offset = subscription.name, message.offset
-        if offset >= subscription.last_sent:
-            offset = subscription.position
-        subscription.processed = offset
+        name, last_sent = subscription.name, subscription.last_sent
+        has_all = message.offset >= last_sent
+        subscription.processed = subscription.position if has_all else message.offset
         if name and message.forget:
             self.moved_cursors[name] = FORGOTTEN
             self.drop(identity)
-        elif name and offset > (self.cursor(name) or 0):
-            self.moved_cursors[name] = offset
+        elif name and (cursor := self.cursor(name)):
+            self._move_cursor(
+                name,
+                max(cursor.offset, subscription.processed),
+                max(cursor.confirmed, min(message.offset, last_sent)),
+                cursor.streams,
+            )
 
     def drop(self, identity: bytes) -> None:
         """Forget a reader; its durable cursor stays."""
         subscription = self._by_identity.pop(identity, None)
+        if subscription:
+            subscription.end_delivery()
         if subscription and self._by_name.get(subscription.name) == identity:
             del self._by_name[subscription.name]
+
+    def end_delivery(self, identity: bytes) -> None:
+        """Free the memory of a reader that is gone; its last cursor may still come."""
+        if subscription := self._by_identity.get(identity):
+            subscription.end_delivery()
 
     def cache_entries(self, entries: Sequence[Entry]) -> None:
         """Keep entries just committed in memory, for readers at the head."""
@@ -224,6 +198,11 @@ class Subscriptions:
                 except JournalError as error:
                     self._warn_waiting(str(error))
         return more
+
+    def _move_cursor(self, name: str, offset: int, confirmed: int, streams: str) -> None:
+        cursor = Cursor(offset, confirmed, streams)
+        if cursor != self.cursor(name):
+            self.moved_cursors[name] = cursor
 
     def _warn_waiting(self, why: str) -> None:
         now = time.monotonic()

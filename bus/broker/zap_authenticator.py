@@ -19,6 +19,7 @@ from lineside.bus.auth.key_file import KeyFile
 from lineside.bus.auth.keyring import KEY, Credential, Keyring
 from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.auth.roles import LOCAL, Principal
+from lineside.bus.broker.connection_monitor import ConnectionMonitor
 from lineside.bus.broker.connection_watch import ConnectionWatch
 from lineside.bus.errors import AddressError, AddressInUse
 
@@ -31,7 +32,7 @@ _HANDSHAKE_FAILED = "the handshake failed: no CURVE, or not with this broker's p
 
 
 class ZapAuthenticator:
-    """Makes ``router`` accept the keys of ``keyring`` at ``address``.
+    """Makes ``router``, which ``monitor`` follows, accept the keys of ``keyring`` at ``address``.
 
     ``endpoint`` is the address with its real port. ``on_refusal`` is called with each refusal.
 
@@ -44,6 +45,7 @@ class ZapAuthenticator:
         self,
         context: sockets.Context,
         router: sockets.Socket,
+        monitor: ConnectionMonitor,
         address: str,
         keyring: Keyring,
         key_pair: KeyFile,
@@ -55,8 +57,11 @@ class ZapAuthenticator:
         self.requests: sockets.Socket = context.socket(zmq.REP)
         """Readable when a handshake waits for an answer."""
         self.requests.bind(_ZAP_ADDRESS)  # before any client can connect
-        self.watch = ConnectionWatch(context, router, self._refuse_handshake, self._report_cut)
+        self.watch = ConnectionWatch(self._report_cut)
         """Watches the connections to ``address``."""
+        monitor.on_network_accepted.append(self.watch.add)
+        monitor.on_closed.append(self.watch.drop)
+        monitor.on_failed_handshake.append(self._refuse_handshake)
         router.curve_publickey, router.curve_secretkey = (
             key_pair.public.encode(),
             key_pair.secret.encode(),

@@ -24,8 +24,8 @@ MAX_MESSAGE = 2 << 20
 """Bytes of all frames of a message to the broker; beyond it the connection is cut."""
 MAX_FRAMES = 16
 """Frames of a message to the broker: later versions may add some to those of this one."""
-MAX_PATTERNS = 65536
-"""Patterns one SUB may carry, within a frame: a shipper asks in one for all its runs' commands."""
+MAX_PATTERNS = 4096
+"""Patterns one SUB may carry: a shipper asks in one for the commands of all its runs."""
 MAX_PATTERN = 386
 """Characters of a pattern: three parts of 128."""
 
@@ -73,11 +73,19 @@ def _decode_map(frame: bytes) -> dict[str, Any]:
     return value
 
 
-def _decode_texts(frame: bytes) -> tuple[str, ...]:
-    value = _unpack(frame)
+def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise BadMessage("expected a list of texts")
     return tuple(value)
+
+
+def _decode_patterns(frame: bytes) -> tuple[str, ...]:
+    try:
+        # Without the limit a list of two million elements would be made first.
+        value = msgpack.unpackb(frame, max_array_len=MAX_PATTERNS)
+    except Exception as error:  # noqa: BLE001 - msgpack raises a dozen unrelated types
+        raise BadMessage(f"no list of at most {MAX_PATTERNS} patterns: {error}") from None
+    return _texts(value)
 
 
 class _Field(NamedTuple):
@@ -96,7 +104,8 @@ _MAYBE_STREAM = _Field(
     lambda frame: _decode_stream(frame) if frame else None,
 )
 _MAP = _Field(msgpack.packb, _decode_map)
-_TEXTS = _Field(msgpack.packb, _decode_texts)
+_TEXTS = _Field(msgpack.packb, lambda frame: _texts(_unpack(frame)))
+_PATTERNS = _Field(msgpack.packb, _decode_patterns)
 _BLOB = _Field(bytes, bytes)
 _FLAG = _Field(_U64.pack, lambda frame: _decode_u64(frame) == 1)
 
@@ -204,7 +213,7 @@ class Sub(_Message):
         _TEXT,
         _TEXT,
         _INT,
-        _TEXTS,
+        _PATTERNS,
         _INT,
         _TEXT._replace(is_optional=True),
         _INT._replace(is_optional=True),
@@ -221,10 +230,9 @@ class Sub(_Message):
         if self.start not in (CURSOR, START, LIVE, OFFSET):
             raise BadMessage(f"start {self.start!r}: expected cursor, start, live or offset")
         longest = max(map(len, self.streams), default=0)
-        if len(self.streams) > MAX_PATTERNS or longest > MAX_PATTERN:
+        if longest > MAX_PATTERN:
             raise BadMessage(
-                f"streams: {len(self.streams)} patterns, the longest of {longest} "
-                f"characters: at most {MAX_PATTERNS} of {MAX_PATTERN} are taken"
+                f"streams: a pattern of {longest} characters: at most {MAX_PATTERN} are taken"
             )
         if self.start == CURSOR and not self.name:
             raise BadMessage("start cursor needs a reader's name")

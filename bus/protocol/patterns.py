@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import translate
 from functools import lru_cache
+from hashlib import sha256
 from operator import itemgetter
 from typing import Any
 
@@ -45,6 +46,9 @@ class Patterns:
                 wanted.add(itemgetter(*places)(parts))
         self.all = not patterns or () in by_places
         """Whether every stream matches."""
+        texts = "\n".join(sorted(set(patterns)))
+        self.digest = "" if self.all else sha256(texts.encode()).hexdigest()[:16]
+        """The same for the same patterns; empty if every stream matches."""
         self._wanted = [
             (places, itemgetter(*places), wanted)
             for places, wanted in by_places.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lineside.bus.broker.storage.journal import NO_OWNERS, Entry, Journal, Write
+from lineside.bus.broker.storage.journal import NO_OWNERS, Cursor, Entry, Journal, Write
 from lineside.bus.errors import BadMessage, CorruptRecord
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import HOLE, MAX_RECORDS, OK, GapMessage, Put
@@ -82,7 +82,7 @@ class AppendBuffer:
 
     def commit(
         self,
-        cursors: Mapping[str, int],
+        cursors: Mapping[str, Cursor],
         expire_before: int = 0,
         owners: Mapping[str, str] = NO_OWNERS,
     ) -> list[Entry]:

@@ -10,8 +10,6 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.patterns import Patterns
 
 NO_OWNERS: Mapping[str, str] = MappingProxyType({})
-FORGOTTEN = -1
-"""The cursor of a durable name that is to be removed."""
 
 
 class Write(NamedTuple):
@@ -34,6 +32,23 @@ class Entry(NamedTuple):
     first_seq: int
     records: int
     blob: bytes | None
+
+
+class Cursor(NamedTuple):
+    """The place of a durable reader.
+
+    ``offset``: it has processed every entry of its streams up to here. ``confirmed``: the newest
+    entry up to there that was for the reader; the others it did not ask for. ``streams``: the
+    digest of its patterns.
+    """
+
+    offset: int
+    confirmed: int
+    streams: str = ""
+
+
+FORGOTTEN = Cursor(-1, -1)
+"""The cursor of a durable name that is to be removed."""
 
 
 class Scan(Protocol):
@@ -68,7 +83,7 @@ class Journal(Protocol):
     def append(
         self,
         writes: Sequence[Write],
-        cursors: Mapping[str, int],
+        cursors: Mapping[str, Cursor],
         expire_before: int = 0,
         owners: Mapping[str, str] = NO_OWNERS,
     ) -> int:
@@ -86,8 +101,8 @@ class Journal(Protocol):
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""
 
-    def cursors(self) -> dict[str, int]:
-        """The offset that each durable reader has processed."""
+    def cursors(self) -> dict[str, Cursor]:
+        """The cursor of each durable reader."""
 
     def forget_cursors(self, before: float, keep: Collection[str]) -> list[str]:
         """Forget cursors not moved since ``before`` (seconds since the epoch), but for ``keep``."""

@@ -46,7 +46,9 @@ class Retention:
         used, _ = self._journal.size()
         self._trimming = used > self._keep_bytes * (_LOW_WATERMARK if self._trimming else 1)
         cursors = self._journal.cursors()
-        lowest_cursor = min(cursors.values(), default=self._journal.head)
+        lowest_cursor = min(
+            (cursor.offset for cursor in cursors.values()), default=self._journal.head
+        )
         last_expired = records = expired_bytes = 0
         for offset, time, count, size in islice(self._journal.oldest(), _STEP_ENTRIES):
             factor = DURABLE_KEEP_FACTOR if offset > lowest_cursor else 1
@@ -59,7 +61,9 @@ class Retention:
             last_expired, records, expired_bytes = offset, records + count, expired_bytes + size
         if not last_expired:
             return None
-        readers = tuple(sorted(name for name, offset in cursors.items() if offset < last_expired))
+        readers = tuple(
+            sorted(name for name, cursor in cursors.items() if cursor.offset < last_expired)
+        )
         return Expiry(self._journal.first, last_expired + 1, records, expired_bytes, readers)
 
     def forget_idle_readers(self, now: float, connected: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
-from lineside.bus.broker.storage.journal import FORGOTTEN, NO_OWNERS, Write
+from lineside.bus.broker.storage.journal import FORGOTTEN, NO_OWNERS, Cursor, Write
 from lineside.bus.broker.storage.sqlite_errors import DamagedRow, translate
 from lineside.bus.broker.storage.sqlite_scan import SqliteScan, entry_checksum
 from lineside.bus.broker.storage.stream_index import StreamIndex
@@ -36,7 +36,11 @@ _SCHEMA = (
     "CREATE INDEX entries_by_stream ON entries (stream)",
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, time REAL NOT NULL)",
 )
-# Not among the above: a journal made before there were keys gets it too.
+# Not among the above: older journals get them too.
+_CONFIRMED = (
+    "ALTER TABLE cursors ADD COLUMN confirmed INTEGER",
+    "ALTER TABLE cursors ADD COLUMN streams TEXT NOT NULL DEFAULT ''",
+)
 _OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
 
 
@@ -80,7 +84,7 @@ class SqliteJournal:
     def append(
         self,
         writes: Sequence[Write],
-        cursors: Mapping[str, int],
+        cursors: Mapping[str, Cursor],
         expire_before: int = 0,
         owners: Mapping[str, str] = NO_OWNERS,
     ) -> int:
@@ -111,10 +115,11 @@ class SqliteJournal:
                 ],
             )
             db.executemany(
-                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
-                [(name, offset, now) for name, offset in cursors.items()],
+                "INSERT OR REPLACE INTO cursors (name, offset, confirmed, streams, time)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(name, *cursor, now) for name, cursor in cursors.items()],
             )
-            if forgotten := [name for name, offset in cursors.items() if offset == FORGOTTEN]:
+            if forgotten := [name for name, cursor in cursors.items() if cursor == FORGOTTEN]:
                 db.executemany("DELETE FROM cursors WHERE name = ?", [(n,) for n in forgotten])
             if owners:
                 db.executemany("INSERT OR REPLACE INTO owners VALUES (?, ?)", owners.items())
@@ -139,8 +144,8 @@ class SqliteJournal:
         """Read the entries of ``patterns``."""
         return SqliteScan(self._db, self.path, self._index, patterns)
 
-    def cursors(self) -> dict[str, int]:
-        """The offset that each durable reader has processed."""
+    def cursors(self) -> dict[str, Cursor]:
+        """The cursor of each durable reader."""
         return self._cursors
 
     def forget_cursors(self, before: float, keep: Collection[str]) -> list[str]:
@@ -204,6 +209,9 @@ class SqliteJournal:
             db.execute("INSERT INTO meta VALUES ('id', ?)", (secrets.token_hex(8),))
             db.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
         db.execute(_OWNERS)
+        if "confirmed" not in [row[1] for row in db.execute("PRAGMA table_info(cursors)")]:
+            for statement in _CONFIRMED:
+                db.execute(statement)
         db.execute("COMMIT")
 
     def _load(self) -> None:
@@ -219,7 +227,12 @@ class SqliteJournal:
             stream = _stream(name, next_seq, checksum)
             self._index.add(stream, id_)
             self._next_seqs[stream] = next_seq
-        self._cursors: dict[str, int] = dict(db.execute("SELECT name, offset FROM cursors"))
+        self._cursors: dict[str, Cursor] = {
+            name: Cursor(*cursor)
+            for name, *cursor in db.execute(
+                "SELECT name, offset, coalesce(confirmed, offset), streams FROM cursors"
+            )
+        }
         self.owners: dict[str, str] = dict(db.execute("SELECT what, owner FROM owners"))
 
     @contextmanager

@@ -103,7 +103,7 @@ def _status_bytes(pid: int, name: str) -> int:
     return int(status.partition(f"{name}:")[2].split()[0]) << 10
 
 
-def _busy_seconds(pid: int) -> float:
+def busy_seconds(pid: int) -> float:
     """For how long the threads of a process have run."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -128,11 +128,11 @@ def _produce(address: str, broker_pid: int) -> None:
         print("ready", flush=True)
         while not finished.wait(_INTERVAL):
             record = encoder.encode(seq, time.time(), time.monotonic_ns(), "log", seq, None, 0, {})
-            began, busy = time.monotonic(), _busy_seconds(broker_pid)
+            began, busy = time.monotonic(), busy_seconds(broker_pid)
             socket.send_multipart(Put(_STREAM, seq, 1, record).encode())
             seq += 1
             _receive(socket, seq)
-            worked = _busy_seconds(broker_pid) - busy
+            worked = busy_seconds(broker_pid) - busy
             longest = max(longest, min(worked, time.monotonic() - began))
     print(json.dumps([longest, seq]))
 

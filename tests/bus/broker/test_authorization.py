@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.broker import service as broker_module
+from lineside.bus.broker import connections
 from lineside.bus.broker.storage.journal import Write
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.client.command_client import CommandClient
@@ -228,7 +228,7 @@ def test_streams_that_were_opened_and_not_used_take_no_room(
     connect_with: ConnectWith,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broker_module, "_STREAMS_MAX", 3)
+    monkeypatch.setattr(connections, "_STREAMS_MAX", 3)
     key = secured.key("one", "emit")
     broker_thread = start_secured()
     peer = connect_with(key)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import socket as plain
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import zmq
 
 from lineside.bus.broker.storage.journal import Write
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
+from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import START, Ack, Cur, Evt, Sub
-from lineside.bus.testing import BrokerProcess
-from tests.bus.broker.healthy_producer import HealthyProducer
-from tests.bus.conftest import RawClient, record
+from lineside.bus.protocol.messages import MAX_PATTERNS, START, Ack, Cur, Evt, Hi, Sub
+from lineside.bus.testing import BrokerProcess, Producer
+from tests.bus.broker.healthy_producer import HealthyProducer, busy_seconds
+from tests.bus.broker.secured_broker import LISTEN, SecuredBroker, is_accepted
+from tests.bus.conftest import STREAM, RawClient, record
+from tests.bus.reading import collect
 from tests.support.waiting import DEADLINE, wait_until
 
 
@@ -25,6 +33,13 @@ def connections(broker: BrokerProcess, count: int) -> Iterator[list[RawClient]]:
         for client in clients:
             opened.callback(client.close)
         yield clients
+
+
+class Limited(subprocess.Popen[bytes]):
+    """A process that may open 64 files."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        super().__init__(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command], **options)
 
 
 def await_processed(reader: RawClient, offset: int) -> None:
@@ -66,4 +81,78 @@ def test_readers_that_catch_up_among_many_streams_delay_no_producer(home: Path) 
                 else:
                     for _ in range(1 if patterns[0] in runs else 64):
                         assert isinstance(reader.receive(DEADLINE), Evt)
+        healthy.assert_unharmed()
+
+
+def test_readers_that_receive_nothing_cost_little_memory(home: Path) -> None:
+    with contextlib.closing(SqliteJournal(home / "journal.db")) as journal:
+        for seq in range(200):
+            journal.append([Write(STREAM, seq, 1, record(seq, {"x": "y" * 250_000}))], {})
+    with BrokerProcess(home) as broker:
+        with HealthyProducer(broker) as healthy, connections(broker, 6) as readers:
+            for reader in readers:
+                reader.send(Sub("", START, 0, (), 4096))
+            # Another one goes on, and gets more than one credit at a time.
+            with Reader(broker.address, start=START, credit=8) as other:
+                assert len(collect(other, 200, timeout=DEADLINE)) == 200
+        healthy.assert_unharmed()
+
+
+def test_long_pattern_lists_are_bounded_and_end_with_their_connection(
+    broker: BrokerProcess,
+) -> None:
+    patterns = tuple(f"{number:0128}/control" for number in range(MAX_PATTERNS))
+    longest = Sub("", START, 0, patterns, 4096)
+    too_long = Sub("", START, 0, ("a",) * 500_000, 4096)
+    with HealthyProducer(broker) as healthy:
+        for _ in range(100):
+            with connections(broker, 1) as [client]:
+                assert isinstance(client.request(longest), Ack)
+        with connections(broker, 1) as [client]:
+            answer = client.request(too_long)
+            assert isinstance(answer, Ack)
+            assert "at most 4096 patterns" in answer.text
+    healthy.assert_unharmed()
+
+
+def test_strangers_leave_room_for_clients_of_the_machine_and_the_broker_does_not_spin(
+    home: Path, secured: SecuredBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = secured.key("trainer", "emit")
+    monkeypatch.setattr(BrokerProcess, "popen", Limited)
+    with BrokerProcess(home, "--listen", LISTEN) as broker, contextlib.ExitStack() as strangers:
+        host, port = secured.wait().removeprefix("tcp://").split(":")
+        with HealthyProducer(broker) as healthy:
+            for _ in range(147):
+                stranger = strangers.enter_context(plain.socket())
+                stranger.setblocking(False)
+                stranger.connect_ex((host, int(port)))
+                time.sleep(0.002)
+            busy = busy_seconds(broker.pid)
+            time.sleep(1)
+            assert busy_seconds(broker.pid) - busy < 0.5, "less than half of a core"
+            with connections(broker, 1) as [local]:
+                assert is_accepted(local.request(Hi(STREAM)))
+            strangers.close()
+            with Producer(secured.address(key), "late/rank0/a") as late:
+                late.emit("log")
+                late.flush(DEADLINE)
+        healthy.assert_unharmed()
+
+
+def test_more_local_connections_than_descriptors_do_not_end_the_broker(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BrokerProcess, "popen", Limited)
+    with BrokerProcess(home) as broker:
+        with HealthyProducer(broker) as healthy:
+            path = broker.address.removeprefix("ipc://")
+            with contextlib.ExitStack() as opened:
+                for _ in range(200):
+                    stranger = opened.enter_context(plain.socket(plain.AF_UNIX))
+                    stranger.setblocking(False)
+                    stranger.connect_ex(path)
+                    time.sleep(0.002)
+            with connections(broker, 1) as [client]:
+                assert is_accepted(client.request(Hi(STREAM)))
         healthy.assert_unharmed()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from lineside.bus.broker import service as broker_module
-from lineside.bus.broker.storage.journal import Write
+from lineside.bus.broker.storage.journal import Cursor, Write
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, JournalFull
 from lineside.bus.protocol.events import Event
@@ -77,7 +77,10 @@ def test_damage_found_while_expiring_stops_expiry_and_nothing_else(
     append = broker._journal.append
 
     def fail(
-        writes: Sequence[Write], cursors: Mapping[str, int], before: int, owners: Mapping[str, str]
+        writes: Sequence[Write],
+        cursors: Mapping[str, Cursor],
+        before: int,
+        owners: Mapping[str, str],
     ) -> int:
         if before:
             raise JournalDamaged("old")

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lineside.bus.broker import subscriptions
+from lineside.bus.broker.subscription import MAX_CREDIT
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import MAX_PATTERNS, OK, START, Ack, Cur, Evt, Hi, Put, Sub
 from lineside.bus.settings import Settings
@@ -64,7 +65,7 @@ def test_a_reader_whose_queue_is_full_is_served_when_it_reads_again(
 ) -> None:
     start_broker()
     reader = peer()
-    reader.request(Sub("", START, 0, (), subscriptions.MAX_CREDIT))
+    reader.request(Sub("", START, 0, (), MAX_CREDIT))
     with Producer(settings.broker, STREAM) as producer:
         # More messages than both queues and the kernel's buffers hold.
         for _ in range(1000):

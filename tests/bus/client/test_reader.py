@@ -51,7 +51,7 @@ def test_a_cursor_outlives_the_broker(start_broker: StartBroker, settings: Setti
         assert batch is not None
         reader.commit(batch.offset)
         deadline = time.monotonic() + 5
-        while broker_thread.broker._journal.cursors().get("durable") != 1:
+        while broker_thread.broker._journal.cursors()["durable"].offset != 1:
             assert time.monotonic() < deadline
             reader.poll(0.05)
     broker_thread.stop()
@@ -132,9 +132,28 @@ def test_a_filtered_durable_reader_does_not_hold_back_what_it_does_not_want(
         collect(reader, 1)
         publish(settings.broker, "other/rank0/a", 64 * 5)
         deadline = time.monotonic() + 5
-        while broker_thread.broker._journal.cursors().get("durable", 0) < 6:
+        while broker_thread.broker._journal.cursors()["durable"].offset < 6:
             assert time.monotonic() < deadline
             reader.poll(0.1)
+
+
+def test_a_durable_reader_that_comes_back_with_wider_patterns_misses_nothing(
+    start_broker: StartBroker, settings: Settings
+) -> None:
+    broker_thread = start_broker()
+    with Reader(settings.broker, name="durable", streams=["mine"]) as reader:
+        publish(settings.broker, "mine/rank0/a", 1)
+        collect(reader, 1)
+        publish(settings.broker, "other/rank0/a", 3)
+        deadline = time.monotonic() + 5
+        while broker_thread.broker._journal.cursors()["durable"].offset < 2:
+            assert time.monotonic() < deadline
+            reader.poll(0.1)
+    broker_thread.stop()
+    start_broker()
+    with Reader(settings.broker, name="durable", streams=["mine", "other"]) as reader:
+        [batch] = collect(reader, 3)
+        assert batch.stream == Stream("other", "rank0", "a")
 
 
 def test_a_filtered_reader_learns_that_it_has_all_up_to_the_head(

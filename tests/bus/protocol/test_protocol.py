@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.broker import service, subscriptions
+from lineside.bus.broker import service, subscription, subscriptions
+from lineside.bus.broker.storage.journal import FORGOTTEN as NONE
 from lineside.bus.client import producer, reader
 from lineside.bus.protocol import addresses, messages, wire
 from lineside.bus.protocol.events import CONTROL_BITS, Stream
@@ -77,8 +78,10 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "silence after which the broker forgets a connection": f"{service._SILENT_SECONDS:g} s",
         "patterns of a SUB": f"{messages.MAX_PATTERNS} of {messages.MAX_PATTERN} characters, "
         "and all in one message",
-        "credit": f"64 (advice), {subscriptions.MAX_CREDIT} at most",
-        "deliveries under way to one reader": f"{subscriptions.MAX_IN_FLIGHT // mib} MiB",
+        "credit": f"64 (advice), {subscription.MAX_CREDIT} at most",
+        "deliveries under way to one reader": f"{subscription.MAX_IN_FLIGHT // mib} MiB; "
+        f"{subscription.MIN_IN_FLIGHT >> 10} KiB while {subscription.MAX_TOTAL // mib} MiB "
+        "are under way to all",
         "lag at which a live reader is skipped": f"{subscriptions.LIVE_LAG} entries",
     }
     assert {what: table[what] for what in expected} == expected
@@ -189,7 +192,7 @@ def test_the_example_filters_and_goes_on_where_it_was(
         first = example("--name", "plain", "--stream", "run")
         assert [line["seq"] for line in first.lines(64)] == list(range(64))
         until = time.monotonic() + 10
-        while broker_thread.broker._journal.cursors().get("plain") != 2:
+        while broker_thread.broker._journal.cursors().get("plain", NONE).offset != 2:
             assert time.monotonic() < until
             time.sleep(0.05)
         first.end()

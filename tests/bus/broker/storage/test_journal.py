@@ -16,7 +16,7 @@ from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.broker.maintenance import Maintenance
 from lineside.bus.broker.storage import retention, sqlite_journal
 from lineside.bus.broker.storage.append_buffer import AppendBuffer
-from lineside.bus.broker.storage.journal import Entry, Write
+from lineside.bus.broker.storage.journal import Cursor, Entry, Write
 from lineside.bus.broker.storage.retention import Expiry, Retention
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.errors import AddressInUse, JournalDamaged, JournalError
@@ -46,6 +46,10 @@ def fill(journal: SqliteJournal, count: int, size: int = 1000, stream: Stream = 
         journal.append([Write(stream, journal.next_seq(stream), 1, os.urandom(size))], {})
 
 
+def at(offset: int) -> Cursor:
+    return Cursor(offset, offset)
+
+
 def read(
     journal: SqliteJournal, after: int, limit: int, patterns: Patterns
 ) -> tuple[list[Entry], int]:
@@ -55,14 +59,14 @@ def read(
 def test_what_was_appended_is_read_in_order_by_the_next_process(path: Path) -> None:
     journal = SqliteJournal(path)
     assert (journal.head, journal.first, journal.next_seq(A)) == (0, 1, 0)
-    assert journal.append([Write(A, 0, 3, b"one"), Write(B, 0, 1, b"two")], {"r": 1}) == 1
+    assert journal.append([Write(A, 0, 3, b"one"), Write(B, 0, 1, b"two")], {"r": at(1)}) == 1
     assert journal.append([Write(A, 3, 4, None)], {}) == 3
     name = journal.id
     journal.close()
     journal = SqliteJournal(path)
     assert (journal.id, journal.head, journal.first) == (name, 3, 1)
     assert (journal.next_seq(A), journal.next_seq(B)) == (7, 1)
-    assert journal.cursors() == {"r": 1}
+    assert journal.cursors() == {"r": at(1)}
     entries = [Entry(1, A, 0, 3, b"one"), Entry(2, B, 0, 1, b"two"), Entry(3, A, 3, 4, None)]
     assert read(journal, 0, 1 << 20, ALL) == (entries, 3)
     assert read(journal, 2, 1 << 20, ALL) == (entries[2:], 3)
@@ -147,7 +151,7 @@ def test_a_failed_append_leaves_nothing(journal: SqliteJournal) -> None:
     journal.append([Write(A, 0, 1, b"one")], {})
     with pytest.raises(JournalError):
         # An offset SQLite refuses, in the middle of a transaction.
-        journal.append([Write(B, 0, 1, b"new"), Write(A, 1, 1, object())], {"r": 1})  # type: ignore[arg-type]
+        journal.append([Write(B, 0, 1, b"new"), Write(A, 1, 1, object())], {"r": at(1)})  # type: ignore[arg-type]
     assert (journal.head, journal.next_seq(A), journal.next_seq(B)) == (1, 1, 0)
     assert journal.cursors() == {}
     journal.append([Write(B, 0, 1, b"two")], {})
@@ -203,7 +207,7 @@ def test_what_a_durable_reader_needs_is_kept_longer_but_not_for_ever(
 ) -> None:
     retention_policy = Retention(journal, 7, 10 << 20)
     fill(journal, 10)
-    journal.append([], {"slow": 4, "quick": 10})
+    journal.append([], {"slow": at(4), "quick": at(10)})
     assert retention_policy.next_expiry(time.time() + 8 * DAY) == Expiry(1, 5, 4, 4000, ())
     assert retention_policy.next_expiry(time.time() + 29 * DAY) == Expiry(1, 10, 9, 9000, ("slow",))
 
@@ -229,7 +233,7 @@ def test_what_a_durable_reader_needs_may_be_larger_but_not_without_end(
     journal: SqliteJournal,
 ) -> None:
     retention_policy = Retention(journal, 7, 1 << 20)
-    journal.append([], {"slow": 0})
+    journal.append([], {"slow": at(0)})
     fill(journal, 300, size=8_000)
     assert retention_policy.next_expiry(time.time()) is None
     fill(journal, 300, size=8_000)
@@ -257,10 +261,10 @@ def test_free_space_goes_back_to_the_file_system(
 
 def test_readers_that_are_gone_for_long_are_forgotten(journal: SqliteJournal) -> None:
     retention_policy = Retention(journal, 7, 10 << 20)
-    journal.append([], {"gone": 1, "here": 1})
+    journal.append([], {"gone": at(1), "here": at(1)})
     assert retention_policy.forget_idle_readers(time.time() + 27 * DAY, ()) == []
     assert retention_policy.forget_idle_readers(time.time() + 29 * DAY, ("here",)) == ["gone"]
-    assert journal.cursors() == {"here": 1}
+    assert journal.cursors() == {"here": at(1)}
 
 
 def test_expiry_is_an_event_in_the_same_commit(
@@ -270,7 +274,7 @@ def test_expiry_is_an_event_in_the_same_commit(
     maintenance = Maintenance(intake, Retention(journal, 0, 10 << 20))
     assert maintenance.maintain(()) == 0
     fill(journal, 5)
-    journal.append([], {"slow": 1})
+    journal.append([], {"slow": at(1)})
     with caplog.at_level(logging.WARNING):
         before = maintenance.maintain(())
     assert before == 5
@@ -289,7 +293,7 @@ def test_a_forgotten_reader_is_logged(
     journal: SqliteJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     maintenance = Maintenance(AppendBuffer(journal), Retention(journal, -1, 10 << 20))
-    journal.append([], {"gone": 0})
+    journal.append([], {"gone": at(0)})
     with caplog.at_level(logging.WARNING):
         maintenance.maintain(())
     assert "the reader 'gone' was away for too long" in caplog.text
