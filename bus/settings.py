@@ -26,8 +26,8 @@ class Settings:
     LINESIDE_RUN_NAME; ``project`` LINESIDE_PROJECT; ``tags`` LINESIDE_TAGS, separated by commas;
     ``group`` LINESIDE_GROUP; ``notes`` LINESIDE_NOTES; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
-    ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds; ``stop_on_sigterm``
-    LINESIDE_STOP_ON_SIGTERM, None if it is not set.
+    ``quiet`` LINESIDE_QUIET; ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds;
+    ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set.
     """
 
     home: Path
@@ -44,6 +44,7 @@ class Settings:
     key: Path | None = None
     wait_for_stopper: float | None = None
     stop_on_sigterm: bool | None = None
+    quiet: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -77,6 +78,7 @@ class Settings:
             key=key,
             wait_for_stopper=_seconds(env, "LINESIDE_WAIT_FOR_STOPPER"),
             stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
+            quiet=_flag(env, "LINESIDE_QUIET"),
         )
 
     @property

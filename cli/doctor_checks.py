@@ -22,12 +22,13 @@ from lineside.bus.broker.storage import sqlite_errors
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import JournalDamaged, KeyRefused, LinesideError, ReaderDenied
 from lineside.bus.filesystem import network_filesystem_type
+from lineside.bus.local_stack import read_status
 from lineside.bus.protocol import addresses
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.bus.wording import agree, plural
 from lineside.cli.run_lookup import has_store
-from lineside.cli.stack.home_lock import is_held, read_status
+from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import http_problem
 from lineside.cli.stack.stack import REQUIRED_PACKAGES
 from lineside.cli.stack.supervisor import times_text

@@ -11,9 +11,8 @@ from typing import Any
 
 from lineside.bus.errors import AddressInUse
 from lineside.bus.file_lock import FileLock
+from lineside.bus.local_stack import UP_FILE, read_status
 from lineside.bus.settings import make_private_folder
-
-FILE_NAME = "up.lock"
 
 
 class HomeLock:
@@ -29,7 +28,7 @@ class HomeLock:
 
     def __init__(self, home: Path) -> None:
         make_private_folder(home)
-        path = home / FILE_NAME
+        path = home / UP_FILE
         try:
             self._lock = FileLock(path, wait=False)
         except BlockingIOError:
@@ -54,18 +53,9 @@ class HomeLock:
         self._lock.release()
 
 
-def read_status(home: Path) -> dict[str, Any] | None:
-    """The last status of ``home``; None if none was written or the holder shut down."""
-    try:
-        status = json.loads((home / FILE_NAME).read_text())
-    except (OSError, ValueError):
-        return None
-    return status if isinstance(status, dict) else None
-
-
 def is_held(home: Path) -> bool:
     """Whether a process runs the stack on ``home``."""
-    path = home / FILE_NAME
+    path = home / UP_FILE
     if not path.exists():
         return False
     try:

@@ -14,7 +14,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training import metadata, shutdown
-from lineside.emitter.training.console import print_disabled, print_once
+from lineside.emitter.training.console import announce_run, print_disabled, print_once
 from lineside.emitter.training.identity import (
     Identity,
     LabelOptions,
@@ -61,6 +61,8 @@ class Run:
         publisher = Publisher(settings, identity)
         data = metadata.identity_facts(identity) | facts
         publisher.emit("run_start", step, None, 0, data, now_ns or time.monotonic_ns())
+        if identity.rank_info.rank == 0:
+            announce_run(settings, identity.run, data["name"])
         return cls(publisher)
 
     @property

@@ -43,6 +43,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_DISABLED": "yes",
             "LINESIDE_WAIT_FOR_STOPPER": "2.5",
             "LINESIDE_STOP_ON_SIGTERM": "no",
+            "LINESIDE_QUIET": "1",
         }
     )
     assert settings == Settings(
@@ -59,6 +60,7 @@ def test_each_setting_has_its_variable() -> None:
         True,
         wait_for_stopper=2.5,
         stop_on_sigterm=False,
+        quiet=True,
     )
 
 

@@ -63,11 +63,18 @@ class Home:
         self.started.append(Process(arguments, self.environment(env), seconds))
         return self.started[-1]
 
-    def train(self, script: str = TRAINING) -> None:
-        """Run a training script."""
-        subprocess.run(
-            [sys.executable, "-c", script], env=self.environment(), check=True, timeout=DEADLINE
+    def train(self, script: str = TRAINING) -> str:
+        """Run a training script; its stderr."""
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=self.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE,
         )
+        sys.stderr.write(done.stderr)
+        done.check_returncode()
+        return done.stderr
 
     def up(self, *options: str) -> tuple[Process, str]:
         """``lineside up`` once it is ready, with the page's address."""

@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LINESIDE_HOME", str(folder))
     monkeypatch.setattr(shutdown._state, "budget", 0.0)
     monkeypatch.setattr(console, "_printed", set())
+    monkeypatch.setattr(console, "_announced", set())
     holder = subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _HOLD_LOCK, str(folder / "spool" / "shipper.lock")],
         stdin=subprocess.PIPE,

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from lineside.bus.client.reader import Reader
-from lineside.cli.stack.home_lock import is_held, read_status
+from lineside.bus.local_stack import read_status
+from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import get_json, http_problem
 from lineside.emitter.spool.shipper_process import shipper_pid
 from tests.cli.homes import RUN_ID, Home
@@ -48,6 +49,7 @@ def test_up_prints_addresses_that_answer(home: Home) -> None:
         reader.wait_connected(5)
     assert get_json(page)[0] == 200
     assert sorted(children(process.pid)) == ["broker", "dashboard", "recorder"]
+    assert f": {page}/runs/{RUN_ID}\n" in home.train(), "training prints the page of its run"
 
 
 def test_up_runs_no_python_file_of_the_folder_it_is_started_in(

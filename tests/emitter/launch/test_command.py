@@ -27,7 +27,7 @@ def test_the_exit_code_is_the_commands_and_is_published(
 ) -> None:
     bench.broker()
     command = python(LOOP % f"pass\nsys.exit({code})")
-    one = launched(*command, "--hub_token", "hf_secret")
+    one = launched(*command, "--hub_token", "hf_secret", LINESIDE_QUIET="1")
     status, output, errors = one.end()
     assert status == code
     assert output == "ready\n"

@@ -86,8 +86,9 @@ def test_the_error_that_ends_the_process_is_not_that_of_a_training_that_ended_be
 
 
 def test_without_a_broker_the_process_ends_within_six_seconds_and_names_its_spool(
-    home: Path,
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LINESIDE_QUIET", "1")
     begun = time.monotonic()
     done = script(home, "start_run().finish()\nstart_run()", wait_at_exit=True)
     took = time.monotonic() - begun
@@ -163,8 +164,9 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerPr
 
 
 def test_with_a_broker_the_process_ends_once_all_is_confirmed(
-    broker: BrokerProcess, tmp_path: Path
+    broker: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LINESIDE_QUIET", "1")
     done = script(
         tmp_path, "with start_run(run_id='r') as run:\n    run.log({'a': 1})", wait_at_exit=True
     )
