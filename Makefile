@@ -4,6 +4,7 @@
 # make check   lint, then test
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
 # make faults  each fault test N times (N=20), with repeated kills
+# make fuzz    any bytes into the codec for SECONDS (900), guided by atheris where it installs
 # make compat  the emitter and the truth test on the oldest transformers supported
 # make bench   every measurement, as a table
 #
@@ -16,12 +17,13 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
 JOBS ?= 5
+SECONDS ?= 900
 RUNNER := python -m
 PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint check cover faults compat bench clean
+.PHONY: demo test lint check cover faults fuzz compat bench clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.demo
@@ -53,6 +55,10 @@ cover: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	LINESIDE_FAULT_REPEATS=$(N) $(BIN)/python -m pytest $(PARALLEL) -m fault $(ARGS)
+
+fuzz: $(VENV)/.dev
+	-$(BIN)/python $(PIP) --only-binary :all: atheris
+	$(BIN)/python -m tests.bus.protocol.fuzz $(SECONDS)
 
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \

@@ -29,7 +29,7 @@ class BatchSubscriber(Service):
     ``position``; without, the broker keeps a cursor under ``name``. ``is_durable`` False keeps no
     place at the broker, so its retention does not wait for this reader. ``streams`` are patterns
     ``run[/producer[/attempt]]``; empty is every stream. Up to ``collect_events`` events that arrive
-    within ``collect_seconds`` go to ``handle`` together.
+    within ``collect_seconds`` go to ``handle`` together, fewer if they take ``collect_bytes``.
     """
 
     name = "subscriber"
@@ -38,6 +38,7 @@ class BatchSubscriber(Service):
     credit: ClassVar[int] = 64
     collect_seconds: ClassVar[float] = 0.0
     collect_events: ClassVar[int] = 1
+    collect_bytes: ClassVar[int] = 2 << 20
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -134,9 +135,9 @@ class BatchSubscriber(Service):
         return (self.reader.journal, self.reader.restarts) != (self.journal, self._restarts)
 
     def _collect(self, first: Batch) -> list[Batch]:
-        batches, events = [first], len(first.events)
+        batches, events, size = [first], len(first.events), first.size
         deadline = time.monotonic() + self.collect_seconds
-        while events < self.collect_events:
+        while events < self.collect_events and size < self.collect_bytes:
             batch = self.reader.poll(max(0.0, deadline - time.monotonic()))
             if batch is None:
                 break
@@ -145,6 +146,7 @@ class BatchSubscriber(Service):
                 break
             batches.append(batch)
             events += len(batch.events)
+            size += batch.size
         return batches
 
     def _update_caught_up(self) -> None:

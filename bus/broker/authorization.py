@@ -11,7 +11,7 @@ from lineside.bus.protocol.commands import CONTROL_PRODUCER
 from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
 from lineside.bus.protocol.events import AUDIT, Stream
 from lineside.bus.protocol.messages import Sub
-from lineside.bus.protocol.wire import decode_event, record_bodies
+from lineside.bus.protocol.wire import decode_kind, record_bodies
 
 _NO_EVENT_KIND = "a record that is no event"
 
@@ -139,6 +139,6 @@ class Authorization:
 def _kinds(blob: bytes) -> Iterator[str]:
     try:
         for body in record_bodies(blob):
-            yield decode_event(body).kind
+            yield decode_kind(body)
     except (CorruptRecord, ValueError):
         yield _NO_EVENT_KIND

@@ -30,7 +30,7 @@ from lineside.bus.protocol.messages import (
     Who,
     decode,
 )
-from lineside.bus.protocol.wire import decode_event, record_bodies
+from lineside.bus.protocol.wire import decode_event, record_bodies, unreadable_event
 
 log = logging.getLogger("lineside")
 
@@ -54,6 +54,8 @@ class Batch:
     stream: Stream | None
     events: tuple[Event, ...]
     gaps: tuple[Gap, ...]
+    size: int = 0
+    """Bytes of the records; decoded they may take a hundred times as much."""
 
 
 class Reader:
@@ -283,8 +285,8 @@ class Reader:
         for body in record_bodies(message.blob):
             try:
                 event = decode_event(body)
-            except ValueError:
-                continue
+            except ValueError as error:
+                event = unreadable_event(body, expected, str(error))
             if not expected <= event.seq < end:
                 continue
             if event.seq > expected:
@@ -293,7 +295,7 @@ class Reader:
             expected = event.seq + 1
         if expected < end:
             gaps.append(Gap(stream, expected, end))
-        return self._batch(message.offset, stream, end, events, gaps)
+        return self._batch(message.offset, stream, end, events, gaps, len(message.blob))
 
     def _on_gap(self, message: GapMessage) -> Batch | None:
         stream = message.stream
@@ -307,7 +309,13 @@ class Reader:
         return self._batch(message.offset, stream, message.end, [], gaps)
 
     def _batch(
-        self, offset: int, stream: Stream, end: int, events: list[Event], gaps: list[Gap]
+        self,
+        offset: int,
+        stream: Stream,
+        end: int,
+        events: list[Event],
+        gaps: list[Gap],
+        size: int = 0,
     ) -> Batch | None:
         self._offset = offset
         self.head = max(self.head, offset)
@@ -318,7 +326,7 @@ class Reader:
             # Only duplicates: no caller commits them, so they must not hold the cursor back.
             self._cursor = self._cursor if has_uncommitted else self._delivered
             return None
-        return Batch(offset, stream, tuple(events), tuple(gaps))
+        return Batch(offset, stream, tuple(events), tuple(gaps), size)
 
     def _subscribe(self) -> None:
         reader, number = (self._id, self._subscriptions + 1) if self.name else ("", 0)

@@ -27,7 +27,12 @@ AUDIT = "audit"
 RANK_0 = "rank0"
 """The producer whose stream has the whole lifecycle of an attempt."""
 
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+UNREADABLE = "unreadable"
+"""The kind of an event in place of one that cannot be decoded, or whose kind is no name."""
+
+PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+"""A part of a stream's name, as a regular expression."""
+_PART = re.compile(PART)
 _RANK_NAME = re.compile(r"rank[0-9]+")
 
 

@@ -27,7 +27,11 @@ MAX_FRAMES = 16
 MAX_PATTERNS = 4096
 """Patterns one SUB may carry: a shipper asks in one for the commands of all its runs."""
 MAX_PATTERN = 386
-"""Characters of a pattern: three parts of 128."""
+"""Characters of a pattern and of a stream: three parts of 128."""
+MAX_TEXT = 64 << 10
+"""Bytes of any other text."""
+MAX_FACTS = 64 << 10
+"""Bytes of the facts of a HI."""
 
 Frames: TypeAlias = "list[bytes]"
 _U64 = struct.Struct("<Q")
@@ -46,6 +50,8 @@ def _decode_u64(frame: bytes) -> int:
 
 
 def _decode_text(frame: bytes) -> str:
+    if len(frame) > MAX_TEXT:
+        raise BadMessage(f"a text of {len(frame)} bytes: at most {MAX_TEXT} are taken")
     try:
         return frame.decode()
     except UnicodeDecodeError:
@@ -53,39 +59,59 @@ def _decode_text(frame: bytes) -> str:
 
 
 def _decode_stream(frame: bytes) -> Stream:
+    if len(frame) > MAX_PATTERN:
+        raise BadMessage(f"a stream of {len(frame)} bytes: at most {MAX_PATTERN} are taken")
     try:
         return Stream.parse(_decode_text(frame))
     except StreamNameError as error:
         raise BadMessage(str(error)) from None
 
 
-def _unpack(frame: bytes) -> Any:
+def _unpack(frame: bytes, **options: Any) -> Any:
     try:
-        return msgpack.unpackb(frame)
+        return msgpack.unpackb(frame, **options)
+    except BadMessage:
+        raise
     except Exception as error:  # noqa: BLE001 - msgpack raises a dozen unrelated types
-        raise BadMessage(f"not msgpack: {error}") from None
+        raise BadMessage(f"not msgpack: {str(error) or type(error).__name__}") from None
 
 
 def _decode_map(frame: bytes) -> dict[str, Any]:
+    if len(frame) > MAX_FACTS:
+        raise BadMessage(f"a map of {len(frame)} bytes: at most {MAX_FACTS} are taken")
     value = _unpack(frame)
     if not isinstance(value, dict):
         raise BadMessage(f"expected a map, got {type(value).__name__}")
     return value
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+def _decode_texts(frame: bytes, **options: Any) -> tuple[str, ...]:
+    has_list = False
+
+    def take_list(items: list[Any]) -> tuple[str, ...]:
+        # A second list is refused as it ends, before the frame makes millions of them.
+        nonlocal has_list
+        if has_list or not all(isinstance(item, str) for item in items):
+            raise BadMessage("expected a list of texts")
+        has_list = True
+        return tuple(items)
+
+    value = _unpack(frame, list_hook=take_list, object_hook=_no_text, **options)
+    if not isinstance(value, tuple):
         raise BadMessage("expected a list of texts")
-    return tuple(value)
+    return value
+
+
+def _no_text(_: Any) -> None:
+    raise BadMessage("expected a list of texts")
 
 
 def _decode_patterns(frame: bytes) -> tuple[str, ...]:
     try:
         # Without the limit a list of two million elements would be made first.
-        value = msgpack.unpackb(frame, max_array_len=MAX_PATTERNS)
-    except Exception as error:  # noqa: BLE001 - msgpack raises a dozen unrelated types
-        raise BadMessage(f"no list of at most {MAX_PATTERNS} patterns: {error}") from None
-    return _texts(value)
+        return _decode_texts(frame, max_array_len=MAX_PATTERNS)
+    except BadMessage as error:
+        raise BadMessage(f"{error}, at most {MAX_PATTERNS} patterns") from None
 
 
 class _Field(NamedTuple):
@@ -104,7 +130,7 @@ _MAYBE_STREAM = _Field(
     lambda frame: _decode_stream(frame) if frame else None,
 )
 _MAP = _Field(msgpack.packb, _decode_map)
-_TEXTS = _Field(msgpack.packb, lambda frame: _texts(_unpack(frame)))
+_TEXTS = _Field(msgpack.packb, _decode_texts)
 _PATTERNS = _Field(msgpack.packb, _decode_patterns)
 _BLOB = _Field(bytes, bytes)
 _FLAG = _Field(_U64.pack, lambda frame: _decode_u64(frame) == 1)
@@ -228,7 +254,7 @@ class Sub(_Message):
 
     def validate(self) -> None:
         if self.start not in (CURSOR, START, LIVE, OFFSET):
-            raise BadMessage(f"start {self.start!r}: expected cursor, start, live or offset")
+            raise BadMessage(f"start {self.start[:20]!r}: expected cursor, start, live or offset")
         longest = max(map(len, self.streams), default=0)
         if longest > MAX_PATTERN:
             raise BadMessage(

@@ -10,7 +10,9 @@ from hashlib import sha256
 from operator import itemgetter
 from typing import Any
 
-from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.events import PART, Stream
+
+_PATTERN = re.compile(rf"(?:\*|{PART})(?:/(?:\*|{PART})){{0,2}}")
 
 
 def matches(text: str, pattern: str) -> bool:
@@ -29,7 +31,7 @@ class Patterns:
     None, the stream of a damaged journal entry, always matches.
 
     Raises:
-        ValueError: a pattern that is not one to three non-empty parts.
+        ValueError: a pattern that is not one to three parts, each ``*`` or a part of a stream.
     """
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
@@ -37,9 +39,12 @@ class Patterns:
         # stands there, one part as text and several as a tuple.
         by_places: dict[tuple[int, ...], set[Any]] = {}
         for text in patterns:
+            if _PATTERN.fullmatch(text) is None:
+                raise ValueError(
+                    f"pattern {text[:200]!r}: expected run[/producer[/attempt]], each * or 1 to "
+                    "128 of A-Z a-z 0-9 . _ -; a * inside a part would match no stream"
+                )
             parts = text.split("/")
-            if len(parts) > 3 or not all(parts):
-                raise ValueError(f"pattern {text[:200]!r}: expected run[/producer[/attempt]]")
             places = tuple(place for place, part in enumerate(parts) if part != "*")
             wanted = by_places.setdefault(places, set())
             if places:

@@ -7,9 +7,11 @@ in the spool, on the wire and in the journal. PROTOCOL.md beside this file is th
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable, Iterator
+from time import time as now
 from typing import Any
 from zlib import crc32
 
@@ -17,11 +19,16 @@ import msgpack
 
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol.event_kinds import STEP_KINDS
-from lineside.bus.protocol.events import VERSION, Event
+from lineside.bus.protocol.events import UNREADABLE, VERSION, Event
+from lineside.bus.protocol.limits import (
+    MAX_CONTAINERS,
+    MAX_RECORD,
+    LimitExceeded,
+    check_container_count,
+    check_depth,
+)
 
 HEADER = struct.Struct("<II")
-MAX_RECORD = 1 << 20
-"""Bytes of body a record may have (1 MiB). A producer shortens a longer event."""
 _FIELDS = 9
 _BODY_START = re.compile(rb"[\x99-\x9f]")  # how msgpack begins an array of 9 to 15
 
@@ -83,12 +90,17 @@ def decode_event(body: BytesLike) -> Event:
     """The event of one record body; fields after the ninth are ignored.
 
     Raises:
-        ValueError: not msgpack, not an array of nine or more, or fields of other types.
+        ValueError: not msgpack, not an array of nine or more, fields of other types, or beyond the
+            limits of a record.
     """
+    body = bytes(body)
     try:
+        check_container_count(body)
         fields = msgpack.unpackb(body, strict_map_key=False)
+    except LimitExceeded as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # msgpack raises a dozen unrelated types
-        raise ValueError(f"not msgpack: {error}") from error
+        raise ValueError(f"not msgpack: {str(error) or type(error).__name__}") from error
     if not isinstance(fields, list) or len(fields) < _FIELDS:
         raise ValueError(f"expected an array of {_FIELDS} fields, got {type(fields).__name__}")
     version, seq, time, monotonic_ns, kind, step, epoch, control, data = fields[:_FIELDS]
@@ -104,8 +116,47 @@ def decode_event(body: BytesLike) -> Event:
         and (data is None or isinstance(data, dict))
     )
     if not well_typed:
-        raise ValueError(f"fields of wrong types: {fields[:_FIELDS]!r:.200}")
+        types = ", ".join(type(field).__name__ for field in fields[:_FIELDS])
+        raise ValueError(f"fields of wrong types: {types}")
+    try:
+        check_depth(body, fields)
+    except LimitExceeded as error:
+        raise ValueError(str(error)) from None
     return Event(seq, time, monotonic_ns, kind, step, epoch, control, data, version)
+
+
+def decode_kind(body: BytesLike) -> str:
+    """The kind in one record body, without decoding its data.
+
+    Raises:
+        ValueError: it has none.
+    """
+    kind = _decode_head(body)[4]
+    if isinstance(kind, str):
+        return kind
+    raise ValueError(f"a kind is a text, got {type(kind).__name__}")
+
+
+def unreadable_event(body: BytesLike, seq: int, why: str) -> Event:
+    """The event in place of one that cannot be decoded; ``seq`` is its own if that is unknown."""
+    time, monotonic_ns = now(), 0
+    with contextlib.suppress(ValueError):
+        _, own_seq, own_time, own_monotonic_ns, _ = _decode_head(body)
+        seq = own_seq if type(own_seq) is int else seq
+        time = own_time if type(own_time) is float else time
+        monotonic_ns = own_monotonic_ns if type(own_monotonic_ns) is int else monotonic_ns
+    return Event(seq, time, monotonic_ns, UNREADABLE, data={"why": why, "bytes": len(body)})
+
+
+def _decode_head(body: BytesLike) -> list[Any]:
+    """The fields before the step, of any types."""
+    unpacker = msgpack.Unpacker(max_buffer_size=MAX_RECORD, max_array_len=0, max_map_len=0)
+    try:
+        unpacker.feed(body)
+        unpacker.read_array_header()
+        return [unpacker.unpack() for _ in range(5)]
+    except Exception as error:  # msgpack raises a dozen unrelated types
+        raise ValueError(f"not msgpack: {str(error) or type(error).__name__}") from error
 
 
 def read_record(log: BytesLike, position: int = 0) -> tuple[memoryview, int] | None:
@@ -171,7 +222,7 @@ def count_records(blob: BytesLike) -> int:
     """How many records ``blob`` is made of.
 
     Raises:
-        CorruptRecord: it is not whole, sound records from end to end.
+        CorruptRecord: it is not whole, sound records from end to end, or one is beyond the limits.
     """
     # The broker does this for every record, so it is one flat loop over read_record's rules.
     data = blob if isinstance(blob, bytes) else bytes(blob)
@@ -187,11 +238,21 @@ def count_records(blob: BytesLike) -> int:
         end = start + length
         if end > size:
             raise CorruptRecord(position, "cut short")
-        if crc32(data[start:end]) != checksum:
+        body = data[start:end]
+        if crc32(body) != checksum:
             raise CorruptRecord(position, "checksum does not match")
+        if length > MAX_CONTAINERS:
+            _check_long_body(body, position)
         position = end
         count += 1
     return count
+
+
+def _check_long_body(body: bytes, position: int) -> None:
+    try:
+        check_container_count(body)
+    except (LimitExceeded, ValueError) as error:
+        raise CorruptRecord(position, str(error)) from None
 
 
 def skip_records(blob: BytesLike, count: int) -> memoryview:

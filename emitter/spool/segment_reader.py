@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.bus.protocol.messages import GapMessage, Put
 from lineside.bus.wording import plural
 
@@ -139,7 +140,7 @@ class SegmentReader:
         """Skip ``rest``, which does not begin with a record; False if nothing comes after it."""
         good = wire.find_next_record(rest, 1) if rest else None
         if good is None and len(rest) == _RESYNC_BYTES:
-            good = _RESYNC_BYTES - wire.HEADER.size - wire.MAX_RECORD
+            good = _RESYNC_BYTES - wire.HEADER.size - MAX_RECORD
         if good is not None:
             self._log_damage(segment, good)
             self._offset += good

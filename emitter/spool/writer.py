@@ -18,10 +18,10 @@ import msgpack
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import VERSION, Stream
+from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.bus.protocol.wire import (
     F64,
     HEADER,
-    MAX_RECORD,
     NIL,
     START,
     STEP_BODIES,

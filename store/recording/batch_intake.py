@@ -14,6 +14,7 @@ from lineside.bus.protocol.events import (
     AUDIT,
     CONTROL_BITS,
     RANK_0,
+    UNREADABLE,
     Event,
     is_rank,
     is_run_process,
@@ -36,8 +37,6 @@ from lineside.store.recording.progress import mark_alive, mark_progress, update_
 from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import RunState, StreamState
 
-UNREADABLE = "unreadable"
-"""The kind given to events whose own kind cannot be stored as a name."""
 INTERNAL_PREFIX = "_"
 """The prefix of names in the place of a run that are no run, such as the broker's."""
 _TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
@@ -194,6 +193,8 @@ class BatchIntake:
 
 def field_problem(event: Event) -> str | None:
     """Which of the event's own fields cannot be stored, and why; None if all can."""
+    if event.kind == UNREADABLE:
+        return f"the event cannot be read: {(event.data or {}).get('why')}"
     if not is_timestamp(event.time):
         return f"time {event.time!r} is not a date"
     if not (is_int64(event.step) and is_int64(event.monotonic_ns) and is_int64(event.control)):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgpack
 import pytest
 import zmq
 
 from lineside.bus import sockets
 from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.client.reader import Reader
-from lineside.bus.protocol.events import Gap
+from lineside.bus.protocol.events import UNREADABLE, Gap
 from lineside.bus.protocol.messages import (
     CURSOR,
     OFFSET,
@@ -25,6 +26,7 @@ from lineside.bus.protocol.messages import (
     Who,
     decode,
 )
+from lineside.bus.protocol.wire import frame
 from lineside.bus.settings import Settings
 from tests.bus.conftest import STREAM, record, records
 from tests.bus.reading import seqs
@@ -192,3 +194,25 @@ def test_words_that_are_none_are_passed_over(fake_broker: FakeBroker, settings: 
         batch = reader.poll(5)
     assert batch is not None
     assert seqs([batch]) == [0]
+
+
+def test_an_event_that_cannot_be_decoded_is_delivered_with_the_reason(
+    fake_broker: FakeBroker, settings: Settings
+) -> None:
+    head = b"".join(map(msgpack.packb, (1, 1, 1.5, 7, "log", 3, 0.5, 0)))
+    deep = frame(b"\x99" + head + b"\x81\xa1x" * 600 + b"\xc0")
+    with Reader(settings.broker, start=START) as reader:
+        reader.poll(0.2)
+        fake_broker.receive()
+        blob = record(0) + deep + frame(b"\xc1") + record(3)
+        fake_broker.send(subscribed_ack(""), Evt(1, STREAM, 0, 4, blob))
+        batch = reader.poll(5)
+    assert batch is not None
+    assert batch.gaps == ()
+    assert [(event.seq, event.kind) for event in batch.events] == [
+        (0, "log"),
+        (1, UNREADABLE),
+        (2, UNREADABLE),
+        (3, "log"),
+    ]
+    assert "nested more than 100 deep" in (batch.events[1].data or {})["why"]

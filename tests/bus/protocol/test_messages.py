@@ -127,7 +127,7 @@ def test_the_error_names_the_invalid_frame(frames: list[bytes], why: str) -> Non
 @pytest.mark.parametrize(
     ("patterns", "why"),
     [
-        (("run",) * (MAX_PATTERNS + 1), "no list of at most 4096 patterns"),
+        (("run",) * (MAX_PATTERNS + 1), "at most 4096 patterns"),
         (("r" * (MAX_PATTERN + 1),), "a pattern of 387 characters: at most 386 are taken"),
     ],
 )

@@ -20,7 +20,7 @@ import pytest
 from lineside.bus.broker import service, subscription, subscriptions
 from lineside.bus.broker.storage.journal import FORGOTTEN as NONE
 from lineside.bus.client import producer, reader
-from lineside.bus.protocol import addresses, messages, wire
+from lineside.bus.protocol import addresses, limits, messages
 from lineside.bus.protocol.events import CONTROL_BITS, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
@@ -69,7 +69,8 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
     table = rows(section(8))
     mib = 1 << 20
     expected = {
-        "body of a record": f"{wire.MAX_RECORD // mib} MiB",
+        "body of a record": f"{limits.MAX_RECORD // mib} MiB, {limits.MAX_CONTAINERS} maps and "
+        f"lists, `data` {limits.MAX_DEPTH} deep",
         "blob of a PUT": f"{messages.MAX_BLOB / mib:g} MiB, {messages.MAX_RECORDS} records",
         "message to the broker, all frames together": f"{messages.MAX_MESSAGE // mib} MiB, "
         f"{messages.MAX_FRAMES} frames",

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from lineside.bus.errors import CorruptRecord
 from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.bus.protocol.wire import (
     F64,
     HEADER,
-    MAX_RECORD,
     NIL,
     START,
     STEP_BODIES,

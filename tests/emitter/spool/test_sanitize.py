@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from lineside.bus.protocol.wire import MAX_RECORD
+from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Limits, Sanitizer, is_plain
 
 

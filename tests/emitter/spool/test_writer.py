@@ -18,6 +18,7 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.emitter.spool.status_page import NEXT_SEQ, PID, RANK
 from lineside.emitter.spool.writer import SpoolWriter
 from tests.emitter.spool.spools import STREAM, MakeWriter, PageOnDisk, events, holder_of
@@ -203,7 +204,7 @@ def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path)
     writer = make()
     assert writer.write("log", data={"logs": {str(n): "x" * 2_000 for n in range(5_000)}})
     assert writer.write("log", data={"logs": ["x" * 100] * 100})
-    assert all(len(body) <= wire.MAX_RECORD for body in wire.record_bodies(_blob(root)))
+    assert all(len(body) <= MAX_RECORD for body in wire.record_bodies(_blob(root)))
     assert [event.seq for event in events(root)] == [0, 1]
     assert writer.encode_failures == 1
 

@@ -32,6 +32,7 @@ ODD_EVENTS: dict[str, Callable[[FakeProducer], Event]] = {
     "a heartbeat of no stream": lambda t: t.emit("heartbeat", {"producer": "../x", "attempt": "y"}),
     "a heartbeat without data": lambda t: t.emit("heartbeat"),
     "a loss of no stream": lambda t: t.emit("process_lost", {"producer": 5, "attempt": None}),
+    "an event that could not be decoded": lambda t: t.emit("unreadable", {"why": "x", "bytes": 9}),
     "an exit of no attempt": lambda t: t.emit("process_exit", {"exit_code": 1}),
 }
 
