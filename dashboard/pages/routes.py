@@ -168,11 +168,13 @@ def _parts_context(history: History, run: Run, principal: Principal | None) -> d
     """The parts of a run's page that change while it runs, for ``principal``."""
     now = datetime.now(timezone.utc)
     checkpoints = history.checkpoints(run.id)
-    evaluations = history.events(run.id, kinds=["evaluate"], limit=1000).items
+    evaluations = history.events(run.id, kinds=["evaluate"], limit=1000, with_data=False).items
     streams = history.streams(run.id)
     summary = loss_account.summarize(run, streams)
     commands = history.commands(run.id, limit=MAX_LIMIT).items
-    groups, singles = sections.charts(_newest_series(history, run), is_running=run.is_running)
+    series = _newest_series(history, run)
+    charted = sections.most_important(series)
+    groups, singles = sections.charts(charted, is_running=run.is_running)
     numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
     return {
         "run": run,
@@ -181,6 +183,7 @@ def _parts_context(history: History, run: Run, principal: Principal | None) -> d
         "line": run_overview.progress_line(run, checkpoints, evaluations),
         "groups": groups,
         "singles": singles,
+        "metrics_left_out": len(series) - len(charted),
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
         "controls": controls.controls(history, run, denial_reason(principal, "Steering", CONTROL)),
         "commands": [

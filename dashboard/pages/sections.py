@@ -20,6 +20,8 @@ _PREFIXES = (
 _GROUPS = ("Training", "Evaluation", "Prediction")
 _FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
 _FROM = "From "
+MAX_CHARTS = 500
+"""Charts on one page; the API has the other metrics."""
 _NOT_CHARTED = frozenset({"epoch"})
 _CONFIGURATION = (
     ("Config", ("config",)),
@@ -74,6 +76,14 @@ def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], 
     return [
         Group(name, sorted(groups[name], key=_chart_order)) for name in (*own, *others)
     ], singles
+
+
+def most_important(series: Iterable[Series]) -> list[Series]:
+    """At most ``MAX_CHARTS`` of the metrics: the training's and the well-known ones first."""
+    found = list(series)
+    if len(found) > MAX_CHARTS:
+        found.sort(key=lambda one: (one.producer != RANK_0, *_chart_order(one)))
+    return found[:MAX_CHARTS]
 
 
 def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:

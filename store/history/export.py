@@ -16,7 +16,9 @@ from lineside.store.history.records import EventRow
 from lineside.store.history.timeline import to_event_row
 
 CHUNK = 5000
-"""Rows fetched at a time."""
+"""Points fetched at a time."""
+EVENT_CHUNK = 50
+"""Events fetched at a time: one has up to 1 MiB of data."""
 
 
 def iter_points(
@@ -57,7 +59,7 @@ def iter_events(connection: Connection, key: int, attempt: str | None) -> Iterat
     )
     if attempt is not None:
         query = query.where(streams.c.attempt == attempt)
-    for row in _iter_rows(connection, query):
+    for row in _iter_rows(connection, query, EVENT_CHUNK):
         yield to_event_row(row)
 
 
@@ -81,5 +83,5 @@ def _curves(key: int, kind: str) -> Select[Any]:
     )
 
 
-def _iter_rows(connection: Connection, query: Select[Any]) -> Iterator[Any]:
-    return iter(connection.execution_options(yield_per=CHUNK).execute(query))
+def _iter_rows(connection: Connection, query: Select[Any], chunk: int = CHUNK) -> Iterator[Any]:
+    return iter(connection.execution_options(yield_per=chunk).execute(query))

@@ -255,17 +255,20 @@ class History:
         before: int | None = None,
         kinds: Sequence[str] | None = None,
         limit: int = 200,
+        with_data: bool = True,
     ) -> Page[EventRow]:
         """A page of events in order of recording; its ``next`` is the ``after`` of the next page.
 
         With ``before``, the newest events with numbers below it, newest first; ``next`` is then
         the ``before`` of the next page. Step-level kinds and heartbeats have no rows: see
-        ``event_counts`` and ``timing``.
+        ``event_counts`` and ``timing``. A page with long data has fewer than ``limit`` events;
+        without ``with_data`` they have none.
         """
-        limit = _clamp(limit)
         with self._run(run_id) as (connection, run):
-            found = timeline.read_events(connection, run.key, after, before, kinds, limit + 1)
-        return Page(tuple(found[:limit]), str(found[limit - 1].n) if len(found) > limit else None)
+            found, has_more = timeline.read_events(
+                connection, run.key, after, before, kinds, _clamp(limit), with_data=with_data
+            )
+        return Page(tuple(found), str(found[-1].n) if has_more else None)
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
         """The checkpoints of all attempts in the order they were saved."""

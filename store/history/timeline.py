@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, null, select
 
 from lineside.store.database.tables import checkpoints, events, gaps, streams
 from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
 from lineside.store.history.records import Checkpoint, EventRow, GapRow
+
+PAGE_CHARACTERS = 2 << 20
+"""A page of events ends after this many characters of data: decoded they take fifty times that."""
+_ROWS_AT_A_TIME = 20
 
 
 def read_events(
@@ -19,15 +23,18 @@ def read_events(
     before: int | None,
     kinds: Sequence[str] | None,
     limit: int,
-) -> list[EventRow]:
-    """The first ``limit`` events of these kinds with numbers above ``after``.
+    *,
+    with_data: bool = True,
+) -> tuple[list[EventRow], bool]:
+    """The first ``limit`` events of these kinds with numbers above ``after``, and if more follow.
 
-    With ``before``, the newest events with numbers below it, newest first.
+    With ``before``, the newest events with numbers below it, newest first. There are fewer, but at
+    least one, if their data is long; without ``with_data`` it is not read.
     """
     numbers: list[int] = []
     for kind in [None] if kinds is None else sorted(set(kinds)):
         query = select(events.c.n).where(events.c.run_key == key, events.c.n > after)
-        query = query.order_by(events.c.n if before is None else events.c.n.desc()).limit(limit)
+        query = query.order_by(events.c.n if before is None else events.c.n.desc()).limit(limit + 1)
         if before is not None:
             query = query.where(events.c.n < before)
         if kind is not None:
@@ -35,9 +42,20 @@ def read_events(
         numbers.extend(connection.execute(query).scalars())
     newest_first = before is not None
     wanted = sorted(numbers, reverse=newest_first)[:limit]
-    query_rows = _events_with_stream(key).where(events.c.n.in_(wanted))
+    query_rows = _events_with_stream(key, with_data=with_data).where(events.c.n.in_(wanted))
     order = events.c.n.desc() if newest_first else events.c.n
-    return [to_event_row(row) for row in connection.execute(query_rows.order_by(order))]
+    found: list[EventRow] = []
+    characters = 0
+    rows = connection.execute(
+        query_rows.order_by(order).execution_options(yield_per=_ROWS_AT_A_TIME)
+    )
+    for row in rows:
+        found.append(to_event_row(row))
+        characters += len(row.data or "")
+        if characters >= PAGE_CHARACTERS:
+            rows.close()
+            break
+    return found, len(found) < len(numbers)
 
 
 def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[str, Any]:
@@ -54,14 +72,18 @@ def read_facts(connection: Connection, key: int, attempt: str | None) -> dict[st
     return facts
 
 
-def _events_with_stream(key: int) -> Select[Any]:
+def _events_with_stream(key: int, *, with_data: bool = True) -> Select[Any]:
     """Events of a run, to be narrowed to some numbers.
 
     Select them by their numbers only. Numbers are found by kind in the index alone; a query for
     whole rows by kind makes SQLite scan all events of the run instead.
     """
+    columns = [
+        column if with_data or column is not events.c.data else null().label("data")
+        for column in events.c
+    ]
     return (
-        select(events, streams.c.producer, streams.c.attempt)
+        select(*columns, streams.c.producer, streams.c.attempt)
         .join(streams, streams.c.id == events.c.stream_id)
         .where(events.c.run_key == key)
     )

@@ -185,6 +185,15 @@ def test_charts_are_grouped_with_the_loss_first_and_single_values_apart() -> Non
     assert not sections.charts(series, is_running=True)[1]
 
 
+def test_a_page_shows_the_most_important_of_many_metrics() -> None:
+    names = [f"eval_label_{number}" for number in range(sections.MAX_CHARTS)]
+    series = [make_series(name, producer="evaluator") for name in names]
+    shown = sections.most_important([*series, make_series("zeta"), make_series("loss")])
+    assert [one.name for one in shown[:3]] == ["loss", "zeta", "eval_label_0"]
+    assert len(shown) == sections.MAX_CHARTS
+    assert sections.most_important(series) == series
+
+
 def test_charts_of_other_producers_are_grouped_by_producer() -> None:
     series = [make_series("loss"), make_series("loss", producer="evaluator"), make_series("x/y")]
     groups, _ = sections.charts(series, is_running=False)
