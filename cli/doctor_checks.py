@@ -223,6 +223,7 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
         from lineside.store.database import sqlite
         from lineside.store.database.engine import open_store, sqlite_path
         from lineside.store.history.history import History
+        from lineside.store.history.unclaimed import EXPLANATION, unclaimed_runs
         from lineside.store.recording.writer import Writer
 
         file = sqlite_path(settings.store)
@@ -234,11 +235,15 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
             yield Check("damaged store", WARN, detail, hint)
         engine = open_store(settings.store)
         newest = History(engine).runs(limit=1).items
+        unclaimed = unclaimed_runs(engine)
     except LinesideError as error:
         yield Check("store", FAIL if journal else WARN, str(error))
         return
     detail = f"readable, newest run {newest[0].id}" if newest else "readable, no runs yet"
     yield Check("store", OK, detail)
+    for run, producers in unclaimed.items():
+        detail = f"its events come from {', '.join(producers)}"
+        yield Check(f"run {run}", WARN, detail, EXPLANATION)
     if not journal:
         return
     writer, until = Writer(engine), time.monotonic() + CATCH_UP_SECONDS

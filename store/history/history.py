@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
+from lineside.bus.protocol.commands import CONTROL_ON
 from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
@@ -279,7 +280,8 @@ class History:
         """Why the run takes no commands, as a sentence; empty if a training may take them."""
         if not run.accepts_commands:
             return f"The run is {run.status}: it takes no commands any more."
-        if self.configuration(run.id).get("source") == _LOOP_SOURCE:
+        is_announced = CONTROL_ON in run.event_counts
+        if not is_announced and self.configuration(run.id).get("source") == _LOOP_SOURCE:
             return "It is a loop with start_run, which takes no commands."
         return ""
 

@@ -16,6 +16,7 @@ from lineside.store.database import sqlite
 from lineside.store.database.engine import open_store, sqlite_path
 from lineside.store.recording.writer import Writer
 from lineside.subscribers.batch_subscriber import BatchSubscriber
+from lineside.subscribers.recorder.unclaimed_log import UnclaimedLog
 
 log = logging.getLogger("lineside")
 
@@ -41,6 +42,7 @@ class Recorder(BatchSubscriber):
         self._engine: Engine | None = None
         self._store_path = sqlite_path(settings.store)
         self._next_check = 0.0
+        self._unclaimed_log = UnclaimedLog()
         self._was_truncated = False
 
     def startup(self) -> None:
@@ -81,6 +83,8 @@ class Recorder(BatchSubscriber):
 
     def tick(self, now: float) -> None:
         """Notice a truncated file: neither the rows in memory nor new ones show that."""
+        if self._engine is not None:
+            self._unclaimed_log.check(self._engine, now)
         if self._store_path is None or now < self._next_check:
             return
         self._next_check = now + CHECK_SECONDS
