@@ -14,6 +14,7 @@ from lineside.bus.protocol.event_kinds import (
     COUNTED,
     EVENT_KINDS,
     HIDDEN,
+    PRUNED_ERROR,
     SUBSCRIBER_ERROR,
     event_kind,
 )
@@ -107,6 +108,9 @@ def _tone(kind: str, data: Mapping[str, Any]) -> str:
         commands.EXPIRED,
     ):
         return "caution"
+    error = data.get("error")
+    if isinstance(error, Mapping) and error.get("type") == PRUNED_ERROR:
+        return ""
     if kind == "train_error" or (kind == "run_end" and data.get("how") == "exception"):
         return "danger"
     if kind == "process_exit" and (data.get("signal") or data.get("exit_code")):

@@ -7,11 +7,13 @@ from pathlib import Path
 from time import monotonic_ns, time
 from typing import Any
 
+from lineside.bus.protocol.event_kinds import PRUNED_ERROR
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
 from lineside.emitter.training import metadata
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
+from lineside.emitter.training.trainer_frames import raised_in_training_loop
 
 WAITING, TRAINING, EVALUATING, SAVING, FINISHED = map(
     PHASES.index, ("waiting", "training", "evaluating", "saving", "finished")
@@ -63,8 +65,12 @@ class HookEvents:
             publisher.wait(*answers)
 
     def fail_training(self, error: BaseException) -> None:
-        """Publish ``train_error``, unless training had not begun or its end is published."""
-        if not self.is_training:
+        """Publish ``train_error``, unless training had not begun or its end is published.
+
+        A pruned trial calls the hook of a training's end before it raises.
+        """
+        is_pruned = type(error).__name__ == PRUNED_ERROR and raised_in_training_loop(error)
+        if not self.is_training and not is_pruned:
             return
         self.is_training = False
         publisher = self._attempts.publisher

@@ -7,6 +7,7 @@ values of a frame's variables once they were read.
 from __future__ import annotations
 
 import sys
+import traceback
 import weakref
 from types import FrameType
 from typing import Any
@@ -38,8 +39,17 @@ def find_calling_trainer(callback: object) -> Any | None:
 def in_training_loop(frame: FrameType | None) -> bool:
     """Whether ``frame`` is inside a Trainer's training loop."""
     while frame is not None:
-        # Unsloth and others replace it, for example by _fast_inner_training_loop.
-        if frame.f_code.co_name.endswith("_inner_training_loop"):
+        if _is_training_loop(frame):
             return True
         frame = frame.f_back
     return False
+
+
+def raised_in_training_loop(error: BaseException) -> bool:
+    """Whether ``error`` came out of a Trainer's training loop."""
+    return any(_is_training_loop(frame) for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _is_training_loop(frame: FrameType) -> bool:
+    # Unsloth and others replace it, for example by _fast_inner_training_loop.
+    return frame.f_code.co_name.endswith("_inner_training_loop")

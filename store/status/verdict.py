@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lineside.bus.protocol.event_kinds import PRUNED_ERROR
 from lineside.bus.protocol.events import RANK_0
 
 RUNNING = "running"
@@ -163,6 +164,8 @@ def _judge_error(rank: RankState) -> Verdict:
     error = rank.error or "an exception"
     if error.partition(":")[0] == KeyboardInterrupt.__name__:
         return Verdict(INTERRUPTED, f"SIGINT ({KeyboardInterrupt.__name__})", rank.ended_at)
+    if error.partition(":")[0] == PRUNED_ERROR:
+        return Verdict(STOPPED, "pruned by the hyperparameter search", rank.ended_at)
     return Verdict(FAILED, error, rank.ended_at)
 
 

@@ -92,6 +92,38 @@ def test_an_exception_that_train_catches_is_not_published(
     assert ends_by_attempt(spool_events()) == [["run_end"], ["train_end", "run_end"]]
 
 
+class TrialPruned(Exception):
+    """Named as Optuna's."""
+
+
+def test_a_pruned_trial_is_published_after_its_end(
+    home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prune(self: Trainer, *given: Any) -> None:
+        # As with Optuna: the hook of the end comes, and then the exception.
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        raise TrialPruned
+
+    made = trainer(tmp_path, LinesideCallback(), eval_strategy="steps", eval_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_report_to_hp_search", prune)
+        with pytest.raises(TrialPruned):
+            made.train()
+    made.train()
+
+    def prune_before_training() -> None:
+        raise TrialPruned
+
+    made.model_init = prune_before_training
+    with pytest.raises(TrialPruned):
+        made.train()
+    close_all()
+    assert ends_by_attempt(spool_events()) == [
+        ["train_end", "train_error", "run_end"],
+        ["train_end", "run_end"],
+    ]
+
+
 def test_a_trainer_that_overrides_train_is_covered(
     home: Path, tmp_path: Path, spool_events: ReadSpool
 ) -> None:

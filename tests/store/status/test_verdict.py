@@ -52,6 +52,11 @@ DONE = RankState(began=True, ended=True, ended_at=5.0)
             INTERRUPTED,
             "SIGINT (KeyboardInterrupt)",
         ),
+        (
+            RankState(began=True, ended=True, how=RAISED, error="TrialPruned"),
+            STOPPED,
+            "pruned by the hyperparameter search",
+        ),
         # The script failed after training had ended.
         (RankState(began=True, ended=True, how="exception", error="E: x"), FAILED, "E: x"),
         (RankState(began=True, how="restarted"), SUPERSEDED, None),
