@@ -1,8 +1,9 @@
 """Follows the connections of the broker's socket, and lets in no more than it may hold.
 
-Each connection takes a descriptor. Without one libzmq tries to accept a network connection again
-and again, and aborts the process at a local one. It cannot stop listening without cutting the
-connections that it has, so new ones are held back on their way to its listeners.
+Each connection takes memory and a descriptor. Without one libzmq tries to accept a network
+connection again and again, and aborts the process at a local one. It cannot stop listening without
+cutting the connections that it has, so new ones are held back on their way to its listeners. Those
+that come before the broker has seen that it is full take descriptors of the reserve.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from lineside.bus.protocol.addresses import ipc_path
 
 log = logging.getLogger("lineside")
 
-NETWORK_MAX = 4096
-"""Connections over the network, of at most some 16 KiB of memory each."""
-_NETWORK_SHARE = 0.75  # of the descriptors: clients of the broker's own machine can still connect
-_RESERVE_SHARE, _RESERVE_MIN, _RESERVE_MAX = 0.125, 8, 256  # descriptors for files and bursts
+CONNECTIONS_MAX = 8192
+"""Connections that are accepted, of some 16 KiB of memory each at least."""
+_NETWORK_SHARE = 0.5  # clients of the broker's own machine can always connect
+_RESERVE_SHARE, _RESERVE_MAX = 0.25, 4096  # descriptors for files and for bursts of connections
 _WARN_SECONDS = 60.0
+_SILENT_SECONDS = 5  # for which the kernel waits for the first bytes over a connection
 _FAILURES = (
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL),
@@ -55,8 +57,7 @@ class ConnectionMonitor:
         self.on_failed_handshake: list[Callable[[], object]] = []
         """Called for each connection whose handshake failed before it sent a key."""
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        reserve = max(_RESERVE_MIN, int(self._descriptors * _RESERVE_SHARE))
-        self._reserve = min(reserve, _RESERVE_MAX)
+        self._reserve = min(int(self._descriptors * _RESERVE_SHARE), _RESERVE_MAX)
         self._network_max = self._max = self._descriptors
         self._is_network: dict[int, bool] = {}  # by the descriptor of a connection
         self._network_count = 0
@@ -74,12 +75,13 @@ class ConnectionMonitor:
         router.monitor(address, _LISTENING | _ACCEPTED | _DISCONNECTED | sum(_FAILURES))
         self.events.connect(address)
         # What the kernel holds for the listener is accepted also after new ones are held back.
-        router.setsockopt(zmq.BACKLOG, min(100, self._reserve))
+        router.setsockopt(zmq.BACKLOG, min(100, max(1, self._reserve // 2)))
 
     def measure_room(self) -> None:
         """Take the descriptors that are open now for those that the broker itself needs."""
-        self._max = max(1, self._descriptors - len(list(Path("/dev/fd").iterdir())) - self._reserve)
-        self._network_max = min(NETWORK_MAX, max(1, int(self._max * _NETWORK_SHARE)))
+        used = len(list(Path("/dev/fd").iterdir()))
+        self._max = max(2, min(self._descriptors - used - self._reserve, CONNECTIONS_MAX))
+        self._network_max = int(self._max * _NETWORK_SHARE)
 
     def handle_events(self) -> None:
         """Report what happened to connections, and hold new ones back or let them in."""
@@ -126,7 +128,7 @@ class ConnectionMonitor:
             self._warned_at = now
             log.warning(
                 "broker: %d connections are open, %d of them over the network (at most %d and %d): "
-                "new ones have to wait; `ulimit -Hn` sets how many files it may open",
+                "new ones have to wait; `ulimit -Hn` limits the files that it may open",
                 len(self._is_network),
                 self._network_count,
                 self._max,
@@ -135,7 +137,10 @@ class ConnectionMonitor:
 
 
 class _NetworkGate:
-    """Makes the kernel drop requests for new connections to a TCP listener; clients repeat them."""
+    """Makes the kernel drop requests for new connections to a TCP listener; clients repeat them.
+
+    Connections over which nothing was sent never come to the listener.
+    """
 
     def __init__(self) -> None:
         self.is_open = True
@@ -143,6 +148,8 @@ class _NetworkGate:
 
     def listen(self, fd: int) -> None:
         self._listener = plain.socket(fileno=os.dup(fd))
+        with contextlib.suppress(AttributeError, OSError):  # Linux only
+            self._listener.setsockopt(plain.IPPROTO_TCP, plain.TCP_DEFER_ACCEPT, _SILENT_SECONDS)
 
     def set_open(self, is_open: bool) -> None:
         if self._listener is None or is_open == self.is_open:

@@ -18,10 +18,11 @@ from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import MAX_PATTERNS, START, Ack, Cur, Evt, Hi, Sub
+from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from tests.bus.broker.healthy_producer import HealthyProducer, busy_seconds
 from tests.bus.broker.secured_broker import LISTEN, SecuredBroker, is_accepted
-from tests.bus.conftest import STREAM, RawClient, record
+from tests.bus.conftest import STREAM, Connect, RawClient, StartBroker, record
 from tests.bus.reading import collect
 from tests.support.waiting import DEADLINE, wait_until
 
@@ -123,16 +124,25 @@ def test_strangers_leave_room_for_clients_of_the_machine_and_the_broker_does_not
     with BrokerProcess(home, "--listen", LISTEN) as broker, contextlib.ExitStack() as strangers:
         host, port = secured.wait().removeprefix("tcp://").split(":")
         with HealthyProducer(broker) as healthy:
-            for _ in range(147):
-                stranger = strangers.enter_context(plain.socket())
-                stranger.setblocking(False)
-                stranger.connect_ex((host, int(port)))
-                time.sleep(0.002)
+            with Producer(secured.address(key), "early/rank0/a") as early:
+                early.emit("log")
+                early.flush(DEADLINE)
+                for number in range(147):
+                    stranger = strangers.enter_context(plain.socket())
+                    stranger.setblocking(False)
+                    stranger.connect_ex((host, int(port)))
+                    if number % 2:
+                        with contextlib.suppress(OSError):  # not connected
+                            stranger.send(bytes([0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F]))
+                    time.sleep(0.005)
+                early.emit("log")
+                early.flush(DEADLINE)
             busy = busy_seconds(broker.pid)
             time.sleep(1)
             assert busy_seconds(broker.pid) - busy < 0.5, "less than half of a core"
-            with connections(broker, 1) as [local]:
-                assert is_accepted(local.request(Hi(STREAM)))
+            with Producer(broker.address, "local/rank0/a") as local:
+                local.emit("log")
+                local.flush(DEADLINE)
             strangers.close()
             with Producer(secured.address(key), "late/rank0/a") as late:
                 late.emit("log")
@@ -140,19 +150,21 @@ def test_strangers_leave_room_for_clients_of_the_machine_and_the_broker_does_not
         healthy.assert_unharmed()
 
 
-def test_more_local_connections_than_descriptors_do_not_end_the_broker(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_connections_than_the_broker_may_hold_have_to_wait(
+    start_broker: StartBroker, settings: Settings, peer: Connect
 ) -> None:
-    monkeypatch.setattr(BrokerProcess, "popen", Limited)
-    with BrokerProcess(home) as broker:
-        with HealthyProducer(broker) as healthy:
-            path = broker.address.removeprefix("ipc://")
-            with contextlib.ExitStack() as opened:
-                for _ in range(200):
-                    stranger = opened.enter_context(plain.socket(plain.AF_UNIX))
-                    stranger.setblocking(False)
-                    stranger.connect_ex(path)
-                    time.sleep(0.002)
-            with connections(broker, 1) as [client]:
-                assert is_accepted(client.request(Hi(STREAM)))
-        healthy.assert_unharmed()
+    monitor = start_broker().broker._monitor
+    monitor._max = 10
+    path = settings.broker.removeprefix("ipc://")
+    first = peer()
+    with contextlib.ExitStack() as opened:
+
+        def connect() -> bool:
+            stranger = opened.enter_context(plain.socket(plain.AF_UNIX))
+            time.sleep(0.01)
+            return stranger.connect_ex(path) != 0
+
+        wait_until(connect, "there is no socket to connect to")
+        assert 10 <= len(monitor._is_network) < 100
+        assert is_accepted(first.request(Hi(STREAM))), "a connection that is open stays"
+    assert is_accepted(peer().request(Hi(STREAM)))
