@@ -23,7 +23,7 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter.spool.status_page import PHASES
 from lineside.emitter.training.identity import RankInfo, new_identity
-from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.publisher import Publisher, named_values
 
 EVENTS = 8_000
 PACE_NS = 400_000
@@ -129,7 +129,7 @@ def _publisher(folder: Path, name: str, broker: str) -> Publisher:
 
 def _emit(publisher: Publisher) -> Callable[[int], None]:
     def emit(step: int) -> None:
-        data = {"logs": publisher.sanitize(LOGS)}
+        data = {"logs": named_values(LOGS)}
         publisher.publish_hook("log", step, 0.1234567, 0, data, _TRAINING, time.monotonic_ns())
 
     return emit

@@ -26,6 +26,7 @@ from lineside.emitter.training.hook_events import (
     WAITING,
 )
 from lineside.emitter.training.identity import LabelOptions, Labels
+from lineside.emitter.training.publisher import named_values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -206,7 +207,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             )
             if phase == FROM_FLAGS:
                 phase = PHASE_BY_FLAGS[bits >> 2 & 3]
-            data = None if logs is None else {"logs": publisher.sanitize(logs)}
+            data = None if logs is None else {"logs": named_values(logs)}
             publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
         except BaseException as error:
             if is_script_error(error):

@@ -19,7 +19,6 @@ from lineside.emitter.spool.status_reader import StatusFields, StreamInfo, read_
 from lineside.emitter.spool.writer import SpoolWriter
 from lineside.emitter.training import launch_registry
 from lineside.emitter.training.console import print_once
-from lineside.emitter.training.redaction import redact_argv
 
 PRODUCER = "launcher"
 _RANK_0 = "rank0"
@@ -47,7 +46,7 @@ class CommandExit(NamedTuple):
             "exit_code": self.status if self.status >= 0 else None,
             "signal": _signal_name(-self.status) if self.status < 0 else None,
             "out_of_memory": None if self.kill_count is None else self.kill_count > 0,
-            "argv": redact_argv(self.argv),
+            "argv": list(self.argv),
             "seconds": self.seconds,
         }
 

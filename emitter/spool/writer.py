@@ -18,6 +18,7 @@ import msgpack
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import VERSION, Stream
+from lineside.bus.protocol.fields import INT_MAX, is_epoch, is_name
 from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.bus.protocol.wire import (
     F64,
@@ -29,9 +30,16 @@ from lineside.bus.protocol.wire import (
     U64,
     Encoder,
 )
+from lineside.emitter.redaction.values import is_numeric
 from lineside.emitter.spool.drop_policy import DROP_FIRST, DROP_LAST, DroppedRange, drop_level
 from lineside.emitter.spool.protected_file import ProtectedFile
-from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Sanitizer
+from lineside.emitter.spool.sanitize import (
+    LIMITS_BY_SIZE,
+    Sanitizer,
+    as_epoch,
+    as_step,
+    clean_data,
+)
 from lineside.emitter.spool.script_errors import is_script_error, suppress_own_errors
 from lineside.emitter.spool.status_page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.spool.stream_folder import StreamFolder
@@ -59,7 +67,7 @@ class SpoolWriter:
     ``cap`` bounds the bytes of this producer's segments, older attempts of the run included. Step
     events are dropped at 15/16 of it, logs at 63/64 (16 MiB of 1 GiB remain in reserve), all
     others at ``cap`` itself. ``next_seq`` is the number of the next event. ``dropped`` counts the
-    dropped events, ``encode_failures`` those that lost data which could not be encoded.
+    dropped events, ``encode_failures`` those that lost a value or a field that cannot be encoded.
 
     Raises (constructor only):
         SettingsError, OSError: the folder cannot be created, see ``StreamFolder``.
@@ -94,6 +102,7 @@ class SpoolWriter:
         self._retry_ns = 0
         self._backoff_ns = _FIRST_BACKOFF_NS
         self._dropped_ranges: dict[str, DroppedRange] = {}
+        self._kinds = set(STEP_BODIES)  # known to be names
 
     @property
     def accounted_seq(self) -> int:
@@ -113,11 +122,23 @@ class SpoolWriter:
         """Append one event; False if it was dropped. Raises no error of the disk or of ``data``.
 
         ``now_ns`` (monotonic) and ``wall`` (seconds since the epoch) default to now. ``data`` is
-        None or a dict; a description replaces each value that cannot be encoded.
+        None or a dict; a description replaces each value that cannot be encoded, and secrets are
+        redacted. A field that no reader accepts, such as an epoch of NaN, is left out.
         """
         now_ns = now_ns or time.monotonic_ns()
         wall = wall or time.time()
         seq = self.next_seq
+        raw, lossy = data, False
+        if data is not None and not is_numeric(data):
+            data, lossy = clean_data(kind, data)
+            self.encode_failures += lossy
+        if (
+            kind not in self._kinds
+            or type(step) is not int
+            or not -INT_MAX <= step <= INT_MAX
+            or (epoch is not None and (type(epoch) is not float or not is_epoch(epoch)))
+        ):
+            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data), raw, lossy)
         try:
             # Encoder.encode, written out: each function on this path costs microseconds.
             step_body = STEP_BODIES.get(kind)
@@ -132,10 +153,10 @@ class SpoolWriter:
         except Exception as error:  # msgpack raises a dozen types
             if is_script_error(error):
                 raise
-            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data))
+            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data), raw, lossy)
         size = len(record)
         if size > self._free_bytes or size > _LARGE:
-            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data))
+            return self._write_slowly((wall, now_ns, kind, step, epoch, control, data), raw, lossy)
         # Counted first: an interrupt leaves a hole, never two events with one number.
         self.next_seq = seq + 1
         self._free_bytes -= size
@@ -181,8 +202,8 @@ class SpoolWriter:
 
     # The slow path: a new segment, a large record, odd data, a reached limit or a failing disk.
 
-    def _write_slowly(self, event: _EventTuple) -> bool:
-        event = self._encodable(event)
+    def _write_slowly(self, event: _EventTuple, raw: Any, lossy: bool) -> bool:
+        event = self._encodable(event, raw, lossy)
         now_ns, kind = event[1], event[2]
         level = drop_level(kind)
         size = len(self._encode(self.next_seq, *event))
@@ -199,26 +220,35 @@ class SpoolWriter:
         self._free_bytes = self._count_free_bytes()
         return True
 
-    def _encodable(self, event: _EventTuple) -> _EventTuple:
-        """``event``, with as much of its data as fits one record."""
-        if self._fits(event):
-            return event
+    def _encodable(self, event: _EventTuple, raw: Any, lossy: bool) -> _EventTuple:
+        """``event`` with fields that every reader accepts, and as much data as fits one record.
+
+        ``raw`` is its data as the script gave it. ``lossy``: it is counted already as one that has
+        lost something.
+        """
         wall, now_ns, kind, step, epoch, control, data = event
-        sanitizer = Sanitizer()
-        for limits in LIMITS_BY_SIZE:
-            sanitizer = Sanitizer(limits)
-            event = (
-                wall,
-                now_ns,
-                str(kind),
-                _number(step, int, 0),
-                _number(epoch, float, None),
-                _number(control, int, 0),
-                sanitizer.sanitize(data),
-            )
+        valid_step, valid_epoch = as_step(step), as_epoch(epoch)
+        has_lost = valid_step is None or (valid_epoch is None and epoch is not None)
+        if is_name(kind):
+            self._kinds.add(kind)
+        else:
+            kind, has_lost = "unnamed", True
+        event = (
+            wall,
+            now_ns,
+            kind,
+            valid_step or 0,
+            valid_epoch,
+            as_step(control) or 0,
+            data,
+        )
+        for limits in LIMITS_BY_SIZE if data is not None else ():
             if self._fits(event):
                 break
-        self.encode_failures += sanitizer.lossy
+            sanitizer = Sanitizer(limits)
+            event = (*event[:-1], sanitizer.clean(raw))
+            has_lost = has_lost or sanitizer.lossy
+        self.encode_failures += has_lost and not lossy
         return event
 
     def _fits(self, event: _EventTuple) -> bool:
@@ -365,10 +395,3 @@ class SpoolWriter:
             )
             self.dropped += end - first
             self.fields[DROPPED] = self.dropped
-
-
-def _number(value: Any, kind: type, default: Any) -> Any:
-    try:
-        return kind(value)
-    except Exception:  # noqa: BLE001 - a value's own code
-        return default

@@ -13,6 +13,7 @@ from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
 from lineside.emitter.training import metadata
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
+from lineside.emitter.training.publisher import named_values
 from lineside.emitter.training.trainer_frames import raised_in_training_loop
 
 WAITING, TRAINING, EVALUATING, SAVING, FINISHED = map(
@@ -111,7 +112,7 @@ class HookEvents:
         self.open_lazily(args, state, kwargs, now_ns)
         publisher = self._attempts.publisher
         if publisher is not None:
-            extra = {"metrics": publisher.sanitize({} if metrics is None else metrics)}
+            extra = {"metrics": named_values({} if metrics is None else metrics)}
             self.publish_state(kind, FROM_FLAGS, state, control, extra, now_ns)
 
     def publish_save(self, args: Any, state: Any, control: Any) -> None:

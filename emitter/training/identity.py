@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from lineside.bus.protocol.events import Stream, is_run_id, new_attempt
 from lineside.bus.settings import Settings
+from lineside.emitter.redaction.text import redact_text
 from lineside.emitter.training.job_store import distributed
 
 _SLUG_CHARACTERS = 32
@@ -112,7 +113,7 @@ def describe(trainer_class: str, model: str) -> str:
 
 def slug(text: str) -> str:
     """The letters, digits and dashes of ``text``, at most 32, fit to begin a run id."""
-    words = re.sub(r"[^a-z0-9]+", "-", _last_part(text).lower())
+    words = re.sub(r"[^a-z0-9]+", "-", _last_part(redact_text(text)).lower())
     return words.strip("-")[:_SLUG_CHARACTERS].strip("-")
 
 

@@ -1,7 +1,7 @@
 """Reads the facts of a run once: process, versions, arguments, model, loaders, state.
 
-A fact that cannot be read is left out. Data is never iterated, the environment is never sent, and
-secrets are redacted.
+A fact that cannot be read is left out. Data is never iterated, and the environment is never sent.
+``SpoolWriter`` makes the facts encodable and redacts their secrets.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lineside.bus.settings import Settings
-from lineside.emitter.spool.sanitize import Limits, Sanitizer, is_plain
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.identity import LABELS, Identity, Labels
-from lineside.emitter.training.redaction import redact, redact_argv, redact_text
 
 _LIBRARIES = (
     "torch",
@@ -53,18 +51,17 @@ _STATE_SCALARS = (
     "is_world_process_zero",
 )
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,18})")
-_LIMITS = Limits(depth=10, items=4_000, text=8_192)
 
 
 def collect(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The value of each part, sanitized and redacted, without parts that raise or are None.
+    """The value of each part, without parts that raise or are None.
 
     Raises only exceptions of the script, such as KeyboardInterrupt.
     """
     known: dict[str, Any] = {}
     for name, read in parts.items():
         try:
-            value = redact(Sanitizer(_LIMITS).sanitize(read()))
+            value = read()
         except BaseException as error:  # foreign code: a Rust panic is no Exception
             if is_script_error(error):
                 raise
@@ -78,7 +75,7 @@ def identity_facts(identity: Identity) -> dict[str, Any]:
     """Name, project and ranks, as in ``run_start``."""
     rank_info = identity.rank_info
     return {
-        "name": redact_text(identity.name),
+        "name": identity.name,
         "project": identity.project,
         "producer": identity.stream.producer,
         "rank": rank_info.rank,
@@ -94,11 +91,11 @@ def label_facts(labels: Labels, settings: Settings) -> dict[str, Any]:
 
 
 def process_facts() -> dict[str, Any]:
-    """This process: pid, host, command line (redacted), executable, folder, Python's version."""
+    """This process: pid, host, command line, executable, folder, Python's version."""
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "argv": redact_argv(sys.argv),
+        "argv": list(sys.argv),
         "executable": sys.executable,
         "cwd": str(Path.cwd()),
         "python": platform.python_version(),
@@ -122,7 +119,7 @@ def state_facts(state: Any) -> dict[str, Any]:
     scalars = {name: getattr(state, name) for name in _STATE_SCALARS if hasattr(state, name)}
     if scalars.get("best_model_checkpoint"):  # relative if ``output_dir`` is
         scalars["best_model_checkpoint"] = str(Path(scalars["best_model_checkpoint"]).absolute())
-    return scalars if is_plain(scalars) else dict(Sanitizer(_LIMITS).sanitize(scalars))
+    return scalars
 
 
 def argument_facts(args: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.confirmation import Unconfirmed
-from lineside.emitter.spool.sanitize import Sanitizer, is_plain
+from lineside.emitter.spool.sanitize import Sanitizer
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.shipper_process import ShipperStarter
 from lineside.emitter.spool.status_page import (
@@ -159,21 +159,6 @@ class Publisher:
             fields[FLAGS] = fields[FLAGS] & ~lowered | raised
             self._spool.folder.page.sync()
 
-    def sanitize(self, values: Any) -> dict[str, Any]:
-        """``values`` made encodable; the same dict if it already is.
-
-        Raises:
-            TypeError: ``values`` is not a mapping.
-        """
-        if is_plain(values):
-            return values  # type: ignore[no-any-return]
-        sanitizer = Sanitizer()
-        sanitized = sanitizer.sanitize(values)
-        if not isinstance(sanitized, dict) or not hasattr(values, "keys"):
-            raise TypeError(f"expected names and values, got {type(values).__name__}")
-        self._spool.encode_failures += sanitizer.lossy
-        return sanitized
-
     def count_hook_error(self, error: BaseException) -> None:
         """Count a hook that failed, and print a warning the first time."""
         self._hook_errors += 1
@@ -305,7 +290,7 @@ class Publisher:
         now_ns: int,
     ) -> None:
         # The caller may change its values once we have returned.
-        data_copy = Sanitizer().sanitize(data)
+        data_copy = Sanitizer().clean(data)
         wall = time()
         self._deferred.append(
             partial(self.publish_hook, kind, step, epoch, control, data_copy, phase, now_ns, wall)
@@ -325,6 +310,17 @@ class Publisher:
             "hook_ns": self._hook_ns,
             "hooks": self._hooks,
         }
+
+
+def named_values(values: Any) -> Any:
+    """``values``, which a script gives as names and values.
+
+    Raises:
+        TypeError: it is not a mapping.
+    """
+    if type(values) is not dict and not hasattr(values, "keys"):
+        raise TypeError(f"expected names and values, got {type(values).__name__}")
+    return values
 
 
 @cache

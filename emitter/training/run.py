@@ -23,7 +23,7 @@ from lineside.emitter.training.identity import (
     new_identity,
     new_run_id,
 )
-from lineside.emitter.training.publisher import Publisher
+from lineside.emitter.training.publisher import Publisher, named_values
 from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Run:
         now_ns = time.monotonic_ns()
         try:
             step = publisher.step if step is None else int(step)
-            data = {"logs": publisher.sanitize(values)}
+            data = {"logs": named_values(values)}
             publisher.publish_hook("log", step, epoch, 0, data, _TRAINING_PHASE, now_ns)
         except BaseException as error:
             if is_script_error(error):
@@ -116,7 +116,7 @@ class Run:
         try:
             _check_kind(kind)
             step = publisher.step if step is None else int(step)
-            payload = None if data is None else publisher.sanitize(data)
+            payload = None if data is None else named_values(data)
             publisher.publish_hook(kind, step, epoch, 0, payload, _TRAINING_PHASE, now_ns)
         except BaseException as error:
             if is_script_error(error):

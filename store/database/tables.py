@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from lineside.store.database.values import NAME_LENGTH
+from lineside.bus.protocol.fields import NAME_LENGTH
 
 metadata = MetaData(
     naming_convention={

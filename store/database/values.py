@@ -8,19 +8,15 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
-NAME_LENGTH = 255
-"""The most characters of a metric name or event kind, so that it can be indexed."""
+from lineside.bus.protocol.fields import is_int64
 
 FINITE, NAN, INF, NEG_INF = 0, 1, 2, 3
 FLAGS = (None, "nan", "inf", "-inf")
 """The name of each flag, by number."""
 _FLOATS = (0.0, math.nan, math.inf, -math.inf)
 FLOAT_MAX = sys.float_info.max
-INT_MAX = (1 << 63) - 1
 MAX_DEPTH = 100
 """The deepest nesting of a value that needs ``_encodable``."""
-LAST_SECOND = 253_402_300_799.0
-"""The end of the year 9999, the last that ``datetime`` represents."""
 
 
 def encode_float(value: float) -> tuple[float | None, int]:
@@ -40,34 +36,9 @@ def decode_float(value: float | None, flag: int) -> float:
     return value if value is not None else _FLOATS[flag]
 
 
-def is_int64(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is an integer that fits a 64-bit column."""
-    return isinstance(value, int) and -INT_MAX <= value <= INT_MAX
-
-
 def is_finite_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a finite number that fits a double."""
     return isinstance(value, (int, float)) and -FLOAT_MAX <= value <= FLOAT_MAX
-
-
-def is_epoch(value: float | None) -> bool:
-    """Whether ``value`` can be stored as an epoch: None, or a finite number within 64 bits."""
-    return value is None or -INT_MAX <= value <= INT_MAX
-
-
-def is_timestamp(value: float) -> bool:
-    """Whether ``value``, seconds since the epoch, is a date up to ``LAST_SECOND``."""
-    return 0.0 <= value <= LAST_SECOND
-
-
-def is_name(text: object) -> bool:
-    """Whether ``text`` fits an indexed name column of each database."""
-    return (
-        isinstance(text, str)
-        and 0 < len(text) <= NAME_LENGTH
-        and "\0" not in text
-        and (text.isascii() or text.encode("utf-8", "replace").decode() == text)
-    )
 
 
 def sanitize_text(text: str, limit: int = 4000) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lineside.bus.errors import UsageError
-from lineside.store.database.values import is_finite_number, is_int64, sanitize_text
+from lineside.bus.protocol.fields import is_int64
+from lineside.store.database.values import is_finite_number, sanitize_text
 
 
 def cut_page(

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from lineside.bus.protocol.event_kinds import REFUSED
 from lineside.bus.protocol.events import is_run_id
+from lineside.bus.protocol.fields import is_int64
 from lineside.store.database import tables
 from lineside.store.database.expired_commands import expired_entries
-from lineside.store.database.values import is_int64, sanitize_text
+from lineside.store.database.values import sanitize_text
 from lineside.store.recording.event_context import EventContext, InvalidEventData
 
 _TEXT_LENGTH = 1000

@@ -19,16 +19,16 @@ from lineside.bus.protocol.events import (
     is_rank,
     is_run_process,
 )
-from lineside.store.database.tables import TIMING
-from lineside.store.database.values import (
+from lineside.bus.protocol.fields import (
     INT_MAX,
+    field_problem,
     is_epoch,
     is_int64,
     is_name,
     is_timestamp,
-    sanitize_text,
-    to_json,
 )
+from lineside.store.database.tables import TIMING
+from lineside.store.database.values import sanitize_text, to_json
 from lineside.store.recording.audit import add_refusal
 from lineside.store.recording.command_handlers import CommandHandlers
 from lineside.store.recording.event_context import EventContext, InvalidEventData
@@ -189,18 +189,3 @@ class BatchIntake:
             stream.missing += end - stream.next_seq
             stream.next_seq = end
             stream.reset_step_timing()
-
-
-def field_problem(event: Event) -> str | None:
-    """Which of the event's own fields cannot be stored, and why; None if all can."""
-    if event.kind == UNREADABLE:
-        return f"the event cannot be read: {(event.data or {}).get('why')}"
-    if not is_timestamp(event.time):
-        return f"time {event.time!r} is not a date"
-    if not (is_int64(event.step) and is_int64(event.monotonic_ns) and is_int64(event.control)):
-        return "step, monotonic_ns or control is beyond 64 bits"
-    if not is_epoch(event.epoch):
-        return f"epoch {event.epoch!r:.80} is not a number that can be stored"
-    if not is_name(event.kind):
-        return f"kind {event.kind!r:.80} is not a name"
-    return None

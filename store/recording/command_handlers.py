@@ -15,14 +15,9 @@ from sqlalchemy import insert, select, update
 
 from lineside.bus.protocol import commands as bus
 from lineside.bus.protocol.events import is_rank
+from lineside.bus.protocol.fields import is_timestamp
 from lineside.store.database.tables import commands
-from lineside.store.database.values import (
-    from_json,
-    is_finite_number,
-    is_timestamp,
-    sanitize_text,
-    to_json,
-)
+from lineside.store.database.values import from_json, is_finite_number, sanitize_text, to_json
 from lineside.store.recording.audit import add_entry, set_issuer
 from lineside.store.recording.event_context import (
     EventContext,

@@ -11,16 +11,10 @@ from lineside.bus.errors import StreamNameError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import KINDS, METRICS
 from lineside.bus.protocol.events import RANK_0, Stream, is_rank
+from lineside.bus.protocol.fields import is_int64, is_name, is_timestamp
 from lineside.bus.wording import agree, plural
 from lineside.store.database.tables import METRIC
-from lineside.store.database.values import (
-    is_finite_number,
-    is_int64,
-    is_name,
-    is_timestamp,
-    sanitize_text,
-    to_json,
-)
+from lineside.store.database.values import is_finite_number, sanitize_text, to_json
 from lineside.store.recording.event_context import (
     EventContext,
     Handlers,

@@ -6,7 +6,8 @@ import dataclasses
 import datetime
 import enum
 import math
-from collections import OrderedDict, UserDict
+import time
+from collections import UserDict
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from lineside.bus.protocol.limits import MAX_RECORD
-from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Limits, Sanitizer, is_plain
+from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Limits, Sanitizer
 
 
 def sanitize(value: Any) -> Any:
@@ -78,19 +79,6 @@ class Keyed:
 
     def __str__(self) -> str:
         raise self.error
-
-
-def test_plain_numbers_and_text_are_kept_unchanged() -> None:
-    values = {"a": 1.5, "b": 2, "c": "text", "d": True, "e": None}
-    assert is_plain(values)
-    assert sanitize(values) == values
-
-
-@pytest.mark.parametrize(
-    "values", [{1: 1.0}, {"a": [1]}, {"a": np.float64(1)}, OrderedDict(a=1), [1.0], {"a": b"x"}]
-)
-def test_anything_else_is_not_plain(values: object) -> None:
-    assert not is_plain(values)
 
 
 def test_nan_and_infinities_survive() -> None:
@@ -223,7 +211,46 @@ def test_cyclic_and_deep_values_end() -> None:
     wide: list[Any] = []
     for _ in range(100):
         wide = [wide] * 100
-    assert "nested too deeply" in str(sanitize(wide))
+    assert "values are left out" in str(sanitize(wide))
+
+
+def test_a_large_branch_takes_nothing_from_the_others() -> None:
+    """As the labels of a model's configuration."""
+    labels = {f"label {n}": n for n in range(20_000)}
+    config = {
+        "id2label": labels,
+        "label2id": {n: name for name, n in labels.items()},
+        "n_layer": 1,
+        "nested": {"deep": [{"a": [1, 2, 3]}] * 3},
+        "words": ["a"] * 300,
+    }
+    sanitizer = Sanitizer(Limits(items=4_000))
+    clean = sanitizer.sanitize({"class": "GPT2", "config": config, "parameters": 5})
+    assert (clean["class"], clean["parameters"]) == ("GPT2", 5)
+    assert {**clean["config"], "id2label": 0, "label2id": 0} == {
+        **config,
+        "id2label": 0,
+        "label2id": 0,
+    }
+    first, second = clean["config"]["id2label"], clean["config"]["label2id"]
+    assert 1_500 < len(first) < 2_000
+    assert 1_500 < len(second) < 2_000
+    assert first["!"] == f"{20_000 - len(first) + 1:,} of 20,000 names are left out"
+    assert sanitizer.lossy
+
+
+def test_what_is_left_out_of_a_list_is_marked_at_its_end() -> None:
+    clean = Sanitizer(Limits(items=10)).sanitize({"a": list(range(100)), "b": 1})
+    assert clean == {"a": [*range(8), {"!": "92 of 100 values are left out"}], "b": 1}
+
+
+def test_sharing_out_the_limit_takes_time_linear_in_it() -> None:
+    wide: list[Any] = []
+    for _ in range(6):
+        wide = [wide] * 100
+    started = time.process_time()
+    sanitize(wide)
+    assert time.process_time() - started < 2
 
 
 def test_within_the_last_limits_everything_fits_one_record() -> None:

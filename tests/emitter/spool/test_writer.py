@@ -9,8 +9,11 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +21,7 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol import wire
 from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.fields import INT_MAX, field_problem
 from lineside.bus.protocol.limits import MAX_RECORD
 from lineside.emitter.spool.status_page import NEXT_SEQ, PID, RANK
 from lineside.emitter.spool.writer import SpoolWriter
@@ -30,10 +34,23 @@ hook_events = st.builds(
     time=st.floats(1),
     monotonic_ns=st.integers(1, (1 << 64) - 1),
     kind=st.sampled_from(sorted(STEP_KINDS | {"log", "save", "of_the_user"})),
-    step=st.integers(0, 1 << 20) | st.integers(-(1 << 63), (1 << 64) - 1),
-    epoch=st.none() | st.floats(),
-    control=st.integers(0, 31) | st.integers(-(1 << 63), (1 << 64) - 1),
-    data=st.none() | st.dictionaries(st.text(), st.integers(0, 9) | st.floats()),
+    step=st.integers(0, 1 << 20) | st.integers(-INT_MAX, INT_MAX),
+    epoch=st.none() | st.floats(-(2.0**62), 2.0**62),
+    control=st.integers(0, 31) | st.integers(-INT_MAX, INT_MAX),
+    data=st.none() | st.dictionaries(st.text("ab"), st.integers(0, 9) | st.floats()),
+)
+
+ODD_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.sampled_from([np.float32(1.5), np.int64(3), np.datetime64("NaT"), torch.tensor(2.0)])
+    | st.sampled_from([torch.tensor(1, device="meta"), object, 1e30, 1 << 63, -(1 << 63), "2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
 )
 
 
@@ -198,6 +215,24 @@ def test_fields_of_odd_types_do_not_lose_the_event(make: MakeWriter, root: Path)
     assert writer.write("log", Odd(), Odd(), Odd())  # type: ignore[arg-type]
     [event] = events(root)
     assert (event.step, event.epoch, event.control) == (0, None, 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    kind=st.text() | st.just("log"),
+    step=st.integers() | ODD_VALUES,
+    epoch=st.none() | st.floats() | ODD_VALUES,
+    data=st.none() | st.dictionaries(st.text(), ODD_VALUES) | ODD_VALUES,
+)
+def test_every_reader_accepts_what_a_script_may_hand_over(
+    make: MakeWriter, root: Path, kind: str, step: Any, epoch: Any, data: Any
+) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    writer = make()
+    assert writer.write(kind, step, epoch, 0, data)
+    writer.close()
+    [event] = events(root)
+    assert field_problem(event) is None
 
 
 def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerState, TrainingArguments
 
+from lineside.emitter.redaction.text import REDACTED
+from lineside.emitter.spool.sanitize import Sanitizer
 from lineside.emitter.training import metadata
 from lineside.emitter.training.error_facts import error_facts, one_line
 from lineside.emitter.training.identity import Identity, RankInfo
-from lineside.emitter.training.redaction import REDACTED
 
 
 class Strategy(enum.Enum):
@@ -55,6 +56,11 @@ def open_database(user: str) -> None:
     raise ValueError(f"cannot open postgres://{user}@db")
 
 
+def published(facts: dict[str, Any]) -> Any:
+    """The facts as ``SpoolWriter`` writes them."""
+    return Sanitizer().clean(facts)
+
+
 def test_a_part_that_fails_is_left_out() -> None:
     assert metadata.collect({"a": fail, "b": lambda: 1, "c": lambda: None}) == {"b": 1}
     with pytest.raises(KeyboardInterrupt):
@@ -64,7 +70,7 @@ def test_a_part_that_fails_is_left_out() -> None:
 def test_process_facts_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--hub_token", "mine"])
     monkeypatch.setenv("HF_TOKEN", "mine")
-    facts = metadata.process_facts()
+    facts = published(metadata.process_facts())
     assert facts["argv"] == ["train.py", "--hub_token", REDACTED]
     assert (facts["pid"], facts["cwd"]) == (os.getpid(), str(Path.cwd()))
     assert "mine" not in str(facts)
@@ -81,7 +87,7 @@ def test_versions_are_those_of_loaded_libraries(monkeypatch: pytest.MonkeyPatch)
 def test_arguments_are_redacted_and_not_changed() -> None:
     nested = {"token": "mine", "dtype": torch.bfloat16}
     args = Arguments(hub_token="mine", model_init_kwargs=nested)  # noqa: S106
-    facts = metadata.collect({"args": lambda: metadata.argument_facts(args)})["args"]
+    facts = published(metadata.argument_facts(args))
     assert facts == {
         "lr": 0.1,
         "hub_token": REDACTED,
@@ -93,7 +99,7 @@ def test_arguments_are_redacted_and_not_changed() -> None:
 
 def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
     args = TrainingArguments(output_dir=str(tmp_path), hub_token="mine", use_cpu=True)  # noqa: S106
-    facts = metadata.collect({"args": lambda: metadata.argument_facts(args)})["args"]
+    facts = published(metadata.argument_facts(args))
     expected = args.to_dict()
     assert facts.keys() == expected.keys()
     differing = {name for name in facts if facts[name] != expected[name]}
