@@ -126,7 +126,7 @@ WEBHOOK = re.compile(
         //(?:[a-z0-9-]+\.)*hooks?[a-z0-9-]*\.[a-z0-9.-]+/
       | //(?:[a-z0-9-]+\.)*webhook\.office\.com/
       | //api\.telegram\.org/(?:file/)?bot
-      | //[^/\s"'<>]{1,200}/(?:[\w.-]{1,40}/){0,5}(?:web)?hooks?[a-z0-9]{0,3}/
+      | //[^/\s"'<>]{1,200}/(?:[\w.-]{1,40}/){0,5}(?:web)?hooks?[a-z0-9]{0,3}/(?=\D{0,200}\d)
       | //open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/
       | //maker\.ifttt\.com/trigger/
     )[^\s"'<>`]{8,}""",

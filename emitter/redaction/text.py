@@ -76,6 +76,7 @@ _VALUE_CHARACTERS = 8_192  # of a quoted or bracketed value
 _NO_SECRET = re.compile(
     r"""<[\w|/ .-]{0,60}>?|\[[A-Z_]{1,20}\]?|\*+|\.{3}|…|\$\{?[A-Z_][A-Z0-9_]*\}?|\$\{\{?[^}]*\}*
       | %\(?\w*\)?[sdr]|\{[\w.]*\}?|None|null|nil|undefined|[Tt]rue|[Ff]alse|TRUE|FALSE|[(\[{]+
+      | none|on|off|yes|no|-?\d{0,20}\.\d{1,20}(?:e[+-]?\d{1,3})?
       | str|int|bool|bytes|Any|Optional\[?.*|[Ss]ecretStr| Union\[?.*
       | (?:self|cls|os|args|config|cfg|settings|kwargs|opts?|options|params|environ|secrets|getpass
           |userdata)(?:\.\w+)+(?:[(\[].*)?
