@@ -24,8 +24,9 @@ export class RunApi {
     return request(this.root);
   }
 
+  // Of all attempts: that tells which metrics have new points.
   metrics() {
-    return request(`${this.root}/metrics`);
+    return request(`${this.root}/metrics?attempt=all`);
   }
 
   points(name, query) {

@@ -1,7 +1,9 @@
-// One metric's chart: points of the shown attempts, zoom, and the value under the cursor.
+// One metric's chart: curves of the attempts shown, zoom, and the value under the cursor.
+import { Curve } from "./curve.js";
 import { number } from "./format.js";
-import { CONFIG, chosenRange, layout, nearest, smooth, toAxisTime, withAlpha } from "./plot.js";
+import { CONFIG, chosenRange, layout, nearest, toAxisTime, withAlpha } from "./plot.js";
 
+export const STITCHED = "stitched";
 const FLAG_WORDS = { nan: "NaN", inf: "+∞", "-inf": "−∞" };
 
 export class Chart {
@@ -13,7 +15,7 @@ export class Chart {
     this.plot = figure.querySelector(".plot");
     this.value = figure.querySelector(".value");
     this.range = null;
-    this.answers = [];
+    this.curves = [];
     this.visible = false;
     this.stale = true;
     this.turn = 0;
@@ -25,74 +27,98 @@ export class Chart {
     if (!this.visible) return;
     this.stale = false;
     const turn = ++this.turn;
-    const { x } = this.board.view;
+    const { x, attempts, smoothing } = this.board.view;
     const query = { x, producer: this.producer, points: Math.max(200, Math.round(this.plot.clientWidth * 1.5)) };
     if (this.range) [query.start, query.end] = this.range;
+    if (smoothing) query.overview = true;
+    const fetched = attempts.map((selected) => {
+      const attempt = selected === STITCHED ? "all" : selected; // with superseded points, to draw them faint
+      return this.board.api.points(this.name, { ...query, attempt }).catch(absent);
+    });
     try {
-      const answers = await Promise.all(
-        this.board.view.attempts.map((attempt) => this.board.api.points(this.name, { ...query, attempt }).catch(absent)),
-      );
+      const answers = await Promise.all(fetched);
       if (turn !== this.turn) return;
-      this.answers = distinct(answers.filter(Boolean));
+      this.curves = distinct(answers.filter(Boolean)).map((answer) => new Curve(answer));
       this.draw();
     } catch (error) {
       if (turn === this.turn) this.showText(error.message);
     }
   }
 
-  // Draws the points fetched last: smoothing, axis and theme need no new ones.
+  // Draws the curves fetched last: smoothing, axis and theme need no new ones.
   draw() {
     const { Plotly } = window;
-    const { x, scale } = this.board.view;
+    const { x, scale, attempts } = this.board.view;
     this.showText(this.emptyText(scale));
-    if (!this.answers.length && this.plot.data === undefined) return;
-    const key = `${x}-${this.board.view.attempts}`;
-    const shape = layout(this.board.colours, { x, scale, key });
-    if (scale === "log") shape.yaxis.dtick = logTicks(this.answers.flatMap((answer) => answer.y));
+    if (!this.curves.length && this.plot.data === undefined) return;
+    const shape = layout(this.board.colours, { x, scale, key: `${x}-${attempts}` });
+    if (scale === "log") shape.yaxis.dtick = logTicks(this.curves.flatMap((curve) => curve.kept.y));
     if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
     shape.xaxis.autorange = !this.range;
+    shape.yaxis.autorangeoptions = this.limits(scale);
     const first = this.plot.data === undefined;
     Plotly.react(this.plot, this.traces(), shape, CONFIG);
     if (first) this.listen();
     this.showLast();
   }
 
+  // How far superseded values, as those of a training that diverged, may stretch the vertical axis.
+  limits(scale) {
+    if (!this.curves.some((curve) => curve.superseded.length)) return undefined;
+    const extents = this.curves.map((curve) => curve.extent(scale === "log" ? 0 : undefined)).filter(Boolean);
+    if (!extents.length) return undefined;
+    const low = Math.min(...extents.map(([value]) => value));
+    const high = Math.max(...extents.map(([, value]) => value));
+    if (scale === "log") return { clipmin: low / 2, clipmax: high * 2 };
+    const room = (high - low) / 4 || Math.abs(high) / 4 || 1;
+    return { clipmin: low - room, clipmax: high + room };
+  }
+
   traces() {
-    const { x, smoothing } = this.board.view;
     const { colours } = this.board;
+    return this.curves.flatMap((curve) => this.tracesOf(curve, colours)).concat(this.board.marks.traces(this.board));
+  }
+
+  tracesOf(curve, colours) {
+    const { x, scale, smoothing } = this.board.view;
+    const place = (xs) => (x === "time" ? xs.map((at) => at && toAxisTime(at)) : xs);
+    const colour = this.board.colourOf(curve.attempt);
+    const label = this.curves.length > 1 && curve.attempt ? `attempt ${this.board.numberOf(curve.attempt)} ` : "";
+    const isSmoothed = Boolean(smoothing && curve.overview?.end.length);
+    const trace = (line, more) => ({ x: place(line.x), y: line.y, type: "scatter", mode: "lines", connectgaps: false, ...more });
+    const quiet = { hoverinfo: "skip" };
+    const { kept, blocks } = curve;
     const traces = [];
-    for (const answer of this.answers) {
-      const colour = this.board.colourOf(answer.attempt);
-      const xs = x === "time" ? answer.x.map(toAxisTime) : answer.x;
-      const label = this.answers.length > 1 && answer.attempt ? `attempt ${this.board.numberOf(answer.attempt)} ` : "";
-      const few = answer.y.length < 3;
-      const raw = {
-        x: xs,
-        y: answer.y,
-        type: "scatter",
-        mode: few ? "lines+markers" : "lines",
-        connectgaps: false,
-        line: { color: smoothing ? withAlpha(colour, 0.28) : colour, width: smoothing ? 1 : 1.6 },
-        marker: { color: colour, size: 6 },
-        hovertemplate: `${label}%{y:.5~g}<extra></extra>`,
-      };
-      traces.push(smoothing ? { ...raw, hovertemplate: undefined, hoverinfo: "skip" } : raw);
-      if (smoothing) {
-        const line = { color: colour, width: 1.8 };
-        const hovertemplate = `${label}%{customdata:.5~g}, smoothed %{y:.4~g}<extra></extra>`;
-        const y = smooth(answer.y, smoothing);
-        traces.push({ ...raw, mode: "lines", y, customdata: answer.y, line, hovertemplate });
-      }
-      traces.push(...notFinite(answer, xs, colours));
+    const line = { color: isSmoothed ? withAlpha(colour, 0.28) : colour, width: isSmoothed ? 1 : 1.6 };
+    if (blocks) {
+      const customdata = blocks.low.map((low, index) => [low, blocks.high[index]]);
+      const hovertemplate = `${label}%{y:.5~g} (%{customdata[0]:.4~g} to %{customdata[1]:.4~g})<extra></extra>`;
+      traces.push(trace(curve.means(), { line, ...(isSmoothed ? quiet : { customdata, hovertemplate }) }));
+    } else {
+      const mode = kept.y.length < 3 ? "lines+markers" : "lines";
+      const hover = isSmoothed ? quiet : { hovertemplate: `${label}%{y:.5~g}<extra></extra>` };
+      traces.push(trace(kept, { line, mode, marker: { color: colour, size: 6 }, ...hover }));
     }
-    return traces.concat(this.board.marks.traces(this.board));
+    if (isSmoothed) {
+      const hovertemplate = `${label}smoothed %{y:.4~g}<extra></extra>`;
+      traces.push(trace(curve.smoothed(smoothing, this.range), { line: { color: colour, width: 1.8 }, hovertemplate }));
+    }
+    if (blocks) {
+      const floor = scale === "log" ? curve.extent(0)?.[0] : undefined;
+      const edge = { color: withAlpha(colour, 0.3), width: 0.7 };
+      traces.push(trace(curve.band(floor), { fill: "toself", fillcolor: withAlpha(colour, 0.18), line: edge, ...quiet }));
+    }
+    for (const part of curve.superseded)
+      traces.push(trace(part, { line: { color: withAlpha(colour, 0.3), width: 1.2 }, hovertemplate: "superseded %{y:.5~g}<extra></extra>" }));
+    return traces.concat(notFinite([kept, ...curve.superseded], place, colours));
   }
 
   emptyText(scale) {
-    const values = this.answers.flatMap((answer) => answer.y).filter((value) => value !== null);
-    if (!this.answers.length) return "Not logged in the attempts shown.";
-    if (!values.length) return this.answers.some((answer) => answer.flags.length) ? "Only NaN and infinities." : "";
-    return scale === "log" && values.every((value) => value <= 0) ? "Nothing above zero for a log axis." : "";
+    const values = this.curves.flatMap((curve) => [curve.kept, ...curve.superseded].flatMap((part) => part.y));
+    const finite = values.filter((value) => value !== null);
+    if (!this.curves.length) return "Not logged in the attempts shown.";
+    if (!finite.length) return values.length ? "Only NaN and infinities." : "";
+    return scale === "log" && finite.every((value) => value <= 0) ? "Nothing above zero for a log axis." : "";
   }
 
   showText(text) {
@@ -118,24 +144,32 @@ export class Chart {
 
   // Draws a line at `at`, the cursor's x in plotly's terms, and shows the value there.
   showAt(at, from) {
+    const { x } = this.board.view;
     const axis = this.plot._fullLayout?.xaxis;
-    const answer = this.answers.at(-1);
-    if (at === null || !axis || !answer?.x.length) return this.showLast();
+    const curve = this.curves.at(-1);
+    if (at === null || !axis || !curve || curve.isEmpty) return this.showLast();
     const place = axis.d2p(at);
     this.rule ??= this.plot.appendChild(Object.assign(document.createElement("div"), { className: "cursor" }));
     this.rule.hidden = from === this || place < 0 || place > axis._length;
     this.rule.style.left = `${axis._offset + place}px`;
-    const wanted = this.board.view.x === "time" ? axis.d2c(at) : Number(at);
-    const xs = this.board.view.x === "time" ? answer.x.map(toAxisTime) : answer.x;
-    const index = nearest(xs, wanted);
-    this.value.textContent = `step ${number(answer.step[index])} · ${valueText(answer, index)}`;
+    const wanted = x === "time" ? axis.d2c(at) : Number(at);
+    const inAxis = (xs) => (x === "time" ? xs.map(toAxisTime) : xs);
+    if (curve.blocks) {
+      const { start, end, mean } = curve.blocks.means;
+      const index = nearest(inAxis(curve.means().x), wanted);
+      const steps = x === "step" ? `steps ${number(start[index])} to ${number(end[index])} · ` : "";
+      this.value.textContent = `${steps}mean ${number(mean[index])}`;
+      return;
+    }
+    const index = nearest(inAxis(curve.main.x), wanted);
+    this.value.textContent = `step ${number(curve.main.step[index])} · ${valueText(curve.main, index)}`;
   }
 
   // Shows the last value, or how to leave the zoom.
   showLast() {
     if (this.rule) this.rule.hidden = true;
-    const answer = this.answers.at(-1);
-    const last = answer ? valueText(answer, answer.y.length - 1) : "";
+    const curve = this.curves.at(-1);
+    const last = !curve || curve.isEmpty ? "" : valueText(curve.main, curve.main.y.length - 1);
     this.value.textContent = this.range ? "zoomed · double-click for all" : last;
   }
 }
@@ -151,24 +185,24 @@ function absent(error) {
   throw error;
 }
 
-function valueText(answer, index) {
-  const flag = answer.flags.find((one) => one.index === index);
-  return flag ? FLAG_WORDS[flag.value] : number(answer.y[index]);
+function valueText(points, index) {
+  const word = points.words[index];
+  return word ? FLAG_WORDS[word] : number(points.y[index]);
 }
 
-function notFinite(answer, xs, colours) {
-  if (!answer.flags.length) return [];
-  const at = answer.flags.map((flag) => flag.index);
+function notFinite(parts, place, colours) {
+  const at = parts.flatMap(({ x, words }) => x.map((where, index) => ({ where, word: words[index] }))).filter(({ word }) => word);
+  if (!at.length) return [];
   return [
     {
-      x: at.map((index) => xs[index]),
+      x: place(at.map(({ where }) => where)),
       y: at.map(() => 0.97),
       yaxis: "y2",
       type: "scatter",
       mode: "markers",
       cliponaxis: false,
       marker: { symbol: "x", size: 7, color: colours.danger },
-      text: answer.flags.map((flag) => FLAG_WORDS[flag.value]),
+      text: at.map(({ word }) => FLAG_WORDS[word]),
       hovertemplate: "%{text}<extra></extra>",
     },
   ];

@@ -1,5 +1,5 @@
 // All charts of a run: view options, colours of attempts, and the shared cursor.
-import { Chart } from "./chart.js";
+import { Chart, STITCHED } from "./chart.js";
 import { number } from "./format.js";
 import { palette, toAxisTime } from "./plot.js";
 
@@ -19,7 +19,7 @@ export class ChartBoard {
       smoothing: 0,
       marks: true,
       ...remembered(),
-      attempts: [attempts.at(-1).attempt],
+      attempts: [STITCHED],
     };
     this.observer = new IntersectionObserver((entries) => this.onVisible(entries), { rootMargin: "250px" });
     this.addCharts();
@@ -48,8 +48,7 @@ export class ChartBoard {
     for (const { producer, name, attempt, count } of metrics) {
       const key = keyOf(producer, name);
       const figure = this.charts.get(key)?.figure;
-      const isShown = !this.numberOf(attempt) || this.view.attempts.includes(attempt);
-      if (!figure || !isShown) continue;
+      if (!figure) continue;
       const newest = `${attempt} ${count}`;
       if (figure.dataset.count !== newest) grown.push(key);
       figure.dataset.count = newest;
@@ -71,10 +70,11 @@ export class ChartBoard {
   }
 
   redraw() {
-    for (const chart of this.charts.values()) if (chart.answers.length) chart.draw();
+    for (const chart of this.charts.values()) if (chart.curves.length) chart.draw();
   }
 
   change(option, value) {
+    const isFetched = option !== "smoothing" || this.view.smoothing > 0;
     this.view[option] = value;
     try {
       const { attempts: _, ...kept } = this.view;
@@ -83,12 +83,19 @@ export class ChartBoard {
       // Storage may be forbidden; the choice then lasts as long as this page.
     }
     if (option === "x") for (const chart of this.charts.values()) chart.range = null;
-    if (option === "x" || option === "attempts") this.refresh();
+    if (option === "x" || option === "attempts" || !isFetched) this.refresh();
     else this.redraw();
   }
 
   numberOf(attempt) {
     return this.attempts.find((known) => known.attempt === attempt)?.number ?? 0;
+  }
+
+  // Whether something that happened at a step of an attempt is part of what is shown.
+  shows({ attempt, step }) {
+    if (!this.view.attempts.includes(STITCHED)) return this.view.attempts.includes(attempt);
+    const last = this.attempts.find((known) => known.attempt === attempt)?.superseded_after ?? null;
+    return last === null || step <= last;
   }
 
   // The newest attempt always has the first colour, as a curve without an attempt.
@@ -115,9 +122,10 @@ class Marks {
     this.commands = [];
   }
 
-  traces({ view, colours }) {
+  traces(board) {
+    const { view, colours } = board;
     if (!view.marks) return [];
-    const shown = (items) => items.filter((item) => view.attempts.includes(item.attempt));
+    const shown = (items) => items.filter((item) => board.shows(item));
     const place = (item) => (view.x === "time" ? toAxisTime(Date.parse(item.time ?? item.settled_at) / 1000) : item.step);
     const trace = (items, symbol, marker) => ({
       x: items.map(place),
@@ -130,15 +138,16 @@ class Marks {
       hoverinfo: "skip",
     });
     return [
-      this.lines({ view, colours }, place),
+      this.lines(board, place),
       trace(shown(this.evaluations), "line-ns", { size: 4, line: { width: 1.5, color: colours["ink-3"] } }),
       trace(shown(this.checkpoints), "circle", { size: 6, color: colours.panel, line: { width: 1.5, color: colours.ink } }),
     ].filter((one) => one.x.length);
   }
 
   // The applied commands as a trace of vertical lines, each at its `place` on the horizontal axis.
-  lines({ view, colours }, place) {
-    const items = view.marks ? this.commands.filter((item) => view.attempts.includes(item.attempt)) : [];
+  lines(board, place) {
+    const { view, colours } = board;
+    const items = view.marks ? this.commands.filter((item) => board.shows(item)) : [];
     return {
       x: items.flatMap((item) => [place(item), place(item), null]),
       y: items.flatMap(() => [0, 1, null]),

@@ -82,18 +82,6 @@ export function chosenRange(event, x) {
   return x === "time" ? [fromAxisTime(from), fromAxisTime(to)] : [from, to];
 }
 
-// Exponential moving average without the pull towards zero at its start; gaps stay gaps.
-export function smooth(values, weight) {
-  let sum = 0;
-  let mass = 0;
-  return values.map((value) => {
-    if (value === null) return null;
-    sum = weight * sum + (1 - weight) * value;
-    mass = weight * mass + (1 - weight);
-    return sum / mass;
-  });
-}
-
 // The index of the value of ascending `values` nearest to `wanted`.
 export function nearest(values, wanted) {
   let low = 0;

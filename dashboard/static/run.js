@@ -1,5 +1,6 @@
 // The page of one run: charts, step times, timeline, and their live updates.
 import { RunApi } from "./api.js";
+import { STITCHED } from "./chart.js";
 import { ChartBoard } from "./chart_board.js";
 import { Control } from "./control.js";
 import { syncFields, dialogs } from "./dialogs.js";
@@ -40,7 +41,9 @@ async function start() {
 }
 
 async function loadMarks(board, timing) {
-  const [checkpoints, evaluations, commands] = await Promise.all([api.checkpoints(), api.evaluations(), api.commands({ limit: 500 })]);
+  const wanted = [api.run(), api.checkpoints(), api.evaluations(), api.commands({ limit: 500 })];
+  const [{ attempts }, checkpoints, evaluations, commands] = await Promise.all(wanted);
+  board.attempts = attempts; // a later attempt may supersede more of them
   board.marks.checkpoints = checkpoints.items;
   board.marks.evaluations = evaluations.items;
   board.marks.commands = commands.items.filter((command) => command.state === "applied");
@@ -117,9 +120,11 @@ function controls(board, timing) {
   document.addEventListener("themechange", colour);
   for (const chip of chips) {
     chip.addEventListener("click", () => {
-      const chosen = chips.filter((other) => (other.getAttribute("aria-pressed") === "true") !== (other === chip));
-      if (!chosen.length) return;
-      press(chip, chosen.includes(chip));
+      const others = chips.filter((other) => other !== chip && other.getAttribute("aria-pressed") === "true");
+      let chosen = others.filter((other) => other.dataset.attempt !== STITCHED);
+      if (chip.getAttribute("aria-pressed") !== "true") chosen = chip.dataset.attempt === STITCHED ? [chip] : chips.filter((other) => other === chip || chosen.includes(other));
+      if (!chosen.length) chosen = [chips[0]];
+      for (const other of chips) press(other, chosen.includes(other));
       board.change("attempts", chosen.map((other) => other.dataset.attempt));
       timing.refresh();
     });

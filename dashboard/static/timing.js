@@ -71,8 +71,7 @@ export class Timing {
     shape.xaxis.autorange = !this.range;
     const first = this.plot.data === undefined;
     const [a, b] = [colours.series[0], colours.series[1]];
-    const view = { ...this.board.view, attempts: this.board.view.attempts.slice(-1) };
-    const marks = this.board.marks.lines({ view, colours }, (item) => item.step);
+    const marks = this.board.marks.lines(this.board, (item) => item.step);
     window.Plotly.react(this.plot, [trace(wait, "wait", withAlpha(b, 0.85)), trace(compute, "compute", a), marks], shape, CONFIG);
     if (first) this.listen();
     this.showSummary(compute, wait);

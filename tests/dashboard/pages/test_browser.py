@@ -159,22 +159,6 @@ def test_every_chart_shows_the_value_at_the_cursor(harness: Harness, site: str, 
     expect(page.locator("figure[data-metric='learning_rate'] .cursor")).to_be_visible()
 
 
-def test_selected_attempts_are_overlaid(harness: Harness, site: str, page: Any) -> None:
-    first = harness.begin(upto=30)
-    first.train(harness.feeder)
-    again = harness.begin(attempt="20261121T093000-aaaa", resumed=(first.attempt, 20), seed=2)
-    again.end(harness.feeder, again.train(harness.feeder))
-    visit(page, f"{site}/runs/tiny-1")
-    assert page.eval_on_selector(LOSS, "plot => plot.dataset") is not None
-    assert len(drawn(page, "loss")) == 4
-    page.get_by_role("button", name="Attempt 1").click()
-    page.wait_for_function(f'() => document.querySelector("{LOSS}").data[0].y.length === 6')
-    assert len(drawn(page, "loss", 1)) == 4
-    page.get_by_role("button", name="Attempt 2").click()
-    page.get_by_role("button", name="Attempt 1").click()
-    expect(page.get_by_role("button", name="Attempt 1")).to_have_attribute("aria-pressed", "true")
-
-
 def test_the_timeline_shows_the_selected_kinds(harness: Harness, site: str, page: Any) -> None:
     harness.train(steps=1200, eval_every=10, save_every=600)
     visit(page, f"{site}/runs/tiny-1")
