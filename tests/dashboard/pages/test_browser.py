@@ -146,7 +146,7 @@ def test_a_zoomed_chart_is_fetched_at_a_higher_resolution(
     page.mouse.move(5, 5)
     expect(page.locator("figure[data-metric='loss'] .value")).to_contain_text("zoomed")
     page.locator(f"{LOSS} .nsewdrag").first.dblclick()
-    page.wait_for_function(f'() => document.querySelector("{LOSS}").data[0].x[0] === 1')
+    page.wait_for_function(f'() => document.querySelector("{LOSS}").data[1].x[0] === 1')
 
 
 def test_every_chart_shows_the_value_at_the_cursor(harness: Harness, site: str, page: Any) -> None:
