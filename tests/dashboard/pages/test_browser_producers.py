@@ -62,6 +62,9 @@ def test_charts_of_a_subscriber_show_the_attempts_chosen(
     curves = "plot => plot.data?.filter((trace) => trace.yaxis !== 'y2').map((trace) => trace.y)"
     page.locator(gpu).scroll_into_view_if_needed()
     page.wait_for_function("gpu => document.querySelector(gpu).data", arg=gpu)
+    assert page.eval_on_selector(f1, curves) == [[0.5, 0.25, 0.75]]
+    page.get_by_role("button", name="Attempt 2").click()
+    page.wait_for_function(f"f1 => ({curves})(document.querySelector(f1))[0].length === 1", arg=f1)
     assert page.eval_on_selector(f1, curves) == [[0.75]]
     page.get_by_role("button", name="Attempt 1").click()
     page.locator(gpu).scroll_into_view_if_needed()
@@ -83,8 +86,10 @@ def test_a_chart_without_points_in_the_chosen_attempts_shows_a_message(
     page = browser.new_page()  # whose console may report the curve that does not exist
     visit(page, f"{site}/runs/tiny-1")
     f1 = page.locator("figure[data-metric='f1'] .plot")
+    page.get_by_role("button", name="Attempt 2").click()
     f1.scroll_into_view_if_needed()
-    expect(f1).to_have_text("Not logged in the attempts shown.")
+    expect(f1.locator(".empty-text")).to_have_text("Not logged in the attempts shown.")
+    expect(f1.locator(".empty-text")).to_be_visible()
     page.get_by_role("button", name="Attempt 1").click()
     f1.scroll_into_view_if_needed()
     expect(f1.locator(".js-line")).to_have_count(1)
