@@ -23,6 +23,7 @@ LinesideError
 └── StoreError              exit code 1
     ├── StoreTooNew
     ├── StoreUnavailable
+    ├── StoreDamaged
     └── StoreRolledBack
 
 Each message is one sentence or two with the value that was bad, what was expected and what to do,

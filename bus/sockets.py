@@ -180,3 +180,11 @@ def _set_common_options(socket: Socket) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 3 * HEARTBEAT_MS)
+
+
+def source_descriptor(frame: zmq.Frame) -> int:
+    """The descriptor that ``frame`` was received on; -1 from a peer of ZMTP before 3."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1

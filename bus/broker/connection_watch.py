@@ -29,7 +29,6 @@ SAMPLE_SECONDS = 0.05
 _BYTES_MAX = MAX_MESSAGE + (256 << 10)
 # While the broker lags behind, whole messages wait too.
 _LAGGING_BYTES_MAX = (sockets.RECEIVED_MAX + 1) * _BYTES_MAX
-_SOURCE = int(zmq.SRCFD)
 _BYTES_RECEIVED_AT = 128  # in Linux's struct tcp_info
 _INFO_SIZE = 136
 
@@ -82,7 +81,7 @@ class ConnectionWatch:
 
     def mark_received(self, sender: zmq.Frame) -> None:
         """A whole message of the connection that ``sender`` came from was received."""
-        connection = self._connections.get(int(sender.get(_SOURCE)))
+        connection = self._connections.get(sockets.source_descriptor(sender))
         if connection is not None:
             connection.has_received = True
 

@@ -184,7 +184,7 @@ class Broker(Service):
                 connection = self._connections[identity] = Connection(
                     now, public_key, principal_of(self._authenticator, public_key)
                 )
-                self._identities[int(first_frame.get(zmq.SRCFD))] = identity
+                self._identities[sockets.source_descriptor(first_frame)] = identity
             connection.last_seen = now
             self._handle(identity, connection, frames)
         except BadMessage as error:

@@ -12,7 +12,7 @@ import pytest
 
 from lineside.bus.broker import subscriptions
 from lineside.bus.client.reader import Reader
-from lineside.bus.protocol.events import Gap
+from lineside.bus.protocol.events import UNREADABLE, Gap
 from lineside.bus.protocol.messages import LIVE, START, Hi, Put
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
@@ -55,7 +55,7 @@ def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
     assert batch.gaps == (Gap(STREAM, 3, 4), Gap(STREAM, 9, 10))
 
 
-def test_sound_records_that_are_no_events_are_gaps(
+def test_sound_records_that_are_no_events_are_unreadable_or_gaps(
     start_broker: StartBroker, peer: Connect, settings: Settings
 ) -> None:
     start_broker()
@@ -76,8 +76,9 @@ def test_sound_records_that_are_no_events_are_gaps(
     producer.request(Put(STREAM, 0, 6, blob))
     with Reader(settings.broker, start=START) as reader:
         [batch] = collect(reader, 2)
-    assert seqs([batch]) == [0, 4]
-    assert batch.gaps == (Gap(STREAM, 1, 4), Gap(STREAM, 5, 6))
+    assert seqs([batch]) == [0, 1, 2, 4]
+    assert [event.kind == UNREADABLE for event in batch.events] == [False, True, True, False]
+    assert batch.gaps == (Gap(STREAM, 3, 4), Gap(STREAM, 5, 6))
 
 
 def test_a_live_reader_that_lags_is_skipped_forward_with_a_gap(
