@@ -21,9 +21,12 @@ from lineside.bus.broker import service, subscription, subscriptions
 from lineside.bus.broker.storage.journal import FORGOTTEN as NONE
 from lineside.bus.client import producer, reader
 from lineside.bus.protocol import addresses, limits, messages
+from lineside.bus.protocol.commands import COMMAND, OPS, PAUSE_SECONDS, STATE_OF_KIND, Command
+from lineside.bus.protocol.event_kinds import KINDS
 from lineside.bus.protocol.events import CONTROL_BITS, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer
+from lineside.store.status.liveness import DISCONNECT_SECONDS
 from tests.bus.conftest import BrokerThread
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +77,7 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "blob of a PUT": f"{messages.MAX_BLOB / mib:g} MiB, {messages.MAX_RECORDS} records",
         "message to the broker, all frames together": f"{messages.MAX_MESSAGE // mib} MiB, "
         f"{messages.MAX_FRAMES} frames",
+        "facts of a HI, and any text": f"{messages.MAX_TEXT >> 10} KiB",
         "silence before a producer connects anew": f"{producer._SILENCE_SECONDS:g} s",
         "silence before a reader connects anew": f"{reader.SILENCE_SECONDS:g} s",
         "silence after which the broker forgets a connection": f"{service._SILENT_SECONDS:g} s",
@@ -86,6 +90,7 @@ def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
         "lag at which a live reader is skipped": f"{subscriptions.LIVE_LAG} entries",
     }
     assert {what: table[what] for what in expected} == expected
+    assert messages.MAX_FACTS == messages.MAX_TEXT
     assert f"{addresses.IPC_PATH_MAX} bytes" in section(2)
     assert f"up to {subscriptions.NAME_MAX} printable" in section(6)
 
@@ -98,6 +103,23 @@ def test_the_page_has_a_word_for_every_control_bit() -> None:
     words = [word.replace("epoch_stop", "stop epoch") for word in words]
     listed = ", ".join(f"{1 << bit} {word}" for bit, word in enumerate(words))
     assert listed in section(5)
+
+
+def test_the_page_lists_every_command_and_every_answer() -> None:
+    table = rows(section(12))
+    assert {op for row in table for op in row.split(", ")} >= OPS.keys()
+    for op, arguments in OPS.items():
+        cell = next(cell for row, cell in table.items() if op in row.split(", "))
+        assert re.findall(r"`(\w+)`:", cell) == list(arguments), op
+    assert table.keys() >= STATE_OF_KIND.keys() - {COMMAND}
+    assert table.keys() >= Command("stop").to_data().keys() - {"reason", "issued_by"}
+    assert f"({PAUSE_SECONDS:g})" in section(12)
+
+
+def test_the_page_names_only_kinds_that_exist() -> None:
+    kinds = {kind for row in rows(section(11)) for kind in row.split(", ") if kind != "kind"}
+    assert {kind for kind in kinds if kind.strip("-")} <= KINDS.keys()
+    assert f"for {DISCONNECT_SECONDS:g} s" in section(11)
 
 
 def test_the_example_is_short_and_imports_nothing_of_ours() -> None:
