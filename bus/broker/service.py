@@ -243,11 +243,20 @@ class Broker(Service):
         if position is None:  # an older subscription of a reader that has subscribed again
             return
         journal, names = self._journal, self._subscriptions.names_below(message.name)
-        answer = Ack(message.name, position, OK, journal.head, journal.id, names)
+        records, seconds = self._backlog(position)
+        answer = Ack(
+            message.name, position, OK, journal.head, journal.id, names, records, int(seconds * 1e3)
+        )
         result = self._send([identity, *answer.encode()])
         if displaced is not None and result is not SendResult.GONE:
             why = f"another reader named {message.name!r} took over"
             self._send([displaced, *Ack(message.name, 0, DENIED, 0, why).encode()])
+
+    def _backlog(self, position: int) -> tuple[int, float]:
+        try:
+            return self._journal.backlog(position)
+        except JournalError:  # reading it will report that
+            return 0, 0.0
 
     def _append(self, identity: bytes, stream: Stream, message: Put | GapMessage) -> str:
         try:

@@ -99,6 +99,10 @@ class Reader:
         self._delivered = 0  # the newest offset handed out
         self.names_below: tuple[str, ...] = ()
         """Durable names ``name/...`` that the broker knew when it answered the subscription."""
+        self.behind: int | None = 0
+        """Events that lay after ``offset`` when the subscription was answered; None: not known."""
+        self.behind_seconds = 0.0
+        """How long the first of them had waited then."""
         self._has_start = False  # whether the offset at which reading began is known
         self._next_seqs: dict[Stream, int] = {}
         self._id = secrets.token_hex(8)
@@ -270,6 +274,8 @@ class Reader:
             return
         self._is_subscribed = True
         self.names_below = ack.names
+        self.behind = ack.behind or (None if ack.head > ack.next else 0)
+        self.behind_seconds = ack.behind_ms / 1000
         self._last_warning = ""
         self._unreturned_credit = 0
         self._start = LIVE if self._start == LIVE else OFFSET

@@ -144,11 +144,13 @@ class _Message:
     LAYOUT: ClassVar[tuple[_Field, ...]]
 
     def encode(self) -> Frames:
-        frames = [self.VERB]
+        frames, end = [self.VERB], 1
         for name, (encode_field, _, is_optional) in zip(self.__slots__, self.LAYOUT, strict=True):
             value = getattr(self, name)
+            frames.append(encode_field(value))
             if value or not is_optional:
-                frames.append(encode_field(value))
+                end = len(frames)
+        del frames[end:]
         return frames
 
     def validate(self) -> None:
@@ -189,18 +191,30 @@ class Ack(_Message):
     after which delivery begins. ``head`` is the journal's newest offset. ``status`` is ok, full
     (the disk is full; try again later), hole (records before the ones sent are missing; send from
     ``next``) or denied; ``text`` is then the reason. In the answer to a Sub that is ok, ``text`` is
-    the journal's id, because offsets of one journal mean nothing in another, and ``names`` are the
-    durable names below the reader's own, ``name/...``.
+    the journal's id, because offsets of one journal mean nothing in another, ``names`` are the
+    durable names below the reader's own, ``name/...``, and ``behind`` is the number of records of
+    any stream after ``next`` (0 also if it is not known), which wait since ``behind_ms``.
     """
 
     VERB = b"ACK"
-    LAYOUT = (_TEXT, _INT, _TEXT, _INT, _TEXT, _TEXTS._replace(is_optional=True))
+    LAYOUT = (
+        _TEXT,
+        _INT,
+        _TEXT,
+        _INT,
+        _TEXT,
+        _TEXTS._replace(is_optional=True),
+        _INT._replace(is_optional=True),
+        _INT._replace(is_optional=True),
+    )
     key: str
     next: int
     status: str = OK
     head: int = 0
     text: str = ""
     names: tuple[str, ...] = ()
+    behind: int = 0
+    behind_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

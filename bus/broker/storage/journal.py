@@ -98,6 +98,9 @@ class Journal(Protocol):
     def scan(self, patterns: Patterns) -> Scan:
         """Read the entries of ``patterns``."""
 
+    def backlog(self, after: int) -> tuple[int, float]:
+        """Records after an offset (0 if their number is not known), and the seconds they wait."""
+
     def streams(self) -> Collection[Stream]:
         """Every stream that was ever appended to."""
 

@@ -18,6 +18,7 @@ from lineside.bus.broker.storage.stream_index import StreamIndex
 from lineside.bus.errors import JournalError, StreamNameError
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.messages import MAX_RECORDS
 from lineside.bus.protocol.patterns import Patterns
 
 log = logging.getLogger("lineside")
@@ -41,7 +42,16 @@ _CONFIRMED = (
     "ALTER TABLE cursors ADD COLUMN confirmed INTEGER",
     "ALTER TABLE cursors ADD COLUMN streams TEXT NOT NULL DEFAULT ''",
 )
-_OWNERS = "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)"
+_LATER_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS owners (what TEXT PRIMARY KEY, owner TEXT NOT NULL)",
+    # The first offset of each commit, and the records before it since this table was made.
+    "CREATE TABLE IF NOT EXISTS commits (offset INTEGER PRIMARY KEY, records INTEGER NOT NULL)",
+)
+_NEXT_COMMIT = "SELECT offset, records FROM commits WHERE offset >= ? ORDER BY offset LIMIT 1"
+_LAST_COMMIT = "SELECT offset, records FROM commits ORDER BY offset DESC LIMIT 1"
+# A gap may have any size: without a limit a few would pass the integers of SQLite.
+_RECORDS = "SELECT coalesce(sum(min(records, ?)), 0) FROM entries WHERE offset >= ? AND offset < ?"
+_COUNTED_ENTRIES = 16_384  # more than one commit can have; older ones may have no row in commits
 
 
 class SqliteJournal:
@@ -107,6 +117,8 @@ class SqliteJournal:
             next_seqs[stream] = first_seq + records
         with self._transaction() as db:
             db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            if rows:
+                db.execute("INSERT INTO commits VALUES (?, ?)", (first, self._records))
             db.executemany(
                 "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)",
                 [
@@ -125,6 +137,7 @@ class SqliteJournal:
                 db.executemany("INSERT OR REPLACE INTO owners VALUES (?, ?)", owners.items())
             if expire_before > self.first:
                 db.execute("DELETE FROM entries WHERE offset < ?", (expire_before,))
+                db.execute("DELETE FROM commits WHERE offset < ?", (expire_before,))
         for stream, id_ in new.items():
             self._index.add(stream, id_)
         self._next_seqs.update(next_seqs)
@@ -133,12 +146,35 @@ class SqliteJournal:
             del self._cursors[name]
         self.owners.update(owners)
         self.head += len(rows)
+        self._records += sum(min(write.records, MAX_RECORDS) for write in writes)
         self.first = max(self.first, expire_before)
         return first
 
     def next_seq(self, stream: Stream) -> int:
         """0 for a stream never seen."""
         return self._next_seqs.get(stream, 0)
+
+    def backlog(self, after: int) -> tuple[int, float]:
+        """Records after an offset (0 if their number is not known), and the seconds they wait.
+
+        Raises:
+            JournalError: it cannot be read now.
+        """
+        start = max(after + 1, self.first)
+        if start > self.head:
+            return 0, 0.0
+        db, now = self._db, time.time()
+        with self._translating_errors():
+            found = db.execute("SELECT time FROM entries WHERE offset = ?", (start,)).fetchone()
+            seconds = max(0.0, now - found[0]) if found else 0.0
+            end, before = db.execute(_NEXT_COMMIT, (start,)).fetchone() or (
+                self.head + 1,
+                self._records,
+            )
+            if end - start > _COUNTED_ENTRIES:
+                return 0, seconds
+            records = db.execute(_RECORDS, (MAX_RECORDS, start, end)).fetchone()[0]
+        return max(0, records + self._records - before), seconds
 
     def scan(self, patterns: Patterns) -> SqliteScan:
         """Read the entries of ``patterns``."""
@@ -208,7 +244,8 @@ class SqliteJournal:
                 db.execute(statement)
             db.execute("INSERT INTO meta VALUES ('id', ?)", (secrets.token_hex(8),))
             db.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
-        db.execute(_OWNERS)
+        for statement in _LATER_SCHEMA:
+            db.execute(statement)
         if "confirmed" not in [row[1] for row in db.execute("PRAGMA table_info(cursors)")]:
             for statement in _CONFIRMED:
                 db.execute(statement)
@@ -221,6 +258,9 @@ class SqliteJournal:
         first = db.execute("SELECT min(offset) FROM entries").fetchone()[0]
         self.head = db.execute("SELECT max(offset) FROM entries").fetchone()[0] or 0
         self.first = first or self.head + 1
+        offset, records = db.execute(_LAST_COMMIT).fetchone() or (self.head + 1, 0)
+        counted = db.execute(_RECORDS, (MAX_RECORDS, offset, self.head + 1)).fetchone()[0]
+        self._records: int = records + counted
         self._index = StreamIndex()
         self._next_seqs: dict[Stream, int] = {}
         for id_, name, next_seq, checksum in db.execute("SELECT * FROM streams"):

@@ -49,6 +49,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hi, streams, st.dictionaries(st.text(), st.integers(0, 9) | st.text())),
     st.builds(Put, streams, u64, u64, st.binary()),
     st.builds(Ack, any_text, u64, any_text, u64, any_text),
+    st.builds(Ack, any_text, u64, any_text, u64, any_text, st.lists(any_text).map(tuple), u64, u64),
     st.builds(
         lambda s, pair, o: GapMessage(s, pair[0], pair[1], o), st.none() | streams, gaps, u64
     ),
