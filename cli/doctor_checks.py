@@ -250,10 +250,14 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
     while (lag := head - writer.offset(journal)) > 0 and time.monotonic() < until:
         time.sleep(0.1)
     if lag > 0:
+        from lineside.dashboard.backend.transit_reader import read_recorder_lag
+
+        recorder_lag = read_recorder_lag(writer, settings.broker)
+        amount = recorder_lag.amount if recorder_lag.is_known else plural(lag, "journal entry")
         yield Check(
             "recorder",
             FAIL,
-            f"{plural(lag, 'journal entry')} behind the broker",
+            f"{amount} behind the broker",
             f"check that it runs (`lineside up`, `lineside recorder`), and its log in "
             f"{settings.home / 'logs'}",
         )

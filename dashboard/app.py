@@ -20,6 +20,7 @@ from lineside.dashboard.backend import health
 from lineside.dashboard.backend.command_sender import CommandSender
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.http import problems
 from lineside.dashboard.http.body_limit import BodyLimitMiddleware
 from lineside.dashboard.http.static_files import Assets
@@ -28,6 +29,7 @@ from lineside.dashboard.live.hub import LiveHub
 from lineside.dashboard.live.store_feed import StoreFeed
 from lineside.dashboard.pages import routes as pages
 from lineside.dashboard.pages.renderer import Renderer
+from lineside.dashboard.transit import SpoolReader
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 
@@ -43,11 +45,13 @@ def create_app(
     settings: Settings,
     *,
     keyring: Keyring | None = None,
+    spool: SpoolReader | None = None,
 ) -> FastAPI:
     """The dashboard of one store.
 
     Without ``history`` and ``writer`` it opens ``settings.store`` at the first request. With
-    ``keyring`` it requires tokens. Close ``app.state.hub``, the live streams, before a shutdown.
+    ``keyring`` it requires tokens. ``spool`` reads this machine's spool. Close ``app.state.hub``,
+    the live streams, before a shutdown.
 
     Raises:
         MissingExtra: plotly is not installed.
@@ -55,6 +59,7 @@ def create_app(
     store = StoreAccess(settings.store, history, writer)
     assets = Assets.load()
     renderer = Renderer(assets)
+    transit = TransitReader(store, settings.broker, spool)
     feed = StoreFeed(store)
     hub = LiveHub(feed)
     refusal_publisher = RefusalPublisher(settings.broker)
@@ -87,10 +92,10 @@ def create_app(
     hosts = LOOPBACK_NAMES if keyring is None else None
     app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=refusal_publisher.add)
     problems.add_error_handlers(app, renderer.error)
-    app.include_router(runs.router(store))
+    app.include_router(runs.router(store, transit))
     app.include_router(commands.router(store, CommandSender(settings.broker)))
-    app.include_router(health.router(store, settings.broker))
+    app.include_router(health.router(store, transit))
     app.include_router(assets.router())
-    app.include_router(pages.router(store, renderer))
+    app.include_router(pages.router(store, renderer, transit))
     app.include_router(live.router(hub, feed))
     return app

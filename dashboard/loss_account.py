@@ -11,6 +11,7 @@ from lineside.bus.wording import agree, plural
 from lineside.dashboard.formatting import capitalize_first, duration, number
 
 if TYPE_CHECKING:
+    from lineside.dashboard.transit import Transit
     from lineside.store.history.records import Attempt, Run, StreamAccount
 
 CLEAR, CAUTION = "clear", "caution"
@@ -49,8 +50,14 @@ class HookCost:
         return f"{each} · {self.share}" if self.share else each
 
 
-def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
-    """Summarize the accounts of the streams of a run."""
+def summarize(
+    run: Run, streams: Sequence[StreamAccount], transit: Transit | None = None
+) -> LossSummary:
+    """Summarize the accounts of the streams of a run.
+
+    With ``transit`` also what is known, and what is not, of events that the store does not have;
+    ``streams`` are then those of ``add_spool``.
+    """
     if not streams:
         return LossSummary(CAUTION, "No event of this run has arrived yet.")
     emitted, recorded, gaps, lag, unreadable = (
@@ -61,12 +68,13 @@ def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
         sum(getattr(stream, name) or 0 for stream in streams)
         for name in ("dropped", "hook_errors", "encode_failures")
     )
-    is_running = run.is_running
-    overdue = lag if not is_running else 0
+    overdue = lag if not run.is_running else 0
     has_errors = hook_errors or encode_failures or unreadable
+    is_behind = transit is not None and transit.recorder.is_behind
+    unknown = unknown_since(run, transit)
     sentences = [
         *_loss_sentences(gaps, dropped),
-        *_lag_sentences(lag, is_running),
+        *_lag_sentences(run, overdue, transit),
         *_error_sentences(hook_errors, encode_failures, unreadable),
         *_cost_sentences(hook_cost(streams, run.attempts)),
     ]
@@ -78,12 +86,27 @@ def summarize(run: Run, streams: Sequence[StreamAccount]) -> LossSummary:
         headline = f"{plural(overdue, 'event')} of {emitted:,} {has} not arrived yet."
     elif has_errors:
         headline = capitalize_first(f"{_all_events(emitted)} recorded, with errors.")
+    elif is_behind and transit is not None:
+        amount = transit.recorder.amount
+        headline = f"{plural(recorded, 'event')} recorded, and the recorder is {amount} behind."
+    elif unknown:
+        headline = f"{plural(recorded, 'event')} recorded; how many came {unknown} is not known."
     elif lag:
         headline = f"Nothing lost: {plural(recorded, 'event')} recorded, {lag:,} on the way."
     else:
         headline = f"Nothing lost: {_all_events(emitted)} recorded."
-    caution = gaps or dropped or overdue or has_errors
+    caution = gaps or dropped or overdue or has_errors or is_behind or unknown
     return LossSummary(CAUTION if caution else CLEAR, headline, sentences)
+
+
+def on_its_way(run: Run, lag: int, transit: Transit) -> str:
+    """The number of events on their way, where they are, and what is not known."""
+    unknown = unknown_since(run, transit)
+    if lag and transit.in_spool:
+        text = f"{lag:,}, {transit.in_spool:,} of them in the spool of this machine"
+    else:
+        text = f"{lag:,}" if lag or not unknown else ""
+    return "; ".join(filter(None, (text, f"not known {unknown}" if unknown else "")))
 
 
 def hook_cost(
@@ -117,10 +140,38 @@ def _loss_sentences(gaps: int, dropped: int) -> list[str]:
     return sentences
 
 
-def _lag_sentences(lag: int, is_running: bool) -> list[str]:
-    if not lag or is_running:
-        return []
-    return [f"The run has ended, but {plural(lag, 'event')} did not arrive. {SHIP_HINT}"]
+def unknown_since(run: Run, transit: Transit | None) -> str:
+    """``after 12:03:55 UTC`` if nothing is known of events after that; else empty."""
+    if transit is None or not (run.attempts and run.accepts_commands):
+        return ""
+    is_here = any(stream.attempt == run.attempts[-1].attempt for stream in transit.spool)
+    if is_here or (run.is_running and transit.recorder.is_known):
+        return ""
+    return f"after {run.updated_at:%H:%M:%S} UTC"
+
+
+def _lag_sentences(run: Run, overdue: int, transit: Transit | None) -> list[str]:
+    sentences = []
+    in_spool = transit.in_spool if transit else 0
+    # A training that sends its events has some there at any time.
+    if transit is not None and in_spool and (overdue or not transit.recorder.is_known):
+        sentences.append(
+            f"{plural(in_spool, 'event')} {agree(in_spool, 'waits')} in the spool of this machine. "
+            "`lineside up` and `lineside ship` send them."
+        )
+    elif overdue:
+        ended = "is disconnected" if run.accepts_commands else "has ended"
+        sentences.append(
+            f"The run {ended}, but {plural(overdue, 'event')} did not arrive. {SHIP_HINT}"
+        )
+    if transit is not None and transit.recorder.is_behind:
+        sentences.append(
+            f"{transit.recorder} Events of all runs count; newer ones are not shown here yet."
+        )
+    elif transit is not None and unknown_since(run, transit):
+        why = transit.recorder.problem or "no message has come since."
+        sentences.append(f"What the training published since then is not known: {why}")
+    return sentences
 
 
 def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) -> list[str]:

@@ -28,17 +28,25 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from lineside.dashboard.transit import SpoolReader
+
 log = logging.getLogger("lineside")
 
 
 def serve(
-    settings: Settings, host: str = "127.0.0.1", port: int = DASHBOARD_PORT, *, tokens: bool = False
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = DASHBOARD_PORT,
+    *,
+    tokens: bool = False,
+    spool: SpoolReader | None = None,
 ) -> None:
     """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
 
     An address other than loopback requires tokens; with ``tokens`` loopback does too. Port 0 picks
     a free port; the log shows the address. The store need not exist yet: the recorder makes it, and
-    until then ``/readyz`` and the pages report that it is missing.
+    until then ``/readyz`` and the pages report that it is missing. ``spool`` reads this machine's
+    spool.
 
     Raises:
         UsageError: the process cannot listen on ``host``, or tokens are required and none exists.
@@ -51,7 +59,8 @@ def serve(
     listener = listen(host, port, keyring)
     with listener:
         is_open = is_loopback(listener) and not tokens
-        app = create_app(None, None, settings, keyring=None if is_open else keyring)
+        keys = None if is_open else keyring
+        app = create_app(None, None, settings, keyring=keys, spool=spool)
         raise_file_limit()
         server = Server(server_config(app), app.state.hub)
         for number in (signal.SIGINT, signal.SIGTERM):

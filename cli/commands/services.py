@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -61,9 +62,12 @@ def dashboard(
 ) -> None:
     """Serve the pages and the REST API."""
     from lineside.dashboard.server import serve
+    from lineside.emitter.spool import backlog
 
     configure_logging()
-    serve(Settings.from_env(), host=host, port=port, tokens=tokens)
+    settings = Settings.from_env()
+    spool = partial(backlog.unconfirmed, settings.spool)
+    serve(settings, host=host, port=port, tokens=tokens, spool=spool)
 
 
 def shipper() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
+from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
 from lineside.cli.output import JsonOption, local_time, pairs, print_json, step_text, table
-from lineside.cli.run_lookup import RunArgument, open_history
+from lineside.cli.run_lookup import RunArgument, open_engine
 from lineside.dashboard import formatting, loss_account
+from lineside.dashboard.transit import RecorderLag, add_spool
+from lineside.emitter.spool import backlog
 
 if TYPE_CHECKING:
     from lineside.store.history.records import Attempt, Checkpoint, Run, StreamAccount
@@ -17,14 +21,24 @@ if TYPE_CHECKING:
 
 def show(run: RunArgument, json: JsonOption = False) -> None:
     """Show one run: attempts, last values, events, account and checkpoints."""
-    history = open_history()
+    engine = open_engine()
+    from lineside.dashboard.backend.transit_reader import TransitReader
+    from lineside.store.history.history import History
+    from lineside.store.recording.writer import Writer
+
+    history, settings = History(engine), Settings.from_env()
     found = history.find(run)
-    streams = history.streams(found.id)
+    spool = partial(backlog.unconfirmed, settings.spool)
+    on_its_way = TransitReader(Writer(engine), settings.broker, spool).transit(found.id)
+    streams = add_spool(history.streams(found.id), on_its_way)
     checkpoints = history.checkpoints(found.id)
     if json:
         from lineside.dashboard.api import models
 
         document = models.Run.model_validate(found).model_dump(mode="json")
+        document["loss_account"] |= {name: sum_of(streams, name) for name in ("emitted", "lag")}
+        document["in_spool"] = on_its_way.in_spool
+        document["recorder"] = models.Recorder.from_lag(on_its_way.recorder).model_dump()
         document["streams"] = [
             models.Stream.model_validate(s).model_dump(mode="json") for s in streams
         ]
@@ -33,7 +47,6 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         ]
         print_json(document)
         return
-    account = found.loss_account
     sections = [
         printable(
             f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else "")
@@ -53,16 +66,22 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         "Account\n"
         + pairs(
             [
-                ("emitted", f"{account.emitted:,}"),
-                ("recorded", f"{account.recorded:,}"),
-                ("missing", f"{account.gaps:,}"),
-                ("on its way", f"{account.lag:,}"),
+                ("emitted", f"{sum_of(streams, 'emitted'):,}"),
+                ("recorded", f"{sum_of(streams, 'recorded'):,}"),
+                ("missing", f"{sum_of(streams, 'gaps'):,}"),
+                ("on its way", loss_account.on_its_way(found, sum_of(streams, "lag"), on_its_way)),
+                ("recorder", _recorder(on_its_way.recorder)),
                 ("hooks", hook_cost(streams)),
             ]
         ),
         "Checkpoints\n" + pairs([(f"step {c.step}", _checkpoint(c)) for c in checkpoints]),
     ]
     typer.echo("\n\n".join(section for section in sections if not section.endswith("\n")))
+
+
+def sum_of(streams: list[StreamAccount], name: str) -> int:
+    """The sum of the field ``name`` of all accounts."""
+    return sum(getattr(stream, name) for stream in streams)
 
 
 def hook_cost(streams: list[StreamAccount]) -> str:
@@ -79,6 +98,12 @@ def _traceback(run: Run) -> str:
         return "\n"
     lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
     return "\n".join((f"Traceback of {error.producer}", *lines))
+
+
+def _recorder(lag: RecorderLag) -> str:
+    if not lag.is_known:
+        return f"not known: {lag.problem.removesuffix('.')}"
+    return f"{lag.amount} behind the broker" if lag.is_behind else "keeps up with the broker"
 
 
 def _checkpoint(checkpoint: Checkpoint) -> str:

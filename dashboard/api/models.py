@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, OPS
 from lineside.dashboard.http.strict_json import strict
+from lineside.dashboard.transit import RecorderLag
 from lineside.store.history import records
 
 T = TypeVar("T")
@@ -273,6 +274,24 @@ class Stream(Document):
     last_seen: datetime
 
 
+class Recorder(Document):
+    """How far the recorder is behind the broker, for all runs together."""
+
+    keeps_up: bool | None = Field(description="Null if nothing is known.")
+    events: int | None = Field(description="Events that wait in the broker; null if not known.")
+    seconds: float | None = Field(description="How long the first of them has waited.")
+    detail: str
+
+    @classmethod
+    def from_lag(cls, lag: RecorderLag) -> Recorder:
+        return cls(
+            keeps_up=not lag.is_behind if lag.is_known else None,
+            events=lag.events,
+            seconds=lag.seconds if lag.is_known else None,
+            detail=str(lag),
+        )
+
+
 class Account(BaseModel):
     """The loss account: by stream, and as text."""
 
@@ -280,6 +299,8 @@ class Account(BaseModel):
     headline: str
     sentences: list[str]
     streams: list[Stream]
+    in_spool: int = Field(description="Events known to wait in the spool of this machine.")
+    recorder: Recorder
 
 
 class RunChange(BaseModel):

@@ -14,6 +14,7 @@ from lineside.dashboard.api.models import (
     Configuration,
     Event,
     Listing,
+    Recorder,
     Run,
     RunChange,
     Stream,
@@ -33,14 +34,16 @@ from lineside.dashboard.api.parameters import (
     Start,
 )
 from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
 from lineside.dashboard.loss_account import summarize
+from lineside.dashboard.transit import add_spool
 from lineside.store.history.history import STITCHED
 from lineside.store.history.records import Status
 
 
-def router(store: StoreAccess) -> APIRouter:
+def router(store: StoreAccess, transit: TransitReader) -> APIRouter:
     """Everything below ``/api/runs``."""
     routes = APIRouter(
         prefix="/api",
@@ -213,8 +216,9 @@ def router(store: StoreAccess) -> APIRouter:
     @routes.get("/runs/{run_id}/account", response_model=Account, responses=unknown)
     def account(run_id: RunId) -> Response:
         """The loss account: by stream, and as text."""
-        run, streams = store.history.run(run_id), store.history.streams(run_id)
-        summary = summarize(run, streams)
+        run, on_its_way = store.history.run(run_id), transit.transit(run_id)
+        streams = add_spool(store.history.streams(run_id), on_its_way)
+        summary = summarize(run, streams, on_its_way)
         items = [Stream.model_validate(stream) for stream in streams]
         return json_response(
             Account(
@@ -222,6 +226,8 @@ def router(store: StoreAccess) -> APIRouter:
                 headline=summary.headline,
                 sentences=summary.sentences,
                 streams=items,
+                in_spool=on_its_way.in_spool,
+                recorder=Recorder.from_lag(on_its_way.recorder),
             )
         )
 

@@ -38,6 +38,10 @@ class StoreAccess:
         with self._write_lock:
             yield writer
 
+    def position(self) -> tuple[str, int] | None:
+        """The journal that was recorded last, and its offset; None for a new store."""
+        return (self._writer or self._open()[1]).position()
+
     def offset(self, journal: str) -> int:
         """The offset up to which ``journal`` is recorded."""
         return (self._writer or self._open()[1]).offset(journal)

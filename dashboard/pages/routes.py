@@ -15,8 +15,10 @@ from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.api.parameters import MAX_INT64, Sort
 from lineside.dashboard.auth.caller import caller, denial_reason
 from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
 from lineside.dashboard.pages.renderer import Renderer
+from lineside.dashboard.transit import Transit, add_spool
 from lineside.store.history.curve_records import Series
 from lineside.store.history.history import MAX_LIMIT, History
 from lineside.store.history.records import RUN_STATUSES, Run, Status
@@ -36,7 +38,7 @@ SORTS = {
 }
 
 
-def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
+def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> APIRouter:
     """The run list, the run page, and its parts."""
     routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -92,14 +94,15 @@ def router(store: StoreAccess, renderer: Renderer) -> APIRouter:
             configuration=sections.configuration(history.configuration(run_id)),
             no_edit=denial_reason(principal, "Editing", CONTROL),
             no_delete=denial_reason(principal, "Deleting", ADMIN),
-            **_parts_context(history, run, principal),
+            **_parts_context(history, run, principal, transit.transit(run_id)),
             **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
         )
 
     @routes.get("/runs/{run_id}/parts")
     def run_parts(request: Request, run_id: str) -> HTMLResponse:
         history = store.history
-        parts = _parts_context(history, history.run(run_id), caller(request))
+        run = history.run(run_id)
+        parts = _parts_context(history, run, caller(request), transit.transit(run_id))
         return renderer.page(request, "run_parts.html", **parts)
 
     @routes.get("/runs/{run_id}/timeline")
@@ -164,18 +167,21 @@ def _run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _parts_context(history: History, run: Run, principal: Principal | None) -> dict[str, Any]:
+def _parts_context(
+    history: History, run: Run, principal: Principal | None, transit: Transit
+) -> dict[str, Any]:
     """The parts of a run's page that change while it runs, for ``principal``."""
     now = datetime.now(timezone.utc)
     checkpoints = history.checkpoints(run.id)
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000, with_data=False).items
-    streams = history.streams(run.id)
-    summary = loss_account.summarize(run, streams)
+    streams = add_spool(history.streams(run.id), transit)
+    summary = loss_account.summarize(run, streams, transit)
     commands = history.commands(run.id, limit=MAX_LIMIT).items
     series = _newest_series(history, run)
     charted = sections.most_important(series)
     groups, singles = sections.charts(charted, is_running=run.is_running)
     numbers = {attempt.attempt: attempt.number for attempt in run.attempts}
+    unknown = run.attempts[-1].attempt if loss_account.unknown_since(run, transit) else None
     return {
         "run": run,
         "now": now,
@@ -207,6 +213,9 @@ def _parts_context(history: History, run: Run, principal: Principal | None) -> d
             {
                 "record": stream,
                 "number": numbers.get(stream.attempt, "?"),
+                "lag": formatting.NO_VALUE
+                if stream.attempt == unknown and not stream.lag
+                else formatting.number(stream.lag),
                 "cost": loss_account.hook_cost([stream], run.attempts) or formatting.NO_VALUE,
             }
             for stream in streams

@@ -37,3 +37,22 @@ if (content.dataset.retry === "true") {
     if (checks?.checks?.store?.ok) location.reload();
   }, 2000);
 }
+
+// Shows how far the recorder is behind. No change of a run would: they come from the recorder.
+const LAG_MILLISECONDS = 5000;
+const lagNotice = document.getElementById("recorder-lag");
+
+async function showLag() {
+  if (document.hidden) return;
+  const answer = await fetch(`${siteRoot}api/recorder`).catch(() => null);
+  const lag = answer?.ok ? await answer.json() : null;
+  const text = lag && !lag.keeps_up ? lag.detail : "";
+  if (lagNotice.textContent !== text) lagNotice.textContent = text; // a status is read aloud
+  lagNotice.hidden = !text;
+}
+
+if (lagNotice) {
+  showLag();
+  setInterval(showLag, LAG_MILLISECONDS);
+  document.addEventListener("visibilitychange", showLag);
+}

@@ -28,13 +28,15 @@ class StreamBacklog(NamedTuple):
     left: int
 
 
-def unconfirmed(spool: Path) -> dict[Stream, StreamBacklog]:
-    """The backlog of every stream in ``spool``; streams removed meanwhile are left out.
+def unconfirmed(spool: Path, run: str = "") -> dict[Stream, StreamBacklog]:
+    """The backlog of every stream in ``spool``, or of the streams of ``run``.
+
+    Streams that cannot be read, or were removed meanwhile, are left out.
 
     Not for a process that writes a stream there itself: asking for a lock would release its own.
     """
     found = {}
-    for stream, folder in directory.streams(spool):
+    for stream, folder in directory.streams(spool, run):
         with contextlib.suppress(OSError):
             found[stream] = _measure(stream, folder)
     return found

@@ -18,13 +18,13 @@ LOST_NAME = "lost"
 """Marks a stream for which process_lost was published."""
 
 
-def streams(spool: Path) -> Iterator[tuple[Stream, Path]]:
-    """Every stream and its folder under ``spool``; other files and folders are skipped."""
-    for run in _folders(spool):
-        for producer in _folders(run):
+def streams(spool: Path, run: str = "") -> Iterator[tuple[Stream, Path]]:
+    """Every stream, or those of ``run``, and its folder; other files and folders are skipped."""
+    for folder in [spool / run] if run else _folders(spool):
+        for producer in _folders(folder):
             for attempt in _folders(producer):
                 with contextlib.suppress(StreamNameError):
-                    yield Stream.parse(f"{run.name}/{producer.name}/{attempt.name}"), attempt
+                    yield Stream.parse(f"{folder.name}/{producer.name}/{attempt.name}"), attempt
 
 
 def acked_seq(folder: Path) -> int:

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from lineside.dashboard.loss_account import CAUTION, CLEAR, LossSummary, hook_cost, summarize
+from lineside.dashboard.loss_account import (
+    CAUTION,
+    CLEAR,
+    LossSummary,
+    hook_cost,
+    on_its_way,
+    summarize,
+)
+from lineside.dashboard.transit import RecorderLag, Transit, add_spool
 from tests.dashboard.conftest import Harness
 
 
@@ -81,3 +91,81 @@ def test_failed_hooks_are_a_caution_although_all_events_are_recorded(harness: Ha
 def test_a_run_without_streams_is_a_caution(harness: Harness) -> None:
     harness.train()
     assert summarize(harness.history.run("tiny-1"), []).tone == CAUTION
+
+
+def test_events_in_the_spool_of_this_machine_are_counted(harness: Harness) -> None:
+    training = harness.train()
+    emitted = harness.feeder.next_seq(training.stream)
+    later = training.stream._replace(attempt="t2")
+    spool = {training.stream: (emitted, 20), later: (0, 100)}
+    transit = Transit(RecorderLag(None, problem="no broker answers."), spool)
+    run, streams = harness.history.run("tiny-1"), harness.history.streams("tiny-1")
+    accounts = add_spool(streams, transit)
+    assert [(a.attempt, a.emitted, a.lag) for a in accounts if a.producer == "rank0"] == [
+        (training.stream.attempt, emitted + 20, 20),
+        ("t2", 100, 100),
+    ]
+    summary = summarize(run, accounts, transit)
+    assert summary.tone == CAUTION
+    assert summary.headline.startswith("120 events of ")
+    assert summary.sentences[0].startswith("120 events wait in the spool of this machine.")
+    assert on_its_way(run, 120, transit) == "120, 120 of them in the spool of this machine"
+
+
+def test_events_of_a_recorder_that_lags_are_reported(harness: Harness) -> None:
+    training = harness.begin()
+    training.train(harness.feeder, 1, 20)
+    emitted = harness.feeder.next_seq(training.stream)
+    transit = Transit(RecorderLag(250_000, 58.0))
+    run, streams = harness.history.run("tiny-1"), harness.history.streams("tiny-1")
+    summary = summarize(run, streams, transit)
+    assert summary.tone == CAUTION
+    assert summary.headline == (
+        f"{emitted} events recorded, and the recorder is 58s and 250,000 events behind."
+    )
+    assert summary.sentences[0].startswith("The recorder is 58s and 250,000 events behind")
+
+
+def test_events_in_the_spool_of_a_training_that_sends_them_are_no_caution(harness: Harness) -> None:
+    training = harness.begin()
+    training.train(harness.feeder, 1, 20)
+    emitted = harness.feeder.next_seq(training.stream)
+    transit = Transit(RecorderLag(), {training.stream: (emitted, 7)})
+    accounts = add_spool(harness.history.streams("tiny-1"), transit)
+    summary = summarize(harness.history.run("tiny-1"), accounts, transit)
+    assert (summary.tone, summary.sentences) == (CLEAR, [])
+    assert summary.headline == f"Nothing lost: {emitted} events recorded, 7 on the way."
+
+
+@pytest.mark.parametrize(
+    ("recorder", "silent", "why"),
+    [
+        (RecorderLag(None, problem="no broker answers at ipc://x."), False, "no broker answers"),
+        (RecorderLag(), True, "no message has come since"),
+    ],
+)
+def test_what_is_not_known_of_a_training_is_stated_to_be_not_known(
+    harness: Harness, recorder: RecorderLag, silent: bool, why: str
+) -> None:
+    training = harness.begin()
+    training.train(harness.feeder, 1, 20)
+    run = harness.history.run("tiny-1")
+    if silent:
+        run = replace(run, status="disconnected")
+    streams = harness.history.streams("tiny-1")
+    known = summarize(run, streams, Transit(RecorderLag(), {training.stream: (100, 0)}))
+    assert "not known" not in known.headline
+    summary = summarize(run, streams, Transit(recorder))
+    since = f"after {run.updated_at:%H:%M:%S} UTC"
+    assert summary.tone == CAUTION
+    assert f"how many came {since} is not known" in summary.headline
+    assert why in summary.sentences[0]
+    assert on_its_way(run, 0, Transit(recorder)) == f"not known {since}"
+
+
+def test_a_run_that_ended_is_known_without_a_broker(harness: Harness) -> None:
+    harness.train()
+    run, streams = harness.history.run("tiny-1"), harness.history.streams("tiny-1")
+    transit = Transit(RecorderLag(None, problem="no broker answers."))
+    assert summarize(run, streams, transit).tone == CLEAR
+    assert on_its_way(run, 0, transit) == "0"

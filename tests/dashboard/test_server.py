@@ -20,13 +20,15 @@ from lineside.bus.protocol.messages import START
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.testing import BrokerProcess
 from lineside.dashboard.auth.listener import address, listen
-from lineside.dashboard.backend.health import BEHIND_SECONDS, RecorderCheck
+from lineside.dashboard.backend.health import BEHIND_SECONDS, recorder_check
 from lineside.dashboard.backend.store_access import StoreAccess
+from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.http import static_files
 from lineside.dashboard.server import serve
+from lineside.dashboard.transit import RecorderLag
 from tests.dashboard.conftest import Harness
 from tests.support.forked import ForkedCommand
-from tests.support.waiting import DEADLINE, wait_until
+from tests.support.waiting import DEADLINE
 
 
 @contextmanager
@@ -138,34 +140,42 @@ def test_without_plotly_the_error_names_the_extra_to_install(
         serve(harness.settings, port=0)
 
 
-def test_the_dashboard_is_ready_only_while_the_recorder_keeps_up(harness: Harness) -> None:
+def test_the_lag_of_a_recorder_is_known_in_events_and_seconds(harness: Harness) -> None:
     now = 0.0
-    recorder_check = RecorderCheck(
-        StoreAccess("", harness.history, harness.feeder.writer),
-        harness.settings.broker,
-        lambda: now,
+    writer, broker_address = harness.feeder.writer, harness.settings.broker
+    transit = TransitReader(
+        StoreAccess("", harness.history, writer), broker_address, clock=lambda: now
     )
-    assert "No broker answers" in recorder_check.check().detail
+    lag = transit.recorder_lag()
+    assert (lag.is_known, lag.is_behind, recorder_check(lag).ok) == (False, False, True)
+    assert f"no broker answers at {broker_address}" in str(lag)
     with BrokerProcess(harness.settings.home) as broker:
+        now += 10
+        assert str(transit.recorder_lag()) == "The recorder keeps up."
         with Producer(broker.address, "a/rank0/t1") as producer:
-            producer.emit("run_start")
+            for _ in range(7):
+                producer.emit("step_end")
             producer.flush()
-            now = 10.0
-            assert recorder_check.check().ok
-            now += BEHIND_SECONDS - 1
-            slow = recorder_check.check()
-            assert (slow.ok, "for 9 s" in slow.detail) == (True, True)
-            now += 2
-            assert not recorder_check.check().ok
-            now += 0.5
-            assert not recorder_check.check().ok, "an answer stands for a second"
+        now += 0.5
+        assert not transit.recorder_lag().events, "an answer stands for a second"
+        now += 1
+        lag = transit.recorder_lag()
+        assert (lag.is_known, lag.events) == (True, 7)
+        assert 0 <= lag.seconds < DEADLINE
         with Reader(broker.address, start=START) as reader:
             batch = reader.poll(DEADLINE)
             assert batch is not None
-            harness.feeder.writer.apply(reader.journal or "", [batch])
+            writer.apply(reader.journal or "", [batch])
         now += 2
-        wait_until(lambda: recorder_check.check().ok, "the recorder caught up")
-        assert recorder_check.check().detail == "The recorder keeps up."
+        assert transit.recorder_lag() == RecorderLag(0, 0.0)
+
+
+def test_the_dashboard_is_ready_only_while_the_recorder_keeps_up() -> None:
+    assert recorder_check(RecorderLag(250_000, BEHIND_SECONDS - 1)).ok
+    late = recorder_check(RecorderLag(250_000, 58.0))
+    assert not late.ok
+    assert late.detail == "The recorder is 58s and 250,000 events behind the broker."
+    assert "58s behind" in str(RecorderLag(None, 58.0))
 
 
 def test_the_dashboard_is_not_ready_with_a_store_of_a_newer_version(harness: Harness) -> None:

@@ -105,6 +105,23 @@ def test_show_as_json_has_streams_and_checkpoints_too(running_home: Home) -> Non
     assert run["checkpoints"][0]["path"] == "/somewhere/checkpoint-300"
 
 
+def test_show_counts_events_in_the_spool_and_states_what_is_not_known(home: Home) -> None:
+    process, _ = home.up("--quiet")
+    home.train()
+    wait_until(lambda: '"status": "finished"' in home.lineside("show", RUN_ID, "--json").stdout)
+    assert re.search(r"recorder +keeps up with", home.lineside("show", RUN_ID).stdout)
+    process.close()
+    home.train()  # another attempt, that nothing records
+    shown = home.lineside("show", RUN_ID).stdout
+    waiting = re.search(r"on its way +(\S+), \1 of them in the spool of this machine\n", shown)
+    assert waiting is not None
+    assert int(waiting[1]) > STEPS
+    assert re.search(r"recorder +not known: no broker answers at ", shown)
+    document = json.loads(home.lineside("show", RUN_ID, "--json").stdout)
+    assert document["in_spool"] == document["loss_account"]["lag"] == int(waiting[1])
+    assert document["recorder"]["keeps_up"] is None
+
+
 @pytest.mark.parametrize("command", ["show", "tail", "export"])
 def test_an_unknown_run_is_a_usage_error_that_names_known_ones(
     running_home: Home, command: str

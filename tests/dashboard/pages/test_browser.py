@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from lineside.dashboard.backend.transit_reader import TransitReader
+from lineside.dashboard.transit import RecorderLag
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -38,6 +40,22 @@ def test_charts_are_drawn_with_what_the_store_holds(harness: Harness, site: str,
     expect(page.locator("#steps-summary")).to_contain_text("A step computes for")
     expect(page.locator("#account .headline")).to_contain_text("Nothing lost")
     expect(page.locator("h3", has_text="Evaluation")).to_be_visible()
+
+
+def test_each_page_shows_how_far_the_recorder_is_behind(
+    harness: Harness, site: str, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lag = RecorderLag(250_000, 58.0)
+    monkeypatch.setattr(TransitReader, "recorder_lag", lambda _: lag)
+    harness.train()
+    notice = page.locator("#recorder-lag")
+    for path in ("/", "/runs/tiny-1"):
+        visit(page, site + path)
+        expect(notice).to_have_text("The recorder is 58s and 250,000 events behind the broker.")
+    expect(page.locator("#account .headline")).to_contain_text("58s and 250,000 events behind")
+    lag = RecorderLag()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(notice).to_be_hidden()
 
 
 def test_events_appear_without_a_reload(harness: Harness, site: str, page: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 
 from lineside.bus.protocol.events import Stream
+from lineside.dashboard import formatting
 from lineside.dashboard.app import create_app
 from lineside.dashboard.formatting import STATUS_MEANING
 from lineside.dashboard.http import static_files
@@ -184,7 +185,19 @@ def test_pages_and_api_report_a_missing_store(tmp_path: object) -> None:
         assert client.get("/api/runs").json() == {"items": [], "next": None}
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["ready"]) == (200, True)
-        assert "No broker answers" in ready.json()["checks"]["recorder"]["detail"]
+        assert "no broker answers" in ready.json()["checks"]["recorder"]["detail"]
+
+
+def test_the_lag_of_a_stream_is_no_number_where_it_is_not_known(
+    harness: Harness, client: httpx.Client
+) -> None:
+    training = harness.begin()  # its events come from elsewhere, and no broker runs here
+    training.train(harness.feeder, 1, 20)
+    page = client.get("/runs/tiny-1/parts").text
+    emitted = harness.feeder.next_seq(training.stream)
+    row = f'<td class="num">{emitted}</td><td class="num">{emitted}</td><td class="num" >0</td>'
+    assert f'{row}<td class="num">{formatting.NO_VALUE}</td>' in page
+    assert "UTC is not known." in page
 
 
 def test_an_internal_error_is_a_problem_document_without_a_traceback(harness: Harness) -> None:
