@@ -1,15 +1,17 @@
-"""Which numbers of a stream's events are points of its curves: one answer for store and rules."""
+"""What a stream's events report by name, and which numbers are points: for store and rules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lineside.bus.protocol.event_kinds import KINDS
 from lineside.bus.protocol.events import Event
 
 LOG = "log"
 _EVALUATION_KINDS = frozenset({"evaluate", "predict"})
+_MAX_DEPTH = 8  # of nested maps; a deeper one is one value
 
 
 @dataclass(slots=True)
@@ -47,13 +49,45 @@ class MetricPoints:
 
 
 def numbers(event: Event) -> dict[str, float | int]:
-    """The numbers that an event reports by name, whether or not they are points."""
-    kind = KINDS.get(event.kind)
-    values = event.data.get(kind.summary) if kind and kind.summary and event.data else None
-    if not isinstance(values, Mapping):
-        return {}
-    return {
+    """The numbers that an event reports by name, whether or not they are points.
+
+    ``{"eval": {"loss": 1.0}}`` reports ``eval/loss``, unless that name is given too.
+    """
+    values = _reported(event)
+    found = {
         name: value
         for name, value in values.items()
         if isinstance(value, (float, int)) and isinstance(name, str)
     }
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            for path, leaf in _leaves(name, value):
+                if isinstance(leaf, (float, int)):
+                    found.setdefault(path, leaf)
+    return found
+
+
+def other_values(event: Event) -> dict[str, Any]:
+    """What an event reports by name, as ``numbers``, that is no number: texts and lists."""
+    return {
+        path: leaf
+        for name, value in _reported(event).items()
+        if not isinstance(value, (float, int))
+        for path, leaf in _leaves(name, value)
+        if leaf is not None and not isinstance(leaf, (float, int))
+    }
+
+
+def _reported(event: Event) -> Mapping[Any, Any]:
+    kind = KINDS.get(event.kind)
+    values = event.data.get(kind.summary) if kind and kind.summary and event.data else None
+    return values if isinstance(values, Mapping) else {}
+
+
+def _leaves(name: object, value: object, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The values of nested maps with their paths. ``{"!": ...}`` stands for one value."""
+    if isinstance(value, Mapping) and value and depth < _MAX_DEPTH and value.keys() != {"!"}:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}/{key}", inner, depth + 1)
+    else:
+        yield str(name), value

@@ -26,6 +26,7 @@ from lineside.store.history.records import RUN_STATUSES, Run, Status
 PAGE_SIZE = 50
 TIMELINE_LENGTH = 100
 """Events of a timeline fetched at once."""
+_MAX_VALUES = 200  # that are no numbers; the events have the others
 _MAX_ATTEMPTS_CHARTED = 8
 SORTS = {
     "-started_at": "newest first",
@@ -189,6 +190,7 @@ def _parts_context(
         "line": run_overview.progress_line(run, checkpoints, evaluations),
         "groups": groups,
         "singles": singles,
+        "logged_values": history.logged_values(run.id)[:_MAX_VALUES],
         "metrics_left_out": len(series) - len(charted),
         "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
         "controls": controls.controls(history, run, denial_reason(principal, "Steering", CONTROL)),

@@ -73,7 +73,7 @@ function addCharts(next, board) {
     const known = groups.querySelector(`details[data-group="${CSS.escape(group.dataset.group)}"]`);
     if (!known) {
       groups.append(group);
-    } else if (group.dataset.group === "") {
+    } else if (!group.querySelector("figure")) {
       if (known.innerHTML !== group.innerHTML) known.innerHTML = group.innerHTML;
     } else {
       for (const figure of group.querySelectorAll("figure[data-metric]"))

@@ -215,6 +215,19 @@ series = Table(
 """
 
 
+logged_values = Table(
+    "logged_values",
+    metadata,
+    Column("stream_id", ForeignKey("streams.id"), primary_key=True),
+    Column("name", String(NAME_LENGTH), primary_key=True),
+    Column("step", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The newest of the values of a logged name that are no numbers, as text: strings and lists."""
+
+
 def _point_columns() -> list[Column[object]]:
     return [
         Column("idx", BigInteger, primary_key=True, autoincrement=False),

@@ -46,6 +46,16 @@ def sanitize_text(text: str, limit: int = 4000) -> str:
     return text[:limit].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def to_text(value: object, limit: int) -> str:
+    """``value`` for people, cut to ``limit`` characters: a text as it is, anything else as JSON."""
+    if isinstance(value, dict) and value.keys() == {"!"}:
+        value = value["!"]
+    if not isinstance(value, str):
+        value = json.dumps(json.loads(to_json(value)), ensure_ascii=False)
+    text = sanitize_text(value, limit)
+    return text if len(value) <= limit else f"{text} … ({len(value):,} characters)"
+
+
 def to_json(value: object) -> str:
     """``value`` as ASCII JSON; NaN and infinities as Python's ``json`` writes them.
 

@@ -28,6 +28,7 @@ from lineside.store.history.records import (
     Command,
     EventRow,
     GapRow,
+    LoggedValue,
     Page,
     Run,
     StreamAccount,
@@ -149,7 +150,7 @@ class History:
                 .limit(4)
             ).all()
             if not found or not text:
-                raise RunNotFound(text, self._newest_run_ids(connection))
+                raise RunNotFound(text, run_list.newest_ids(connection))
             if text == LATEST or found[0].id == text or len(found) == 1:
                 return assemble_runs(connection, found[:1], now)[0]
         raise UsageError(
@@ -198,6 +199,11 @@ class History:
             selection = self._attempts(connection, run, attempt)
             source = CurveSource(run.key, selection, producer)
             return charts.read_metrics(connection, source)
+
+    def logged_values(self, run_id: str) -> list[LoggedValue]:
+        """The newest value of each logged name where it is no number; at most 1,000."""
+        with self._run(run_id) as (connection, run):
+            return timeline.read_logged_values(connection, run.key, MAX_LIMIT)
 
     def points(
         self,
@@ -361,14 +367,8 @@ class History:
             )
         ).first()
         if row is None:
-            raise RunNotFound(run_id, self._newest_run_ids(connection))
+            raise RunNotFound(run_id, run_list.newest_ids(connection))
         return row
-
-    def _newest_run_ids(self, connection: Connection) -> tuple[str, ...]:
-        rows = connection.execute(
-            select(runs.c.id).where(run_list.is_listed).order_by(runs.c.started_at.desc()).limit(3)
-        )
-        return tuple(row.id for row in rows)
 
     def _attempts(self, connection: Connection, run: Any, attempt: str) -> AttemptSelection:
         rows = ordered_attempts(connection, [run.key])

@@ -211,6 +211,17 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedValue:
+    """The newest value of a logged name, as text, where it is no number."""
+
+    producer: str
+    name: str
+    step: int
+    time: datetime
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class GapRow:
     """Missing seqs of a stream: from ``first`` to before ``end``."""
 

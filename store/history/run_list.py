@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
 from lineside.store.database.tables import runs
@@ -28,6 +28,12 @@ def status_at(now: float) -> ColumnElement[str]:
     silent = and_(is_running, runs.c.heard_at < now - DISCONNECT_SECONDS)
     stalled = and_(is_running, runs.c.stalls_at < now)
     return case((silent, DISCONNECTED), (stalled, STALLED), else_=runs.c.status)
+
+
+def newest_ids(connection: Connection) -> tuple[str, ...]:
+    """The ids of the three newest runs."""
+    newest = select(runs.c.id).where(is_listed).order_by(runs.c.started_at.desc()).limit(3)
+    return tuple(connection.execute(newest).scalars())
 
 
 def run_filters(

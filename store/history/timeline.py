@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, null, select
 
-from lineside.store.database.tables import checkpoints, events, gaps, streams
+from lineside.bus.protocol.events import RANK_0
+from lineside.store.database.tables import checkpoints, events, gaps, logged_values, streams
 from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
-from lineside.store.history.records import Checkpoint, EventRow, GapRow
+from lineside.store.history.records import Checkpoint, EventRow, GapRow, LoggedValue
 
 PAGE_CHARACTERS = 2 << 20
 """A page of events ends after this many characters of data: decoded they take fifty times that."""
@@ -123,6 +124,22 @@ def read_gaps(connection: Connection, key: int) -> list[GapRow]:
     return [
         GapRow(row.producer, row.attempt, row.first, row.end, to_datetime(row.time)) for row in rows
     ]
+
+
+def read_logged_values(connection: Connection, key: int, limit: int) -> list[LoggedValue]:
+    """The newest value of each name of each producer, the newest ``limit`` of them, by name."""
+    rows = connection.execute(
+        select(logged_values, streams.c.producer)
+        .join(streams, streams.c.id == logged_values.c.stream_id)
+        .where(streams.c.run_key == key, streams.c.ignored.is_(False))
+        .order_by(logged_values.c.time.desc(), logged_values.c.name)
+        .limit(limit)
+    )
+    found: dict[tuple[str, str], LoggedValue] = {}
+    for row in rows:
+        value = LoggedValue(row.producer, row.name, row.step, to_datetime(row.time), row.text)
+        found.setdefault((row.producer, row.name), value)
+    return sorted(found.values(), key=lambda one: (one.producer != RANK_0, one.producer, one.name))
 
 
 def to_event_row(row: Any) -> EventRow:

@@ -9,11 +9,17 @@ from sqlalchemy import Connection, Table
 
 
 def insert_rows(
-    connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], *, add: str | None = None
+    connection: Connection,
+    table: Table,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    add: str | None = None,
+    replace: Sequence[str] = (),
 ) -> None:
     """Insert ``rows``, each with a value for every column of ``table`` in its order.
 
-    With ``add``, a row that exists already gets the value of this column added to its own.
+    A row that exists already gets the value of the column ``add`` added to its own, and those of
+    the columns ``replace`` in place of its own.
     """
     if not rows:
         return
@@ -22,12 +28,13 @@ def insert_rows(
     placeholders = ", ".join([_placeholder(connection)] * len(table.columns))
     name = preparer.format_table(table)
     statement = f"INSERT INTO {name} ({columns}) VALUES ({placeholders})"  # noqa: S608
+    sets = [f"{column} = excluded.{column}" for column in map(preparer.quote, replace)]
     if add is not None:
         column = preparer.format_column(table.c[add])
+        sets.append(f"{column} = {name}.{column} + excluded.{column}")
+    if sets:
         keys = ", ".join(preparer.format_column(key) for key in table.primary_key)
-        statement += (
-            f" ON CONFLICT ({keys}) DO UPDATE SET {column} = {name}.{column} + excluded.{column}"
-        )
+        statement += f" ON CONFLICT ({keys}) DO UPDATE SET {', '.join(sets)}"
     connection.exec_driver_sql(statement, list(rows))
 
 

@@ -23,6 +23,7 @@ from lineside.store.database.tables import (
     event_counts,
     events,
     gaps,
+    logged_values,
     points,
     runs,
     series,
@@ -155,7 +156,7 @@ def _delete_chunks(connection: Connection, key: int) -> Iterator[DeleteChunk]:
 
 def _delete_run_rows(connection: Connection, key: int) -> None:
     stream_ids = select(streams.c.id).where(streams.c.run_key == key)
-    for table in (series, event_counts, gaps):
+    for table in (series, logged_values, event_counts, gaps):
         connection.execute(delete(table).where(table.c.stream_id.in_(stream_ids)))
     for table in (checkpoints, commands, streams, attempts):
         connection.execute(delete(table).where(table.c.run_key == key))

@@ -12,6 +12,7 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import KINDS, METRICS
 from lineside.bus.protocol.events import RANK_0, Stream, is_rank
 from lineside.bus.protocol.fields import is_int64, is_name, is_timestamp
+from lineside.bus.protocol.metric_points import other_values
 from lineside.bus.wording import agree, plural
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import is_finite_number, sanitize_text, to_json
@@ -129,8 +130,12 @@ class EventHandlers:
 
     def _on_numbers(self, context: EventContext) -> None:
         _required_mapping(context, KINDS[context.event.kind].summary)
-        stream = context.stream
-        self._add_points(context, self._cache.metric_points(context.run, stream).of(context.event))
+        stream, event = context.stream, context.event
+        for name, value in other_values(event).items():
+            if is_name(name):
+                found = (event.step, event.time, value)
+                self._cache.rows.logged_values[stream.id, name] = found
+        self._add_points(context, self._cache.metric_points(context.run, stream).of(event))
 
     def _on_save(self, context: EventContext) -> None:
         path = optional_text(context.data, "checkpoint")

@@ -28,6 +28,7 @@ from lineside.store.database.tables import (
     sketches,
     streams,
 )
+from lineside.store.database.values import to_text
 from lineside.store.recording import run_cache_loading
 from lineside.store.recording.bulk import insert_rows, update_rows
 from lineside.store.recording.run_state import (
@@ -51,6 +52,7 @@ MAX_RUNS = 200
 MAX_SERIES = 10_000
 """Curves one stream may have. A training with more metrics makes up a new name each time."""
 
+_TEXT_LENGTH = 2000  # of a logged value that is no number; the event has all of it
 _ATTEMPT_TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-")
 
 
@@ -205,6 +207,11 @@ class RunCache:
             (tables.gaps, rows.gaps),
         ):
             insert_rows(self.connection, table, new)
+        values = [
+            (*key, step, time, to_text(value, _TEXT_LENGTH))
+            for key, (step, time, value) in rows.logged_values.items()
+        ]
+        insert_rows(self.connection, tables.logged_values, values, replace=("step", "time", "text"))
         counts = [
             (stream.id, kind, n)
             for stream in self._dirty_streams.values()

@@ -25,6 +25,7 @@ class PendingRows:
     blocks: list[tuple[Any, ...]] = field(default_factory=list)
     checkpoints: list[tuple[Any, ...]] = field(default_factory=list)
     gaps: list[tuple[Any, ...]] = field(default_factory=list)
+    logged_values: dict[tuple[int, str], tuple[int, float, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

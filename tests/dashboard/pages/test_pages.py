@@ -214,3 +214,19 @@ def test_an_internal_error_is_a_problem_document_without_a_traceback(harness: Ha
         page = client.get("/", headers=HTML)
         assert page.status_code == 500
         assert "secret" not in page.text
+
+
+def test_logged_values_that_are_no_numbers_stand_below_the_charts(
+    harness: Harness, client: httpx.Client
+) -> None:
+    training = harness.begin()
+    for step, note in ((1, "warm"), (2, EVIL)):
+        logs = {"note": note, "shape": [2, 3], "rouge": {"r1": 0.5}}
+        harness.feeder.record(training.stream, "log", time.time(), step, {"logs": logs})
+    page = client.get("/runs/tiny-1").text
+    assert 'data-metric="rouge/r1"' in page
+    values = page.partition('id="group-values"')[2].partition("</details>")[0]
+    assert "<dd>&lt;script&gt;alert(1)&lt;/script&gt;&amp;&#34;&#39;</dd>" in values
+    assert "step 2" in values
+    assert "<dd>[2, 3]</dd>" in values
+    assert "warm" not in values

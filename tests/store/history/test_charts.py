@@ -368,3 +368,29 @@ def test_steps_timed_only_in_part_have_only_that_part(
         ("wait", 2),
         ("wait", 3),
     ]
+
+
+def test_numbers_in_nested_maps_are_curves_and_other_values_are_kept_as_text(
+    engine: Engine, history: History
+) -> None:
+    trainer = FakeProducer()
+    journal = FakeJournal(Writer(engine))
+    trainer.begin()
+    trainer.log(note="warm", rouge={"r1": 0.5, "by": {"en": 0.25}, "best": "r1"}, **{"a/b": 1.0})
+    trainer.log(a={"b": 2.0}, bins=[1, 2.5, math.nan], none=None, long="x" * 3000)
+    journal.deliver(trainer)
+    journal.writer = Writer(engine)
+    trainer.step = 7
+    trainer.log(note="cold ü\0", tensor={"!": "tensor(…)"})
+    trainer.emit("evaluate", {"metrics": {"rouge": {"r1": 0.75}}})
+    journal.deliver(trainer)
+    assert history.points("run", "rouge/r1").y == [0.5, 0.75]
+    assert history.points("run", "rouge/by/en").y == [0.25]
+    assert history.points("run", "a/b").y == [1.0, 2.0]
+    assert {one.name: (one.step, one.text) for one in history.logged_values("run")} == {
+        "bins": (0, "[1, 2.5, NaN]"),
+        "long": (0, "x" * 2000 + " … (3,000 characters)"),
+        "note": (7, "cold ü\N{REPLACEMENT CHARACTER}"),
+        "rouge/best": (0, "r1"),
+        "tensor": (7, "tensor(…)"),
+    }

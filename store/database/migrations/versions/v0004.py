@@ -1,4 +1,4 @@
-"""Checkpoints that are gone, groups of runs, and blocks of curves."""
+"""Checkpoints that are gone, groups of runs, blocks of curves, and values that are no numbers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     fill_blocks(op.get_bind())
+    op.create_table(
+        "logged_values",
+        sa.Column(
+            "stream_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["stream_id"], ["streams.id"], name=op.f("fk_logged_values_stream_id")
+        ),
+        sa.PrimaryKeyConstraint("stream_id", "name", name=op.f("pk_logged_values")),
+        sqlite_with_rowid=False,
+    )
 
 
 def fill_blocks(connection: sa.Connection) -> None:
