@@ -18,7 +18,10 @@ from tests.store.trainer import ATTEMPT, START, FakeJournal, FakeProducer, heart
 
 DELETED_AT = START + 10_000
 LATER = "20231115T221320-cccc"  # a day after START
-HEAVY = ("points", "sketches", "events", "series", "checkpoints", "gaps", "attempts")
+HEAVY = (
+    *("points", "sketches", "events", "series", "logged_values"),
+    *("checkpoints", "gaps", "attempts"),
+)
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def train(run: str, steps: int = 300) -> FakeProducer:
     trainer.begin()
     for step in range(steps):
         trainer.do_step(loss=1.0 / (step + 1), lr=0.1)
+    trainer.log(note="a text")
     trainer.emit("save", {"checkpoint": f"/out/{run}"})
     return trainer
 

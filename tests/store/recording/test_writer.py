@@ -86,6 +86,7 @@ def test_numbers_in_logs_are_points_and_nothing_else_is(writer: Writer, history:
         "loss": 1.5,
         "count": 3.0,
         "flag": 1.0,
+        "deep/a": 1.0,
     }
     points = history.points("run", "bad")
     assert (points.y, points.flag, points.step, points.epoch) == ([None], ["nan"], [3], [0.3])
