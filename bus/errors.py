@@ -94,7 +94,7 @@ class CommandError(UsageError):
     """An invalid command to a training."""
 
     def __init__(self, what: str, value: object, expected: str) -> None:
-        problem = "is missing" if value is None else f"{value!r:.200} cannot be"
+        problem = "is missing" if value is None else f"{value!r:.200} is not valid"
         super().__init__(f"{what}: {problem}; expected {expected}")
 
 

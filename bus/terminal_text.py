@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CONTROL_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160)) if code != 10}
+"""For ``str.translate``: control characters but the newline as ``\\u001b``, as JSON has them."""
+
 
 def printable(text: str) -> str:
     """``text`` on one line, with unprintable characters escaped as ``\\n`` and ``\\x1b``."""

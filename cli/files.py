@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from lineside.bus.errors import MissingExtra
+from lineside.bus.terminal_text import CONTROL_ESCAPES
 from lineside.dashboard.http.strict_json import strict
 
 TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
@@ -19,6 +20,9 @@ TEXT, INTEGER, FLOAT, TIME, JSON = "text", "integer", "float", "time", "json"
 OnProgress = Callable[[int], None]
 """Called now and then with the number of rows written."""
 _CHUNK = 10_000
+_FORMULA_STARTS = (
+    "=+-@\n\uff1d\uff0b\uff0d\uff20"  # as listed by OWASP, with their full-width forms
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,11 @@ class Rows:
 
 
 def write_csv(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
-    """RFC 4180 in UTF-8; times in ISO 8601, nothing for None, ``nan`` and ``inf`` as they are."""
+    """RFC 4180 in UTF-8; times in ISO 8601, nothing for None, ``nan`` and ``inf`` as they are.
+
+    No text acts on its reader: ``'`` stands before a first character that begins a formula in
+    spreadsheets, and control characters are escaped for terminals.
+    """
     writer = csv.writer(codecs.getwriter("utf-8")(out))
     writer.writerow(rows.columns)
     encode = [_CSV.get(kind, _identity) for kind in rows.columns.values()]
@@ -48,7 +56,7 @@ def write_jsonl(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
             document, flags = strict(dict(zip(names, map(_time_as_text, row), strict=True)))
             if flags:
                 document["non_finite"] = flags
-            lines.append(json.dumps(document, ensure_ascii=False))
+            lines.append(json.dumps(document, ensure_ascii=False).translate(CONTROL_ESCAPES))
         out.write(("\n".join(lines) + "\n").encode())
 
 
@@ -104,7 +112,18 @@ def _json(value: Any) -> str | None:
     return None if value is None else json.dumps(strict(value)[0], ensure_ascii=False)
 
 
-_CSV: dict[str, Callable[[Any], Any]] = {TIME: _time_as_text, JSON: _json}
+def _inert_text(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    value = value.translate(CONTROL_ESCAPES)
+    return f"'{value}" if value[0] in _FORMULA_STARTS else value
+
+
+_CSV: dict[str, Callable[[Any], Any]] = {
+    TEXT: _inert_text,
+    TIME: _time_as_text,
+    JSON: lambda value: _inert_text(_json(value)),
+}
 WRITERS: dict[str, Callable[[Rows, IO[bytes], OnProgress], None]] = {
     "csv": write_csv,
     "jsonl": write_jsonl,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.terminal_text import printable
+from lineside.bus.terminal_text import CONTROL_ESCAPES, printable
 from lineside.dashboard.http.strict_json import strict
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -20,7 +20,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machin
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print ``value`` as strict JSON: NaN and infinities become null."""
     clean, _ = strict(value)
-    sys.stdout.write(json.dumps(clean, indent=indent, ensure_ascii=False) + "\n")
+    text = json.dumps(clean, indent=indent, ensure_ascii=False).translate(CONTROL_ESCAPES)
+    sys.stdout.write(text + "\n")
 
 
 def table(

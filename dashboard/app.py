@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.auth.keyring import Keyring
@@ -21,7 +21,7 @@ from lineside.dashboard.backend.command_sender import CommandSender
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
-from lineside.dashboard.http import problems
+from lineside.dashboard.http import problems, query_check
 from lineside.dashboard.http.body_limit import BodyLimitMiddleware
 from lineside.dashboard.http.static_files import Assets
 from lineside.dashboard.live import routes as live
@@ -92,10 +92,12 @@ def create_app(
     hosts = LOOPBACK_NAMES if keyring is None else None
     app.add_middleware(SecurityMiddleware, hosts=hosts, on_refusal=refusal_publisher.add)
     problems.add_error_handlers(app, renderer.error)
-    app.include_router(runs.router(store, transit))
-    app.include_router(commands.router(store, CommandSender(settings.broker)))
+    text, query = Depends(query_check.check_text), Depends(query_check.check_query)
+    app.include_router(runs.router(store, transit), dependencies=[text, query])
+    sender = CommandSender(settings.broker)
+    app.include_router(commands.router(store, sender), dependencies=[text, query])
     app.include_router(health.router(store, transit))
     app.include_router(assets.router())
-    app.include_router(pages.router(store, renderer, transit))
-    app.include_router(live.router(hub, feed))
+    app.include_router(pages.router(store, renderer, transit), dependencies=[text])
+    app.include_router(live.router(hub, feed), dependencies=[text, query])
     return app

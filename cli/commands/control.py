@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.errors import CommandError, LinesideError, RunNotFound
+from lineside.bus.errors import LinesideError, RunNotFound, UsageError
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, GRACE_SECONDS, Command
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
@@ -189,7 +189,8 @@ def _resolve_target(run: str, ahead: bool) -> tuple[str, bool]:
     """The id of the run to command, and whether a store here knows it.
 
     Raises:
-        RunNotFound, CommandError: no run can take a command now.
+        RunNotFound: ``run`` with ``ahead`` is not an id.
+        UsageError: the run takes no commands now.
         UsageError, StoreError: as ``resolve_run`` does.
     """
     if ahead:
@@ -198,7 +199,8 @@ def _resolve_target(run: str, ahead: bool) -> tuple[str, bool]:
         return run, False
     name, found = resolve_run(run, _ALTERNATIVE)
     if found is not None and (why := open_history().commands_unavailable_reason(found)):
-        raise CommandError("RUN", name, f"a training that takes commands. {why.rstrip('.')}")
+        remedy = "`lineside runs --status running` lists the runs that train"
+        raise UsageError(f"run {name!r} takes no commands. {why} {remedy}")
     return name, found is not None
 
 

@@ -11,7 +11,7 @@ import typer
 from lineside.bus.auth.keyring import Credential, Keyring, keys_folder
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
-from lineside.cli.output import JsonOption, print_json, table
+from lineside.cli.output import JsonOption, print_json, table, warn
 
 Action = Literal["new", "list", "revoke"]
 
@@ -57,11 +57,9 @@ def keys(
         if json:
             print_json({"name": name, "what": "key", "file": str(path)})
         else:
-            typer.echo(
-                f"{path}\n"
-                "Copy this file to the other machine, readable by its user only, and set there\n"
-                "  LINESIDE_KEY=/path/to/it LINESIDE_BROKER=tcp://THIS-MACHINE:7430"
-            )
+            typer.echo(path)
+            warn("Copy this file to the other machine, readable by its user only, and set there")
+            warn("  LINESIDE_KEY=/path/to/it LINESIDE_BROKER=tcp://THIS-MACHINE:7430")
 
 
 def _new_token(
@@ -73,7 +71,8 @@ def _new_token(
     if json:
         print_json({"name": name, "what": "token", "token": new_token})
     else:
-        typer.echo(f"{new_token}\nIt is shown only now: Lineside keeps only its hash.")
+        typer.echo(new_token)
+        warn("This token is shown only now: Lineside keeps only its hash.")
 
 
 def _list(keyring: Keyring, json: bool) -> None:

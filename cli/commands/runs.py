@@ -21,7 +21,8 @@ def runs(
         typer.Argument(help="Only runs with this in id, name, project, note, tags or group."),
     ] = None,
     status: Annotated[
-        str | None, typer.Option(help="Only runs of this status, as running or failed.")
+        list[str] | None,
+        typer.Option(help="Only runs of this status, as running or failed; may be repeated."),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
@@ -40,7 +41,7 @@ def runs(
 ) -> None:
     """List runs, the newest first."""
     page = open_history().runs(
-        status=status,
+        statuses=status or (),
         project=project,
         search=search,
         tag=tag,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.bus.protocol.event_kinds import event_kind
+from lineside.bus.protocol.event_kinds import COUNTED, KINDS, event_kind
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
-from lineside.cli.output import JsonOption, print_json
+from lineside.bus.wording import nearest
+from lineside.cli.output import JsonOption, print_json, warn
 from lineside.cli.run_lookup import resolve_run
 from lineside.dashboard import formatting
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lineside.bus.client.reader import Batch
 
 CONNECT_SECONDS = 4.0  # shorter than the reader's own warning
+_ALL = "all"
 _ALTERNATIVE = "or leave out RUN to read all runs without a store"
 
 
@@ -32,12 +34,20 @@ def tail(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Start at the oldest event in the journal.")
     ] = False,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            help="Only these kinds of event, as log,evaluate; or all. "
+            "Default: all but step events and heartbeats."
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Print events as they happen, until Ctrl-C."""
     from lineside.bus.client.reader import Reader
     from lineside.bus.protocol.messages import LIVE, START
 
+    is_wanted = _kind_filter(kinds)
     settings = Settings.from_env()
     streams = (resolve_run(run, _ALTERNATIVE)[0],) if run is not None else ()
     start = START if from_start else LIVE
@@ -48,6 +58,8 @@ def tail(
             if batch is None:
                 continue
             for stream, item in _in_order(batch):
+                if isinstance(item, Event) and not is_wanted(item.kind):
+                    continue
                 if json:
                     print_json(to_document(stream, item), indent=None)
                 else:
@@ -72,6 +84,17 @@ def to_document(stream: Stream | None, item: Event | Gap) -> dict[str, object]:
     if isinstance(item, Gap):
         return {**stream_fields, "kind": None, "gap": {"first": item.first, "end": item.end}}
     return {**stream_fields, **{f.name: getattr(item, f.name) for f in dataclasses.fields(item)}}
+
+
+def _kind_filter(text: str) -> Callable[[str], bool]:
+    """Which kinds ``--kinds`` asks for."""
+    wanted = {name.strip() for name in text.split(",")} - {""}
+    if not wanted:
+        return lambda kind: event_kind(kind).timeline != COUNTED
+    for name in sorted(wanted - KINDS.keys() - {_ALL}):
+        near = nearest(name, [*KINDS, _ALL])
+        warn(f"--kinds: {name} is none of Lineside's kinds (did you mean {near}?), only a script's")
+    return lambda kind: kind in wanted or _ALL in wanted
 
 
 def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:

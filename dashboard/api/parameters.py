@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from fastapi import Path, Query
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from lineside.store.history.records import Status
+
 ANY_TEXT = "text"
 """The type of a path parameter that takes any text: Starlette's ``path`` takes no newline."""
 
@@ -32,6 +34,13 @@ Sort = Literal[
     "-project",
     "status",
     "-status",
+]
+Statuses = Annotated[
+    list[Status],
+    Query(
+        default_factory=list,
+        description="Only runs of this status; given several times, of any of them.",
+    ),
 ]
 MAX_POINTS = 20_000
 MAX_INT64 = (1 << 63) - 1

@@ -32,6 +32,7 @@ from lineside.dashboard.api.parameters import (
     RunId,
     Sort,
     Start,
+    Statuses,
 )
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
@@ -40,7 +41,6 @@ from lineside.dashboard.http.responses import StrictJSONResponse, error_response
 from lineside.dashboard.loss_account import summarize
 from lineside.dashboard.transit import add_spool
 from lineside.store.history.history import STITCHED
-from lineside.store.history.records import Status
 
 
 def router(store: StoreAccess, transit: TransitReader) -> APIRouter:
@@ -60,7 +60,7 @@ def router(store: StoreAccess, transit: TransitReader) -> APIRouter:
 
     @routes.get("/runs", response_model=Listing[Run], responses=error_responses(_400="Bad cursor."))
     def runs(
-        status: Annotated[Status | None, Query(description="Only runs in this state.")] = None,
+        status: Statuses,
         project: Annotated[str | None, Query(description="Only runs of this project.")] = None,
         search: Annotated[
             str | None,
@@ -76,7 +76,7 @@ def router(store: StoreAccess, transit: TransitReader) -> APIRouter:
     ) -> Response:
         """A page of runs, filtered and sorted."""
         page = store.history.runs(
-            status=status,
+            statuses=status,
             project=project,
             search=search,
             tag=tag,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -162,21 +162,25 @@ def from_status(request: Request, status: int) -> Problem:
 def from_validation(error: Exception) -> Problem:
     """The problem document of a request with invalid parameters or body."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    errors = [_field_error(item) for item in found]
-    summary = "; ".join(f"{item['where']}: {item['message']}" for item in errors)
-    title = "Invalid request"
+    return invalid_request([_field_error(item) for item in found])
+
+
+def invalid_request(errors: Sequence[tuple[str, str]]) -> Problem:
+    """The problem document of parameters or fields: where each error is, and a message."""
+    summary = "; ".join(f"{where}: {message}" for where, message in errors)
     return Problem(
-        422, "invalid-request", title, summary or "It could not be read.", {"errors": errors}
+        422,
+        "invalid-request",
+        "Invalid request",
+        summary or "It could not be read.",
+        {"errors": [{"where": where, "message": message} for where, message in errors]},
     )
 
 
-def _field_error(item: Mapping[str, Any]) -> dict[str, str]:
+def _field_error(item: Mapping[str, Any]) -> tuple[str, str]:
     if item["type"] == "json_invalid" or item["loc"] == ("body",):
-        return {
-            "where": "body",
-            "message": "expected a JSON object, with content-type: application/json",
-        }
-    return {"where": ".".join(str(part) for part in item["loc"]), "message": str(item["msg"])}
+        return "body", "expected a JSON object, with content-type: application/json"
+    return ".".join(str(part) for part in item["loc"]), str(item["msg"])
 
 
 def wants_page(request: Request) -> bool:

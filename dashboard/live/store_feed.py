@@ -43,9 +43,10 @@ class StoreFeed:
             return Change(revision)
         self._checked_at = time.monotonic()
         before, self._running = self._running, {}
-        for status in RUNNING_STATUSES:
-            page = self._store.history.runs(status=status, sort="-updated_at", limit=MAX_CHANGES)
-            self._running.update({run.id: run.status for run in page.items})
+        page = self._store.history.runs(
+            statuses=RUNNING_STATUSES, sort="-updated_at", limit=MAX_CHANGES
+        )
+        self._running.update({run.id: run.status for run in page.items})
         changed = [run for run, status in before.items() if self._running.get(run) != status]
         return self._change(revision, tuple(changed))
 

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from lineside.bus.auth.roles import ADMIN, CONTROL, Principal
 from lineside.bus.protocol.commands import APPLIED
 from lineside.dashboard import formatting, loss_account
-from lineside.dashboard.api.parameters import MAX_INT64, Sort
+from lineside.dashboard.api.parameters import MAX_INT64, Sort, Statuses
 from lineside.dashboard.auth.caller import caller, denial_reason
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
@@ -21,7 +21,7 @@ from lineside.dashboard.pages.renderer import Renderer
 from lineside.dashboard.transit import Transit, add_spool
 from lineside.store.history.curve_records import Series
 from lineside.store.history.history import MAX_LIMIT, History
-from lineside.store.history.records import RUN_STATUSES, Run, Status
+from lineside.store.history.records import RUN_STATUSES, Run
 
 PAGE_SIZE = 50
 TIMELINE_LENGTH = 100
@@ -46,7 +46,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
     @routes.get("/")
     def run_list(
         request: Request,
-        status: Status | None = None,
+        status: Statuses,
         project: str | None = None,
         search: Annotated[str | None, Query(max_length=200)] = None,
         tag: str | None = None,
@@ -55,7 +55,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
         cursor: str | None = None,
     ) -> HTMLResponse:
         query = {
-            "status": status,
+            "statuses": status,
             "project": project or None,
             "search": (search or "").strip() or None,
             "tag": tag or None,
@@ -127,21 +127,26 @@ def _list_context(history: History, query: dict[str, Any]) -> dict[str, Any]:
     filters = {name: query[name] for name in ("project", "search", "tag", "group")}
     counts = history.counts(**filters)
 
-    def link(**changed: str | None) -> str:
+    def link(**changed: Any) -> str:
         merged = {**query, **changed}
         if merged["sort"] == "-started_at":
             merged["sort"] = None
-        given = {name: value for name, value in merged.items() if value is not None}
-        return f"?{urlencode(given)}" if given else ""
+        given = {
+            "status" if name == "statuses" else name: value
+            for name, value in merged.items()
+            if value
+        }
+        return f"?{urlencode(given, doseq=True)}" if given else ""
 
     return {
         "runs": [_run_row(run) for run in page.items],
         "next": page.next,
         "counts": counts,
+        "listed": sum(counts.get(status, 0) for status in query["statuses"] or counts),
         "projects": history.projects(),
         "statuses": RUN_STATUSES,
         "query": {**query, "limit": PAGE_SIZE},
-        "filtered": any((*filters.values(), query["status"], query["cursor"])),
+        "filtered": any((*filters.values(), query["statuses"], query["cursor"])),
         "sorts": list(SORTS.items()),
         "sort_label": SORTS.get(query["sort"], query["sort"]),
         "link": link,

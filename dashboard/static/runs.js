@@ -60,9 +60,8 @@ function syncForm() {
     if (field.value !== value) field.value = value;
   }
   for (const name of ["status", "tag", "group"]) {
-    form.querySelector(`input[name=${name}]`)?.remove();
-    const value = query.get(name);
-    if (value) form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+    for (const old of form.querySelectorAll(`input[name=${name}]`)) old.remove();
+    for (const value of query.getAll(name)) form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
   }
 }
 

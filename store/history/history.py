@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -63,7 +63,7 @@ class History:
     def runs(
         self,
         *,
-        status: str | None = None,
+        statuses: Collection[str] = (),
         project: str | None = None,
         search: str | None = None,
         tag: str | None = None,
@@ -74,15 +74,16 @@ class History:
     ) -> Page[Run]:
         """A page of runs, filtered and sorted.
 
-        ``search`` matches text in id, name, project, note, tags and group, and ``tag`` a whole tag,
-        both ignoring case. ``sort`` is one of started_at, ended_at, updated_at, name, project,
-        status, step; a ``-`` before it reverses.
+        ``statuses`` are those of the runs; none means any. ``search`` matches text in id, name,
+        project, note, tags and group, and ``tag`` a whole tag, both ignoring case. ``sort`` is one
+        of started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it
+        reverses.
         """
         now = time.time()
         limit = _clamp(limit)
         query = run_list.run_list_query(
             now,
-            status=status,
+            statuses=statuses,
             project=project,
             search=search,
             tag=tag,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
+from lineside.bus.wording import nearest
 from lineside.store.database.tables import runs
 from lineside.store.database.values import to_json
 from lineside.store.history.cursor import decode_cursor
+from lineside.store.history.records import RUN_STATUSES
 from lineside.store.status.liveness import DISCONNECT_SECONDS, DISCONNECTED, STALLED
 from lineside.store.status.verdict import RUNNING
 
@@ -60,7 +63,7 @@ def run_filters(
 def run_list_query(
     now: float,
     *,
-    status: str | None,
+    statuses: Collection[str],
     project: str | None,
     search: str | None,
     tag: str | None,
@@ -72,14 +75,20 @@ def run_list_query(
     """A query for one page and one row more, with columns ``status_now`` and ``sort_value``.
 
     Raises:
-        UsageError: no such sort key, or ``cursor`` is not one of this list.
+        UsageError: no such status or sort key, or ``cursor`` is not one of this list.
     """
     descending = sort.startswith("-")
     sort_column = _sort_key(sort.removeprefix("-"), now)
     query = select(runs, sort_column.label("sort_value"), status_at(now).label("status_now"))
     query = query.where(*run_filters(project=project, search=search, tag=tag, group=group))
-    if status is not None:
-        query = query.where(status_at(now) == status)
+    if statuses:
+        for status in statuses:
+            if status not in RUN_STATUSES:
+                raise UsageError(
+                    f"no run has the status {status!r}: expected {', '.join(RUN_STATUSES)}; "
+                    f"did you mean {nearest(status, RUN_STATUSES)}?"
+                )
+        query = query.where(status_at(now).in_(statuses))
     if cursor is not None:
         value, after = decode_cursor(cursor, sort)
         past = sort_column < value if descending else sort_column > value
@@ -102,7 +111,7 @@ def _sort_key(name: str, now: float) -> ColumnElement[Any]:
     }
     if name not in keys:
         raise UsageError(
-            f"runs cannot be sorted by {name!r}: expected {', '.join(keys)}, "
-            "with a - before it for the reverse"
+            f"runs cannot be sorted by {name!r}: expected {', '.join(keys)}, with a - before it "
+            f"for the reverse; did you mean {nearest(name, keys)}?"
         )
     return keys[name]

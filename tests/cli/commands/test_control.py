@@ -88,7 +88,7 @@ def test_commands_control_and_stop_a_training(
     wait_until(lambda: "stopped" in running_home.lineside("runs", STEERED).stdout)
     late = running_home.lineside("stop", STEERED)
     assert late.returncode == 2
-    assert "expected a training that takes commands. The run is stopped" in late.stderr
+    assert "takes no commands. The run is stopped" in late.stderr
     refused = httpx.post(address, json={"op": "stop"}, timeout=DEADLINE)
     assert (refused.status_code, refused.json()["type"]) == (
         409,
@@ -130,7 +130,7 @@ def test_commands_control_and_stop_a_training(
 def test_an_unknown_or_ended_run_takes_no_commands(running_home: Home) -> None:
     ended = running_home.lineside("save", RUN_ID)
     assert ended.returncode == 2
-    assert f"'{RUN_ID}' cannot be; expected a training that takes commands" in ended.stderr
+    assert f"run '{RUN_ID}' takes no commands. The run is finished" in ended.stderr
     unknown = running_home.lineside("save", "no_broker")
     assert unknown.returncode == 2
     assert "no run 'no_broker' in the store" in unknown.stderr

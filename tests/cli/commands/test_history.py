@@ -53,14 +53,21 @@ def test_a_filter_without_matches_is_reported_on_stderr(
 
 
 def test_filters_find_a_run(running_home: Home) -> None:
-    for options in (["--status", "finished"], ["--project", "tests"], ["FIRST"]):
+    either = ["--status", "failed", "--status", "finished"]
+    for options in (["--status", "finished"], either, ["--project", "tests"], ["FIRST"]):
         assert RUN_ID in running_home.lineside("runs", *options, "--sort", "name").stdout
 
 
-def test_an_unknown_sort_order_is_a_usage_error(running_home: Home) -> None:
-    listed = running_home.lineside("runs", "--sort", "colour")
-    assert listed.returncode == 2
-    assert "colour" in listed.stderr
+@pytest.mark.parametrize(
+    ("option", "value", "near"), [("--sort", "stpe", "step"), ("--status", "finish", "finished")]
+)
+def test_an_unknown_sort_order_or_status_is_a_usage_error(
+    running_home: Home, option: str, value: str, near: str
+) -> None:
+    listed = running_home.lineside("runs", option, value)
+    assert (listed.returncode, listed.stdout) == (2, "")
+    assert value in listed.stderr
+    assert f"did you mean {near}?" in listed.stderr
 
 
 def test_a_long_list_continues_by_its_cursor(running_home: Home) -> None:
@@ -140,7 +147,7 @@ def test_a_missing_store_is_reported_with_a_remedy(home: Home, command: list[str
 
 
 def test_tail_from_the_start_prints_every_event_in_order(running_home: Home) -> None:
-    tail = running_home.start("tail", RUN_ID, "--from-start", "--json")
+    tail = running_home.start("tail", RUN_ID, "--from-start", "--json", "--kinds", "all")
     tail.until('"kind": "run_end"')
     tail.send(signal.SIGINT)
     assert tail.wait() == 130
@@ -150,6 +157,30 @@ def test_tail_from_the_start_prints_every_event_in_order(running_home: Home) -> 
     assert {event["run"] for event in events} == {RUN_ID}
     (odd,) = (e for e in events if e["kind"] == "log" and e["step"] == 7)
     assert odd["data"]["logs"] == {"loss": None, "speed": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], {"run_start", "log", "save", "run_end"}),
+        (["--kinds", "log,run_end"], {"log", "run_end"}),
+        (["--kinds", "step_end, run_end"], {"step_end", "run_end"}),
+    ],
+)
+def test_tail_shows_losses_but_step_events_only_on_request(
+    running_home: Home, options: list[str], shown: set[str]
+) -> None:
+    tail = running_home.start("tail", RUN_ID, "--from-start", *options)
+    tail.until("  run_end  ")
+    tail.send(signal.SIGINT)
+    assert tail.wait() == 130
+    found = {line.split("  ")[2] for line in tail.out.splitlines() if "  rank0  " in line}
+    assert found == shown
+
+
+def test_tail_warns_of_a_kind_that_no_event_of_lineside_has(home: Home) -> None:
+    tail = home.lineside("tail", "--kinds", "lg,evaluate")
+    assert "--kinds: lg is none of Lineside's kinds (did you mean log?)" in tail.stderr
 
 
 def test_tail_shows_new_events(running_home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import stat
 import subprocess
@@ -33,8 +34,8 @@ def test_a_key_is_made_listed_and_revoked(home: Home) -> None:
     done = home.lineside("keys", "new", "node7", "--role", "emit", "--runs", "nlp-*")
     assert done.returncode == 0
     file = home.path / "keys" / "node7.key"
-    assert done.stdout.startswith(f"{file}\n")
-    assert "LINESIDE_KEY=" in done.stdout
+    assert done.stdout == f"{file}\n"  # and nothing else, for KEY=$(lineside keys new ...)
+    assert "LINESIDE_KEY=" in done.stderr
     token = made(home, "eyes", "--role", "read", "--role", "control", "--token")["token"]
     assert token.startswith("ls_")
     for path in (home.path / "keys").iterdir():
@@ -53,6 +54,12 @@ def test_a_key_is_made_listed_and_revoked(home: Home) -> None:
     items = json.loads(home.lineside("keys", "list", "--json").stdout)["items"]
     assert [item["revoked"] is None for item in items] == [False, True]
     assert "proof" not in items[0]
+
+
+def test_a_new_token_is_alone_on_standard_output(home: Home) -> None:
+    done = home.lineside("keys", "new", "phone", "--role", "read", "--token")
+    assert re.fullmatch(r"ls_\S+\n", done.stdout)
+    assert "shown only now" in done.stderr
 
 
 @pytest.mark.parametrize(

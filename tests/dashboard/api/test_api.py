@@ -236,6 +236,31 @@ def test_a_run_is_deleted_but_not_while_it_runs(harness: Harness, client: httpx.
     assert client.get("/api/runs").json()["items"] == []
 
 
+def test_an_unknown_parameter_is_refused_with_the_nearest_name(client: httpx.Client) -> None:
+    for url, near in (
+        ("/api/runs?statsu=failed", "status"),
+        ("/api/runs/tiny-1/metrics/loss?point=5", "points"),
+        ("/api/live?rnu=tiny-1", "run"),
+        ("/api/audit?lmit=2", "limit"),
+    ):
+        refused = problem(client.get(url), 422, "invalid-request")
+        assert f"did you mean {near}?" in str(refused["detail"])
+    refused = problem(client.get("/api/runs/tiny-1?full=1"), 422, "invalid-request")
+    assert "has no query parameters" in str(refused["detail"])
+
+
+def test_several_statuses_list_the_runs_of_any_of_them(
+    harness: Harness, client: httpx.Client
+) -> None:
+    harness.train("done")
+    harness.begin("going", began=time.time())
+    for page in ("/", "/api/runs"):
+        both = client.get(f"{page}?status=finished&status=running&status=lost").text
+        assert "done" in both
+        assert "going" in both
+        assert "going" not in client.get(f"{page}?status=finished&status=lost").text
+
+
 @pytest.mark.parametrize(
     ("url", "status", "kind"),
     [
@@ -254,6 +279,9 @@ def test_a_run_is_deleted_but_not_while_it_runs(harness: Harness, client: httpx.
         ("/api/runs?cursor=WyJuYW1lIiwgMSwgMl0=", 400, "bad-request"),
         ("/api/runs?sort=colour", 422, "invalid-request"),
         ("/api/runs?status=happy", 422, "invalid-request"),
+        ("/api/runs?search=%00", 422, "invalid-request"),
+        ("/api/runs/%00", 422, "invalid-request"),
+        ("/api/runs?limit=1&limit=2", 422, "invalid-request"),
         ("/api/runs?limit=0", 422, "invalid-request"),
         ("/api/runs?limit=many", 422, "invalid-request"),
         ("/api/runs/tiny-1/metrics/loss?points=0", 422, "invalid-request"),

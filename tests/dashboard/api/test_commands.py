@@ -184,14 +184,17 @@ def test_an_invalid_command_is_refused_with_a_reason(
         ("[]", "body: expected a JSON object, with content-type: application/json"),
         (
             '{"op": "fly"}',
-            "op: 'fly' cannot be; expected one of stop, save, evaluate, log, pause, ",
+            "op: 'fly' is not valid; expected one of stop, save, evaluate, log, pause, ",
         ),
         (
             '{"op": "proceed", "args": {"seq": 1}}',
-            "op: 'proceed' cannot be; expected one of stop, ",
+            "op: 'proceed' is not valid; expected one of stop, ",
         ),
-        ('{"op": "set_lr", "args": {"lr": "x"}}', "set_lr lr: 'x' cannot be; expected a finite "),
-        ('{"op": "save", "args": {"x": [1]}}', "save x: [1] cannot be; expected no arguments"),
+        (
+            '{"op": "set_lr", "args": {"lr": "x"}}',
+            "set_lr lr: 'x' is not valid; expected a finite ",
+        ),
+        ('{"op": "save", "args": {"x": [1]}}', "save x: [1] is not valid; expected no arguments"),
     ],
 )
 def test_a_refusal_names_the_bad_value_and_the_expectation(

@@ -98,16 +98,17 @@ def test_the_newest_run_comes_first_unless_asked_otherwise(history: History) -> 
 
 
 def test_the_list_is_filtered_by_status_project_and_search(history: History) -> None:
-    def ids(**how: str) -> list[str]:
+    def ids(**how: object) -> list[str]:
         return [run.id for run in history.runs(sort="started_at", **how).items]  # type: ignore[arg-type]
 
-    assert ids(status="finished") == ["run-1", "run-3", "run-5"]
-    assert ids(status="failed") == ["run-2"]
+    assert ids(statuses=["finished"]) == ["run-1", "run-3", "run-5"]
+    assert ids(statuses={"failed"}) == ["run-2"]
+    assert ids(statuses=["failed", "finished"]) == ["run-1", "run-2", "run-3", "run-5"]
     assert ids(project="p1") == ["run-1", "run-4"]
     assert ids(search="ALPHA") == ["run-0", "run-4"]
     assert ids(search="%_") == ["run-5"]
     assert ids(search="run-3") == ["run-3"]
-    assert ids(search="p2", status="failed") == ["run-2"]
+    assert ids(search="p2", statuses=["failed"]) == ["run-2"]
     assert ids(search="nothing") == []
     assert walk(history, 1, search="alpha") == ["run-4", "run-0"]
 

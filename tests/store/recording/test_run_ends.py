@@ -195,7 +195,7 @@ def test_a_training_without_a_hook_is_stalled_until_the_next_one(
         shipper.emit("heartbeat", heartbeat(trainer, hook_age=age, phase=phase))
         journal.deliver(shipper)
         run = history.run("run")
-        assert [found.id for found in history.runs(status=run.status).items] == ["run"]
+        assert [found.id for found in history.runs(statuses=[run.status]).items] == ["run"]
         assert history.counts() == {run.status: 1}
         assert run.attempts[-1].status == run.status
         return run.status, run.phase

@@ -218,8 +218,8 @@ def test_a_silent_run_is_disconnected_until_its_next_event(
     journal.deliver(trainer)
     run = history.run("run")
     assert (run.status, run.attempts[0].status) == ("disconnected", "disconnected")
-    assert [r.id for r in history.runs(status="disconnected").items] == ["run"]
-    assert history.runs(status="running").items == ()
+    assert [r.id for r in history.runs(statuses=["disconnected"]).items] == ["run"]
+    assert history.runs(statuses=["running"]).items == ()
 
     clock[0] = time.time()
     shipper.emit("heartbeat", heartbeat(trainer))
