@@ -64,6 +64,7 @@ def summarize(
         sum(getattr(stream, name) for stream in streams)
         for name in ("emitted", "recorded", "gaps", "lag", "unreadable")
     )
+    reported = sum(stream.reported_gaps for stream in streams)
     dropped, hook_errors, encode_failures = (
         sum(getattr(stream, name) or 0 for stream in streams)
         for name in ("dropped", "hook_errors", "encode_failures")
@@ -73,7 +74,7 @@ def summarize(
     is_behind = transit is not None and transit.recorder.is_behind
     unknown = unknown_since(run, transit)
     sentences = [
-        *_loss_sentences(gaps, dropped),
+        *_loss_sentences(gaps, reported, dropped),
         *_lag_sentences(run, overdue, transit),
         *_error_sentences(hook_errors, encode_failures, unreadable),
         *_cost_sentences(hook_cost(streams, run.attempts)),
@@ -125,17 +126,27 @@ def _all_events(count: int) -> str:
     return "1 event is" if count == 1 else f"all {plural(count, 'event')} are"
 
 
-def _loss_sentences(gaps: int, dropped: int) -> list[str]:
+def _loss_sentences(gaps: int, reported: int, dropped: int) -> list[str]:
+    """What became of the missing events: each is dropped, not supplied, or gone afterwards."""
     sentences = []
+    unsupplied = max(reported - dropped, 0)
+    gone = gaps - max(reported, dropped)
     if dropped:
         sentences.append(
-            f"{plural(dropped, 'event')} dropped because the spool or its disk was full. Step "
-            "events are dropped first, lifecycle events last; gap events on the timeline list them."
+            f"{plural(dropped, 'event')} dropped because the spool or its disk was full, or "
+            "because files of the spool were deleted. Step events are dropped first, lifecycle "
+            "events last; gap events on the timeline list them."
         )
-    if gaps > dropped:
+    if unsupplied:
         sentences.append(
-            f"{plural(gaps - dropped, 'event')} lost after writing: damaged on disk, or "
-            "expired from the journal before the recorder came."
+            f"{plural(unsupplied, 'event')} reported missing by {agree(unsupplied, 'its')} "
+            "producer: the spool is damaged, the machine stopped before they were on its disk, or "
+            "the producer left them out."
+        )
+    if gone > 0:
+        sentences.append(
+            f"{plural(gone, 'event')} lost from the journal: expired before the recorder came, or "
+            "the journal is damaged."
         )
     return sentences
 
@@ -183,8 +194,8 @@ def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) ->
         )
     if encode_failures:
         sentences.append(
-            f"{plural(encode_failures, 'event')} held values that could not be encoded; "
-            "these are kept as text."
+            f"{plural(encode_failures, 'event')} lost a part: values that cannot be encoded or "
+            "were too many, which a remark replaces, or a step or epoch that is no number."
         )
     if unreadable:
         sentences.append(

@@ -92,6 +92,7 @@ def _unrecorded(producer: str, attempt: str, count: int) -> StreamAccount:
         emitted=count,
         recorded=0,
         gaps=0,
+        reported_gaps=0,
         lag=count,
         unreadable=0,
         dropped=None,

@@ -311,7 +311,7 @@ class Reader:
             self._offset = self._delivered = message.offset
             return Batch(message.offset, None, (), (Gap(None, message.first, message.end),))
         first = max(self._next_seqs.get(stream, message.first), message.first)
-        gaps = [Gap(stream, first, message.end)] if first < message.end else []
+        gaps = [Gap(stream, first, message.end, True)] if first < message.end else []
         return self._batch(message.offset, stream, message.end, [], gaps)
 
     def _batch(

@@ -33,6 +33,8 @@ STATE_OF_KIND: Mapping[str, str] = {
 FINAL_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.is_final)
 """Answers after which the state of a command no longer changes."""
 
+MAX_RATE = 1_000
+"""The highest learning rate that can be set; no optimizer takes a higher one to good effect."""
 _ID_LENGTH = 64
 _TEXT_LENGTH = 1000
 
@@ -45,6 +47,10 @@ def _is_positive(value: object) -> bool:
     # msgpack has no integers beyond 64 bits.
     is_number = isinstance(value, float) or (_is_whole(value) and abs(value) < 2**63)  # type: ignore[arg-type]
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+
+
+def _is_rate(value: object) -> bool:
+    return _is_positive(value) and value <= MAX_RATE  # type: ignore[operator]
 
 
 def _is_whole(value: object) -> bool:
@@ -65,7 +71,9 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
     "log": {},
     "pause": {"seconds": _Argument("a finite number above 0", _is_positive)},
     "resume": {},
-    "set_lr": {"lr": _Argument("a finite number above 0", _is_positive, is_required=True)},
+    "set_lr": {
+        "lr": _Argument(f"a number above 0 and at most {MAX_RATE:,}", _is_rate, is_required=True)
+    },
 }
 """What can be asked of a training, and with which arguments."""
 

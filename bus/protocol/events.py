@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -88,11 +88,13 @@ class Gap:
     """Events ``first`` (included) to ``end`` (excluded) of a stream that are missing.
 
     With ``stream`` None the two are journal offsets: a live reader that lagged, or retention.
+    ``is_reported``: the producer has reported that it cannot supply them.
     """
 
     stream: Stream | None
     first: int
     end: int
+    is_reported: bool = field(default=False, compare=False)
 
     @property
     def count(self) -> int:

@@ -261,6 +261,7 @@ class Stream(Document):
     emitted: int
     recorded: int
     gaps: int
+    reported_gaps: int = Field(description="Of the gaps, those that the producer has reported.")
     lag: int
     unreadable: int
     dropped: int | None

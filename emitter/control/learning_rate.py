@@ -42,6 +42,8 @@ def prepare(optimizer: Any, scheduler: Any, rate: float) -> Callable[[], float]:
             f"the schedule is at a learning rate of {before:g}, which has no scale"
         )
     factor = rate / before
+    if not 0 < factor < math.inf:
+        raise CannotChangeRate(f"{rate:g} cannot be reached from a rate of {before:g}")
     bases = [] if inner is None else [base * factor for base in inner.base_lrs]
 
     def change() -> float:

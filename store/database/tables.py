@@ -130,6 +130,7 @@ streams = Table(
     Column("next_seq", BigInteger, nullable=False),
     Column("recorded", BigInteger, nullable=False),
     Column("missing", BigInteger, nullable=False),
+    Column("reported", BigInteger, nullable=False, server_default="0"),  # missing, by its producer
     Column("unreadable", BigInteger, nullable=False),
     Column("emitted", BigInteger, nullable=False),
     # The emitter's counters, and the newest heartbeat.

@@ -168,8 +168,9 @@ class StreamAccount:
     """The stream of one producer: its loss account and the counters of its emitter.
 
     ``dropped`` counts events for which spool or disk had no room (they are also in ``gaps`` once
-    reported), ``unreadable`` recorded events whose data did not match their kind. ``hook_ns`` is
-    the time spent in ``hooks`` hooks. ``rss`` is in bytes. None means never reported.
+    reported). Of ``gaps``, the producer has reported ``reported_gaps``: they were never in the
+    journal. ``unreadable`` counts recorded events whose data did not match their kind. ``hook_ns``
+    is the time spent in ``hooks`` hooks. ``rss`` is in bytes. None means never reported.
     """
 
     producer: str
@@ -177,6 +178,7 @@ class StreamAccount:
     emitted: int
     recorded: int
     gaps: int
+    reported_gaps: int
     lag: int
     unreadable: int
     dropped: int | None

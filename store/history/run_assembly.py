@@ -151,6 +151,7 @@ def stream_account(row: Any) -> StreamAccount:
         emitted=loss.emitted,
         recorded=loss.recorded,
         gaps=loss.gaps,
+        reported_gaps=row.reported,
         lag=loss.lag,
         unreadable=row.unreadable,
         dropped=row.dropped,

@@ -68,7 +68,7 @@ class BatchIntake:
         cache.load_stream(stream)
         self._record_events(run, stream, batch.events, raw)
         for gap in batch.gaps:
-            self._record_gap(stream, gap.end)
+            self._record_gap(stream, gap.end, is_reported=gap.is_reported)
         stream.emitted = max(stream.emitted, stream.next_seq)
 
     def _record_events(
@@ -181,11 +181,13 @@ class BatchIntake:
         if nanoseconds >= 0 and curve is not None:
             curve.add(step, event.time, event.epoch, nanoseconds / 1e9, self._cache.rows)
 
-    def _record_gap(self, stream: StreamState, end: int) -> None:
+    def _record_gap(self, stream: StreamState, end: int, *, is_reported: bool = False) -> None:
         """Record that the events from ``next_seq`` to before ``end`` are missing."""
         end = min(end, INT_MAX)
         if end > stream.next_seq:
             self._cache.rows.gaps.append((stream.id, stream.next_seq, end, self._cache.now))
             stream.missing += end - stream.next_seq
+            if is_reported:
+                stream.reported += end - stream.next_seq
             stream.next_seq = end
             stream.reset_step_timing()

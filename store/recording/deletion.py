@@ -88,6 +88,7 @@ def mark_deleted(engine: Engine, run_id: str, now: float) -> None:
                     next_seq=stream.next_seq,
                     recorded=stream.recorded,
                     missing=stream.missing,
+                    reported=stream.reported,
                     unreadable=0,
                     emitted=stream.emitted,
                     heard_at=stream.heard_at,

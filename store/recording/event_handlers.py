@@ -220,7 +220,7 @@ class EventHandlers:
         stream, event, rows = context.stream, context.event, self._cache.rows
         rejected = 0
         for name, value in values.items():
-            if not isinstance(value, float) and not is_int64(value):
+            if not isinstance(value, float) and not is_finite_number(value):
                 continue
             if (METRIC, name) not in stream.series and not is_name(name):
                 continue

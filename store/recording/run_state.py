@@ -87,6 +87,7 @@ class StreamState:
     next_seq: int = 0
     recorded: int = 0
     missing: int = 0
+    reported: int = 0
     unreadable: int = 0
     emitted: int = 0
     dropped: int | None = None

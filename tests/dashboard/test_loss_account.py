@@ -57,18 +57,26 @@ def test_events_missing_after_the_end_are_reported_with_a_remedy(
 
 
 @pytest.mark.parametrize("dropped", [0, 3, 9])
-def test_missing_events_are_counted_by_cause(harness: Harness, dropped: int) -> None:
+@pytest.mark.parametrize("expired", [0, 2])
+def test_missing_events_are_counted_by_cause(harness: Harness, dropped: int, expired: int) -> None:
     training = harness.begin()
     now = training.train(harness.feeder, 1, 20)
-    harness.feeder.feed(training.stream, [], (harness.feeder.skip(training.stream, 9),))
+    reported = replace(harness.feeder.skip(training.stream, 9), is_reported=True)
+    harness.feeder.feed(training.stream, [], (reported,))
+    harness.feeder.skip(training.stream, expired)
+    harness.feeder.record(training.stream, "epoch_end", now, 20, None)
     training.heartbeat(harness.feeder, now, 20, dropped=dropped)
     summary = summary_of(harness)
     assert summary.tone == CAUTION
-    assert summary.headline.startswith("9 events of ")
-    assert any(
-        "because the spool or its disk was full" in text for text in summary.sentences
-    ) == bool(dropped)
-    assert any("lost after writing" in text for text in summary.sentences) == (dropped < 9)
+    assert summary.headline.startswith(f"{9 + expired} events of ")
+    causes = {
+        "dropped because the spool or its disk was full": dropped,
+        "reported missing by their producer": 9 - dropped,
+        "lost from the journal": expired,
+    }
+    for cause, count in causes.items():
+        found = [text for text in summary.sentences if f"events {cause}" in text]
+        assert [text.split()[0] for text in found] == ([str(count)] if count else [])
 
 
 def test_one_missing_event_is_reported_in_the_singular(harness: Harness) -> None:

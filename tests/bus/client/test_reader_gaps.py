@@ -32,6 +32,7 @@ def test_a_gap_of_the_producer_is_a_gap_of_the_reader(
     with Reader(settings.broker, start=START) as reader:
         batches = collect(reader, 2)
     assert [batch.gaps for batch in batches] == [(), (Gap(STREAM, 1, 6),), ()]
+    assert batches[1].gaps[0].is_reported
 
 
 def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
@@ -53,6 +54,7 @@ def test_damage_in_the_journal_is_a_gap_around_which_reading_goes_on(
         [batch] = collect(reader, 8)
     assert seqs([batch]) == [0, 1, 2, 4, 5, 6, 7, 8]
     assert batch.gaps == (Gap(STREAM, 3, 4), Gap(STREAM, 9, 10))
+    assert not any(gap.is_reported for gap in batch.gaps)
 
 
 def test_sound_records_that_are_no_events_are_unreadable_or_gaps(

@@ -38,8 +38,9 @@ def test_every_op_can_be_asked_for(op: str) -> None:
     [
         ({"op": "explode"}, "op: 'explode' is not valid; expected one of stop, .*, set_lr$"),
         ({"op": 5}, "op: 5 is not valid"),
-        ({"op": "set_lr"}, "set_lr lr: is missing; expected a finite number above 0"),
+        ({"op": "set_lr"}, "set_lr lr: is missing; expected a number above 0 and at most 1,000"),
         ({"op": "set_lr", "args": {"lr": 0}}, "set_lr lr: 0 is not valid"),
+        ({"op": "set_lr", "args": {"lr": 1e300}}, "set_lr lr: 1e\\+300 is not valid"),
         ({"op": "set_lr", "args": {"lr": math.nan}}, "set_lr lr: nan is not valid"),
         ({"op": "set_lr", "args": {"lr": True}}, "set_lr lr: True is not valid"),
         ({"op": "set_lr", "args": {"lr": "1"}}, "set_lr lr: '1' is not valid"),

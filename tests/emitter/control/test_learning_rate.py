@@ -100,6 +100,14 @@ def test_a_rate_of_zero_cannot_be_scaled() -> None:
         learning_rate.prepare(made, schedule, 0.5)()
 
 
+def test_a_rate_too_far_from_the_current_one_is_refused() -> None:
+    made = optimizer()
+    for group in made.param_groups:
+        group["lr"] = 1e-308
+    with pytest.raises(learning_rate.CannotChangeRate, match="cannot be reached from a rate of"):
+        learning_rate.prepare(made, None, 100.0)
+
+
 def test_a_tensor_rate_is_changed_in_place() -> None:
     made = optimizer(torch.tensor(0.1))
     tensor = made.param_groups[0]["lr"]

@@ -79,6 +79,7 @@ def test_numbers_in_logs_are_points_and_nothing_else_is(writer: Writer, history:
     trainer.step, trainer.epoch = 3, 0.3
     long = "x" * 256
     trainer.log(loss=1.5, bad=math.nan, count=3, flag=True, text="no", deep={"a": 1}, big=10**400)
+    trainer.log(top=(1 << 63) - 1, past=1 << 63, low=-(1 << 63), huge=1 << 70)
     trainer.emit("log", {"logs": {long: 1.0, "nul\0": 1.0, 5: 1.0, "": 1.0, "\ud800": 1.0}})
     FakeJournal(writer).deliver(trainer)
 
@@ -87,6 +88,10 @@ def test_numbers_in_logs_are_points_and_nothing_else_is(writer: Writer, history:
         "count": 3.0,
         "flag": 1.0,
         "deep/a": 1.0,
+        "top": 2.0**63,
+        "past": 2.0**63,
+        "low": -(2.0**63),
+        "huge": 2.0**70,
     }
     points = history.points("run", "bad")
     assert (points.y, points.flag, points.step, points.epoch) == ([None], ["nan"], [3], [0.3])

@@ -1,4 +1,4 @@
-"""Checkpoints that are gone, groups of runs, blocks of curves, and values that are no numbers."""
+"""Checkpoints that are gone, groups of runs, causes of gaps, blocks, and values without curves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("checkpoints", sa.Column("deleted_at", sa.Double(), nullable=True))
     op.add_column("runs", sa.Column("group", sa.Text(), nullable=True))
+    op.add_column(
+        "streams", sa.Column("reported", sa.BigInteger(), nullable=False, server_default="0")
+    )
     op.create_table(
         "blocks",
         sa.Column("series_id", sa.BigInteger(), autoincrement=False, nullable=False),
