@@ -192,7 +192,7 @@ def test_an_invalid_command_is_refused_with_a_reason(
         ),
         (
             '{"op": "set_lr", "args": {"lr": "x"}}',
-            "set_lr lr: 'x' is not valid; expected a finite ",
+            "set_lr lr: 'x' is not valid; expected a number above 0 and at most 1,000",
         ),
         ('{"op": "save", "args": {"x": [1]}}', "save x: [1] is not valid; expected no arguments"),
     ],
