@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_STYLE_ELEMENT_ID = re.compile(rb'getElementById\("([0-9a-f]{64})"\)')
 _CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -49,6 +51,13 @@ class Assets:
 
     def __init__(self, assets: dict[str, Asset]) -> None:
         self._assets = assets
+        self.plotly_style_ids = [
+            name.decode() for name in _STYLE_ELEMENT_ID.findall(assets[PLOTLY].body)
+        ]
+        """Ids of the style elements for maps that plotly.js makes unless the page has the ids.
+
+        The content security policy forbids them, and a browser reports each.
+        """
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> Assets:

@@ -19,6 +19,7 @@ from lineside.dashboard.auth.caller import caller
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.site_root import site_root
 from lineside.dashboard.http.static_files import Assets
+from lineside.dashboard.pages import run_overview
 
 FOLDER = Path(__file__).parents[1] / "templates"
 _BREAK_AFTER = re.compile(r"([_./]+)(?=[^_./])")
@@ -48,6 +49,8 @@ class Renderer:
             version=version("lineside"),
             section="",
             meaning=formatting.STATUS_MEANING,
+            mark=run_overview.status_mark,
+            plotly_style_ids=assets.plotly_style_ids,
         )
 
     def page(

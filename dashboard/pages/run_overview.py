@@ -12,6 +12,7 @@ from lineside.bus.wording import plural
 from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number
 from lineside.store.history.records import Attempt, Checkpoint, Command, EventRow, Run
 from lineside.store.status.liveness import PAUSED
+from lineside.store.status.verdict import RUNNING
 
 MIN_STEPS_FOR_PACE, MIN_SECONDS_FOR_PACE = 3, 5.0
 """Progress of an attempt before its pace is shown."""
@@ -46,6 +47,11 @@ class ProgressLine:
     end: str
     label: str
     markers: list[Marker]
+
+
+def status_mark(status: str, phase: str | None) -> str:
+    """The mark beside a status: its own, or ``paused`` for a running training that waits."""
+    return PAUSED if status == RUNNING and phase == PAUSED else status
 
 
 def percent(step: int | None, max_steps: int | None) -> float:
@@ -89,9 +95,9 @@ def facts(run: Run, now: datetime, commands: Sequence[Command] = ()) -> list[Fac
         if metric and (label == "Eval loss" or metric != run.eval_loss)
     )
     account = run.loss_account
-    lost = account.gaps
+    missing = account.gaps
     of = f"of {plural(account.emitted, 'event')}"
-    found.append(Fact("Lost", number(lost), of, "caution" if lost else "clear"))
+    found.append(Fact("Missing", number(missing), of, "caution" if missing else "clear"))
     return found
 
 

@@ -88,6 +88,35 @@ class Home:
             process.close()
 
 
+def lineside_without(
+    packages: Sequence[str], home: Home, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in an environment without ``packages``, simulated by the first finder."""
+    code = f"""
+import sys
+missing = {set(packages)!r}
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in missing:
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in missing else find(name)
+sys.argv = ["lineside", *{arguments!r}]
+from lineside.cli.main import main
+main()
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=home.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+
+
 class Process:
     """A background command and its output so far."""
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from lineside.cli.main import app
-from tests.cli.homes import RUN_ID, Home
+from tests.cli.homes import RUN_ID, Home, lineside_without
 from tests.support.forked import run_lineside
 from tests.support.waiting import DEADLINE
 
@@ -88,29 +88,7 @@ def test_wrong_usage_ends_with_code_2_and_no_traceback(home: Home, arguments: li
 def test_a_missing_package_names_the_extra_that_brings_it(
     home: Home, command: str, package: str
 ) -> None:
-    """The first finder simulates an environment without the package."""
-    code = f"""
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {package!r}:
-            raise ModuleNotFoundError("No module named " + name, name=name)
-sys.meta_path.insert(0, Missing())
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == {package!r} else find(name)
-sys.argv = ["lineside", {command!r}]
-from lineside.cli.main import main
-main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=home.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEADLINE,
-    )
+    done = lineside_without([package], home, command)
     assert done.returncode == 2
     assert f"needs the package {package}, which is not installed" in done.stderr
     assert "pip install 'lineside[" in done.stderr

@@ -11,7 +11,8 @@ import pytest
 
 from lineside.bus.settings import Settings
 from lineside.cli import doctor_checks as checks
-from tests.cli.homes import Home
+from lineside.cli.stack.stack import REQUIRED_PACKAGES
+from tests.cli.homes import Home, lineside_without
 
 
 def report(home: Home, **env: str) -> dict[str, dict[str, str]]:
@@ -27,6 +28,13 @@ def test_a_machine_with_nothing_running_gets_hints_on_what_to_start(home: Home) 
     assert "start it with `lineside up`" in done.stdout
     assert "ok    home" in done.stdout
     assert not home.path.exists()
+
+
+def test_an_environment_for_training_only_passes_beside_a_running_stack(running_home: Home) -> None:
+    done = lineside_without([*REQUIRED_PACKAGES, "starlette"], running_home, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok    broker" in done.stdout
+    assert "warn  store                the run history needs the package sqlalchemy" in done.stdout
 
 
 def test_an_invalid_address_is_a_fail(home: Home) -> None:

@@ -21,7 +21,6 @@ load = importlib.import_module if ON_CI else pytest.importorskip
 playwright: Any = load("playwright.sync_api")
 expect = playwright.expect
 
-BLOCKED_BY_OUR_POLICY = "style-src 'self'"  # plotly.js's style sheet for maps
 LOSS = "figure[data-metric='loss'] .plot"
 
 
@@ -37,7 +36,7 @@ def open_page(browser: Any, **options: Any) -> Iterator[Any]:
     )
     yield page
     context.close()
-    assert not [error for error in errors if BLOCKED_BY_OUR_POLICY not in error]
+    assert errors == []
 
 
 def visit(page: Any, url: str) -> None:

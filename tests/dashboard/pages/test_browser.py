@@ -336,6 +336,31 @@ def test_the_layout_fits_the_width_and_does_not_shift(
             assert page.evaluate("window.shifted") < 0.02
 
 
+def test_the_run_list_shows_whole_columns_at_every_width(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train(name="a name that goes on and on " * 6, project="p" * 60)
+    harness.begin("steps", steps=1_000_000_000, began=time.time())
+    visit(page, site)
+    for width, hidden in ((1440, 0), (1041, 0), (1040, 1), (861, 1), (860, 2), (390, 2)):
+        page.set_viewport_size({"width": width, "height": 900})
+        cells = page.evaluate(
+            """() => [...document.querySelectorAll("#rows td")].map((cell) => {
+              const panel = document.querySelector(".runs").getBoundingClientRect();
+              const { left, right, width } = cell.getBoundingClientRect();
+              const isName = cell.matches(".c-name");
+              const isText = isName || cell.matches(".c-project");
+              const isWhole = isText || cell.scrollWidth <= cell.clientWidth;
+              const fits = left >= panel.left && right <= panel.right && isWhole;
+              return { width, isName, fits };
+            })"""
+        )
+        shown = [cell for cell in cells if cell["width"]]
+        assert (width, len(cells) - len(shown)) == (width, 2 * hidden)
+        assert all(cell["fits"] for cell in shown), (width, shown)
+        assert min(cell["width"] for cell in shown if cell["isName"]) >= 160, (width, shown)
+
+
 def test_the_keyboard_reaches_a_run_and_its_controls(
     harness: Harness, site: str, page: Any
 ) -> None:

@@ -67,6 +67,27 @@ def test_every_status_has_a_meaning_and_a_dot(client: httpx.Client) -> None:
         assert client.get("/api/runs", params={"status": status}).status_code == 200
 
 
+def test_a_paused_run_is_marked_as_paused(harness: Harness, client: httpx.Client) -> None:
+    training = harness.begin(began=time.time())
+    training.heartbeat(harness.feeder, time.time(), 10, phase="paused")
+    for url in ("/", "/runs/tiny-1"):
+        text = client.get(url).text
+        assert '<span class="status-dot" data-status="paused"' in text
+        assert "<b>running</b>" in text
+    assert 'class="train" data-status="paused"' in text
+    training.heartbeat(harness.feeder, time.time(), 10, phase="training")
+    assert 'data-status="paused"' not in client.get("/runs/tiny-1").text
+
+
+def test_events_that_are_missing_are_not_called_as_the_status_lost(
+    harness: Harness, client: httpx.Client
+) -> None:
+    harness.train()
+    text = client.get("/runs/tiny-1").text
+    assert "<dt>Missing</dt>" in text
+    assert "<dt>Lost</dt>" not in text
+
+
 def test_an_empty_store_shows_how_to_start_a_run(client: httpx.Client) -> None:
     text = client.get("/").text
     assert "lineside run -- python train.py" in text
