@@ -128,8 +128,9 @@ class Sanitizer:
         items = list(value.items())
         converted = self._branches([item for _, item in items], depth)
         result = {self._key(key): item for (key, _), item in zip(items, converted, strict=False)}
-        if len(converted) < len(items):
-            left_out = len(items) - len(converted)
+        left_out = len(items) - len(result)
+        if left_out:  # the budget is spent, or two names are one as text
+            self.lossy = True
             result[UNENCODABLE] = f"{left_out:,} of {len(items):,} names are left out"
         return result
 

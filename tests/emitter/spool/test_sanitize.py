@@ -258,3 +258,9 @@ def test_within_the_last_limits_everything_fits_one_record() -> None:
     sanitizer = Sanitizer(LIMITS_BY_SIZE[-1])
     assert len(msgpack.packb(sanitizer.sanitize(huge))) < MAX_RECORD // 2
     assert sanitizer.lossy
+
+
+def test_a_name_that_becomes_equal_to_another_is_counted_as_left_out() -> None:
+    sanitizer = Sanitizer()
+    assert sanitizer.clean({1: "a", "1": "b"}) == {"1": "b", "!": "1 of 2 names are left out"}
+    assert sanitizer.lossy
