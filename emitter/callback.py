@@ -25,7 +25,7 @@ from lineside.emitter.training.hook_events import (
     TRAINING,
     WAITING,
 )
-from lineside.emitter.training.identity import LabelOptions, Labels
+from lineside.emitter.training.identity import LabelOptions, Labels, optional_text
 from lineside.emitter.training.publisher import named_values
 
 if TYPE_CHECKING:
@@ -67,7 +67,12 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         **labels: Unpack[LabelOptions],
     ) -> None:
         self._options = Options(
-            name, project, run_id, wait_for_stopper, stop_on_sigterm, Labels(**labels)
+            optional_text(name),
+            optional_text(project),
+            run_id,
+            wait_for_stopper,
+            stop_on_sigterm,
+            Labels(**labels),
         )
         self._open_sessions("")
         self._guarded(train_errors.wrap_loaded_trainer, LinesideCallback)

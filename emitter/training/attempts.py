@@ -286,8 +286,11 @@ def _user_run_name(args: Any) -> str | None:
 
 
 def _model_name(model: Any) -> str:
-    config = getattr(model, "config", None)
-    for name in (getattr(config, "_name_or_path", None), getattr(config, "model_type", None)):
+    # Each attribute is the script's own code, which may raise what it likes.
+    found = metadata.collect(
+        {"path": lambda: model.config._name_or_path, "type": lambda: model.config.model_type}
+    )
+    for name in found.values():
         if isinstance(name, str) and name.strip("/."):
             return name
     return "" if model is None else type(model).__name__

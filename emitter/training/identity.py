@@ -86,10 +86,17 @@ class Labels:
         value = getattr(settings, name, None) or getattr(self, name)
         if name == "tags":
             value = [value] if isinstance(value, str) else [str(tag) for tag in value or ()]
+        elif name != "config":
+            value = optional_text(value)
         return value or None
 
 
 LABELS = ("tags", "group", "notes", "config")
+
+
+def optional_text(value: object) -> str | None:
+    """``value`` as text, because scripts name a run after a path or the number of a fold."""
+    return None if value is None else str(value)
 
 
 def valid_checkpoint_state(kept: object) -> dict[str, str]:

@@ -22,6 +22,7 @@ from lineside.emitter.training.identity import (
     RankInfo,
     new_identity,
     new_run_id,
+    optional_text,
 )
 from lineside.emitter.training.publisher import Publisher, named_values
 from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync
@@ -177,7 +178,7 @@ def start_run(
         if settings.disabled:
             print_once("off: LINESIDE_DISABLED is set")
             return Run()
-        identity = _identify(settings, name, project, run_id)
+        identity = _identify(settings, optional_text(name), optional_text(project), run_id)
         facts = (
             {"source": "loop"}
             | metadata.label_facts(described, settings)

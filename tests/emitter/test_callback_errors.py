@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
@@ -93,6 +94,34 @@ def test_errors_before_a_run_is_open_do_not_reach_training(
     for hook in LIFECYCLE_KINDS:
         getattr(callback, f"on_{hook}")(broken, broken, broken)
     assert "lineside:" in capsys.readouterr().err
+
+
+class Strict(dict[str, Any]):
+    """A configuration that raises KeyError for an attribute it does not have."""
+
+    __getattr__ = dict.__getitem__
+
+
+class OwnModel(torch.nn.Module):
+    """A model with a configuration of the script's own kind."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config: Any = Strict()
+
+    def forward(self, input_ids: Any, labels: Any) -> Any:
+        return self.inner(input_ids=input_ids, labels=labels)
+
+
+def test_a_model_whose_config_raises_has_a_run(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    made = trainer(tmp_path, LinesideCallback(), max_steps=1)
+    made.model = OwnModel(made.model)
+    made.train()
+    close_all()
+    assert data_of(only(spool_events())[0])["name"].startswith("OwnModel ")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

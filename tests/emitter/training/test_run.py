@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lineside.emitter import start_run
+from lineside.emitter import LinesideCallback, start_run
 from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,
@@ -178,3 +179,15 @@ def test_importing_the_emitter_loads_no_other_library(tmp_path: Path) -> None:
     done = script(tmp_path, body)
     assert done.returncode == 0, done.stderr
     assert "no attribute 'nothing'" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "text"), [(0, "0"), (Path("runs/a"), "runs/a")])
+def test_a_name_that_is_no_text_is_taken_as_text(
+    home: Path, spool_events: ReadSpool, given: Any, text: str
+) -> None:
+    start_run(given, project=given, group=given, notes=given).finish()
+    start = only(spool_events())[0].data
+    assert start is not None
+    assert [start[name] for name in ("name", "project", "group", "notes")] == [text] * 4
+    state = LinesideCallback(given, given).__getstate__()
+    assert (state["name"], state["project"]) == (text, text)
