@@ -180,6 +180,8 @@ class Broker(Service):
             public_key = public_key_of(first_frame) if self._authenticator else ""
             # A new connection may have the routing id of an old one.
             if connection is None or connection.public_key != public_key:
+                # The end of an earlier one with the same descriptor must not be taken for its own.
+                self._monitor.handle_events()
                 self._forget(identity)
                 connection = self._connections[identity] = Connection(
                     now, public_key, principal_of(self._authenticator, public_key)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
 from lineside.bus.broker import subscriptions
+from lineside.bus.broker.service import Broker
 from lineside.bus.broker.subscription import MAX_CREDIT
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import MAX_PATTERNS, OK, START, Ack, Cur, Evt, Hi, Put, Sub
+from lineside.bus.protocol.messages import (
+    MAX_PATTERNS,
+    OK,
+    START,
+    Ack,
+    Cur,
+    Evt,
+    Hi,
+    Message,
+    Put,
+    Sub,
+)
 from lineside.bus.settings import Settings
 from lineside.bus.testing import Producer, read_all
 from tests.bus.broker.secured_broker import denial_of, is_accepted
 from tests.bus.conftest import STREAM, Connect, RawClient, StartBroker, records
+from tests.support.waiting import wait_until
 
 
 def test_a_batch_reaches_the_reader_as_it_was_put(start_broker: StartBroker, peer: Connect) -> None:
@@ -97,6 +111,48 @@ def test_a_reader_that_is_gone_is_forgotten(start_broker: StartBroker, settings:
             assert time.monotonic() < deadline
             producer.emit("log")
             producer.flush()
+
+
+def test_the_end_of_an_earlier_connection_does_not_end_delivery_to_the_next_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker(settings)
+    broker.startup()
+    peers = [RawClient(settings.broker)]
+    receive, sub = broker._receiver.receive, Sub("", START, 0, (), 10)
+
+    def receive_after_another_peer_came(handle: Callable[..., bool]) -> None:
+        monkeypatch.undo()
+        # The broker has looked at its connections. The next one gets the descriptor of this one.
+        peers[0].close()
+        wait_until(lambda: broker._monitor.events.poll(0), "the end of the connection")
+        peers.append(RawClient(settings.broker))
+        peers[1].send(sub)
+        wait_until(lambda: broker._socket.poll(0), "the message of the next peer")
+        receive(handle)
+
+    def answer(peer: RawClient) -> Message:
+        def is_answered() -> bool:
+            broker.run_once()
+            return bool(peer.socket.poll(0))
+
+        wait_until(is_answered, "an answer")
+        return peer.receive()
+
+    try:
+        peers[0].send(sub)
+        answer(peers[0])
+        monkeypatch.setattr(broker._receiver, "receive", receive_after_another_peer_came)
+        broker.run_once()
+        answer(peers[1])
+        for message in (Hi(STREAM), Put(STREAM, 0, 3, records(0, 3))):
+            peers[1].send(message)
+            answer(peers[1])
+        assert answer(peers[1]) == Evt(1, STREAM, 0, 3, records(0, 3))
+    finally:
+        for each in peers:
+            each.close()
+        broker.shutdown()
 
 
 def test_an_earlier_subscription_of_a_reader_takes_nothing_from_its_newest(
