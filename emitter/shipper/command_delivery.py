@@ -189,8 +189,8 @@ class CommandDelivery:
         newest = next((one for one in reversed(inboxes) if one.is_open), None)
         if newest is None or not (new or newest.review):
             return
-        page = StatusPageFile.open(newest.folder)
-        if page is None:
+        page = StatusPageFile(newest.folder)
+        if page.read() is None:
             return
         # The review comes last: training continues once it has read it.
         records = [pending[command_id] for command_id in new]
@@ -201,8 +201,6 @@ class CommandDelivery:
             newest.review = b""
         except OSError as error:
             log.warning("shipper: commands cannot be delivered in %s: %s", newest.folder, error)
-        finally:
-            page.close()
 
     def _close_if_read(
         self, run_commands: _RunCommands, run: str, attempt: str, attempt_inbox: _AttemptInbox

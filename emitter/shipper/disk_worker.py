@@ -16,10 +16,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside.emitter.spool import directory
+from lineside.emitter.spool import directory, liveness_lock
+from lineside.emitter.spool.backlog import MAX_PLAUSIBLE_GAP
 from lineside.emitter.spool.inbox import FILE_NAME as INBOX_NAME
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.status_page import FILE_NAME as PAGE_NAME
+from lineside.emitter.spool.status_reader import read_page
 from lineside.emitter.spool.stream_folder import (
     INFO_NAME,
     LOCK_NAME,
@@ -151,8 +153,17 @@ class DiskWorker:
         self._forget(old)
 
     def _remove(self, stream: StreamDiskState) -> None:
-        self._forget([segment.path for segment in segments(stream.folder)])
-        remove_stream(stream.folder)
+        # Its producer may open it again at any time; it takes the lock for that.
+        lock = liveness_lock.acquire(stream.folder / LOCK_NAME)
+        if lock is None:
+            return
+        try:
+            fields = read_page(stream.folder)
+            if fields is None or not 0 < fields.next_seq - stream.acked <= MAX_PLAUSIBLE_GAP:
+                self._forget([segment.path for segment in segments(stream.folder)])
+                remove_stream(stream.folder)
+        finally:
+            os.close(lock)
 
     def _is_low_on_space(self, folder: Path) -> bool:
         disk = os.statvfs(folder)
@@ -191,7 +202,8 @@ def remove_stream(folder: Path) -> None:
     Raises:
         OSError: something cannot be removed.
     """
-    for path in sorted(folder.iterdir()):
+    # The lock comes last: a producer makes a new one, and must then find the folder empty.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK_NAME):
         if path.name in _OWN_FILES or path.name.endswith(SEGMENT_SUFFIX):
             path.unlink(missing_ok=True)
     folder.rmdir()

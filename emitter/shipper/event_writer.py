@@ -9,11 +9,13 @@ from typing import Any
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.events import Stream, new_attempt
+from lineside.emitter.spool.protected_file import file_limit
 from lineside.emitter.spool.writer import SpoolWriter
 
 log = logging.getLogger("lineside")
 
 PRODUCER = "shipper"
+_MOST_OPEN = 32  # streams whose files stay open between two events
 
 
 class EventWriter:
@@ -22,6 +24,7 @@ class EventWriter:
     def __init__(self, spool: Path) -> None:
         self._spool = spool
         self._writers: dict[str, SpoolWriter] = {}
+        self._open: dict[str, SpoolWriter] = {}  # those that hold files, the last used last
         self._warned: set[str] = set()
 
     @property
@@ -34,9 +37,14 @@ class EventWriter:
         try:
             writer = self._writers.get(run)
             if writer is None:
+                self._let_go()
                 stream = Stream(run, PRODUCER, new_attempt())
                 writer = SpoolWriter(self._spool, stream, role="shipper")
                 self._writers[run] = writer
+            elif run not in self._open:
+                self._let_go()
+                writer.reopen()
+            self._open[run] = self._open.pop(run, writer)
             writer.maintain()
             return writer.write(kind, step, data=data)
         except (OSError, LinesideError) as error:
@@ -67,10 +75,16 @@ class EventWriter:
     def close(self, run: str) -> None:
         """Close the stream for ``run``."""
         writer = self._writers.pop(run, None)
-        if writer is not None:
+        if self._open.pop(run, None) is not None and writer is not None:
             writer.close()
 
     def close_all(self) -> None:
         """Close every stream."""
         for run in list(self._writers):
             self.close(run)
+
+    def _let_go(self) -> None:
+        """Close the files of the stream that was used longest ago, if many are open."""
+        # Two files each: a quarter of the limit, and processes are watched with half of it.
+        while len(self._open) >= min(_MOST_OPEN, max(1, file_limit() // 8)):
+            self._open.pop(next(iter(self._open))).close()

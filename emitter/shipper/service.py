@@ -18,11 +18,11 @@ from lineside.bus.settings import make_private_folder
 from lineside.bus.sockets import raise_file_limit
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
-from lineside.emitter.shipper.send_window import SendWindow
+from lineside.emitter.shipper.send_window import SILENCE_SECONDS, SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
 from lineside.emitter.spool import liveness_lock
 from lineside.emitter.spool.protected_file import open_private
-from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME
+from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME, ShipperStatus
 from lineside.emitter.spool.writer import CAP_BYTES
 
 log = logging.getLogger("lineside")
@@ -32,8 +32,10 @@ _CHECK_SECONDS = 1.0
 # Between searches for new streams: this many times as long as the last one took, but never longer
 # than the maximum, because adding many streams at once takes long too.
 _DISCOVER_SHARE, _LONGEST_DISCOVER_SECONDS = 500.0, 3.0
+_ANNOUNCED_SHARE = 4.0  # the same where a producer has announced a stream
 _DRAIN_SECONDS = 2.0
 _LOG_BYTES = 1 << 20
+_CONNECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class ShipperLimits:
     """When a shipper ends, and what it keeps; times in seconds, sizes in bytes.
 
     The shipper ends when everything is confirmed and nothing new came for ``idle_timeout``, or when
-    no producer lives and the broker was silent for ``broker_timeout``. Confirmed segments are kept
-    for ``retention``, less when a producer has more than half of ``cap``.
+    no producer lives and the broker was silent for ``broker_timeout``: for ``first_timeout`` if it
+    has never answered. Confirmed segments are kept for ``retention``, less when a producer has more
+    than half of ``cap``.
     """
 
     idle_timeout: float = 10.0
     broker_timeout: float = 600.0
+    first_timeout: float = 60.0
     retention: float = RETENTION_SECONDS
     cap: int = CAP_BYTES
 
@@ -63,6 +67,7 @@ class Shipper(Service):
     def __init__(self, spool: Path, broker: str, limits: ShipperLimits | None = None) -> None:
         super().__init__()
         self._spool = spool
+        self._broker = broker
         self._limits = limits or ShipperLimits()
         self._lock: int | None = None
         self.broker_connection = BrokerConnection(broker)
@@ -71,6 +76,8 @@ class Shipper(Service):
         self._disk_worker = DiskWorker(self._limits.cap, self._limits.retention)
         now = time.monotonic()
         self._discover_at = self._check_at = self._send_at = 0.0
+        self._announced_ns, self._look_at = 0, 0.0
+        self._status: ShipperStatus | None = None
         self._interval = _BUSY_SECONDS
         self._was_full = False
         self._busy_at = self._live_at = now
@@ -84,8 +91,6 @@ class Shipper(Service):
         if not self.claim():
             log.info("shipper: another one ships %s", self._spool)
             self.should_exit = True
-        else:
-            raise_file_limit()
 
     def claim(self) -> bool:
         """Take the spool's lock; False if another shipper has it.
@@ -95,7 +100,12 @@ class Shipper(Service):
         """
         make_private_folder(self._spool)
         self._lock = liveness_lock.acquire(self._spool / LOCK_NAME)
-        return self._lock is not None
+        if self._lock is None:
+            return False
+        raise_file_limit()
+        self._status = None
+        self._report(time.monotonic())
+        return True
 
     def run_once(self) -> None:
         """Work once, and end if nothing is left to do."""
@@ -112,11 +122,13 @@ class Shipper(Service):
             time.sleep(_CHECK_SECONDS)  # never repeat a failure in a busy loop
 
     def _work(self, now: float) -> None:
-        if now >= self._discover_at:
-            self.stream_registry.discover(now)
+        if now >= self._discover_at or self._has_announcement(now):
+            if self.stream_registry.discover(now):
+                self._interval, self._send_at = _BUSY_SECONDS, now
             took = time.monotonic() - now
             pause = max(_CHECK_SECONDS, _DISCOVER_SHARE * took)
             self._discover_at = now + min(pause, _LONGEST_DISCOVER_SECONDS)
+            self._look_at = now + _ANNOUNCED_SHARE * took
         is_due = now >= self._check_at
         checked = is_due or self.broker_connection.fd_ready
         if checked:
@@ -125,6 +137,7 @@ class Shipper(Service):
         if is_due:
             self._check_at = now + _CHECK_SECONDS
             self._check_lock()
+            self._report(now)
             self._disk_worker.submit(self.stream_registry.stream_states(), now)
             _rotate_log(self._spool / LOG_NAME)
         room = self._was_full and not self._send_window.is_full
@@ -133,6 +146,38 @@ class Shipper(Service):
             self._send_at = now + self._interval
             self._was_full = self._send_window.is_full
         self._send_window.receive(min(self._send_at, self._check_at) - time.monotonic())
+
+    def _has_announcement(self, now: float) -> bool:
+        """Whether a producer has made a stream, or opened one again, since the last call."""
+        if now < self._look_at:
+            return False
+        try:
+            announced_ns = self._spool.stat().st_mtime_ns
+        except OSError:
+            return False
+        before, self._announced_ns = self._announced_ns, announced_ns
+        return announced_ns != before
+
+    def _report(self, now: float) -> None:
+        """Store in the lock which broker this process ships to, and what is wrong with it."""
+        status = ShipperStatus(os.getpid(), self._broker, self._problem(now))
+        if status != self._status and self._lock is not None:
+            self._status = status
+            with contextlib.suppress(OSError):
+                status.write(self._lock)
+
+    def _problem(self, now: float) -> str:
+        """Why nothing is confirmed, in one sentence; empty while all is well."""
+        connection, broker = self.broker_connection, self._broker.partition("?")[0]
+        if connection.refusal:
+            return f"{broker} refuses the key: {connection.refusal}"
+        if self.stream_registry.is_confirmed:
+            return ""
+        patience = SILENCE_SECONDS if connection.has_answered else _CONNECT_SECONDS
+        if now - connection.last_received >= patience:
+            return f"no broker answers at {broker}"
+        refusals = {sender.refusal for sender in self.stream_registry if sender.refusal}
+        return f"the broker at {broker} answers {min(refusals)}" if refusals else ""
 
     def _check_lock(self) -> None:
         """End if the spool or its lock was removed: another shipper may hold a new one."""
@@ -173,14 +218,14 @@ class Shipper(Service):
     def _is_done(self, now: float) -> bool:
         if self.stream_registry.has_live_producers:
             self._live_at = self._busy_at = now
-        elif not self.stream_registry.is_complete:
+            return False
+        if not self.stream_registry.is_complete:
             self._busy_at = now
         if now - self._busy_at >= self._limits.idle_timeout:
             return True
-        return (
-            now - max(self._live_at, self.broker_connection.last_received)
-            >= self._limits.broker_timeout
-        )
+        connection, limits = self.broker_connection, self._limits
+        timeout = limits.broker_timeout if connection.has_answered else limits.first_timeout
+        return now - max(self._live_at, connection.last_received) >= timeout
 
     def _exit_unless_needed(self) -> None:
         """End, unless a new producer saw the lock held and so started no shipper.

@@ -19,6 +19,7 @@ from lineside.emitter.shipper.heartbeat import RankReporter
 from lineside.emitter.shipper.process_watcher import ProcessWatcher
 from lineside.emitter.shipper.stream_sender import StreamSender
 from lineside.emitter.spool import directory, liveness_lock
+from lineside.emitter.spool.protected_file import file_limit
 from lineside.emitter.spool.stream_folder import LOCK_NAME
 
 log = logging.getLogger("lineside")
@@ -74,12 +75,15 @@ class StreamRegistry:
         return all(sender.is_confirmed for sender in self.other_senders)
 
     def discover(self, now: float) -> bool:
-        """Add new streams; whether any of them needs work."""
+        """Add new streams, and look again at ended ones; whether any of them newly needs work."""
         found = False
         for stream, folder in directory.streams(self._spool):
-            if stream not in self._senders:
-                sender = self._add(stream, folder, now)
-                found = found or not sender.is_complete
+            sender = self._senders.get(stream)
+            if sender is None:
+                found = not self._add(stream, folder, now).is_complete or found
+            elif sender.final:
+                with contextlib.suppress(OSError):  # another user's, perhaps
+                    found = self._look_again(sender) or found
         return found
 
     def check_producers(self, now: float, *, beat: bool) -> None:
@@ -98,7 +102,7 @@ class StreamRegistry:
                 0 if self._event_writer.owns(sender.stream) else sender.end_seq,
                 sender.acked,
                 sender.is_complete,
-                sender.page is not None,
+                sender.is_complete or sender.fields() is not None,
             )
             for sender in self
         ]
@@ -108,8 +112,6 @@ class StreamRegistry:
         self._event_writer.close_all()
         for watcher in self._watchers.values():
             self._unwatch(watcher)
-        for sender in self:
-            sender.close()
 
     def _add(self, stream: Stream, folder: Path, now: float) -> StreamSender:
         sender = StreamSender(stream, folder, directory.acked_seq(folder))
@@ -128,8 +130,11 @@ class StreamRegistry:
             self._add(own, self._spool.joinpath(*own), now)
 
     def _watch(self, sender: StreamSender) -> None:
+        watched = sum(watcher.fd is not None for watcher in self._watchers.values())
         watcher = self._watchers[sender.stream] = ProcessWatcher(sender.folder)
-        watcher.start()
+        # The end of any more is noticed within a second, by its lock.
+        if watched < file_limit() // 2:
+            watcher.start()
         if watcher.fd is not None:
             self._broker_connection.watch_fd(watcher.fd)
 
@@ -150,10 +155,6 @@ class StreamRegistry:
 
     def _check_stream(self, sender: StreamSender, now: float, *, beat: bool) -> None:
         stream = sender.stream
-        if sender.final and beat and self._is_alive_again(sender):
-            sender.producer_back()
-            self._rank_reporter.reset(stream, sender.folder)
-            self._watch(sender)
         if not sender.final:
             self._check_live_stream(sender, now, beat=beat)
         if sender.final:
@@ -163,7 +164,6 @@ class StreamRegistry:
             if sender.is_complete and stream.producer == commands.CONTROL_PRODUCER:
                 self.command_delivery.close_inbox(stream, sender.folder, sender.acked)
             if sender.is_complete and not sender.folder.exists():
-                sender.close()
                 del self._senders[stream]
                 self._rank_reporter.forget(stream)
 
@@ -178,9 +178,7 @@ class StreamRegistry:
             self._unwatch(watcher)
             sender.producer_gone()
         else:
-            sender.reopen_page()
-            if sender.page is not None:
-                sender.page.mark_shipper_alive(time.monotonic_ns())
+            sender.page.mark_shipper_alive(time.monotonic_ns())
             is_control = stream.producer == commands.CONTROL_PRODUCER
             if is_control and not self._has_unconfirmed_answers(stream):
                 self.command_delivery.open_inbox(stream, sender.folder)
@@ -188,10 +186,22 @@ class StreamRegistry:
                 self._rank_reporter.publish_heartbeat(sender, watcher.info, time.monotonic_ns())
                 self._add_own(stream.run, now)
 
+    def _look_again(self, sender: StreamSender) -> bool:
+        """Whether an ended producer has written more, or is back."""
+        was_complete = sender.is_complete
+        sender.look_again()
+        if not self._is_alive_again(sender):
+            return was_complete and not sender.is_complete
+        sender.producer_back()
+        self._rank_reporter.reset(sender.stream, sender.folder)
+        self._watch(sender)
+        return True
+
     def _is_alive_again(self, sender: StreamSender) -> bool:
         """Whether an ended producer holds its lock again and has not closed its stream.
 
-        A script may release the lock without knowing; the producer takes it again once a second.
+        It may have opened its stream again. Or the script released the lock without knowing: then
+        the producer takes it again once a second.
         """
         fields = sender.fields()
         if self._event_writer.owns(sender.stream) or fields is None or fields.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 from collections import deque
@@ -35,7 +36,8 @@ class StreamSender:
     """Sends the stream in ``folder`` to the broker.
 
     Events before ``acked`` are confirmed. ``final``: the producer has ended. ``gaps`` counts the
-    events that were reported to the broker as missing. Times are monotonic seconds.
+    events that were reported to the broker as missing. ``refusal`` is why the broker does not take
+    events now, empty if it does. Times are monotonic seconds.
     """
 
     def __init__(self, stream: Stream, folder: Path, acked: int) -> None:
@@ -43,8 +45,10 @@ class StreamSender:
         self.folder = folder
         self.acked = acked
         self.final = False
-        self.page = StatusPageFile.open(folder)
+        self.page = StatusPageFile(folder)
         self.gaps = 0
+        self.refusal = ""
+        self._last_fields: StatusFields | None = None
         self._reader = SegmentReader(stream, folder, acked)
         self._state = _State.UNKNOWN
         self._in_flight: deque[_Sent] = deque()
@@ -54,6 +58,8 @@ class StreamSender:
         self._poll_at = 0.0
         self._retry_at = 0.0
         self._backoff = 0.0
+        with contextlib.suppress(OSError):
+            self.fields()  # kept if the folder is removed
 
     @property
     def outstanding(self) -> bool:
@@ -69,20 +75,20 @@ class StreamSender:
     def is_complete(self) -> bool:
         """Whether the stream has ended and all of it is confirmed."""
         confirmed = not self._in_flight and self.acked >= self._reader.seq
-        return confirmed and self._is_exhausted(self.fields())
+        return confirmed and self._is_exhausted
 
     @property
     def is_confirmed(self) -> bool:
         """Whether every event written so far is confirmed."""
+        if self.is_complete:
+            return True
         fields = self.fields()
-        return self.is_complete or (
-            not self.final and fields is not None and self.acked >= fields.next_seq
-        )
+        return not self.final and fields is not None and self.acked >= fields.next_seq
 
     @property
     def end_seq(self) -> int:
         """The seq before which the stream is written, as far as known."""
-        fields = self.fields()
+        fields = None if self.is_complete else self.fields()
         return max(fields.next_seq if fields else 0, self._reader.seq)
 
     def left(self) -> int:
@@ -101,8 +107,11 @@ class StreamSender:
         return self._counted - self.acked
 
     def fields(self) -> StatusFields | None:
-        """The fields of the producer's page, if there is one."""
-        return self.page.read() if self.page else None
+        """The fields of the producer's page, if there is one; the last ones if it was removed."""
+        fields = self.page.read()
+        if fields is not None or self.folder.exists():
+            self._last_fields = fields
+        return self._last_fields
 
     def next(self, now: float) -> Outgoing | None:
         """The next message, if any. Its caller calls ``sent`` or ``not_sent`` with it."""
@@ -164,31 +173,27 @@ class StreamSender:
 
     def check_remaining(self, now: float) -> None:
         """Find out whether an ended stream has unread events, even if no broker answers."""
-        is_known = self._unread_from == self.acked or self._is_exhausted(self.fields())
+        is_known = self._unread_from == self.acked or self._is_exhausted
         if self.final and not is_known and self._state is not _State.OPEN:
             found = self._read(now)
             if found is not None:
                 self._unread_from = self.acked
                 self._seek(self.acked)
 
-    def reopen_page(self) -> None:
-        """Open the page again if a live producer has replaced a removed one."""
-        if self.page is None or not self.page.is_at(self.folder):
-            page = StatusPageFile.open(self.folder)
-            if page is not None:
-                self.close()
-                self.page = page
-
-    def close(self) -> None:
-        """Close the page."""
-        if self.page is not None:
-            self.page.close()
-            self.page = None
+    def look_again(self) -> None:
+        """Look once more for events of an ended producer: it may have opened its stream again."""
+        if self._is_exhausted:
+            fields = self.fields()
+            if fields is not None and fields.next_seq > (self._exhausted_at or 0):
+                self._exhausted_at = None
+                self._poll_at = 0.0
 
     def _read(self, now: float) -> Put | GapMessage | None:
+        if self._is_exhausted:
+            return None
         fields = self.fields()
         has_new = fields is not None and fields.next_seq > self._reader.seq
-        if self._is_exhausted(fields) or (now < self._poll_at and not has_new):
+        if now < self._poll_at and not has_new:
             return None
         # Decided before reading: a last record might be written in between.
         final = self.final or bool(fields and fields.closed)
@@ -206,10 +211,11 @@ class StreamSender:
             self._poll_at = now + (_POLL_SECONDS if fields else _PAGELESS_SECONDS)
         return found
 
-    def _is_exhausted(self, fields: StatusFields | None) -> bool:
-        # A producer that only lost its lock goes on writing, and must not be dropped.
-        known = self._exhausted_at
-        return known is not None and (fields is None or fields.next_seq <= known)
+    @property
+    def _is_exhausted(self) -> bool:
+        """Whether an ended stream was read to its end. ``look_again`` checks that once more: a
+        producer that only lost its lock goes on writing, and must not be dropped."""
+        return self._exhausted_at is not None
 
     def _trailing_gap(self, fields: StatusFields | None) -> GapMessage | None:
         """The events after the last record, dropped on a full disk or lost with the machine."""
@@ -234,6 +240,7 @@ class StreamSender:
 
     def _advance(self, seq: int) -> None:
         self._backoff = 0.0
+        self.refusal = ""
         while self._in_flight and self._in_flight[0].end <= seq:
             self.gaps += self._in_flight.popleft().missing
         self._reader.discard_before(seq)
@@ -243,8 +250,7 @@ class StreamSender:
 
     def _confirm(self, seq: int) -> None:
         self.acked = seq
-        if self.page is not None:
-            self.page.acknowledge(seq)
+        self.page.acknowledge(seq)
 
     def _refused(self, ack: Ack, now: float) -> None:
         if not self._backoff:
@@ -256,6 +262,8 @@ class StreamSender:
                 ack.next,
                 f" ({ack.text})" if ack.text else "",
             )
+        if ack.status != HOLE:
+            self.refusal = f"{ack.status} {ack.text}".rstrip()
         first, longest = _BACKOFFS[ack.status]
         self._backoff = min(max(2 * self._backoff, first), longest)
         self._state = _State.UNKNOWN

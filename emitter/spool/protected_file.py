@@ -10,6 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _HIGH_DESCRIPTOR = 900
+_UNLIMITED = 1 << 20
+
+
+def file_limit() -> int:
+    """How many files this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft >= 0 else _UNLIMITED
 
 
 @contextlib.contextmanager
@@ -73,8 +80,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _to_high_descriptor(fd: int) -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = _HIGH_DESCRIPTOR if soft < 0 else min(_HIGH_DESCRIPTOR, soft - 32)
+    lowest = min(_HIGH_DESCRIPTOR, file_limit() - 32)
     if lowest <= fd:
         return fd
     try:

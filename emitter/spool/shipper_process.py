@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.settings import make_private_folder
@@ -34,9 +36,9 @@ class ShipperStarter:
     def __init__(
         self, spool: Path, broker: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.spool = spool
+        self.broker = broker
         self.failure: str | None = None
-        self._spool = spool
-        self._broker = broker
         self._clock = clock
         self._pid: int | None = None
         self._started = -math.inf
@@ -46,7 +48,7 @@ class ShipperStarter:
         """Start a shipper if none holds the spool's lock."""
         try:
             self._reap()
-            if shipper_pid(self._spool) is not None:
+            if shipper_pid(self.spool) is not None:
                 self._backoff = 0.0
                 return
             now = self._clock()
@@ -65,8 +67,8 @@ class ShipperStarter:
             self.failure = f"{type(error).__name__}: {error}"
 
     def _start(self) -> None:
-        make_private_folder(self._spool)
-        with open_private(self._spool / LOG_NAME, os.O_WRONLY | os.O_APPEND) as log:
+        make_private_folder(self.spool)
+        with open_private(self.spool / LOG_NAME, os.O_WRONLY | os.O_APPEND) as log:
             child = subprocess.Popen(
                 module_command("lineside.emitter.shipper", DETACH),
                 # Nothing of the trainer's stays open: a process that reads its output to the end
@@ -75,7 +77,7 @@ class ShipperStarter:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=WORKING_FOLDER,
-                env=shipper_environment(self._spool, self._broker),
+                env=shipper_environment(self.spool, self.broker),
                 start_new_session=True,
             )
         # The child forks and ends once the shipper has the lock: a script that waits for all its
@@ -93,6 +95,44 @@ class ShipperStarter:
             ended = self._pid
         if ended:
             self._pid = None
+
+
+class ShipperStatus(NamedTuple):
+    """What the shipper of a spool reports about itself, in the file that it locks.
+
+    ``pid`` is 0 or less where it runs on another machine. ``problem`` is why nothing is confirmed,
+    empty while its ``broker`` confirms what it sends.
+    """
+
+    pid: int
+    broker: str
+    problem: str
+
+    @classmethod
+    def read(cls, spool: Path) -> ShipperStatus | None:
+        """The status of the shipper of ``spool``; None if none runs.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        pid = shipper_pid(spool)
+        if pid is None:
+            return None
+        try:
+            data = json.loads((spool / LOCK_NAME).read_bytes())
+            return cls(pid, str(data["broker"]), str(data["problem"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return cls(pid, "", "")  # it is starting, or writes it right now
+
+    def write(self, lock: int) -> None:
+        """Store it in the locked file ``lock``, a descriptor.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+        data = json.dumps({"broker": self.broker, "problem": self.problem}).encode()
+        os.pwrite(lock, data, 0)
+        os.ftruncate(lock, len(data))
 
 
 def shipper_pid(spool: Path) -> int | None:

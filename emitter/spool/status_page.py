@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import weakref
 from pathlib import Path
 
 from lineside.bus.filesystem import filesystem
@@ -69,9 +70,12 @@ class StatusPage:
     Fields in memory reach the file, if there is one, by ``sync`` only.
     """
 
-    def __init__(self, fields: memoryview, file: ProtectedFile | None = None) -> None:
+    def __init__(
+        self, fields: memoryview, file: ProtectedFile | None = None, *, is_mapped: bool = False
+    ) -> None:
         self.fields = fields
         self._file = file
+        self._is_mapped = is_mapped
 
     @classmethod
     def create(cls, folder: Path, content: bytes = bytes(PAGE_BYTES)) -> StatusPage:
@@ -90,7 +94,8 @@ class StatusPage:
         if fields is not None and file is not None:
             file.close()
             file = None
-        page = cls(fields or memoryview(bytearray(content)).cast("q"), file)
+        in_memory = memoryview(bytearray(content)).cast("q")
+        page = cls(fields or in_memory, file, is_mapped=fields is not None)
         page.fields[PID] = os.getpid()
         page.fields[MAGIC_FIELD] = MAGIC
         page.sync()
@@ -107,6 +112,19 @@ class StatusPage:
             os.pwrite(file.fd, self.fields[:ACKED_SEQ], 0)
             os.preadv(file.fd, [self.fields[ACKED_SEQ:]], 8 * ACKED_SEQ)
 
+    def refresh(self, folder: Path) -> None:
+        """After ``close``: read the shipper's fields in ``folder``, where there is a page."""
+        if self._is_mapped:
+            return
+        with contextlib.suppress(OSError):
+            fd = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                stored = os.pread(fd, PAGE_BYTES, 0)
+            finally:
+                os.close(fd)
+            if len(stored) == PAGE_BYTES:
+                self.fields[ACKED_SEQ:] = memoryview(stored).cast("q")[ACKED_SEQ:]
+
     def close(self) -> None:
         """Stop the copying of ``sync``; ``fields`` stay readable."""
         file, self._file = self._file, None
@@ -115,13 +133,14 @@ class StatusPage:
 
 
 def _map(fd: int) -> memoryview:
-    """Map the page in ``fd`` for the rest of the process's life, without keeping a descriptor.
+    """Map the page in ``fd`` as long as the view is used, without keeping a descriptor.
 
     An ``mmap.mmap`` keeps a descriptor with a low number and closes it at its end. If the script
     has closed all descriptors, that number is one of its own files by then.
     """
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype = ctypes.c_void_p
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.mmap.argtypes = [
         ctypes.c_void_p,
         ctypes.c_size_t,
@@ -136,4 +155,6 @@ def _map(fd: int) -> memoryview:
     if address in (None, ctypes.c_void_p(-1).value):
         raise OSError(ctypes.get_errno(), "the page cannot be mapped")
     mapped = (ctypes.c_int64 * (PAGE_BYTES // 8)).from_address(address)
+    unmap = weakref.finalize(mapped, library.munmap, ctypes.c_void_p(address), PAGE_BYTES)
+    unmap.atexit = False  # the views are used until the very end
     return memoryview(mapped).cast("B").cast("q")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from lineside.emitter.spool.status_page import (
 from lineside.emitter.spool.stream_folder import INFO_NAME
 
 _FIELD_BYTES = 8
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _PAGE = struct.Struct(f"={ACKED_SEQ + 1}q")
 
 
@@ -68,33 +70,32 @@ class StatusFields(NamedTuple):
 
 
 class StatusPageFile:
-    """An open status page of another process.
+    """The status page of another process in ``folder``, opened anew for each use.
 
-    Uses system calls instead of a mapping: a load from, or a store into, the mapping of a file that
-    another process cuts short is a SIGBUS. The producer's mapping sees what is written here.
+    A shipper has thousands of streams, so it keeps no descriptor of any. It uses system calls
+    instead of a mapping: a load from, or a store into, the mapping of a file that another process
+    cuts short is a SIGBUS. The producer's mapping sees what is written here.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @classmethod
-    def open(cls, folder: Path) -> StatusPageFile | None:
-        """Open the page in ``folder``; None if it is missing, damaged or another user's."""
-        try:
-            page = cls(os.open(folder / FILE_NAME, os.O_RDWR | os.O_CLOEXEC))
-        except OSError:
-            return None
-        if page.read() is None:
-            page.close()
-            return None
-        return page
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
 
     def read(self) -> StatusFields | None:
-        """The fields as they are now; None if the file is no longer a page."""
+        """The fields as they are now; None if there is no page, or another user's or damaged."""
         try:
-            data = os.pread(self._fd, _PAGE.size, 0)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                raise
+            return None
+        try:
+            data = os.pread(fd, _PAGE.size, 0)
         except OSError:
             return None
+        finally:
+            os.close(fd)
         if len(data) < _PAGE.size:
             return None
         fields = _PAGE.unpack(data)
@@ -120,30 +121,21 @@ class StatusPageFile:
         """
         self._store(INBOX_BYTES, size)
 
-    def is_at(self, folder: Path) -> bool:
-        """Whether the page in ``folder`` is still this file."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), (folder / FILE_NAME).stat())
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
     def _store(self, field: int, *values: int) -> None:
-        os.pwrite(self._fd, struct.pack(f"={len(values)}q", *values), field * _FIELD_BYTES)
+        fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, struct.pack(f"={len(values)}q", *values), field * _FIELD_BYTES)
+        finally:
+            os.close(fd)
 
 
 def read_page(folder: Path) -> StatusFields | None:
-    """The fields of the page in ``folder``; None if it cannot be read."""
-    page = StatusPageFile.open(folder)
-    if page is None:
-        return None
-    try:
-        return page.read()
-    finally:
-        page.close()
+    """The fields of the page in ``folder``; None if it cannot be read.
+
+    Raises:
+        OSError: this process can open no more files, which says nothing of the page.
+    """
+    return StatusPageFile(folder).read()
 
 
 class StreamInfo(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ from lineside.emitter.spool.status_page import (
 LOCK_NAME = "lock"
 INFO_NAME = "stream.json"
 SEGMENT_SUFFIX = ".seg"
+# A shipper that removes a folder holds its lock meanwhile.
+_LOCK_TRIES, _LOCK_DELAY = 200, 0.005
 
 
 class StreamFolder:
@@ -83,21 +86,47 @@ class StreamFolder:
         Raises:
             OSError, SettingsError: as when the folder was first made.
         """
+        self._rebuild(0)
+
+    def close(self) -> None:
+        """Release the lock: this producer counts as gone. ``page.fields`` stay readable."""
+        self.page.fields[FLAGS] |= CLOSED
+        self.page.sync()
+        self.abandon()
+
+    def reopen(self) -> None:
+        """After ``close``: take the lock again, in a new folder if the shipper removed this one.
+
+        Raises:
+            OSError, SettingsError: as when the folder was first made.
+        """
+        self.page.refresh(self.path)
+        self._rebuild(CLOSED)
+
+    def abandon(self) -> None:
+        """Close the files and leave the folder as it is: in a forked child it is the parent's."""
+        self.page.close()
+        self._release()
+
+    def _rebuild(self, lowered: int) -> None:
         content = memoryview(bytearray(self.page.fields)).cast("q")
+        content[FLAGS] &= ~lowered
         if not (self.path / INBOX_NAME).exists():
             content[INBOX_BYTES] = 0
         self._release()
-        # The old page stays mapped: another thread may still store into it.
-        if self.path.is_dir():
+        # The old page stays mapped while it is used: another thread may still store into it.
+        try:
             self.page = self._fill(self.path, content.tobytes())
-        else:
+        except FileNotFoundError:
             self.page = self._create(content.tobytes())
+        else:
+            self._announce()
 
-    def close(self) -> None:
-        """Release the lock: this producer counts as gone from now on. The page stays mapped."""
-        self.page.fields[FLAGS] |= CLOSED
-        self.page.sync()
-        self._release()
+    def _announce(self) -> None:
+        """Make the shipper look for new streams at once: it watches the time of the root."""
+        now_ns = time.time_ns()
+        with contextlib.suppress(OSError):
+            os.utime(self.root, ns=(now_ns, now_ns))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -117,11 +146,11 @@ class StreamFolder:
             self._release()
             shutil.rmtree(building, ignore_errors=True)
             raise
+        self._announce()
         return page
 
     def _fill(self, folder: Path, *content: bytes) -> StatusPage:
-        self._lock = ProtectedFile(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
-        fcntl.lockf(self._lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = _lock(folder / LOCK_NAME)
         info = {
             "stream": str(self.stream),
             "pid": os.getpid(),
@@ -131,6 +160,30 @@ class StreamFolder:
         with open_private(folder / INFO_NAME, os.O_WRONLY) as fd:
             os.write(fd, json.dumps(info).encode())
         return StatusPage.create(folder, *content)
+
+
+def _lock(path: Path) -> ProtectedFile:
+    """Lock ``path``; waits for a shipper that is removing its folder.
+
+    Raises:
+        FileNotFoundError: the folder is gone.
+        OSError: the file cannot be made or locked.
+    """
+    for _ in range(_LOCK_TRIES):
+        file = ProtectedFile(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            time.sleep(_LOCK_DELAY)
+            continue
+        except OSError:
+            file.close()
+            raise
+        if file.is_at(path):
+            return file
+        file.close()
+    raise BlockingIOError(errno.EAGAIN, "another process holds the lock", str(path))
 
 
 def producer_bytes(folder: Path) -> int:

@@ -196,9 +196,24 @@ class SpoolWriter:
                 self._count_removed()
 
     def close(self) -> None:
-        """Close the files and release the lock. ``fields`` stay readable."""
+        """Close the files and release the lock: it holds nothing. ``fields`` stay readable."""
         self._close_segment()
         self.folder.close()
+
+    def reopen(self) -> None:
+        """Write on after ``close``, in the same stream, even if the shipper has removed its folder.
+
+        Raises:
+            SettingsError, OSError: as the constructor.
+        """
+        self.folder.reopen()
+        self.fields = self.folder.page.fields
+        self._other_bytes = self.folder.usage()
+
+    def abandon(self) -> None:
+        """Close the files of a forked child; the stream goes on in the parent."""
+        self._close_segment()
+        self.folder.abandon()
 
     # The slow path: a new segment, a large record, odd data, a reached limit or a failing disk.
 

@@ -1,9 +1,9 @@
 """A producer in a process of its own, driven by lines on stdin: ``producer.py SPOOL STREAM``.
 
 ``write N`` writes events, ``flow N SECONDS`` writes them that far apart, ``flags F`` sets the
-page's flags, ``event K`` writes one event of that kind, ``maintain`` and ``close`` call the writer,
-``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` runs another
-program. The answer to each is a line with the next seq.
+page's flags, ``event K`` writes one event of that kind, ``maintain``, ``close`` and ``reopen`` call
+the writer, ``read`` reads all files of the stream, ``fork`` leaves a child behind, ``exec`` runs
+another program. The answer to each is a line with the next seq.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def main() -> None:
             os.execv("/bin/sh", ["sh", "-c", "echo 0; read line"])  # noqa: S606
         elif instruction == "close":
             writer.close()
+        elif instruction == "reopen":
+            writer.reopen()
         print(writer.next_seq, flush=True)
 
 

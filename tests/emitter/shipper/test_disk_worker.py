@@ -18,10 +18,11 @@ from lineside.emitter.shipper.disk_worker import (
     confirmed_segments,
     remove_stream,
 )
-from lineside.emitter.spool import directory
+from lineside.emitter.spool import directory, liveness_lock
 from lineside.emitter.spool.segment_reader import segments
-from lineside.emitter.spool.stream_folder import producer_bytes
+from lineside.emitter.spool.stream_folder import LOCK_NAME, producer_bytes
 from lineside.emitter.spool.writer import SpoolWriter
+from tests.emitter.shipping import Bench
 from tests.support.waiting import wait_until
 
 STREAM = Stream("run", "rank0", "a1")
@@ -242,3 +243,40 @@ def test_a_thread_that_cannot_be_started_is_logged_and_tried_again(
     assert caplog.text.count("can't start new thread") == 1
     submit(disk_worker, stream_state(writer, 30, is_complete=True))
     assert not writer.folder.path.exists()
+
+
+def test_a_stream_that_its_producer_has_opened_again_is_kept_until_all_is_confirmed(
+    bench: Bench, disk_worker: DiskWorker
+) -> None:
+    producer = bench.producer()
+    producer.send("write 5")
+    producer.send("close")
+    complete = StreamDiskState(producer.folder, 5, 5, is_complete=True, has_page=True)
+    producer.send("reopen")
+    submit(disk_worker, complete)
+    assert segments(producer.folder), "its producer holds the lock"
+    producer.send("write 1")
+    producer.send("close")
+    submit(disk_worker, complete)
+    assert segments(producer.folder), "the newest event is not confirmed"
+    submit(disk_worker, complete._replace(end_seq=6, acked=6))
+    assert not producer.folder.exists()
+    producer.send("reopen")
+    producer.send("write 1")
+    assert [segment.first for segment in segments(producer.folder)] == [6]
+
+
+def test_a_producer_waits_for_the_removal_of_its_folder(bench: Bench) -> None:
+    producer = bench.producer()
+    producer.send("write 5")
+    producer.send("close")
+    lock = liveness_lock.acquire(producer.folder / LOCK_NAME)
+    assert lock is not None
+    producer.start("reopen")
+    remove = threading.Timer(0.3, lambda: (remove_stream(producer.folder), os.close(lock)))
+    remove.start()
+    producer.wait()
+    remove.join()
+    producer.send("write 1")
+    assert [segment.first for segment in segments(producer.folder)] == [5]
+    assert liveness_lock.holder_pid(producer.folder / LOCK_NAME) == producer.process.pid

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -297,3 +300,63 @@ def test_a_stream_deleted_under_the_shipper_becomes_a_gap(bench: Bench) -> None:
     wait_until(lambda: producer.acked == producer.send("write 0"))
     assert seqs(bench, STREAM, 25)[:20] == list(range(20))
     assert shipper.is_alive()
+
+
+def test_a_stream_closed_and_opened_again_is_shipped_without_a_loss_or_a_heartbeat_between(
+    bench: Bench,
+) -> None:
+    """As a training that has ended, and is evaluated later."""
+    bench.broker()
+    bench.shipper()
+    producer = bench.producer()
+    producer.send("write 3")
+    bench.events(SHIPPER, 1)
+    producer.send("close")
+    wait_until(lambda: producer.acked == 3)
+    time.sleep(1.5)  # a second is the longest until the lock is asked for
+    before = len(bench.events(SHIPPER, 1))
+    time.sleep(2.0)
+    assert len(bench.events(SHIPPER, 1)) == before
+    producer.send("reopen")
+    producer.send("write 2")
+    wait_until(lambda: producer.acked == 5)
+    bench.events(SHIPPER, before + 1)
+    producer.send("close")
+    producer.kill()
+    assert seqs(bench, "run/rank0", 5) == list(range(5))
+    assert {event.kind for event in bench.events(SHIPPER, before + 1)} == {"heartbeat"}
+
+
+MANY = """
+import sys
+from pathlib import Path
+from lineside.bus.protocol.events import Stream
+from lineside.emitter.spool.writer import SpoolWriter
+writers = [SpoolWriter(Path(sys.argv[1]), Stream(f"run{n}", "rank0", "a1")) for n in range(120)]
+for writer in writers: writer.write("log")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_shipper_at_its_limit_of_files_ships_everything(bench: Bench) -> None:
+    bench.broker()
+    command = [sys.executable, "-c", MANY, str(bench.spool)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as many:
+        assert many.stdout is not None
+        many.stdout.readline()
+        shipper = bench.shipper()
+        resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (128, 128))
+        for n in (0, 119):
+            assert seqs(bench, f"run{n}/rank0", 1) == [0]
+        bench.events("run119/shipper", 2)
+        late = bench.producer("late/rank0/a1")
+        late.send("write 3")
+        wait_until(lambda: late.acked == 3)
+        many.communicate()
+    wait_until(lambda: shipper_pid(bench.spool) == shipper.pid)
+    bench.events("run119/shipper", 3)
+    later = bench.producer("later/rank0/a1")
+    later.send("write 3")
+    wait_until(lambda: later.acked == 3)
+    assert "Too many open files" not in shipper.log_text()

@@ -97,7 +97,7 @@ def test_a_shipper_without_a_broker_and_without_a_producer_gives_up(bench: Bench
     producer = bench.producer()
     producer.send("write 5")
     producer.kill()
-    shipper = Shipper(bench.spool, bench.address, ShipperLimits(broker_timeout=1.0))
+    shipper = Shipper(bench.spool, bench.address, ShipperLimits(first_timeout=1.0))
     shipper.serve()
     assert producer.acked == 0
     assert len(segments(producer.folder)) == 1
@@ -108,7 +108,7 @@ def test_a_producer_that_starts_while_the_shipper_ends_is_shipped(bench: Bench) 
     shipper.startup()
     shipper.work()
     producer = bench.producer()  # after the last discover, and while the lock was held
-    shipper.run_once()
+    shipper._exit_unless_needed()
     assert not shipper.should_exit
     assert shipper._lock is not None
     assert (
@@ -135,7 +135,7 @@ def test_a_producer_whose_own_shipper_was_quicker_is_left_to_that_one(bench: Ben
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        shipper.run_once()
+        shipper._exit_unless_needed()
         assert shipper.should_exit
         other.kill()
     shipper.shutdown()

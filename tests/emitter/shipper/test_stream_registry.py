@@ -110,6 +110,7 @@ def test_a_rank_reported_lost_is_watched_again_once_it_holds_its_lock(
     stream_registry.discover(0.0)
     assert [event.kind for event in shipper_events(bench.spool)] == ["process_lost"]
     producer.send("maintain")
+    stream_registry.discover(1.0)
     stream_registry.check_producers(1.0, beat=True)
     stream_sender = stream_registry["run/rank0/a1"]
     assert stream_sender is not None

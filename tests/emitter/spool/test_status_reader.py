@@ -23,21 +23,19 @@ def test_damaged_facts_are_ignored(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short", b"x" * 100, bytes(PAGE_BYTES)])
-def test_a_damaged_page_is_not_opened(tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_page_is_not_read(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "page").write_bytes(content)
-    assert StatusPageFile.open(tmp_path) is None
+    assert StatusPageFile(tmp_path).read() is None
 
 
-def test_a_page_cut_short_while_it_is_open_is_not_read(bench: Bench) -> None:
+def test_a_page_cut_short_meanwhile_is_not_read(bench: Bench) -> None:
     producer = bench.producer()
-    page = StatusPageFile.open(producer.folder)
-    assert page is not None
+    page = StatusPageFile(producer.folder)
+    assert page.read() is not None
     os.truncate(producer.folder / "page", 0)
     assert page.read() is None
     page.mark_shipper_alive(1)
     page.acknowledge(1)
     producer.kill()
-    page.close()
     assert page.read() is None
-    assert not page.is_at(producer.folder)

@@ -66,10 +66,7 @@ def test_a_page_made_again_keeps_the_confirmed_seq(
     monkeypatch.setattr(page_module, "filesystem", lambda _: kind)
     writer = make()
     writer.write("log")
-    view = StatusPageFile.open(writer.folder.path)
-    assert view is not None
-    view.acknowledge(1)
-    view.close()
+    StatusPageFile(writer.folder.path).acknowledge(1)
     writer.maintain()
     (writer.folder.path / "lock").unlink()
     writer.maintain()
