@@ -25,7 +25,8 @@ def ship(
 ) -> None:
     """Send the events of a spool to the broker.
 
-    Ends when the broker has confirmed all of them; exit code 1 if some are left.
+    Ends when the broker has confirmed all of them; exit code 1 if some are left. Ends another
+    shipper of the spool whose own broker is another and does not answer.
     """
     from lineside.emitter.shipper.flush import ShipResult
     from lineside.emitter.shipper.flush import ship as ship_spool

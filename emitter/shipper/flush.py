@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside.bus.errors import BrokerUnreachable, KeyRefused
+from lineside.bus.errors import BrokerUnreachable, KeyRefused, UsageError
 from lineside.bus.protocol.events import Stream
 from lineside.emitter.shipper.service import Shipper
 from lineside.emitter.spool import backlog
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.shipper_process import ShipperStatus
 
 _REPORT_SECONDS = 0.5
-_WAIT_SECONDS = 0.2
+_WAIT_SECONDS = 0.1
+_REPORT_PROBLEM_SECONDS = 6.0  # within which a shipper notices that its broker does not answer
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ def ship(
 ) -> ShipResult:
     """Ship everything in ``spool`` until it is confirmed, for at most ``timeout`` seconds.
 
-    If another shipper holds the spool, waits for it, and takes over if it ends first. Live
-    producers do not delay the return once all their events so far are confirmed. ``progress`` is
-    called about twice a second.
+    If another shipper holds the spool, waits for it, and takes over if it ends first. One whose
+    own broker is another and does not confirm is ended. Live producers do not delay the return once
+    all their events so far are confirmed. ``progress`` is called about twice a second.
 
     Raises:
         AddressError: ``broker`` cannot be used.
+        UsageError: events are left, and another shipper sends them to another broker.
         BrokerUnreachable: events are left, and no broker answered within ``timeout``.
         KeyRefused: events are left, and the broker refused the key.
         SettingsError: the spool cannot be written.
@@ -63,7 +67,7 @@ def ship(
         while not (
             _ship_until_confirmed(shipper, tally, deadline)
             if shipper.claim()
-            else _wait_for_other_shipper(spool, tally, deadline)
+            else _wait_for_other_shipper(spool, broker, tally, deadline)
         ):
             pass
     finally:
@@ -91,19 +95,46 @@ def _ship_until_confirmed(shipper: Shipper, tally: _ProgressTally, deadline: flo
             return True
 
 
-def _wait_for_other_shipper(spool: Path, tally: _ProgressTally, deadline: float) -> bool:
+def _wait_for_other_shipper(
+    spool: Path, broker: str, tally: _ProgressTally, deadline: float
+) -> bool:
     """Wait until another shipper is done; False if it ended before."""
+    well_until = time.monotonic() + _REPORT_PROBLEM_SECONDS
+    ended: int | None = None
     while True:
-        holder = shipper_pid(spool)
+        holder = ShipperStatus.read(spool)
         if holder is None:
             return False
         counts = {stream: _Counts(*found) for stream, found in backlog.unconfirmed(spool).items()}
         done = not any(count.left for count in counts.values()) or time.monotonic() >= deadline
         if tally.is_due or done:
-            tally.update(counts, holder)
+            tally.update(counts, holder.pid)
         if done:
             return True
+        if holder.pid != ended and holder.broker not in ("", broker):
+            if holder.problem:
+                _end(holder, spool)
+                ended = holder.pid
+            elif time.monotonic() >= well_until:
+                raise _in_use(holder, spool, "which takes them; ship to that one")
         time.sleep(_WAIT_SECONDS)
+
+
+def _end(holder: ShipperStatus, spool: Path) -> None:
+    """Ask a shipper to end: its broker does not confirm what it sends."""
+    if holder.pid <= 0:
+        raise _in_use(holder, spool, "from another machine or container; end it there")
+    try:
+        os.kill(holder.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise _in_use(holder, spool, "as another user; end it as that user") from error
+
+
+def _in_use(holder: ShipperStatus, spool: Path, how: str) -> UsageError:
+    broker = holder.broker.partition("?")[0]
+    return UsageError(f"process {holder.pid} ships {spool} to {broker}, {how}")
 
 
 class _Counts(NamedTuple):

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from lineside.bus.errors import AddressError, BrokerUnreachable
+from lineside.bus.errors import AddressError, BrokerUnreachable, UsageError
 from lineside.bus.testing import read_all
+from lineside.emitter.shipper import flush
 from lineside.emitter.shipper.flush import ShipResult, ship
 from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.shipper_process import shipper_pid
@@ -149,3 +150,30 @@ def test_the_backlog_of_another_shipper_that_dies_is_shipped(bench: Bench) -> No
     assert shipped.left == 0
     assert shipped.holder is None
     assert [e.seq for e in bench.events("one/rank0", 100)] == list(range(100))
+
+
+def test_a_shipper_whose_own_broker_is_dead_is_ended_for_another_broker(bench: Bench) -> None:
+    leave(bench, "one/rank0/a1", 100)
+    holder = bench.shipper(f"ipc://{bench.folder}/dead/bus.sock")
+    wait_until(lambda: shipper_pid(bench.spool) == holder.pid)
+    bench.broker()
+    shipped = ship(bench.spool, bench.address, 30)
+    assert (shipped.left, shipped.holder) == (0, None)
+    assert [event.seq for event in bench.events("one/rank0", 100)] == list(range(100))
+    wait_until(lambda: not holder.is_alive())
+
+
+def test_a_shipper_whose_own_broker_confirms_is_not_ended_for_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "_REPORT_PROBLEM_SECONDS", 0.5)
+    bench.broker()
+    producer = bench.producer("one/rank0/a1")
+    holder = bench.shipper()
+    producer.send("write 100")
+    wait_until(lambda: producer.acked == 100)
+    producer.start("write 2000000")  # so that some are left at any time
+    elsewhere = f"ipc://{bench.folder}/other/bus.sock"
+    with pytest.raises(UsageError, match=f"process {holder.pid} ships .*, which takes them"):
+        ship(bench.spool, elsewhere, 30)
+    assert holder.is_alive()
