@@ -30,6 +30,7 @@ from lineside.bus.errors import (
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.local_stack import read_status
 from lineside.bus.protocol import addresses
+from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.bus.wording import agree, plural
@@ -40,7 +41,8 @@ from lineside.cli.stack.stack import REQUIRED_PACKAGES
 from lineside.cli.stack.supervisor import times_text
 from lineside.dashboard.formatting import size
 from lineside.emitter.spool import backlog
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.backlog import StreamBacklog
+from lineside.emitter.spool.shipper_process import LOG_NAME, ShipperStatus
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 BROKER_TIMEOUT_SECONDS = 2.0
@@ -274,24 +276,49 @@ def _store(settings: Settings, journal: str, head: int) -> Iterator[Check]:
 
 
 def _spool(settings: Settings) -> Iterator[Check]:
+    spool = settings.spool
     try:
-        pid = shipper_pid(settings.spool)
+        shipper, before = ShipperStatus.read(spool), _waiting(spool)
+        waiting, until = before, time.monotonic() + CATCH_UP_SECONDS
+        while shipper and _none_confirmed(before, waiting) and time.monotonic() < until:
+            time.sleep(0.2)
+            waiting = _waiting(spool)
+        shipper = ShipperStatus.read(spool)
     except OSError as error:
-        yield Check("spool", FAIL, f"{settings.spool} cannot be read: {error.strerror}")
+        yield Check("spool", FAIL, f"{spool} cannot be read: {error.strerror}")
         return
-    left = [one.left for one in backlog.unconfirmed(settings.spool).values() if one.left]
-    events, stream_count = sum(left), plural(len(left), "stream")
-    detail = (
-        f"{plural(events, 'event')} of {stream_count} {agree(events, 'waits')} in {settings.spool}"
-    )
-    if pid is not None:
-        yield Check("shipper", OK, f"process {pid} ships {settings.spool}")
-        yield Check("spool", OK, detail)
-    elif left:
-        hint = f"lineside ship --spool {settings.spool}"
-        yield Check("spool", WARN, f"{detail}, and no shipper runs", hint)
-    else:
+    log = spool / LOG_NAME
+    if shipper is not None:
+        broker = f" to {shipper.broker.partition('?')[0]}" if shipper.broker else ""
+        detail = f"process {shipper.pid} ships {spool}{broker}"
+        if shipper.problem:
+            yield Check("shipper", WARN, f"{detail}: {shipper.problem}", f"its log is {log}")
+        else:
+            yield Check("shipper", OK, detail)
+    left = sum(one.left for one in waiting.values())
+    streams = plural(len(waiting), "stream")
+    detail = f"{plural(left, 'event')} of {streams} {agree(left, 'waits')} in {spool}"
+    if not waiting:
         yield Check("spool", OK, "no event waits")
+    elif shipper is None:
+        hint = f"lineside ship --spool {spool}"
+        yield Check("spool", WARN, f"{detail}, and no shipper runs", hint)
+    elif _none_confirmed(before, waiting):
+        detail = f"{detail}, and none was confirmed in {CATCH_UP_SECONDS:g} s"
+        yield Check("spool", WARN, detail, f"see the broker above, and {log}")
+    else:
+        yield Check("spool", OK, detail)
+
+
+def _waiting(spool: Path) -> dict[Stream, StreamBacklog]:
+    return {stream: one for stream, one in backlog.unconfirmed(spool).items() if one.left}
+
+
+def _none_confirmed(before: dict[Stream, StreamBacklog], now: dict[Stream, StreamBacklog]) -> bool:
+    """Whether events waited ``before`` and of no stream one was confirmed since."""
+    return bool(before) and all(
+        stream in now and now[stream].acked == one.acked for stream, one in before.items()
+    )
 
 
 def _dashboard(settings: Settings) -> Check:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,3 +83,15 @@ def test_disk_space_is_checked_before_it_runs_out(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     (disk,) = [check for check in checks.run_checks(settings) if check.subject == "disk"]
     assert disk.state == state
+
+
+def test_events_that_wait_beside_a_shipper_whose_broker_is_silent_are_a_warning(
+    home: Home,
+) -> None:
+    home.train()
+    found = report(home)
+    assert found["shipper"]["state"] == "warn"
+    assert f"no broker answers at ipc://{home.path}/bus.sock" in found["shipper"]["detail"]
+    assert found["spool"]["state"] == "warn"
+    assert "none was confirmed in" in found["spool"]["detail"]
+    os.kill(int(found["shipper"]["detail"].split()[1]), signal.SIGTERM)
