@@ -213,7 +213,12 @@ EVENT_KINDS = (
         is_final=True,
     ),
     EventKind(
-        "heartbeat", "Heartbeat", "Once a second for each rank.", BESIDE, DROP_SECOND, COUNTED
+        "heartbeat",
+        "Heartbeat",
+        "Once a second for each rank that trains or evaluates.",
+        BESIDE,
+        DROP_SECOND,
+        COUNTED,
     ),
     EventKind(REFUSED, "Refused", "The broker or the dashboard refused a request."),
 )

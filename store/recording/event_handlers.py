@@ -136,6 +136,9 @@ class EventHandlers:
                 found = (event.step, event.time, value)
                 self._cache.rows.logged_values[stream.id, name] = found
         self._add_points(context, self._cache.metric_points(context.run, stream).of(event))
+        if context.data.get("outside_training") is True and not stream.rank.began:
+            # All that this process does is over: until another evaluation it sends nothing more.
+            stream.rank.ended, stream.rank.ended_at = True, event.time
 
     def _on_save(self, context: EventContext) -> None:
         path = optional_text(context.data, "checkpoint")

@@ -38,7 +38,8 @@ DETECTION_SECONDS = 5.0
 class RankState:
     """The known facts about one rank's process in one attempt.
 
-    ``began`` and ``ended``: train_begin and train_end were recorded. ``how`` is from run_end, or
+    ``began`` and ``ended``: train_begin and train_end were recorded, or for ``ended`` an
+    evaluation of a process that does not train. ``how`` is from run_end, or
     RAISED after train_error; ``error`` (``Type: message``) and ``traceback`` are from either.
     ``lost``: the shipper published process_lost. ``ended_at`` is the time of the newest of these,
     in seconds since the epoch. ``stopped_by`` names the command that ended training; only the
