@@ -47,7 +47,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     No hook raises. These hooks wait:
 
-    - ``on_train_end`` until the bus has confirmed the run: 5 s at most in the life of the process.
+    - ``on_train_end`` until the bus has confirmed the run: 3 s at most in the life of the process.
     - ``on_evaluate`` on every rank until the stopper has reviewed the evaluation:
       ``wait_for_stopper`` seconds at most, or LINESIDE_WAIT_FOR_STOPPER.
     - A step's last hook while training is paused.

@@ -34,8 +34,8 @@ class CommandChannel:
         unconfirmed = publisher.unconfirmed()
         stream = Stream(identity.run, commands.CONTROL_PRODUCER, identity.attempt)
         self._attempt = identity.attempt
-        self._spool = SpoolWriter(unconfirmed.spool, stream, role="control")
-        self._ensure_shipper = unconfirmed.ensure_shipper
+        self._shipper_starter = unconfirmed.shipper_starter
+        self._spool = SpoolWriter(self._shipper_starter.spool, stream, role="control")
         self._maintenance_tasks = publisher.maintenance_tasks
         self._maintenance_tasks.append(self._maintain)
         self._is_publishing = False
@@ -80,16 +80,18 @@ class CommandChannel:
 
     def unconfirmed(self) -> Unconfirmed:
         """The answers that the bus may not have confirmed yet."""
-        folder = self._spool.folder
-        return Unconfirmed(
-            folder.page, self._spool.accounted_seq, folder.root, self._ensure_shipper
-        )
+        folder = self._spool.folder.path
+        return Unconfirmed(folder, self._spool.accounted_seq, self._shipper_starter)
 
     def close(self) -> None:
         """Close the stream."""
         self._spool.flush_gaps()
         self._maintenance_tasks.remove(self._maintain)
         self._spool.close()
+
+    def abandon(self) -> None:
+        """Close the files of a forked child; the stream goes on in the parent."""
+        self._spool.abandon()
 
     def _read_inbox(self) -> list[Event]:
         self._spool.folder.page.sync()

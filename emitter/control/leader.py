@@ -170,7 +170,7 @@ class LeaderExecutor:
                 why = "training ended before it could be applied"
                 self._channel.answer(commands.REJECTED, command, state, why=why)
         finally:
-            self.disable()
+            self._stop()
             self._pending.clear()
             try:
                 self._channel.close()
@@ -178,13 +178,20 @@ class LeaderExecutor:
                 shutdown.unregister(self, self._channel.unconfirmed())
 
     def disable(self) -> None:
-        """Do nothing from now on, as in a forked child: the commands are its parent's."""
-        self._is_open = False
-        self._actions.end_pause()
+        """Do nothing from now on, in a forked child: the commands are its parent's."""
+        self._stop()
+        self._channel.abandon()
+
+    def let_go(self, *, may_close: bool) -> None:
+        """Keep the files: training goes on until ``close``."""
 
     def unconfirmed(self) -> list[Unconfirmed]:
         """Answers that the bus may not have confirmed yet."""
         return [self._channel.unconfirmed()]
+
+    def _stop(self) -> None:
+        self._is_open = False
+        self._actions.end_pause()
 
     def _receive(self, state: Any) -> None:
         requested = self._call_ranks(self._leader.requested)

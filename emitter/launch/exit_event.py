@@ -72,7 +72,7 @@ def record(
         return []
     *_, last = command_exit.pids
     common_data, unconfirmed, spool = command_exit.common_data(), [], settings.spool
-    ensure = ShipperStarter(spool, settings.broker).ensure
+    starter = ShipperStarter(spool, settings.broker)
     for run, attempt in {stream.run: stream.attempt for stream in command_exit.pids}.items():
         folder = spool / run / _RANK_0 / attempt
         fields = read_page(folder)
@@ -89,7 +89,7 @@ def record(
             writer = SpoolWriter(spool, own, role="launcher")
             writer.write("process_exit", data=data, wall=command_exit.ended_at)
             writer.close()
-            unconfirmed.append(Unconfirmed(writer.folder.page, writer.next_seq, spool, ensure))
+            unconfirmed.append(Unconfirmed(writer.folder.path, writer.next_seq, starter))
         except (OSError, LinesideError) as error:
             print_once(f"how {run} ended cannot be recorded: {error}")
     return unconfirmed
@@ -97,10 +97,10 @@ def record(
 
 def wait_confirmed(unconfirmed: Sequence[Unconfirmed], command_exit: CommandExit) -> None:
     """Wait some seconds for the confirmation: a container may end together with this process."""
-    unconfirmed[0].ensure_shipper()
-    spool = unconfirmed[0].spool
+    starter = unconfirmed[0].shipper_starter
+    starter.ensure()
     # If nothing of the runs was confirmed, no broker can be reached.
-    if any(directory.acked_seq(spool.joinpath(*stream)) for stream in command_exit.pids):
+    if any(directory.acked_seq(starter.spool.joinpath(*stream)) for stream in command_exit.pids):
         wait_until_confirmed(unconfirmed, time.monotonic() + _CONFIRM_SECONDS)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineside.emitter.spool.status_page import ACKED_SEQ, StatusPage
+from lineside.bus.errors import AddressError
+from lineside.bus.protocol import addresses
+from lineside.emitter.spool import directory
+from lineside.emitter.spool.shipper_process import LOG_NAME, ShipperStarter, ShipperStatus
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.001, 0.02
 _ENSURE_SECONDS = 1.0
@@ -15,23 +18,23 @@ _ENSURE_SECONDS = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Unconfirmed:
-    """Events before ``end`` of one stream that the bus has yet to confirm.
+    """Events before ``end`` of the stream in ``folder`` that the bus has yet to confirm.
 
     ``is_reported`` is False where another process of the machine names the spool to the user.
     """
 
-    page: StatusPage
+    folder: Path
     end: int
-    spool: Path
-    ensure_shipper: Callable[[], None]
+    shipper_starter: ShipperStarter
     is_reported: bool = True
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the bus has confirmed all of them by now."""
-        self.page.sync()
-        acked: int = self.page.fields[ACKED_SEQ]
-        return acked >= self.end
+        """Whether the bus has confirmed all of them; the shipper removes the folder after that."""
+        try:
+            return directory.acked_seq(self.folder) >= self.end or not self.folder.exists()
+        except OSError:  # no descriptor is free
+            return False
 
 
 def wait_confirmed(pending: Sequence[Unconfirmed], deadline: float) -> bool:
@@ -46,8 +49,44 @@ def wait_confirmed(pending: Sequence[Unconfirmed], deadline: float) -> bool:
             return False
         if now - ensured_at >= _ENSURE_SECONDS:
             ensured_at = now
-            for one in pending:
-                one.ensure_shipper()
+            for starter in {one.shipper_starter for one in pending}:
+                starter.ensure()
         time.sleep(min(delay, deadline - now))
         delay = min(delay * 2, _LONGEST_DELAY)
     return True
+
+
+def explain_unusable(broker: str, spool: Path) -> str | None:
+    """Why no event of ``spool`` can be sent to this address at all; None if it can be used."""
+    try:
+        addresses.parse(broker)
+    except AddressError as error:
+        return f"events are kept in {spool}: {error}, then {_ship(spool)} sends them"
+    return None
+
+
+def explain_unconfirmed(starter: ShipperStarter) -> str:
+    """Why the last events of a spool are not confirmed, where they are, and what sends them."""
+    spool, broker = starter.spool, starter.broker.partition("?")[0]
+    unusable = explain_unusable(starter.broker, spool)
+    if unusable is not None:
+        return unusable
+    remedy = f"{_ship(spool)} sends them"
+    try:
+        status = ShipperStatus.read(spool)
+    except OSError as error:
+        why = f"the shipper's lock cannot be read: {error}"
+    else:
+        if starter.failure is not None:
+            why = f"no shipper can be started: {starter.failure}"
+        elif status is None:
+            why = f"no shipper runs (its log is {spool / LOG_NAME})"
+        else:
+            why = status.problem or f"{broker} has not confirmed them yet"
+        up = "start `lineside up`, " if broker.startswith("ipc://") else ""
+        remedy = f"{up}then {remedy}"
+    return f"the last events are not confirmed: {why}. They are kept in {spool}: {remedy}"
+
+
+def _ship(spool: Path) -> str:
+    return f"`lineside ship --spool {spool}`"

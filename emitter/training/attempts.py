@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
@@ -29,7 +29,7 @@ from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync, abandon
 _JOIN_EVERY_NS = 1_000_000_000
 _JOIN_FOR_NS = 120_000_000_000
 
-_instances: WeakSet[AttemptManager] = WeakSet()
+_instances: weakref.WeakSet[AttemptManager] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class AttemptManager:
         self._output_dir = ""
         self._pending_join: _PendingJoin | None = None
         self._join_ns = 0
+        self._on_collected: weakref.finalize[[], AttemptManager] | None = None
         _instances.add(self)
 
     @property
@@ -110,6 +111,8 @@ class AttemptManager:
     ) -> None:
         """End the open attempt and open the next; raises no Exception."""
         previous, self.publisher = self.publisher, None
+        if self._on_collected is not None:
+            self._on_collected.detach()
         self._pending_join, self.is_disabled = None, True
         try:
             settings = Settings.from_env()
@@ -243,6 +246,9 @@ class AttemptManager:
             abandon_control(identity, error)
             raise
         self.publisher = run.publisher
+        if run.publisher is not None:
+            self._on_collected = weakref.finalize(self, run.publisher.abandon)
+            self._on_collected.atexit = False
         self._identity, self._state = identity, state
         self._output_dir = str(getattr(args, "output_dir", ""))
 

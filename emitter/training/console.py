@@ -11,6 +11,7 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.local_stack import broker_listens, page_address
 from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
+from lineside.emitter.spool.confirmation import explain_unusable
 
 _printed: set[str] = set()
 _announced: set[str] = set()  # ids of runs
@@ -40,6 +41,10 @@ def announce_run(settings: Settings, run: str, name: str) -> None:
         return
     _announced.add(run)
     with contextlib.suppress(Exception):
+        unusable = explain_unusable(settings.broker, settings.spool)
+        if unusable is not None:
+            print_once(unusable)  # as at the exit, which adds nothing then
+            return
         label = printable(name if name == run else f"{name} ({run})")
         listens = broker_listens(settings.broker)
         page = page_address(settings) if listens else None

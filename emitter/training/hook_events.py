@@ -63,7 +63,10 @@ class HookEvents:
         publisher = self._attempts.publisher
         if publisher is not None:
             publisher.flag(raised=TRAIN_ENDED, lowered=TRAINING_FLAG)
-            publisher.wait(*answers)
+            try:
+                publisher.wait(*answers)
+            finally:
+                publisher.release()
 
     def fail_training(self, error: BaseException) -> None:
         """Publish ``train_error``, unless training had not begun or its end is published.
@@ -77,6 +80,7 @@ class HookEvents:
         publisher = self._attempts.publisher
         if publisher is not None:
             publisher.publish_train_error(error)
+            publisher.release()
 
     def publish_state(
         self,
@@ -113,7 +117,10 @@ class HookEvents:
         publisher = self._attempts.publisher
         if publisher is not None:
             extra = {"metrics": named_values({} if metrics is None else metrics)}
+            if not self.is_training:
+                extra["outside_training"] = True
             self.publish_state(kind, FROM_FLAGS, state, control, extra, now_ns)
+            publisher.release()
 
     def publish_save(self, args: Any, state: Any, control: Any) -> None:
         """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""

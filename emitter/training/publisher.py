@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic_ns, time
 from typing import Any
 
+from lineside.bus.errors import LinesideError
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.sanitize import Sanitizer
@@ -60,7 +61,9 @@ class Publisher:
         self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.rank_info.rank)
         self._shipper_starter = _shipper_starter(settings.spool, settings.broker)
         self.is_open = True
+        self.is_abandoned = False
         self.error_at_open = shutdown.last_error()
+        self._is_released = False
         # Re-entrant: a signal handler may interrupt a publish and publish an event itself.
         self._lock = threading.RLock()
         self._is_publishing = False
@@ -103,7 +106,7 @@ class Publisher:
             try:
                 is_due = now_ns >= self._next_maintain_ns
                 if is_due:
-                    self._maintain(now_ns)
+                    self._maintain(now_ns, kind)
                 spool = self._spool
                 if kind is not None:
                     spool.write(kind, step, epoch, control, data, now_ns, wall)
@@ -200,7 +203,7 @@ class Publisher:
         """Maintain the spool and the shipper while no hook is called."""
         now_ns = monotonic_ns()
         if self.is_open and now_ns >= self._next_maintain_ns:
-            self._run_exclusively(partial(self._maintain, now_ns))
+            self._run_exclusively(partial(self._maintain, now_ns, None))
 
     def wait(self, *others: Unconfirmed) -> bool:
         """Wait until the bus has confirmed all events; False if the process's 5 s are spent."""
@@ -208,11 +211,11 @@ class Publisher:
 
     def unconfirmed(self) -> Unconfirmed:
         """The events that the bus may not have confirmed yet."""
+        self._spool.folder.page.sync()
         return Unconfirmed(
-            self._spool.folder.page,
+            self._spool.folder.path,
             self._spool.accounted_seq,
-            self._spool.folder.root,
-            self._shipper_starter.ensure,
+            self._shipper_starter,
             is_reported=self.identity.rank_info.local_rank == 0,
         )
 
@@ -223,6 +226,15 @@ class Publisher:
             self.emit("train_error", self.step, self._epoch, 0, data, monotonic_ns())
             self._spool.fields[PHASE] = _FINISHED
             self.flag(lowered=TRAINING)
+
+    def release(self) -> None:
+        """Hold no file until the next event, unless training goes on.
+
+        The shipper then sees a closed stream: no heartbeat, and no ``process_lost`` if the process
+        is killed. The next event opens the stream again.
+        """
+        if self.is_open and not self._spool.fields[FLAGS] & TRAINING:
+            self._run_exclusively(self._release)
 
     def close(self, how: str, error: BaseException | None = None) -> None:
         """Publish ``run_end`` and close the stream; the second call does nothing.
@@ -235,22 +247,47 @@ class Publisher:
             if self._is_publishing:
                 self._deferred.append(partial(self.close, how, error))
                 return
-            self._run_exclusively(partial(self._spool.flush_gaps, self.step, self._epoch))
-            data = {
-                "how": how,
-                "error": error_facts(error),
-                "counters": self._counters(),
-            }
-            self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())
-            self._spool.fields[PHASE] = _FINISHED
-            self.flag(raised=CLOSED, lowered=TRAINING)
+            self._run_exclusively(self._reopen)
+            if not self._is_released:
+                self._publish_end(how, error)
             self.is_open = False
             shutdown.unregister(self, self.unconfirmed())
             self._spool.close()
 
+    def abandon(self) -> None:
+        """Nothing can publish through this object any more: its Trainer or Run is gone."""
+        self.is_abandoned = True
+        shutdown.let_go_of(self)
+
+    def let_go(self, *, may_close: bool) -> None:
+        """Close the stream if it is abandoned and ``may_close``, else release it.
+
+        Does nothing while another thread uses it, which may be waiting for this one.
+        """
+        if self.is_open and self._lock.acquire(blocking=False):
+            try:
+                if self.is_abandoned and may_close:
+                    self.close("exit")
+                else:
+                    self.release()
+            finally:
+                self._lock.release()
+
     def disable(self) -> None:
         """Publish nothing any more, in a forked child; the parent keeps the files."""
         self.is_open = False
+        self._spool.abandon()
+
+    def _publish_end(self, how: str, error: BaseException | None) -> None:
+        self._run_exclusively(partial(self._spool.flush_gaps, self.step, self._epoch))
+        data = {
+            "how": how,
+            "error": error_facts(error),
+            "counters": self._counters(),
+        }
+        self.emit("run_end", self.step, self._epoch, 0, data, monotonic_ns())
+        self._spool.fields[PHASE] = _FINISHED
+        self.flag(raised=CLOSED, lowered=TRAINING)
 
     def _run_exclusively(self, func: Callable[[], object]) -> None:
         """Call ``func`` now, or after the event that this thread is publishing."""
@@ -266,11 +303,23 @@ class Publisher:
             if self._deferred:
                 self._drain()
 
-    def _maintain(self, now_ns: int) -> None:
-        """Maintain the spool and the shipper. Errors are counted: the caller goes on."""
+    def _maintain(self, now_ns: int, kind: str | None) -> None:
+        """Maintain the spool and the shipper. Errors are counted: the caller goes on.
+
+        Before an event of ``kind`` of a released stream, open that again: for this event, or until
+        the evaluation that a ``prediction_step`` belongs to has ended.
+        """
+        if self._is_released and kind is None:
+            return
         self._next_maintain_ns = now_ns + _MAINTAIN_EVERY_NS
         try:
-            self._spool.maintain()
+            if self._is_released:
+                self._reopen()
+                shutdown.let_go_of_others(self)
+                if kind != "prediction_step":
+                    self._deferred.append(self.release)
+            if not self._is_released:
+                self._spool.maintain()
             self._shipper_starter.ensure()
             for maintain in self.maintenance_tasks:
                 maintain()
@@ -278,6 +327,23 @@ class Publisher:
             if is_script_error(error):
                 raise
             self.count_hook_error(error)
+
+    def _release(self) -> None:
+        if not self._is_released:
+            self._is_released = True
+            self._next_maintain_ns = 0  # the next event goes through ``_maintain``
+            self._spool.flush_gaps(self.step, self._epoch)
+            self._spool.fields[PHASE] = _FINISHED
+            self._spool.close()
+
+    def _reopen(self) -> None:
+        if self._is_released:
+            try:
+                self._spool.reopen()
+                self._is_released = False
+            except (OSError, LinesideError) as error:
+                self._next_maintain_ns = 0
+                self.count_hook_error(error)
 
     def _defer(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
-from lineside.emitter.training import metadata, shutdown
+from lineside.emitter.training import metadata
 from lineside.emitter.training.console import announce_run, print_disabled, print_once
 from lineside.emitter.training.identity import (
     Identity,
@@ -36,7 +37,7 @@ _TRAINING_PHASE = PHASES.index("training")
 class Run:
     """Publishes one attempt of a run. Get one from ``start_run``.
 
-    No method raises or waits, but ``finish``, which waits at most 5 s in the life of the process.
+    No method raises or waits, but ``finish``, which waits at most 3 s in the life of the process.
     Any thread, signal handler or finalizer may use it. In a forked child or as a copy it does
     nothing: the stream belongs to the parent.
     """
@@ -131,8 +132,7 @@ class Run:
             return
         try:
             publisher.close("exit" if error is None else "exception", error)
-            if not publisher.wait():
-                shutdown.report(publisher.unconfirmed())
+            publisher.wait()
         except BaseException as failure:
             if is_script_error(failure):
                 raise
@@ -190,6 +190,7 @@ def start_run(
         if run.publisher is not None:
             run.publisher.flag(raised=TRAINING)
             run.publisher.maintain_if_due()  # the first event may come much later
+            weakref.finalize(run, run.publisher.abandon).atexit = False
     except Exception as error:
         if is_script_error(error):
             raise

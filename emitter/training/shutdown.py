@@ -1,7 +1,8 @@
-"""Ends a process: closes open runs, waits for the shipper, and reports unconfirmed events.
+"""Keeps the open runs of a process: releases idle ones, and ends all at the exit.
 
-All waits of a process share one budget of five seconds, so the exit of training is never delayed
-for longer, even without a broker.
+All waits for the shipper share one budget of five seconds in a process, so its exit is never
+delayed for longer, even without a broker. Three are for the waits before it: the last run of a loop
+is waited for too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ import sys
 import time
 from typing import Protocol
 
-from lineside.emitter.spool.confirmation import Unconfirmed, wait_confirmed
+from lineside.emitter.spool.confirmation import (
+    Unconfirmed,
+    explain_unconfirmed,
+    wait_confirmed,
+)
 from lineside.emitter.training import job_store  # noqa: F401 - its atexit runs after ours
 from lineside.emitter.training.console import print_once
 
 BUDGET = 5.0
 """Seconds that a process waits for confirmation in total."""
+EXIT_SHARE = 2.0
+"""Seconds of them that only the exit may use."""
 
 
 class Closable(Protocol):
@@ -33,6 +40,9 @@ class Closable(Protocol):
 
     def close(self, how: str, error: BaseException | None = None) -> None:
         """Close it; ``how`` is exit or exception."""
+
+    def let_go(self, *, may_close: bool) -> None:
+        """Hold no file while training does not go on; close if nothing else can publish in it."""
 
     def disable(self) -> None:
         """Do nothing from now on: in a forked child the stream belongs to the parent."""
@@ -68,6 +78,23 @@ def register(run: Closable) -> None:
     """Close ``run`` when the process ends, and disable it in forked children."""
     _state.install()
     _state.open.append(run)
+    let_go_of_others(run)
+
+
+def let_go_of_others(run: Closable) -> None:
+    """Let go of all open runs but ``run``. The one opened last is not closed.
+
+    The error that ends the process may be of that one.
+    """
+    runs = list(_state.open)
+    for other in runs:
+        if other is not run:
+            other.let_go(may_close=other is not runs[-1])
+
+
+def let_go_of(run: Closable) -> None:
+    """Let go of ``run``; the same as ``let_go_of_others`` for one run."""
+    run.let_go(may_close=_state.open[-1:] != [run])
 
 
 def unregister(run: Closable, unconfirmed: Unconfirmed) -> None:
@@ -77,33 +104,28 @@ def unregister(run: Closable, unconfirmed: Unconfirmed) -> None:
     with contextlib.suppress(ValueError):
         _state.open.remove(run)
     for one in list(_state.pending):
-        if one.is_confirmed:
-            one.page.close()
-            with contextlib.suppress(ValueError):
-                _state.pending.remove(one)
+        if not one.is_confirmed:
+            break  # the oldest: in a long loop without a broker, each costs system calls
+        with contextlib.suppress(ValueError):
+            _state.pending.remove(one)
 
 
-def wait(*all_unconfirmed: Unconfirmed) -> bool:
-    """Wait until all is confirmed or the process's budget is spent; whether all is confirmed.
+def wait(*all_unconfirmed: Unconfirmed, reserve: float = EXIT_SHARE) -> bool:
+    """Wait until all is confirmed or the process's budget is spent but for ``reserve``.
 
-    A KeyboardInterrupt ends the wait and passes.
+    Returns whether all is confirmed. A KeyboardInterrupt ends the wait and passes.
     """
-    deadline = time.monotonic() + _state.budget
+    began = time.monotonic()
     try:
-        return wait_confirmed(all_unconfirmed, deadline)
+        return wait_confirmed(all_unconfirmed, began + max(0.0, _state.budget - reserve))
     finally:
-        _state.budget = max(0.0, deadline - time.monotonic())
+        _state.budget = max(0.0, _state.budget - (time.monotonic() - began))
 
 
 def report(*all_unconfirmed: Unconfirmed) -> None:
-    """Print to stderr where unconfirmed events are and how to ship them."""
-    for spool in sorted(
-        {unconfirmed.spool for unconfirmed in all_unconfirmed if unconfirmed.is_reported}
-    ):
-        print_once(
-            "no broker has confirmed the last events yet; they are kept in "
-            f"{spool} and go out when a broker runs, or with: lineside ship --spool {spool}"
-        )
+    """Print to stderr why events are unconfirmed, where they are and how to ship them."""
+    for starter in {one.shipper_starter for one in all_unconfirmed if one.is_reported}:
+        print_once(explain_unconfirmed(starter))
 
 
 def at_exit() -> None:
@@ -119,7 +141,7 @@ def at_exit() -> None:
             is_other = run is not runs[-1] or hasattr(sys, "ps1")
             error = None if last is run.error_at_open or (run.training_ended and is_other) else last
             run.close("exit" if error is None else "exception", error)
-        wait(*_state.pending)
+        wait(*_state.pending, reserve=0.0)
     with contextlib.suppress(BaseException):
         report(*(unconfirmed for unconfirmed in _state.pending if not unconfirmed.is_confirmed))
 

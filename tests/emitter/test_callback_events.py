@@ -16,6 +16,7 @@ from lineside.emitter import LinesideCallback
 from lineside.emitter.spool import status_page as page_module
 from lineside.emitter.spool import status_reader
 from lineside.emitter.spool.status_page import (
+    CLOSED,
     FLAGS,
     HOOKS,
     PHASE,
@@ -183,10 +184,10 @@ def test_the_status_page_follows_the_training(home: Path, tmp_path: Path) -> Non
         ("save", "waiting", TRAINING),
         ("epoch_end", "waiting", TRAINING),
         ("log", "waiting", TRAINING),
-        ("train_end", "finished", TRAIN_ENDED),
+        ("train_end", "finished", TRAIN_ENDED | CLOSED),
         ("prediction_step", "evaluating", TRAIN_ENDED),
         ("log", "evaluating", TRAIN_ENDED),
-        ("evaluate", "finished", TRAIN_ENDED),
+        ("evaluate", "finished", TRAIN_ENDED | CLOSED),
     ]
     assert pages[-1].fields[HOOKS] == len(hook_log.seen) - 1
 

@@ -28,10 +28,8 @@ def deliver(*asked: Command | Mapping[str, Any] | bytes) -> None:
     """Deliver commands, or data of a command event, or bytes as they are."""
     [executor] = _executors()
     folder = executor._channel._spool.folder.path
-    page = StatusPageFile.open(folder)
-    assert page is not None
-    page.set_inbox_bytes(inbox.deliver(folder, [_record(one) for one in asked]))
-    page.close()
+    size = inbox.deliver(folder, [_record(one) for one in asked])
+    StatusPageFile(folder).set_inbox_bytes(size)
 
 
 def review(seq: int, attempt: str = "") -> bytes:

@@ -342,10 +342,7 @@ def test_the_page_shows_after_training_that_no_commands_are_taken(
     class Shipper(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             [folder] = (home / "spool").glob("*/control/*")
-            view = status_reader.StatusPageFile.open(folder)
-            assert view is not None
-            view.acknowledge(100)
-            view.close()
+            status_reader.StatusPageFile(folder).acknowledge(100)
 
     trainer(tmp_path, LinesideCallback(), Shipper()).train()
     [folder] = (home / "spool").glob("*/control/*")

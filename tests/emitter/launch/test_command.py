@@ -68,7 +68,7 @@ def test_the_end_of_the_command_is_published_for_runs_that_had_not_ended(
         "import os\n"
         "from lineside.emitter import start_run\n"
         "start_run(run_id='ended').finish()\n"
-        "start_run(run_id='open')\n"
+        "kept = start_run(run_id='open')\n"
         "start_run(run_id='last').finish()\n"
         "os._exit(3)\n"
     )

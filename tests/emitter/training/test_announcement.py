@@ -15,6 +15,7 @@ import pytest
 
 from lineside.bus.local_stack import UP_FILE
 from lineside.emitter import LinesideCallback, start_run
+from tests.emitter.training.loops import script
 from tests.support.tiny_trainer import trainer
 
 PAGE = "http://127.0.0.1:7431"
@@ -43,6 +44,20 @@ def test_without_a_broker_a_training_names_the_spool_and_what_helps(
     assert capsys.readouterr().err == (
         f"lineside: My run (mine): no broker at ipc://{home}/bus.sock; events are kept in "
         f"{home}/spool until one runs: lineside up\n"
+    )
+
+
+def test_an_address_that_cannot_be_used_is_named_once_with_its_remedy(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = f"ipc:///{'x' * 120}"
+    monkeypatch.setenv("LINESIDE_BROKER", broker)
+    done = script(home, "start_run().finish()\nstart_run()", wait_at_exit=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"lineside: events are kept in {home}/spool: broker address '{broker}' cannot be used: "
+        "its path has 121 bytes and a Unix socket takes 107; set LINESIDE_BROKER or LINESIDE_HOME "
+        f"to a shorter one, then `lineside ship --spool {home}/spool` sends them\n"
     )
 
 

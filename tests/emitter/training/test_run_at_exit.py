@@ -72,8 +72,10 @@ def test_the_error_that_ends_the_process_is_not_that_of_a_training_that_ended_be
         f"""
         import sys
         from lineside.emitter.spool.status_page import TRAIN_ENDED
+        runs = []
         for name in "abc":
             run = start_run(run_id=name)
+            runs.append(run)
             if name in {over!r}:
                 run.publisher.flag(raised=TRAIN_ENDED)
         {more}
@@ -96,6 +98,7 @@ def test_without_a_broker_the_process_ends_within_six_seconds_and_names_its_spoo
     assert 5 <= took < 9.5, "two runs share the five seconds; the rest is Python's own start"
     spool = home / "spool"
     assert f"lineside ship --spool {spool}" in done.stderr
+    assert "lineside up" in done.stderr
     assert done.stderr.count("lineside:") == 1
 
 
@@ -175,3 +178,22 @@ def test_with_a_broker_the_process_ends_once_all_is_confirmed(
     events = [e for e in read_all(broker.address, ["r/rank0"]) if e.kind != "heartbeat"]
     assert [event.kind for event in events] == ["run_start", "log", "run_end"]
     assert list(read_spool(tmp_path / "bus" / "spool"))
+
+
+def test_a_loop_of_short_runs_waits_for_its_confirmations_only_and_blames_no_broker(
+    broker: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINESIDE_QUIET", "1")
+    done = script(
+        tmp_path,
+        """
+        import time
+        start_run().finish()  # starts the shipper
+        begun = time.monotonic()
+        for _ in range(30): start_run().finish()
+        print(time.monotonic() - begun)
+        """,
+        wait_at_exit=True,
+    )
+    assert done.stderr == ""
+    assert float(done.stdout) < 20, "each waited for the next search for new streams"
