@@ -308,7 +308,7 @@ def test_invalid_commands_are_rejected_and_harmless(
         ("d", "control_delivered"),
         ("d", "control_applied"),
     ]
-    assert "'explode' cannot be; expected one of stop" in data_of(answers[1])["why"]
+    assert "'explode' is not valid; expected one of stop" in data_of(answers[1])["why"]
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])

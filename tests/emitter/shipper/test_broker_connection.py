@@ -163,8 +163,8 @@ def test_no_more_messages_are_sent_than_the_window_takes(
 def test_no_more_bytes_are_sent_than_the_window_takes(
     send_window: SendWindow, peer: Peer, writer: SpoolWriter
 ) -> None:
-    for _ in range(100):
-        writer.write("log", data={"text": "x" * 100_000})
+    for _ in range(600):
+        writer.write("log", data={"text": "x" * 16_000})
     puts = [message for message in drive(send_window, peer) if isinstance(message, Put)]
     sizes = [len(put.blob) for put in puts]
     assert WINDOW_BYTES <= sum(sizes) < WINDOW_BYTES + (1 << 20)
