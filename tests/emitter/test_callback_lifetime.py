@@ -61,7 +61,7 @@ def test_a_late_evaluation_opens_the_stream_again_and_closes_it_with_its_end(
     tmp_path: Path, held: Any, spool_events: ReadSpool
 ) -> None:
     during = AtEachStep(held)
-    during.on_prediction_step = during.on_step_end  # type: ignore[attr-defined]
+    during.on_prediction_step = during.on_step_end
     made = trainer(tmp_path, LinesideCallback(), during, max_steps=1)
     made.train()
     during.seen.clear()

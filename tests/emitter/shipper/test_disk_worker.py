@@ -272,8 +272,13 @@ def test_a_producer_waits_for_the_removal_of_its_folder(bench: Bench) -> None:
     producer.send("close")
     lock = liveness_lock.acquire(producer.folder / LOCK_NAME)
     assert lock is not None
+
+    def finish_removal() -> None:
+        remove_stream(producer.folder)
+        os.close(lock)
+
     producer.start("reopen")
-    remove = threading.Timer(0.3, lambda: (remove_stream(producer.folder), os.close(lock)))
+    remove = threading.Timer(0.3, finish_removal)
     remove.start()
     producer.wait()
     remove.join()
