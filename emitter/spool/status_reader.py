@@ -133,7 +133,7 @@ def read_page(folder: Path) -> StatusFields | None:
     """The fields of the page in ``folder``; None if it cannot be read.
 
     Raises:
-        OSError: this process can open no more files, which says nothing of the page.
+        OSError: this process can open no more files, whatever the page is.
     """
     return StatusPageFile(folder).read()
 
