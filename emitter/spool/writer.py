@@ -20,26 +20,11 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import VERSION, Stream
 from lineside.bus.protocol.fields import INT_MAX, is_epoch, is_name
 from lineside.bus.protocol.limits import MAX_RECORD
-from lineside.bus.protocol.wire import (
-    F64,
-    HEADER,
-    NIL,
-    START,
-    STEP_BODIES,
-    U8,
-    U64,
-    Encoder,
-)
+from lineside.bus.protocol.wire import F64, HEADER, NIL, START, STEP_BODIES, U8, U64, Encoder
 from lineside.emitter.redaction.values import is_numeric
 from lineside.emitter.spool.drop_policy import DROP_FIRST, DROP_LAST, DroppedRange, drop_level
 from lineside.emitter.spool.protected_file import ProtectedFile
-from lineside.emitter.spool.sanitize import (
-    LIMITS_BY_SIZE,
-    Sanitizer,
-    as_epoch,
-    as_step,
-    clean_data,
-)
+from lineside.emitter.spool.sanitize import LIMITS_BY_SIZE, Sanitizer, as_epoch, as_step, clean_data
 from lineside.emitter.spool.script_errors import is_script_error, suppress_own_errors
 from lineside.emitter.spool.status_page import ACKED_SEQ, DROPPED, NEXT_SEQ
 from lineside.emitter.spool.stream_folder import StreamFolder
