@@ -40,10 +40,12 @@ _SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret")
 # Secret as the last word: ``db_pass``, but not ``pass_rate``.
 _LAST_WORDS = frozenset(
     words(
-        "pass pwd auth authentication authorization bearer cookie cookies signature sig jwt "
-        "jwts pat pats dsn dsns otp mnemonic webhook webhooks sshpass kubeconfig netrc pgpass"
+        "pass pwd auth authentication authorization bearer cookie cookies jwt jwts pat pats dsn "
+        "dsns otp mnemonic webhook webhooks sshpass kubeconfig netrc pgpass"
     )
 )
+# Of a request or, with no secret in it, of a function.
+_SIGNATURES = frozenset(words("signature signatures sig"))
 # What a name with one of these at its end holds is about a secret, and is none.
 _NEUTRAL_ENDINGS = frozenset(
     words(
@@ -124,6 +126,8 @@ def secrecy(name: str) -> Secrecy:
         or _PHRASE.search(normalized)
     ):
         return Secrecy.SECRET
+    if words[-1] in _SIGNATURES:
+        return Secrecy.TOKENS
     if not _TOKEN_NAME.search(normalized) or _VOCABULARY_TOKENS.search(normalized):
         return Secrecy.NONE
     is_plural = normalized.endswith("s") and not _OWNED_TOKENS.search(normalized)
