@@ -54,17 +54,18 @@ def read(address: str, name: str, streams: list[str]) -> None:
     socket = context.socket(zmq.DEALER)
     socket.connect(address)
     received_at, sent_at, subscribed = time.monotonic(), 0.0, False
-    start, offset, credit, journal = b"cursor" if name else b"start", 0, 0, b""
+    start, offset, credit, size, journal = b"cursor" if name else b"start", 0, 0, 0, b""
     while True:
         now = time.monotonic()
         if now - received_at > 5:  # every SUB and CUR has an answer: this connection is dead
             socket.close()
             socket, received_at, sent_at, subscribed = context.socket(zmq.DEALER), now, 0.0, False
             socket.connect(address)
-        if (now - sent_at >= 1 or credit >= 32) and socket.poll(0, zmq.POLLOUT):
+        is_due = now - sent_at >= 1 or credit >= 32 or size >= 128 << 10
+        if is_due and socket.poll(0, zmq.POLLOUT):
             sub = [b"SUB", name.encode(), start, U64(offset), msgpack.packb(streams), U64(64)]
             socket.send_multipart([b"CUR", U64(offset), U64(credit)] if subscribed else sub)
-            sent_at, credit = now, 0
+            sent_at, credit, size = now, 0, 0
         if not socket.poll(200):
             continue
         verb, *frames = socket.recv_multipart()
@@ -86,7 +87,7 @@ def read(address: str, name: str, streams: list[str]) -> None:
             offset, credit = numbers[3], credit + 1
         elif verb == b"EVT" and subscribed:
             show_events(numbers[0], frames[1], numbers[2], numbers[3], frames[4])
-            offset, credit = numbers[0], credit + 1
+            offset, credit, size = numbers[0], credit + 1, size + 512 + len(frames[4])
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ CUR_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 """How long a Sub or Cur may stay unanswered before the reader reconnects."""
 _COMMIT_SECONDS = 0.05  # between two Curs; waking libzmq's thread costs more than a Cur
+# Of messages received without a Cur, each with an overhead: half of what the broker sends at least
+# before it waits for credit.
+_RETURN_BYTES, _OVERHEAD_BYTES = 128 << 10, 512
 _CLOSE_SECONDS = 0.5
 
 
@@ -93,6 +96,7 @@ class Reader:
         self._streams = tuple(streams)
         self._credit = credit
         self._unreturned_credit = 0  # messages received and not yet returned as credit
+        self._unreturned_bytes = 0  # of these messages
         self._cursor = 0
         self._sent_cursor = 0  # the cursor last sent to the broker
         self._acked_cursor = 0  # the cursor as the broker last acknowledged it
@@ -193,7 +197,8 @@ class Reader:
         """End the durable name and disconnect, once the broker has removed its cursor."""
         if self.is_subscribed and self._send(Cur(self._cursor, 0, forget=True).encode()):
             self._acked_cursor, self._cursor, self._sent_cursor = -1, 0, 0
-            self._unreturned_credit, self._cur_sent_at = 0, time.monotonic()
+            self._unreturned_credit = self._unreturned_bytes = 0
+            self._cur_sent_at = time.monotonic()
         self.close()
 
     def _connect(self) -> None:
@@ -248,12 +253,16 @@ class Reader:
             # Without a probe, one that comes before the answer belongs to a Cur before the Sub.
             self._needs_subscribe |= self._is_subscribed or self._has_probed
         elif isinstance(message, Evt) and self._is_subscribed:
-            self._unreturned_credit += 1
+            self._count_received(len(message.blob))
             return self._on_events(message)
         elif isinstance(message, GapMessage) and self._is_subscribed:
-            self._unreturned_credit += 1
+            self._count_received(0)
             return self._on_gap(message)
         return None
+
+    def _count_received(self, size: int) -> None:
+        self._unreturned_credit += 1
+        self._unreturned_bytes += size + _OVERHEAD_BYTES
 
     def _on_ack(self, ack: Ack) -> None:
         if ack.status == DENIED:
@@ -277,7 +286,7 @@ class Reader:
         self.behind = ack.behind or (None if ack.head > ack.next else 0)
         self.behind_seconds = ack.behind_ms / 1000
         self._last_warning = ""
-        self._unreturned_credit = 0
+        self._unreturned_credit = self._unreturned_bytes = 0
         self._start = LIVE if self._start == LIVE else OFFSET
         self._offset = ack.next
         if not self._has_start:
@@ -354,13 +363,14 @@ class Reader:
         pause = CUR_SECONDS if self._sent_cursor == self._cursor else _COMMIT_SECONDS
         return (
             self._unreturned_credit * 2 >= self._credit
+            or self._unreturned_bytes >= _RETURN_BYTES
             or time.monotonic() - self._cur_sent_at >= pause
         )
 
     def _send_cur(self) -> None:
         if self._is_subscribed and self._send(Cur(self._cursor, self._unreturned_credit).encode()):
-            self._unreturned_credit, self._sent_cursor = 0, self._cursor
-            self._cur_sent_at = time.monotonic()
+            self._unreturned_credit = self._unreturned_bytes = 0
+            self._sent_cursor, self._cur_sent_at = self._cursor, time.monotonic()
 
     def _send(self, frames: Frames) -> bool:
         with contextlib.suppress(zmq.Again):

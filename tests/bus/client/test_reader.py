@@ -6,14 +6,17 @@ import time
 
 import pytest
 
+from lineside.bus.broker.subscription import MAX_IN_FLIGHT
 from lineside.bus.client import reader as reading
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import AddressError, BrokerUnreachable, ReaderDenied
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE, OFFSET, START
 from lineside.bus.settings import Settings
+from lineside.bus.testing import Producer
 from tests.bus.conftest import STREAM, StartBroker
 from tests.bus.reading import collect, publish, seqs
+from tests.support.waiting import DEADLINE
 
 
 def test_a_reader_from_the_start_gets_everything_in_order(
@@ -27,6 +30,20 @@ def test_a_reader_from_the_start_gets_everything_in_order(
     assert [batch.offset for batch in batches] == [1, 2, 3, 4]
     assert {batch.stream for batch in batches} == {STREAM}
     assert reader.head == 4
+
+
+def test_a_reader_that_never_commits_is_not_held_up_by_the_bytes_under_way(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "CUR_SECONDS", DEADLINE)
+    start_broker()
+    with Producer(settings.broker, STREAM) as producer:
+        for _ in range(3 * MAX_IN_FLIGHT // 250_000):
+            producer.emit("log", data={"x": "y" * 250_000})
+        producer.flush()
+    with Reader(settings.broker, start=START) as reader:
+        while reader.offset < 1 or reader.offset < reader.head:
+            assert reader.poll(10) is not None
 
 
 def test_a_durable_reader_goes_on_behind_what_it_committed(
