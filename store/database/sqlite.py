@@ -94,11 +94,27 @@ def is_damage(text: str) -> bool:
 
 
 def is_truncated(path: Path) -> bool:
-    """Whether the file lacks pages that its header counts; False if there is no file.
+    """Whether pages of the file are missing; a connection that has them in memory does not notice.
 
-    A connection that has those pages in memory does not notice. A checkpoint can be at work in this
-    moment, so ask again before it counts.
+    A checkpoint that was killed or found the disk full leaves a file that is shorter than its
+    header states, and the pages are in the write-ahead log. So the checkpoint is done again, and if
+    it can be, SQLite reads the whole file.
     """
+    if not _lacks_pages(path):
+        return False
+    try:
+        with contextlib.closing(_connect(str(path))) as raw:
+            is_busy, logged, written = raw.execute("PRAGMA wal_checkpoint").fetchone()
+            if is_busy or logged != written:
+                return False
+            found: str = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        return is_damage(str(error))
+    return found != "ok" or _lacks_pages(path)
+
+
+def _lacks_pages(path: Path) -> bool:
+    """Whether the file is shorter than its header states; False if there is no file."""
     try:
         with path.open("rb") as file:
             header, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size

@@ -43,7 +43,6 @@ class Recorder(BatchSubscriber):
         self._store_path = sqlite_path(settings.store)
         self._next_check = 0.0
         self._unclaimed_log = UnclaimedLog()
-        self._was_truncated = False
 
     def startup(self) -> None:
         try:
@@ -88,12 +87,8 @@ class Recorder(BatchSubscriber):
         if self._store_path is None or now < self._next_check:
             return
         self._next_check = now + CHECK_SECONDS
-        was_truncated, self._was_truncated = self._was_truncated, False
         if sqlite.is_truncated(self._store_path):
-            if was_truncated:
-                self._replace_store(f"the store {self._store_path} was truncated")
-            else:
-                self._was_truncated = True
+            self._replace_store(f"the store {self._store_path} was truncated")
 
     def shutdown(self) -> None:
         super().shutdown()
