@@ -31,6 +31,7 @@ def is_numeric(data: object) -> bool:
     """Whether ``data`` is a dict of numbers, or of dicts of numbers, with names that are known.
 
     The names of data that ``mask_names`` has seen are known, so this is False the first time.
+    NumPy's float64 is a float: metrics often are of it.
     """
     if type(data) is not dict:
         return False
@@ -40,9 +41,11 @@ def is_numeric(data: object) -> bool:
         kind = type(value)
         if kind is dict:
             for inner, number in value.items():
-                if type(number) not in _NUMBERS or inner not in _HARMLESS_NAMES:
+                if inner not in _HARMLESS_NAMES or (
+                    type(number) not in _NUMBERS and not isinstance(number, float)
+                ):
                     return False
-        elif kind not in _NUMBERS:
+        elif kind not in _NUMBERS and not isinstance(value, float):
             return False
     return True
 

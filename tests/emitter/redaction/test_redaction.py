@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED, _redact, redact_text
+from lineside.emitter.redaction.values import is_numeric
 from lineside.emitter.spool.sanitize import Limits, Sanitizer
 from tests.emitter.redaction.corpus import HARMLESS, planted
 
@@ -291,3 +293,10 @@ def test_signed_urls_headers_and_live_keys_are_redacted(text: str, kept: str) ->
 
 def test_a_header_given_as_a_pair_is_redacted() -> None:
     assert redact([["x-api-key", "q"], ["lr", 1]]) == [["x-api-key", REDACTED], ["lr", 1]]
+
+
+def test_numpy_floats_are_numbers_that_need_no_redaction() -> None:
+    logs = {"logs": {"numpy_f1": np.float64(0.5)}, "numpy_loss": np.float64(1)}
+    Sanitizer().clean(logs)
+    assert is_numeric(logs)
+    assert not is_numeric({"logs": {"numpy_f1": np.float32(0.5)}})
