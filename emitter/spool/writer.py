@@ -19,7 +19,7 @@ import msgpack
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import VERSION, Stream
 from lineside.bus.protocol.fields import INT_MAX, is_epoch, is_name
-from lineside.bus.protocol.limits import MAX_RECORD
+from lineside.bus.protocol.limits import MAX_RECORD, check_container_count
 from lineside.bus.protocol.wire import F64, HEADER, NIL, START, STEP_BODIES, U8, U64, Encoder
 from lineside.emitter.redaction.values import is_numeric
 from lineside.emitter.spool.drop_policy import DROP_FIRST, DROP_LAST, DroppedRange, drop_level
@@ -32,7 +32,7 @@ from lineside.emitter.spool.stream_folder import StreamFolder
 SEGMENT_BYTES = 8 << 20
 CAP_BYTES = 1 << 30
 
-# A longer record takes the slow path, which checks it against MAX_RECORD.
+# A longer record takes the slow path, which checks it against the limits of a record.
 _LARGE = 64 << 10
 _GAP_BYTES = 1 << 10  # more than a gap record takes
 _MEASURE_EVERY_NS = 1_000_000_000  # of a full spool
@@ -253,7 +253,10 @@ class SpoolWriter:
 
     def _fits(self, event: _EventTuple) -> bool:
         try:
-            return len(self._encode(self.next_seq, *event)) <= HEADER.size + MAX_RECORD
+            record = self._encode(self.next_seq, *event)
+            # The broker denies a record beyond the limits, and with it all that follow it.
+            check_container_count(record[HEADER.size :])
+            return len(record) <= HEADER.size + MAX_RECORD
         except Exception as error:  # msgpack raises a dozen types
             if is_script_error(error):
                 raise

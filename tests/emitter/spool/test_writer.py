@@ -244,6 +244,17 @@ def test_a_record_never_exceeds_what_the_bus_takes(make: MakeWriter, root: Path)
     assert writer.encode_failures == 1
 
 
+def test_a_record_never_has_more_maps_and_lists_than_the_broker_takes(
+    make: MakeWriter, root: Path
+) -> None:
+    writer = make()
+    # As many values as may be kept, and a remark beside each on what was left out of it.
+    assert writer.write("predict", data={"pairs": [[n, 0.5] for n in range(18_000)]})
+    assert writer.write("log", data={"logs": {"loss": 1.0}})
+    assert wire.count_records(_blob(root)) == 2
+    assert writer.encode_failures == 1
+
+
 def test_the_page_names_the_writer(make: MakeWriter) -> None:
     writer = make(rank=2)
     page = PageOnDisk(writer.folder.path)
