@@ -308,13 +308,16 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 
 def _is_array_type(value: Any) -> bool:
-    root = type(value).__module__.partition(".")[0]
-    return root == "numpy" or root in _DEVICE_LIBRARIES
+    cls = type(value)
+    # A script's own subclass of a tensor is a tensor: printing it waits for the device too.
+    return _library(cls) == "numpy" or any(
+        _library(base) in _DEVICE_LIBRARIES for base in cls.__mro__
+    )
 
 
 def _is_readable(value: Any) -> bool:
     """Whether reading an array waits for nothing."""
-    return type(value).__module__.partition(".")[0] == "numpy" or _is_host_tensor(value)
+    return _library(type(value)) == "numpy" or _is_host_tensor(value)
 
 
 def _is_host_tensor(value: Any) -> bool:
@@ -337,6 +340,10 @@ def _key_text(key: object) -> str:
         if is_script_error(error):
             raise
         return f"<{_type_name(type(key))}>"
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def _type_name(cls: type) -> str:

@@ -166,6 +166,18 @@ def test_a_tensor_elsewhere_is_described_and_never_read() -> None:
     assert "shape=torch.Size([]) dtype=torch.float32 device=meta" in described
 
 
+class OwnTensor(torch.Tensor):
+    """As a library's tensor with metadata is: even printing it would raise."""
+
+    def __repr__(self, **_: object) -> str:
+        raise AssertionError("read")
+
+
+def test_a_tensor_of_the_scripts_own_class_is_described_not_read() -> None:
+    described = sanitize({"loss": torch.ones(2).as_subclass(OwnTensor)})["loss"]["!"]
+    assert described.endswith("OwnTensor shape=torch.Size([2]) dtype=torch.float32 device=cpu>")
+
+
 def test_a_tensor_subclass_is_never_read() -> None:
     """Reading a DTensor is a collective."""
 
