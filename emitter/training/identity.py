@@ -140,8 +140,8 @@ def new_identity(
     return Identity(
         run=run,
         attempt=_next_attempt(),
-        name=settings.run_name or name or run,
-        project=settings.project or project or "default",
+        name=redact_text(settings.run_name or name or run),
+        project=redact_text(settings.project or project or "default"),
         rank_info=rank_info,
     )
 

@@ -82,6 +82,14 @@ def test_the_environment_overrides_names(tmp_path: Path) -> None:
     assert (bare.name, bare.project) == ("r", "default")
 
 
+def test_names_hold_no_secret_in_the_file_beside_the_checkpoints(tmp_path: Path) -> None:
+    settings = Settings.from_env({"LINESIDE_HOME": str(tmp_path)})
+    given = {"name": "sweep token=a1B2c3D4", "project": "https://me:a1B2c3D4@host"}
+    kept = new_identity(settings, RankInfo(), run="r", **given).checkpoint_state()
+    assert kept["name"] == "sweep token=<redacted>"
+    assert kept["project"] == "https://me:<redacted>@host"
+
+
 def test_a_stream_is_named_by_run_rank_and_attempt() -> None:
     assert str(Identity("r", "a", "", "", RankInfo(rank=3)).stream) == "r/rank3/a"
 
