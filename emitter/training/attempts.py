@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training import metadata
-from lineside.emitter.training.checkpoints import run_table, state_files
+from lineside.emitter.training.checkpoints import run_file, state_files
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.identity import (
     Identity,
@@ -153,10 +153,10 @@ class AttemptManager:
             print_once(f"rank {rank} stopped waiting for rank 0 and publishes nothing")
 
     def record_checkpoint(self, state: Any, path: Path) -> None:
-        """On rank 0: record whose checkpoint ``state`` was saved in, if it is of this training."""
+        """On rank 0: note whose checkpoint ``state`` was saved in, if it is of this training."""
         if state is self._state and self._identity and self._identity.rank_info.rank == 0:
             output_dir = Path(self._output_dir).absolute()
-            run_table.record(path, output_dir, self._identity.checkpoint_state())
+            run_file.write(path, output_dir, self._identity.checkpoint_state())
 
     def _is_duplicate_on(self, state: Any) -> bool:
         """Whether another callback publishes the training of this state object."""
@@ -183,7 +183,7 @@ class AttemptManager:
     def _choose_identity(
         self, settings: Settings, rank_info: RankInfo, args: Any, state: Any, model: Any
     ) -> Identity:
-        checkpoint_state = _kept_state(args, state)
+        checkpoint_state = _kept_state(state)
         given_name = self.options.name or _user_run_name(args)
         run = (
             settings.run_id
@@ -236,7 +236,7 @@ class AttemptManager:
             args,
             state,
             kwargs,
-            _kept_state(args, state),
+            _kept_state(state),
             self.trainer_class,
             is_rank_0=is_rank_0,
         )
@@ -269,13 +269,12 @@ def record_checkpoint(state: Any, path: Path) -> None:
         attempts.record_checkpoint(state, path)
 
 
-def _kept_state(args: Any, state: Any) -> dict[str, str]:
+def _kept_state(state: Any) -> dict[str, str]:
     """What was kept of the run whose checkpoint ``state`` was read from; empty if unknown."""
     origin = state_files.origin(state)
     if origin is None:
         return {}
-    output_dir = Path(getattr(args, "output_dir", "")).absolute()
-    return run_table.find(origin.path, output_dir) or valid_checkpoint_state(origin.mark)
+    return run_file.read(origin.path) or valid_checkpoint_state(origin.mark)
 
 
 def _rank_info(args: Any) -> RankInfo:
