@@ -11,6 +11,7 @@ import pytest
 
 from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.transit import RecorderLag
+from lineside.store.recording.writer import Writer
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -93,6 +94,21 @@ def test_the_first_run_of_a_store_appears_without_a_reload(
     expect(page.locator("#list")).to_contain_text("No runs yet")
     expect(page.locator("#link-state")).to_have_text("Live")
     harness.train()
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+
+def test_a_row_with_tags_opens_its_run_and_each_tag_its_filter(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train("tagged")
+    harness.train("other")
+    Writer(harness.engine).update_run("tagged", tags=["first", "last"])
+    visit(page, site)
+    page.locator("#run-tagged .c-started").click(force=True)  # the row is one link
+    expect(page).to_have_url(f"{site}/runs/tagged")
+    page.go_back()
+    page.locator("#run-tagged").get_by_role("link", name="first").click()
+    expect(page).to_have_url(f"{site}/?tag=first")
     expect(page.locator("#rows tr")).to_have_count(1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lineside.store.recording.writer import Writer
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -50,6 +51,7 @@ def test_the_layout_fits_the_width_and_does_not_shift(
 ) -> None:
     training = harness.train(name="a name that goes on and on " * 6, project="p" * 60)
     record_command_states(harness, training)
+    Writer(harness.engine).update_run(training.run, tags=["t" * 90], group="g" * 90)
     with open_page(browser, viewport={"width": width, "height": 900}) as page:
         page.add_init_script(SHIFTS)
         for url in ("/", "/runs/tiny-1"):
@@ -67,7 +69,11 @@ def test_the_run_list_shows_whole_columns_at_every_width(
 ) -> None:
     harness.train(name="a name that goes on and on " * 6, project="p" * 60)
     harness.begin("steps", steps=1_000_000_000, began=time.time())
+    harness.feeder.writer = Writer(harness.engine, clock=lambda: time.time() - 60)
+    silent = harness.begin("silent")
+    harness.feeder.record(silent.stream, "log", silent.began + 1, 1, {"logs": {"loss": -0.005012}})
     visit(page, site)
+    expect(page.locator("#run-silent .status")).to_have_text("disconnected")
     for width, hidden in ((1440, 0), (1041, 0), (1040, 1), (861, 1), (860, 2), (390, 2)):
         page.set_viewport_size({"width": width, "height": 900})
         cells = page.evaluate(
@@ -82,6 +88,6 @@ def test_the_run_list_shows_whole_columns_at_every_width(
             })"""
         )
         shown = [cell for cell in cells if cell["width"]]
-        assert (width, len(cells) - len(shown)) == (width, 2 * hidden)
+        assert (width, len(cells) - len(shown)) == (width, 3 * hidden)
         assert all(cell["fits"] for cell in shown), (width, shown)
         assert min(cell["width"] for cell in shown if cell["isName"]) >= 160, (width, shown)
