@@ -62,9 +62,9 @@ export class Chart {
     this.showLast();
   }
 
-  // How far superseded values, as those of a training that diverged, may stretch the vertical axis.
+  // How far the vertical axis may reach. Plotly would give a constant value a room of 1 on each side, and
+  // superseded values, as those of a training that diverged, all that they need.
   limits(scale) {
-    if (!this.curves.some((curve) => curve.superseded.length)) return undefined;
     const extents = this.curves.map((curve) => curve.extent(scale === "log" ? 0 : undefined)).filter(Boolean);
     if (!extents.length) return undefined;
     const low = Math.min(...extents.map(([value]) => value));

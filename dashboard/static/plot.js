@@ -82,14 +82,8 @@ export function chosenRange(event, x) {
   return x === "time" ? [fromAxisTime(from), fromAxisTime(to)] : [from, to];
 }
 
-// The index of the value of ascending `values` nearest to `wanted`.
+// The index of the value nearest to `wanted`, the last of several: steps may have been counted again.
 export function nearest(values, wanted) {
-  let low = 0;
-  let high = values.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (values[middle] < wanted) low = middle + 1;
-    else high = middle;
-  }
-  return low > 0 && wanted - values[low - 1] < values[low] - wanted ? low - 1 : low;
+  const distance = (index) => Math.abs(values[index] - wanted);
+  return values.reduce((best, _, index) => (distance(index) <= distance(best) ? index : best), 0);
 }

@@ -119,3 +119,40 @@ def test_a_diverged_part_that_was_superseded_does_not_stretch_the_chart(
     drawn(page, "loss")
     low, high = page.eval_on_selector(LOSS, "plot => plot.layout.yaxis.range")
     assert high - low < 20
+
+
+def test_the_cursor_shows_the_newest_value_of_a_step_that_was_counted_again(
+    harness: Harness, site: str, page: Any
+) -> None:
+    training = harness.begin("again", steps=10)
+    stream, feeder = training.stream, harness.feeder
+    for epoch in range(3):
+        for step in range(1, 11):
+            at = training.began + 10 * epoch + step
+            values = {"loss": 100.0 * epoch + step, "score": 0.5}
+            feeder.record(stream, "log", at, step, {"logs": values})
+    visit(page, f"{site}/runs/again")
+    drawn(page, "loss")
+    drawn(page, "score")
+    for step in range(2, 10):
+        x, y = page.eval_on_selector(
+            "figure[data-metric='score'] .plot",
+            """(plot, step) => {
+              const { left, top } = plot.getBoundingClientRect();
+              const { xaxis, yaxis } = plot._fullLayout;
+              return [left + xaxis._offset + xaxis.d2p(step), top + yaxis._offset + yaxis.d2p(0.5)];
+            }""",
+            step,
+        )
+        page.mouse.move(x, y)
+        value = page.locator("figure[data-metric='loss'] .value")
+        expect(value).to_have_text(f"step {step} · {200 + step}")
+
+
+def test_a_constant_value_does_not_stand_at_zero(harness: Harness, site: str, page: Any) -> None:
+    training = harness.begin("constant", steps=10)
+    record_losses(harness, training, [1e-4] * 10)
+    visit(page, f"{site}/runs/constant")
+    drawn(page, "loss")
+    low, high = page.eval_on_selector(LOSS, "plot => plot._fullLayout.yaxis.range")
+    assert 0 < low < 1e-4 < high < 2e-4
