@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -148,7 +149,8 @@ def _rows(history: History, run_id: str, what: ExportKind, attempt: str) -> Rows
     if what in (ExportKind.points, ExportKind.timing):
         kind = "metric" if what is ExportKind.points else "timing"
         points: Iterator[tuple[Any, ...]] = history.iter_points(run_id, kind=kind, attempt=attempt)
-        return Rows(_NOUNS[what], columns, points)
+        first = list(islice(points, 1))  # which raises any error before there is output
+        return Rows(_NOUNS[what], columns, chain(first, points))
     if attempt != ALL_ATTEMPTS:
         raise UsageError(
             f"--attempt {attempt} cannot select {what.value}: it selects points and timing"

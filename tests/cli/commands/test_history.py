@@ -306,6 +306,13 @@ def test_an_existing_file_is_replaced_only_with_force(running_home: Home, tmp_pa
     assert file.read_text().startswith("attempt,producer,name")
 
 
+def test_an_unknown_attempt_is_reported_before_any_output(running_home: Home) -> None:
+    result = running_home.lineside("export", RUN_ID, "--attempt", "7")
+    assert result.returncode == 2
+    assert "has no attempt '7'" in result.stderr
+    assert result.stdout == ""
+
+
 def test_a_failed_export_leaves_no_file(running_home: Home, tmp_path: Path) -> None:
     done = running_home.lineside("export", RUN_ID, "-o", str(tmp_path / "no" / "where.csv"))
     assert done.returncode == 1
