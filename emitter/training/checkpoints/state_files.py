@@ -49,14 +49,14 @@ def wrap_state_class(state_class: type[Any], on_save: Callable[[Any, Path], None
     @functools.wraps(save)
     def save_to_json(self: Any, json_path: str) -> Any:
         result = save(self, json_path)
-        _guarded(on_save, self, Path(os.fspath(json_path)).absolute())
+        _guarded(on_save, self, json_path)
         return result
 
     # A classmethod: the wrapper passes on the subclass it is called on.
     @functools.wraps(load.__func__)
     def load_from_json(cls: type[Any], json_path: str) -> Any:
         state = load.__func__(cls, json_path)
-        _guarded(_note_origin, state, Path(os.fspath(json_path)).absolute())
+        _guarded(_note_origin, state, json_path)
         return state
 
     setattr(save_to_json, _WRAPPED, True)
@@ -69,9 +69,9 @@ def _note_origin(state: Any, path: Path) -> None:
     setattr(state, _ORIGIN, Origin(path, state.stateful_callbacks.pop(MARK, None)))
 
 
-def _guarded(func: Callable[..., None], *args: Any) -> None:
+def _guarded(func: Callable[[Any, Path], None], state: Any, json_path: Any) -> None:
     try:
-        func(*args)
+        func(state, Path(os.fsdecode(json_path)).absolute())
     except BaseException as error:
         if is_script_error(error):
             raise
