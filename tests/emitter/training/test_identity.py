@@ -82,7 +82,7 @@ def test_the_environment_overrides_names(tmp_path: Path) -> None:
     assert (bare.name, bare.project) == ("r", "default")
 
 
-def test_names_hold_no_secret_in_the_file_beside_the_checkpoints(tmp_path: Path) -> None:
+def test_names_hold_no_secret_in_the_file_of_a_checkpoint(tmp_path: Path) -> None:
     settings = Settings.from_env({"LINESIDE_HOME": str(tmp_path)})
     given = {"name": "sweep token=a1B2c3D4", "project": "https://me:a1B2c3D4@host"}
     kept = new_identity(settings, RankInfo(), run="r", **given).checkpoint_state()
