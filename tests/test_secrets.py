@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("secrets_train.py")
 PLACES = ("config", "log", "log_names", "event", "exception", "argv")
 RUN = "/api/runs/planted"
 PATHS = (
-    *("/", "/runs/planted", "/runs/planted/parts", "/runs/planted/timeline", "/api/runs", RUN),
+    *("/", "/runs/planted", "/parts/planted", "/timeline/planted", "/api/runs", RUN),
     *(f"{RUN}/config", f"{RUN}/events?limit=1000", f"{RUN}/metrics", f"{RUN}/account"),
 )
 

@@ -99,14 +99,15 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
             **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
         )
 
-    @routes.get("/runs/{run_id}/parts")
+    # Relative links in parts need the depth of the page that shows them.
+    @routes.get("/parts/{run_id}")
     def run_parts(request: Request, run_id: str) -> HTMLResponse:
         history = store.history
         run = history.run(run_id)
         parts = _parts_context(history, run, caller(request), transit.transit(run_id))
         return renderer.page(request, "run_parts.html", **parts)
 
-    @routes.get("/runs/{run_id}/timeline")
+    @routes.get("/timeline/{run_id}")
     def run_timeline(
         request: Request,
         run_id: str,

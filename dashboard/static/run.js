@@ -53,7 +53,7 @@ async function loadMarks(board, timing) {
 
 // Updates changed parts of the page, charts whose metric has new points, and the timeline.
 async function update(board, timing, timeline) {
-  const [next, metrics] = await Promise.all([fetchDocument(`${siteRoot}runs/${encodeURIComponent(run)}/parts`), api.metrics()]);
+  const [next, metrics] = await Promise.all([fetchDocument(`${siteRoot}parts/${encodeURIComponent(run)}`), api.metrics()]);
   if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
   syncParts(next);
   syncFields(next);

@@ -5,7 +5,7 @@ import { siteRoot } from "./site.js";
 
 export class Timeline {
   constructor(run, root) {
-    this.address = `${siteRoot}runs/${encodeURIComponent(run)}/timeline`;
+    this.address = `${siteRoot}timeline/${encodeURIComponent(run)}`;
     this.list = root.querySelector("#timeline-list");
     this.more = root.querySelector("#more");
     this.kinds = root.querySelector("#kinds");

@@ -64,6 +64,10 @@ def test_a_person_works_with_the_pages_below_a_path(harness: Harness, browser: A
         page.locator("#kinds [data-kind='log']").click()
         expect(page.locator("#timeline-list [data-kind='log']").first).to_be_visible()
 
+        harness.feeder.writer.update_run("tiny-1", tags=["added"])  # while the page is open
+        page.locator("#heading").get_by_role("link", name="added").click()
+        expect(page).to_have_url(f"{root}?tag=added")
+        page.go_back()
         page.get_by_role("link", name="stdlib-lm").click()
         expect(page).to_have_url(f"{root}?project=stdlib-lm")
         visit(page, root)

@@ -22,7 +22,7 @@ def test_no_query_of_the_page_of_a_run_scans_all_events_of_the_run(
             statements.append((statement, given))
 
     assert client.get("/runs/tiny-1").status_code == 200
-    assert client.get("/runs/tiny-1/parts").status_code == 200
+    assert client.get("/parts/tiny-1").status_code == 200
     event.remove(harness.engine, "before_cursor_execute", remember)
     assert statements
     with harness.engine.connect() as connection:

@@ -48,7 +48,7 @@ def test_a_failed_run_shows_its_error_and_a_folded_traceback(
     training = harness.begin()
     error = {"type": "ValueError", "message": "bad <batch>", "traceback": "Traceback: <batch>"}
     training.end(harness.feeder, time.time(), "exception", error)
-    for url in ("/runs/tiny-1", "/runs/tiny-1/parts"):
+    for url in ("/runs/tiny-1", "/parts/tiny-1"):
         page = client.get(url).text
         assert '<details class="traceback"><summary>Traceback of rank0</summary>' in page
         assert "Traceback: &lt;batch&gt;" in page
@@ -101,7 +101,7 @@ def test_names_that_people_choose_are_shown_as_text_only(
     client.patch("/api/runs/tiny-1", json={"tags": [EVIL], "note": EVIL, "group": EVIL})
     evil = {"id": EVIL, "op": EVIL, "issued_by": EVIL, "reason": EVIL, "args": {EVIL: EVIL}}
     harness.feeder.record(Stream("tiny-1", "control", "a"), "command", 1.7e9, data=evil)
-    for url in ("/", "/runs/tiny-1", "/runs/tiny-1/parts", "/runs/tiny-1/timeline?hide="):
+    for url in ("/", "/runs/tiny-1", "/parts/tiny-1", "/timeline/tiny-1?hide="):
         text = client.get(url).text
         assert "<script>alert" not in text, url
         assert "&lt;script&gt;alert" in text, url
@@ -138,17 +138,17 @@ def test_the_timeline_starts_with_the_newest_event_and_pages_back(
     harness: Harness, client: httpx.Client
 ) -> None:
     harness.train(steps=2000, eval_every=5, save_every=2000)
-    first = client.get("/runs/tiny-1/timeline").text
+    first = client.get("/timeline/tiny-1").text
     numbers = [int(number) for number in re.findall(r'data-id="(\d+)"', first)]
     assert len(numbers) == 100
     assert numbers == sorted(numbers, reverse=True)
     assert 'data-more="true"' in first
-    older = client.get("/runs/tiny-1/timeline", params={"before": numbers[-1]}).text
+    older = client.get("/timeline/tiny-1", params={"before": numbers[-1]}).text
     assert int(re.findall(r'data-id="(\d+)"', older)[0]) < numbers[-1]
-    newer = client.get("/runs/tiny-1/timeline", params={"after": numbers[2]}).text
+    newer = client.get("/timeline/tiny-1", params={"after": numbers[2]}).text
     assert [int(number) for number in re.findall(r'data-id="(\d+)"', newer)] == numbers[:2]
     none = client.get(
-        "/runs/tiny-1/timeline",
+        "/timeline/tiny-1",
         params={"hide": "run_start,init_end,train_begin,train_end,run_end,log,evaluate,save"},
     ).text
     assert "No event of the selected kinds" in none
@@ -214,7 +214,7 @@ def test_the_lag_of_a_stream_is_no_number_where_it_is_not_known(
 ) -> None:
     training = harness.begin()  # its events come from elsewhere, and no broker runs here
     training.train(harness.feeder, 1, 20)
-    page = client.get("/runs/tiny-1/parts").text
+    page = client.get("/parts/tiny-1").text
     emitted = harness.feeder.next_seq(training.stream)
     row = f'<td class="num">{emitted}</td><td class="num">{emitted}</td><td class="num" >0</td>'
     assert f'{row}<td class="num">{formatting.NO_VALUE}</td>' in page
