@@ -35,14 +35,33 @@ class Rows:
 
 
 def write_csv(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
-    """RFC 4180 in UTF-8; times in ISO 8601, nothing for None, ``nan`` and ``inf`` as they are.
+    """RFC 4180 in UTF-8, for programs: each text as it is, times in ISO 8601, nothing for None.
 
-    No text acts on its reader: ``'`` stands before a first character that begins a formula in
-    spreadsheets, and control characters are escaped for terminals.
+    Not finite values are ``nan`` and ``inf``.
     """
+    _write_cells(rows, out, on_progress, _identity)
+
+
+def write_spreadsheet(rows: Rows, out: IO[bytes], on_progress: OnProgress) -> None:
+    """As ``write_csv``, for people: no text acts on its reader.
+
+    ``'`` stands before a first character that begins a formula in spreadsheets, and control
+    characters are escaped for terminals.
+    """
+    _write_cells(rows, out, on_progress, _inert_text)
+
+
+def _write_cells(
+    rows: Rows, out: IO[bytes], on_progress: OnProgress, encode_text: Callable[[Any], Any]
+) -> None:
+    encoders: dict[str, Callable[[Any], Any]] = {
+        TEXT: encode_text,
+        TIME: _time_as_text,
+        JSON: lambda value: encode_text(_json(value)),
+    }
     writer = csv.writer(codecs.getwriter("utf-8")(out))
     writer.writerow(rows.columns)
-    encode = [_CSV.get(kind, _identity) for kind in rows.columns.values()]
+    encode = [encoders.get(kind, _identity) for kind in rows.columns.values()]
     for chunk in _chunks(rows.items, on_progress):
         writer.writerows([[e(v) for e, v in zip(encode, row, strict=True)] for row in chunk])
 
@@ -119,13 +138,9 @@ def _inert_text(value: Any) -> Any:
     return f"'{value}" if value[0] in _FORMULA_STARTS else value
 
 
-_CSV: dict[str, Callable[[Any], Any]] = {
-    TEXT: _inert_text,
-    TIME: _time_as_text,
-    JSON: lambda value: _inert_text(_json(value)),
-}
 WRITERS: dict[str, Callable[[Rows, IO[bytes], OnProgress], None]] = {
     "csv": write_csv,
+    "spreadsheet": write_spreadsheet,
     "jsonl": write_jsonl,
     "parquet": write_parquet,
 }

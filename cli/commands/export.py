@@ -32,6 +32,7 @@ class Format(str, Enum):
     """Format of a file."""
 
     csv = "csv"
+    spreadsheet = "spreadsheet"
     jsonl = "jsonl"
     parquet = "parquet"
 
@@ -105,7 +106,11 @@ def export(
         typer.Option(help="Logged values, seconds a step, lifecycle events, or commands."),
     ] = ExportKind.points,
     format: Annotated[
-        Format | None, typer.Option(help="By default what the file's name ends in, or csv.")
+        Format | None,
+        typer.Option(
+            help="By default what the file's name ends in, or csv; `spreadsheet` is CSV in which no "
+            "text is a formula or obeyed by a terminal, and the default on a terminal."
+        ),
     ] = None,
     attempt: Annotated[
         str,
@@ -176,8 +181,10 @@ def _iter_commands(history: History, run_id: str) -> Iterator[Command]:
 def _format(asked: Format | None, output: Path) -> Format:
     suffix = output.suffix.lower().lstrip(".")
     known = suffix in {kind.value for kind in Format}
-    chosen = asked or (Format(suffix) if known else Format.csv)
-    if chosen is Format.parquet and output == STDOUT and sys.stdout.isatty():
+    on_terminal = output == STDOUT and sys.stdout.isatty()
+    default = Format.spreadsheet if on_terminal else Format.csv
+    chosen = asked or (Format(suffix) if known else default)
+    if chosen is Format.parquet and on_terminal:
         raise UsageError("Parquet is not for a terminal: give a file with -o FILE")
     return chosen
 

@@ -36,12 +36,20 @@ def written(kind: str, *row: object) -> str:
         ("", ""),
     ],
 )
-def test_a_text_in_csv_is_no_formula_and_no_terminal_sequence(name: str, cell: str) -> None:
-    text = written("csv", name, {"why": name})
+def test_a_text_for_a_spreadsheet_is_no_formula_and_no_terminal_sequence(
+    name: str, cell: str
+) -> None:
+    text = written("spreadsheet", name, {"why": name})
     header, row = csv.reader(io.StringIO(text, newline=""))
     assert header == ["name", "data"]
     assert row[0] == cell
     assert json.loads(row[1]) == {"why": name}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "tab\tin", "new\nline", "\x1b[31m"])
+def test_csv_has_each_text_as_it_is(name: str) -> None:
+    _, row = csv.reader(io.StringIO(written("csv", name, None), newline=""))
+    assert row[0] == name
 
 
 def test_json_lines_keep_control_characters_escaped() -> None:
