@@ -108,8 +108,8 @@ def export(
     format: Annotated[
         Format | None,
         typer.Option(
-            help="By default what the file's name ends in, or csv; `spreadsheet` is CSV in which no "
-            "text is a formula or obeyed by a terminal, and the default on a terminal."
+            help="By default what the file's name ends in, or csv. `spreadsheet` is CSV in which "
+            "no text is a formula or acts on a terminal: the default there."
         ),
     ] = None,
     attempt: Annotated[
