@@ -13,6 +13,7 @@ import logging
 import socket
 import struct
 import termios
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ SAMPLE_SECONDS = 0.05
 _BYTES_MAX = MAX_MESSAGE + (256 << 10)
 # While the broker lags behind, whole messages wait too.
 _LAGGING_BYTES_MAX = (sockets.RECEIVED_MAX + 1) * _BYTES_MAX
+# What heartbeats take at most, which are no messages: one a second, 150 bytes when encrypted.
+_HEARTBEAT_BYTES = 150
 _BYTES_RECEIVED_AT = 128  # in Linux's struct tcp_info
 _INFO_SIZE = 136
 
@@ -38,7 +41,7 @@ class _Connection:
     socket: socket.socket  # libzmq's own descriptor, so it is detached and never closed
     peer: object
     arrived: int = 0  # bytes that libzmq had read at the newest sample
-    arrived_before: int = 0  # the same when the last message was received
+    arrived_before: int = 0  # the same when the last message was received, and heartbeats since
     has_received: bool = False  # a message, since the last check
 
 
@@ -49,6 +52,7 @@ class ConnectionWatch:
         self._on_cut = on_cut
         self._connections: dict[int, _Connection] = {}
         self._sample_at = float("-inf")
+        self._sampled_at = time.monotonic()
         self._is_sampled = False
 
     def add(self, descriptor: int) -> None:
@@ -71,10 +75,16 @@ class ConnectionWatch:
         """Note what has arrived, if it is time; called before messages are received."""
         if now < self._sample_at:
             return
+        heartbeats = int((now - self._sampled_at) * _HEARTBEAT_BYTES)
+        if heartbeats:
+            self._sampled_at = now
         self._sample_at = now + SAMPLE_SECONDS
         for descriptor, connection in list(self._connections.items()):
             try:
                 connection.arrived = _bytes_read(connection.socket)
+                connection.arrived_before = min(
+                    connection.arrived_before + heartbeats, connection.arrived
+                )
             except OSError:  # closed, and its event is still to come
                 self.drop(descriptor)
         self._is_sampled = True
