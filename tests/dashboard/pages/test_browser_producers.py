@@ -64,6 +64,7 @@ def test_charts_of_a_subscriber_show_the_attempts_chosen(
     page.wait_for_function("gpu => document.querySelector(gpu).data", arg=gpu)
     assert page.eval_on_selector(f1, curves) == [[0.5, 0.25, 0.75]]
     page.get_by_role("button", name="Attempt 2").click()
+    page.locator(f1).scroll_into_view_if_needed()
     page.wait_for_function(f"f1 => ({curves})(document.querySelector(f1))[0].length === 1", arg=f1)
     assert page.eval_on_selector(f1, curves) == [[0.75]]
     page.get_by_role("button", name="Attempt 1").click()
