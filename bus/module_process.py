@@ -7,9 +7,11 @@ that, so these processes work in the root folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 WORKING_FOLDER = "/"
@@ -29,3 +31,19 @@ def module_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if entries:
         changed["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
     return changed
+
+
+def detach(has_started: Callable[[], bool]) -> None:
+    """Go on in a child of a new session; this process ends once ``has_started``, or the child has
+    ended."""
+    try:
+        child = os.fork()
+    except OSError:
+        return
+    if not child:
+        os.setsid()
+        return
+    with contextlib.suppress(OSError):
+        while os.waitpid(child, os.WNOHANG) == (0, 0) and not has_started():
+            time.sleep(0.02)
+    os._exit(0)

@@ -21,8 +21,12 @@ from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
 from lineside.emitter.shipper.send_window import SILENCE_SECONDS, SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
 from lineside.emitter.spool import liveness_lock
-from lineside.emitter.spool.protected_file import open_private
-from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME, ShipperStatus
+from lineside.emitter.spool.shipper_process import (
+    LOCK_NAME,
+    LOG_NAME,
+    ShipperStatus,
+    rotate_log,
+)
 from lineside.emitter.spool.writer import CAP_BYTES
 
 log = logging.getLogger("lineside")
@@ -34,7 +38,6 @@ _CHECK_SECONDS = 1.0
 _DISCOVER_SHARE, _LONGEST_DISCOVER_SECONDS = 500.0, 3.0
 _ANNOUNCED_SHARE = 4.0  # the same where a producer has announced a stream
 _DRAIN_SECONDS = 2.0
-_LOG_BYTES = 1 << 20
 _CONNECT_SECONDS = 1.0
 
 
@@ -139,7 +142,7 @@ class Shipper(Service):
             self._check_lock()
             self._report(now)
             self._disk_worker.submit(self.stream_registry.stream_states(), now)
-            _rotate_log(self._spool / LOG_NAME)
+            rotate_log(self._spool / LOG_NAME)
         room = self._was_full and not self._send_window.is_full
         if checked or room or now >= self._send_at:
             self._adapt_interval(self._send_window.send(now))
@@ -243,13 +246,3 @@ class Shipper(Service):
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _rotate_log(path: Path) -> None:
-    """Start a new log when the file behind stderr has become long; the last one is kept."""
-    with contextlib.suppress(OSError):
-        stderr = os.fstat(2)
-        if stderr.st_size > _LOG_BYTES and os.path.samestat(stderr, path.stat()):
-            path.replace(path.with_name(f"{path.name}.1"))
-            with open_private(path, os.O_WRONLY | os.O_APPEND) as fd:
-                os.dup2(fd, 2)

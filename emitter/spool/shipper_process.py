@@ -1,7 +1,8 @@
-"""Starts the shipper beside a training process, and starts it again when it has ended."""
+"""Starts processes beside a training process, and starts them again when they have ended."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,40 +23,56 @@ LOG_NAME = "shipper.log"
 DETACH = "--detach"
 INJECT_FOLDER = Path(__file__).parents[1] / "launch" / "inject"
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
-_START_TIMEOUT = 30.0  # seconds a starting shipper may need until it holds the lock
+_START_TIMEOUT = 30.0  # seconds a starting process may need until it holds the lock
+_LOG_BYTES = 1 << 20
 
 
-class ShipperStarter:
-    """Keeps a shipper running that sends the spool root ``spool`` to ``broker``.
+class SidecarStarter:
+    """Keeps one process of ``module`` running beside the spool root ``spool``.
 
-    Training hooks call ``ensure`` about once a second: it never raises and costs some microseconds
-    while a shipper holds the lock. After a start that did not help it waits 1 s, then twice as long
-    each time, up to 60 s. ``failure`` is the error of the last start, None if it succeeded.
+    That process locks the file ``lock_name`` in the spool while it runs. Training hooks call
+    ``ensure`` about once a second: it never raises and costs some microseconds while the lock is
+    held. After a start that did not help it waits 1 s, then twice as long each time, up to 60 s;
+    after ``max_failures`` such starts it stops trying. ``failure`` is the error of the last start,
+    None if it succeeded.
     """
 
     def __init__(
-        self, spool: Path, broker: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        spool: Path,
+        broker: str,
+        *,
+        module: str,
+        lock_name: str,
+        log_name: str,
+        max_failures: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spool = spool
         self.broker = broker
         self.failure: str | None = None
+        self._module = module
+        self._lock_path, self._log_path = spool / lock_name, spool / log_name
+        self._max_failures = max_failures
         self._clock = clock
         self._pid: int | None = None
         self._started = -math.inf
         self._backoff = 0.0
+        self._failures = 0  # starts since the lock was last seen held
 
     def ensure(self) -> None:
-        """Start a shipper if none holds the spool's lock."""
+        """Start the process if none holds the lock."""
         try:
             self._reap()
-            if shipper_pid(self.spool) is not None:
-                self._backoff = 0.0
+            if lock_holder(self._lock_path) is not None:
+                self._backoff, self._failures = 0.0, 0
                 return
             now = self._clock()
             wait = self._backoff if self._pid is None else max(self._backoff, _START_TIMEOUT)
-            if now < self._started + wait:
+            if now < self._started + wait or self._failures >= self._max_failures:
                 return
             self._started = now
+            self._failures += 1
             self._backoff = (
                 min(self._backoff * 2, _LONGEST_BACKOFF) if self._backoff else _FIRST_BACKOFF
             )
@@ -68,11 +85,11 @@ class ShipperStarter:
 
     def _start(self) -> None:
         make_private_folder(self.spool)
-        with open_private(self.spool / LOG_NAME, os.O_WRONLY | os.O_APPEND) as log:
+        with open_private(self._log_path, os.O_WRONLY | os.O_APPEND) as log:
             child = subprocess.Popen(
-                module_command("lineside.emitter.shipper", DETACH),
+                module_command(self._module, DETACH),
                 # Nothing of the trainer's stays open: a process that reads its output to the end
-                # must not wait for the shipper, and a busy working directory cannot be unmounted.
+                # must not wait for this one, and a busy working directory cannot be unmounted.
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -80,9 +97,9 @@ class ShipperStarter:
                 env=shipper_environment(self.spool, self.broker),
                 start_new_session=True,
             )
-        # The child forks and ends once the shipper has the lock: a script that waits for all its
-        # children must not wait for the shipper, which waits for the script. The child is reaped by
-        # its id, and Popen would warn that it still runs.
+        # The child forks and ends once the new process has the lock: a script that waits for all
+        # its children must not wait for a process that waits for the script. The child is reaped
+        # by its id, and Popen would warn that it still runs.
         self._pid = child.pid
         child.returncode = 0
 
@@ -95,6 +112,22 @@ class ShipperStarter:
             ended = self._pid
         if ended:
             self._pid = None
+
+
+class ShipperStarter(SidecarStarter):
+    """Keeps a shipper running that sends the spool root ``spool`` to ``broker``."""
+
+    def __init__(
+        self, spool: Path, broker: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(
+            spool,
+            broker,
+            module="lineside.emitter.shipper",
+            lock_name=LOCK_NAME,
+            log_name=LOG_NAME,
+            clock=clock,
+        )
 
 
 class ShipperStatus(NamedTuple):
@@ -141,14 +174,33 @@ def shipper_pid(spool: Path) -> int | None:
     Raises:
         OSError: the spool cannot be read.
     """
+    return lock_holder(spool / LOCK_NAME)
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process id that holds the lock at ``path``; None if it is free or there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     try:
-        return liveness_lock.holder_pid(spool / LOCK_NAME)
+        return liveness_lock.holder_pid(path)
     except FileNotFoundError:
         return None
 
 
+def rotate_log(path: Path) -> None:
+    """Start a new log when the file behind stderr has become long; the last one is kept."""
+    with contextlib.suppress(OSError):
+        stderr = os.fstat(2)
+        if stderr.st_size > _LOG_BYTES and os.path.samestat(stderr, path.stat()):
+            path.replace(path.with_name(f"{path.name}.1"))
+            with open_private(path, os.O_WRONLY | os.O_APPEND) as fd:
+                os.dup2(fd, 2)
+
+
 def shipper_environment(spool: Path, broker: str) -> dict[str, str]:
-    """This process's environment without the changes of ``lineside run``, for a shipper.
+    """This process's environment without the changes of ``lineside run``, for a process beside it.
 
     It undoes what ``launch.command`` adds for a command's children.
     """
