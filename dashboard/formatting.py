@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,8 @@ DAY, HOUR, MINUTE = 86400, 3600, 60
 UNKNOWN_ISSUER = "somebody"
 NO_VALUE = "\N{EN DASH}"
 _SIGNIFICANT = 4
+_UNIT = re.compile(r"_(bytes|hertz)(_total)?(_per_second)?$")
+_PREFIXES = ("", "k", "M", "G", "T", "P")
 
 STATUS_MEANING = {
     "running": "training is in progress",
@@ -65,6 +68,19 @@ def number(value: float | None) -> str:
     places = max(0, _SIGNIFICANT - 1 - math.floor(math.log10(size)))
     text = f"{value:,.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def quantity(value: float | None, name: str) -> str:
+    """A metric's value: bytes and hertz as ``1.5 GB/s``, anything else as a number."""
+    found = _UNIT.search(name)
+    if found is None or value is None or not math.isfinite(value):
+        return number(value)
+    power = 0
+    while power < len(_PREFIXES) - 1 and abs(value) >= 1000:
+        value /= 1000
+        power += 1
+    unit = "B" if found[1] == "bytes" else "Hz"
+    return f"{number(value)} {_PREFIXES[power]}{unit}{'/s' if found[3] else ''}"
 
 
 def duration(seconds: float) -> str:

@@ -39,6 +39,7 @@ class Renderer:
         )
         self._environment.filters.update(
             number=formatting.number,
+            quantity=formatting.quantity,
             duration=formatting.duration,
             ago=formatting.ago,
             capitalize_first=formatting.capitalize_first,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ _PREFIXES = (
 _GROUPS = ("Training", "Evaluation", "Prediction")
 _FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
 _FROM = "From "
+_SAMPLER = "sampler-"
+_SYSTEM, _OF_GPU = "System: ", ", GPU "
+_GPU = re.compile(r"gpu(\d+)/")
+_CAPACITY = re.compile(r"(memory_total|/size)_bytes$")  # constant: no curve shows anything
+_SYSTEM_ORDER = ("process/", "host/", "filesystem/", "gpu")
 MAX_CHARTS = 500
 """Charts on one page; the API has the other metrics."""
 _NOT_CHARTED = frozenset({"epoch"})
@@ -41,6 +47,11 @@ class Group:
     name: str
     charts: list[Series]
 
+    @property
+    def is_system(self) -> bool:
+        """Whether a sampler measured these, of a machine."""
+        return self.name.startswith(_SYSTEM)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -60,19 +71,22 @@ class SettingGroup:
 
 
 def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], list[Series]]:
-    """Metrics with curves by group, and those of an ended run with a single value."""
+    """Metrics with curves by group, and those of an ended run with a single value.
+
+    A machine's metrics stay together, also after a run so short that there is one sample.
+    """
     groups: dict[str, list[Series]] = {}
     singles = []
     for one in series:
-        if one.name in _NOT_CHARTED:
+        is_system = one.producer.startswith(_SAMPLER)
+        if one.name in _NOT_CHARTED or (is_system and _CAPACITY.search(one.name)):
             continue
-        if one.count == 1 and not is_running:
+        if one.count == 1 and not is_running and not is_system:
             singles.append(one)
         else:
             groups.setdefault(_group(one), []).append(one)
     own = [name for name in _GROUPS if name in groups]
-    # Groups of producers beside the training come last.
-    others = sorted(set(groups) - set(own), key=lambda name: (name.startswith(_FROM), name))
+    others = sorted(set(groups) - set(own), key=_group_order)
     return [
         Group(name, sorted(groups[name], key=_chart_order)) for name in (*own, *others)
     ], singles
@@ -102,9 +116,12 @@ def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:
 
 
 def _group(series: Series) -> str:
+    name = series.name
+    if series.producer.startswith(_SAMPLER):
+        host, gpu = series.producer.removeprefix(_SAMPLER), _GPU.match(name)
+        return f"{_SYSTEM}{host}{_OF_GPU}{gpu[1]}" if gpu else f"{_SYSTEM}{host}"
     if series.producer != RANK_0:
         return f"{_FROM}{series.producer}"
-    name = series.name
     head, slash, _ = name.partition("/")
     for prefix, group in _PREFIXES:
         if head == prefix or name.startswith(f"{prefix}_"):
@@ -112,8 +129,18 @@ def _group(series: Series) -> str:
     return head if slash else "Training"
 
 
+def _group_order(name: str) -> tuple[int, str, int]:
+    """Producers beside the training come last, machines after them; GPU 10 after GPU 2."""
+    if not name.startswith(_SYSTEM):
+        return int(name.startswith(_FROM)), name, 0
+    host, _, gpu = name.partition(_OF_GPU)
+    return 2, host, int(gpu) + 1 if gpu else 0
+
+
 def _chart_order(series: Series) -> tuple[int, str]:
     name = series.name.lower()
+    if series.producer.startswith(_SAMPLER):
+        return next((i for i, head in enumerate(_SYSTEM_ORDER) if name.startswith(head)), 9), name
     for place, word in enumerate(_FIRST_METRICS):
         if name.rpartition("/")[2].removeprefix("eval_").removeprefix("train_") == word:
             return place, name

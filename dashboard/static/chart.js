@@ -1,6 +1,6 @@
 // One metric's chart: curves of the attempts shown, zoom, and the value under the cursor.
 import { Curve } from "./curve.js";
-import { number } from "./format.js";
+import { number, quantity, unitOf } from "./format.js";
 import { CONFIG, chosenRange, layout, nearest, toAxisTime, withAlpha } from "./plot.js";
 
 export const STITCHED = "stitched";
@@ -21,13 +21,19 @@ export class Chart {
     this.turn = 0;
   }
 
+  // A machine's metrics are drawn over time, the others as the page's option says.
+  get x() {
+    return this.figure.dataset.axis ?? this.board.view.x;
+  }
+
   // Fetches and draws if the chart is visible; otherwise once it is.
   async refresh() {
     this.stale = true;
     if (!this.visible) return;
     this.stale = false;
     const turn = ++this.turn;
-    const { x, attempts, smoothing } = this.board.view;
+    const { x, board } = this;
+    const { attempts, smoothing } = board.view;
     const query = { x, producer: this.producer, points: Math.max(200, Math.round(this.plot.clientWidth * 1.5)) };
     if (this.range) [query.start, query.end] = this.range;
     if (smoothing) query.overview = true;
@@ -48,10 +54,12 @@ export class Chart {
   // Draws the curves fetched last: smoothing, axis and theme need no new ones.
   draw() {
     const { Plotly } = window;
-    const { x, scale, attempts } = this.board.view;
+    const { x } = this;
+    const { scale, attempts } = this.board.view;
     this.showText(this.emptyText(scale));
     if (!this.curves.length && this.plot.data === undefined) return;
     const shape = layout(this.board.colours, { x, scale, key: `${x}-${attempts}` });
+    if (unitOf(this.name)) shape.yaxis.tickformat = "~s";
     if (scale === "log") shape.yaxis.dtick = logTicks(this.curves.flatMap((curve) => curve.kept.y));
     if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
     shape.xaxis.autorange = !this.range;
@@ -76,31 +84,33 @@ export class Chart {
 
   traces() {
     const { colours } = this.board;
-    return this.curves.flatMap((curve) => this.tracesOf(curve, colours)).concat(this.board.marks.traces(this.board));
+    return this.curves.flatMap((curve) => this.tracesOf(curve, colours)).concat(this.board.marks.traces(this.board, this.x));
   }
 
   tracesOf(curve, colours) {
-    const { x, scale, smoothing } = this.board.view;
+    const { x } = this;
+    const { scale, smoothing } = this.board.view;
     const place = (xs) => (x === "time" ? xs.map((at) => at && toAxisTime(at)) : xs);
     const colour = this.board.colourOf(curve.attempt);
     const label = this.curves.length > 1 && curve.attempt ? `attempt ${this.board.numberOf(curve.attempt)} ` : "";
     const isSmoothed = Boolean(smoothing && curve.overview?.end.length);
     const trace = (line, more) => ({ x: place(line.x), y: line.y, type: "scatter", mode: "lines", connectgaps: false, ...more });
     const quiet = { hoverinfo: "skip" };
+    const [digits, fewer] = unitOf(this.name) ? [".4~s", ".3~s"] : [".5~g", ".4~g"];
     const { kept, blocks } = curve;
     const traces = [];
     const line = { color: isSmoothed ? withAlpha(colour, 0.28) : colour, width: isSmoothed ? 1 : 1.6 };
     if (blocks) {
       const customdata = blocks.low.map((low, index) => [low, blocks.high[index]]);
-      const hovertemplate = `${label}%{y:.5~g} (%{customdata[0]:.4~g} to %{customdata[1]:.4~g})<extra></extra>`;
+      const hovertemplate = `${label}%{y:${digits}} (%{customdata[0]:${fewer}} to %{customdata[1]:${fewer}})<extra></extra>`;
       traces.push(trace(curve.means(), { line, ...(isSmoothed ? quiet : { customdata, hovertemplate }) }));
     } else {
       const mode = kept.y.length < 3 ? "lines+markers" : "lines";
-      const hover = isSmoothed ? quiet : { hovertemplate: `${label}%{y:.5~g}<extra></extra>` };
+      const hover = isSmoothed ? quiet : { hovertemplate: `${label}%{y:${digits}}<extra></extra>` };
       traces.push(trace(kept, { line, mode, marker: { color: colour, size: 6 }, ...hover }));
     }
     if (isSmoothed) {
-      const hovertemplate = `${label}smoothed %{y:.4~g}<extra></extra>`;
+      const hovertemplate = `${label}smoothed %{y:${fewer}}<extra></extra>`;
       traces.push(trace(curve.smoothed(smoothing, this.range), { line: { color: colour, width: 1.8 }, hovertemplate }));
     }
     if (blocks) {
@@ -109,7 +119,7 @@ export class Chart {
       traces.push(trace(curve.band(floor), { fill: "toself", fillcolor: withAlpha(colour, 0.18), line: edge, ...quiet }));
     }
     for (const part of curve.superseded)
-      traces.push(trace(part, { line: { color: withAlpha(colour, 0.3), width: 1.2 }, hovertemplate: "superseded %{y:.5~g}<extra></extra>" }));
+      traces.push(trace(part, { line: { color: withAlpha(colour, 0.3), width: 1.2 }, hovertemplate: `superseded %{y:${digits}}<extra></extra>` }));
     return traces.concat(notFinite([kept, ...curve.superseded], place, colours));
   }
 
@@ -133,7 +143,7 @@ export class Chart {
 
   listen() {
     this.plot.on("plotly_relayout", (event) => {
-      const range = chosenRange(event, this.board.view.x);
+      const range = chosenRange(event, this.x);
       if (range === undefined || String(range) === String(this.range)) return;
       this.range = range;
       this.refresh();
@@ -144,10 +154,10 @@ export class Chart {
 
   // Draws a line at `at`, the cursor's x in plotly's terms, and shows the value there.
   showAt(at, from) {
-    const { x } = this.board.view;
+    const { x } = this;
     const axis = this.plot._fullLayout?.xaxis;
     const curve = this.curves.at(-1);
-    if (at === null || !axis || !curve || curve.isEmpty) return this.showLast();
+    if (at === null || from.x !== x || !axis || !curve || curve.isEmpty) return this.showLast();
     const place = axis.d2p(at);
     this.rule ??= this.plot.appendChild(Object.assign(document.createElement("div"), { className: "cursor" }));
     this.rule.hidden = from === this || place < 0 || place > axis._length;
@@ -158,18 +168,18 @@ export class Chart {
       const { start, end, mean } = curve.blocks.means;
       const index = nearest(inAxis(curve.means().x), wanted);
       const steps = x === "step" ? `steps ${number(start[index])} to ${number(end[index])} · ` : "";
-      this.value.textContent = `${steps}mean ${number(mean[index])}`;
+      this.value.textContent = `${steps}mean ${quantity(mean[index], this.name)}`;
       return;
     }
     const index = nearest(inAxis(curve.main.x), wanted);
-    this.value.textContent = `step ${number(curve.main.step[index])} · ${valueText(curve.main, index)}`;
+    this.value.textContent = `step ${number(curve.main.step[index])} · ${valueText(curve.main, index, this.name)}`;
   }
 
   // Shows the last value, or how to leave the zoom.
   showLast() {
     if (this.rule) this.rule.hidden = true;
     const curve = this.curves.at(-1);
-    const last = !curve || curve.isEmpty ? "" : valueText(curve.main, curve.main.y.length - 1);
+    const last = !curve || curve.isEmpty ? "" : valueText(curve.main, curve.main.y.length - 1, this.name);
     this.value.textContent = this.range ? "zoomed · double-click for all" : last;
   }
 }
@@ -185,9 +195,9 @@ function absent(error) {
   throw error;
 }
 
-function valueText(points, index) {
+function valueText(points, index, name) {
   const word = points.words[index];
-  return word ? FLAG_WORDS[word] : number(points.y[index]);
+  return word ? FLAG_WORDS[word] : quantity(points.y[index], name);
 }
 
 function notFinite(parts, place, colours) {

@@ -122,11 +122,12 @@ class Marks {
     this.commands = [];
   }
 
-  traces(board) {
+  // Of a chart of `board` with `x` as its horizontal axis.
+  traces(board, x) {
     const { view, colours } = board;
     if (!view.marks) return [];
     const shown = (items) => items.filter((item) => board.shows(item));
-    const place = (item) => (view.x === "time" ? toAxisTime(Date.parse(item.time ?? item.settled_at) / 1000) : item.step);
+    const place = (item) => (x === "time" ? toAxisTime(Date.parse(item.time ?? item.settled_at) / 1000) : item.step);
     const trace = (items, symbol, marker) => ({
       x: items.map(place),
       y: items.map(() => 0.03),

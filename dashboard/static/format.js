@@ -1,6 +1,7 @@
 // Numbers and times as text. formatting.py formats them alike on the server.
 
 const SIGNIFICANT = 4;
+const PREFIXES = ["", "k", "M", "G", "T", "P"];
 
 export function number(value) {
   if (value === null || value === undefined) return "–";
@@ -12,6 +13,24 @@ export function number(value) {
   }
   const digits = Math.max(0, SIGNIFICANT - 1 - Math.floor(Math.log10(size || 1)));
   return value.toLocaleString("en-US", { maximumFractionDigits: digits });
+}
+
+// The unit that a metric's name ends with, if its values are large numbers of it; null otherwise.
+export function unitOf(name) {
+  const found = /_(bytes|hertz)(_total)?(_per_second)?$/.exec(name);
+  return found ? `${found[1] === "bytes" ? "B" : "Hz"}${found[3] ? "/s" : ""}` : null;
+}
+
+// A metric's value: bytes and hertz as "1.5 GB/s", anything else as a number.
+export function quantity(value, name) {
+  const unit = unitOf(name);
+  if (!unit || !Number.isFinite(value)) return number(value);
+  let power = 0;
+  while (power < PREFIXES.length - 1 && Math.abs(value) >= 1000) {
+    value /= 1000;
+    power++;
+  }
+  return `${number(value)} ${PREFIXES[power]}${unit}`;
 }
 
 export function duration(seconds) {

@@ -45,6 +45,23 @@ def test_numbers_are_formatted_with_four_digits(value: float | None, text: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("host/memory_used_bytes", 1_500_000_000, "1.5 GB"),
+        ("host/disk_read_bytes_per_second", 12.5, "12.5 B/s"),
+        ("gpu0/sm_clock_hertz", 1.98e9, "1.98 GHz"),
+        ("process/resident_memory_bytes", None, formatting.NO_VALUE),
+        ("host/network_receive_bytes_total", math.inf, "\N{INFINITY}"),
+        ("bytes", 1_500_000, "1,500,000"),
+    ],
+)
+def test_bytes_and_hertz_are_formatted_in_their_unit(
+    name: str, value: float | None, text: str
+) -> None:
+    assert formatting.quantity(value, name) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (59.9, "59s"), (192, "3m 12s"), (7500, "2h 05m"), (273600, "3d 04h"), (-5, "0s")],
 )

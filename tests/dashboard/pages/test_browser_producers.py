@@ -96,3 +96,42 @@ def test_a_chart_without_points_in_the_chosen_attempts_shows_a_message(
     expect(f1.locator(".js-line")).to_have_count(1)
     expect(f1.locator(".empty-text")).to_be_hidden()
     page.close()
+
+
+def test_a_machines_metrics_are_a_section_drawn_over_time_in_units(
+    harness: Harness, site: str, page: Any
+) -> None:
+    harness.train()
+    sampler, began = Stream("tiny-1", "sampler-node-1", "20261121T090000-5555"), time.time() - 60
+    for place in range(3):
+        metrics = {
+            "host/cpu_ratio": 0.5,
+            "host/memory_used_bytes": 1.5e9 + place,
+            "host/memory_total_bytes": 4e9,
+            "gpu0/power_watts": 300.0 + place,
+            "gpu10/power_watts": 310.0,
+        }
+        # Three samples at one step, as in a long evaluation.
+        at = began + 10 * place
+        harness.feeder.record(sampler, "metrics", at, 20, {"metrics": metrics})
+    visit(page, f"{site}/runs/tiny-1")
+    page.get_by_role("link", name="System").click()
+    heading = page.locator("#system h3")
+    expect(heading).to_have_text("System: node-1")
+    expect(heading).to_be_in_viewport()
+    assert page.locator("h3", has_text="System").all_inner_texts() == [
+        "System: node-1",
+        "System: node-1, GPU 0",
+        "System: node-1, GPU 10",
+    ]
+    memory = page.locator("figure[data-metric='host/memory_used_bytes']")
+    memory.scroll_into_view_if_needed()
+    expect(memory.locator(".value")).to_have_text("1.5 GB")
+    expect(memory.locator(".js-line")).to_have_count(1)
+    x = memory.locator(".plot").evaluate("plot => plot.data[0].x")
+    assert [round((at - x[0]) / 1000) for at in x] == [0, 10, 20]
+    assert page.locator("figure[data-metric='host/memory_total_bytes']").count() == 0
+    loss = page.locator("figure[data-producer='rank0'][data-metric='loss']")
+    loss.scroll_into_view_if_needed()
+    expect(loss.locator(".js-line")).to_have_count(1)
+    assert loss.locator(".plot").evaluate("plot => plot.data[0].x[0]") == 5
