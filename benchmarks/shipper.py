@@ -41,19 +41,19 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         broker = stack.enter_context(BrokerProcess(Path(folder) / "bus"))
         spool = Path(folder) / "spool"
-        _start(stack, _PRODUCER, str(spool))
-        idler = _start(stack, _IDLER)
-        _wait(lambda: spool.joinpath(*Stream("quiet", "rank0", "a1")).is_dir())
+        start_python(stack, _PRODUCER, str(spool))
+        idler = start_python(stack, _IDLER)
+        wait_for(lambda: spool.joinpath(*Stream("quiet", "rank0", "a1")).is_dir())
         ShipperStarter(spool, broker.address).ensure()
-        _wait(lambda: shipper_pid(spool) is not None)
+        wait_for(lambda: shipper_pid(spool) is not None)
         shipper = shipper_pid(spool) or 0
         stack.callback(os.kill, shipper, 9)
         time.sleep(WARM_UP_SECONDS)
-        before, baseline_before = _cpu_seconds(shipper), _cpu_seconds(idler)
+        before, baseline_before = cpu_seconds(shipper), cpu_seconds(idler)
         time.sleep(SECONDS)
-        busy = (_cpu_seconds(shipper) - before) / SECONDS * 100
-        baseline_busy = (_cpu_seconds(idler) - baseline_before) / SECONDS * 100
-        memory, baseline_memory = _megabytes(shipper), _megabytes(idler)
+        busy = (cpu_seconds(shipper) - before) / SECONDS * 100
+        baseline_busy = (cpu_seconds(idler) - baseline_before) / SECONDS * 100
+        memory, baseline_memory = megabytes(shipper), megabytes(idler)
     return [
         Row(
             "shipper memory",
@@ -72,26 +72,26 @@ def measure() -> list[Row]:
     ]
 
 
-def _start(stack: ExitStack, code: str, *arguments: str) -> int:
+def start_python(stack: ExitStack, code: str, *arguments: str) -> int:
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE)
     stack.callback(process.communicate)
     stack.callback(process.kill)
     return process.pid
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, "it did not start"
         time.sleep(0.05)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Time on a core, all threads together; finer than the clock ticks of /proc/pid/stat."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-def _megabytes(pid: int) -> float:
+def megabytes(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -27,7 +27,8 @@ class Settings:
     ``group`` LINESIDE_GROUP; ``notes`` LINESIDE_NOTES; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
     ``quiet`` LINESIDE_QUIET; ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds;
-    ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set.
+    ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set; ``sampler``
+    LINESIDE_SAMPLER, None if it is not set.
     """
 
     home: Path
@@ -45,6 +46,7 @@ class Settings:
     wait_for_stopper: float | None = None
     stop_on_sigterm: bool | None = None
     quiet: bool = False
+    sampler: bool | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -79,6 +81,7 @@ class Settings:
             wait_for_stopper=_seconds(env, "LINESIDE_WAIT_FOR_STOPPER"),
             stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
             quiet=_flag(env, "LINESIDE_QUIET"),
+            sampler=_optional_flag(env, "LINESIDE_SAMPLER"),
         )
 
     @property

@@ -95,6 +95,7 @@ for _command in (
     services.recorder,
     services.dashboard,
     services.shipper,
+    services.sampler,
     stopper.stopper,
     subscriber.subscriber,
 ):

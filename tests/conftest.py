@@ -61,9 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def clear_lineside_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the LINESIDE_ variables of the machine."""
+    """Remove the LINESIDE_ variables of the machine; only tests of the sampler start one."""
     for name in [name for name in os.environ if name.startswith("LINESIDE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("LINESIDE_SAMPLER", "0")
 
 
 @pytest.fixture(autouse=True)

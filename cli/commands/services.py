@@ -1,4 +1,4 @@
-"""The processes of a stack, one command each: broker, recorder, dashboard, shipper."""
+"""The processes of a stack, one command each: broker, recorder, dashboard, shipper, sampler."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lineside.bus.errors import UsageError
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 
@@ -82,3 +83,23 @@ def shipper() -> None:
     settings = Settings.from_env()
     limits = ShipperLimits(idle_timeout=math.inf, broker_timeout=math.inf)
     Shipper(settings.spool, settings.broker, limits).serve()
+
+
+def sampler(
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between two samples.")] = 10.0,
+) -> None:
+    """Publish how this machine and its GPUs are used, as a service.
+
+    `lineside run` starts a sampler by itself, and with LINESIDE_SAMPLER=1 every training does; that
+    one ends with the last training. This one keeps running, and samples for every training that
+    uses the same spool on this machine. Needs the extra `system`.
+    """
+    from lineside.emitter.sampler.starter import missing_package
+
+    missing = missing_package()
+    if missing is not None:
+        raise UsageError(missing)
+    from lineside.emitter.sampler.service import Sampler
+
+    configure_logging()
+    Sampler(Settings.from_env().spool, interval=interval, idle_timeout=math.inf).serve()

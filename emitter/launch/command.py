@@ -143,6 +143,8 @@ def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
     env.update({name: value for name, value in given.items() if value is not None})
     if settings.stop_on_sigterm is None:
         env["LINESIDE_STOP_ON_SIGTERM"] = "1"
+    if settings.sampler is None:
+        env["LINESIDE_SAMPLER"] = "1"
     # An empty entry would mean the working directory.
     entries = [str(INJECT_FOLDER), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)

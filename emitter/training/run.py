@@ -12,6 +12,7 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.event_kinds import OWN_KINDS
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
+from lineside.emitter.sampler.starter import missing_package, sampler_starter
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training import metadata
@@ -65,6 +66,8 @@ class Run:
         publisher.emit("run_start", step, None, 0, data, now_ns or time.monotonic_ns())
         if identity.rank_info.rank == 0:
             announce_run(settings, identity.run, data["name"])
+        if settings.sampler and identity.rank_info.local_rank == 0:
+            _keep_sampler(publisher, settings)
         return cls(publisher)
 
     @property
@@ -197,6 +200,16 @@ def start_run(
         print_disabled(error)
         return Run()
     return run
+
+
+def _keep_sampler(publisher: Publisher, settings: Settings) -> None:
+    """Keep a sampler running for this machine while the publisher's hooks are called."""
+    missing = missing_package()
+    if missing is not None:
+        print_once(missing)
+    else:
+        starter = sampler_starter(settings.spool, settings.broker)
+        publisher.maintenance_tasks.append(starter.ensure)
 
 
 def _check_kind(kind: object) -> None:

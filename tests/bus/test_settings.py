@@ -44,6 +44,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_WAIT_FOR_STOPPER": "2.5",
             "LINESIDE_STOP_ON_SIGTERM": "no",
             "LINESIDE_QUIET": "1",
+            "LINESIDE_SAMPLER": "0",
         }
     )
     assert settings == Settings(
@@ -61,6 +62,7 @@ def test_each_setting_has_its_variable() -> None:
         wait_for_stopper=2.5,
         stop_on_sigterm=False,
         quiet=True,
+        sampler=False,
     )
 
 

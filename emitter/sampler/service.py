@@ -1,0 +1,206 @@
+"""The sampler: publishes the machine's metrics for each training of a spool that runs on it.
+
+It writes into the spool, as the training does: the shipper sends it with the training's own key,
+nothing is lost while no broker runs, and this process needs no connection and never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lineside.bus.errors import LinesideError
+from lineside.bus.protocol.event_kinds import METRICS
+from lineside.bus.protocol.events import Stream, new_attempt
+from lineside.bus.service import Service
+from lineside.bus.settings import make_private_folder
+from lineside.emitter.sampler.gpu_metrics import GpuMetrics, open_nvml
+from lineside.emitter.sampler.host_metrics import HostMetrics, filesystem_metrics
+from lineside.emitter.sampler.process_metrics import Process, ProcessTable, TreeMetrics
+from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
+from lineside.emitter.sampler.trainings import Training, Trainings
+from lineside.emitter.spool import liveness_lock
+from lineside.emitter.spool.shipper_process import rotate_log
+from lineside.emitter.spool.writer import SpoolWriter
+
+log = logging.getLogger("lineside")
+
+INTERVAL_SECONDS = 10.0
+IDLE_SECONDS = 3.0
+"""How long a sampler waits for another training: a process often trains again at once."""
+CAP_BYTES = 64 << 20
+"""What may wait in the spool for each run: some days without a broker."""
+_SEGMENT_BYTES = 1 << 20
+_FIRST_SAMPLE_SECONDS = 1.0  # rates need two readings
+_CHECK_SECONDS = 0.5
+# A machine with many processes takes long to read: use at most this share of one core.
+_LARGEST_SHARE = 0.002
+# A driver that hangs in a call must not keep this process: it ends, and training starts it anew.
+_HANG_SECONDS = 60
+_NICENESS = 10
+
+
+class Sampler(Service):
+    """Samples this machine every ``interval`` seconds for the trainings under ``spool``.
+
+    Ends when no training has run for ``idle_timeout`` seconds, or if another sampler of this
+    machine serves the spool.
+    """
+
+    name = "sampler"
+
+    def __init__(
+        self,
+        spool: Path,
+        *,
+        interval: float = INTERVAL_SECONDS,
+        idle_timeout: float = IDLE_SECONDS,
+    ) -> None:
+        super().__init__()
+        self._spool = spool
+        self._interval = interval
+        self._idle_timeout = idle_timeout
+        self._lock: int | None = None
+        self._trainings = Trainings(spool)
+        self._streams: dict[str, _RunStream] = {}
+        self._failed: set[str] = set()  # runs whose stream could not be made
+        self._host = HostMetrics()
+        self._gpus = GpuMetrics(None)
+        now = time.monotonic()
+        self._sample_at = now + min(_FIRST_SAMPLE_SECONDS, interval)
+        self._live_at = now
+
+    def startup(self) -> None:
+        """Take the lock of this machine's sampler, or end if another one has it.
+
+        Raises:
+            SettingsError: the spool cannot be made or written.
+        """
+        if not self._claim():
+            log.info("sampler: another one samples for %s", self._spool)
+            self.should_exit = True
+            return
+        rotate_log(self._spool / log_name())
+        os.nice(_NICENESS)
+        self._gpus = GpuMetrics(open_nvml())
+
+    def run_once(self) -> None:
+        """Look for trainings, sample if it is time, and end if none is left."""
+        try:
+            self._work(time.monotonic())
+        except Exception:
+            log.exception("sampler: a turn failed")
+            self._sample_at = time.monotonic() + self._interval
+        if time.monotonic() - self._live_at >= self._idle_timeout:
+            self._exit_unless_needed()
+        else:
+            time.sleep(_CHECK_SECONDS)
+
+    def shutdown(self) -> None:
+        """Close the streams and release the lock."""
+        for stream in self._streams.values():
+            stream.writer.close()
+        self._streams.clear()
+        self._gpus.close()
+        self._release()
+
+    def _work(self, now: float) -> None:
+        if self._trainings.update():
+            self._live_at = now
+        self._follow_trainings()
+        if now < self._sample_at:
+            return
+        used = time.process_time()
+        signal.alarm(_HANG_SECONDS)
+        try:
+            self._sample()
+        finally:
+            signal.alarm(0)
+        cost = time.process_time() - used
+        self._sample_at = now + max(self._interval, cost / _LARGEST_SHARE)
+
+    def _follow_trainings(self) -> None:
+        """Open a stream for each new run, and close those of runs that have ended here."""
+        trainings = {training.run: training for training in self._trainings}
+        for run in self._streams.keys() - trainings.keys():
+            self._streams.pop(run).writer.close()
+        new = trainings.keys() - self._streams.keys()
+        table = ProcessTable.read() if new else ProcessTable()
+        for run in new:
+            tree = table.tree(trainings[run].pids)
+            try:
+                self._streams[run] = _RunStream(self._spool, run, tree, self._describe())
+            except (OSError, LinesideError) as error:
+                if run not in self._failed:
+                    self._failed.add(run)
+                    log.warning("sampler: %s cannot be sampled: %s", run, error)
+                continue
+            # Its own first sample, soon: the next regular one may come after its end.
+            self._sample_at = min(self._sample_at, time.monotonic() + _FIRST_SAMPLE_SECONDS)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"host": platform.node(), "cpus": os.cpu_count(), "gpus": self._gpus.describe()}
+
+    def _sample(self) -> None:
+        trainings = [one for one in self._trainings if one.run in self._streams]
+        if not trainings:
+            return
+        table = ProcessTable.read()
+        common = self._host.read() | self._gpus.read()
+        for training in trainings:
+            self._streams[training.run].publish(training, table, common, self._spool)
+
+    def _exit_unless_needed(self) -> None:
+        """End, unless a training began that saw the lock held and so started no sampler."""
+        self._release()
+        if self._trainings.update() and self._claim():
+            self._live_at = time.monotonic()
+        else:
+            self.should_exit = True
+
+    def _claim(self) -> bool:
+        make_private_folder(self._spool)
+        self._lock = liveness_lock.acquire(self._spool / lock_name())
+        return self._lock is not None
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class _RunStream:
+    """The stream of one run, and the figures of its processes.
+
+    Raises:
+        SettingsError, OSError: the stream cannot be made.
+    """
+
+    def __init__(self, spool: Path, run: str, tree: list[Process], machine: dict[str, Any]) -> None:
+        stream = Stream(run, sampler_name(), new_attempt())
+        self.writer = SpoolWriter(
+            spool, stream, role="sampler", cap=CAP_BYTES, segment=_SEGMENT_BYTES
+        )
+        self._machine: dict[str, Any] | None = machine
+        self._tree = TreeMetrics(tree)
+
+    def publish(
+        self, training: Training, table: ProcessTable, common: dict[str, float], spool: Path
+    ) -> None:
+        """Write one event; the first also describes the machine."""
+        metrics = (
+            common
+            | self._tree.read(table.tree(training.pids))
+            | filesystem_metrics({"output": training.output_folder, "spool": spool})
+        )
+        data: dict[str, Any] = {"metrics": metrics}
+        if self._machine is not None:
+            data["machine"] = self._machine
+            self._machine = None
+        self.writer.write(METRICS, training.step, data=data)
+        self.writer.maintain()
