@@ -32,9 +32,8 @@ document.getElementById("theme").addEventListener("click", () => {
 const content = document.getElementById("content");
 if (content.dataset.retry === "true") {
   setInterval(async () => {
-    const answer = await fetch(`${siteRoot}readyz`).catch(() => null);
-    const checks = answer ? await answer.json().catch(() => null) : null;
-    if (checks?.checks?.store?.ok) location.reload();
+    const answer = await fetch(location.href).catch(() => null);
+    if (answer?.ok) location.reload();
   }, 2000);
 }
 

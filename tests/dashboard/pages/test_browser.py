@@ -97,6 +97,17 @@ def test_the_first_run_of_a_store_appears_without_a_reload(
     expect(page.locator("#rows tr")).to_have_count(1)
 
 
+def test_the_page_of_a_run_that_has_yet_to_begin_opens_it_with_its_first_event(
+    harness: Harness, site: str, browser: Any
+) -> None:
+    page = browser.new_page()  # whose console may report that the run does not exist
+    visit(page, f"{site}/runs/tiny-1")
+    expect(page.locator("#content")).to_contain_text("No such run")
+    harness.begin()
+    expect(page.locator("#heading .status")).to_be_visible()
+    page.close()
+
+
 def test_a_row_with_tags_opens_its_run_and_each_tag_its_filter(
     harness: Harness, site: str, page: Any
 ) -> None:
