@@ -14,6 +14,8 @@ from lineside.bus.protocol.events import is_run_id
 
 DASHBOARD_PORT = 7431
 """The port on which the dashboard listens by default."""
+EXPORTER_PORT = 9743
+"""The port on which the exporter listens by default."""
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 
 

@@ -94,6 +94,7 @@ for _command in (
     services.broker,
     services.recorder,
     services.dashboard,
+    services.exporter,
     services.shipper,
     services.sampler,
     stopper.stopper,

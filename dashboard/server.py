@@ -10,11 +10,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lineside.bus.auth.keyring import Keyring, keys_folder
+from lineside.bus.auth.listener import address, check_tokens, is_loopback, listen
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.bus.sockets import raise_file_limit
-from lineside.dashboard.auth.listener import address, check_tokens, is_loopback, listen
 
 try:
     import uvicorn

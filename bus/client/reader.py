@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ class Reader:
         self.head = 0
         self.journal = journal
         self.restarts = 0  # how often reading started again from the start
+        self.heard_at = -math.inf
+        """When the broker last sent something, by the monotonic clock; it answers each second."""
         self._start = START if start == CURSOR and not name else start
         self._offset = offset
         self._streams = tuple(streams)
@@ -233,7 +236,7 @@ class Reader:
                 self._warn_unreachable()
             return False
         frames = self._socket.recv_multipart()
-        self._waiting_since = None
+        self._waiting_since, self.heard_at = None, time.monotonic()
         try:
             return self._handle(decode(frames)) or True
         except BadMessage:

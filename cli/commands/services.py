@@ -1,4 +1,4 @@
-"""The processes of a stack, one command each: broker, recorder, dashboard, shipper, sampler."""
+"""The processes of a stack, one command each: broker, recorder, dashboard, shipper, ..."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lineside.bus.errors import UsageError
+from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.service import configure_logging
-from lineside.bus.settings import DASHBOARD_PORT, Settings
+from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
 
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
@@ -69,6 +69,39 @@ def dashboard(
     settings = Settings.from_env()
     spool = partial(backlog.unconfirmed, settings.spool)
     serve(settings, host=host, port=port, tokens=tokens, spool=spool)
+
+
+def exporter(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = EXPORTER_PORT,
+    tokens: TokensOption = False,
+    max_metrics: Annotated[
+        int, typer.Option(min=0, help="Metrics of one run that have series of their own.")
+    ] = 200,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=15, help="Seconds from one rendering to the next.")
+    ] = 5.0,
+) -> None:
+    """Serve the metrics of every run to Prometheus, at /metrics."""
+    from lineside.bus.auth.keyring import Keyring, keys_folder
+    from lineside.bus.auth.listener import check_tokens, is_loopback, listen
+
+    try:
+        from lineside.subscribers.exporter.exporter import Exporter
+        from lineside.subscribers.exporter.server import PageServer
+    except ModuleNotFoundError as missing:
+        package = missing.name or "prometheus_client"
+        raise MissingExtra("the exporter", package, "server") from missing
+
+    settings = Settings.from_env()
+    keyring = Keyring(keys_folder(settings.home))
+    if tokens:
+        check_tokens(keyring)
+    configure_logging()
+    with listen(host, port, keyring, "exporter") as listener:
+        is_open = is_loopback(listener) and not tokens
+        server = PageServer(listener, None if is_open else keyring)
+        Exporter(settings, server, max_metrics=max_metrics, render_seconds=interval).serve()
 
 
 def shipper() -> None:

@@ -152,7 +152,7 @@ class Stack:
         return [(child.program.name, line) for child in children for line in child.log.new_lines()]
 
     def _reserve_port(self, keyring: Keyring) -> int:
-        from lineside.dashboard.auth.listener import address, check_tokens, listen
+        from lineside.bus.auth.listener import address, check_tokens, listen
 
         if self._tokens:
             check_tokens(keyring)

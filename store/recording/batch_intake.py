@@ -31,7 +31,7 @@ from lineside.store.database.tables import TIMING
 from lineside.store.database.values import sanitize_text, to_json
 from lineside.store.recording.audit import add_refusal
 from lineside.store.recording.command_handlers import CommandHandlers
-from lineside.store.recording.event_context import EventContext, InvalidEventData
+from lineside.store.recording.event_context import EventContext, Handlers, InvalidEventData
 from lineside.store.recording.event_handlers import EventHandlers
 from lineside.store.recording.progress import mark_alive, mark_progress, update_step_time
 from lineside.store.recording.run_cache import RunCache
@@ -43,11 +43,16 @@ _TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
 
 
 class BatchIntake:
-    """Records batches into a run cache during one transaction."""
+    """Records batches into a run cache during one transaction.
 
-    def __init__(self, cache: RunCache) -> None:
+    ``command_handlers`` replace those that write commands into the store.
+    """
+
+    def __init__(self, cache: RunCache, command_handlers: Handlers | None = None) -> None:
+        if command_handlers is None:
+            command_handlers = CommandHandlers(cache).handlers
         self._cache = cache
-        self._event_handlers = EventHandlers(cache, CommandHandlers(cache).handlers)
+        self._event_handlers = EventHandlers(cache, command_handlers)
 
     def record(self, batch: Batch, *, raw: bool = False) -> None:
         """Record one batch. With ``raw``, store the events without calling any handler."""
@@ -177,9 +182,8 @@ class BatchIntake:
     def _add_timing(
         self, stream: StreamState, name: str, step: int, event: Event, nanoseconds: int
     ) -> None:
-        curve = self._cache.series(stream, TIMING, name)
-        if nanoseconds >= 0 and curve is not None:
-            curve.add(step, event.time, event.epoch, nanoseconds / 1e9, self._cache.rows)
+        if nanoseconds >= 0:
+            self._cache.add_point(stream, TIMING, name, step, event, nanoseconds / 1e9)
 
     def _record_gap(self, stream: StreamState, end: int, *, is_reported: bool = False) -> None:
         """Record that the events from ``next_seq`` to before ``end`` are missing."""

@@ -220,18 +220,15 @@ class EventHandlers:
         return self._cache.attempt(context.run, context.stream.attempt, context.event.time)
 
     def _add_points(self, context: EventContext, values: Mapping[str, float | int]) -> None:
-        stream, event, rows = context.stream, context.event, self._cache.rows
+        stream, event, cache = context.stream, context.event, self._cache
         rejected = 0
         for name, value in values.items():
             if not isinstance(value, float) and not is_finite_number(value):
                 continue
             if (METRIC, name) not in stream.series and not is_name(name):
                 continue
-            curve = self._cache.series(stream, METRIC, name)
-            if curve is None:
+            if not cache.add_point(stream, METRIC, name, event.step, event, value):
                 rejected += 1
-            else:
-                curve.add(event.step, event.time, event.epoch, value, rows)
         if rejected:
             raise InvalidEventData(
                 f"{plural(rejected, 'metric')} {agree(rejected, 'is')} not stored: a stream can "

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, and_, insert, select, update
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import is_rank
+from lineside.bus.protocol.events import Event, is_rank
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database import tables
 from lineside.store.database.tables import (
@@ -66,9 +66,9 @@ class RunCache:
         self.now = 0.0
         self._runs: dict[str, RunState] = {}
         self._revision = 0
-        self._dirty_runs: dict[str, RunState] = {}
+        self.dirty_runs: dict[str, RunState] = {}
         self._dirty_attempts: dict[int, AttemptState] = {}
-        self._dirty_streams: dict[int, StreamState] = {}
+        self.dirty_streams: dict[int, StreamState] = {}
         self._dirty_series: dict[int, SeriesState] = {}
 
     def begin(self, connection: Connection, revision: int, now: float) -> None:
@@ -87,10 +87,10 @@ class RunCache:
 
     def run(self, run_id: str) -> RunState:
         """The run, loaded or made."""
-        run = self._dirty_runs.get(run_id)
+        run = self.dirty_runs.get(run_id)
         if run is None:
-            run = self._runs.pop(run_id, None) or self._load_or_make_run(run_id)
-            self._runs[run_id] = self._dirty_runs[run_id] = run
+            run = self._runs.pop(run_id, None) or self.load_or_make_run(run_id)
+            self._runs[run_id] = self.dirty_runs[run_id] = run
         return run
 
     def stream(self, run: RunState, producer: str, attempt: str, time: float) -> StreamState:
@@ -100,7 +100,7 @@ class RunCache:
             ignored = is_rank(producer) and _began_before_deletion(run, attempt, time)
             found = StreamState(0, producer, attempt, ignored, self.now)
             found.is_loaded, found.metric_points = True, MetricPoints()
-            found.id = self._insert(
+            found.id = self.insert_row(
                 streams,
                 run_key=run.key,
                 producer=producer,
@@ -110,8 +110,8 @@ class RunCache:
                 **{name: getattr(found.rank, name) for name in RANK_COLUMNS},
             )
             run.streams[producer, attempt] = found
-        if found.id not in self._dirty_streams:
-            self._dirty_streams[found.id] = found
+        if found.id not in self.dirty_streams:
+            self.dirty_streams[found.id] = found
             found.heard_at = self.now
             if is_rank(producer) and not found.ignored:
                 self.attempt(run, attempt, time)
@@ -122,7 +122,7 @@ class RunCache:
         found = run.attempts.get(name)
         if found is None:
             found = AttemptState(0, name, time, self.now, RUNNING)
-            found.id = self._insert(
+            found.id = self.insert_row(
                 attempts,
                 run_key=run.key,
                 attempt=name,
@@ -133,14 +133,23 @@ class RunCache:
         found.heard_at = self.now
         return found
 
-    def series(self, stream: StreamState, kind: str, name: str) -> SeriesState | None:
-        """The curve, made if it is new; None if the stream has ``MAX_SERIES`` already."""
+    def add_point(
+        self, stream: StreamState, kind: str, name: str, step: int, event: Event, value: float
+    ) -> bool:
+        """Append a point to a curve; False if that is new and the stream has ``MAX_SERIES``."""
+        curve = self._series(stream, kind, name)
+        if curve is None:
+            return False
+        curve.add(step, event.time, event.epoch, value, self.rows)
+        return True
+
+    def _series(self, stream: StreamState, kind: str, name: str) -> SeriesState | None:
         found = stream.series.get((kind, name))
         if found is None:
             if len(stream.series) >= MAX_SERIES:
                 return None
             found = SeriesState(0)
-            found.id = self._insert(
+            found.id = self.insert_row(
                 series,
                 stream_id=stream.id,
                 kind=kind,
@@ -196,8 +205,8 @@ class RunCache:
     def flush(self) -> None:
         """Write everything back."""
         rows = self.rows
-        for run in self._dirty_runs.values():
-            self._update_status(run)
+        for run in self.dirty_runs.values():
+            self.update_status(run)
         for table, new in (
             (events, rows.events),
             (points, rows.points),
@@ -214,7 +223,7 @@ class RunCache:
         insert_rows(self.connection, tables.logged_values, values, replace=("step", "time", "text"))
         counts = [
             (stream.id, kind, n)
-            for stream in self._dirty_streams.values()
+            for stream in self.dirty_streams.values()
             for kind, n in stream.new_counts.items()
         ]
         insert_rows(self.connection, event_counts, counts, add="n")
@@ -225,7 +234,7 @@ class RunCache:
             "id",
             [
                 (*column_values(s, STREAM_COLUMNS), *column_values(s.rank, RANK_COLUMNS), s.id)
-                for s in self._dirty_streams.values()
+                for s in self.dirty_streams.values()
             ],
         )
         self._update(series, SERIES_COLUMNS, self._dirty_series.values())
@@ -237,26 +246,32 @@ class RunCache:
             "key",
             [
                 (*column_values(r, RUN_COLUMNS), self._revision, r.key)
-                for r in self._dirty_runs.values()
+                for r in self.dirty_runs.values()
             ],
         )
-        self._clear_dirty()
+        self.clear_dirty()
 
-    def _clear_dirty(self) -> None:
+    def drop_run(self, run_id: str) -> None:
+        """Drop a run from memory, between transactions."""
+        self._runs.pop(run_id, None)
+
+    def clear_dirty(self) -> None:
+        """Drop the rows to be written, and runs beyond ``MAX_RUNS``."""
         self.rows = PendingRows()
-        for stream in self._dirty_streams.values():
+        for stream in self.dirty_streams.values():
             stream.new_counts.clear()
         for kept in (
-            self._dirty_runs,
+            self.dirty_runs,
             self._dirty_attempts,
-            self._dirty_streams,
+            self.dirty_streams,
             self._dirty_series,
         ):
             kept.clear()
         while len(self._runs) > MAX_RUNS:
             del self._runs[next(iter(self._runs))]
 
-    def _update_status(self, run: RunState) -> None:
+    def update_status(self, run: RunState) -> None:
+        """Judge the attempts that have changed, and the run by its newest one."""
         for attempt in run.attempts.values():
             if attempt.id in self._dirty_attempts:
                 ranks = {
@@ -281,11 +296,12 @@ class RunCache:
         run.started_at = ordered[0].started_at
         run.stalls_at = newest.stalls_at if newest.status == RUNNING else None
 
-    def _load_or_make_run(self, run_id: str) -> RunState:
+    def load_or_make_run(self, run_id: str) -> RunState:
+        """The run as it is stored, made if it is new."""
         run = run_cache_loading.load_run(self.connection, run_id)
         if run is None:
             run = RunState(0, run_id, self.now, RUNNING)
-            run.key = self._insert(
+            run.key = self.insert_row(
                 tables.runs,
                 id=run_id,
                 revision=self._revision,
@@ -300,7 +316,7 @@ class RunCache:
         rows = [(*column_values(state, columns), state.id) for state in states]
         update_rows(self.connection, table, columns, "id", rows)
 
-    def _insert(self, table: Table, **values: Any) -> int:
+    def insert_row(self, table: Table, **values: Any) -> int:
         inserted_key = self.connection.execute(insert(table).values(**values)).inserted_primary_key
         key: int = inserted_key[0]  # type: ignore[index]
         return key

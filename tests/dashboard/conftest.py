@@ -15,9 +15,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from lineside.bus.auth.listener import address, listen
 from lineside.bus.settings import Settings
 from lineside.dashboard.app import create_app
-from lineside.dashboard.auth.listener import address, listen
 from lineside.dashboard.server import Server, server_config
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lineside.bus.auth.listener import address, listen
 from lineside.bus.client.producer import Producer
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import AddressInUse, MissingExtra, UsageError
 from lineside.bus.protocol.messages import START
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.testing import BrokerProcess
-from lineside.dashboard.auth.listener import address, listen
 from lineside.dashboard.backend.health import BEHIND_SECONDS, recorder_check
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader

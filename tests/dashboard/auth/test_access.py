@@ -13,6 +13,7 @@ import pytest
 
 from lineside.bus.auth import refusal_log
 from lineside.bus.auth.keyring import Keyring, keys_folder
+from lineside.bus.auth.listener import is_loopback, listen
 from lineside.bus.auth.refusal_log import Refusal
 from lineside.bus.client import producer as producing
 from lineside.bus.client.reader import Reader
@@ -22,7 +23,6 @@ from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.dashboard.app import create_app
 from lineside.dashboard.auth.access import COOKIE
-from lineside.dashboard.auth.listener import is_loopback, listen
 from lineside.dashboard.backend import refusal_publisher as auditing
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from tests.bus.broker.secured_broker import LISTEN, SecuredBroker

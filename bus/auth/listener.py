@@ -1,4 +1,4 @@
-"""The listening socket: loopback, or any address once a token exists."""
+"""The listening socket of an HTTP server: loopback, or any address once a token exists."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import socket
 from lineside.bus.auth.keyring import TOKEN, Keyring
 from lineside.bus.errors import AddressInUse, UsageError
 
+_ACCESS = {"dashboard": "read, command and delete runs", "exporter": "read every run"}
 
-def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socket:
+
+def listen(
+    host: str, port: int, keyring: Keyring | None = None, service: str = "dashboard"
+) -> socket.socket:
     """A listening socket on loopback, or on any address if ``keyring`` has an active token.
+
+    ``service`` is the command that listens.
 
     Raises:
         UsageError: the address cannot be used, or is not loopback and no token exists.
@@ -23,13 +29,13 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
         family, _, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"dashboard address {host!r} cannot be used: {error}; "
+            f"{service} address {host!r} cannot be used: {error}; "
             "expected an address of this machine, such as 127.0.0.1"
         ) from error
     if not ipaddress.ip_address(sockaddr[0]).is_loopback and not has_tokens(keyring):
         raise UsageError(
-            f"dashboard address {host} is not this machine's loopback address, and without a token "
-            "anyone who reaches it could read, command and delete runs. Make one with "
+            f"{service} address {host} is not this machine's loopback address, and without a token "
+            f"anyone who reaches it could {_ACCESS[service]}. Make one with "
             "`lineside keys new NAME --role read --token`, or use 127.0.0.1, and from elsewhere "
             f"`ssh -L {port}:127.0.0.1:{port} THIS-MACHINE`"
         )
@@ -40,10 +46,10 @@ def listen(host: str, port: int, keyring: Keyring | None = None) -> socket.socke
         return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            hint = "another dashboard? `lineside dashboard --port 0` picks a free one"
-            raise AddressInUse("dashboard address", f"{host}:{port}", hint) from error
+            hint = f"another {service}? `lineside {service} --port 0` picks a free one"
+            raise AddressInUse(f"{service} address", f"{host}:{port}", hint) from error
         raise UsageError(
-            f"dashboard address {host}:{port} cannot be used: {error.strerror}"
+            f"{service} address {host}:{port} cannot be used: {error.strerror}"
         ) from error
 
 
@@ -70,6 +76,6 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def address(listener: socket.socket) -> str:
-    """The URL of the dashboard."""
+    """The URL of the server."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

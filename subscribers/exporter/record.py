@@ -1,0 +1,164 @@
+"""What the exporter keeps of one run, and how it is written as JSON."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lineside.bus.protocol.metric_points import MetricPoints
+from lineside.store.recording.run_state import (
+    ATTEMPT_COLUMNS,
+    RANK_COLUMNS,
+    RUN_COLUMNS,
+    STREAM_COLUMNS,
+    AttemptState,
+    RunState,
+    StreamState,
+)
+from lineside.store.status.verdict import RankState
+
+BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""The upper bounds of the histograms, in seconds."""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts of observations up to each of ``BUCKETS``, the last of those above all."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    sum: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+
+@dataclass(slots=True)
+class Rank:
+    """The newest heartbeat of one rank; ``hook_age`` is None for one of another machine."""
+
+    attempt: str
+    time: float
+    hook_age: float | None
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """A run as the store's rules see it, and what only the exporter counts.
+
+    ``metrics`` and ``nonfinite`` are by producer and name. ``ended_seen_at`` is when the end was
+    read, or when it was if the exporter read it later. ``is_interrupted``: the wait before the next
+    step is not one for data.
+    """
+
+    state: RunState
+    info: dict[str, str] = field(default_factory=dict)
+    metrics: dict[tuple[str, str], float] = field(default_factory=dict)
+    metrics_dropped: int = 0
+    nonfinite: dict[tuple[str, str], int] = field(default_factory=dict)
+    steps: int = 0
+    step_seconds: Histogram = field(default_factory=Histogram)
+    data_wait: Histogram = field(default_factory=Histogram)
+    is_interrupted: bool = False
+    ranks: dict[str, Rank] = field(default_factory=dict)
+    checkpoints: dict[str, int] = field(default_factory=dict)
+    saved_step: int | None = None
+    saved_at: float | None = None
+    alerts: dict[str, int] = field(default_factory=dict)
+    commands: dict[tuple[str, str], int] = field(default_factory=dict)
+    pending: dict[str, float] = field(default_factory=dict)
+    best_metric: float | None = None
+    best_step: int | None = None
+    stepped_at: float | None = None
+    hook_ns: int = 0
+    hooks: int = 0
+    ended_seen_at: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        run = self.state
+        return {
+            "run": {name: getattr(run, name) for name in RUN_COLUMNS},
+            "attempts": {
+                attempt.attempt: {name: getattr(attempt, name) for name in ATTEMPT_COLUMNS}
+                for attempt in run.attempts.values()
+            },
+            "streams": [_stream_to_dict(stream) for stream in run.streams.values()],
+            **{name: _pairs(getattr(self, name)) for name in _BY_PAIR},
+            **{name: getattr(self, name) for name in _PLAIN},
+            "step_seconds": asdict(self.step_seconds),
+            "data_wait": asdict(self.data_wait),
+            "ranks": {name: asdict(rank) for name, rank in self.ranks.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, run_id: str, saved: dict[str, Any]) -> RunRecord:
+        """The inverse of ``to_dict``; the ids of rows are 0."""
+        run = RunState(0, run_id, **saved["run"])
+        for name, values in saved["attempts"].items():
+            run.attempts[name] = AttemptState(0, name, **values)
+        for values in saved["streams"]:
+            stream = _stream_from_dict(values)
+            run.streams[stream.producer, stream.attempt] = stream
+        by_pair: dict[str, Any] = {
+            name: {(first, second): value for first, second, value in saved[name]}
+            for name in _BY_PAIR
+        }
+        return cls(
+            run,
+            **by_pair,
+            **{name: saved[name] for name in _PLAIN},
+            step_seconds=Histogram(**saved["step_seconds"]),
+            data_wait=Histogram(**saved["data_wait"]),
+            ranks={name: Rank(**values) for name, values in saved["ranks"].items()},
+        )
+
+
+_BY_PAIR = ("metrics", "nonfinite", "commands")
+_PLAIN = (
+    "info",
+    "metrics_dropped",
+    "steps",
+    "is_interrupted",
+    "checkpoints",
+    "saved_step",
+    "saved_at",
+    "alerts",
+    "pending",
+    "best_metric",
+    "best_step",
+    "stepped_at",
+    "hook_ns",
+    "hooks",
+    "ended_seen_at",
+)
+
+
+def _pairs(values: dict[tuple[str, str], Any]) -> list[tuple[str, str, Any]]:
+    return [(*pair, value) for pair, value in values.items()]
+
+
+def _stream_to_dict(stream: StreamState) -> dict[str, Any]:
+    points = stream.metric_points or MetricPoints()
+    return {
+        "producer": stream.producer,
+        "attempt": stream.attempt,
+        "columns": {name: getattr(stream, name) for name in STREAM_COLUMNS},
+        "rank": {name: getattr(stream.rank, name) for name in RANK_COLUMNS},
+        "points": [points.step, points.unclaimed],
+    }
+
+
+def _stream_from_dict(values: dict[str, Any]) -> StreamState:
+    step, unclaimed = values["points"]
+    return StreamState(
+        0,
+        values["producer"],
+        values["attempt"],
+        False,
+        **values["columns"],
+        rank=RankState(**values["rank"]),
+        is_loaded=True,
+        metric_points=MetricPoints(step, unclaimed),
+    )

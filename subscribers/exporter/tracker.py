@@ -1,0 +1,273 @@
+"""Follows every run by the recorder's own rules, in memory instead of a store.
+
+What is a status, a gap, a step's duration or the newest attempt is decided by ``BatchIntake`` and
+``RunCache``, so the page of the exporter and the dashboard agree. This module adds what only the
+exporter counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Set
+from math import isfinite
+from typing import Any
+
+from sqlalchemy import Table
+
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol import commands
+from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
+from lineside.bus.protocol.events import AUDIT, RANK_0, Event, is_rank
+from lineside.bus.protocol.fields import is_int64
+from lineside.bus.protocol.metric_points import MetricPoints
+from lineside.store.database.tables import TIMING
+from lineside.store.database.values import is_finite_number, sanitize_text
+from lineside.store.recording.batch_intake import BatchIntake
+from lineside.store.recording.event_context import EventContext, optional_text
+from lineside.store.recording.run_cache import RunCache
+from lineside.store.recording.run_state import AttemptState, RunState, StreamState
+from lineside.store.status.verdict import RUNNING
+from lineside.subscribers.exporter.record import Rank, RunRecord
+
+log = logging.getLogger("lineside")
+
+MAX_METRICS = 200
+"""Metrics of one run that have series, by default."""
+MAX_NAMES = 50
+"""Different values that any other label of one run may have; further ones count as ``OTHER``."""
+OTHER = "other"
+MAX_RANKS = 64
+"""Ranks of one run that have series: those that are seen first."""
+_MAX_PENDING = 1_000
+_MAX_CHECKPOINTS = 10_000
+_TEXT_LENGTH = 200
+
+_INTERRUPTIONS = ("train_begin", "epoch_begin", "epoch_end", "evaluate", "predict", "save")
+
+
+class RunTracker(RunCache):
+    """The records of all runs. ``load`` returns the saved record of a run, if there is one."""
+
+    def __init__(
+        self, load: Callable[[str], RunRecord | None], max_metrics: int = MAX_METRICS
+    ) -> None:
+        super().__init__()
+        self.records: dict[str, RunRecord] = {}
+        self.changed: dict[str, RunRecord] = {}
+        """Records that differ from what is saved, by run; the caller clears it."""
+        self.subscriber_errors: dict[str, int] = {}
+        self.is_live = False
+        """Whether events are read as they happen, not later."""
+        self._load = load
+        self._max_metrics = max_metrics
+        self._ids = itertools.count(1)
+        handlers = {
+            **dict.fromkeys(_INTERRUPTIONS, self._on_interruption),
+            **dict.fromkeys(commands.STATE_OF_KIND, self._on_command),
+            "run_start": self._on_run_start,
+            "heartbeat": self._on_heartbeat,
+            "save": self._on_save,
+            "alert": self._on_alert,
+            SUBSCRIBER_ERROR: self._on_subscriber_error,
+        }
+        self._intake = BatchIntake(self, handlers)
+        self._record = RunRecord(RunState(0, "", 0.0, RUNNING))  # of the batch being read
+
+    def read(self, batch: Batch, now: float) -> None:
+        """Take in a batch that came at ``now`` (seconds since the epoch)."""
+        if batch.stream is None or batch.stream.run == AUDIT:
+            return
+        self.now = now
+        try:
+            self._intake.record(batch)
+        except Exception:
+            log.exception("exporter: events of %s up to %d", batch.stream, batch.offset)
+            self._intake.record(batch, raw=True)
+        self._finish()
+
+    def forget(self, run_id: str) -> None:
+        """Drop a run from memory. If it goes on, it is loaded as it was saved."""
+        self.records.pop(run_id, None)
+        self.drop_run(run_id)
+
+    # What a cache of rows does with the store.
+
+    def run(self, run_id: str) -> RunState:
+        found = super().run(run_id)
+        self._record = self.records[run_id]
+        return found
+
+    def load_or_make_run(self, run_id: str) -> RunState:
+        record = self.records.get(run_id)
+        if record is None:
+            record = self._load(run_id) or RunRecord(RunState(0, run_id, self.now, RUNNING))
+            self.records[run_id] = record
+            rows: list[StreamState | AttemptState] = [
+                *record.state.streams.values(),
+                *record.state.attempts.values(),
+            ]
+            for row in rows:
+                row.id = next(self._ids)
+        return record.state
+
+    def insert_row(self, table: Table, **values: Any) -> int:
+        del table, values
+        return next(self._ids)
+
+    def load_stream(self, stream: StreamState) -> None:
+        pass
+
+    def metric_points(self, run: RunState, stream: StreamState) -> MetricPoints:
+        del run
+        if stream.metric_points is None:
+            stream.metric_points = MetricPoints()
+        return stream.metric_points
+
+    def add_point(
+        self, stream: StreamState, kind: str, name: str, step: int, event: Event, value: float
+    ) -> bool:
+        del step
+        record = self._record
+        if kind == TIMING:
+            if stream.producer == RANK_0:
+                self._add_timing(record, name, event, value)
+            return True
+        key = (stream.producer, name)
+        if key not in record.metrics and len(record.metrics) >= self._max_metrics:
+            record.metrics_dropped += 1
+            return True
+        record.metrics[key] = number = float(value)
+        if not isfinite(number):
+            record.nonfinite[key] = record.nonfinite.get(key, 0) + 1
+        return True
+
+    def mark_deleted_checkpoints(
+        self,
+        run: RunState,
+        time: float,
+        *,
+        path: str | None = None,
+        folder: str = "",
+        kept: Set[int] = frozenset(),
+    ) -> None:
+        del run, time
+        checkpoints = self._record.checkpoints
+        if path is not None:
+            checkpoints.pop(path, None)
+            return
+        gone = [
+            found
+            for found, step in checkpoints.items()
+            if step not in kept and found.rpartition("/")[0] == folder
+        ]
+        for found in gone:
+            del checkpoints[found]
+
+    # What only the exporter keeps.
+
+    def _finish(self) -> None:
+        """Judge the runs that were read, and discard the rows meant for a store."""
+        for run_id, run in self.dirty_runs.items():
+            record = self.records[run_id]
+            for stream in self.dirty_streams.values():
+                if stream.producer == RANK_0:
+                    record.steps += stream.new_counts.get("step_end", 0)
+            self.update_status(run)
+            if run.ended_at is None:
+                record.ended_seen_at = None
+            elif record.ended_seen_at is None:
+                record.ended_seen_at = self.now if self.is_live else run.ended_at
+            self.changed[run_id] = record
+        self.clear_dirty()
+
+    def _add_timing(self, record: RunRecord, name: str, event: Event, seconds: float) -> None:
+        if name == "compute":
+            record.step_seconds.observe(seconds)
+            record.stepped_at = event.time
+            record.is_interrupted = False
+        elif not record.is_interrupted:
+            record.data_wait.observe(seconds)
+
+    def _on_interruption(self, context: EventContext) -> None:
+        if context.stream.producer == RANK_0:
+            self._record.is_interrupted = True
+            self._take_best(context.data.get("state"))
+
+    def _take_best(self, state: object) -> None:
+        if isinstance(state, Mapping):
+            metric, step = state.get("best_metric"), state.get("best_global_step")
+            if is_finite_number(metric):
+                self._record.best_metric = float(metric)
+                self._record.best_step = int(step) if is_int64(step) else None
+
+    def _on_run_start(self, context: EventContext) -> None:
+        if context.stream.producer != RANK_0:
+            return
+        data = context.data
+        process, model = data.get("process"), data.get("model")
+        world_size = data.get("world_size")
+        self._record.info = {
+            "host": _text(process, "host"),
+            "framework": "transformers" if data.get("source") == "trainer" else "",
+            "model": _text(model, "class"),
+            "world_size": str(world_size) if is_int64(world_size) else "",
+        }
+        self._take_best(data.get("state"))
+
+    def _on_heartbeat(self, context: EventContext) -> None:
+        data, record = context.data, self._record
+        rank, attempt, age = data.get("producer"), data.get("attempt"), data.get("hook_age")
+        if not (isinstance(rank, str) and is_rank(rank) and isinstance(attempt, str)):
+            return
+        if rank not in record.ranks and len(record.ranks) >= MAX_RANKS:
+            return
+        record.ranks[rank] = Rank(
+            attempt, context.event.time, float(age) if is_finite_number(age) else None
+        )
+
+    def _on_save(self, context: EventContext) -> None:
+        self._on_interruption(context)
+        record, event = self._record, context.event
+        path = optional_text(context.data, "checkpoint")
+        if path is not None and len(record.checkpoints) < _MAX_CHECKPOINTS:
+            record.checkpoints[path] = event.step
+            record.saved_step, record.saved_at = event.step, event.time
+
+    def _on_alert(self, context: EventContext) -> None:
+        _count(self._record.alerts, optional_text(context.data, "rule", _TEXT_LENGTH) or OTHER)
+
+    def _on_subscriber_error(self, context: EventContext) -> None:
+        if context.data.get("action") in ("retrying", "skipped", "stopped"):
+            name = optional_text(context.data, "subscriber", _TEXT_LENGTH) or OTHER
+            _count(self.subscriber_errors, name)
+
+    def _on_command(self, context: EventContext) -> None:
+        if context.stream.producer != commands.CONTROL_PRODUCER:
+            return  # other ranks repeat the answer of rank 0
+        kind, data, record = context.event.kind, context.data, self._record
+        op = optional_text(data, "op") or OTHER
+        op = op if op in commands.OPS else OTHER
+        state = commands.STATE_OF_KIND[kind]
+        record.commands[op, state] = record.commands.get((op, state), 0) + 1
+        command_id = optional_text(data, "id")
+        if kind in commands.FINAL_KINDS:
+            record.pending.pop(command_id or "", None)
+            if op in ("pause", "resume"):
+                record.is_interrupted = True
+        elif kind == commands.COMMAND and command_id and len(record.pending) < _MAX_PENDING:
+            expires = data.get("expires_at")
+            record.pending[command_id] = (
+                float(expires) if is_finite_number(expires) else context.event.time
+            )
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    if name not in counts and len(counts) >= MAX_NAMES:
+        name = OTHER
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _text(found: object, name: str) -> str:
+    value = found.get(name) if isinstance(found, Mapping) else None
+    return sanitize_text(value, _TEXT_LENGTH) if isinstance(value, str) else ""
