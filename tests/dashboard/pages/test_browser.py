@@ -101,10 +101,10 @@ def test_the_page_of_a_run_that_has_yet_to_begin_opens_it_with_its_first_event(
     harness: Harness, site: str, browser: Any
 ) -> None:
     page = browser.new_page()  # whose console may report that the run does not exist
-    visit(page, f"{site}/runs/tiny-1")
+    page.goto(f"{site}/runs/tiny-1")
     expect(page.locator("#content")).to_contain_text("No such run")
     harness.begin()
-    expect(page.locator("#heading .status")).to_be_visible()
+    expect(page.locator("#heading .status")).to_be_visible(timeout=DEADLINE * 1000)
     page.close()
 
 
