@@ -24,8 +24,24 @@ _FROM = "From "
 _SAMPLER = "sampler-"
 _SYSTEM, _OF_GPU = "System: ", ", GPU "
 _GPU = re.compile(r"gpu(\d+)/")
-_CAPACITY = re.compile(r"(memory_total|/size)_bytes$")  # constant: no curve shows anything
-_SYSTEM_ORDER = ("process/", "host/", "filesystem/", "gpu")
+_CAPACITY = re.compile(
+    r"(memory_total_|memory_limit_|/size_)bytes$"
+)  # constant: no curve shows anything
+_SYSTEM_ORDER = tuple(
+    re.compile(pattern)
+    for pattern in (
+        "process/cpu|/utilization",
+        "process/resident|gpu.*/memory_used",
+        "cgroup/|/power_watts|/temperature",
+        "process/disk|/memory_copy",
+        "process/",
+        "host/cpu",
+        "host/memory",
+        "host/",
+        "filesystem/output",
+        "filesystem/",
+    )
+)
 MAX_CHARTS = 500
 """Charts on one page; the API has the other metrics."""
 _NOT_CHARTED = frozenset({"epoch"})
@@ -140,7 +156,8 @@ def _group_order(name: str) -> tuple[int, str, int]:
 def _chart_order(series: Series) -> tuple[int, str]:
     name = series.name.lower()
     if series.producer.startswith(_SAMPLER):
-        return next((i for i, head in enumerate(_SYSTEM_ORDER) if name.startswith(head)), 9), name
+        matches = (bool(pattern.search(name)) for pattern in _SYSTEM_ORDER)
+        return next((i for i, found in enumerate(matches) if found), len(_SYSTEM_ORDER)), name
     for place, word in enumerate(_FIRST_METRICS):
         if name.rpartition("/")[2].removeprefix("eval_").removeprefix("train_") == word:
             return place, name

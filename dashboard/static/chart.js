@@ -59,7 +59,7 @@ export class Chart {
     this.showText(this.emptyText(scale));
     if (!this.curves.length && this.plot.data === undefined) return;
     const shape = layout(this.board.colours, { x, scale, key: `${x}-${attempts}` });
-    if (unitOf(this.name)) shape.yaxis.tickformat = "~s";
+    if (unitOf(this.name)) Object.assign(shape.yaxis, { tickformat: "~s", ...(this.highest() <= 1 && { dtick: 1 }) });
     if (scale === "log") shape.yaxis.dtick = logTicks(this.curves.flatMap((curve) => curve.kept.y));
     if (this.range) shape.xaxis.range = x === "time" ? this.range.map(toAxisTime) : [...this.range];
     shape.xaxis.autorange = !this.range;
@@ -68,6 +68,10 @@ export class Chart {
     Plotly.react(this.plot, this.traces(), shape, CONFIG);
     if (first) this.listen();
     this.showLast();
+  }
+
+  highest() {
+    return Math.max(0, ...this.curves.map((curve) => curve.extent()?.[1] ?? 0));
   }
 
   // How far the vertical axis may reach. Plotly would give a constant value a room of 1 on each side, and

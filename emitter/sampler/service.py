@@ -19,6 +19,7 @@ from lineside.bus.protocol.event_kinds import METRICS
 from lineside.bus.protocol.events import Stream, new_attempt
 from lineside.bus.service import Service
 from lineside.bus.settings import make_private_folder
+from lineside.emitter.sampler.cgroup_metrics import cgroup_metrics
 from lineside.emitter.sampler.gpu_metrics import GpuMetrics, open_nvml
 from lineside.emitter.sampler.host_metrics import HostMetrics, filesystem_metrics
 from lineside.emitter.sampler.process_metrics import Process, ProcessTable, TreeMetrics
@@ -196,6 +197,7 @@ class _RunStream:
         metrics = (
             common
             | self._tree.read(table.tree(training.pids))
+            | cgroup_metrics(min(training.pids))
             | filesystem_metrics({"output": training.output_folder, "spool": spool})
         )
         data: dict[str, Any] = {"metrics": metrics}

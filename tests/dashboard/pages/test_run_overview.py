@@ -204,6 +204,23 @@ def test_charts_of_other_producers_are_grouped_by_producer() -> None:
     ]
 
 
+def test_a_machine_is_a_section_with_its_gpus_and_without_what_never_changes() -> None:
+    names = ["process/count", "host/memory_total_bytes", "process/cpu_cores", "host/load1"]
+    gpu = ["gpu10/power_watts", "gpu2/xid_errors_total", "gpu2/utilization_ratio"]
+    series = [make_series(name, producer="sampler-a", count=1) for name in (*gpu, *names)]
+    series += [make_series("loss"), make_series("loss", producer="evaluator")]
+    groups, singles = sections.charts(series, is_running=False)
+    assert [(group.name, [one.name for one in group.charts]) for group in groups] == [
+        ("Training", ["loss"]),
+        ("From evaluator", ["loss"]),
+        ("System: a", ["process/cpu_cores", "process/count", "host/load1"]),
+        ("System: a, GPU 2", ["gpu2/utilization_ratio", "gpu2/xid_errors_total"]),
+        ("System: a, GPU 10", ["gpu10/power_watts"]),
+    ]
+    assert [group.is_system for group in groups] == [False, False, True, True, True]
+    assert singles == []
+
+
 def test_the_configuration_is_flat_and_complete() -> None:
     facts = {
         "args": {"lr": 0.1, "nested": {"a": {"b": [1, 2]}}, "odd": {"!": "<object>"}, "none": None},

@@ -14,13 +14,18 @@ from typing import Any
 import psutil
 import pytest
 
+from lineside.bus.errors import RunNotFound
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
 from lineside.emitter.spool.shipper_process import lock_holder
+from lineside.store.database.engine import open_store
+from lineside.store.history.curve_records import Series
+from lineside.store.history.history import History
 from tests.emitter.conftest import read_spool
 from tests.emitter.launch.launched import LOOP, python
 from tests.emitter.shipping import Bench
+from tests.support.processes import Child, supervised
 from tests.support.waiting import DEADLINE, wait_until
 
 SAMPLED = {"LINESIDE_SAMPLER": ""}  # as where it is not set
@@ -42,6 +47,13 @@ def samples(bench: Bench, count: int = 1) -> list[Event]:
         until=lambda events: len(events) >= count,
         timeout=DEADLINE,
     )
+
+
+def stored_samples(history: History, run: str) -> dict[str, Series]:
+    try:
+        return {one.name: one for one in history.metrics(run, producer=sampler_name())}
+    except RunNotFound:
+        return {}
 
 
 def sampler_pid(spool: Path) -> int | None:
@@ -105,6 +117,34 @@ def test_a_launched_training_has_the_metrics_of_its_machine_and_processes(
     done.touch()
     assert one.end()[0] == 0
     wait_until(lambda: sampler_pid(bench.spool) is None, "the sampler ended")
+    assert [event.kind for event in one.exits()] == ["process_exit"]
+
+
+def test_samples_are_in_the_store_as_metrics_of_their_producer(bench: Bench, training: Any) -> None:
+    bench.broker()
+    home = bench.folder / "home"
+    store = f"sqlite:///{home}/store.db"
+    places = {"LINESIDE_BROKER": bench.address, "LINESIDE_STORE": store}
+    home.mkdir()
+    engine = open_store(store, create=True)
+    history = History(engine)
+    recorder = Child(
+        ["-m", "lineside.cli", "recorder"], supervised(home, **places), home / "recorder.log"
+    )
+    with recorder:
+        process = training()
+        (sample,) = samples(bench)
+        (run,) = [folder.name for folder in bench.spool.iterdir() if folder.is_dir()]
+        stored = wait_until(lambda: stored_samples(history, run), "the sample is stored")
+        process.communicate()
+        wait_until(lambda: history.run(run).status == "finished", "the end is stored")
+    assert sample.data is not None
+    for name, value in sample.data["metrics"].items():
+        assert stored[name].producer == sampler_name()
+        assert stored[name].last == pytest.approx(value)
+        assert stored[name].last_step == 1
+    assert history.run(run).metrics == {"loss": 1.0}
+    engine.dispose()
 
 
 def test_children_of_a_training_are_counted(bench: Bench, training: Any) -> None:
@@ -145,8 +185,27 @@ def test_trainings_of_one_machine_share_a_sampler(bench: Bench, training: Any) -
     training()
     found = samples(bench, 2)
     assert len(found) == 2
-    assert len({folder.parent for folder in bench.spool.glob(f"*/{sampler_name()}")}) == 2
-    assert sampler_log(bench.spool).count("started") == 1
+    assert len({folder.parent for folder in bench.spool.glob(f"*/{sampler_name()}/*")}) == 2
+    assert len(list(bench.spool.glob(f"*/{sampler_name()}/*"))) == 2
+
+
+def test_ranks_of_one_run_are_summed_in_one_stream(bench: Bench) -> None:
+    bench.broker()
+    bench.shipper()
+    bench.producer("run/rank0/a1").send("flags 1")  # which also sets the step
+    bench.producer("run/rank1/a1")
+    bench.producer("run/evaluator/a1")
+    places = {"LINESIDE_SPOOL": str(bench.spool), "LINESIDE_BROKER": bench.address}
+    command = ["-m", "lineside.cli", "sampler", "--interval", "1"]
+    with Child(command, {**os.environ, **places}, bench.folder / "sampler.log") as service:
+        first, second = samples(bench, 2)[:2]
+        assert service.stop() == 0
+    assert first.data is not None
+    assert first.data["metrics"]["process/count"] == 2
+    assert first.step == 7
+    assert second.seq == 1
+    assert 0.5 < second.time - first.time < 60
+    assert len(list(bench.spool.glob("*/sampler-*/*"))) == 1
 
 
 def test_without_a_broker_samples_wait_in_the_spool(bench: Bench, training: Any) -> None:
@@ -188,6 +247,7 @@ def test_the_training_process_loads_neither_psutil_nor_nvml(bench: Bench, traini
     assert "loaded []" in errors
 
 
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a driver")
 def test_a_missing_gpu_driver_is_reported_once(bench: Bench, training: Any) -> None:
     training()
     wait_until(lambda: any(read_spool(bench.spool, sampler_name()).values()), "there is a sample")
