@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lineside.bus.errors import MissingExtra, UsageError
+from lineside.bus.errors import MissingExtra
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
 
@@ -129,9 +129,8 @@ def sampler(
     """
     from lineside.emitter.sampler.starter import missing_package
 
-    missing = missing_package()
-    if missing is not None:
-        raise UsageError(missing)
+    if missing_package() is not None:
+        raise MissingExtra("the sampler", "psutil", "system")
     from lineside.emitter.sampler.service import Sampler
 
     configure_logging()

@@ -6,11 +6,13 @@ nothing is lost while no broker runs, and this process needs no connection and n
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import os
 import platform
-import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,7 @@ _FIRST_SAMPLE_SECONDS = 1.0  # rates need two readings
 _CHECK_SECONDS = 0.5
 # A machine with many processes takes long to read: use at most this share of one core.
 _LARGEST_SHARE = 0.002
-# A driver that hangs in a call must not keep this process: it ends, and training starts it anew.
-_HANG_SECONDS = 60
+_HANG_SECONDS = 60.0
 _NICENESS = 10
 
 
@@ -88,7 +89,8 @@ class Sampler(Service):
             return
         rotate_log(self._spool / log_name())
         os.nice(_NICENESS)
-        self._gpus = GpuMetrics(open_nvml())
+        with _end_if_it_hangs():
+            self._gpus = GpuMetrics(open_nvml())
 
     def run_once(self) -> None:
         """Look for trainings, sample if it is time, and end if none is left."""
@@ -117,11 +119,8 @@ class Sampler(Service):
         if now < self._sample_at:
             return
         used = time.process_time()
-        signal.alarm(_HANG_SECONDS)
-        try:
+        with _end_if_it_hangs():
             self._sample()
-        finally:
-            signal.alarm(0)
         cost = time.process_time() - used
         self._sample_at = now + max(self._interval, cost / _LARGEST_SHARE)
 
@@ -173,6 +172,19 @@ class Sampler(Service):
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@contextlib.contextmanager
+def _end_if_it_hangs() -> Iterator[None]:
+    """End this process, with a traceback in the log, if the block takes longer than a minute.
+
+    A driver may hang in a call, where no exception and no signal handler of Python reaches it.
+    """
+    faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class _RunStream:

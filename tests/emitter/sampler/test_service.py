@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -14,9 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lineside.bus.errors import RunNotFound
+from lineside.bus.errors import MissingExtra, RunNotFound
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
+from lineside.cli.commands import services
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
 from lineside.emitter.spool.shipper_process import lock_holder
 from lineside.store.database.engine import open_store
@@ -245,6 +247,36 @@ def test_the_training_process_loads_neither_psutil_nor_nvml(bench: Bench, traini
     )
     _, errors = process.communicate(timeout=DEADLINE)
     assert "loaded []" in errors
+
+
+def test_a_driver_that_hangs_ends_the_sampler(bench: Bench) -> None:
+    bench.producer("run/rank0/a1")
+    code = (
+        "import threading\n"
+        "from pathlib import Path\n"
+        "from lineside.emitter.sampler import service\n"
+        "service._HANG_SECONDS = 0.5\n"
+        "held = threading.Lock()\n"
+        "held.acquire()\n"
+        "service.GpuMetrics.read = lambda self: held.acquire()\n"
+        f"service.Sampler(Path({str(bench.spool)!r}), interval=0.1).serve()"
+    )
+    hanging = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    assert hanging.returncode == 1
+    assert "Timeout" in hanging.stderr
+    assert "_sample" in hanging.stderr
+
+
+def test_the_service_without_psutil_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"lineside\[system\]"):
+        services.sampler()
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a driver")
