@@ -39,11 +39,16 @@ _SET_LR_FIELDS = ("factor", "min_lr")  # these have a meaning with set_lr only
 
 
 class RuleError(UsageError):
-    """A rule with a field that is missing, unknown or invalid."""
+    """A field of ``rule`` that is missing, unknown or invalid; ``fault`` is a sentence on it."""
 
-    def __init__(self, rule: str, what: str, value: object, expected: str) -> None:
+    def __init__(self, rule: str, field: str, value: object, expected: str) -> None:
         problem = "is missing" if value is None else f"{value!r:.200} is invalid"
-        super().__init__(f"{rule}: {what}: {problem}; expected {expected}")
+        self.rule = rule
+        self.field = field
+        self.value = value
+        self.expected = expected
+        self.fault = f"{field}: {problem}; expected {expected}"
+        super().__init__(f"{rule}: {self.fault}")
 
 
 class StartAfter(NamedTuple):

@@ -62,12 +62,29 @@ def test_a_file_has_several_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rules: is missing; expected a list of rules"),
-        ("rules: {}", "rules: {} is invalid"),
-        ("rules: [3]", "rule 1: rule: 3 is invalid; expected names and values"),
-        ("rules: [{max_steps: 3}]\nmore: 1", "and nothing beside it"),
-        ("rules: [", "is no YAML"),
-        ("rules: [{max_steps: 1, name: a}, {max_steps: 2, name: a}]", "name: 'a' is invalid"),
+        ("", "rules.yaml, line 1: rules: is missing; expected a list of rules"),
+        ("3", "line 1: '3' is invalid; expected a list of rules under the key rules"),
+        ("rules: {}", "line 1: rules: an empty mapping is invalid; expected a list of rules"),
+        ("rules:\n  - 3", "line 2: rules[0]: '3' is invalid; expected names and values"),
+        ("rules: [{max_steps: 3}]\nmore: 1", "line 2: more: unknown key; expected rules"),
+        ("rules: [", "line 1: is no YAML: expected the node content, but found '<stream end>'"),
+        (
+            "rules:\n- {max_steps: 1, name: a}\n- {max_steps: 2, name: a}",
+            "line 3: rules[1]: name 'a' is another rule's too",
+        ),
+        (
+            "rules:\n- max_steps: 3\n  patiense: 3",
+            "line 3: rules[0].patiense: unknown key; did you mean patience? The keys here are act",
+        ),
+        (
+            "rules:\n- monitor: eval_loss\n\n  patience: x\n- max_steps: 0",
+            "line 4: rules[0].patience: 'x' is invalid; expected a whole number above 0\n",
+        ),
+        (
+            "rules:\n- monitor: eval_loss\n  patience: 1\n- max_steps:",
+            "line 4: rules[1].max_steps: has no value; expected a whole number above 0",
+        ),
+        ("rules:\n- monitor: loss", "line 2: rules[0]: condition: is missing; expected one of"),
     ],
 )
 def test_a_file_without_rules_is_refused(tmp_path: Path, text: str, message: str) -> None:
