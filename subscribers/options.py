@@ -1,4 +1,4 @@
-"""Finds a subscriber by ``MODULE:CLASS``, and reads its options from texts."""
+"""Finds a subscriber by ``MODULE:CLASS``, and reads its arguments from texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +16,20 @@ from lineside.bus.errors import UsageError
 from lineside.subscribers.subscriber import Subscriber
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+class OptionError(UsageError):
+    """An option ``name`` that is unknown, missing, or has a value of another type.
+
+    ``known`` has the names of the class's options if this one is unknown; else ``expected`` is the
+    expected value.
+    """
+
+    def __init__(self, name: str, expected: str = "", known: Sequence[str] = ()) -> None:
+        super().__init__(f"option {name}: expected {expected or ', '.join(known) or 'none'}")
+        self.name = name
+        self.expected = expected
+        self.known = tuple(known)
 
 
 def load_class(target: str) -> type[Subscriber]:
@@ -45,26 +59,56 @@ def parse_options(subscriber: type[Subscriber], options: Sequence[str]) -> dict[
     Raises:
         UsageError: an option that is unknown, missing, or has a value of another type.
     """
-    parameters = _parameters(subscriber)
-    hints = get_type_hints(subscriber.__init__)
-    values: dict[str, Any] = {}
+    texts = option_texts(options)
+    try:
+        return arguments(subscriber, texts)
+    except OptionError as error:
+        name, kind = error.name, subscriber.__name__
+        if name not in texts:
+            raise UsageError(
+                f"option {name} of {kind} is missing: give it as -o {name}=..."
+            ) from None
+        if error.expected:
+            raise UsageError(f"-o {name}={texts[name]}: expected {error.expected}") from None
+        known = ", ".join(error.known) or "none"
+        raise UsageError(f"-o {name}={texts[name]}: {kind} has the options {known}") from None
+
+
+def option_texts(options: Sequence[str]) -> dict[str, str]:
+    """Names and values of texts ``key=value``.
+
+    Raises:
+        UsageError: a text has another form.
+    """
+    texts: dict[str, str] = {}
     for text in options:
-        key, has_value, value = text.partition("=")
+        name, has_value, value = text.partition("=")
         if not has_value:
             raise UsageError(f"-o {text}: expected key=value")
-        if key not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise UsageError(f"-o {text}: {subscriber.__name__} has the options {known}")
+        texts[name] = value
+    return texts
+
+
+def arguments(subscriber: type[Subscriber], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments from texts, and from lists and mappings of texts.
+
+    Raises:
+        OptionError: an option is unknown, missing, or has a value of another type.
+    """
+    parameters = _parameters(subscriber)
+    hints = get_type_hints(subscriber.__init__)
+    converted: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in parameters:
+            raise OptionError(name, known=tuple(parameters))
         try:
-            values[key] = _convert(hints.get(key, str), value)
+            converted[name] = _convert(hints.get(name, Any), value)
         except ValueError as error:
-            raise UsageError(f"-o {text}: expected {error}") from None
+            raise OptionError(name, str(error)) from None
     for name, parameter in parameters.items():
         if name not in values and parameter.default is inspect.Parameter.empty:
-            raise UsageError(
-                f"option {name} of {subscriber.__name__} is missing: give it as -o {name}=..."
-            )
-    return values
+            raise OptionError(name, f"a value, {subscriber.__name__} has no default for it")
+    return converted
 
 
 def _parameters(subscriber: type[Subscriber]) -> dict[str, inspect.Parameter]:
@@ -113,39 +157,57 @@ def _import_file(name: str, path: Path) -> None:
         raise
 
 
-def _convert(hint: Any, text: str) -> Any:
-    """``text`` as a ``hint``; a ValueError names the expected value."""
+def _convert(hint: Any, value: Any) -> Any:
+    """``value`` as a ``hint``; a ValueError names the expected value."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _convert_to_one(arguments, text)
+        return _convert_to_one(arguments, value)
+    if hint is Any or hint is object:
+        return value
     if origin is Literal:
-        for value in arguments:
-            if str(value) == text:
-                return value
+        for one in arguments:
+            if str(one) == value:
+                return one
         raise ValueError(f"one of {', '.join(map(str, arguments))}")
-    if origin in (list, tuple, set, frozenset, Sequence):
+    kind = origin or hint
+    if kind in _MAPPINGS:
+        return _convert_mapping(arguments, value)
+    if kind in _SEQUENCES:
         item = arguments[0] if arguments else str
-        items = [_convert(item, part.strip()) for part in text.split(",") if part.strip()]
-        return items if origin in (list, Sequence) else origin(items)
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list):
+            raise ValueError("a list")
+        items = [_convert(item, part) for part in value]
+        return items if kind in (list, Sequence) else kind(items)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        if text not in hint.__members__:
+        if not isinstance(value, str) or value not in hint.__members__:
             raise ValueError(f"one of {', '.join(hint.__members__)}")
-        return hint[text]
+        return hint[value]
     converter, expected = _CONVERTERS.get(hint, (hint if callable(hint) else str, "another value"))
+    if not isinstance(value, str) and hint in _CONVERTERS:
+        raise ValueError(expected)
     try:
-        return converter(text)
+        return converter(value)
     except (ValueError, TypeError):
         raise ValueError(expected) from None
 
 
-def _convert_to_one(hints: Sequence[Any], text: str) -> Any:
+def _convert_mapping(hints: Sequence[Any], value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("names and values")  # noqa: TRY004 - one error for all of them
+    name_hint, item_hint = hints or (str, Any)
+    return {_convert(name_hint, name): _convert(item_hint, item) for name, item in value.items()}
+
+
+def _convert_to_one(hints: Sequence[Any], value: Any) -> Any:
     expected = []
-    if types.NoneType in hints and text == "":
+    if types.NoneType in hints and value in ("", None):
         return None
     for hint in sorted(hints, key=lambda one: one is str):  # every text is a str
         if hint is not types.NoneType:
             try:
-                return _convert(hint, text)
+                return _convert(hint, value)
             except ValueError as error:
                 expected.append(str(error))
     raise ValueError(" or ".join(expected))
@@ -159,8 +221,9 @@ def _bool(text: str) -> bool:
     raise ValueError(text)
 
 
+_SEQUENCES = (list, tuple, set, frozenset, Sequence)
+_MAPPINGS = (dict, Mapping)
 _CONVERTERS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    Any: (str, "a text"),
     str: (str, "a text"),
     int: (int, "a whole number"),
     float: (float, "a number"),
