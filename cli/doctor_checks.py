@@ -37,7 +37,7 @@ from lineside.bus.wording import agree, plural
 from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import http_problem
-from lineside.cli.stack.stack import REQUIRED_PACKAGES
+from lineside.cli.stack.packages import REQUIRED_PACKAGES
 from lineside.cli.stack.supervisor import times_text
 from lineside.dashboard.formatting import size
 from lineside.emitter.spool import backlog
@@ -323,6 +323,8 @@ def _none_confirmed(before: dict[Stream, StreamBacklog], now: dict[Stream, Strea
 
 def _dashboard(settings: Settings) -> Check:
     up_status = read_status(settings.home) if is_held(settings.home) else None
+    if up_status and "dashboard" not in up_status:
+        return Check("dashboard", OK, "disabled in the configuration of `lineside up`")
     url = up_status["dashboard"] if up_status else f"http://127.0.0.1:{DASHBOARD_PORT}"
     problem = http_problem(f"{url}/readyz")
     if problem:

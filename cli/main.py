@@ -13,6 +13,7 @@ import typer
 from lineside.bus.errors import LinesideError
 from lineside.cli.commands import (
     audit,
+    config,
     control,
     demo,
     doctor,
@@ -43,15 +44,13 @@ app = typer.Typer(
 
 
 def register(command: Callable[..., None]) -> None:
-    """Register ``command``; an error it raises becomes a sentence and an exit code."""
+    """Register ``command``; an interruption or a system error becomes an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: object, **options: object) -> None:
         try:
             command(*args, **options)
             sys.stdout.flush()
-        except LinesideError as error:
-            _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
@@ -74,6 +73,7 @@ def register(command: Callable[..., None]) -> None:
 
 for _command in (
     up.up,
+    config.config,
     demo.demo,
     run.run,
     ship.ship,
@@ -125,7 +125,10 @@ def lineside(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except LinesideError as error:  # also of an option that reads a file
+        _exit(str(error), error.exit_code)
 
 
 def _exit(sentence: str, code: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
+from lineside.cli.configuration.option import config_option
 
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
@@ -29,6 +31,7 @@ TokensOption = Annotated[
 
 
 def broker(
+    _config: Annotated[Path | None, config_option("broker")] = None,
     keep_days: Annotated[
         float, typer.Option(min=0, help="Keep journal entries this many days.")
     ] = 7.0,
@@ -57,6 +60,7 @@ def recorder() -> None:
 
 
 def dashboard(
+    _config: Annotated[Path | None, config_option("dashboard")] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = DASHBOARD_PORT,
     tokens: TokensOption = False,
@@ -67,8 +71,13 @@ def dashboard(
 
     configure_logging()
     settings = Settings.from_env()
-    spool = partial(backlog.unconfirmed, settings.spool)
-    serve(settings, host=host, port=port, tokens=tokens, spool=spool)
+    serve(
+        settings,
+        host=host,
+        port=port,
+        tokens=tokens,
+        spool=partial(backlog.unconfirmed, settings.spool),
+    )
 
 
 def exporter(

@@ -11,6 +11,7 @@ import typer
 from lineside.bus.errors import UsageError
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
+from lineside.cli.configuration.option import config_option, load_configuration
 from lineside.cli.output import JsonOption, print_json, table
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def stopper(
+    config: Annotated[Path | None, config_option()] = None,
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file of rules.", show_default=False)
     ] = None,
@@ -102,9 +104,14 @@ def stopper(
         "run": run,
     }
     settings = Settings.from_env()
-    chosen = _rules(
-        settings, rules, {n: value for n, value in options.items() if value is not None}
-    )
+    configuration = None if config is None else load_configuration(config)
+    if configuration is not None:
+        dry_run = dry_run or configuration.values.stopper.dry_run
+    given = {name: value for name, value in options.items() if value is not None}
+    if configuration is not None and configuration.rules and not given and rules is None:
+        chosen: Sequence[Rule] = configuration.rules
+    else:
+        chosen = _rules(settings, rules, given)
     if backtest is not None:
         _backtest(backtest, chosen, json)
         return

@@ -18,13 +18,15 @@ import typer
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
 from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.protocol.addresses import ipc_path
-from lineside.bus.settings import DASHBOARD_PORT, Settings, make_private_folder
+from lineside.bus.settings import Settings, make_private_folder
 from lineside.bus.wording import plural
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
 from lineside.cli.stack.http_probe import get_json
 from lineside.cli.stack.log_file import LogFile
-from lineside.cli.stack.stack import Stack, environment
+from lineside.cli.stack.packages import check_packages
+from lineside.cli.stack.programs import environment
+from lineside.cli.stack.stack import Stack
 from lineside.cli.stack.supervisor import describe_exit
 from lineside.cli.stack.up_service import UpService
 from lineside.dashboard import formatting
@@ -52,7 +54,11 @@ class DemoRun(UpService):
         for package in REQUIRED_PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtra("the demo", package, "demo")
-        stack = Stack(settings, port=DASHBOARD_PORT, allow_any_port=True, report=warn)
+        check_packages()
+        from lineside.cli.configuration import loading
+
+        configuration = loading.load(None, settings.home)
+        stack = Stack(settings, configuration, allow_any_port=True, report=warn)
         super().__init__(stack, quiet=True)
         self.succeeded = False
         self.run_id = f"demo-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"

@@ -1,10 +1,10 @@
-"""The stack: broker, recorder, dashboard, and a stopper where the home has rules."""
+"""The stack: the processes of one home, from their start until they are ready and to their end."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.broker.address_lock import AddressLock
@@ -13,18 +13,19 @@ from lineside.bus.errors import (
     AddressInUse,
     BrokerUnreachable,
     LinesideError,
-    MissingExtra,
     UsageError,
 )
-from lineside.bus.module_process import module_command
 from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.cli.stack.http_probe import http_problem
-from lineside.cli.stack.supervisor import Program, Supervisor, describe_exit
+from lineside.cli.stack.programs import programs
+from lineside.cli.stack.subscriber_check import check_subscribers
+from lineside.cli.stack.supervisor import Supervisor, describe_exit
 
-REQUIRED_PACKAGES = ("sqlalchemy", "alembic", "fastapi", "uvicorn", "jinja2", "plotly")
+if TYPE_CHECKING:
+    from lineside.cli.configuration.loading import StackConfiguration
 
 
 class StackFailed(LinesideError):
@@ -36,30 +37,28 @@ class StackFailed(LinesideError):
 
 
 class Stack:
-    """The processes of one home. ``report`` receives a sentence at each exit and restart.
+    """The processes of one home that ``configuration`` enables.
 
-    The broker also listens at ``listen`` (``tcp://HOST:PORT``) for clients with a key. ``port`` 0
-    picks a free port, and a restarted dashboard keeps it. ``allow_any_port`` replaces a port in use
-    by a free one.
+    ``report`` receives a sentence at each exit and restart. A dashboard on port 0 gets a free one,
+    and keeps it when it is restarted. ``allow_any_port`` replaces a port in use by a free one.
     """
 
     def __init__(
         self,
         settings: Settings,
+        configuration: StackConfiguration,
         *,
-        host: str = "127.0.0.1",
-        port: int,
-        tokens: bool = False,
-        listen: str = "",
         allow_any_port: bool = False,
         report: Callable[[str], None],
     ) -> None:
         self.settings = settings
+        self.configuration = configuration
         self.logs = settings.home / "logs"
         self.dashboard = ""
-        self._host, self._port, self._allow_any_port = host, port, allow_any_port
-        self.listen = check_tcp_address(listen, to_listen=True) if listen else ""
-        self._tokens = tokens
+        """The dashboard's address once it is known; empty if none is enabled."""
+        if configuration.values.broker.listen:
+            check_tcp_address(configuration.values.broker.listen, to_listen=True)
+        self._allow_any_port = allow_any_port
         self._report = report
         self._home_lock: HomeLock | None = None
         self._reader: Reader | None = None
@@ -76,34 +75,21 @@ class Stack:
         """Check everything the processes need, then start them.
 
         Raises:
-            MissingExtra: the packages of the extra ``server`` are not installed.
             AddressInUse: another stack runs on this home, or another process uses its addresses.
-            UsageError: an address or the rules are invalid.
+            UsageError: an address is invalid, or a subscriber cannot be run.
             SettingsError: a folder cannot be written, or ``listen`` is set and no key exists.
         """
-        for package in REQUIRED_PACKAGES:
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtra("the stack", package, "server")
-        stopper = [("stopper",)] if self._has_rules() else []
         self._home_lock = HomeLock(self.settings.home)
         AddressLock(self.settings.broker).release()
         keyring = Keyring(keys_folder(self.settings.home))
-        if self.listen:
-            listen_key_pair(keyring, self.listen)
-        port = self._reserve_port(keyring)
+        values = self.configuration.values
+        if values.broker.listen:
+            listen_key_pair(keyring, values.broker.listen)
+        port = self._reserve_port(keyring) if values.dashboard.enabled else 0
+        children = programs(self.settings, self.configuration, dashboard_port=port)
+        check_subscribers(children)
         make_private_folder(self.logs)
-        broker = ("broker", "--listen", self.listen) if self.listen else ("broker",)
-        token_option = ("--tokens",) if self._tokens else ()
-        serve = ("dashboard", "--host", self._host, "--port", str(port), *token_option)
-        programs = [
-            Program(
-                command[0],
-                module_command("lineside.cli", *command),
-                environment(self.settings),
-            )
-            for command in (broker, ("recorder",), serve, *stopper)
-        ]
-        self.supervisor = Supervisor(programs, self.logs, report=self._report)
+        self.supervisor = Supervisor(children, self.logs, report=self._report)
         self.supervisor.start()
         self._update_status()
 
@@ -117,18 +103,20 @@ class Stack:
         """Whether the broker answers and the dashboard is ready; a killed process is restarted.
 
         Raises:
-            StackFailed: a process ended by itself. Before readiness that means a permanent error.
+            StackFailed: a process of Lineside ended by itself. Before readiness that means a
+                permanent error.
         """
         for child in self.supervisor.children if self.supervisor else ():
             code = child.exit_code()
-            if code is not None and code >= 0:
+            if child.program.is_required and code is not None and code >= 0:
                 raise StackFailed(
                     f"the {child.program.name} ended ({describe_exit(code)}): "
                     f"{child.last_output()} (see {child.log.path})",
                     UsageError.exit_code if code == UsageError.exit_code else 1,
                 )
         self.run_once()
-        return self._is_broker_ready() and http_problem(self.ready_url) is None
+        is_dashboard_ready = not self.dashboard or http_problem(self.ready_url) is None
+        return self._is_broker_ready() and is_dashboard_ready
 
     def not_ready_error(self) -> StackFailed:
         """The error for a stack that was not ready in time."""
@@ -154,29 +142,19 @@ class Stack:
     def _reserve_port(self, keyring: Keyring) -> int:
         from lineside.bus.auth.listener import address, check_tokens, listen
 
-        if self._tokens:
+        options = self.configuration.values.dashboard
+        if options.tokens:
             check_tokens(keyring)
         try:
-            listener = listen(self._host, self._port, keyring)
+            listener = listen(options.host, options.port, keyring)
         except AddressInUse:
             if not self._allow_any_port:
                 raise
-            listener = listen(self._host, 0, keyring)
+            listener = listen(options.host, 0, keyring)
         with listener:
             self.dashboard = address(listener)
             port: int = listener.getsockname()[1]
         return port
-
-    def _has_rules(self) -> bool:
-        """Whether the home has a file of rules.
-
-        Raises:
-            UsageError: the rules are invalid.
-        """
-        from lineside.subscribers.stopper import rule_parser
-
-        path = self.settings.home / rule_parser.FILE_NAME
-        return path.exists() and bool(rule_parser.load(path))
 
     def _is_broker_ready(self) -> bool:
         if self._broker_answers:
@@ -203,18 +181,8 @@ class Stack:
             names = [child.program.name for child in self.supervisor.children]
             self._home_lock.write_status(
                 {
-                    "dashboard": self.dashboard,
+                    **({"dashboard": self.dashboard} if self.dashboard else {}),
                     "broker": self.settings.broker,
                     "restarts": dict(zip(names, restarts, strict=True)),
                 }
             )
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """``settings`` as environment variables for a child process."""
-    return {
-        "LINESIDE_HOME": str(settings.home),
-        "LINESIDE_BROKER": settings.broker,
-        "LINESIDE_SPOOL": str(settings.spool),
-        "LINESIDE_STORE": settings.store,
-    }

@@ -17,11 +17,15 @@ from lineside.cli.stack.log_file import LogFile
 
 @dataclass(frozen=True)
 class Program:
-    """A module to run with ``argv``; ``env`` is added to this process's own environment."""
+    """A module to run with ``argv``; ``env`` is added to this process's own environment.
+
+    A stack whose program ``is_required`` ends before it is ready cannot work.
+    """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
+    is_required: bool = True
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,16 @@ class UpService(Service):
     def on_ready(self) -> None:
         """Print the addresses."""
         settings = self.stack.settings
-        also = f", with a key {self.stack.listen}" if self.stack.listen else ""
+        configuration = self.stack.configuration
+        listen = configuration.values.broker.listen
+        also = f", with a key {listen}" if listen else ""
+        page = f"  page    {self.stack.dashboard}\n" if self.stack.dashboard else ""
+        config = f"  config  {configuration.path}\n" if configuration.path else ""
         typer.echo(
-            f"Lineside is up.\n"
-            f"  page    {self.stack.dashboard}\n"
+            f"Lineside is up.\n{page}"
             f"  broker  {settings.broker}{also}\n"
             f"  store   {without_password(settings.store)}\n"
-            f"  logs    {self.stack.logs}\n"
+            f"  logs    {self.stack.logs}\n{config}"
             "Ctrl-C ends it. Training goes on without it, and its events are kept."
         )
 

@@ -13,7 +13,7 @@ import pytest
 
 from lineside.bus.settings import Settings
 from lineside.cli import doctor_checks as checks
-from lineside.cli.stack.stack import REQUIRED_PACKAGES
+from lineside.cli.stack.packages import REQUIRED_PACKAGES
 from tests.cli.homes import Home, lineside_without
 
 

@@ -38,7 +38,7 @@ def test_a_backtest_prints_json(running_home: Home) -> None:
         (("--patience", "3"), "monitor: is missing; expected the name of a metric"),
         (("--max-steps", "x"), "the options: max_steps: 'x' is invalid"),
         (("--max-steps", "3", "--rules", "rules.yaml"), "--max-steps and --rules: expected one"),
-        (("--rules", "no.yaml"), "rules cannot be read from no.yaml: No such file or directory"),
+        (("--rules", "no.yaml"), "no.yaml cannot be read: No such file or directory; expected"),
         (("--max-steps", "3", "--json"), "--json is for --backtest"),
         (("--max-steps", "3", "--backtest", "nobody"), "no store"),
     ],
@@ -64,5 +64,5 @@ def test_up_reports_invalid_rules_and_starts_nothing(home: Home) -> None:
     (home.path / "rules.yaml").write_text("rules: [{max_stepz: 1}]")
     done = home.lineside("up", "--port", "0")
     assert done.returncode == 2
-    assert "rule 1: field: 'max_stepz' is invalid" in done.stderr
+    assert "line 1: rules[0].max_stepz: unknown key; did you mean max_steps?" in done.stderr
     assert not (home.path / "logs").exists()

@@ -1,0 +1,135 @@
+"""Reads and checks a configuration file; each fault has its line, its value and the expectation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lineside.bus import yaml_document
+from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
+from lineside.cli.configuration.json_schema import expectation, names_at
+from lineside.cli.configuration.schema import Configuration, Subscriber
+from lineside.emitter.redaction.names import is_secret_name
+from lineside.emitter.redaction.text import REDACTED, redact_text
+from lineside.subscribers.stopper import rule_parser
+
+if TYPE_CHECKING:
+    from lineside.subscribers.stopper.rules import Rule
+
+_RULES: Key = ("stopper", "rules")
+
+
+@dataclass(frozen=True)
+class StackConfiguration:
+    """What a stack runs. ``rules`` are the stopper's, from the file, from a file that it names, or
+    from the home. ``document`` is None without a configuration file."""
+
+    values: Configuration
+    rules: tuple[Rule, ...]
+    document: YamlDocument | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The configuration file, as an absolute path."""
+        return Path(self.document.file).absolute() if self.document else None
+
+    @property
+    def runs_stopper(self) -> bool:
+        """Whether there are rules and the stopper is enabled."""
+        return self.values.stopper.enabled and bool(self.rules)
+
+    @property
+    def subscribers(self) -> dict[str, Subscriber]:
+        """The enabled subscribers by name."""
+        return {name: one for name, one in self.values.subscribers.items() if one.enabled}
+
+    def folder(self, name: str) -> Path:
+        """The folder that the subscriber ``name`` works in, as an absolute path."""
+        return _absolute(self.path, self.values.subscribers[name].folder)
+
+    def with_options(self, options: Mapping[str, Any]) -> StackConfiguration:
+        """This configuration with ``options`` of the command line of ``lineside up``."""
+        update = {}
+        for name in ("broker", "dashboard"):
+            section = getattr(self.values, name)
+            fields = type(section).model_fields
+            given = {key: value for key, value in options.items() if key in fields}
+            update[name] = section.model_copy(update=given)
+        return replace(self, values=self.values.model_copy(update=update))
+
+
+def load(path: Path | None, home: Path) -> StackConfiguration:
+    """The configuration in ``path``, or the default one of ``home`` without a path.
+
+    Raises:
+        DocumentError: the file, or a file of rules, has faults.
+        UsageError: a file cannot be read.
+    """
+    if path is None:
+        return StackConfiguration(Configuration(), _rules_of_home(home))
+    document = yaml_document.load(path, what="a configuration file", redact=_redact)
+    try:
+        values = Configuration.model_validate({} if document.value is None else document.value)
+    except ValidationError as error:
+        problems = list(_problems(document, error))
+    else:
+        problems = []
+    try:
+        rules = _rules(document, home)
+    except DocumentError as error:
+        problems += error.problems
+    if problems:
+        raise DocumentError(sorted(problems, key=lambda one: (one.file != str(path), one.line)))
+    configuration = StackConfiguration(values, rules, document)
+    if "enabled" in values.stopper.model_fields_set and values.stopper.enabled and not rules:
+        sentence = f"there are no rules; expected rules here or in {home / rule_parser.FILE_NAME}"
+        raise DocumentError([document.problem(("stopper",), sentence)])
+    for name in values.subscribers:
+        if not configuration.folder(name).is_dir():
+            raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])
+    return configuration
+
+
+def _problems(document: YamlDocument, error: ValidationError) -> Iterator[Problem]:
+    for fault in error.errors(include_url=False, include_input=False):
+        key: Key = fault["loc"]
+        if fault["type"] == "extra_forbidden":
+            yield document.unknown(key, names_at(key[:-1]))
+            continue
+        reason = fault.get("ctx", {}).get("error")
+        expected = str(reason) if reason else expectation(key)
+        if key and key[-1] == "[key]":
+            yield document.problem(key[:-1], f"the name is invalid; expected {expected}")
+        else:
+            yield document.invalid(key, expected)
+
+
+def _rules(document: YamlDocument, home: Path) -> tuple[Rule, ...]:
+    value = document.get(_RULES)
+    if value is None:
+        return _rules_of_home(home)
+    if not isinstance(value, str):
+        return rule_parser.parse_rules(document, _RULES)
+    path = _absolute(Path(document.file), Path(value))
+    if not path.is_file():
+        raise DocumentError([document.invalid(_RULES, "a list of rules, or a file of rules")])
+    return rule_parser.load(path)
+
+
+def _rules_of_home(home: Path) -> tuple[Rule, ...]:
+    path = home / rule_parser.FILE_NAME
+    return rule_parser.load(path) if path.exists() else ()
+
+
+def _absolute(file: Path | None, path: Path) -> Path:
+    """``path``, which a configuration file has, as an absolute one."""
+    folder = file.absolute().parent if file else Path.cwd()
+    return folder / path.expanduser()
+
+
+def _redact(name: str, text: str) -> str:
+    return REDACTED if is_secret_name(name) else redact_text(text)
