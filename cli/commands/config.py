@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lineside.bus.errors import UsageError
-from lineside.bus.settings import DASHBOARD_PORT, Settings
+from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
 from lineside.bus.yaml_document import DocumentError
 from lineside.cli.configuration.option import CONFIG_VARIABLE, load_configuration
@@ -63,7 +63,7 @@ def _check(file: Path, *, as_json: bool) -> None:
         faults = [{**vars(problem), "message": str(problem)} for problem in error.problems]
         print_json({"ok": False, "problems": faults})
         raise typer.Exit(UsageError.exit_code) from None
-    found = programs(Settings.from_env(), configuration, dashboard_port=DASHBOARD_PORT)
+    found = programs(Settings.from_env(), configuration)
     check_subscribers(found)
     if as_json:
         print_json({"ok": True, "problems": []})

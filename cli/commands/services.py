@@ -81,6 +81,7 @@ def dashboard(
 
 
 def exporter(
+    _config: Annotated[Path | None, config_option("exporter")] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = EXPORTER_PORT,
     tokens: TokensOption = False,

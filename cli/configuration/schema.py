@@ -13,14 +13,16 @@ from lineside.bus.errors import AddressError
 from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.service import SUPERVISOR_PID
-from lineside.bus.settings import DASHBOARD_PORT
+from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.subscribers.stopper import rule_parser
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = (CONFIG_VARIABLE, "LINESIDE_LAUNCH", SUPERVISOR_PID)
 _CLASS = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
-_PROCESSES = frozenset({"up", "demo", "exporter", "uploader", "archiver", "evaluator", "watchdog"})
+_PROCESSES = frozenset(
+    {"up", "demo", "exporter", "sampler", "uploader", "archiver", "evaluator", "watchdog"}
+)
 
 
 def _listen(value: str) -> str:
@@ -92,6 +94,29 @@ class Dashboard(_Section):
     )
 
 
+class Exporter(_Section):
+    """The exporter serves the metrics of every run to Prometheus."""
+
+    enabled: bool = Field(default=False, description="Run the exporter.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; other than loopback requires tokens.",
+    )
+    port: int = Field(
+        default=EXPORTER_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
+    )
+    tokens: bool = Field(
+        default=False, description="Require tokens on loopback too, behind a proxy."
+    )
+    max_metrics: int = Field(
+        default=200, ge=0, description="Metrics of one run that have series of their own."
+    )
+    interval: float = Field(
+        default=5.0, ge=0.1, le=15, description="Seconds from one rendering to the next."
+    )
+
+
 class Stopper(_Section):
     """The stopper acts on runs by rules. It runs if there are rules."""
 
@@ -153,6 +178,7 @@ class Configuration(_Section):
     broker: Broker = Broker()
     recorder: Recorder = Recorder()
     dashboard: Dashboard = Dashboard()
+    exporter: Exporter = Exporter()
     stopper: Stopper = Stopper()
     subscribers: dict[Annotated[str, AfterValidator(_process)], Subscriber] = Field(
         default={},

@@ -13,7 +13,6 @@ REQUIRED_PACKAGES = (
     "uvicorn",
     "jinja2",
     "plotly",
-    "pydantic",
     "yaml",
 )
 

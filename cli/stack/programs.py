@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lineside.bus.module_process import module_command
@@ -10,7 +11,11 @@ from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.stack.supervisor import Program
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from lineside.cli.configuration.loading import StackConfiguration
+
+_AS_CONFIGURED: Mapping[str, int] = {}
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -25,35 +30,48 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def programs(
-    settings: Settings, configuration: StackConfiguration, *, dashboard_port: int
+    settings: Settings, configuration: StackConfiguration, ports: Mapping[str, int] = _AS_CONFIGURED
 ) -> list[Program]:
     """The processes that ``configuration`` enables, in the order in which they start.
 
-    Options that hold no secret are on the command line. Stopper and subscribers read the rest from
-    the configuration file.
+    ``ports`` has the ports that were found free, by process. Options that hold no secret are on the
+    command line. Stopper and subscribers read the others from the configuration file.
     """
     values = configuration.values
-    broker, dashboard = values.broker, values.dashboard
-    listen = ("--listen", broker.listen) if broker.listen else ()
-    keep = ("--keep-days", f"{broker.keep_days}", "--keep-gb", f"{broker.keep_gb}")
-    tokens = ("--tokens",) if dashboard.tokens else ()
-    serve = ("--host", dashboard.host, "--port", f"{dashboard_port}", *tokens)
-    plain, with_file = environment(settings), environment(settings)
+    env = environment(settings)
+    sections: list[tuple[str, BaseModel, bool]] = [
+        ("broker", values.broker, True),
+        ("recorder", values.recorder, values.recorder.enabled),
+        ("dashboard", values.dashboard, values.dashboard.enabled),
+        ("exporter", values.exporter, values.exporter.enabled),
+    ]
+    found = [
+        Program(
+            name, module_command("lineside.cli", name, *_options(section, ports.get(name))), env
+        )
+        for name, section, is_enabled in sections
+        if is_enabled
+    ]
     if configuration.path is not None:
-        with_file[CONFIG_VARIABLE] = str(configuration.path)
-    found = [_program("broker", *keep, *listen, env=plain)]
-    if values.recorder.enabled:
-        found.append(_program("recorder", env=plain))
-    if dashboard.enabled:
-        found.append(_program("dashboard", *serve, env=plain))
+        env = {**env, CONFIG_VARIABLE: str(configuration.path)}
     if configuration.runs_stopper:
-        found.append(_program("stopper", env=with_file))
+        found.append(Program("stopper", module_command("lineside.cli", "stopper"), env))
     for name, subscriber in configuration.subscribers.items():
         argv = module_command("lineside.cli", "subscriber", name)
-        env = {**with_file, **subscriber.environment}
-        found.append(Program(name, argv, env, is_required=False))
+        found.append(Program(name, argv, {**env, **subscriber.environment}, is_required=False))
     return found
 
 
-def _program(command: str, *arguments: str, env: dict[str, str]) -> Program:
-    return Program(command, module_command("lineside.cli", command, *arguments), env)
+def _options(section: BaseModel, port: int | None) -> list[str]:
+    """The values of ``section`` as options of its command."""
+    values = section.model_dump(exclude={"enabled"})
+    if port is not None:
+        values["port"] = port
+    options = []
+    for name, value in values.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            options.append(option)
+        elif value is not False and value != "":
+            options += [option, str(value)]
+    return options

@@ -26,6 +26,7 @@ from lineside.cli.stack.supervisor import Supervisor, describe_exit
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration
+    from lineside.cli.configuration.schema import Dashboard, Exporter
 
 
 class StackFailed(LinesideError):
@@ -39,8 +40,8 @@ class StackFailed(LinesideError):
 class Stack:
     """The processes of one home that ``configuration`` enables.
 
-    ``report`` receives a sentence at each exit and restart. A dashboard on port 0 gets a free one,
-    and keeps it when it is restarted. ``allow_any_port`` replaces a port in use by a free one.
+    ``report`` receives a sentence at each exit and restart. A server on port 0 gets a free one, and
+    keeps it when it is restarted. ``allow_any_port`` replaces a port in use by a free one.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class Stack:
         self.settings = settings
         self.configuration = configuration
         self.logs = settings.home / "logs"
-        self.dashboard = ""
-        """The dashboard's address once it is known; empty if none is enabled."""
+        self.addresses: dict[str, str] = {}
+        """The URLs of the dashboard and the exporter that are enabled, once they are known."""
         if configuration.values.broker.listen:
             check_tcp_address(configuration.values.broker.listen, to_listen=True)
         self._allow_any_port = allow_any_port
@@ -65,6 +66,11 @@ class Stack:
         self._broker_answers = False
         self._written_restarts: tuple[int, ...] | None = None
         self.supervisor: Supervisor | None = None
+
+    @property
+    def dashboard(self) -> str:
+        """The dashboard's address; empty if none is enabled."""
+        return self.addresses.get("dashboard", "")
 
     @property
     def ready_url(self) -> str:
@@ -85,8 +91,8 @@ class Stack:
         values = self.configuration.values
         if values.broker.listen:
             listen_key_pair(keyring, values.broker.listen)
-        port = self._reserve_port(keyring) if values.dashboard.enabled else 0
-        children = programs(self.settings, self.configuration, dashboard_port=port)
+        ports = self._reserve_ports(keyring)
+        children = programs(self.settings, self.configuration, ports)
         check_subscribers(children)
         make_private_folder(self.logs)
         self.supervisor = Supervisor(children, self.logs, report=self._report)
@@ -139,22 +145,30 @@ class Stack:
         children = self.supervisor.children if self.supervisor else []
         return [(child.program.name, line) for child in children for line in child.log.new_lines()]
 
-    def _reserve_port(self, keyring: Keyring) -> int:
+    def _reserve_ports(self, keyring: Keyring) -> dict[str, int]:
+        """A port that is free for each HTTP server of the stack, by its name."""
+        values = self.configuration.values
+        ports = {}
+        for name, options in (("dashboard", values.dashboard), ("exporter", values.exporter)):
+            if options.enabled:
+                self.addresses[name], ports[name] = self._reserve_port(name, options, keyring)
+        return ports
+
+    def _reserve_port(
+        self, name: str, options: Dashboard | Exporter, keyring: Keyring
+    ) -> tuple[str, int]:
         from lineside.bus.auth.listener import address, check_tokens, listen
 
-        options = self.configuration.values.dashboard
         if options.tokens:
             check_tokens(keyring)
         try:
-            listener = listen(options.host, options.port, keyring)
+            listener = listen(options.host, options.port, keyring, name)
         except AddressInUse:
             if not self._allow_any_port:
                 raise
-            listener = listen(options.host, 0, keyring)
+            listener = listen(options.host, 0, keyring, name)
         with listener:
-            self.dashboard = address(listener)
-            port: int = listener.getsockname()[1]
-        return port
+            return address(listener), int(listener.getsockname()[1])
 
     def _is_broker_ready(self) -> bool:
         if self._broker_answers:

@@ -55,10 +55,12 @@ class UpService(Service):
         configuration = self.stack.configuration
         listen = configuration.values.broker.listen
         also = f", with a key {listen}" if listen else ""
-        page = f"  page    {self.stack.dashboard}\n" if self.stack.dashboard else ""
+        addresses = self.stack.addresses
+        page = f"  page    {addresses['dashboard']}\n" if "dashboard" in addresses else ""
+        metrics = f"  metrics {addresses['exporter']}/metrics\n" if "exporter" in addresses else ""
         config = f"  config  {configuration.path}\n" if configuration.path else ""
         typer.echo(
-            f"Lineside is up.\n{page}"
+            f"Lineside is up.\n{page}{metrics}"
             f"  broker  {settings.broker}{also}\n"
             f"  store   {without_password(settings.store)}\n"
             f"  logs    {self.stack.logs}\n{config}"

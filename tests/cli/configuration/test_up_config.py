@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lineside.cli.stack.home_lock import is_held
@@ -35,7 +36,8 @@ class Notify(Subscriber):
 """
 CONFIGURATION = """
 broker: {keep_days: 2}
-dashboard: {port: ${TEST_PORT:-1}}
+dashboard: {port: "${TEST_PORT:-1}"}
+exporter: {enabled: true, port: 0, interval: 0.5}
 stopper:
   rules:
     - monitor: eval_score
@@ -61,7 +63,7 @@ def file(tmp_path: Path) -> Path:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "notify.py").write_text(NOTIFY)
     path = tmp_path / "lineside.yaml"
-    path.write_text(CONFIGURATION.replace("${TEST_PORT:-1}", '"${TEST_PORT:-1}"'))
+    path.write_text(CONFIGURATION)
     return path
 
 
@@ -77,7 +79,14 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
     process.until(rf"config +{file}\n")
     assert not page.endswith(":1"), "the option wins over the file"
     running = children(process.pid)
-    assert sorted(running) == ["broker", "dashboard", "recorder", "stopper", "subscriber"]
+    assert sorted(running) == [
+        "broker",
+        "dashboard",
+        "exporter",
+        "recorder",
+        "stopper",
+        "subscriber",
+    ]
     assert arguments(running["broker"])[-5:-1] == ["--keep-days", "2.0", "--keep-gb", "10.0"]
     assert TOKEN not in "".join("".join(arguments(pid)) for pid in running.values())
 
@@ -96,6 +105,9 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
     wait_until(lambda: seen.exists() and seen.read_text().splitlines() == expected)
     assert (home.path / "subscribers" / "notify.1.db").exists()
     wait_until(lambda: get_json(f"{page}/api/runs/{RUN_ID}")[1].get("status") == "stopped")
+
+    metrics = process.until(r"metrics (http://\S+)\n")
+    wait_until(lambda: f'run="{RUN_ID}"' in httpx.get(metrics).text, "the exporter has the run")
 
     os.kill(running["subscriber"], signal.SIGKILL)
     process.until(r"notify ended \(SIGKILL\), next start in 0.5 s")
@@ -133,37 +145,37 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
         (
             "copies: 2",
             "copies: ${TEST_TOKEN}",
-            "line 16: {key}.options.copies: '${TEST_TOKEN}' is invalid; expected a whole number",
+            "line 17: {key}.options.copies: '${TEST_TOKEN}' is invalid; expected a whole number",
         ),
         (
             "copies: 2",
             "copy: 2",
-            "line 16: {key}.options.copy: unknown key; did you mean copies? "
+            "line 17: {key}.options.copy: unknown key; did you mean copies? "
             "The keys here are copies, prefix, token",
         ),
         (
             "      prefix: ab\n",
             "",
-            "line 14: {key}.options.prefix: is missing; "
+            "line 15: {key}.options.prefix: is missing; "
             "expected a value, Notify has no default for it",
         ),
         (
             "notify:Notify",
             "notify:Other",
-            "line 12: {key}.class: 'notify:Other': Other is not there; "
+            "line 13: {key}.class: 'notify:Other': Other is not there; "
             "expected the name of such a class",
         ),
         (
             "notify:Notify",
             "absent:Notify",
-            "line 12: {key}.class: there is no module 'absent', "
+            "line 13: {key}.class: there is no module 'absent', "
             "neither in {code} nor installed: expected MODULE:CLASS",
         ),
         (
             "broker:",
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
-            "The keys here are broker, dashboard, recorder, stopper, subscribers",
+            "The keys here are broker, dashboard, exporter, recorder, stopper, subscribers",
         ),
     ],
 )
@@ -187,7 +199,7 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_line(home: Home, fil
     done = home.lineside("up", "--config", str(file), "--port", "0", env={"TEST_TOKEN": TOKEN})
     assert done.returncode == 2
     assert done.stderr == (
-        f"lineside: {file}, line 12: subscribers.notify.class: notify:Notify cannot be imported: "
+        f"lineside: {file}, line 13: subscribers.notify.class: notify:Notify cannot be imported: "
         f"OSError: no network ({module}, line {NOTIFY.count(chr(10)) + 2})\n"
     )
 
@@ -217,8 +229,8 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
     env = {"TEST_TOKEN": TOKEN}
     done = home.lineside("config", "check", str(file), env=env)
     assert re.fullmatch(
-        r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, stopper \(1 rule\), "
-        r"notify\n",
+        r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, exporter, "
+        r"stopper \(1 rule\), notify\n",
         done.stdout,
     )
     assert json.loads(home.lineside("config", "check", "--json", str(file), env=env).stdout) == {
