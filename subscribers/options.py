@@ -31,6 +31,16 @@ class OptionError(UsageError):
         self.expected = expected
         self.known = tuple(known)
 
+    def on_command_line(self, subscriber: type[Subscriber], texts: Mapping[str, str]) -> str:
+        """The sentence on an option of ``texts``, which were given with ``-o``."""
+        kind = subscriber.__name__
+        if self.name not in texts:
+            return f"option {self.name} of {kind} is missing: give it as -o {self.name}=..."
+        given = f"-o {self.name}={texts[self.name]}"
+        if self.expected:
+            return f"{given}: expected {self.expected}"
+        return f"{given}: {kind} has the options {', '.join(self.known) or 'none'}"
+
 
 def load_class(target: str) -> type[Subscriber]:
     """The class of ``module:Class``; the module may be a file or package of the current folder.
@@ -63,15 +73,7 @@ def parse_options(subscriber: type[Subscriber], options: Sequence[str]) -> dict[
     try:
         return arguments(subscriber, texts)
     except OptionError as error:
-        name, kind = error.name, subscriber.__name__
-        if name not in texts:
-            raise UsageError(
-                f"option {name} of {kind} is missing: give it as -o {name}=..."
-            ) from None
-        if error.expected:
-            raise UsageError(f"-o {name}={texts[name]}: expected {error.expected}") from None
-        known = ", ".join(error.known) or "none"
-        raise UsageError(f"-o {name}={texts[name]}: {kind} has the options {known}") from None
+        raise UsageError(error.on_command_line(subscriber, texts)) from None
 
 
 def option_texts(options: Sequence[str]) -> dict[str, str]:

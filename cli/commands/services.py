@@ -129,6 +129,7 @@ def shipper() -> None:
 
 
 def sampler(
+    _config: Annotated[Path | None, config_option("sampler")] = None,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between two samples.")] = 10.0,
 ) -> None:
     """Publish how this machine and its GPUs are used, as a service.

@@ -117,6 +117,13 @@ class Exporter(_Section):
     )
 
 
+class Sampler(_Section):
+    """The sampler publishes how this machine and its GPUs are used."""
+
+    enabled: bool = Field(default=False, description="Run the sampler.")
+    interval: float = Field(default=10.0, ge=1, description="Seconds between two samples.")
+
+
 class Stopper(_Section):
     """The stopper acts on runs by rules. It runs if there are rules."""
 
@@ -179,6 +186,7 @@ class Configuration(_Section):
     recorder: Recorder = Recorder()
     dashboard: Dashboard = Dashboard()
     exporter: Exporter = Exporter()
+    sampler: Sampler = Sampler()
     stopper: Stopper = Stopper()
     subscribers: dict[Annotated[str, AfterValidator(_process)], Subscriber] = Field(
         default={},

@@ -13,6 +13,7 @@ from lineside.bus.settings import Settings
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
 from lineside.cli.configuration.loading import StackConfiguration
 from lineside.cli.stack.programs import environment
+from lineside.emitter.redaction.text import redact_text
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.options import OptionError, arguments, load_class, option_texts
 from lineside.subscribers.subscriber import Subscriber
@@ -50,11 +51,14 @@ def enter(
     stack = environment(Settings.from_env())
     os.environ.update({**stack, **section.environment})
     os.chdir(configuration.folder(name))
+    texts = option_texts(options)
     try:
         target = load_class(section.target)
         Handlers(target)
-        values = arguments(target, {**section.options, **option_texts(options)})
+        values = arguments(target, {**section.options, **texts})
     except OptionError as error:
+        if error.name in texts:
+            raise UsageError(error.on_command_line(target, texts)) from None
         raise DocumentError([_option_problem(document, key, error)]) from None
     except UsageError as error:
         raise DocumentError([document.problem((*key, "class"), str(error))]) from None
@@ -75,4 +79,5 @@ def _option_problem(document: YamlDocument, key: Key, error: OptionError) -> Pro
 
 def _describe(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+    message = redact_text(str(error))
+    return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"

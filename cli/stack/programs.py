@@ -44,6 +44,7 @@ def programs(
         ("recorder", values.recorder, values.recorder.enabled),
         ("dashboard", values.dashboard, values.dashboard.enabled),
         ("exporter", values.exporter, values.exporter.enabled),
+        ("sampler", values.sampler, values.sampler.enabled),
     ]
     found = [
         Program(

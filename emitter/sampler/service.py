@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import platform
 import time
@@ -78,15 +79,18 @@ class Sampler(Service):
         self._live_at = now
 
     def startup(self) -> None:
-        """Take the lock of this machine's sampler, or end if another one has it.
+        """Take the lock of this machine's sampler; if another has it, end, or wait as a service.
 
         Raises:
             SettingsError: the spool cannot be made or written.
         """
-        if not self._claim():
+        if self._claim():
+            self._begin()
+        else:
+            self.should_exit = math.isfinite(self._idle_timeout)
             log.info("sampler: another one samples for %s", self._spool)
-            self.should_exit = True
-            return
+
+    def _begin(self) -> None:
         rotate_log(self._spool / log_name())
         os.nice(_NICENESS)
         with _end_if_it_hangs():
@@ -94,6 +98,11 @@ class Sampler(Service):
 
     def run_once(self) -> None:
         """Look for trainings, sample if it is time, and end if none is left."""
+        if self._lock is None:
+            time.sleep(_CHECK_SECONDS)
+            if self._claim():
+                self._begin()
+            return
         try:
             self._work(time.monotonic())
         except Exception:

@@ -60,7 +60,7 @@ def test_meaning_and_default_of_a_key_are_those_of_the_schema(
         assert default == f"`{str(node['default']).removesuffix('.0').lower()}`"
 
 
-@pytest.mark.parametrize("section", ["broker", "dashboard", "exporter"])
+@pytest.mark.parametrize("section", ["broker", "dashboard", "exporter", "sampler"])
 def test_the_defaults_of_a_section_are_those_of_the_command(section: str) -> None:
     defaults = {one.name: one.default for one in COMMANDS[section].params}
     values = getattr(Configuration(), section).model_dump()

@@ -38,6 +38,7 @@ CONFIGURATION = """
 broker: {keep_days: 2}
 dashboard: {port: "${TEST_PORT:-1}"}
 exporter: {enabled: true, port: 0, interval: 0.5}
+sampler: {enabled: true, interval: 1}
 stopper:
   rules:
     - monitor: eval_score
@@ -84,6 +85,7 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
         "dashboard",
         "exporter",
         "recorder",
+        "sampler",
         "stopper",
         "subscriber",
     ]
@@ -145,37 +147,38 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
         (
             "copies: 2",
             "copies: ${TEST_TOKEN}",
-            "line 17: {key}.options.copies: '${TEST_TOKEN}' is invalid; expected a whole number",
+            "line 18: {key}.options.copies: '${TEST_TOKEN}' is invalid; expected a whole number",
         ),
         (
             "copies: 2",
             "copy: 2",
-            "line 17: {key}.options.copy: unknown key; did you mean copies? "
+            "line 18: {key}.options.copy: unknown key; did you mean copies? "
             "The keys here are copies, prefix, token",
         ),
         (
             "      prefix: ab\n",
             "",
-            "line 15: {key}.options.prefix: is missing; "
+            "line 16: {key}.options.prefix: is missing; "
             "expected a value, Notify has no default for it",
         ),
         (
             "notify:Notify",
             "notify:Other",
-            "line 13: {key}.class: 'notify:Other': Other is not there; "
+            "line 14: {key}.class: 'notify:Other': Other is not there; "
             "expected the name of such a class",
         ),
         (
             "notify:Notify",
             "absent:Notify",
-            "line 13: {key}.class: there is no module 'absent', "
+            "line 14: {key}.class: there is no module 'absent', "
             "neither in {code} nor installed: expected MODULE:CLASS",
         ),
         (
             "broker:",
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
-            "The keys here are broker, dashboard, exporter, recorder, stopper, subscribers",
+            "The keys here are broker, dashboard, exporter, recorder, sampler, stopper, "
+            "subscribers",
         ),
     ],
 )
@@ -199,7 +202,7 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_line(home: Home, fil
     done = home.lineside("up", "--config", str(file), "--port", "0", env={"TEST_TOKEN": TOKEN})
     assert done.returncode == 2
     assert done.stderr == (
-        f"lineside: {file}, line 13: subscribers.notify.class: notify:Notify cannot be imported: "
+        f"lineside: {file}, line 14: subscribers.notify.class: notify:Notify cannot be imported: "
         f"OSError: no network ({module}, line {NOTIFY.count(chr(10)) + 2})\n"
     )
 
@@ -229,7 +232,7 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
     env = {"TEST_TOKEN": TOKEN}
     done = home.lineside("config", "check", str(file), env=env)
     assert re.fullmatch(
-        r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, exporter, "
+        r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, exporter, sampler, "
         r"stopper \(1 rule\), notify\n",
         done.stdout,
     )
@@ -250,6 +253,11 @@ def test_a_stopper_and_a_subscriber_run_alone_by_the_file(home: Home, file: Path
     home.start("broker", env=env).until("listening at")
     home.start("stopper", "--dry-run", env=env).until("stopper: started")
     home.start("subscriber", "notify", env=env).until("notify: started")
-    done = home.lineside("subscriber", "notfy", env=env)
-    assert done.returncode == 2
-    assert "which has notify" in done.stderr
+    for arguments, message in (
+        (("notfy",), "'notfy' is no subscriber: expected MODULE:CLASS, as my_module:Slack, or"),
+        (("notify", "-o", "copies=x"), "-o copies=x: expected a whole number"),
+        (("notify", "--config", "absent.yaml"), "absent.yaml cannot be read: No such file or dire"),
+    ):
+        done = home.lineside("subscriber", *arguments, env=env)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"lineside: {message}")

@@ -210,6 +210,21 @@ def test_ranks_of_one_run_are_summed_in_one_stream(bench: Bench) -> None:
     assert len(list(bench.spool.glob("*/sampler-*/*"))) == 1
 
 
+def test_a_service_waits_while_another_sampler_runs(bench: Bench, training: Any) -> None:
+    one = training()
+    wait_until(lambda: sampler_pid(bench.spool) is not None)
+    log = bench.folder / "service.log"
+    environment = supervised(bench.folder, LINESIDE_SPOOL=str(bench.spool))
+    service = Child(["-m", "lineside.cli", "sampler"], environment, log)
+    service.start()
+    try:
+        wait_until(lambda: "another one samples for" in log.read_text())
+        one.communicate("")
+        wait_until(lambda: sampler_pid(bench.spool) == service.pid)
+    finally:
+        service.kill()
+
+
 def test_without_a_broker_samples_wait_in_the_spool(bench: Bench, training: Any) -> None:
     process = training()
     wait_until(lambda: any(read_spool(bench.spool, sampler_name()).values()), "there is a sample")
