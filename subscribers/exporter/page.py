@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
@@ -13,7 +14,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from lineside.subscribers.exporter.families import FAMILIES, Family
 from lineside.subscribers.exporter.samples import escape, format_value
 
-_OPENMETRICS, _EOF = "application/openmetrics-text", b"# EOF\n"
+_EOF = b"# EOF\n"
 
 
 class OwnMetrics:
@@ -28,30 +29,45 @@ class OwnMetrics:
         return choose_encoder(accept)[0](self._registry).removesuffix(_EOF)
 
 
+class Variant(NamedTuple):
+    """A form of the page: its format, and whether it is compressed."""
+
+    is_openmetrics: bool
+    is_compressed: bool
+
+    @classmethod
+    def of(cls, accept: str, accept_encoding: str) -> Variant:
+        """What a client with these headers gets."""
+        is_openmetrics = choose_encoder(accept)[1].startswith("application/openmetrics-text")
+        return cls(is_openmetrics, "gzip" in accept_encoding)
+
+    @property
+    def content_type(self) -> str:
+        return OPENMETRICS if self.is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+
+
 class Page:
-    """One rendering; it is encoded when it is first asked for. Any thread may do that."""
+    """One rendering. Any thread may encode it; each variant is encoded once."""
 
     def __init__(self, lines: Mapping[str, Sequence[str]], own: OwnMetrics) -> None:
         self._lines = lines
         self._own = own
         self._lock = threading.Lock()
-        self._encoded: dict[tuple[bool, bool], bytes] = {}
+        self._encoded: dict[Variant, bytes] = {}
 
-    def encode(self, accept: str, *, compress: bool) -> tuple[bytes, str]:
-        """The body for a client that accepts ``accept``, and its content type."""
-        is_openmetrics = choose_encoder(accept)[1].startswith(_OPENMETRICS)
+    def encode(self, variant: Variant) -> bytes:
+        """The page in this form."""
         with self._lock:
-            body = self._body(is_openmetrics, compress)
-        return body, OPENMETRICS if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+            return self._encode(variant)
 
-    def _body(self, is_openmetrics: bool, compress: bool) -> bytes:
-        found = self._encoded.get((is_openmetrics, compress))
+    def _encode(self, variant: Variant) -> bytes:
+        found = self._encoded.get(variant)
         if found is None:
-            if compress:
-                found = gzip.compress(self._body(is_openmetrics, False), 1)
+            if variant.is_compressed:
+                found = gzip.compress(self._encode(Variant(variant.is_openmetrics, False)), 1)
             else:
-                found = self._plain(is_openmetrics)
-            self._encoded[is_openmetrics, compress] = found
+                found = self._plain(variant.is_openmetrics)
+            self._encoded[variant] = found
         return found
 
     def _plain(self, is_openmetrics: bool) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from lineside.bus.auth.keyring import TOKEN, Keyring, token_hash
 from lineside.bus.auth.listener import address
 from lineside.bus.auth.roles import READ
-from lineside.subscribers.exporter.page import Page
+from lineside.subscribers.exporter.page import Page, Variant
 
 log = logging.getLogger("lineside")
 
@@ -26,6 +26,7 @@ MAX_AGE_SECONDS = 30.0
 """A page that is older is not served: the exporter hangs."""
 MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 10.0
+_ASKED_SECONDS = 150.0
 _JSON, _TEXT = "application/json", "text/plain; charset=utf-8"
 
 
@@ -54,6 +55,7 @@ class PageServer:
         self._published_at = time.monotonic()
         self._http = _HttpServer(listener, self)
         self._is_started = False
+        self._asked_at: dict[Variant, float] = {}
 
     def start(self) -> None:
         """Begin to answer."""
@@ -68,8 +70,19 @@ class PageServer:
         self._http.server_close()
 
     def publish(self, page: Page | None, health: Health) -> None:
-        """Replace the page; None is no page yet."""
+        """Replace the page; None is no page yet.
+
+        It is encoded before, in the forms that clients have asked for of late, so no request waits.
+        """
+        recently = time.monotonic() - _ASKED_SECONDS
+        for variant, asked_at in list(self._asked_at.items()):
+            if page is not None and asked_at >= recently:
+                page.encode(variant)
         self._page, self._health, self._published_at = page, health, time.monotonic()
+
+    def note_asked(self, variant: Variant) -> None:
+        """A client asks for this form of the page."""
+        self._asked_at[variant] = time.monotonic()
 
     @property
     def page(self) -> Page | None:
@@ -170,10 +183,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif (page := pages.page) is None:
             self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, pages.why_no_page())
         else:
-            compress = "gzip" in self.headers.get("Accept-Encoding", "")
-            accept = self.headers.get("Accept", "")
-            body, content_type = page.encode(accept, compress=compress)
-            self._send(HTTPStatus.OK, content_type, body, "gzip" if compress else "")
+            headers = self.headers
+            variant = Variant.of(headers.get("Accept", ""), headers.get("Accept-Encoding", ""))
+            pages.note_asked(variant)
+            encoding = "gzip" if variant.is_compressed else ""
+            self._send(HTTPStatus.OK, variant.content_type, page.encode(variant), encoding)
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 

@@ -18,6 +18,7 @@ from lineside.bus.client.reader import Reader
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings
 from lineside.subscribers.exporter.exporter import Exporter
+from lineside.subscribers.exporter.page import Variant
 from lineside.subscribers.exporter.server import PageServer
 from tests.subscribers.conftest import ServiceProcess
 from tests.support.waiting import DEADLINE, wait_until
@@ -69,7 +70,7 @@ class Harness:
     def text(self, accept: str = "") -> str:
         page = self.server.page
         assert page is not None
-        return page.encode(accept, compress=False)[0].decode()
+        return page.encode(Variant.of(accept, "")).decode()
 
     def samples(self) -> Samples:
         return parse(self.text())
