@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lineside.bus.protocol.metric_points import MetricPoints
@@ -94,10 +94,10 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, run_id: str, saved: dict[str, Any]) -> RunRecord:
-        """The inverse of ``to_dict``; the ids of rows are 0."""
-        run = RunState(0, run_id, **saved["run"])
+        """The inverse of ``to_dict``, also of another version's; the ids of rows are 0."""
+        run = RunState(0, run_id, **_known(RunState, saved["run"]))
         for name, values in saved["attempts"].items():
-            run.attempts[name] = AttemptState(0, name, **values)
+            run.attempts[name] = AttemptState(0, name, **_known(AttemptState, values))
         for values in saved["streams"]:
             stream = _stream_from_dict(values)
             run.streams[stream.producer, stream.attempt] = stream
@@ -108,7 +108,7 @@ class RunRecord:
         return cls(
             run,
             **by_pair,
-            **{name: saved[name] for name in _PLAIN},
+            **_known(cls, {name: saved[name] for name in _PLAIN if name in saved}),
             step_seconds=Histogram(**saved["step_seconds"]),
             data_wait=Histogram(**saved["data_wait"]),
             ranks={name: Rank(**values) for name, values in saved["ranks"].items()},
@@ -135,6 +135,12 @@ _PLAIN = (
 )
 
 
+def _known(state: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Without fields of another version; fields that it did not have take their defaults."""
+    names = {field.name for field in fields(state)}
+    return {name: value for name, value in values.items() if name in names}
+
+
 def _pairs(values: dict[tuple[str, str], Any]) -> list[tuple[str, str, Any]]:
     return [(*pair, value) for pair, value in values.items()]
 
@@ -157,8 +163,8 @@ def _stream_from_dict(values: dict[str, Any]) -> StreamState:
         values["producer"],
         values["attempt"],
         False,
-        **values["columns"],
-        rank=RankState(**values["rank"]),
+        **_known(StreamState, values["columns"]),
+        rank=RankState(**_known(RankState, values["rank"])),
         is_loaded=True,
         metric_points=MetricPoints(step, unclaimed),
     )

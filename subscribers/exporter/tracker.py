@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from lineside.bus.client.reader import Batch
+from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import AUDIT, RANK_0, Event, is_rank
@@ -79,11 +80,15 @@ class RunTracker(RunCache):
         if batch.stream is None or batch.stream.run == AUDIT:
             return
         self.now = now
-        try:
-            self._intake.record(batch)
-        except Exception:
-            log.exception("exporter: events of %s up to %d", batch.stream, batch.offset)
-            self._intake.record(batch, raw=True)
+        for raw in (False, True):
+            try:
+                self._intake.record(batch, raw=raw)
+                break
+            except LinesideError:
+                raise
+            except Exception:
+                # One event must not hold up all others; raw, it is only counted.
+                log.exception("exporter: events of %s at %d", batch.stream, batch.offset)
         self._finish()
 
     def forget(self, run_id: str) -> None:

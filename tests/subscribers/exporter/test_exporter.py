@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.exporter.exporter import LINGER_SECONDS, SILENT_SECONDS
+from lineside.subscribers.exporter.record import RunRecord
 from tests.subscribers.exporter.conftest import StartExporter
 from tests.subscribers.exporter.exporting import (
     OPENMETRICS,
@@ -239,3 +241,23 @@ def test_the_status_is_the_one_of_the_stores_rules(
     harness.read_all()
     assert status(harness.samples()) == expected
     assert value(harness.samples(), "lineside_runs", status=expected) == 1
+
+
+def test_a_saved_run_is_loaded_as_it_was_also_by_another_version(
+    start_exporter: StartExporter, training: Producer
+) -> None:
+    for step in (1, 2):
+        training.emit("step_begin", step=step - 1)
+        training.emit("step_end", step=step)
+        training.emit("log", step=step, data={"logs": {"loss": math.inf}})
+    training.flush()
+    harness = start_exporter()
+    harness.read_all()
+    record = harness.exporter._tracker.records["run"]
+    saved = json.loads(json.dumps(record.to_dict()))
+    assert RunRecord.from_dict("run", saved).to_dict() == record.to_dict()
+    del saved["steps"], saved["run"]["note"]
+    saved["run"]["of_a_later_version"] = saved["attempts"]["a1"]["other"] = 1
+    loaded = RunRecord.from_dict("run", saved)
+    assert loaded.steps == 0
+    assert loaded.metrics == record.metrics

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 import subprocess
 import sys
 import threading
@@ -15,9 +18,13 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.auth.keyring import Keyring, keys_folder
+from lineside.bus.errors import RunNotFound
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
+from lineside.store.history.history import History
+from lineside.store.history.records import Run
 from lineside.subscribers.exporter.families import FAMILIES
+from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.exporter.exporting import (
     OPENMETRICS,
     ExporterProcess,
@@ -30,6 +37,7 @@ from tests.subscribers.exporter.prometheus import Prometheus, check_metrics
 from tests.subscribers.stopper.stopper_processes import RUN, Training
 from tests.support.waiting import wait_until
 
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "prometheus.md"
 COUNTER_SUFFIXES = ("_total", "_bucket", "_sum", "_count")
 
 
@@ -39,29 +47,54 @@ def exporter(settings: Settings, broker: BrokerProcess) -> Iterator[ExporterProc
         yield process
 
 
-def test_prometheus_scrapes_a_real_training(
+def test_prometheus_scrapes_a_real_training_with_the_figures_of_the_store(
     settings: Settings,
     exporter: ExporterProcess,
+    history: History,
     tmp_path: Path,
     require_program: Callable[[str], str],
 ) -> None:
-    with Training(settings, tmp_path / "out", 8, (5.0, 4.0)) as training:
-        training.wait_ended()
+    with ServiceProcess("recorder", settings):
+        with Training(settings, tmp_path / "out", 8, (5.0, 4.0)) as training:
+            training.wait_ended()
+        run = wait_until(lambda: ended_run(history), "the run is recorded")
     exporter.wait_page()
-    query = f'lineside_run_status{{run="{RUN}",status="finished"}} == 1'
+    query = f'lineside_run_status{{status="{run.status}"}} == 1'
     with Prometheus(require_program("prometheus"), tmp_path / "prometheus", exporter.url) as server:
-        [found] = wait_until(lambda: server.query(query), "the run is finished")
-        assert found["metric"]["project"] == "tests"
+        [found] = wait_until(lambda: server.query(query), "the run has ended")
+        assert found["metric"]["run"] == run.id
+        assert found["metric"]["project"] == run.project
+        assert run.ended_at is not None
         for name, expected in {
-            "lineside_run_step": 8,
+            "lineside_run_step": run.step,
+            "lineside_run_max_steps": run.max_steps,
+            "lineside_run_ended_timestamp_seconds": run.ended_at.timestamp(),
             "lineside_run_steps_total": 8,
             "lineside_run_step_seconds_count": 8,
             'lineside_run_metric{metric="eval_score"}': 4.0,
-            "lineside_events_lost_total": 0,
         }.items():
-            assert {float(one["value"][1]) for one in server.query(name)} == {expected}, name
-        assert not server.query('ALERTS or {__name__=~"lineside.*_created"}')
+            [found] = server.query(name)
+            assert float(found["value"][1]) == pytest.approx(expected), name
+        assert not server.query('{__name__=~"lineside.*_created"}')
     check_metrics(require_program("promtool"), exporter.get()[1])
+
+
+def test_every_query_of_the_how_to_returns_data_on_live_runs(
+    exporter: ExporterProcess,
+    broker: BrokerProcess,
+    tmp_path: Path,
+    require_program: Callable[[str], str],
+) -> None:
+    questions = dict(re.findall(r"^\| (.*) \| `(.*)` \|$", HOW_TO.read_text(), re.M))
+    assert len(questions) >= 10
+    exporter.wait_page()
+    with (
+        publishing(broker, bad=True),
+        Prometheus(require_program("prometheus"), tmp_path / "prometheus", exporter.url) as server,
+    ):
+        for question, query in questions.items():
+            text = query.replace("\\|", "|")
+            wait_until(lambda text=text: server.query(text), question)  # type: ignore[misc]
 
 
 def test_a_page_has_the_same_samples_in_both_formats(
@@ -80,24 +113,8 @@ def test_a_page_has_the_same_samples_in_both_formats(
 def test_no_counter_falls_while_the_exporter_is_killed_again_and_again(
     settings: Settings, broker: BrokerProcess
 ) -> None:
-    stop, before, seen = threading.Event(), Samples(), 0
-
-    def train() -> None:
-        with Producer(broker.address, "run/rank0/a1") as producer:
-            producer.emit("run_start")
-            producer.emit("train_begin")
-            step = 0
-            while not stop.is_set():
-                producer.emit("step_begin", step=step)
-                step += 1
-                producer.emit("step_end", step=step)
-                producer.emit("log", step=step, data={"logs": {"loss": float("nan")}})
-                producer.flush()
-                time.sleep(0.002)
-
-    trainer = threading.Thread(target=train)
-    trainer.start()
-    try:
+    before, seen = Samples(), 0
+    with publishing(broker):
         for end in ("kill", "stop", "kill", "kill"):
             with ExporterProcess(settings) as exporter:
                 for page in (exporter.wait_page(), wait_next_page(exporter)):
@@ -108,9 +125,6 @@ def test_no_counter_falls_while_the_exporter_is_killed_again_and_again(
                             assert samples[key] >= before.get(key, 0), key
                     before, seen = samples, seen + 1
                 getattr(exporter, end)()
-    finally:
-        stop.set()
-        trainer.join()
     assert seen == 8
     assert value(before, "lineside_run_nonfinite_total") > 0
     with ExporterProcess(settings) as exporter:
@@ -180,6 +194,49 @@ def test_a_second_exporter_on_a_home_names_the_first(
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "an exporter runs on this home" in ended.stderr
+
+
+@contextlib.contextmanager
+def publishing(broker: BrokerProcess, *, bad: bool = False) -> Iterator[None]:
+    """A run that trains; if it is ``bad``, events get lost, and a run beside it has failed."""
+    stop = threading.Event()
+
+    def train() -> None:
+        with Producer(broker.address, "run/rank0/a1") as producer:
+            producer.emit("run_start", data={"name": "run"})
+            producer.emit("train_begin", data={"state": {"max_steps": 1_000_000}})
+            producer.emit("save", data={"checkpoint": "/out/checkpoint-0"})
+            if bad:
+                producer.skip()
+            step = 0
+            while not stop.is_set():
+                producer.emit("step_begin", step=step)
+                step += 1
+                producer.emit("step_end", step=step)
+                logs = {"loss": math.nan if step % 2 else 1.0, "eval/accuracy": 0.5}
+                producer.emit("log", step=step, data={"logs": logs})
+                producer.flush()
+                time.sleep(0.002)
+
+    if bad:
+        with Producer(broker.address, "failed/rank0/a1") as failed:
+            failed.emit("train_begin")
+            failed.emit("train_error", data={"error": {"type": "ValueError", "message": "x"}})
+            failed.flush()
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        trainer.join()
+
+
+def ended_run(history: History) -> Run | None:
+    with contextlib.suppress(RunNotFound):
+        run = history.run(RUN)
+        return None if run.is_running else run
+    return None
 
 
 def publish(broker: BrokerProcess, attempt: str, steps: range) -> None:
