@@ -113,7 +113,7 @@ def test_a_launched_training_has_the_metrics_of_its_machine_and_processes(
     assert metrics["filesystem/output/size_bytes"] == psutil.disk_usage(str(Path.cwd())).total
     assert metrics["filesystem/spool/size_bytes"] == psutil.disk_usage(str(bench.spool)).total
     assert metrics["process/resident_memory_bytes"] > 64 << 20
-    assert 0.1 < metrics["process/cpu_cores"] < 4
+    assert 0 < metrics["process/cpu_cores"] <= (os.cpu_count() or 1) + 0.5
     assert metrics["process/count"] == 1
     assert sample.data["machine"]["cpus"] == os.cpu_count()
     done.touch()
