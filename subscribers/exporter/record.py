@@ -21,6 +21,9 @@ from lineside.store.status.verdict import RankState
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """The upper bounds of the histograms, in seconds."""
 
+TEXT_LENGTH = 200
+"""Characters of a name that a label has."""
+
 
 @dataclass(slots=True)
 class Histogram:

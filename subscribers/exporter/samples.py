@@ -12,7 +12,7 @@ from lineside.store.status import verdict
 from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.liveness import DISCONNECTED, STALLED, status_now
 from lineside.subscribers.exporter.families import RUN_FAMILIES
-from lineside.subscribers.exporter.record import BUCKETS, Histogram, RunRecord
+from lineside.subscribers.exporter.record import BUCKETS, TEXT_LENGTH, Histogram, RunRecord
 
 STATUSES = (
     verdict.RUNNING,
@@ -55,7 +55,7 @@ def run_status(record: RunRecord, now: float) -> str:
 def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     """Append the samples of one run, whose status is ``status``."""
     run = record.state
-    labels = f'run="{escape(run.id)}",project="{escape(run.project or "")}"'
+    labels = f'run="{escape(run.id)}",project="{escape((run.project or "")[:TEXT_LENGTH])}"'
 
     def add(family: str, value: float | None, more: str = "", suffix: str = "") -> None:
         if value is not None:
@@ -64,7 +64,7 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     attempt = order_attempts(run.attempts.values())[-1]
     rank_0 = run.streams.get((RANK_0, attempt.attempt))
     is_open = status in _UNFINISHED
-    info = {"name": run.name or run.id, **record.info}
+    info = {"name": (run.name or run.id)[:TEXT_LENGTH], **record.info}
     info_labels = "".join(f',{name}="{escape(text)}"' for name, text in info.items())
     add("lineside_run_info", 1, info_labels)
     for name in STATUSES:

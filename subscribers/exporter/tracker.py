@@ -19,17 +19,17 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
-from lineside.bus.protocol.events import AUDIT, RANK_0, Event, is_rank
+from lineside.bus.protocol.events import AUDIT, RANK_0, Event, Stream, is_rank
 from lineside.bus.protocol.fields import is_int64
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database.tables import TIMING
 from lineside.store.database.values import is_finite_number, sanitize_text
-from lineside.store.recording.batch_intake import BatchIntake
+from lineside.store.recording.batch_intake import INTERNAL_PREFIX, BatchIntake
 from lineside.store.recording.event_context import EventContext, optional_text
 from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, RunState, StreamState
 from lineside.store.status.verdict import RUNNING
-from lineside.subscribers.exporter.record import Rank, RunRecord
+from lineside.subscribers.exporter.record import TEXT_LENGTH, Rank, RunRecord
 
 log = logging.getLogger("lineside")
 
@@ -42,7 +42,6 @@ MAX_RANKS = 64
 """Ranks of one run that have series: those that are seen first."""
 _MAX_PENDING = 1_000
 _MAX_CHECKPOINTS = 10_000
-_TEXT_LENGTH = 200
 
 _INTERRUPTIONS = ("train_begin", "epoch_begin", "epoch_end", "evaluate", "predict", "save")
 
@@ -60,6 +59,8 @@ class RunTracker(RunCache):
         self.subscriber_errors: dict[str, int] = {}
         self.is_live = False
         """Whether events are read as they happen, not later."""
+        self._expired = 0  # how often entries of the journal were skipped
+        self._expired_at: dict[Stream, int] = {}  # the same when a stream was last read
         self._load = load
         self._max_metrics = max_metrics
         self._ids = itertools.count(1)
@@ -77,9 +78,13 @@ class RunTracker(RunCache):
 
     def read(self, batch: Batch, now: float) -> None:
         """Take in a batch that came at ``now`` (seconds since the epoch)."""
-        if batch.stream is None or batch.stream.run == AUDIT:
+        if batch.stream is None:
+            self._expired += 1
+            return
+        if batch.stream.run == AUDIT or batch.stream.run.startswith(INTERNAL_PREFIX):
             return
         self.now = now
+        self._skip_expired(batch, batch.stream)
         for raw in (False, True):
             try:
                 self._intake.record(batch, raw=raw)
@@ -95,6 +100,20 @@ class RunTracker(RunCache):
         """Drop a run from memory. If it goes on, it is loaded as it was saved."""
         self.records.pop(run_id, None)
         self.drop_run(run_id)
+
+    def _skip_expired(self, batch: Batch, stream: Stream) -> None:
+        """Count as lost no events that were recorded, and expired before the exporter read them."""
+        run = self.run(stream.run)
+        is_new = (stream.producer, stream.attempt) not in run.streams
+        if not is_new and self._expired_at.get(stream, 0) == self._expired:
+            return
+        first = min([event.seq for event in batch.events[:1]] + [gap.first for gap in batch.gaps])
+        found = self.stream(run, stream.producer, stream.attempt, self.now)
+        if first > found.next_seq:
+            found.next_seq = first
+            found.reset_step_timing()
+        if self._expired:
+            self._expired_at[stream] = self._expired
 
     # What a cache of rows does with the store.
 
@@ -240,11 +259,11 @@ class RunTracker(RunCache):
             record.saved_step, record.saved_at = event.step, event.time
 
     def _on_alert(self, context: EventContext) -> None:
-        _count(self._record.alerts, optional_text(context.data, "rule", _TEXT_LENGTH) or OTHER)
+        _count(self._record.alerts, optional_text(context.data, "rule", TEXT_LENGTH) or OTHER)
 
     def _on_subscriber_error(self, context: EventContext) -> None:
         if context.data.get("action") in ("retrying", "skipped", "stopped"):
-            name = optional_text(context.data, "subscriber", _TEXT_LENGTH) or OTHER
+            name = optional_text(context.data, "subscriber", TEXT_LENGTH) or OTHER
             _count(self.subscriber_errors, name)
 
     def _on_command(self, context: EventContext) -> None:
@@ -275,4 +294,4 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 def _text(found: object, name: str) -> str:
     value = found.get(name) if isinstance(found, Mapping) else None
-    return sanitize_text(value, _TEXT_LENGTH) if isinstance(value, str) else ""
+    return sanitize_text(value, TEXT_LENGTH) if isinstance(value, str) else ""

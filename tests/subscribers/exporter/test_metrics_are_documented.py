@@ -7,7 +7,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from lineside.emitter.spool import status_page
 from lineside.store.status import verdict
+from lineside.store.status.liveness import DISCONNECTED, STALLED
+from lineside.subscribers.exporter import samples
 from lineside.subscribers.exporter.families import COUNTER, FAMILIES, RUN_FAMILIES
 from lineside.subscribers.exporter.page import OwnMetrics
 from lineside.subscribers.exporter.samples import STATUSES
@@ -54,14 +57,13 @@ def test_units_are_base_units_and_counters_end_in_total() -> None:
     assert {family.name.split("_")[0] for family in RUN_FAMILIES} == {"lineside"}
 
 
-def test_every_status_of_a_run_has_a_series() -> None:
-    final = {
-        value
+def test_every_status_and_every_phase_has_a_series() -> None:
+    statuses = {name for name, value in vars(verdict).items() if value in STATUSES}
+    others = {"SUPERSEDED", "RAISED", "RANK_0", "PRUNED_ERROR"}
+    assert {
+        name
         for name, value in vars(verdict).items()
-        if name.isupper()
-        and isinstance(value, str)
-        and name not in ("RAISED", "RANK_0")
-        and not name.startswith("_")
-        and name != "PRUNED_ERROR"
-    }
-    assert final - {verdict.SUPERSEDED} <= set(STATUSES)
+        if name.isupper() and isinstance(value, str) and not name.startswith("_")
+    } == statuses | others
+    assert {DISCONNECTED, STALLED} <= set(STATUSES)
+    assert set(samples.PHASES) == set(status_page.PHASES)

@@ -1,0 +1,114 @@
+"""What is counted as lost, and what is not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.events import RANK_0, Event, Gap, Stream
+from lineside.subscribers.exporter.record import TEXT_LENGTH, RunRecord
+from lineside.subscribers.exporter.samples import add_run, new_lines
+from lineside.subscribers.exporter.tracker import MAX_NAMES, MAX_RANKS, RunTracker
+from tests.subscribers.exporter.exporting import Samples, parse, select, value
+
+STREAM = Stream("run", RANK_0, "a1")
+NOW = time.time()
+
+
+class Feed:
+    """Hands events to a tracker, each in a batch of its own."""
+
+    def __init__(self) -> None:
+        self.tracker = RunTracker(lambda _run: None)
+        self._offset = 0
+
+    def event(
+        self, seq: int, kind: str = "step_end", stream: Stream = STREAM, **data: object
+    ) -> None:
+        self._read(stream, (Event(seq, NOW, 0, kind, data=data),), ())
+
+    def gap(self, gap: Gap) -> None:
+        self._read(gap.stream, (), (gap,))
+
+    def lost(self) -> tuple[float, float]:
+        """Events that are missing, and those dropped."""
+        found = self.samples()
+        return (
+            value(found, "lineside_events_lost_total", reason="missing"),
+            value(found, "lineside_events_lost_total", reason="dropped"),
+        )
+
+    def samples(self) -> Samples:
+        lines = new_lines()
+        add_run(lines, self.record, "running", NOW)
+        return parse("".join(line for some in lines.values() for line in some))
+
+    @property
+    def record(self) -> RunRecord:
+        return self.tracker.records["run"]
+
+    def _read(
+        self, stream: Stream | None, events: tuple[Event, ...], gaps: tuple[Gap, ...]
+    ) -> None:
+        self._offset += 1
+        self.tracker.read(Batch(self._offset, stream, events, gaps), NOW)
+
+
+@pytest.fixture
+def feed() -> Feed:
+    return Feed()
+
+
+def test_events_that_never_come_are_missing_and_those_reported_are_dropped(feed: Feed) -> None:
+    feed.event(0)
+    feed.event(3)
+    feed.gap(Gap(STREAM, 4, 9, True))
+    feed.event(9)
+    assert feed.lost() == (2, 5)
+
+
+def test_events_that_expired_before_they_were_read_are_not_lost(feed: Feed) -> None:
+    feed.event(50)
+    feed.event(51)
+    feed.gap(Gap(None, 10, 20))
+    feed.event(80)
+    assert feed.lost() == (0, 0)
+    feed.event(82)
+    assert feed.lost() == (1, 0)
+
+
+def test_an_event_that_is_read_again_is_not_counted_again(feed: Feed) -> None:
+    for seq in (0, 1, 2, 1, 2, 0, 3):
+        feed.event(seq)
+    assert feed.record.steps == 4
+
+
+def test_labels_are_bounded(feed: Feed) -> None:
+    feed.event(0, "run_start", name="n" * 5_000, project="p" * 5_000)
+    for n in range(2 * MAX_NAMES):
+        feed.event(n, "alert", Stream("run", "stopper", "s"), rule=f"rule {n}")
+    for n in range(2 * MAX_RANKS):
+        beat = {"producer": f"rank{n}", "attempt": "a1", "phase": "training"}
+        feed.event(n, "heartbeat", Stream("run", "shipper", "s"), **beat)
+    samples = feed.samples()
+    assert len(select(samples, "lineside_alerts_total")) == MAX_NAMES + 1
+    assert value(samples, "lineside_alerts_total", rule="other") == MAX_NAMES
+    assert len(select(samples, "lineside_rank_heartbeat_timestamp_seconds")) == MAX_RANKS
+    for labels in select(samples, "lineside_run_info"):
+        assert all(len(text) <= TEXT_LENGTH for _, text in labels)
+
+
+def test_an_event_that_no_handler_can_take_holds_up_no_other(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault in a handler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed.tracker, "add_point", fail)
+        feed.event(0, "log", logs={"loss": 1.0})
+    feed.event(1)
+    assert feed.record.steps == 1
+    assert feed.lost() == (0, 0)
