@@ -121,7 +121,8 @@ class YamlDocument:
         if isinstance(value, list):
             return "a list" if value else "an empty list"
         text = self.sources[key].text if key in self.sources else str(value)
-        return f"{self.redact(str(key[-1]) if key else '', text or ''):.200}".join("''")
+        shown = self.redact(str(key[-1]) if key else "", text or "")
+        return f"'{shown:.200}'"
 
 
 def key_text(key: Key) -> str:
@@ -199,24 +200,17 @@ class _Builder:
     def _mapping(self, node: Any, key: Key) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name_node, value_node in node.value:
-            line = name_node.start_mark.line + 1
-            name = name_node.value
+            line, name = name_node.start_mark.line + 1, name_node.value
+            place = (*key, name)
             if not isinstance(name, str):
-                self.problems.append(
-                    Problem(self._file, line, key_text(key), "a name is invalid; expected a text")
-                )
+                self._add(line, key, "a name is invalid; expected a text")
+            elif name_node.tag == f"{_YAML_TAG}merge":
+                self._add(line, place, "is not supported; expected the keys themselves")
             elif name in values:
-                first = self.sources[(*key, name)].line
-                self.problems.append(
-                    Problem(
-                        self._file,
-                        line,
-                        key_text((*key, name)),
-                        f"is given twice, first on line {first}; expected one value",
-                    )
-                )
+                first = self.sources[place].line
+                self._add(line, place, f"is given twice, first on line {first}; expected one value")
             else:
-                values[name] = self.build(value_node, (*key, name), line)
+                values[name] = self.build(value_node, place, line)
         return values
 
     def _scalar(self, node: Any, key: Key, line: int) -> str | None:
@@ -249,4 +243,7 @@ class _Builder:
         return replaced
 
     def _report(self, key: Key, sentence: str) -> None:
-        self.problems.append(Problem(self._file, self.sources[key].line, key_text(key), sentence))
+        self._add(self.sources[key].line, key, sentence)
+
+    def _add(self, line: int, key: Key, sentence: str) -> None:
+        self.problems.append(Problem(self._file, line, key_text(key), sentence))

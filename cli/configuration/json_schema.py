@@ -70,9 +70,9 @@ def _describe(node: dict[str, Any]) -> str:
     noun = _NOUNS.get(str(node.get("type")), "a value")
     lowest, highest = node.get("minimum"), node.get("maximum")
     if lowest is not None and highest is not None:
-        return f"{noun} from {lowest} to {highest}"
+        return f"{noun} from {lowest:g} to {highest:g}"
     if lowest is not None:
-        return f"{noun} of at least {lowest}"
+        return f"{noun} of at least {lowest:g}"
     if node.get("minLength"):
         return f"{noun} that is not empty"
     return noun

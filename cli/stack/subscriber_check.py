@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable
 
@@ -16,40 +19,52 @@ CHECK_SECONDS = 30.0
 _PREFIX = "lineside: "
 
 
-def check_subscribers(programs: Iterable[Program]) -> None:
+def check_subscribers(programs: Iterable[Program], seconds: float = CHECK_SECONDS) -> None:
     """Check that the classes of the subscribers can be imported and take their options.
 
     Raises:
         UsageError: one cannot, or does not.
     """
-    checks = [_start(program) for program in programs if not program.is_required]
-    until = time.monotonic() + CHECK_SECONDS
-    faults = [fault for check in checks if (fault := _fault(check, until))]
+    until = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        checks = [stack.enter_context(_Check(one)) for one in programs if not one.is_required]
+        faults = [fault for check in checks if (fault := check.fault(until))]
     if faults:
         raise UsageError("\n".join(faults))
 
 
-def _start(program: Program) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*program.argv, "--check"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=module_environment({**os.environ, **program.env}),
-        cwd=WORKING_FOLDER,
-        start_new_session=True,
-    )
+class _Check:
+    """One check in a process group of its own, which ends with the context."""
 
+    def __init__(self, program: Program) -> None:
+        # A file and no pipe: what the import has started may outlive it and hold the pipe.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
+        self._process = subprocess.Popen(
+            [*program.argv, "--check"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._output,
+            env=module_environment({**os.environ, **program.env}),
+            cwd=WORKING_FOLDER,
+            start_new_session=True,
+        )
 
-def _fault(check: subprocess.Popen[str], until: float) -> str:
-    """The sentence with which a check ended; empty if it found no fault."""
-    try:
-        _, output = check.communicate(timeout=max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        check.kill()
-        check.communicate()
-        return ""
-    _, is_ours, sentence = output.rpartition(_PREFIX)
-    return sentence.strip() if is_ours and check.returncode == UsageError.exit_code else ""
+    def __enter__(self) -> _Check:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+    def fault(self, until: float) -> str:
+        """The sentence with which the check ended; empty if it found no fault in time."""
+        try:
+            code = self._process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return ""
+        self._output.seek(0)
+        output = self._output.read().decode(errors="replace")
+        _, is_ours, sentence = output.rpartition(_PREFIX)
+        return sentence.strip() if is_ours and code == UsageError.exit_code else ""

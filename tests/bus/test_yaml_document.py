@@ -69,6 +69,7 @@ def test_variables_are_replaced_once_and_dollars_elsewhere_stay(
         ("? [1]\n: 2", "line 1: a name is invalid; expected a text"),
         ("a: !!python/object:os.system x", "line 1: a: the tag tag:yaml.org,2002:python/object"),
         ("a: !env X", "line 1: a: the tag !env is not supported; expected a plain value"),
+        ("a: &a {}\nb:\n  <<: *a", "line 3: b.<<: is not supported; expected the keys themselves"),
         ("a: &a [*a]", "line 1: a[0]: expected at most 20000 values, and none in itself"),
         ("a: 1\nb: [", "line 2: is no YAML: expected the node content, but found '<stream end>'"),
         ("a: 1\n---\nb: 1", "line 2: is no YAML: but found another document"),
@@ -81,6 +82,13 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, text: str, message: str)
     with pytest.raises(DocumentError) as error:
         read(tmp_path, text)
     assert str(error.value).startswith(f"{tmp_path}/file.yaml, {message}")
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_bytes(b"\xef\xbb\xbfa: 1\r\nb:\r\n  c: 2\r\n")
+    document = load(tmp_path / "file.yaml", what="a file of tests")
+    assert document.value == {"a": "1", "b": {"c": "2"}}
+    assert document.line(("b", "c")) == 3
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
