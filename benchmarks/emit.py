@@ -21,7 +21,7 @@ import zmq
 from benchmarks.table import Row, markdown
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.status_page import PHASES
+from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training.identity import RankInfo, new_identity
 from lineside.emitter.training.publisher import Publisher, named_values
 
@@ -124,7 +124,9 @@ def _by_broker(folder: Path) -> list[list[int]]:
 def _publisher(folder: Path, name: str, broker: str) -> Publisher:
     home = folder / f"home-{name}"
     settings = Settings.from_env({"LINESIDE_HOME": str(home), "LINESIDE_BROKER": broker})
-    return Publisher(settings, new_identity(settings, RankInfo(), run=name))
+    publisher = Publisher(settings, new_identity(settings, RankInfo(), run=name))
+    publisher.flag(raised=TRAINING)  # a run that does not train is closed between its events
+    return publisher
 
 
 def _emit(publisher: Publisher) -> Callable[[int], None]:
