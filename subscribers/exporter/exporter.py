@@ -15,7 +15,7 @@ from lineside.bus.client.reader import SILENCE_SECONDS, Batch
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.store.database.engine import sqlite_path
 from lineside.subscribers.batch_subscriber import BatchSubscriber
-from lineside.subscribers.exporter.families import FAMILIES, OWN_FAMILIES
+from lineside.subscribers.exporter.families import OWN_FAMILIES
 from lineside.subscribers.exporter.page import OwnMetrics, Page, sample_lines
 from lineside.subscribers.exporter.record import RunRecord
 from lineside.subscribers.exporter.samples import STATUSES, add_run, new_lines, run_status
@@ -181,7 +181,7 @@ class Exporter(BatchSubscriber):
             "lineside_journal_bytes": _file_size(self.settings.journal),
             "lineside_store_bytes": _file_size(self._store_path),
         }
-        return {f.name: sample_lines(FAMILIES[f.name], samples[f.name]) for f in OWN_FAMILIES}
+        return {f.name: sample_lines(f, samples[f.name]) for f in OWN_FAMILIES}
 
 
 def _file_size(path: Path | None) -> list[tuple[tuple[str, ...], float]]:

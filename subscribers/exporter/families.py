@@ -145,5 +145,3 @@ OWN_FAMILIES = (
     Family("lineside_store_bytes", GAUGE, "The store, where it is a file on this machine."),
 )
 """Families of the exporter and of Lineside."""
-
-FAMILIES = {family.name: family for family in (*OWN_FAMILIES, *RUN_FAMILIES)}

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 
-from lineside.subscribers.exporter.families import FAMILIES, Family
-from lineside.subscribers.exporter.samples import escape, format_value
+from lineside.subscribers.exporter.families import Family
+from lineside.subscribers.exporter.samples import FAMILIES, escape, format_value
 
 _EOF = b"# EOF\n"
 

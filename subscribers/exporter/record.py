@@ -50,15 +50,18 @@ class Rank:
 class RunRecord:
     """A run as the store's rules see it, and what only the exporter counts.
 
-    ``metrics`` and ``nonfinite`` are by producer and name. ``ended_seen_at`` is when the end was
-    read, or when it was if the exporter read it later. ``is_interrupted``: the wait before the next
-    step is not one for data.
+    ``metrics``, ``system`` (those of samplers) and ``nonfinite`` are by producer and name.
+    ``sampled_at`` is when each sampler last reported, by the clock of the exporter.
+    ``ended_seen_at`` is when the end was read, or when it was if the exporter read it later.
+    ``is_interrupted``: the wait before the next step is not one for data.
     """
 
     state: RunState
     info: dict[str, str] = field(default_factory=dict)
     metrics: dict[tuple[str, str], float] = field(default_factory=dict)
     metrics_dropped: int = 0
+    system: dict[tuple[str, str], float] = field(default_factory=dict)
+    sampled_at: dict[str, float] = field(default_factory=dict)
     nonfinite: dict[tuple[str, str], int] = field(default_factory=dict)
     steps: int = 0
     step_seconds: Histogram = field(default_factory=Histogram)
@@ -105,7 +108,7 @@ class RunRecord:
             stream = _stream_from_dict(values)
             run.streams[stream.producer, stream.attempt] = stream
         by_pair: dict[str, Any] = {
-            name: {(first, second): value for first, second, value in saved[name]}
+            name: {(first, second): value for first, second, value in saved.get(name, ())}
             for name in _BY_PAIR
         }
         return cls(
@@ -118,9 +121,10 @@ class RunRecord:
         )
 
 
-_BY_PAIR = ("metrics", "nonfinite", "commands")
+_BY_PAIR = ("metrics", "system", "nonfinite", "commands")
 _PLAIN = (
     "info",
+    "sampled_at",
     "metrics_dropped",
     "steps",
     "is_interrupted",

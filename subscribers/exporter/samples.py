@@ -11,8 +11,14 @@ from lineside.store.recording.run_state import AttemptState, StreamState
 from lineside.store.status import verdict
 from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.liveness import DISCONNECTED, STALLED, status_now
-from lineside.subscribers.exporter.families import RUN_FAMILIES
+from lineside.subscribers.exporter.families import OWN_FAMILIES, RUN_FAMILIES
 from lineside.subscribers.exporter.record import BUCKETS, TEXT_LENGTH, Histogram, RunRecord
+from lineside.subscribers.exporter.system import (
+    PRODUCER_PREFIX,
+    SECONDS,
+    SYSTEM_FAMILIES,
+    system_metric,
+)
 
 STATUSES = (
     verdict.RUNNING,
@@ -37,13 +43,17 @@ _NAMED_METRICS = {
 }
 _BOUNDS = [repr(bound) for bound in BUCKETS] + ["+Inf"]
 
+_OF_RUNS = (*RUN_FAMILIES, *SYSTEM_FAMILIES)
+FAMILIES = {family.name: family for family in (*OWN_FAMILIES, *_OF_RUNS)}
+"""Every family of the page by name."""
+
 Lines = dict[str, list[str]]
 """Lines by the name of their family."""
 
 
 def new_lines() -> Lines:
     """No line of any family of a run."""
-    return {family.name: [] for family in RUN_FAMILIES}
+    return {family.name: [] for family in _OF_RUNS}
 
 
 def run_status(record: RunRecord, now: float) -> str:
@@ -100,6 +110,7 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     _add_histogram(add, "lineside_run_data_wait_seconds", record.data_wait)
     if is_open:
         _add_ranks(add, record, attempt)
+        _add_system(add, record, now)
     _add_account(add, record)
     add("lineside_checkpoints", len(record.checkpoints))
     add("lineside_checkpoint_last_saved_step", record.saved_step)
@@ -151,6 +162,14 @@ def _add_ranks(add: _Add, record: RunRecord, attempt: AttemptState) -> None:
         add("lineside_rank_heartbeat_timestamp_seconds", rank.time, label)
         add("lineside_rank_hook_age_seconds", rank.hook_age, label)
         add("lineside_rank_resident_memory_bytes", stream.rss, label)
+
+
+def _add_system(add: _Add, record: RunRecord, now: float) -> None:
+    for (producer, name), value in record.system.items():
+        metric = system_metric(name)
+        if metric is not None and record.sampled_at.get(producer, 0.0) > now - SECONDS:
+            host = escape(producer.removeprefix(PRODUCER_PREFIX))
+            add(metric.family, value, f',host="{host}"{metric.labels}')
 
 
 def _add_account(add: _Add, record: RunRecord) -> None:

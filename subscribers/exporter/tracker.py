@@ -30,6 +30,7 @@ from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, RunState, StreamState
 from lineside.store.status.verdict import RUNNING
 from lineside.subscribers.exporter.record import TEXT_LENGTH, Rank, RunRecord
+from lineside.subscribers.exporter.system import MAX_VALUES, PRODUCER_PREFIX, system_metric
 
 log = logging.getLogger("lineside")
 
@@ -158,6 +159,13 @@ class RunTracker(RunCache):
                 self._add_timing(record, name, event, value)
             return True
         key = (stream.producer, name)
+        if stream.producer.startswith(PRODUCER_PREFIX) and system_metric(name) is not None:
+            if key in record.system or len(record.system) < MAX_VALUES:
+                record.system[key] = float(value)
+                record.sampled_at[stream.producer] = self.now
+            else:
+                record.metrics_dropped += 1
+            return True
         if key not in record.metrics and len(record.metrics) >= self._max_metrics:
             record.metrics_dropped += 1
             return True

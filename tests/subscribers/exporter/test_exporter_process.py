@@ -23,7 +23,8 @@ from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.store.history.history import History
 from lineside.store.history.records import Run
-from lineside.subscribers.exporter.families import FAMILIES
+from lineside.subscribers.exporter.samples import FAMILIES
+from lineside.subscribers.exporter.system import SYSTEM_FAMILIES
 from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.exporter.exporting import (
     OPENMETRICS,
@@ -37,7 +38,9 @@ from tests.subscribers.exporter.prometheus import Prometheus, check_metrics
 from tests.subscribers.stopper.stopper_processes import RUN, Training
 from tests.support.waiting import wait_until
 
-HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "prometheus.md"
+DOCS = Path(__file__).parents[3] / "docs"
+HOW_TO = DOCS / "how-to" / "prometheus.md"
+SYSTEM_METRICS = DOCS / "reference" / "system-metrics.md"
 COUNTER_SUFFIXES = ("_total", "_bucket", "_sum", "_count")
 
 
@@ -95,6 +98,9 @@ def test_every_query_of_the_how_to_returns_data_on_live_runs(
         for question, query in questions.items():
             text = query.replace("\\|", "|")
             wait_until(lambda text=text: server.query(text), question)  # type: ignore[misc]
+        for family in SYSTEM_FAMILIES:
+            assert server.query(f'{family.name}{{host="node"}}'), family.name
+        check_metrics(require_program("promtool"), exporter.get()[1])
 
 
 def test_a_page_has_the_same_samples_in_both_formats(
@@ -198,7 +204,7 @@ def test_a_second_exporter_on_a_home_names_the_first(
 
 @contextlib.contextmanager
 def publishing(broker: BrokerProcess, *, bad: bool = False) -> Iterator[None]:
-    """A run that trains; if it is ``bad``, events get lost, and a run beside it has failed."""
+    """A run that trains; if ``bad``, with lost events, an idle machine and a failed run beside."""
     stop = threading.Event()
 
     def train() -> None:
@@ -223,6 +229,10 @@ def publishing(broker: BrokerProcess, *, bad: bool = False) -> Iterator[None]:
             failed.emit("train_begin")
             failed.emit("train_error", data={"error": {"type": "ValueError", "message": "x"}})
             failed.flush()
+        with Producer(broker.address, "run/sampler-node/s1") as sampler:
+            names = re.findall(r"^\| `([a-z0-9]+/[\w/]+)` \|", SYSTEM_METRICS.read_text(), re.M)
+            sampler.emit("metrics", data={"metrics": dict.fromkeys(names, 0.0)})
+            sampler.flush()
     trainer = threading.Thread(target=train)
     trainer.start()
     try:

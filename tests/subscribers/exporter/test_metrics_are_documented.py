@@ -11,9 +11,10 @@ from lineside.emitter.spool import status_page
 from lineside.store.status import verdict
 from lineside.store.status.liveness import DISCONNECTED, STALLED
 from lineside.subscribers.exporter import samples
-from lineside.subscribers.exporter.families import COUNTER, FAMILIES, RUN_FAMILIES
+from lineside.subscribers.exporter.families import COUNTER, RUN_FAMILIES
 from lineside.subscribers.exporter.page import OwnMetrics
-from lineside.subscribers.exporter.samples import STATUSES
+from lineside.subscribers.exporter.samples import FAMILIES, STATUSES
+from lineside.subscribers.exporter.system import SYSTEM_FAMILIES, system_metric
 from lineside.subscribers.exporter.tracker import MAX_METRICS, MAX_NAMES, MAX_RANKS
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -67,3 +68,11 @@ def test_every_status_and_every_phase_has_a_series() -> None:
     } == statuses | others
     assert {DISCONNECTED, STALLED} <= set(STATUSES)
     assert set(samples.PHASES) == set(status_page.PHASES)
+
+
+def test_every_metric_of_the_sampler_has_a_family() -> None:
+    page = (DOCS / "reference" / "system-metrics.md").read_text()
+    names = re.findall(r"^\| `([a-z0-9]+/[\w/]+)` \|", page, re.M)
+    found = {name: system_metric(name) for name in names}
+    assert None not in found.values(), found
+    assert {one.family for one in found.values() if one} == {one.name for one in SYSTEM_FAMILIES}

@@ -22,6 +22,7 @@ class Feed:
 
     def __init__(self) -> None:
         self.tracker = RunTracker(lambda _run: None)
+        self.now = NOW
         self._offset = 0
 
     def event(
@@ -42,7 +43,7 @@ class Feed:
 
     def samples(self) -> Samples:
         lines = new_lines()
-        add_run(lines, self.record, "running", NOW)
+        add_run(lines, self.record, "running", self.now)
         return parse("".join(line for some in lines.values() for line in some))
 
     @property
@@ -98,6 +99,20 @@ def test_labels_are_bounded(feed: Feed) -> None:
     assert len(select(samples, "lineside_rank_heartbeat_timestamp_seconds")) == MAX_RANKS
     for labels in select(samples, "lineside_run_info"):
         assert all(len(text) <= TEXT_LENGTH for _, text in labels)
+
+
+def test_metrics_of_a_machine_have_families_and_leave_when_it_reports_no_more(feed: Feed) -> None:
+    feed.event(0, "run_start")
+    sampler = Stream("run", "sampler-node.1", "s")
+    metrics = {"host/cpu_ratio": 0.5, "gpu11/xid_errors_total": 2, "filesystem/spool/size_bytes": 9}
+    feed.event(0, "metrics", sampler, metrics=metrics | {"gpu0/of_a_later_version": 1.0})
+    samples = feed.samples()
+    assert value(samples, "lineside_host_cpu_ratio", host="node.1", run="run") == 0.5
+    assert value(samples, "lineside_gpu_xid_errors_total", gpu="11") == 2
+    assert value(samples, "lineside_filesystem_size_bytes", filesystem="spool") == 9
+    assert value(samples, "lineside_run_metric", metric="gpu0/of_a_later_version") == 1
+    feed.now += 61
+    assert not select(feed.samples(), "lineside_host_cpu_ratio")
 
 
 def test_an_event_that_no_handler_can_take_holds_up_no_other(
