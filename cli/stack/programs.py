@@ -59,7 +59,13 @@ def programs(
         found.append(Program("stopper", module_command("lineside.cli", "stopper"), env))
     for name, subscriber in configuration.subscribers.items():
         argv = module_command("lineside.cli", "subscriber", name)
-        found.append(Program(name, argv, {**env, **subscriber.environment}, is_required=False))
+        # It reads the file with the settings of the stack, and then takes its own.
+        own = {
+            variable: value
+            for variable, value in subscriber.environment.items()
+            if not variable.startswith("LINESIDE_")
+        }
+        found.append(Program(name, argv, {**env, **own}, is_required=False))
     return found
 
 

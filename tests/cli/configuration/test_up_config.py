@@ -55,12 +55,14 @@ subscribers:
       token: ${TEST_TOKEN}
     environment:
       LEVEL: high
+      LINESIDE_HOME: ${TEST_HOME}
 """
 TOKEN = "not-for-the-command-line"  # noqa: S105 - no secret
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TEST_HOME", str(tmp_path / "own"))
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "notify.py").write_text(NOTIFY)
     path = tmp_path / "lineside.yaml"
@@ -105,7 +107,7 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
     seen = tmp_path / "code" / "seen.txt"
     expected = [f"abab high {TOKEN} {step}" for step in (1, 2, 3)]
     wait_until(lambda: seen.exists() and seen.read_text().splitlines() == expected)
-    assert (home.path / "subscribers" / "notify.1.db").exists()
+    assert (tmp_path / "own" / "subscribers" / "notify.1.db").exists()
     wait_until(lambda: get_json(f"{page}/api/runs/{RUN_ID}")[1].get("status") == "stopped")
 
     metrics = process.until(r"metrics (http://\S+)\n")

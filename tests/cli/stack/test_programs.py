@@ -1,0 +1,64 @@
+"""The command lines and environments of a stack's processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lineside.bus.settings import Settings
+from lineside.cli.configuration.loading import load
+from lineside.cli.stack.programs import programs
+from lineside.cli.stack.supervisor import Program
+
+SECRET = "5b1d2c77e0a94f"  # noqa: S105 - no secret
+TEXT = """
+broker: {listen: "tcp://0.0.0.0:7430"}
+dashboard: {tokens: true}
+exporter: {enabled: true, max_metrics: 5}
+stopper: {rules: [{max_steps: 5}]}
+subscribers:
+  notify:
+    class: m:C
+    options: {token: "${TEST_TOKEN}"}
+    environment: {LEVEL: high, LINESIDE_HOME: /elsewhere}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.from_env({"LINESIDE_HOME": str(tmp_path / "home")})
+
+
+def arguments(program: Program) -> str:
+    return " ".join(program.argv).partition("-m lineside.cli ")[2]
+
+
+def test_options_are_arguments_and_secrets_stay_in_the_file(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_TOKEN", SECRET)
+    file = tmp_path / "lineside.yaml"
+    file.write_text(TEXT)
+    found = programs(settings, load(file, settings.home), {"dashboard": 8001})
+    assert [arguments(one) for one in found] == [
+        "broker --listen tcp://0.0.0.0:7430 --keep-days 7.0 --keep-gb 10.0",
+        "recorder",
+        "dashboard --host 127.0.0.1 --port 8001 --tokens",
+        "exporter --host 127.0.0.1 --port 9743 --max-metrics 5 --interval 5.0",
+        "stopper",
+        "subscriber notify",
+    ]
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 4, *[str(file)] * 2]
+    assert found[-1].env["LEVEL"] == "high"
+    assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
+    assert SECRET not in str(found)
+    assert [one.is_required for one in found] == [*[True] * 5, False]
+
+
+def test_without_a_file_the_stack_is_broker_recorder_and_dashboard(settings: Settings) -> None:
+    found = programs(settings, load(None, settings.home))
+    assert [one.name for one in found] == ["broker", "recorder", "dashboard"]
+    settings.home.mkdir()
+    (settings.home / "rules.yaml").write_text("rules: [{max_steps: 1}]")
+    assert programs(settings, load(None, settings.home))[-1].name == "stopper"
