@@ -15,7 +15,6 @@ from lineside.cli.commands import (
     audit,
     config,
     control,
-    demo,
     doctor,
     export,
     keys,
@@ -74,7 +73,7 @@ def register(command: Callable[..., None]) -> None:
 for _command in (
     up.up,
     config.config,
-    demo.demo,
+    up.demo,
     run.run,
     ship.ship,
     runs.runs,
