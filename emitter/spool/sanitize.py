@@ -65,13 +65,15 @@ _FACT_LIMITS = LIMITS_BY_SIZE[1]  # the facts of a run are shown on a page
 class Sanitizer:
     """Turns values into None, bool, int, float, str, list and dict with text keys.
 
-    ``lossy`` is True afterwards if anything was cut or only described. If there are more values
+    ``lossy`` is True afterwards if anything was cut or only described, ``unread`` describes the
+    first array on a device. If there are more values
     than the limit, each branch of a container gets a share: a small one stays whole beside a large
     one. A sanitizer counts values against its limits, so each event takes a new one.
     """
 
     def __init__(self, limits: Limits = LIMITS_BY_SIZE[0]) -> None:
         self.lossy = False
+        self.unread = ""
         self._limits = limits
         self._remaining = limits.items  # of the branch that is being converted
         self._characters = limits.characters
@@ -190,7 +192,10 @@ class Sanitizer:
             for name in ("shape", "dtype", "device")
             if hasattr(value, name)
         )
-        return self._placeholder(f"<{_type_name(cls)} {facts}>")
+        description = f"<{_type_name(cls)} {facts}>"
+        if not readable:
+            self.unread = self.unread or description
+        return self._placeholder(description)
 
     def _key(self, key: object) -> str:
         return self._text(key if type(key) is str else _key_text(key))
@@ -216,13 +221,17 @@ class Sanitizer:
         return {UNENCODABLE: _encodable(text[:_REPR_CHARACTERS])}
 
 
-def clean_data(kind: str, data: Any) -> tuple[dict[str, Any], bool]:
-    """The data of an event of ``kind``, cleaned, and whether any of it had to be left out."""
+def clean_data(kind: str, data: Any) -> tuple[dict[str, Any], bool, str]:
+    """The data of an event of ``kind``, cleaned, and whether any of it had to be left out.
+
+    The third is the description of an array on a device, which is never read; empty without one.
+    """
     sanitizer = Sanitizer(_FACT_LIMITS if kind == "run_start" else LIMITS_BY_SIZE[0])
     clean = sanitizer.clean(data)
     if isinstance(clean, dict):
-        return clean, sanitizer.lossy
-    return {UNENCODABLE: f"{_type_name(type(data))} in place of a map", "data": clean}, True
+        return clean, sanitizer.lossy, sanitizer.unread
+    why = f"{_type_name(type(data))} in place of a map"
+    return {UNENCODABLE: why, "data": clean}, True, sanitizer.unread
 
 
 def as_step(value: Any) -> int | None:

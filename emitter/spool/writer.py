@@ -53,6 +53,7 @@ class SpoolWriter:
     events are dropped at 15/16 of it, logs at 63/64 (16 MiB of 1 GiB remain in reserve), all
     others at ``cap`` itself. ``next_seq`` is the number of the next event. ``dropped`` counts the
     dropped events, ``encode_failures`` those that lost a value or a field that cannot be encoded.
+    ``unread`` describes the first array on a device, which is never read.
 
     Raises (constructor only):
         SettingsError, OSError: the folder cannot be created, see ``StreamFolder``.
@@ -74,6 +75,7 @@ class SpoolWriter:
         self.next_seq = 0
         self.dropped = 0
         self.encode_failures = 0
+        self.unread = ""
         self._pack = msgpack.Packer().pack
         self._encode = Encoder().encode
         self._segment = segment
@@ -115,8 +117,9 @@ class SpoolWriter:
         seq = self.next_seq
         raw, lossy = data, False
         if data is not None and not is_numeric(data):
-            data, lossy = clean_data(kind, data)
+            data, lossy, unread = clean_data(kind, data)
             self.encode_failures += lossy
+            self.unread = self.unread or unread
         if (
             kind not in self._kinds
             or type(step) is not int
@@ -233,15 +236,7 @@ class SpoolWriter:
             self._kinds.add(kind)
         else:
             kind, has_lost = "unnamed", True
-        event = (
-            wall,
-            now_ns,
-            kind,
-            valid_step or 0,
-            valid_epoch,
-            as_step(control) or 0,
-            data,
-        )
+        event = (wall, now_ns, kind, valid_step or 0, valid_epoch, as_step(control) or 0, data)
         for limits in LIMITS_BY_SIZE if data is not None else ():
             if self._fits(event):
                 break

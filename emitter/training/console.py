@@ -13,6 +13,10 @@ from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
 from lineside.emitter.spool.confirmation import explain_unusable
 
+_UNREAD = (
+    "values on a GPU are not sent, because reading one would wait for the GPU: "
+    "log numbers, such as loss.item(), at the steps where that wait is fine"
+)
 _printed: set[str] = set()
 _announced: set[str] = set()  # ids of runs
 
@@ -29,6 +33,13 @@ def print_once(text: str) -> None:
     with contextlib.suppress(Exception):
         sys.stderr.write(f"lineside: {text}\n")
         sys.stderr.flush()
+
+
+def report_unread(array: str) -> None:
+    """Print once that values on a device are not sent; ``array`` describes the first, if any."""
+    if array and _UNREAD not in _printed:
+        print_once(_UNREAD)
+        print_once(f"the first one was {array}")
 
 
 def announce_run(settings: Settings, run: str, name: str) -> None:

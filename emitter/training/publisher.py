@@ -35,7 +35,7 @@ from lineside.emitter.spool.status_page import (
 )
 from lineside.emitter.spool.writer import SpoolWriter
 from lineside.emitter.training import launch_registry, shutdown
-from lineside.emitter.training.console import print_once
+from lineside.emitter.training.console import print_once, report_unread
 from lineside.emitter.training.error_facts import error_facts, one_line
 from lineside.emitter.training.identity import Identity
 
@@ -280,6 +280,7 @@ class Publisher:
 
     def _publish_end(self, how: str, error: BaseException | None) -> None:
         self._run_exclusively(partial(self._spool.flush_gaps, self.step, self._epoch))
+        report_unread(self._spool.unread)
         data = {
             "how": how,
             "error": error_facts(error),
@@ -320,6 +321,7 @@ class Publisher:
                     self._deferred.append(self.release)
             if not self._is_released:
                 self._spool.maintain()
+            report_unread(self._spool.unread)
             self._shipper_starter.ensure()
             for maintain in self.maintenance_tasks:
                 maintain()

@@ -99,7 +99,7 @@ class Diverging(Trainer):
 
 
 def test_nan_and_infinity_survive_and_tensors_become_numbers(
-    home: Path, tmp_path: Path, spool_events: ReadSpool
+    home: Path, tmp_path: Path, spool_events: ReadSpool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer(tmp_path, LinesideCallback(), kind=Diverging).train()
     close_all()
@@ -109,6 +109,9 @@ def test_nan_and_infinity_survive_and_tensors_become_numbers(
     logs = data_of(next(event for event in events if event.kind == "log"))["logs"]
     assert "device=meta" in logs["there"]["!"]
     assert data_of(events[-1])["counters"]["encode_failures"] == len(losses)
+    printed = capsys.readouterr().err
+    assert printed.count("log numbers, such as loss.item()") == 1
+    assert "<torch.Tensor shape=torch.Size([]) dtype=torch.float32 device=meta>" in printed
 
 
 def test_logs_are_copied_before_later_callbacks_change_them(
