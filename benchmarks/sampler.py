@@ -16,21 +16,19 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.shipper import WARM_UP_SECONDS, cpu_seconds, megabytes, start_python, wait_for
+from benchmarks.shipper import (
+    PRODUCER,
+    WARM_UP_SECONDS,
+    cpu_seconds,
+    megabytes,
+    start_python,
+    wait_for,
+)
 from benchmarks.table import Row
 from lineside.emitter.sampler.starter import SamplerStarter, lock_name
-from lineside.emitter.spool.shipper_process import lock_holder
+from lineside.emitter.spool.sidecar_process import lock_holder
 
 SECONDS = 60.0  # six samples
-_TRAINING = """
-import sys
-from pathlib import Path
-from lineside.bus.protocol.events import Stream
-from lineside.emitter.spool.writer import SpoolWriter
-writer = SpoolWriter(Path(sys.argv[1]), Stream("quiet", "rank0", "a1"))
-writer.write("run_start")
-sys.stdin.read()
-"""
 _IDLER = "import time, psutil, pynvml, msgpack\nwhile True: time.sleep(0.5)"
 
 
@@ -38,7 +36,7 @@ def measure() -> list[Row]:
     """Memory in MB (resident, shared libraries included) and processor in % of one core."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         spool = Path(folder) / "spool"
-        start_python(stack, _TRAINING, str(spool))
+        start_python(stack, PRODUCER, str(spool))
         idler = start_python(stack, _IDLER)
         wait_for(lambda: (spool / "quiet" / "rank0" / "a1").is_dir())
         lock = spool / lock_name()

@@ -20,11 +20,11 @@ from pathlib import Path
 from benchmarks.table import Row
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.shipper_process import ShipperStarter, shipper_pid
+from lineside.emitter.spool.sidecar_process import ShipperStarter, shipper_pid
 
 WARM_UP_SECONDS = 5.0
 SECONDS = 30.0
-_PRODUCER = """
+PRODUCER = """
 import sys
 from pathlib import Path
 from lineside.bus.protocol.events import Stream
@@ -41,7 +41,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         broker = stack.enter_context(BrokerProcess(Path(folder) / "bus"))
         spool = Path(folder) / "spool"
-        start_python(stack, _PRODUCER, str(spool))
+        start_python(stack, PRODUCER, str(spool))
         idler = start_python(stack, _IDLER)
         wait_for(lambda: spool.joinpath(*Stream("quiet", "rank0", "a1")).is_dir())
         ShipperStarter(spool, broker.address).ensure()

@@ -42,7 +42,7 @@ from lineside.cli.stack.supervisor import times_text
 from lineside.dashboard.formatting import size
 from lineside.emitter.spool import backlog
 from lineside.emitter.spool.backlog import StreamBacklog
-from lineside.emitter.spool.shipper_process import LOG_NAME, ShipperStatus
+from lineside.emitter.spool.sidecar_process import LOG_NAME, ShipperStatus
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 BROKER_TIMEOUT_SECONDS = 2.0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
 from lineside.emitter.spool import backlog
-from lineside.emitter.spool.shipper_process import ShipperStarter, shipper_pid
+from lineside.emitter.spool.sidecar_process import ShipperStarter, shipper_pid
 
 CHECK_SECONDS = 30.0
 """Time between two looks into the spool."""

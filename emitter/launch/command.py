@@ -21,7 +21,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.launch import exit_event, oom_kills, orphans
 from lineside.emitter.launch.exit_event import CommandExit
 from lineside.emitter.spool.confirmation import Unconfirmed
-from lineside.emitter.spool.shipper_process import INJECT_FOLDER
+from lineside.emitter.spool.sidecar_process import INJECT_FOLDER
 from lineside.emitter.training import launch_registry
 from lineside.emitter.training.console import print_once
 

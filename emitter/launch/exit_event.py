@@ -14,7 +14,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.spool import backlog, directory
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.confirmation import wait_confirmed as wait_until_confirmed
-from lineside.emitter.spool.shipper_process import ShipperStarter
+from lineside.emitter.spool.sidecar_process import ShipperStarter
 from lineside.emitter.spool.status_reader import StatusFields, StreamInfo, read_page
 from lineside.emitter.spool.writer import SpoolWriter
 from lineside.emitter.training import launch_registry

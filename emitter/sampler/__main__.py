@@ -16,7 +16,7 @@ from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
 from lineside.emitter.sampler.service import IDLE_SECONDS, Sampler
 from lineside.emitter.sampler.starter import lock_name
-from lineside.emitter.spool.shipper_process import DETACH, lock_holder
+from lineside.emitter.spool.sidecar_process import DETACH, lock_holder
 
 log = logging.getLogger("lineside")
 

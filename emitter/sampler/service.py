@@ -29,7 +29,7 @@ from lineside.emitter.sampler.process_metrics import Process, ProcessTable, Tree
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
 from lineside.emitter.sampler.trainings import Training, Trainings
 from lineside.emitter.spool import liveness_lock
-from lineside.emitter.spool.shipper_process import rotate_log
+from lineside.emitter.spool.sidecar_process import rotate_log
 from lineside.emitter.spool.writer import SpoolWriter
 
 log = logging.getLogger("lineside")

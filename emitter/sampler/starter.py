@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from lineside.emitter.spool.shipper_process import SidecarStarter
+from lineside.emitter.spool.sidecar_process import SidecarStarter
 
 EXTRA = "lineside[system]"
 _MODULE = "lineside.emitter.sampler"

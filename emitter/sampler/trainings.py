@@ -17,7 +17,7 @@ from lineside.bus.protocol.messages import Put
 from lineside.bus.protocol.wire import decode_event, record_bodies
 from lineside.emitter.spool import directory
 from lineside.emitter.spool.segment_reader import SegmentReader
-from lineside.emitter.spool.shipper_process import lock_holder
+from lineside.emitter.spool.sidecar_process import lock_holder
 from lineside.emitter.spool.status_reader import StreamInfo, read_page
 from lineside.emitter.spool.stream_folder import LOCK_NAME
 

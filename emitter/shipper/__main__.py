@@ -10,7 +10,7 @@ from lineside.bus.module_process import detach
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
 from lineside.emitter.shipper.service import Shipper
-from lineside.emitter.spool.shipper_process import DETACH, shipper_pid
+from lineside.emitter.spool.sidecar_process import DETACH, shipper_pid
 
 log = logging.getLogger("lineside")
 

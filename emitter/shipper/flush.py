@@ -15,7 +15,7 @@ from lineside.bus.errors import BrokerUnreachable, KeyRefused, UsageError
 from lineside.bus.protocol.events import Stream
 from lineside.emitter.shipper.service import Shipper
 from lineside.emitter.spool import backlog
-from lineside.emitter.spool.shipper_process import ShipperStatus
+from lineside.emitter.spool.sidecar_process import ShipperStatus
 
 _REPORT_SECONDS = 0.5
 _WAIT_SECONDS = 0.1

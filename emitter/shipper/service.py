@@ -21,7 +21,7 @@ from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
 from lineside.emitter.shipper.send_window import SILENCE_SECONDS, SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
 from lineside.emitter.spool import liveness_lock
-from lineside.emitter.spool.shipper_process import (
+from lineside.emitter.spool.sidecar_process import (
     LOCK_NAME,
     LOG_NAME,
     ShipperStatus,

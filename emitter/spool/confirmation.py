@@ -10,7 +10,7 @@ from pathlib import Path
 from lineside.bus.errors import AddressError
 from lineside.bus.protocol import addresses
 from lineside.emitter.spool import directory
-from lineside.emitter.spool.shipper_process import LOG_NAME, ShipperStarter, ShipperStatus
+from lineside.emitter.spool.sidecar_process import LOG_NAME, ShipperStarter, ShipperStatus
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.001, 0.02
 _ENSURE_SECONDS = 1.0

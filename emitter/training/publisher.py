@@ -19,7 +19,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.sanitize import Sanitizer
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.spool.shipper_process import ShipperStarter
+from lineside.emitter.spool.sidecar_process import ShipperStarter
 from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,

@@ -12,7 +12,7 @@ from pathlib import Path
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.service import Shipper
-from lineside.emitter.spool import directory, shipper_process
+from lineside.emitter.spool import directory, sidecar_process
 from tests.support.forked import ForkedScript
 from tests.support.processes import Child
 from tests.support.waiting import DEADLINE, wait_until
@@ -89,7 +89,7 @@ class Bench:
         """``python -m lineside.emitter.shipper``, its log in ``spool/shipper.log``."""
         self.spool.mkdir(parents=True, exist_ok=True)
         places = {"LINESIDE_SPOOL": str(self.spool), "LINESIDE_BROKER": address or self.address}
-        log = self.spool / shipper_process.LOG_NAME
+        log = self.spool / sidecar_process.LOG_NAME
         shipper = Child(["-m", "lineside.emitter.shipper"], {**os.environ, **places}, log)
         self._stack.callback(shipper.kill)
         shipper.start()

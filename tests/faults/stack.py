@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound, StoreError
 from lineside.bus.testing import BrokerProcess
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.sidecar_process import shipper_pid
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
 from tests.faults.accounts import Journal, is_recorded, journal

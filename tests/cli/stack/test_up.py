@@ -18,7 +18,7 @@ from lineside.bus.client.reader import Reader
 from lineside.bus.local_stack import read_status
 from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import get_json, http_problem
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.sidecar_process import shipper_pid
 from tests.cli.homes import RUN_ID, Home
 from tests.support.waiting import wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside.emitter.spool.shipper_process import INJECT_FOLDER
+from lineside.emitter.spool.sidecar_process import INJECT_FOLDER
 from tests.support.waiting import DEADLINE
 
 HANDLER = """

@@ -20,7 +20,7 @@ from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
 from lineside.cli.commands import services
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
-from lineside.emitter.spool.shipper_process import lock_holder
+from lineside.emitter.spool.sidecar_process import lock_holder
 from lineside.store.database.engine import open_store
 from lineside.store.history.curve_records import Series
 from lineside.store.history.history import History

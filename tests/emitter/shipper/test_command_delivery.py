@@ -22,7 +22,7 @@ from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.command_delivery import CommandDelivery
 from lineside.emitter.spool import inbox
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.sidecar_process import shipper_pid
 from tests.emitter.shipping import Bench
 from tests.support.waiting import DEADLINE, wait_until
 

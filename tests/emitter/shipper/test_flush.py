@@ -12,7 +12,7 @@ from lineside.bus.testing import read_all
 from lineside.emitter.shipper import flush
 from lineside.emitter.shipper.flush import ShipResult, ship
 from lineside.emitter.spool.segment_reader import segments
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.sidecar_process import shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, NEXT_SEQ
 from tests.emitter.shipping import Bench, Producer
 from tests.support.waiting import wait_until

@@ -15,7 +15,7 @@ from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.emitter.shipper.flush import ship
-from lineside.emitter.spool.shipper_process import LOG_NAME
+from lineside.emitter.spool.sidecar_process import LOG_NAME
 from tests.bus.broker.secured_broker import LISTEN, SecuredBroker
 from tests.emitter.shipping import Bench, Producer
 from tests.support.waiting import DEADLINE, wait_until

@@ -15,7 +15,7 @@ import pytest
 from lineside.bus.testing import FaultyProxy, read_all
 from lineside.emitter.spool import directory
 from lineside.emitter.spool.segment_reader import segments
-from lineside.emitter.spool.shipper_process import shipper_pid
+from lineside.emitter.spool.sidecar_process import shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED, TRAINING
 from tests.emitter.shipping import SHIPPER, STREAM, Bench, seqs
 from tests.faults.session import repeats

@@ -12,7 +12,7 @@ import pytest
 
 from lineside.emitter.shipper.service import Shipper, ShipperLimits
 from lineside.emitter.spool.segment_reader import segments
-from lineside.emitter.spool.shipper_process import LOCK_NAME, LOG_NAME, shipper_pid
+from lineside.emitter.spool.sidecar_process import LOCK_NAME, LOG_NAME, shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED
 from tests.emitter.shipping import Bench, work_until
 from tests.support.waiting import wait_until
@@ -205,7 +205,7 @@ def test_the_shipper_loads_nothing_heavy(bench: Bench) -> None:
 
 
 def test_importing_the_shipper_package_loads_no_zmq() -> None:
-    code = "import sys, lineside.emitter.shipper, lineside.emitter.spool.shipper_process\n"
+    code = "import sys, lineside.emitter.shipper, lineside.emitter.spool.sidecar_process\n"
     code += "print('zmq' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"

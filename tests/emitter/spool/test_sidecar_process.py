@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.testing import read_all
-from lineside.emitter.spool import shipper_process
-from lineside.emitter.spool.shipper_process import (
+from lineside.emitter.spool import sidecar_process
+from lineside.emitter.spool.sidecar_process import (
     INJECT_FOLDER,
     LOG_NAME,
     ShipperStarter,
@@ -145,7 +145,7 @@ def test_ensure_is_fast_while_a_shipper_runs(bench: Bench) -> None:
 def test_a_reader_of_a_trainers_output_does_not_wait_for_the_shipper(spool: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from lineside.emitter.spool.shipper_process import *\n"
+        "from lineside.emitter.spool.sidecar_process import *\n"
         "starter = ShipperStarter(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock')\n"
         "starter.ensure()\n"
         "while shipper_pid(Path(sys.argv[1])) is None: time.sleep(0.01)\n"
@@ -192,7 +192,7 @@ def test_a_script_that_waits_for_all_its_children_does_not_wait_for_the_shipper(
 ) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from lineside.emitter.spool.shipper_process import *\n"
+        "from lineside.emitter.spool.sidecar_process import *\n"
         "ShipperStarter(Path(sys.argv[1]), 'ipc:///nowhere/bus.sock').ensure()\n"
         "try:\n"
         "    while True: os.wait()\n"
@@ -237,7 +237,7 @@ def test_the_shippers_environment_has_spool_and_broker_and_no_other_setting(
     for name in ("LINESIDE_LAUNCH", "LINESIDE_RUN_ID", "LINESIDE_SUPERVISOR_PID"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("LINESIDE_HOME", "/home/of/lineside")
-    env = shipper_process.shipper_environment(Path("/spool"), "ipc:///bus.sock")
+    env = sidecar_process.shipper_environment(Path("/spool"), "ipc:///bus.sock")
     assert {name: value for name, value in env.items() if name.startswith("LINESIDE_")} == {
         "LINESIDE_HOME": "/home/of/lineside",
         "LINESIDE_SPOOL": "/spool",
@@ -245,6 +245,6 @@ def test_the_shippers_environment_has_spool_and_broker_and_no_other_setting(
     }
     assert env["PYTHONPATH"] == os.pathsep.join([str(tmp_path / "here"), "/there"])
     monkeypatch.setenv("PYTHONPATH", str(INJECT_FOLDER))
-    assert "PYTHONPATH" not in shipper_process.shipper_environment(
+    assert "PYTHONPATH" not in sidecar_process.shipper_environment(
         Path("/spool"), "ipc:///bus.sock"
     )
