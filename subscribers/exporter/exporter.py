@@ -20,8 +20,9 @@ from lineside.subscribers.exporter.page import OwnMetrics, Page, sample_lines
 from lineside.subscribers.exporter.record import RunRecord
 from lineside.subscribers.exporter.samples import STATUSES, add_run, new_lines, run_status
 from lineside.subscribers.exporter.server import Health, PageServer
-from lineside.subscribers.exporter.state_file import StateFile, StateFileError
+from lineside.subscribers.exporter.state_file import StateFile
 from lineside.subscribers.exporter.tracker import MAX_METRICS, RunTracker
+from lineside.subscribers.state_file import StateFileError
 
 log = logging.getLogger("lineside")
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lineside.bus.errors import AddressInUse, LinesideError
+from lineside.bus.errors import AddressInUse
 from lineside.bus.file_lock import FileLock
 from lineside.subscribers.exporter.record import RunRecord
+from lineside.subscribers.state_file import StateFileError
 
 _FORMAT = 1  # another format is another file, and the journal is read again
 _TABLES = """
@@ -27,10 +28,6 @@ CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, data TEXT NOT NULL, heard_at REAL NOT NULL, is_open INTEGER NOT NULL
 );
 """
-
-
-class StateFileError(LinesideError):
-    """The file of the exporter's state cannot be used."""
 
 
 class StateFile:
