@@ -173,6 +173,7 @@ def test_a_shipper_whose_own_broker_confirms_is_not_ended_for_another(
     producer.send("write 100")
     wait_until(lambda: producer.acked == 100)
     producer.start("write 2000000")  # so that some are left at any time
+    wait_until(lambda: producer.acked > 100)
     elsewhere = f"ipc://{bench.folder}/other/bus.sock"
     with pytest.raises(UsageError, match=f"process {holder.pid} ships .*, which takes them"):
         ship(bench.spool, elsewhere, 30)
