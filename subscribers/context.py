@@ -1,4 +1,4 @@
-"""What a handler knows of its run, and what it can do to it."""
+"""What a handler knows of its run and can do to it, and the choice of runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lineside.bus.errors import LinesideError
@@ -14,8 +14,9 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
 from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
+from lineside.bus.protocol.patterns import matches
 from lineside.bus.protocol.wire import Encoder
-from lineside.subscribers.state_file import Publication, SavedRun
+from lineside.subscribers.subscriber_state import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""
@@ -253,3 +254,22 @@ class TrackedRun(RunContext):
             "called": self._called,
             "is_failing": self.is_failing,
         }
+
+
+class RunFilter:
+    """Runs whose id or name fits one of ``runs``, and whose project fits one of ``projects``.
+
+    ``*`` stands for any characters; an empty list fits everything. Events before a ``run_start``
+    belong to no project and have no name.
+    """
+
+    def __init__(self, runs: Sequence[str] = (), projects: Sequence[str] = ()) -> None:
+        self._runs = tuple(runs)
+        self._projects = tuple(projects)
+
+    def matches(self, run: RunContext) -> bool:
+        """Whether the subscriber handles ``run``."""
+        names = (run.id, run.name)
+        return (
+            not self._runs or any(matches(name, one) for name in names for one in self._runs)
+        ) and (not self._projects or any(matches(run.project, one) for one in self._projects))

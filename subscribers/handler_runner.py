@@ -17,8 +17,8 @@ from lineside.bus.wording import agree, plural
 from lineside.subscribers.context import RunContext, TrackedRun
 from lineside.subscribers.events import typed_event
 from lineside.subscribers.handlers import Handlers
-from lineside.subscribers.state_file import Publication, StateFile
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
+from lineside.subscribers.subscriber_state import Publication, SubscriberState
 
 log = logging.getLogger("lineside")
 
@@ -42,7 +42,7 @@ class Setup:
     subscriber: type[Subscriber]
     factory: Callable[[], Subscriber]
     handlers: Handlers
-    state_file: StateFile
+    state_file: SubscriberState
     is_wanted: Callable[[RunContext], bool]
     wait_for: Callable[[Awaitable[Any]], Any]
     on_published: Callable[[], None]

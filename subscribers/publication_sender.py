@@ -15,7 +15,8 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import DENIED, FULL, Ack, Frames, Hi, Put, Who, decode
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.wording import plural
-from lineside.subscribers.state_file import StateFile, StateFileError
+from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.subscriber_state import SubscriberState
 
 log = logging.getLogger("lineside")
 
@@ -29,7 +30,7 @@ class PublicationSender:
     """Sends the publications of ``state_file`` from a thread of its own, until ``close``."""
 
     def __init__(
-        self, address: str, state_file: StateFile, on_fatal: Callable[[BaseException], None]
+        self, address: str, state_file: SubscriberState, on_fatal: Callable[[BaseException], None]
     ) -> None:
         self._address = address
         self._state_file = state_file

@@ -16,15 +16,15 @@ from lineside.bus.protocol.events import AUDIT, Stream, is_run_id
 from lineside.bus.protocol.messages import OFFSET
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
+from lineside.subscribers.context import RunFilter
 from lineside.subscribers.event_loop import EventLoop
 from lineside.subscribers.handler_runner import Setup
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.offset_tracker import OffsetTracker
 from lineside.subscribers.publication_sender import PublicationSender
-from lineside.subscribers.run_filter import RunFilter
 from lineside.subscribers.run_queue import MAX_CATCHING_UP, Bus, RunQueue
-from lineside.subscribers.state_file import StateFile
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
+from lineside.subscribers.subscriber_state import SubscriberState
 
 log = logging.getLogger("lineside")
 
@@ -91,11 +91,11 @@ class SubscriberService(BatchSubscriber):
         self._fatal: BaseException | None = None
         self._knows_late_runs = False
         self._late_check_at = self._commit_at = self._tick_at = self._prune_at = 0.0
-        self._state_file: StateFile | None = None
+        self._state_file: SubscriberState | None = None
         self._loop = EventLoop()
 
     def startup(self) -> None:
-        self._state_file = StateFile.of(self.settings.home, self.name)
+        self._state_file = SubscriberState.of(self.settings.home, self.name)
         self._sender = PublicationSender(self.settings.broker, self._state_file, self._set_fatal)
         self._sender.start()
         self._setup = Setup(

@@ -18,13 +18,12 @@ from lineside.bus.protocol.commands import COMMAND, Command
 from lineside.bus.protocol.event_kinds import METRICS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.settings import Settings
-from lineside.subscribers.context import RunContext
+from lineside.subscribers.context import RunContext, RunFilter
 from lineside.subscribers.event_loop import EventLoop
 from lineside.subscribers.handler_runner import HandlerRunner, Setup, SubscriberStopped
 from lineside.subscribers.handlers import Handlers
-from lineside.subscribers.run_filter import RunFilter
-from lineside.subscribers.state_file import Publication, StateFile
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
+from lineside.subscribers.subscriber_state import Publication, SubscriberState
 
 _ATTEMPT = "20260101T000000.000-0000"
 _START = 1_767_225_600.0  # seconds since the epoch: the first of January 2026
@@ -76,7 +75,7 @@ def deliver(
     handlers = Handlers(type(subscriber))
     if on_error not in (SKIP, STOP):
         raise UsageError(f"on_error {on_error!r}: expected {SKIP} or {STOP}")
-    state_file, loop = StateFile(), EventLoop()
+    state_file, loop = SubscriberState(), EventLoop()
     setup = Setup(
         subscriber.name,
         on_error,

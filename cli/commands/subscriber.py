@@ -59,9 +59,9 @@ def subscriber(
 
     The module is looked for in the current folder, then among installed packages.
     """
+    from lineside.subscribers.context import RunFilter
     from lineside.subscribers.handlers import Handlers
     from lineside.subscribers.options import load_class, parse_options
-    from lineside.subscribers.run_filter import RunFilter
     from lineside.subscribers.service import FROM_START, SubscriberService
 
     if ":" in target:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lineside.bus.client.reader import SILENCE_SECONDS, Batch
-from lineside.bus.settings import Settings, make_private_folder
+from lineside.bus.settings import Settings
 from lineside.store.database.engine import sqlite_path
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.exporter.families import OWN_FAMILIES
@@ -20,7 +20,7 @@ from lineside.subscribers.exporter.page import OwnMetrics, Page, sample_lines
 from lineside.subscribers.exporter.record import RunRecord
 from lineside.subscribers.exporter.samples import STATUSES, add_run, new_lines, run_status
 from lineside.subscribers.exporter.server import Health, PageServer
-from lineside.subscribers.exporter.state_file import StateFile
+from lineside.subscribers.exporter.state_file import ExporterState
 from lineside.subscribers.exporter.tracker import MAX_METRICS, RunTracker
 from lineside.subscribers.state_file import StateFileError
 
@@ -68,15 +68,14 @@ class Exporter(BatchSubscriber):
         self._render_seconds = render_seconds
         self._has_page = False
         self._clock = clock
-        self._state_file: StateFile | None = None
+        self._state_file: ExporterState | None = None
         self._own = OwnMetrics()
         self._level_at = clock()  # when the journal was last read to its end
         self._render_at = self._save_at = self._prune_at = 0.0
         self._store_path = sqlite_path(settings.store)
 
     def startup(self) -> None:
-        folder = make_private_folder(self.settings.home / "exporter")
-        self._state_file = StateFile(folder)
+        self._state_file = ExporterState.of(self.settings.home)
         self._tracker = RunTracker(self._state_file.load, self._max_metrics)
         self._tracker.subscriber_errors = self._state_file.subscriber_errors()
         for run_id in self._state_file.open_runs():

@@ -6,20 +6,14 @@ killed continues at one offset of the journal, and the same events lead to the s
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import sqlite3
 import time
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lineside.bus.errors import AddressInUse, LinesideError
-from lineside.bus.file_lock import FileLock
-from lineside.bus.settings import make_private_folder
+from lineside.subscribers.state_file import StateFile
 from lineside.subscribers.stopper.rules import Rule
 
 RETENTION_SECONDS = 60 * 86_400.0
@@ -38,49 +32,32 @@ CREATE TABLE IF NOT EXISTS snapshots (
 """
 
 
-class StateStoreError(LinesideError):
-    """The file of the stopper's state cannot be used."""
-
-
-class StateStore:
+class StateStore(StateFile):
     """The states in the file ``path``, or in memory without one. Belongs to one thread.
 
-    Raises:
-        AddressInUse: another process uses the file.
-        StateStoreError: the file cannot be used.
+    After a power cut the journal is read again.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._lock = None if path is None else _acquire_lock(path)
-        try:
-            with self._translate_errors():
-                self._connection = sqlite3.connect(path or ":memory:")
-                weakref.finalize(self, self._connection.close)
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                # After a power cut the journal is read again.
-                self._connection.execute("PRAGMA synchronous=NORMAL")
-                self._connection.executescript(_TABLES)
-        except BaseException:
-            self._release()
-            raise
+    tables = _TABLES
+    owner = "a stopper with the same rules runs on this home"
+    remedy = "free disk space, or remove the file, and the journal is read again"
 
     @classmethod
     def for_rules(cls, home: Path, rules: Sequence[Rule], *, dry_run: bool = False) -> StateStore:
         """The store in ``home`` for exactly these rules; other rules have another file."""
         identity = f"{_FORMAT} {dry_run} {sorted(map(repr, rules))}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        return cls(make_private_folder(home / "stopper") / f"{name}.db")
+        return cls(home / "stopper" / f"{name}.db")
 
     def position(self) -> tuple[str | None, int]:
         """The journal that was read, and the offset up to which it was."""
-        rows = self._execute('SELECT journal, "offset" FROM position')
+        rows = self.fetch('SELECT journal, "offset" FROM position')
         return (rows[0][0] or None, rows[0][1]) if rows else (None, 0)
 
     def commit(self, journal: str | None, offset: int) -> None:
         """Commit every saved state, and the offset that they belong to."""
-        self._execute("INSERT OR REPLACE INTO position VALUES (0, ?, ?)", journal or "", offset)
-        self._commit()
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO position VALUES (0, ?, ?)", (journal or "", offset))
 
     def attempt_state(self, run: str, attempt: str) -> dict[str, Any] | None:
         """The saved state of an attempt; None without one."""
@@ -90,7 +67,7 @@ class StateStore:
 
     def attempt_states(self, run: str) -> list[dict[str, Any]]:
         """The saved states of all attempts of a run."""
-        rows = self._execute("SELECT data FROM attempt_states WHERE run=?", run)
+        rows = self.fetch("SELECT data FROM attempt_states WHERE run=?", run)
         return [json.loads(data) for (data,) in rows]
 
     def save_attempt_state(self, run: str, attempt: str, data: dict[str, Any], now: float) -> None:
@@ -124,7 +101,7 @@ class StateStore:
         )
 
     def prune(self, now: float | None = None) -> None:
-        """Delete attempts without an event for ``RETENTION_SECONDS``."""
+        """Delete attempts without an event for ``RETENTION_SECONDS``, with the next commit."""
         cutoff = (time.time() if now is None else now) - RETENTION_SECONDS
         self._execute(
             "DELETE FROM snapshots WHERE (run, attempt) IN"
@@ -132,46 +109,11 @@ class StateStore:
             cutoff,
         )
         self._execute("DELETE FROM attempt_states WHERE time < ?", cutoff)
-        self._commit()
-
-    def close(self) -> None:
-        """Close the file; states that were not committed are lost."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
-        self._release()
 
     def _fetch_first(self, query: str, *parameters: object) -> dict[str, Any] | None:
-        rows = self._execute(query, *parameters)
+        rows = self.fetch(query, *parameters)
         return json.loads(rows[0][0]) if rows else None
 
-    def _execute(self, query: str, *parameters: object) -> list[Any]:
+    def _execute(self, query: str, *parameters: object) -> None:
         with self._translate_errors():
-            return self._connection.execute(query, parameters).fetchall()
-
-    def _commit(self) -> None:
-        with self._translate_errors():
-            self._connection.commit()
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateStoreError(
-                f"{self._path or 'memory'} cannot be used ({error}): free disk space, or remove "
-                "the file, and the journal is read again"
-            ) from error
-
-
-def _acquire_lock(path: Path) -> FileLock:
-    try:
-        return FileLock(path.with_suffix(".lock"), wait=False)
-    except BlockingIOError:
-        raise AddressInUse(
-            "the stopper's state file", str(path), "a stopper with the same rules runs on this home"
-        ) from None
+            self._connection.execute(query, parameters)

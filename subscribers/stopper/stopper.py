@@ -14,12 +14,13 @@ from lineside.bus.protocol.event_kinds import END_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
+from lineside.subscribers.state_file import StateFileError
 from lineside.subscribers.stopper import outbox
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.outbox import Outbox
 from lineside.subscribers.stopper.rule_engine import RuleEngine
 from lineside.subscribers.stopper.rules import Rule
-from lineside.subscribers.stopper.state_store import StateStore, StateStoreError
+from lineside.subscribers.stopper.state_store import StateStore
 
 log = logging.getLogger("lineside")
 
@@ -96,7 +97,7 @@ class Stopper(BatchSubscriber):
     def _handle_or_log(self, stream: Stream, event: Event) -> None:
         try:
             self._handle_event(stream, event)
-        except StateStoreError:
+        except StateFileError:
             raise
         except Exception:
             log.exception("stopper: %s of %s, seq %d", event.kind, stream, event.seq)

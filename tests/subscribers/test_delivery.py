@@ -20,7 +20,7 @@ from lineside.subscribers import (
 )
 from lineside.subscribers.handler_runner import REPORT_TRIES, SubscriberStopped
 from lineside.subscribers.service import SubscriberService
-from lineside.subscribers.state_file import Publication, StateFile
+from lineside.subscribers.subscriber_state import Publication, SubscriberState
 from tests.subscribers.kit import ATTEMPT, ServedKit, published, train
 from tests.support.waiting import wait_until
 
@@ -356,7 +356,7 @@ def test_a_late_run_catches_up_although_the_broker_is_killed(
 def test_a_publication_that_cannot_be_sent_ends_the_process(
     settings: Settings, broker: BrokerProcess
 ) -> None:
-    file = StateFile.of(settings.home, "fails-three-times")
+    file = SubscriberState.of(settings.home, "fails-three-times")
     own = Stream("run", "fails-three-times", ATTEMPT)
     file.publish(Publication(own, "mine", 1, None, 1e9, {"text": "\ud800"}))
     file.close()

@@ -1,4 +1,4 @@
-"""The file of a subscriber: a batch is one transaction, and publications keep their numbers."""
+"""The file that a subscriber keeps its state in: locked, in transactions, with errors to act on."""
 
 from __future__ import annotations
 
@@ -7,90 +7,58 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.errors import AddressInUse
-from lineside.bus.protocol.events import Stream
-from lineside.subscribers.state_file import (
-    RETENTION_SECONDS,
-    Publication,
-    StateFile,
-    StateFileError,
-)
-
-STREAM = Stream("run", "rank0", "a")
-OWN = Stream("run", "counter", "a")
+from lineside.subscribers.state_file import StateFile, StateFileError
 
 
-def publication(step: int) -> Publication:
-    return Publication(OWN, "metrics", step, 0.5, 1000.0, {"metrics": {"x": step}})
+class Counters(StateFile):
+    tables = "CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL)"
+    owner = "a counter runs on this home"
+    remedy = "free disk space"
+
+    def add(self, *names: str) -> None:
+        with self.transaction():
+            for name in names:
+                with self.transaction() as db:
+                    db.execute("INSERT INTO counters VALUES (?, 1)", (name,))
+
+    @property
+    def names(self) -> list[str]:
+        return [name for (name,) in self.fetch("SELECT name FROM counters ORDER BY name")]
 
 
-def test_a_batch_is_kept_for_the_next_process(tmp_path: Path) -> None:
-    unused = StateFile.of(tmp_path, "counter")
-    assert unused.is_new
-    unused.close()
-    file = StateFile.of(tmp_path, "counter")
-    assert file.is_new
-    file.mark_used()
-    file.save("run", '{"n": 3}', {"step": 7}, {STREAM: 9}, [publication(7)])
+def test_a_state_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    file = Counters(tmp_path / "made" / "counters.db")
+    file.add("a")
     file.sync()
     file.close()
-    again = StateFile.of(tmp_path, "counter")
-    saved = again.load("run")
-    assert (saved.state, saved.context, saved.next_seqs) == ({"n": 3}, {"step": 7}, {STREAM: 9})
-    assert not again.is_new
-    assert again.attempt == file.attempt
-    assert again.load("other").state == {}
+    file.close()
+    again = Counters(tmp_path / "made" / "counters.db")
+    assert again.names == ["a"]
     again.close()
 
 
-def test_publications_keep_their_numbers_until_the_journal_has_them() -> None:
-    file = StateFile()
-    file.save("run", "{}", {}, {}, [publication(step) for step in range(5)])
-    assert [one.seq for one in file.pending(OWN, 10, 3)] == [10, 11, 12]
-    assert [one.seq for one in file.pending(OWN, 12, 9)] == [12, 13, 14]
-    assert [one.publication.step for one in file.pending(OWN, 12, 9)] == [2, 3, 4]
-    assert file.pending_streams() == [OWN]
-    assert file.pending(OWN, 15, 9) == []
-    assert file.pending_streams() == []
+def test_a_transaction_within_another_is_kept_or_dropped_with_it() -> None:
+    file = Counters()
+    with pytest.raises(StateFileError, match="UNIQUE constraint"):
+        file.add("a", "b", "a")
+    assert file.names == []
+    file.add("a", "b")
+    assert file.names == ["a", "b"]
     file.close()
 
 
-def test_publications_get_new_numbers_in_a_new_journal() -> None:
-    file = StateFile()
-    file.save("run", "{}", {}, {}, [publication(1), publication(2)])
-    assert [one.seq for one in file.pending(OWN, 7, 9)] == [7, 8]
-    assert [one.seq for one in file.pending(OWN, 0, 9)] == [0, 1]
+def test_a_state_file_belongs_to_one_process(tmp_path: Path) -> None:
+    file = Counters(tmp_path / "counters.db")
+    with pytest.raises(AddressInUse, match="a counter runs on this home"):
+        Counters(tmp_path / "counters.db")
     file.close()
+    Counters(tmp_path / "counters.db").close()
 
 
-def test_refused_publications_are_discarded() -> None:
-    file = StateFile()
-    file.publish(publication(1))
-    assert file.discard(OWN) == 1
-    assert file.pending_streams() == []
-    file.close()
-
-
-def test_runs_without_changes_are_pruned() -> None:
-    file = StateFile()
-    file.save("run", '{"n": 1}', {}, {STREAM: 1}, [])
-    file.prune()
-    assert file.load("run").state == {"n": 1}
-    file.prune(now=2e9 + RETENTION_SECONDS)
-    assert file.load("run").state == {}
-    assert file.load("run").next_seqs == {}
-    file.close()
-
-
-def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:
-    file = StateFile.of(tmp_path, "counter")
-    with pytest.raises(AddressInUse, match="a subscriber of this name runs on this home"):
-        StateFile.of(tmp_path, "counter")
-    file.close()
-    StateFile.of(tmp_path, "counter").close()
-
-
-def test_a_file_of_another_format_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "x.db"
-    path.write_bytes(b"no database" * 100)
-    with pytest.raises(StateFileError, match="move it away if it is damaged"):
-        StateFile(path)
+@pytest.mark.parametrize("name", ["counters.db", "counters.lock"])
+def test_a_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / "counters.db").write_bytes(b"no database" * 100)
+    if name == "counters.lock":
+        (tmp_path / name).symlink_to(tmp_path / "nowhere" / "at-all")
+    with pytest.raises(StateFileError, match=r"the state file .*counters\.db .*: free disk space"):
+        Counters(tmp_path / "counters.db")

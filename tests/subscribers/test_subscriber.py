@@ -18,7 +18,7 @@ from lineside.subscribers import (
     RunStartEvent,
     Subscriber,
 )
-from lineside.subscribers.run_filter import RunFilter
+from lineside.subscribers.context import RunFilter
 from lineside.subscribers.service import SubscriberService
 from tests.subscribers.kit import ATTEMPT, ServedKit, pause, published, train
 from tests.support.waiting import wait_until

@@ -11,9 +11,10 @@ import pytest
 
 from lineside.bus.errors import AddressInUse
 from lineside.bus.protocol.events import Event, Stream
+from lineside.subscribers.state_file import StateFileError
 from lineside.subscribers.stopper.rule_engine import RuleEngine
 from lineside.subscribers.stopper.rule_parser import parse_rule
-from lineside.subscribers.stopper.state_store import RETENTION_SECONDS, StateStore, StateStoreError
+from lineside.subscribers.stopper.state_store import RETENTION_SECONDS, StateStore
 from tests.subscribers.stopper.synthetic_run import SyntheticRun, make_rule_engine
 
 PATIENT = {"monitor": "eval_loss", "patience": 3, "action": "stop"}
@@ -340,5 +341,5 @@ def test_old_attempts_are_pruned_from_the_state_file(tmp_path: Path) -> None:
 def test_a_damaged_state_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StateStoreError, match="remove the file"):
+    with pytest.raises(StateFileError, match="remove the file"):
         StateStore(path)
