@@ -34,5 +34,7 @@ class FileLock:
         self.release()
 
     def release(self) -> None:
-        """Let another process take the lock."""
-        os.close(self.fd)
+        """Let another process take the lock. A second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

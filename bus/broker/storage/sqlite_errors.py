@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside.bus.errors import AddressInUse, BusError, JournalDamaged, JournalError, JournalFull
+from lineside.bus.errors import JournalDamaged, JournalError, JournalFull
 
 
 class DamagedRow(Exception):
     """An invalid row, or one that does not match its checksum."""
 
 
-def translate(error: Exception, path: Path) -> BusError:
+def translate(error: Exception, path: Path) -> JournalError:
     """The error to raise for one of SQLite's, or a ``DamagedRow``, of the journal at ``path``.
 
     The text decides: SQLite's error codes are not available before Python 3.11.
@@ -20,8 +20,8 @@ def translate(error: Exception, path: Path) -> BusError:
     if "is full" in text:
         return JournalFull(f"the disk under the journal {path} is full: free some space")
     if "is locked" in text:
-        return AddressInUse(
-            "the journal", str(path), "another broker has it open; stop that one first"
+        return JournalError(
+            f"the journal {path} is locked: a program that is not Lineside's writes to it; end it"
         )
     if isinstance(error, DamagedRow) or any(
         marker in text for marker in ("malformed", "not a database", "Could not decode")

@@ -15,7 +15,8 @@ from lineside.bus.broker.storage.journal import FORGOTTEN, NO_OWNERS, Cursor, Wr
 from lineside.bus.broker.storage.sqlite_errors import DamagedRow, translate
 from lineside.bus.broker.storage.sqlite_scan import SqliteScan, entry_checksum
 from lineside.bus.broker.storage.stream_index import StreamIndex
-from lineside.bus.errors import JournalError, StreamNameError
+from lineside.bus.errors import AddressInUse, JournalError, StreamNameError
+from lineside.bus.file_lock import FileLock
 from lineside.bus.filesystem import network_filesystem_type
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import MAX_RECORDS
@@ -57,6 +58,8 @@ _COUNTED_ENTRIES = 16_384  # more than one commit can have; older ones may have 
 class SqliteJournal:
     """A journal in one SQLite file (write-ahead log, ``synchronous=FULL``), owned by one process.
 
+    Other processes may read the file meanwhile, a backup for example.
+
     Raises:
         AddressInUse: another process has it open.
         JournalDamaged: SQLite cannot make sense of the file.
@@ -77,18 +80,23 @@ class SqliteJournal:
                 path,
                 kind,
             )
-        # SQLite gives the files beside this one its mode. An error shows when SQLite opens it.
-        with suppress(OSError):
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-        with self._translating_errors():
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+        self._lock = _acquire_lock(path)
         try:
+            # SQLite gives the files beside this one its mode. An error shows when SQLite opens it.
+            with suppress(OSError):
+                path.touch(mode=0o600)
+                path.chmod(0o600)
             with self._translating_errors():
-                self._open()
-                self._load()
+                self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+            try:
+                with self._translating_errors():
+                    self._open()
+                    self._load()
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
-            self._db.close()
+            self._lock.release()
             raise
 
     def append(
@@ -220,13 +228,12 @@ class SqliteJournal:
             self._db.executescript(f"PRAGMA incremental_vacuum({size // self._page_bytes})")
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded in."""
+        """Close the file; the write-ahead log is folded in unless another process reads it."""
         self._db.close()
+        self._lock.release()
 
     def _open(self) -> None:
         db = self._db
-        # One process owns the file: no shared memory, and a second broker gets an error.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         if not db.execute("PRAGMA page_count").fetchone()[0]:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -294,6 +301,21 @@ class SqliteJournal:
             yield
         except (sqlite3.Error, DamagedRow) as error:
             raise translate(error, self.path) from error
+
+
+def lock_path(journal: Path) -> Path:
+    """The file that the process which writes ``journal`` has locked."""
+    return journal.with_name(f"{journal.name}.lock")
+
+
+def _acquire_lock(path: Path) -> FileLock:
+    try:
+        return FileLock(lock_path(path), wait=False)
+    except BlockingIOError:
+        hint = "another broker has it open; stop that one first"
+        raise AddressInUse("the journal", str(path), hint) from None
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be used: {error.strerror}") from error
 
 
 def _stream(name: str, next_seq: int, checksum: int) -> Stream:
