@@ -6,6 +6,7 @@
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import (
     AlertEvent,
+    AlertResponseEvent,
     CommandEvent,
     EvaluateEvent,
     GapEvent,
@@ -25,6 +26,7 @@ from lineside.subscribers.subscriber import Subscriber
 
 __all__ = [
     "AlertEvent",
+    "AlertResponseEvent",
     "CommandEvent",
     "EvaluateEvent",
     "GapEvent",

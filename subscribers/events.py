@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lineside.bus.protocol.alerts import RESPONSE_KINDS
 from lineside.bus.protocol.commands import COMMAND
 from lineside.bus.protocol.event_kinds import (
+    ALERT,
     ANSWER_PREFIX,
     EVENT_KINDS,
     METRICS,
@@ -231,9 +233,14 @@ class CommandEvent(RunEvent):
 
 
 class AlertEvent(RunEvent):
-    """A stopping rule held and only alerts, or cannot hold."""
+    """An alert of the watchdog changed, or a stopping rule held and only alerts or cannot hold."""
 
     __slots__ = ()
+
+    @property
+    def alert_id(self) -> str:
+        """The id, which the events of one alert share."""
+        return self._text("id")
 
     @property
     def rule(self) -> str:
@@ -241,9 +248,45 @@ class AlertEvent(RunEvent):
         return self._text("rule")
 
     @property
+    def subject(self) -> str:
+        """What of the run it is about, such as a GPU or a metric; may be empty."""
+        return self._text("subject")
+
+    @property
+    def state(self) -> str:
+        """``open`` or ``closed``; empty for an alert without an end, as the stopper's."""
+        return self._text("state")
+
+    @property
+    def severity(self) -> str:
+        """``critical``, ``warning`` or ``info``; empty for the stopper's."""
+        return self._text("severity")
+
+    @property
     def why(self) -> str:
-        """The reason, as a sentence."""
-        return self._text("why")
+        """The reason, as a sentence: ``summary`` of the watchdog, ``why`` of the stopper."""
+        return self._text("summary") or self._text("why")
+
+    @property
+    def action(self) -> str:
+        """The command to run next, of the watchdog; what the rule does, of the stopper."""
+        return self._text("action")
+
+
+class AlertResponseEvent(RunEvent):
+    """A person acknowledged an alert, muted alerts or lifted a mute."""
+
+    __slots__ = ()
+
+    @property
+    def by(self) -> str:
+        """Who."""
+        return self._text("by")
+
+    @property
+    def note(self) -> str:
+        """Why; may be empty."""
+        return self._text("note")
 
 
 class MetricsEvent(RunEvent):
@@ -285,7 +328,8 @@ _TYPES: Mapping[str, type[RunEvent]] = {
     "heartbeat": HeartbeatEvent,
     "process_lost": ProcessEvent,
     "process_exit": ProcessEvent,
-    "alert": AlertEvent,
+    ALERT: AlertEvent,
+    **dict.fromkeys(RESPONSE_KINDS, AlertResponseEvent),
     METRICS: MetricsEvent,
     SUBSCRIBER_ERROR: SubscriberErrorEvent,
     COMMAND: CommandEvent,

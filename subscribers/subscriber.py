@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import (
     AlertEvent,
+    AlertResponseEvent,
     CommandEvent,
     EvaluateEvent,
     GapEvent,
@@ -166,7 +167,16 @@ class Subscriber:
         """A later command took the place of an earlier one."""
 
     def on_alert(self, run: RunContext, event: AlertEvent) -> HandlerResult:
-        """A stopping rule held and only alerts, or cannot hold."""
+        """The watchdog changed an alert, or a stopping rule held and only alerts."""
+
+    def on_alert_acknowledged(self, run: RunContext, event: AlertResponseEvent) -> HandlerResult:
+        """A person acknowledged an alert."""
+
+    def on_alert_muted(self, run: RunContext, event: AlertResponseEvent) -> HandlerResult:
+        """A person muted alerts of the run."""
+
+    def on_alert_unmuted(self, run: RunContext, event: AlertResponseEvent) -> HandlerResult:
+        """A person lifted a mute."""
 
     def on_evaluation_reviewed(self, run: RunContext, event: RunEvent) -> HandlerResult:
         """The stopper has published every command about an evaluation."""

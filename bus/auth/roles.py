@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.alerts import RESPONSE_KINDS, WATCHDOG
 from lineside.bus.protocol.event_kinds import (
     ANSWER_PREFIX,
     EVALUATION_REVIEWED,
@@ -13,21 +14,30 @@ from lineside.bus.protocol.event_kinds import (
     REFUSED,
     SUBSCRIBER_ERROR,
 )
-from lineside.bus.protocol.events import AUDIT, Stream
+from lineside.bus.protocol.events import AUDIT, INTERNAL_RUN, Stream
 from lineside.bus.protocol.patterns import matches
 
 EMIT, READ, CONTROL, ADMIN, ANNOTATE = "emit", "read", "control", "admin", "annotate"
 ROLES = {
     EMIT: "publish the events of its own runs, as training does",
     READ: "read every event",
-    CONTROL: "send commands to trainings, and read the answers",
+    CONTROL: "send commands to trainings and read the answers, acknowledge and mute alerts",
     ANNOTATE: "publish metrics to any run, as an evaluator does",
     ADMIN: "do all of this, and publish to the runs of other keys",
 }
 """Each role, and what a key with it may do."""
 _BROKER_RUN = "_bus"
 _RESERVED_PRODUCERS = frozenset(
-    {commands.CONTROL_PRODUCER, "shipper", "launcher", "stopper", "recorder", "broker", "dashboard"}
+    {
+        commands.CONTROL_PRODUCER,
+        WATCHDOG,
+        "shipper",
+        "launcher",
+        "stopper",
+        "recorder",
+        "broker",
+        "dashboard",
+    }
 )
 
 
@@ -93,9 +103,12 @@ class Principal:
             return f"{stream} belongs to the audit, which takes no events from clients"
         if not self.covers_run(stream.run):
             return self._outside_runs(stream.run)
-        if self.is_admin or self.is_annotation(stream, owner):
+        may_respond = stream.producer == commands.CONTROL_PRODUCER and CONTROL in self.roles
+        if self.is_admin or may_respond:
             return ""
-        if stream.producer == commands.CONTROL_PRODUCER and CONTROL in self.roles:
+        if stream.run == INTERNAL_RUN:
+            return f"{stream} is Lineside's own: writing to it takes the role {ADMIN}"
+        if self.is_annotation(stream, owner):
             return ""
         if EMIT in self.roles:
             return self.ownership_denial(stream.run, owner)
@@ -120,11 +133,10 @@ class Principal:
         if self.is_admin:
             return ""
         for kind in kinds:
-            if kind in (commands.COMMAND, EVALUATION_REVIEWED):
+            if kind in (commands.COMMAND, EVALUATION_REVIEWED, *RESPONSE_KINDS):
                 if CONTROL not in self.roles:
-                    return (
-                        f"a command to {stream.run} takes the role {CONTROL}: {self._has_roles()}"
-                    )
+                    what = kind if kind in RESPONSE_KINDS else "a command"
+                    return f"{what} to {stream.run} takes the role {CONTROL}: {self._has_roles()}"
             elif not kind.startswith(ANSWER_PREFIX):
                 return f"{stream} takes commands and answers, not {kind}"
             elif EMIT not in self.roles:

@@ -78,7 +78,8 @@ OPS: Mapping[str, Mapping[str, _Argument]] = {
 """What can be asked of a training, and with which arguments."""
 
 
-def _current_user() -> str:
+def current_user() -> str:
+    """The user of this process, for ``issued_by``: ``ada@host``."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # no name for this user id
@@ -100,7 +101,7 @@ class Command:
     op: str
     args: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    issued_by: str = field(default_factory=_current_user)
+    issued_by: str = field(default_factory=current_user)
     expires_at: float = field(default_factory=lambda: time.time() + EXPIRES_SECONDS)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
     attempt: str = ""

@@ -23,6 +23,12 @@ PRUNED_ERROR = "TrialPruned"
 METRICS = "metrics"
 SUBSCRIBER_ERROR = "subscriber_error"
 REFUSED = "refused"
+ALERT = "alert"
+ALERT_ACKNOWLEDGED, ALERT_MUTED, ALERT_UNMUTED = (
+    "alert_acknowledged",
+    "alert_muted",
+    "alert_unmuted",
+)
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,23 @@ EVENT_KINDS = (
     ),
     EventKind("gap", "Events dropped", "The process dropped events, and no longer does.", TRAINING),
     EventKind(
-        "alert",
+        ALERT,
         "Alert",
-        "A rule held that only alerts, or that would have acted without `--dry-run`, or a rule "
-        "cannot hold because its metric never came; at the step of the event that caused it.",
+        "The watchdog opened, updated or closed an alert; or a rule of the stopper held that only "
+        "alerts, or would have acted without `--dry-run`, or cannot hold because its metric never "
+        "came, at the step of the event that caused it.",
     ),
+    EventKind(
+        ALERT_ACKNOWLEDGED,
+        "Alert acknowledged",
+        "A person has seen an alert, which gets no more reminders.",
+    ),
+    EventKind(
+        ALERT_MUTED,
+        "Alerts muted",
+        "A person muted alerts of the run, or of every run in `_lineside`.",
+    ),
+    EventKind(ALERT_UNMUTED, "Alerts unmuted", "A person lifted a mute before its time."),
     EventKind(
         SUBSCRIBER_ERROR,
         "Subscriber failed",

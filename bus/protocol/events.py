@@ -24,6 +24,8 @@ CONTROL_BITS = (
 
 AUDIT = "audit"
 """The run of the streams that hold refusals; no training has this id."""
+INTERNAL_RUN = "_lineside"
+"""The run of alerts of no training, such as a full disk, and of mutes for every run."""
 RANK_0 = "rank0"
 """The producer whose stream has the whole lifecycle of an attempt."""
 
@@ -109,7 +111,7 @@ def new_attempt() -> str:
 
 def is_run_id(text: str) -> bool:
     """Whether ``text`` can be the id of a training's run."""
-    return _PART.fullmatch(text) is not None and text != AUDIT
+    return _PART.fullmatch(text) is not None and text not in (AUDIT, INTERNAL_RUN)
 
 
 def is_rank(producer: str) -> bool:

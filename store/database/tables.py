@@ -215,7 +215,6 @@ series = Table(
 ``min``, ``max`` and ``sum`` are of the finite values; a ``sum`` beyond a double is NULL.
 """
 
-
 logged_values = Table(
     "logged_values",
     metadata,
@@ -316,7 +315,6 @@ commands = Table(
     Column("issued_by", Text),
     Column("requested_at", Double),
     Column("expires_at", Double),
-    # Its state.
     Column("state", String(16), nullable=False),
     Column("delivered_at", Double),
     Column("settled_at", Double),
@@ -350,3 +348,53 @@ audit = Table(
     Index(None, "run", "command"),
 )
 """The audit: each state of each command, and refusals. Its rows stay when their run is deleted."""
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("run_key", ForeignKey("runs.key"), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("producer", String(128)),
+    Column("rule", String(NAME_LENGTH)),
+    Column("subject", String(NAME_LENGTH)),
+    Column("state", String(16)),
+    Column("severity", String(16)),
+    Column("summary", Text),
+    Column("details", Text),
+    Column("action", Text),
+    Column("step", BigInteger),
+    Column("opened_at", Double),
+    Column("updated_at", Double),
+    Column("closed_at", Double),
+    Column("openings", BigInteger),
+    Column("acknowledged_at", Double),
+    Column("acknowledged_by", Text),
+    Column("acknowledged_note", Text),
+    Index(None, "state", "opened_at", "id"),
+    Index(None, "opened_at", "id"),
+    Index(None, "id"),
+    sqlite_with_rowid=False,
+)
+"""Alerts by their newest event (``store.recording.alert_handlers``), and the first acknowledgement.
+
+``state`` is NULL before an alert's first event. Those of no run have the key of ``_lineside``.
+"""
+
+alert_mutes = Table(
+    "alert_mutes",
+    metadata,
+    Column("run_key", ForeignKey("runs.key"), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("muted_at", Double),
+    Column("rule", String(NAME_LENGTH)),
+    Column("until", Double),
+    Column("by", Text),
+    Column("note", Text),
+    Column("ended_at", Double),
+    Column("ended_by", Text),
+    sqlite_with_rowid=False,
+)
+"""Mutes of alerts of a run, or of every run with the key of ``_lineside``.
+
+NULL is in ``rule`` every rule, in ``until`` no end, in ``muted_at`` that only its end is recorded.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, select
 
-from lineside.bus.protocol.events import AUDIT
+from lineside.bus.protocol.events import AUDIT, INTERNAL_RUN
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import runs, streams
 
@@ -19,7 +19,8 @@ def unclaimed_runs(engine: Engine) -> dict[str, list[str]]:
     query = (
         select(runs.c.id, streams.c.producer)
         .join(streams, streams.c.run_key == runs.c.key)
-        .where(runs.c.started_at.is_(None), runs.c.deleted_at.is_(None), runs.c.id != AUDIT)
+        .where(runs.c.started_at.is_(None), runs.c.deleted_at.is_(None))
+        .where(runs.c.id.not_in((AUDIT, INTERNAL_RUN)))
         .where(streams.c.recorded > 0)
         .distinct()
         .order_by(runs.c.id, streams.c.producer)

@@ -9,13 +9,16 @@ becomes a row with a ``problem``; it never raises.
 from __future__ import annotations
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.event_kinds import METRICS, STEP_KINDS
+from lineside.bus.protocol.alerts import RESPONSE_KINDS
+from lineside.bus.protocol.event_kinds import ALERT, METRICS, STEP_KINDS
 from lineside.bus.protocol.events import (
     AUDIT,
     CONTROL_BITS,
+    INTERNAL_RUN,
     RANK_0,
     UNREADABLE,
     Event,
+    Stream,
     is_rank,
     is_run_process,
 )
@@ -29,6 +32,7 @@ from lineside.bus.protocol.fields import (
 )
 from lineside.store.database.tables import TIMING
 from lineside.store.database.values import sanitize_text, to_json
+from lineside.store.recording.alert_handlers import AlertHandlers
 from lineside.store.recording.audit import add_refusal
 from lineside.store.recording.command_handlers import CommandHandlers
 from lineside.store.recording.event_context import EventContext, Handlers, InvalidEventData
@@ -39,27 +43,35 @@ from lineside.store.recording.run_state import RunState, StreamState
 
 INTERNAL_PREFIX = "_"
 """The prefix of names in the place of a run that are no run, such as the broker's."""
+_ALERT_KINDS = frozenset({ALERT, *RESPONSE_KINDS})
+_IGNORED_AFTER_DELETION = _ALERT_KINDS | {METRICS}
 _TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
+
+
+def is_recorded(stream: Stream) -> bool:
+    """Whether events of the stream are recorded: those of runs, the audit and ``INTERNAL_RUN``."""
+    if stream.run in (AUDIT, INTERNAL_RUN):
+        return not is_rank(stream.producer)  # the names are reserved: no training may use them
+    return not stream.run.startswith(INTERNAL_PREFIX)
 
 
 class BatchIntake:
     """Records batches into a run cache during one transaction.
 
-    ``command_handlers`` replace those that write commands into the store.
+    ``extra_handlers`` replace those that write commands and alerts into the store.
     """
 
-    def __init__(self, cache: RunCache, command_handlers: Handlers | None = None) -> None:
-        if command_handlers is None:
-            command_handlers = CommandHandlers(cache).handlers
+    def __init__(self, cache: RunCache, extra_handlers: Handlers | None = None) -> None:
+        if extra_handlers is None:
+            extra_handlers = {**CommandHandlers(cache).handlers, **AlertHandlers(cache).handlers}
         self._cache = cache
-        self._event_handlers = EventHandlers(cache, command_handlers)
+        self._extra_handlers = extra_handlers
+        self._event_handlers = EventHandlers(cache, extra_handlers)
 
     def record(self, batch: Batch, *, raw: bool = False) -> None:
         """Record one batch. With ``raw``, store the events without calling any handler."""
-        if batch.stream is None or batch.stream.run.startswith(INTERNAL_PREFIX):
+        if batch.stream is None or not is_recorded(batch.stream):
             return
-        if batch.stream.run == AUDIT and is_rank(batch.stream.producer):
-            return  # the name is reserved: no training may use it
         cache = self._cache
         run = cache.run(batch.stream.run)
         first_time = next((e.time for e in batch.events if is_timestamp(e.time)), cache.now)
@@ -121,16 +133,18 @@ class BatchIntake:
         self, run: RunState, stream: StreamState, event: Event, raw: bool
     ) -> str:
         """Record an event that is not step-level; returns the kind it counts as."""
-        if event.kind == METRICS and run.is_deleted:
-            return METRICS
-        problem = "stored as it came: handling it failed" if raw else field_problem(event)
+        if run.is_deleted and event.kind in _IGNORED_AFTER_DELETION:
+            return event.kind
+        problem, is_folded = field_problem(event), False
+        if raw:
+            problem = "stored as it came: handling it failed"
         if problem is None:
             try:
-                self._handle(EventContext(run, stream, event, event.data or {}))
+                is_folded = self._handle(EventContext(run, stream, event, event.data or {}))
             except InvalidEventData as error:
                 problem = str(error)
         kind = event.kind if is_name(event.kind) else UNREADABLE
-        if problem is None and (kind == "heartbeat" or run.id == AUDIT):
+        if problem is None and is_folded:
             return kind  # its data is in a row of another table
         if problem is not None:
             stream.unreadable += 1
@@ -152,11 +166,17 @@ class BatchIntake:
         )
         return kind
 
-    def _handle(self, context: EventContext) -> None:
+    def _handle(self, context: EventContext) -> bool:
+        """Handle an event; whether it gets no row."""
         if context.run.id == AUDIT:
             add_refusal(self._cache.connection, context)
-        else:
-            self._event_handlers.handle(context)
+            return True
+        if context.run.id == INTERNAL_RUN:
+            handler = self._extra_handlers.get(context.event.kind)
+            if handler is not None and context.event.kind in _ALERT_KINDS:
+                handler(context)
+            return True
+        return self._event_handlers.handle(context)
 
     def _on_step_begin(self, stream: StreamState, event: Event) -> None:
         now = event.monotonic_ns

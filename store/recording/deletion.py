@@ -16,6 +16,8 @@ from lineside.store.database.engine import (
 )
 from lineside.store.database.sqlite import reclaim_space
 from lineside.store.database.tables import (
+    alert_mutes,
+    alerts,
     attempts,
     blocks,
     checkpoints,
@@ -159,6 +161,6 @@ def _delete_run_rows(connection: Connection, key: int) -> None:
     stream_ids = select(streams.c.id).where(streams.c.run_key == key)
     for table in (series, logged_values, event_counts, gaps):
         connection.execute(delete(table).where(table.c.stream_id.in_(stream_ids)))
-    for table in (checkpoints, commands, streams, attempts):
+    for table in (checkpoints, commands, alerts, alert_mutes, streams, attempts):
         connection.execute(delete(table).where(table.c.run_key == key))
     connection.execute(delete(runs).where(runs.c.key == key))

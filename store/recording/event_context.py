@@ -23,8 +23,8 @@ class EventContext(NamedTuple):
     data: Mapping[str, Any]
 
 
-Handlers = Mapping[str, Callable[[EventContext], None]]
-"""Event handlers by kind."""
+Handlers = Mapping[str, Callable[[EventContext], bool | None]]
+"""Event handlers by kind. One that returns True has folded the event, which gets no row."""
 
 
 def optional_text(data: Mapping[str, Any], name: str, limit: int = 4000) -> str | None:

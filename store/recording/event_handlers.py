@@ -44,7 +44,7 @@ class EventHandlers:
     def __init__(self, cache: RunCache, extra_handlers: Handlers) -> None:
         self._cache = cache
         self._extra_handlers = extra_handlers
-        self._handlers: dict[str, Callable[[EventContext], None]] = {
+        self._handlers: dict[str, Callable[[EventContext], bool | None]] = {
             "run_start": self._on_run_start,
             "run_end": self._on_run_end,
             "train_begin": self._on_train_begin,
@@ -58,20 +58,22 @@ class EventHandlers:
             commands.APPLIED: self._on_applied,
         }
 
-    def handle(self, context: EventContext) -> None:
-        """Apply one event.
+    def handle(self, context: EventContext) -> bool:
+        """Apply one event; whether another table has all of it, so that it needs no row.
 
         Raises:
             InvalidEventData: its data does not match its kind.
         """
+        is_folded = False
         for handlers in (self._handlers, self._extra_handlers):
             handler = handlers.get(context.event.kind)
             if handler is not None:
-                handler(context)
+                is_folded = handler(context) is True
         if context.stream.producer == RANK_0 and "state" in context.data:
             self._apply_state(context)
             if "checkpoints" in context.data:
                 self._apply_checkpoints(context)
+        return is_folded
 
     def _on_run_start(self, context: EventContext) -> None:
         run, data = context.run, context.data
@@ -158,7 +160,7 @@ class EventHandlers:
                 )
             )
 
-    def _on_heartbeat(self, context: EventContext) -> None:
+    def _on_heartbeat(self, context: EventContext) -> bool:
         target = self._target(context)
         if not target.ignored:
             _apply_counters(target, context.data)
@@ -174,6 +176,7 @@ class EventHandlers:
                 if is_finite_number(age) and 0 <= age <= now:
                     moved_at = now - age
                 mark_progress(attempt, target, moved_at)
+        return True
 
     def _on_process_lost(self, context: EventContext) -> None:
         target = self._target(context)

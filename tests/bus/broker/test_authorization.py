@@ -20,8 +20,9 @@ from lineside.bus.errors import (
     BusError,
     ReaderDenied,
 )
+from lineside.bus.protocol.alerts import RESPONSE_KINDS
 from lineside.bus.protocol.commands import Command
-from lineside.bus.protocol.events import Stream
+from lineside.bus.protocol.events import INTERNAL_RUN, Stream
 from lineside.bus.protocol.messages import (
     LIVE,
     START,
@@ -266,6 +267,39 @@ def test_control_commands_any_run_and_writes_nothing_else(
     assert "begun by another client" in denial_of(training.request(Hi(stream)))
     events = read_all(secured.local, ["run/control"])
     assert [event.kind for event in events] == ["command", "evaluation_reviewed"]
+
+
+def test_control_acknowledges_and_mutes_alerts_also_those_of_no_run(
+    secured: SecuredBroker, start_secured: StartSecured, connect_with: ConnectWith
+) -> None:
+    keys = [secured.key("pilot", "control"), secured.key("node7", "emit", "annotate")]
+    some = secured.key("some", "control", runs=("mine*",))
+    chief = secured.key("chief", "admin")
+    start_secured()
+    pilot, training = connect_with(keys[0]), connect_with(keys[1])
+    for run in ("run", INTERNAL_RUN):
+        stream = STREAM._replace(run=run, producer="control", attempt="c")
+        assert is_accepted(pilot.request(Hi(stream)))
+        for seq, kind in enumerate(RESPONSE_KINDS):
+            assert is_accepted(pilot.request(Put(stream, seq, 1, answer_of(kind, seq))))
+        assert "takes commands and answers, not alert" in denial_of(
+            pilot.request(Put(stream, 3, 1, answer_of("alert", 3)))
+        )
+    begin(training)
+    own = STREAM._replace(producer="control")
+    assert is_accepted(training.request(Hi(own)))
+    assert "alert_muted to run takes the role control" in denial_of(
+        training.request(Put(own, 0, 1, answer_of("alert_muted")))
+    )
+    for producer in ("rank0", "watchdog", "node7", "control"):
+        stream = STREAM._replace(run=INTERNAL_RUN, producer=producer)
+        assert "takes the role admin" in denial_of(training.request(Hi(stream)))
+    control = STREAM._replace(run=INTERNAL_RUN, producer="control", attempt="s")
+    assert "is for runs mine*" in denial_of(connect_with(some).request(Hi(control)))
+    watchdog = STREAM._replace(run=INTERNAL_RUN, producer="watchdog")
+    admin = connect_with(chief)
+    assert is_accepted(admin.request(Hi(watchdog)))
+    assert is_accepted(admin.request(Put(watchdog, 0, 1, answer_of("alert"))))
 
 
 def test_a_command_before_a_run_begins_does_not_make_it_the_commanders(
