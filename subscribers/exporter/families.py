@@ -113,6 +113,11 @@ RUN_FAMILIES = (
     ),
     Family("lineside_checkpoint_last_saved_step", GAUGE, "The step of the newest checkpoint."),
     Family("lineside_checkpoint_last_saved_timestamp_seconds", GAUGE, "When it was written."),
+    Family(
+        "lineside_checkpoint_interval_steps",
+        GAUGE,
+        "The most steps that there have been from one checkpoint, or the start, to the next.",
+    ),
     Family("lineside_alerts_total", COUNTER, "Alerts of the stopper, by rule.", ("rule",)),
     Family("lineside_commands_total", COUNTER, "Commands that came into a state.", ("op", "state")),
     Family("lineside_commands_pending", GAUGE, "Commands without a final answer."),

@@ -71,6 +71,7 @@ class RunRecord:
     checkpoints: dict[str, int] = field(default_factory=dict)
     saved_step: int | None = None
     saved_at: float | None = None
+    save_interval: int | None = None
     alerts: dict[str, int] = field(default_factory=dict)
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
     pending: dict[str, float] = field(default_factory=dict)
@@ -131,6 +132,7 @@ _PLAIN = (
     "checkpoints",
     "saved_step",
     "saved_at",
+    "save_interval",
     "alerts",
     "pending",
     "best_metric",

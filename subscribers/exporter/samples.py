@@ -115,6 +115,7 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     add("lineside_checkpoints", len(record.checkpoints))
     add("lineside_checkpoint_last_saved_step", record.saved_step)
     add("lineside_checkpoint_last_saved_timestamp_seconds", record.saved_at)
+    add("lineside_checkpoint_interval_steps", record.save_interval)
     for rule, count in record.alerts.items():
         add("lineside_alerts_total", count, f',rule="{escape(rule)}"')
     for (op, state), count in record.commands.items():

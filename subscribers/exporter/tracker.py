@@ -264,6 +264,8 @@ class RunTracker(RunCache):
         path = optional_text(context.data, "checkpoint")
         if path is not None and len(record.checkpoints) < _MAX_CHECKPOINTS:
             record.checkpoints[path] = event.step
+            interval = event.step - (record.saved_step or 0)
+            record.save_interval = max(record.save_interval or 1, interval)
             record.saved_step, record.saved_at = event.step, event.time
 
     def _on_alert(self, context: EventContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,14 @@ class Feed:
         self._offset = 0
 
     def event(
-        self, seq: int, kind: str = "step_end", stream: Stream = STREAM, **data: object
+        self,
+        seq: int,
+        kind: str = "step_end",
+        stream: Stream = STREAM,
+        step: int = 0,
+        **data: object,
     ) -> None:
-        self._read(stream, (Event(seq, NOW, 0, kind, data=data),), ())
+        self._read(stream, (Event(seq, NOW, 0, kind, step, data=data),), ())
 
     def gap(self, gap: Gap) -> None:
         self._read(gap.stream, (), (gap,))
@@ -91,7 +97,7 @@ def test_labels_are_bounded(feed: Feed) -> None:
     for n in range(2 * MAX_NAMES):
         feed.event(n, "alert", Stream("run", "stopper", "s"), rule=f"rule {n}")
     for n in range(2 * MAX_RANKS):
-        beat = {"producer": f"rank{n}", "attempt": "a1", "phase": "training"}
+        beat: dict[str, Any] = {"producer": f"rank{n}", "attempt": "a1", "phase": "training"}
         feed.event(n, "heartbeat", Stream("run", "shipper", "s"), **beat)
     samples = feed.samples()
     assert len(select(samples, "lineside_alerts_total")) == MAX_NAMES + 1
@@ -127,3 +133,10 @@ def test_an_event_that_no_handler_can_take_holds_up_no_other(
     feed.event(1)
     assert feed.record.steps == 1
     assert feed.lost() == (0, 0)
+
+
+def test_the_steps_between_checkpoints_are_the_most_that_there_were(feed: Feed) -> None:
+    for seq, step in enumerate((500, 1000, 1010, 1400)):
+        feed.event(seq, "save", step=step, checkpoint=f"/out/checkpoint-{step}")
+    assert value(feed.samples(), "lineside_checkpoint_interval_steps") == 500
+    assert value(feed.samples(), "lineside_checkpoint_last_saved_step") == 1400
