@@ -7,6 +7,7 @@ LinesideError
 │   ├── KeyNameError
 │   ├── StreamNameError
 │   ├── RunNotFound
+│   ├── AlertNotFound
 │   ├── CommandError
 │   └── MissingExtra
 ├── WireError               bytes that the protocol does not allow
@@ -88,6 +89,14 @@ class RunNotFound(UsageError):
         hint = f"; the newest are {', '.join(known)}" if known else ""
         super().__init__(f"no run {run!r} in the store{hint}; `lineside runs` lists them")
         self.run = run
+
+
+class AlertNotFound(UsageError):
+    """The store has no such alert, or no such mute that holds."""
+
+    def __init__(self, what: str, wanted: str) -> None:
+        super().__init__(f"no {what} {wanted!r} in the store; `lineside alerts --all` lists them")
+        self.wanted = wanted
 
 
 class CommandError(UsageError):

@@ -12,10 +12,11 @@ from sqlalchemy import Connection, Engine, func, literal, or_, select
 
 from lineside.bus.errors import RunNotFound, UsageError
 from lineside.bus.protocol.commands import CONTROL_ON
-from lineside.bus.protocol.events import RANK_0
+from lineside.bus.protocol.events import INTERNAL_RUN, RANK_0
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
 from lineside.store.history import charts, export, run_list, timeline
+from lineside.store.history.alerts import AlertHistory
 from lineside.store.history.audit import read_audit
 from lineside.store.history.commands import read_command, read_commands
 from lineside.store.history.cursor import cut_page
@@ -59,6 +60,7 @@ class History:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.alerts = AlertHistory(engine)
 
     def runs(
         self,
@@ -348,13 +350,9 @@ class History:
             revision: int = connection.execute(select(head.c.revision)).scalar_one()
             if revision == after:
                 return Changes(revision, ())
-            rows = connection.execute(
-                select(runs.c.id)
-                .where(runs.c.revision > after)
-                .where(run_list.is_listed | runs.c.deleted_at.is_not(None))
-                .order_by(runs.c.revision)
-            ).all()
-        return Changes(revision, tuple(row.id for row in rows))
+            changed = run_list.changed_ids(connection, after)
+        ids = tuple(run_id for run_id in changed if run_id != INTERNAL_RUN)
+        return Changes(revision, ids, alerts=len(ids) < len(changed))
 
     @contextmanager
     def _run(self, run_id: str) -> Iterator[tuple[Connection, Any]]:

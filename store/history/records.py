@@ -303,8 +303,70 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertMute:
+    """No notifications of ``rule`` (None: of any) in ``run`` (None: in any) until ``until``.
+
+    ``until`` is None for a mute that holds until it is lifted.
+    """
+
+    id: str
+    run: str | None
+    rule: str | None
+    muted_at: datetime
+    until: datetime | None
+    by: str
+    note: str
+
+    def covers(self, run: str | None, rule: str) -> bool:
+        """Whether it mutes alerts of ``rule`` in ``run``; None is of no run."""
+        return self.run in (None, run) and self.rule in (None, rule)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert as its newest event states it; ``run`` is None if it is about no run.
+
+    ``producer`` is ``watchdog``, or that of an alert without an end, such as ``stopper``, whose
+    ``state`` is closed. ``step`` is that of the newest event. ``openings`` counts how often it
+    opened. ``acknowledged_at`` and what follows are of the first acknowledgement. ``mute`` is one
+    that covers it now.
+    """
+
+    id: str
+    run: str | None
+    run_name: str | None
+    project: str | None
+    producer: str
+    rule: str
+    subject: str
+    state: str
+    severity: str
+    summary: str
+    details: dict[str, Any]
+    action: str
+    step: int
+    opened_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None
+    openings: int
+    acknowledged_at: datetime | None
+    acknowledged_by: str
+    acknowledged_note: str
+    mute: AlertMute | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what it reports still holds."""
+        return self.state == "open"
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
-    """The newest ``revision``, and the runs that changed (or were deleted) since the one given."""
+    """The newest ``revision``, and the runs that changed (or were deleted) since the one given.
+
+    ``alerts``: alerts of no run, or mutes for every run, have changed.
+    """
 
     revision: int
     run_ids: tuple[str, ...]
+    alerts: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from lineside.bus.errors import UsageError
+from lineside.bus.protocol.events import INTERNAL_RUN
 from lineside.bus.wording import nearest
 from lineside.store.database.tables import runs
 from lineside.store.database.values import to_json
@@ -37,6 +38,13 @@ def newest_ids(connection: Connection) -> tuple[str, ...]:
     """The ids of the three newest runs."""
     newest = select(runs.c.id).where(is_listed).order_by(runs.c.started_at.desc()).limit(3)
     return tuple(connection.execute(newest).scalars())
+
+
+def changed_ids(connection: Connection, after: int) -> list[str]:
+    """Runs that were changed or deleted since revision ``after``; and ``INTERNAL_RUN``."""
+    is_shown = or_(is_listed, runs.c.deleted_at.is_not(None), runs.c.id == INTERNAL_RUN)
+    query = select(runs.c.id).where(runs.c.revision > after, is_shown).order_by(runs.c.revision)
+    return list(connection.execute(query).scalars())
 
 
 def run_filters(
