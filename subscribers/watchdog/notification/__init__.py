@@ -1,0 +1,1 @@
+"""Delivers notifications of alerts: a durable outbox, a thread for each target, a heartbeat."""

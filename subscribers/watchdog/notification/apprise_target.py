@@ -1,0 +1,89 @@
+"""Sends messages through Apprise: e-mail, Slack and some hundred other services.
+
+Apprise does no retries here, and loads neither configuration nor plugins from files. Its log, which
+may name an address, goes nowhere: the reasons of a failure come with its result, and are redacted.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from lineside.bus.errors import MissingExtra
+from lineside.subscribers.watchdog.notification.message import Message
+from lineside.subscribers.watchdog.notification.secret_url import Redactor
+from lineside.subscribers.watchdog.notification.target import DeliveryFailed
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
+SERVICE_SECONDS = 60.0
+"""How long a service may take for one message."""
+_REASON_CHARACTERS = 300
+
+
+class AppriseService:
+    """The service of an Apprise ``url``.
+
+    Raises:
+        MissingExtra: the extra ``alerts`` is not installed.
+        ValueError: ``url`` is no Apprise URL, or lacks a part.
+    """
+
+    def __init__(self, url: str) -> None:
+        apprise = _import_apprise()
+        asset = apprise.AppriseAsset(
+            app_id="Lineside",
+            app_desc="Lineside",
+            storage_mode="memory",
+            service_timeout=SERVICE_SECONDS,
+            allow_templates=False,
+            secure_logging=True,
+        )
+        self._redact = Redactor(url)
+        with apprise.LogCapture(level=logging.WARNING, name="apprise") as captured:
+            service: NotifyBase | None = apprise.Apprise.instantiate(url, asset=asset)
+            reasons = captured.getvalue().splitlines()
+        if service is None:
+            reason = self._redact(reasons[-1].rpartition(" - ")[2]) if reasons else ""
+            raise ValueError(
+                f"an Apprise URL with all its parts, such as slack://... ({reason or 'refused'})"
+            )
+        service.retry = 0  # the outbox does it
+        if "overflow=" not in url:
+            service.overflow_mode = apprise.OverflowMode.TRUNCATE
+        self._manager = apprise.Apprise(asset=asset)
+        self._manager.add(service)
+        self._apprise = apprise
+
+    def send(self, message: Message) -> None:
+        types = self._apprise.NotifyType
+        alert = message.alert
+        if message.event == "closed":
+            kind = types.SUCCESS
+        else:
+            levels = {"critical": types.FAILURE, "warning": types.WARNING, "info": types.INFO}
+            kind = levels[alert.severity]
+        result = self._manager.notify(
+            body=message.text,
+            title=message.title,
+            notify_type=kind,
+            body_format=self._apprise.NotifyFormat.TEXT,
+            interpret_escapes=False,
+        )
+        if not result:
+            raise DeliveryFailed(self._reason(result))
+
+    def _reason(self, result: Any) -> str:
+        messages = [self._redact(entry.message) for entry in result.logs()]
+        reason = "; ".join(dict.fromkeys(messages)) or f"Apprise reports {result.status.name}"
+        return reason[:_REASON_CHARACTERS]
+
+
+def _import_apprise() -> Any:
+    logging.getLogger("apprise").propagate = False
+    try:
+        import apprise
+    except ModuleNotFoundError as error:
+        raise MissingExtra("an Apprise URL", error.name or "apprise", "alerts") from None
+    return apprise

@@ -1,0 +1,92 @@
+"""One HTTP request to a receiver: no redirect is followed, and no error names the address."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+TIMEOUT_SECONDS = 15.0
+"""How long a receiver may take to connect, and for each part of its answer."""
+_ANSWER_BYTES = 65_536
+
+
+class RequestFailed(Exception):
+    """A receiver did not answer with a status of 200 to 299; ``str`` is the reason.
+
+    ``status`` is None without an answer; ``retry_after`` is in seconds.
+    """
+
+    def __init__(
+        self, reason: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def request(
+    url: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> None:
+    """GET ``url``, or POST ``body`` to it, through the proxy of the environment if it names one.
+
+    Raises:
+        RequestFailed: the receiver did not confirm it.
+    """
+    headers = {"User-Agent": f"lineside/{version('lineside')}", **(headers or {})}
+    prepared = urllib.request.Request(url, body, headers)  # noqa: S310 - the schema allows http(s)
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(prepared, timeout=timeout) as answer:
+            answer.read(_ANSWER_BYTES)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RequestFailed(
+                _status_text(error), error.code, _retry_after(error.headers.get("Retry-After"))
+            ) from None
+    except urllib.error.URLError as error:
+        raise RequestFailed(_reason(error.reason)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise RequestFailed(_reason(error)) from None
+
+
+def _status_text(error: urllib.error.HTTPError) -> str:
+    phrase = http.client.responses.get(error.code, "")
+    text = f"the answer was {error.code} {phrase}".rstrip()
+    return f"{text}, which is not followed" if 300 <= error.code < 400 else text
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, http.client.HTTPException):
+        return f"no valid HTTP answer ({type(error).__name__})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return str(error)
+
+
+def _retry_after(value: str | None, now: float | None = None) -> float | None:
+    """The seconds that a header asks for: a number, or the time of a date."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = email.utils.parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, at - (time.time() if now is None else now))

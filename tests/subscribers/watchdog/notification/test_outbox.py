@@ -1,0 +1,194 @@
+"""What waits for which target, and as which message it goes out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from lineside.subscribers.watchdog.notification import outbox as module
+from lineside.subscribers.watchdog.notification.outbox import Outbox
+from lineside.subscribers.watchdog.notification.target import AlertFilter, DeliveryFailed, Target
+from tests.subscribers.watchdog.notification.kit import (
+    Recording,
+    State,
+    add,
+    alert,
+    closed,
+    deliver_all,
+)
+
+
+@pytest.fixture
+def state() -> State:
+    return State()
+
+
+@pytest.fixture
+def sender() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def target(sender: Recording) -> Target:
+    return Target("t1", "one", sender)
+
+
+def test_a_target_that_takes_all_gets_opening_reminder_and_closing(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    for change in (("opened", alert()), ("updated", alert()), ("reminder", alert())):
+        add(state, outbox, change)
+        deliver_all(outbox, target)
+    add(state, outbox, ("closed", closed()))
+    deliver_all(outbox, target)
+    assert sender.events == ["a1 opened", "a1 reminder", "a1 closed"]
+    assert sender.messages[-1].was_announced
+    assert len({one.id for one in sender.messages}) == 3
+    assert outbox.waiting_count(target) == 0
+
+
+def test_an_opening_that_closed_before_its_delivery_is_one_message(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert()), ("reminder", alert()), ("closed", closed()))
+    deliver_all(outbox, target)
+    assert sender.events == ["a1 closed"]
+    assert not sender.messages[0].was_announced
+
+
+def test_a_reminder_of_an_opening_that_never_arrived_is_the_opening(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert()), ("reminder", alert(summary="newest")))
+    deliver_all(outbox, target)
+    assert sender.events == ["a1 opened"]
+    assert sender.messages[0].alert.summary == "newest"
+
+
+def test_what_changes_while_a_message_is_on_its_way_is_sent_after_it(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert()))
+    on_its_way = outbox.next(target)
+    add(state, outbox, ("closed", closed()))
+    assert on_its_way is not None
+    outbox.delivered(target, on_its_way)
+    deliver_all(outbox, target)
+    assert sender.events == ["a1 closed"]
+    assert sender.messages[0].was_announced
+
+    add(state, outbox, ("opened", alert(2)))
+    deliver_all(outbox, target)
+    add(state, outbox, ("closed", closed(2)))
+    on_its_way = outbox.next(target)
+    add(state, outbox, ("opened", alert(2)))
+    assert on_its_way is not None
+    outbox.delivered(target, on_its_way)
+    deliver_all(outbox, target)
+    assert sender.events[-1] == "a2 opened"
+
+
+def test_a_repeated_attempt_has_the_same_id_as_at_every_target(state: State) -> None:
+    targets = [Target("t1", "one", Recording()), Target("t2", "two", Recording())]
+    outbox = Outbox(state, targets)
+    add(state, outbox, ("opened", alert()))
+    ids = set()
+    for target in targets * 2:
+        waiting = outbox.next(target)
+        assert waiting is not None
+        outbox.failed(target, waiting)
+        ids.add(waiting.message.id)
+    assert len(ids) == 1
+
+
+def test_a_message_that_a_target_refuses_does_not_keep_it_from_others(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert(1)), ("opened", alert(2)), ("opened", alert(3)))
+    sender.failures = [DeliveryFailed("refused")]
+    deliver_all(outbox, target)
+    deliver_all(outbox, target)
+    assert sender.events == ["a2 opened", "a3 opened", "a1 opened"]
+
+
+def test_a_closing_goes_only_to_targets_that_had_the_opening(state: State) -> None:
+    critical, vision = Recording(), Recording()
+    targets = [
+        Target("t1", "one", critical, AlertFilter(severity="critical")),
+        Target("t2", "two", vision, AlertFilter(projects=["vis*"], rules=["lost"])),
+    ]
+    outbox = Outbox(state, targets)
+    changes = [
+        alert(1, severity="warning"),
+        alert(2, project="text"),
+        alert(3, rule="stalled", severity="info"),
+    ]
+    for one in changes:
+        add(state, outbox, ("opened", one))
+    for number in (1, 2, 3):
+        add(state, outbox, ("closed", closed(number)))
+    for target in targets:
+        deliver_all(outbox, target)
+    assert critical.events == ["a2 closed"]
+    assert vision.events == ["a1 closed"]
+
+
+def test_an_alert_that_opens_and_closes_at_once_is_one_message(
+    state: State, target: Target, sender: Recording
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", closed()))
+    deliver_all(outbox, target)
+    add(state, outbox, ("closed", closed()))
+    deliver_all(outbox, target)
+    assert sender.events == ["a1 opened"]
+
+
+def test_nothing_is_queued_if_the_transaction_of_the_caller_fails(
+    state: State, target: Target
+) -> None:
+    outbox = Outbox(state, [target])
+    with pytest.raises(ZeroDivisionError), state.transaction() as db:  # noqa: PT012
+        outbox.add(db, "opened", alert())
+        raise ZeroDivisionError
+    assert outbox.next(target) is None
+
+
+def test_what_was_tried_for_days_is_given_up_with_a_line_in_the_log(
+    state: State,
+    target: Target,
+    sender: Recording,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert(1)), ("opened", alert(2)))
+    sender.failures = [DeliveryFailed("down")]
+    deliver_all(outbox, target)
+    monkeypatch.setattr(module, "EXPIRES_SECONDS", -1.0)
+    deliver_all(outbox, target)
+    assert sender.events == ["a2 opened"], "an untried message does not expire"
+    assert "one was not notified that lost of run-1 opened: given up after" in caplog.text
+
+
+def test_queues_survive_a_restart_but_not_the_removal_of_their_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, removed = Target("t1", "one", Recording()), Target("t2", "two", Recording())
+    state = State(tmp_path / "state.db")
+    add(state, Outbox(state, [kept, removed]), ("opened", alert()))
+    state.close()
+    state = State(tmp_path / "state.db")
+    with caplog.at_level(logging.WARNING):
+        outbox = Outbox(state, [kept])
+    assert "1 waiting notification dropped" in caplog.text
+    assert outbox.waiting_count(kept) == 1
+    assert outbox.waiting_count(removed) == 0
+    state.close()
