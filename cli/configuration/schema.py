@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from lineside.bus.auth.roles import is_reserved_producer
 from lineside.bus.errors import AddressError
@@ -15,6 +15,7 @@ from lineside.bus.protocol.events import is_run_id
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
 from lineside.cli.configuration.option import CONFIG_VARIABLE
+from lineside.cli.configuration.section import Section
 from lineside.subscribers.stopper import rule_parser
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -53,11 +54,7 @@ def _process(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Broker(_Section):
+class Broker(Section):
     """The broker receives, keeps and delivers events."""
 
     listen: Annotated[str, AfterValidator(_listen)] = Field(
@@ -69,7 +66,7 @@ class Broker(_Section):
     keep_gb: float = Field(default=10.0, ge=0, description="Keep at most this many gibibytes.")
 
 
-class Recorder(_Section):
+class Recorder(Section):
     """The recorder writes events into the store."""
 
     enabled: bool = Field(
@@ -77,7 +74,7 @@ class Recorder(_Section):
     )
 
 
-class Dashboard(_Section):
+class Dashboard(Section):
     """The dashboard serves the pages and the REST API."""
 
     enabled: bool = Field(default=True, description="Run the dashboard.")
@@ -94,7 +91,7 @@ class Dashboard(_Section):
     )
 
 
-class Exporter(_Section):
+class Exporter(Section):
     """The exporter serves the metrics of every run to Prometheus."""
 
     enabled: bool = Field(default=False, description="Run the exporter.")
@@ -117,14 +114,14 @@ class Exporter(_Section):
     )
 
 
-class Sampler(_Section):
+class Sampler(Section):
     """The sampler publishes how this machine and its GPUs are used."""
 
     enabled: bool = Field(default=False, description="Run the sampler.")
     interval: float = Field(default=10.0, ge=1, description="Seconds between two samples.")
 
 
-class Stopper(_Section):
+class Stopper(Section):
     """The stopper acts on runs by rules. It runs if there are rules."""
 
     enabled: bool = Field(default=True, description="Run the stopper if there are rules.")
@@ -146,7 +143,7 @@ class Stopper(_Section):
     )
 
 
-class Subscriber(_Section):
+class Subscriber(Section):
     """A subscriber that you wrote, as a process of its own."""
 
     enabled: bool = Field(default=True, description="Run this subscriber.")
@@ -179,7 +176,7 @@ class Subscriber(_Section):
     )
 
 
-class Configuration(_Section):
+class Configuration(Section):
     """Configuration of `lineside up`: which processes run, with their options."""
 
     broker: Broker = Broker()
