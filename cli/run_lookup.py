@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from lineside.cli.output import warn
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from lineside.dashboard.backend.transit_reader import TransitReader
     from lineside.store.history.history import History
     from lineside.store.history.records import Run
 
@@ -41,6 +43,23 @@ def open_history() -> History:
     from lineside.store.history.history import History
 
     return History(engine)
+
+
+def open_history_and_transit() -> tuple[History, TransitReader]:
+    """The run history with its statuses as of what is recorded, and what is on its way there.
+
+    Raises as ``open_engine`` does. It asks the broker, for half a second if none answers.
+    """
+    engine = open_engine()
+    from lineside.dashboard.backend.transit_reader import TransitReader
+    from lineside.emitter.spool import backlog
+    from lineside.store.history.history import History
+    from lineside.store.recording.writer import Writer
+
+    settings = Settings.from_env()
+    spool = functools.partial(backlog.unconfirmed, settings.spool)
+    transit = TransitReader(Writer(engine), settings.broker, spool)
+    return History(engine, transit.as_of), transit
 
 
 def has_store(settings: Settings) -> bool:

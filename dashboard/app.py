@@ -56,7 +56,7 @@ def create_app(
     Raises:
         MissingExtra: plotly is not installed.
     """
-    store = StoreAccess(settings.store, history, writer)
+    store = StoreAccess(settings.store, history, writer, as_of=lambda: transit.as_of())
     assets = Assets.load()
     renderer = Renderer(assets)
     transit = TransitReader(store, settings.broker, spool)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lineside.cli.output import JsonOption, print_json, step_text, table, warn
-from lineside.cli.run_lookup import open_history
+from lineside.cli.run_lookup import open_history_and_transit
 from lineside.dashboard import formatting
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def runs(
     json: JsonOption = False,
 ) -> None:
     """List runs, the newest first."""
-    page = open_history().runs(
+    history, _ = open_history_and_transit()
+    page = history.runs(
         statuses=status or (),
         project=project,
         search=search,

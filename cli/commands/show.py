@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
 from lineside.cli.output import JsonOption, local_time, pairs, print_json, step_text, table
-from lineside.cli.run_lookup import RunArgument, open_engine
+from lineside.cli.run_lookup import RunArgument, open_history_and_transit
 from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.transit import RecorderLag, add_spool
-from lineside.emitter.spool import backlog
 
 if TYPE_CHECKING:
     from lineside.store.history.records import Attempt, Checkpoint, Run, StreamAccount
@@ -21,15 +18,9 @@ if TYPE_CHECKING:
 
 def show(run: RunArgument, json: JsonOption = False) -> None:
     """Show one run: attempts, last values, events, account and checkpoints."""
-    engine = open_engine()
-    from lineside.dashboard.backend.transit_reader import TransitReader
-    from lineside.store.history.history import History
-    from lineside.store.recording.writer import Writer
-
-    history, settings = History(engine), Settings.from_env()
+    history, transit = open_history_and_transit()
     found = history.find(run)
-    spool = partial(backlog.unconfirmed, settings.spool)
-    on_its_way = TransitReader(Writer(engine), settings.broker, spool).transit(found.id)
+    on_its_way = transit.transit(found.id)
     streams = add_spool(history.streams(found.id), on_its_way)
     checkpoints = history.checkpoints(found.id)
     if json:

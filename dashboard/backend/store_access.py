@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +18,18 @@ class StoreAccess:
     """Reader and writer of the store at ``url``, opened at first use.
 
     The recorder makes and migrates the store; until then each use tries again and raises
-    StoreError.
+    StoreError. ``as_of`` is that of the ``History``.
     """
 
-    def __init__(self, url: str, history: History | None = None, writer: Writer | None = None):
+    def __init__(
+        self,
+        url: str,
+        history: History | None = None,
+        writer: Writer | None = None,
+        as_of: Callable[[], float] = time.time,
+    ) -> None:
         self._url = url
+        self._as_of = as_of
         self._history = history
         self._writer = writer
         self._lock = threading.Lock()
@@ -55,6 +63,6 @@ class StoreAccess:
         with self._lock:
             if self._history is None or self._writer is None:
                 engine = open_store(self._url)
-                self._history = self._history or History(engine)
+                self._history = self._history or History(engine, self._as_of)
                 self._writer = self._writer or Writer(engine)
             return self._history, self._writer

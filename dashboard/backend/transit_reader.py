@@ -47,7 +47,7 @@ class TransitReader:
         self._clock = clock
         self._lock = threading.Lock()
         self._lag = RecorderLag()
-        self._valid_until = float("-inf")
+        self._asked_at = self._valid_until = float("-inf")
 
     def recorder_lag(self) -> RecorderLag:
         """How far the recorder is behind.
@@ -60,8 +60,18 @@ class TransitReader:
             if now >= self._valid_until:
                 self._lag = read_recorder_lag(self._recorded, self._broker)
                 pause = _CACHE_SECONDS if self._lag.is_known else _PROBLEM_CACHE_SECONDS
-                self._valid_until = now + pause
+                self._asked_at, self._valid_until = now, now + pause
             return self._lag
+
+    def as_of(self) -> float:
+        """The time, in seconds since the epoch, up to which the store is recorded.
+
+        It is now if the recorder keeps up, and if that is not known. Raises as ``recorder_lag``.
+        """
+        lag = self.recorder_lag()
+        if not lag.seconds:
+            return time.time()
+        return time.time() - lag.seconds - (self._clock() - self._asked_at)
 
     def transit(self, run_id: str) -> Transit:
         """The events of a run on their way; raises as ``recorder_lag`` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -56,11 +56,15 @@ class History:
     points after the step from which a later attempt resumed, ``ALL`` marks them. Pages have at most
     ``limit`` items, 1 to 1,000. Every method with a run's id raises RunNotFound if there is no such
     run, and UsageError for an argument that is not valid.
+
+    Statuses are as of ``as_of``, in seconds since the epoch: up to then the store is recorded, so
+    a run whose newest events wait for a recorder is not taken for one that sends none.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, as_of: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self.alerts = AlertHistory(engine)
+        self._as_of = as_of
 
     def runs(
         self,
@@ -81,7 +85,7 @@ class History:
         of started_at, ended_at, updated_at, name, project, status, step; a ``-`` before it
         reverses.
         """
-        now = time.time()
+        now = self._as_of()
         limit = _clamp(limit)
         query = run_list.run_list_query(
             now,
@@ -109,7 +113,7 @@ class History:
         group: str | None = None,
     ) -> dict[str, int]:
         """The number of runs in each status, of those that ``runs`` would list."""
-        now = time.time()
+        now = self._as_of()
         status = run_list.status_at(now)
         query = (
             select(status.label("status_now"), func.count().label("n"))
@@ -127,7 +131,7 @@ class History:
 
     def run(self, run_id: str) -> Run:
         """One run."""
-        now = time.time()
+        now = self._as_of()
         with read_transaction(self._engine) as connection:
             return assemble_runs(connection, [self._run_row(connection, run_id, now)], now)[0]
 
@@ -138,7 +142,7 @@ class History:
             RunNotFound: no run matches.
             UsageError: several runs match.
         """
-        now = time.time()
+        now = self._as_of()
         with read_transaction(self._engine) as connection:
             matches = or_(
                 literal(text == LATEST),
@@ -299,21 +303,20 @@ class History:
 
         A command is expired after its time even if no process has reported that.
         """
-        limit = _clamp(limit)
         with self._run(run_id) as (connection, run):
-            return read_commands(connection, run.key, time.time(), limit, cursor)
+            return read_commands(connection, run.key, self._as_of(), _clamp(limit), cursor)
 
     def command(self, run_id: str, command_id: str) -> Command | None:
         """One command to the run; None if it has none with this id."""
         with self._run(run_id) as (connection, run):
-            return read_command(connection, run.key, command_id, time.time())
+            return read_command(connection, run.key, command_id, self._as_of())
 
     def audit(
         self, *, run: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[AuditEntry]:
         """A page of the audit, newest first; ``run`` may be deleted or may never have existed."""
         with read_transaction(self._engine) as connection:
-            return read_audit(connection, run, time.time(), _clamp(limit), cursor)
+            return read_audit(connection, run, self._as_of(), _clamp(limit), cursor)
 
     def iter_points(
         self,

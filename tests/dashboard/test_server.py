@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,13 +162,31 @@ def test_the_lag_of_a_recorder_is_known_in_events_and_seconds(harness: Harness) 
         now += 1
         lag = transit.recorder_lag()
         assert (lag.is_known, lag.events) == (True, 7)
-        assert 0 <= lag.seconds < DEADLINE
+        assert 0 < lag.seconds < DEADLINE
+        now += 0.7
+        recorded_until = time.time() - lag.seconds - 0.7
+        assert transit.as_of() == pytest.approx(recorded_until, abs=0.1), "not that of the answer"
         with Reader(broker.address, start=START) as reader:
             batch = reader.poll(DEADLINE)
             assert batch is not None
             writer.apply(reader.journal or "", [batch])
         now += 2
         assert transit.recorder_lag() == RecorderLag(0, 0.0)
+        assert transit.as_of() == pytest.approx(time.time(), abs=0.1)
+
+
+def test_a_run_whose_events_are_not_recorded_yet_is_not_taken_for_disconnected(
+    tmp_path: Path,
+) -> None:
+    harness, as_of = Harness(tmp_path), time.time() + 60.0
+    harness.begin()
+    store = StoreAccess(harness.settings.store, as_of=lambda: as_of)
+    assert store.history.run("tiny-1").status == "disconnected"
+    assert store.history.counts() == {"disconnected": 1}
+    as_of -= 60.0  # the recorder is a minute behind
+    assert store.history.run("tiny-1").status == "running"
+    assert store.history.counts() == {"running": 1}
+    assert [run.status for run in store.history.runs().items] == ["running"]
 
 
 def test_the_dashboard_is_ready_only_while_the_recorder_keeps_up() -> None:
