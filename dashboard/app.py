@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.auth.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard.api import commands, runs
+from lineside.dashboard.api import alerts, commands, runs
 from lineside.dashboard.auth import login
 from lineside.dashboard.auth.access import TokenAuthMiddleware
 from lineside.dashboard.auth.site_guard import LOOPBACK_NAMES, SecurityMiddleware
@@ -96,6 +96,7 @@ def create_app(
     app.include_router(runs.router(store, transit), dependencies=[text, query])
     sender = CommandSender(settings.broker)
     app.include_router(commands.router(store, sender), dependencies=[text, query])
+    app.include_router(alerts.router(store, sender), dependencies=[text, query])
     app.include_router(health.router(store, transit))
     app.include_router(assets.router())
     app.include_router(pages.router(store, renderer, transit), dependencies=[text])

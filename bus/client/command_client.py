@@ -1,17 +1,19 @@
-"""The client that steers runs: sends commands, and follows what becomes of them."""
+"""The client that steers runs: sends commands and follows them, and answers alerts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lineside.bus.client.producer_pool import ProducerPool
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.alerts import Response
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
-from lineside.bus.protocol.events import Event
+from lineside.bus.protocol.events import INTERNAL_RUN, Event
 from lineside.bus.protocol.messages import START
 
 
@@ -69,9 +71,20 @@ class CommandClient:
                 journal or not; the same command may be sent again.
             BusError: the broker refuses it.
         """
-        self._producers.emit(
-            run, commands.CONTROL_PRODUCER, commands.COMMAND, data=command.to_data()
-        )
+        self._publish(run, commands.COMMAND, command.to_data(), timeout)
+
+    def respond(self, run: str | None, response: Response, timeout: float = 10.0) -> None:
+        """Return once an answer to alerts of ``run`` (None: of every run) is in the journal.
+
+        Raises:
+            StreamNameError: ``run`` cannot be a run's id.
+            BrokerUnreachable: as of ``send``.
+            BusError: the broker refuses it.
+        """
+        self._publish(run or INTERNAL_RUN, response.kind, response.to_data(), timeout)
+
+    def _publish(self, run: str, kind: str, data: Mapping[str, Any], timeout: float) -> None:
+        self._producers.emit(run, commands.CONTROL_PRODUCER, kind, data=data)
         self._producers.flush(run, commands.CONTROL_PRODUCER, timeout)
 
     def follow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
@@ -18,8 +18,6 @@ from lineside.dashboard.backend.command_sender import CommandIdConflict, Command
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.http.problems import Problem
 from lineside.dashboard.http.responses import StrictJSONResponse, error_responses, json_response
-
-_SENDER_THREADS = 4  # threads that may wait for the broker, so that other requests keep theirs
 
 
 def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
@@ -34,7 +32,6 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
             _503="The run history cannot be read now.",
         ),
     )
-    senders = CapacityLimiter(_SENDER_THREADS)
 
     @routes.get(
         "/runs/{run_id}/commands",
@@ -63,7 +60,9 @@ def router(store: StoreAccess, sender: CommandSender) -> APIRouter:
 
         The same request with the same `id` is sent once and returns the state of the command.
         """
-        return await to_thread.run_sync(_send, run_id, body, issuer(request), limiter=senders)
+        return await to_thread.run_sync(
+            _send, run_id, body, issuer(request), limiter=sender.threads
+        )
 
     def _send(run_id: str, body: CommandRequest, issued_by: str) -> Response:
         history = store.history

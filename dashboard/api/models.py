@@ -29,7 +29,7 @@ class Document(BaseModel):
 D = TypeVar("D", bound=Document)
 
 
-def _from_record(model: type[D], record: object, free_form: str) -> D:
+def from_record(model: type[D], record: object, free_form: str) -> D:
     """``record`` as ``model``; strict JSON of its field ``free_form`` sets ``non_finite``."""
     clean, flags = strict({free_form: getattr(record, free_form)})
     names = model.model_fields.keys() - {free_form, "non_finite"}
@@ -147,7 +147,7 @@ class Event(Document):
 
     @classmethod
     def from_store(cls, row: records.EventRow) -> Event:
-        return _from_record(cls, row, "data")
+        return from_record(cls, row, "data")
 
 
 class Checkpoint(Document):
@@ -187,7 +187,7 @@ class Command(Document):
 
     @classmethod
     def from_store(cls, record: records.Command) -> Command:
-        return _from_record(cls, record, "args")
+        return from_record(cls, record, "args")
 
 
 class CommandRequest(BaseModel):

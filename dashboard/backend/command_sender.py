@@ -1,14 +1,19 @@
-"""Sends commands that came over HTTP to the bus, one at a time."""
+"""Sends commands and answers to alerts that came over HTTP to the bus, one at a time."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anyio import CapacityLimiter
 
 from lineside.bus.client.command_client import CommandClient
 from lineside.bus.errors import BrokerUnreachable
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.alerts import Response
 from lineside.bus.protocol.commands import Command
 from lineside.store.database.values import sanitize_text, to_datetime
 from lineside.store.history import records
@@ -16,6 +21,7 @@ from lineside.store.history.history import History
 
 _TIMEOUT_SECONDS = 3.0  # for the broker's answer
 _MAX_SENT = 1000  # commands kept until the store has them
+_THREADS = 4  # that may wait for the broker, so that other requests keep theirs
 
 
 class CommandIdConflict(Exception):
@@ -33,6 +39,8 @@ class CommandSender:
         self._lock = threading.Lock()
         self._sent: OrderedDict[tuple[str, str], records.Command] = OrderedDict()
         self._failed_at = 0.0
+        self.threads = CapacityLimiter(_THREADS)
+        """Limits the threads of requests that wait for the broker."""
 
     def find_sent(self, history: History, run: str, command: Command) -> records.Command | None:
         """The current record of the command, if it was sent before.
@@ -61,18 +69,35 @@ class CommandSender:
             existing = self.find_sent(history, run, command)
             if existing is not None:
                 return existing
-            if self._failed_at > arrived_at:  # failed while this thread waited for the lock
-                raise BrokerUnreachable(self._address, _TIMEOUT_SECONDS)
-            try:
-                with CommandClient(self._address) as client:
-                    client.send(run, command, _TIMEOUT_SECONDS)
-            except BrokerUnreachable:
-                self._failed_at = time.monotonic()
-                raise
+            with self._client(arrived_at) as client:
+                client.send(run, command, _TIMEOUT_SECONDS)
             sent = self._sent[run, command.id] = _requested(command)
             while len(self._sent) > _MAX_SENT:
                 self._sent.popitem(last=False)
             return sent
+
+    def respond(self, run: str | None, response: Response) -> None:
+        """Publish an answer to alerts of ``run``; None is of no run, or of every run.
+
+        Raises:
+            BrokerUnreachable: the journal may have the answer or not; it may be sent again.
+            BusError: the broker refuses it.
+        """
+        arrived_at = time.monotonic()
+        with self._lock, self._client(arrived_at) as client:
+            client.respond(run, response, _TIMEOUT_SECONDS)
+
+    @contextmanager
+    def _client(self, arrived_at: float) -> Iterator[CommandClient]:
+        """A client for one request, which came at ``arrived_at``. Hold the lock."""
+        if self._failed_at > arrived_at:  # failed while this thread waited for the lock
+            raise BrokerUnreachable(self._address, _TIMEOUT_SECONDS)
+        try:
+            with CommandClient(self._address) as client:
+                yield client
+        except BrokerUnreachable:
+            self._failed_at = time.monotonic()
+            raise
 
 
 def _requested(command: Command) -> records.Command:

@@ -14,7 +14,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from lineside.bus.errors import LinesideError, RunNotFound, StoreError, UsageError
+from lineside.bus.errors import (
+    AlertNotFound,
+    LinesideError,
+    RunNotFound,
+    StoreError,
+    UsageError,
+)
 from lineside.dashboard.http.body_limit import BODY_MAX
 from lineside.dashboard.http.strict_json import strict
 
@@ -134,6 +140,8 @@ def from_error(error: Exception) -> Problem:
         return error
     if isinstance(error, RunNotFound):
         return Problem(404, "unknown-run", "No such run", str(error), {"run": error.run})
+    if isinstance(error, AlertNotFound):
+        return Problem(404, "unknown-alert", "No such alert", str(error), {"id": error.wanted})
     if isinstance(error, StoreError):
         return Problem(503, "store-unavailable", "The run history cannot be read", str(error))
     if isinstance(error, UsageError):

@@ -23,21 +23,25 @@ _RETRY_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Changes up to ``revision``: changed runs as documents, and ids of deleted runs."""
+    """Changes up to ``revision``: changed runs as documents, and ids of deleted runs.
+
+    ``alerts``: alerts of no run, or mutes for every run, have changed.
+    """
 
     revision: int
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     deleted: frozenset[str] = frozenset()
+    alerts: bool = False
 
     def for_run(self, run: str | None) -> Change:
         """The part that concerns ``run``; all of it for None."""
         if run is None:
             return self
         runs = {run: self.runs[run]} if run in self.runs else {}
-        return Change(self.revision, runs, self.deleted & {run})
+        return Change(self.revision, runs, self.deleted & {run}, self.alerts)
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.deleted)
+        return bool(self.runs or self.deleted or self.alerts)
 
 
 class ChangeFeed(Protocol):
@@ -199,6 +203,7 @@ def _changes(change: Change) -> str:
         "revision": change.revision,
         "runs": list(change.runs.values()),
         "deleted": sorted(change.deleted),
+        "alerts": change.alerts,
     }
     return _message("changes", change.revision, data)
 

@@ -12,7 +12,10 @@ from lineside.dashboard.api.parameters import MAX_INT64
 from lineside.dashboard.http.responses import error_responses
 from lineside.dashboard.live.hub import ChangeFeed, LiveHub
 
-_EXAMPLE = 'id: 41\nevent: changes\ndata: {"revision":41,"runs":[{"id":"..."}],"deleted":[]}\n'
+_EXAMPLE = (
+    "id: 41\nevent: changes\n"
+    'data: {"revision":41,"runs":[{"id":"..."}],"deleted":[],"alerts":false}\n'
+)
 
 
 def router(hub: LiveHub, feed: ChangeFeed) -> APIRouter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from lineside.bus.errors import RunNotFound
@@ -35,7 +36,7 @@ class StoreFeed:
         changes = self._store.history.changes(min(revision, MAX_INT64))
         if revision > changes.revision or len(changes.run_ids) > MAX_CHANGES:
             return None
-        return self._change(changes.revision, changes.run_ids)
+        return replace(self._change(changes.revision, changes.run_ids), alerts=changes.alerts)
 
     def status_timeouts(self, revision: int) -> Change:
         """Runs that became stalled or disconnected because no event came."""
