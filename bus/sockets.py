@@ -43,9 +43,12 @@ MONITOR_EVENT = struct.Struct("=hi")
 _LOW_FILE_LIMIT = 1024
 MAX_DELIVERY = 16 << 20
 """Bytes of the largest frame that a client takes from the broker."""
-RECEIVED_MAX = 16
-"""Messages of one connection that libzmq holds for the broker."""
-_HIGH_WATER_MARK = 256  # messages libzmq holds for a client, and for the broker to send
+_SEND_MAX = 256  # messages libzmq holds for each connection until they are sent
+_NO_RECEIVE_LIMIT = 0
+# With a limit libzmq 4.3 stops to read from a connection, and aborts the process when that
+# connection then closes before a heartbeat in its buffer was answered (libzmq's issues 4364 and
+# 4841), or is replaced by another one (3937). Other limits hold for what a peer may send: a
+# reader's credit, a producer's window, and the broker's watch over network connections.
 
 
 def raise_file_limit() -> None:
@@ -77,7 +80,6 @@ def router(
     ctypes.CDLL(None).srand(secrets.randbits(32))
     socket = context.socket(zmq.ROUTER)
     _set_common_options(socket)
-    socket.setsockopt(zmq.RCVHWM, RECEIVED_MAX)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if prepare is not None:
@@ -173,8 +175,8 @@ def _dealer(context: Context, address: str) -> tuple[Socket, str]:
 
 def _set_common_options(socket: Socket) -> None:
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
-    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
+    socket.setsockopt(zmq.SNDHWM, _SEND_MAX)
+    socket.setsockopt(zmq.RCVHWM, _NO_RECEIVE_LIMIT)
     # libzmq would wait 30 s for a handshake that the network lost.
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

@@ -1,8 +1,8 @@
-"""Cuts network connections that send more than one message may have.
+"""Cuts network connections that send more than one message may have, or than the broker can take.
 
 libzmq keeps the frames of a message until the last one has come, however many there are, and shows
-none of them before that. So this compares the bytes that arrived on a connection with the messages
-that were received from it.
+none of them before that; whole messages it keeps without limit. So this compares the bytes that
+arrived on a connection with the messages that were received from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import zmq
 
 from lineside.bus import sockets
-from lineside.bus.protocol.messages import MAX_MESSAGE
+from lineside.bus.protocol.messages import MAX_MESSAGE, MAX_WAITING, Frames
 
 log = logging.getLogger("lineside")
 
@@ -28,8 +28,7 @@ SAMPLE_SECONDS = 0.05
 """Seconds between two samples."""
 # A message under way, with its framing and encryption.
 _BYTES_MAX = MAX_MESSAGE + (256 << 10)
-# While the broker lags behind, whole messages wait too.
-_LAGGING_BYTES_MAX = (sockets.RECEIVED_MAX + 1) * _BYTES_MAX
+_FRAME_BYTES = 42  # framing and encryption of one frame
 # What heartbeats take at most, which are no messages: one a second, 150 bytes when encrypted.
 _HEARTBEAT_BYTES = 150
 _BYTES_RECEIVED_AT = 128  # in Linux's struct tcp_info
@@ -41,8 +40,8 @@ class _Connection:
     socket: socket.socket  # libzmq's own descriptor, so it is detached and never closed
     peer: object
     arrived: int = 0  # bytes that libzmq had read at the newest sample
-    arrived_before: int = 0  # the same when the last message was received, and heartbeats since
-    has_received: bool = False  # a message, since the last check
+    accounted: int = 0  # of these, those of messages that were received and of heartbeats
+    received: int = 0  # bytes of messages that were received since the last check
 
 
 class ConnectionWatch:
@@ -82,43 +81,55 @@ class ConnectionWatch:
         for descriptor, connection in list(self._connections.items()):
             try:
                 connection.arrived = _bytes_read(connection.socket)
-                connection.arrived_before = min(
-                    connection.arrived_before + heartbeats, connection.arrived
-                )
+                connection.accounted = min(connection.accounted + heartbeats, connection.arrived)
             except OSError:  # closed, and its event is still to come
                 self.drop(descriptor)
         self._is_sampled = True
 
-    def mark_received(self, sender: zmq.Frame) -> None:
-        """A whole message of the connection that ``sender`` came from was received."""
+    def mark_received(self, sender: zmq.Frame, frames: Frames | None) -> None:
+        """A whole message of the connection that ``sender`` came from was received.
+
+        ``frames`` is None for one that is too large.
+        """
         connection = self._connections.get(sockets.source_descriptor(sender))
         if connection is not None:
-            connection.has_received = True
+            connection.received += (
+                MAX_MESSAGE
+                if frames is None
+                else sum(map(len, frames)) + len(frames) * _FRAME_BYTES
+            )
 
     def check(self, *, is_drained: bool) -> None:
         """Cut connections; ``is_drained``: every message that had come before was received."""
         if not self._is_sampled:
             return
         self._is_sampled = False
-        most = _BYTES_MAX if is_drained else _LAGGING_BYTES_MAX
+        # While the broker lags behind, whole messages wait too.
+        most, why = (
+            (_BYTES_MAX, f"a message of more than {MAX_MESSAGE} bytes")
+            if is_drained
+            else (MAX_WAITING, f"more than {MAX_WAITING} bytes that wait for the broker")
+        )
         for descriptor, connection in list(self._connections.items()):
-            if connection.has_received:
-                connection.has_received = False
-                connection.arrived_before = connection.arrived
-            elif connection.arrived - connection.arrived_before > most:
-                self._cut(descriptor, connection)
+            received, connection.received = connection.received, 0
+            if received and is_drained:
+                connection.accounted = connection.arrived
+                continue
+            connection.accounted += received
+            if connection.arrived - connection.accounted > most:
+                self._cut(descriptor, connection, why)
 
     def close(self) -> None:
         """Let go of the connections, which libzmq closes."""
         for descriptor in list(self._connections):
             self.drop(descriptor)
 
-    def _cut(self, descriptor: int, connection: _Connection) -> None:
+    def _cut(self, descriptor: int, connection: _Connection, why: str) -> None:
         with contextlib.suppress(OSError):
             # The number may be another connection's by now.
             if connection.socket.getpeername() == connection.peer:
                 connection.socket.shutdown(socket.SHUT_RDWR)
-                self._on_cut(f"a message of more than {MAX_MESSAGE} bytes: the connection is cut")
+                self._on_cut(f"{why}: the connection is cut")
         self.drop(descriptor)
 
 

@@ -57,7 +57,7 @@ class MessageReceiver:
                 is_drained = self._discarded_from is None
                 break
             if watch is not None:
-                watch.mark_received(sender)
+                watch.mark_received(sender, frames)
             if not handle(sender, frames, now) or time.monotonic() > deadline:
                 break
         if watch is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from lineside.bus.protocol.wire import Encoder
 _BATCH = 64  # records in one PUT
 _BATCH_BYTES = 256 << 10
 _WINDOW = 64  # PUTs without an acknowledgement
+_WINDOW_BYTES = 16 << 20  # of their records together, and one PUT more
 _SILENCE_SECONDS = 3.0
 _FULL_RETRY_SECONDS = 0.2
 _DENIED_RETRY_SECONDS = 3.0
@@ -121,6 +123,7 @@ class Producer:
         """Every seq before this one is in the journal."""
         self._first = 0  # the seq of the first record that is kept
         self._records: list[bytes | None] = []  # None is a gap of one
+        self._in_flight: deque[tuple[int, int]] = deque()  # of each PUT its end and its bytes
         self._encoder = Encoder()
         self._paused_until = 0.0
         self._denial = ""
@@ -211,7 +214,12 @@ class Producer:
     def restart(self) -> None:
         """Begin again with HI, on a new connection or because the broker forgot this one."""
         self._is_hello_sent = self._is_hello_acked = False
-        self._sent = self.acked
+        self._go_back(self.acked)
+
+    def _go_back(self, seq: int) -> None:
+        """Send again from ``seq`` on."""
+        self._sent = seq
+        self._in_flight.clear()
 
     def send(self, connection: Connection) -> bool:
         """Send what may be sent; False if the connection takes no more now."""
@@ -222,11 +230,14 @@ class Producer:
         if not self._is_hello_acked or time.monotonic() < self._paused_until:
             return True
         limit = min(self.next_seq, self.acked + _WINDOW * _BATCH)
-        while self._sent < limit:
+        size = sum(size for _, size in self._in_flight)
+        while self._sent < limit and len(self._in_flight) < _WINDOW and size < _WINDOW_BYTES:
             message, end = self._next_message(limit)
             if not connection.send(message.encode()):
                 return False
             self._sent = end
+            self._in_flight.append((end, len(message.blob) if isinstance(message, Put) else 0))
+            size += self._in_flight[-1][1]
         return True
 
     def acknowledge(self, ack: Ack) -> None:
@@ -240,8 +251,10 @@ class Producer:
             return
         # A journal made anew has less than was acknowledged before.
         self.acked = ack.next
+        while self._in_flight and self._in_flight[0][0] <= ack.next:
+            self._in_flight.popleft()
         if not self._is_hello_acked or ack.status in (HOLE, FULL):
-            self._sent = ack.next
+            self._go_back(ack.next)
         if ack.status == FULL:
             self._paused_until = time.monotonic() + _FULL_RETRY_SECONDS
         self._is_hello_acked = True

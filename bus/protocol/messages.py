@@ -22,6 +22,8 @@ MAX_RECORDS = 16_384
 """Records one PUT may carry."""
 MAX_MESSAGE = 2 << 20
 """Bytes of all frames of a message to the broker; beyond it the connection is cut."""
+MAX_WAITING = 64 << 20
+"""Bytes that a network connection may have sent and the broker not taken; beyond it it is cut."""
 MAX_FRAMES = 16
 """Frames of a message to the broker: later versions may add some to those of this one."""
 MAX_PATTERNS = 4096

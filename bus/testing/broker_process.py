@@ -39,7 +39,8 @@ class BrokerProcess:
 
     Raises:
         BrokerUnreachable: it did not answer within ``READY_SECONDS``.
-        BusError: it exited at once; the message holds the end of its log.
+        BusError: it exited at once, or by itself before it was stopped, killed, frozen or resumed;
+            the message holds its exit code and the end of its log.
     """
 
     popen: ClassVar[type[subprocess.Popen[bytes]]] = subprocess.Popen
@@ -86,7 +87,9 @@ class BrokerProcess:
         try:
             self._wait_ready(self._process)
         except BaseException:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
             raise
 
     def stop(self) -> None:
@@ -94,38 +97,47 @@ class BrokerProcess:
         if self._process is None:
             return
         self.resume()
-        self._process.terminate()
+        process, self._process = self._process, None
+        process.terminate()
         try:
-            self._process.wait(STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._process.wait()
-        self._process = None
+            process.kill()
+        process.wait()
 
     def kill(self) -> None:
         """Send SIGKILL."""
         if self._process is not None:
-            self._process.kill()
+            self._send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
         """Send SIGSTOP: the process stays and does nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self._send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Send SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._send_signal(signal.SIGCONT)
+
+    def _send_signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise BusError("the broker does not run: start it first")
+        if self._process.poll() is not None:
+            process, self._process = self._process, None
+            raise BusError(f"the broker ended by itself{self._ending(process)}")
+        self._process.send_signal(number)
+
+    def _ending(self, process: subprocess.Popen[bytes]) -> str:
+        log_tail = (self.home / "broker.log").read_text(errors="replace")[-2000:]
+        return f" with exit code {process.returncode}: {log_tail}"
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + READY_SECONDS
         with Reader(self.address, start=LIVE) as reader:
             while time.monotonic() < until:
                 if process.poll() is not None:
-                    log_tail = (self.home / "broker.log").read_text(errors="replace")[-2000:]
-                    raise BusError(
-                        f"the broker ended with exit code {process.returncode}: {log_tail}"
-                    )
+                    raise BusError(f"the broker ended{self._ending(process)}")
                 with contextlib.suppress(BrokerUnreachable):
                     reader.wait_connected(0.1)
                     # Another broker may answer there, while this one is about to exit.

@@ -81,7 +81,8 @@ class Client {
   connect() {
     this.socket?.close();
     this.socket = new Dealer({ linger: 0, immediate: true, reconnectInterval: 100, reconnectMaxInterval: 5000,
-      heartbeatInterval: 5000, heartbeatTimeout: 15000, heartbeatTimeToLive: 15000, maxMessageSize: 16 << 20 });
+      heartbeatInterval: 5000, heartbeatTimeout: 15000, heartbeatTimeToLive: 15000, maxMessageSize: 16 << 20,
+      receiveHighWaterMark: 0 });
     this.socket.connect(this.address);
     for (const stream of this.streams) stream.isOpen = stream.isGreeted = false;
     this.isSubscribed = this.isAsked = false;

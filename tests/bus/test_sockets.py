@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from lineside.bus import sockets
 from lineside.bus.broker.address_lock import AddressLock, listening_pid
 from lineside.bus.errors import AddressError, AddressInUse, SettingsError
 from lineside.bus.protocol.addresses import ipc_path
+from tests.support.waiting import DEADLINE
 
 RAISES_AGAIN = pytest.raises(zmq.Again)
 RAISES_UNREACHABLE = pytest.raises(zmq.ZMQError, match=r"No route to host|unreachable")
@@ -97,6 +100,37 @@ def test_a_send_without_a_broker_raises_and_closing_does_not_wait(home: Path) ->
     with zmq.Context() as context, sockets.dealer(context, address) as socket, RAISES_AGAIN:
         socket.send(b"x", zmq.NOBLOCK)
     assert time.monotonic() - began < 2
+
+
+def test_a_client_that_lags_outlives_a_broker_that_ends(home: Path) -> None:
+    source = """
+import sys, zmq
+from lineside.bus import sockets
+sockets.HEARTBEAT_MS = 200
+with zmq.Context() as context, sockets.dealer(context, sys.argv[1]) as socket:
+    socket.send(b"x")
+    sys.stdin.read()
+    socket.poll(300)
+"""
+    address = f"ipc://{home}/bus.sock"
+    with (
+        zmq.Context() as context,
+        subprocess.Popen(
+            [sys.executable, "-c", source, address],
+            stdin=subprocess.PIPE,
+        ) as client,
+    ):
+        with context.socket(zmq.ROUTER) as router:
+            router.setsockopt(zmq.HEARTBEAT_IVL, 200)
+            router.bind(address)
+            assert router.poll(int(DEADLINE * 1000))
+            identity, _ = router.recv_multipart()
+            for _ in range(600):
+                router.send_multipart([identity, b"x" * 100])
+            time.sleep(0.5)  # a heartbeat follows them
+        time.sleep(0.5)  # the client's own heartbeat is due
+        client.communicate(timeout=DEADLINE)
+    assert client.returncode == 0
 
 
 def test_a_send_to_a_peer_that_is_gone_raises(home: Path) -> None:

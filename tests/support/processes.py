@@ -77,9 +77,13 @@ class Child:
             self.wait()
 
     def stop(self) -> int:
-        """Send SIGTERM, and SIGKILL if the process does not end; its exit code."""
+        """Send SIGTERM, and SIGKILL if the process does not end; its exit code.
+
+        Raises:
+            RuntimeError: it ended by itself; the message holds its exit code and its log.
+        """
         if self._process is not None:
-            self._process.terminate()
+            self._send_signal(signal.SIGTERM)
             try:
                 self.wait(DEADLINE / 2)
             except subprocess.TimeoutExpired:
@@ -88,11 +92,20 @@ class Child:
 
     def freeze(self) -> None:
         """SIGSTOP."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self._send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._send_signal(signal.SIGCONT)
+
+    def _send_signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise RuntimeError(f"{self._command} does not run")
+        if self._process.poll() is not None:
+            code = self.wait()
+            tail = self.log_text()[-4000:]
+            raise RuntimeError(f"{self._command} ended by itself with exit code {code}: {tail}")
+        self._process.send_signal(number)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -103,7 +116,8 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        print(self.log_text()[-4000:])  # pytest shows it if the test failed
+        print(f"{self._command} ended with exit code {self.code}")  # shown if the test failed
+        print(self.log_text()[-4000:])
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

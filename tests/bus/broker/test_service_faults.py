@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus import sockets
 from lineside.bus.broker.service import Broker
 from lineside.bus.broker.storage.sqlite_scan import SqliteScan
 from lineside.bus.client.reader import Reader
@@ -48,6 +49,23 @@ def test_a_fault_in_handling_one_message_does_not_end_the_broker(
     again = producer.request(Put(STREAM, 0, 1, record(0)))
     assert isinstance(again, Ack)
     assert (again.status, again.next) == (OK, 1)
+
+
+def test_a_client_that_closes_before_a_frozen_broker_took_its_messages_does_not_end_it(
+    broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HEARTBEAT_MS", 200)
+    client = RawClient(broker.address)
+    client.request(Hi(STREAM))
+    broker.freeze()
+    for seq in range(100):
+        client.send(Put(STREAM, seq, 1, record(seq)))
+    time.sleep(0.5)  # a heartbeat follows them
+    client.close()
+    broker.resume()
+    with Producer(broker.address, "run/rank1/a") as producer:
+        producer.emit("log")
+        producer.flush(DEADLINE)
 
 
 def test_a_damaged_journal_ends_the_broker_with_a_sentence(

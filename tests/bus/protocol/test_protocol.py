@@ -71,12 +71,16 @@ def test_the_page_names_every_status_and_start() -> None:
 def test_the_page_has_the_sizes_and_times_of_the_code() -> None:
     table = rows(section(8))
     mib = 1 << 20
+    waiting, window = messages.MAX_WAITING // mib, producer._WINDOW_BYTES // mib
     expected = {
         "body of a record": f"{limits.MAX_RECORD // mib} MiB, {limits.MAX_CONTAINERS} maps and "
         f"lists, `data` {limits.MAX_DEPTH} deep",
         "blob of a PUT": f"{messages.MAX_BLOB / mib:g} MiB, {messages.MAX_RECORDS} records",
         "message to the broker, all frames together": f"{messages.MAX_MESSAGE // mib} MiB, "
         f"{messages.MAX_FRAMES} frames",
+        "what a network connection has sent and the broker not taken": f"{waiting} MiB: beyond it "
+        "the connection is cut",
+        "PUTs without an ACK": f"{producer._WINDOW}, of {window} MiB together (advice)",
         "facts of a HI, and any text": f"{messages.MAX_TEXT >> 10} KiB",
         "silence before a producer connects anew": f"{producer._SILENCE_SECONDS:g} s",
         "silence before a reader connects anew": f"{reader.SILENCE_SECONDS:g} s",

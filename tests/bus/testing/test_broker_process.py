@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,20 @@ def test_the_error_of_a_broker_that_cannot_start_has_its_log(home: Path) -> None
     (home / "journal.db").write_bytes(b"no database" * 1000)
     with pytest.raises(BusError, match=r"exit code 1: .*is damaged"):
         BrokerProcess(home).start()
+
+
+@pytest.mark.parametrize("use", ["stop", "kill", "freeze", "resume"])
+def test_the_error_of_a_broker_that_ended_by_itself_has_its_exit_code_and_log(
+    home: Path, use: str
+) -> None:
+    broker = BrokerProcess(home)
+    broker.start()
+    os.kill(broker.pid, signal.SIGABRT)
+    assert broker._process is not None
+    broker._process.wait()
+    with pytest.raises(BusError, match=r"(?s)ended by itself with exit code -6: .*listening at"):
+        getattr(broker, use)()
+    broker.stop()
 
 
 def test_a_broker_takes_the_options_of_the_command(home: Path) -> None:
