@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from importlib.metadata import version
+from functools import lru_cache
 from typing import Any
 
 TIMEOUT_SECONDS = 15.0
@@ -46,7 +46,7 @@ def request(
     Raises:
         RequestFailed: the receiver did not confirm it.
     """
-    headers = {"User-Agent": f"lineside/{version('lineside')}", **(headers or {})}
+    headers = {"User-Agent": _user_agent(), **(headers or {})}
     prepared = urllib.request.Request(url, body, headers)  # noqa: S310 - the schema allows http(s)
     opener = urllib.request.build_opener(_NoRedirects)
     try:
@@ -61,6 +61,13 @@ def request(
         raise RequestFailed(_reason(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
         raise RequestFailed(_reason(error)) from None
+
+
+@lru_cache(1)
+def _user_agent() -> str:
+    from importlib.metadata import version  # slow to import
+
+    return f"lineside/{version('lineside')}"
 
 
 def _status_text(error: urllib.error.HTTPError) -> str:

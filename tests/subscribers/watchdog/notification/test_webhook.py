@@ -11,8 +11,9 @@ import time
 import pytest
 
 from lineside.subscribers.watchdog.notification.message import Message
+from lineside.subscribers.watchdog.notification.signing import key_of, signature
 from lineside.subscribers.watchdog.notification.target import DeliveryFailed
-from lineside.subscribers.watchdog.notification.webhook import Webhook, key_of, signature
+from lineside.subscribers.watchdog.notification.webhook import Webhook
 from tests.subscribers.watchdog.notification.kit import ALERT, SECRET
 from tests.subscribers.watchdog.notification.servers import DROP, HANG, http_receiver
 
