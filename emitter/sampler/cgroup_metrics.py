@@ -20,21 +20,27 @@ def cgroup_metrics(
 ) -> dict[str, float]:
     """What the memory cgroup of process ``pid`` uses and may use; nothing without a limit.
 
-    Of several limits the nearest one counts. The kernel kills a process when the working set
-    reaches it.
+    Cgroups around it may have limits too: the one that has the least left counts. The kernel kills
+    a process when the working set reaches it.
     """
-    for folder in _folders(pid, mount, processes):
-        for limit_name, usage_name, cache_name in _NAMES:
-            with contextlib.suppress(OSError, ValueError):
-                limit = int((folder / limit_name).read_text())  # "max" is no number
-                if limit < _UNLIMITED:
-                    usage = int((folder / usage_name).read_text())
-                    cache = _stat(folder / "memory.stat", cache_name)
-                    return {
-                        "cgroup/memory_working_set_bytes": max(0, usage - cache),
-                        "cgroup/memory_limit_bytes": limit,
-                    }
-    return {}
+    found = [limited for folder in _folders(pid, mount, processes) for limited in _limits(folder)]
+    if not found:
+        return {}
+    working_set, limit = min(found, key=lambda one: one[1] - one[0])
+    return {
+        "cgroup/memory_working_set_bytes": working_set,
+        "cgroup/memory_limit_bytes": limit,
+    }
+
+
+def _limits(folder: Path) -> Iterator[tuple[int, int]]:
+    """The working set of a cgroup and its limit, if it has one."""
+    for limit_name, usage_name, cache_name in _NAMES:
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((folder / limit_name).read_text())  # "max" is no number
+            if limit < _UNLIMITED:
+                usage = int((folder / usage_name).read_text())
+                yield max(0, usage - _stat(folder / "memory.stat", cache_name)), limit
 
 
 def _folders(pid: int, mount: Path, processes: Path) -> Iterator[Path]:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from lineside.emitter.sampler.failure_log import FailureLog
+
 log = logging.getLogger("lineside")
 
 _MILLI, _MEGA = 1e-3, 1e6
+_MAX_XIDS = 1000  # taken at once
 # Clock event reasons of heat and of the power supply: software and hardware, see nvml.h.
 _SLOWDOWN_REASONS = 0x08 | 0x20 | 0x40 | 0x80
 
@@ -36,13 +39,15 @@ class GpuMetrics:
     this process.
     """
 
-    def __init__(self, nvml: Any | None) -> None:
+    def __init__(self, nvml: Any | None, failures: FailureLog) -> None:
         self._nvml = nvml
+        self._failures = failures
         self._gpus: list[Gpu] = []
         self._xid_events: Any = None
         if nvml is not None:
             self._gpus = list(_find(nvml))
-            self._xid_events = self._register_xid_events(nvml)
+            with failures.catch("no Xid errors of the GPUs"):
+                self._xid_events = self._register_xid_events(nvml)
 
     def describe(self) -> list[dict[str, Any]]:
         """The index, name and UUID of each GPU."""
@@ -53,7 +58,8 @@ class GpuMetrics:
         nvml = self._nvml
         if nvml is None:
             return {}
-        self._take_xid_events(nvml)
+        with self._failures.catch("no Xid errors of the GPUs"):
+            self._take_xid_events(nvml)
         found: dict[str, float] = {}
         for gpu in self._gpus:
             values = self._read_one(nvml, gpu)
@@ -63,19 +69,23 @@ class GpuMetrics:
     def close(self) -> None:
         """Release the driver."""
         if self._nvml is not None:
-            self._nvml.nvmlShutdown()
+            with self._failures.catch("the GPU driver cannot be released"):
+                self._nvml.nvmlShutdown()
 
     def _read_one(self, nvml: Any, gpu: Gpu) -> dict[str, float]:
         found: dict[str, float] = {}
         for name, reader in _READERS.items():
             if name in gpu.unsupported:
                 continue
-            try:
-                found |= reader(nvml, gpu.handle)
-            except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, AttributeError):
-                gpu.unsupported.add(name)
-            except nvml.NVMLError:  # perhaps only now, as of a GPU that has fallen off the bus
-                continue
+            with self._failures.catch(f"no metrics of GPU {gpu.index}"):
+                try:
+                    found |= reader(nvml, gpu.handle)
+                except (
+                    nvml.NVMLError_NotSupported,
+                    nvml.NVMLError_FunctionNotFound,
+                    AttributeError,
+                ):
+                    gpu.unsupported.add(name)
         if self._xid_events is not None:
             found["xid_errors_total"] = gpu.xid_errors
             if gpu.last_xid is not None:
@@ -104,7 +114,7 @@ class GpuMetrics:
             return
         by_uuid = {gpu.uuid: gpu for gpu in self._gpus}
         try:
-            while True:
+            for _ in range(_MAX_XIDS):
                 event = nvml.nvmlEventSetWait_v2(self._xid_events, 0)
                 gpu = by_uuid.get(_text(nvml.nvmlDeviceGetUUID(event.device)))
                 if gpu is not None:
@@ -124,7 +134,7 @@ def open_nvml() -> Any | None:
         return None
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError as error:
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything
         log.info("sampler: no GPU metrics: %s (%s)", error, type(error).__name__)
         return None
     return nvml

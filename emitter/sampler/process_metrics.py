@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from lineside.emitter.sampler.rates import per_second
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_TICK_SECONDS = 1 / _TICKS
 _LONGEST_FILE = 4096
 _IO_COUNTERS = {
     b"read_bytes:": "process/disk_read_bytes",
@@ -56,22 +57,31 @@ class ProcessTable(dict[int, Process]):
         return list(found.values())
 
 
+def _seconds_since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class TreeMetrics:
     """The figures of one training's processes, summed. Rates are those since the last ``read``,
-    at first since ``tree`` was read."""
+    at first since ``tree`` was read. ``clock`` returns seconds since the boot."""
 
-    def __init__(self, tree: Iterable[Process]) -> None:
-        self._counters, self._read_at = _counters_of(tree), time.monotonic()
+    def __init__(
+        self, tree: Iterable[Process], clock: Callable[[], float] = _seconds_since_boot
+    ) -> None:
+        self._clock = clock
+        self._counters, self._read_at = _counters_of(tree), clock()
 
     def read(self, tree: Iterable[Process]) -> dict[str, float]:
         """The metrics by name."""
-        processes, now = list(tree), time.monotonic()
+        processes, now = list(tree), self._clock()
         counters = _counters_of(processes)
         rates: dict[str, float] = {"process/cpu_seconds_per_second": 0.0}
-        # Process by process: one that has ended takes its counters with it, and a new one has
-        # begun at zero since the last reading.
-        for key, values in counters.items():
-            before = self._counters.get(key, dict.fromkeys(values, 0.0))
+        # Process by process: one that has ended takes its counters with it. One that is not known
+        # began at zero if it is new; else, as a rank that joins, it has no earlier reading.
+        for (pid, started), values in counters.items():
+            before = self._counters.get((pid, started), {})
+            if not before and started / _TICKS >= self._read_at - _TICK_SECONDS:
+                before = dict.fromkeys(values, 0.0)
             for name, rate in per_second(values, before, now - self._read_at).items():
                 rates[name] = rates.get(name, 0.0) + rate
         self._counters, self._read_at = counters, now

@@ -23,8 +23,10 @@ from lineside.bus.protocol.events import Stream, new_attempt
 from lineside.bus.service import Service
 from lineside.bus.settings import make_private_folder
 from lineside.emitter.sampler.cgroup_metrics import cgroup_metrics
+from lineside.emitter.sampler.failure_log import FailureLog
+from lineside.emitter.sampler.filesystem_metrics import FilesystemMetrics
 from lineside.emitter.sampler.gpu_metrics import GpuMetrics, open_nvml
-from lineside.emitter.sampler.host_metrics import HostMetrics, filesystem_metrics
+from lineside.emitter.sampler.host_metrics import HostMetrics
 from lineside.emitter.sampler.process_metrics import Process, ProcessTable, TreeMetrics
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
 from lineside.emitter.sampler.trainings import Training, Trainings
@@ -71,9 +73,11 @@ class Sampler(Service):
         self._lock: int | None = None
         self._trainings = Trainings(spool)
         self._streams: dict[str, _RunStream] = {}
-        self._failed: set[str] = set()  # runs whose stream could not be made
-        self._host = HostMetrics()
-        self._gpus = GpuMetrics(None)
+        self._try_at: dict[str, float] = {}  # runs whose stream could not be made
+        self._failures = FailureLog()
+        self._host = HostMetrics(self._failures)
+        self._gpus = GpuMetrics(None, self._failures)
+        self._filesystems = FilesystemMetrics()
         now = time.monotonic()
         self._sample_at = now + min(_FIRST_SAMPLE_SECONDS, interval)
         self._live_at = now
@@ -93,8 +97,8 @@ class Sampler(Service):
     def _begin(self) -> None:
         rotate_log(self._spool / log_name())
         os.nice(_NICENESS)
-        with _end_if_it_hangs():
-            self._gpus = GpuMetrics(open_nvml())
+        with _end_if_it_hangs(), self._failures.catch("no GPU metrics"):
+            self._gpus = GpuMetrics(open_nvml(), self._failures)
 
     def run_once(self) -> None:
         """Look for trainings, sample if it is time, and end if none is left."""
@@ -103,11 +107,8 @@ class Sampler(Service):
             if self._claim():
                 self._begin()
             return
-        try:
+        with self._failures.catch("a turn failed"):
             self._work(time.monotonic())
-        except Exception:
-            log.exception("sampler: a turn failed")
-            self._sample_at = time.monotonic() + self._interval
         if time.monotonic() - self._live_at >= self._idle_timeout:
             self._exit_unless_needed()
         else:
@@ -128,6 +129,7 @@ class Sampler(Service):
         if now < self._sample_at:
             return
         used = time.process_time()
+        self._sample_at = now + self._interval
         with _end_if_it_hangs():
             self._sample()
         cost = time.process_time() - used
@@ -138,16 +140,21 @@ class Sampler(Service):
         trainings = {training.run: training for training in self._trainings}
         for run in self._streams.keys() - trainings.keys():
             self._streams.pop(run).writer.close()
-        new = trainings.keys() - self._streams.keys()
+        now = time.monotonic()
+        new = [
+            run
+            for run in trainings.keys() - self._streams.keys()
+            if now >= self._try_at.get(run, now)
+        ]
         table = ProcessTable.read() if new else ProcessTable()
         for run in new:
             tree = table.tree(trainings[run].pids)
             try:
                 self._streams[run] = _RunStream(self._spool, run, tree, self._describe())
             except (OSError, LinesideError) as error:
-                if run not in self._failed:
-                    self._failed.add(run)
-                    log.warning("sampler: %s cannot be sampled: %s", run, error)
+                if run not in self._try_at:
+                    log.warning("sampler: %s cannot be sampled now: %s", run, error)
+                self._try_at[run] = now + self._interval
                 continue
             # Its own first sample, soon: the next regular one may come after its end.
             self._sample_at = min(self._sample_at, time.monotonic() + _FIRST_SAMPLE_SECONDS)
@@ -159,10 +166,16 @@ class Sampler(Service):
         trainings = [one for one in self._trainings if one.run in self._streams]
         if not trainings:
             return
-        table = ProcessTable.read()
+        table = ProcessTable()
+        with self._failures.catch("no metrics of the training's processes"):
+            table = ProcessTable.read()
         common = self._host.read() | self._gpus.read()
+        self._filesystems.ask({training.output_folder for training in trainings} | {self._spool})
         for training in trainings:
-            self._streams[training.run].publish(training, table, common, self._spool)
+            folders = {"output": training.output_folder, "spool": self._spool}
+            with self._failures.catch(f"no sample for {training.run}"):
+                space = self._filesystems.read(folders)
+                self._streams[training.run].publish(training, table, common | space)
 
     def _exit_unless_needed(self) -> None:
         """End, unless a training began that saw the lock held and so started no sampler."""
@@ -211,16 +224,11 @@ class _RunStream:
         self._machine: dict[str, Any] | None = machine
         self._tree = TreeMetrics(tree)
 
-    def publish(
-        self, training: Training, table: ProcessTable, common: dict[str, float], spool: Path
-    ) -> None:
+    def publish(self, training: Training, table: ProcessTable, common: dict[str, float]) -> None:
         """Write one event; the first also describes the machine."""
-        metrics = (
-            common
-            | self._tree.read(table.tree(training.pids))
-            | cgroup_metrics(min(training.pids))
-            | filesystem_metrics({"output": training.output_folder, "spool": spool})
-        )
+        metrics = common | cgroup_metrics(min(training.pids))
+        if table:
+            metrics |= self._tree.read(table.tree(training.pids))
         data: dict[str, Any] = {"metrics": metrics}
         if self._machine is not None:
             data["machine"] = self._machine

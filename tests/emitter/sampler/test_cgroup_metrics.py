@@ -30,12 +30,22 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_a_job_has_the_nearest_limit_and_what_it_cannot_give_back(machine: Machine) -> None:
+def test_of_several_limits_the_one_that_has_the_least_left_counts(machine: Machine) -> None:
+    machine.put("proc/7", cgroup="0::/job/step")
+    machine.put("cgroup/job/step", memory__max=900, memory__current=100, memory__stat="")
+    machine.put("cgroup/job", memory__max=200, memory__current=150, memory__stat="")
+    assert machine.read() == {
+        "cgroup/memory_working_set_bytes": 150,
+        "cgroup/memory_limit_bytes": 200,
+    }
+
+
+def test_a_job_has_the_limit_around_it_and_what_it_cannot_give_back(machine: Machine) -> None:
     machine.put("proc/7", cgroup="0::/slurm/job_1/step_0")
     machine.put("cgroup/slurm/job_1/step_0", memory__max="max")
     stat = "anon 70\ninactive_file 25"
     machine.put("cgroup/slurm/job_1", memory__max=200, memory__current=100, memory__stat=stat)
-    machine.put("cgroup/slurm", memory__max=900, memory__current=800, memory__stat=stat)
+    machine.put("cgroup/slurm", memory__max=9000, memory__current=800, memory__stat=stat)
     assert machine.read() == {
         "cgroup/memory_working_set_bytes": 75,
         "cgroup/memory_limit_bytes": 200,

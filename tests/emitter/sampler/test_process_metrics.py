@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from lineside.emitter.sampler.process_metrics import Process, ProcessTable, TreeMetrics
 from lineside.emitter.sampler.rates import per_second
+
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def process(pid: int, parent: int, cpu: float = 0.0, started: int = 0) -> Process:
@@ -36,21 +40,45 @@ def test_a_zombie_is_not_in_the_table() -> None:
     child.wait()
 
 
+class Clock:
+    """Seconds since the boot, set by the test."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_cpu_time_of_new_and_ended_processes_never_makes_a_rate_negative() -> None:
-    metrics = TreeMetrics([process(5, 1, cpu=100.0), process(6, 5, cpu=50.0)])
-    metrics._read_at -= 10
-    found = metrics.read([process(5, 1, cpu=110.0), process(7, 5, cpu=5.0)])
-    assert 1.4 < found["process/cpu_cores"] <= 1.5
+    clock = Clock(1000.0)
+    metrics = TreeMetrics([process(5, 1, cpu=100.0), process(6, 5, cpu=50.0)], clock)
+    clock.now += 10
+    new = process(7, 5, cpu=5.0, started=1003 * TICKS)
+    found = metrics.read([process(5, 1, cpu=110.0), new])
+    assert found["process/cpu_cores"] == pytest.approx(1.5)
     assert found["process/count"] == 2
     assert found["process/threads"] == 4
     assert found["process/resident_memory_bytes"] == 200
 
 
 def test_a_process_with_a_reused_id_is_another_one() -> None:
-    metrics = TreeMetrics([process(5, 1, cpu=100.0)])
-    metrics._read_at -= 10
-    found = metrics.read([process(5, 1, cpu=3.0, started=77)])
-    assert 0.25 < found["process/cpu_cores"] <= 0.3
+    clock = Clock(1000.0)
+    metrics = TreeMetrics([process(5, 1, cpu=100.0)], clock)
+    clock.now += 10
+    found = metrics.read([process(5, 1, cpu=3.0, started=1001 * TICKS)])
+    assert found["process/cpu_cores"] == pytest.approx(0.3)
+
+
+def test_a_rank_that_joins_is_not_charged_at_once_with_all_that_it_ever_used() -> None:
+    clock = Clock(1000.0)
+    metrics = TreeMetrics([process(5, 1, cpu=100.0)], clock)
+    late = process(6, 1, cpu=400.0, started=900 * TICKS)
+    clock.now += 10
+    assert metrics.read([process(5, 1, cpu=105.0), late])["process/cpu_cores"] == 0.5
+    clock.now += 10
+    later = late._replace(cpu_seconds=410.0)
+    assert metrics.read([process(5, 1, cpu=110.0), later])["process/cpu_cores"] == 1.5
 
 
 def test_a_counter_that_was_reset_has_no_rate() -> None:
