@@ -7,6 +7,7 @@
 # make fuzz    any bytes into the codec for SECONDS (900), guided by atheris where it installs
 # make compat  the emitter and the truth test on the oldest transformers supported
 # make bench   every measurement, as a table
+# make dashboards  the dashboards of Grafana anew, from deploy/grafana/source (Python 3.11)
 #
 # Each sets up .venv first if it is not there; PYTHON=python3.12 chooses another interpreter.
 
@@ -23,7 +24,7 @@ PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint check cover faults fuzz compat bench clean
+.PHONY: demo test lint check cover faults fuzz compat bench dashboards clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.demo
@@ -67,6 +68,9 @@ compat: $(COMPAT)/.ready
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+dashboards: $(VENV)/.dev
+	$(BIN)/python -m deploy.grafana.source
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info coverage .coverage* .lineside \

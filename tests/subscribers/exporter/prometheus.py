@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes an exporter every second."""
+"""A real Prometheus that scrapes an exporter, by default every second."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ global: {scrape_interval: 1s}
 scrape_configs:
   - job_name: lineside
     static_configs:
-      - targets: ["%s"]
+      - targets: ["exporter:9743"]
 """
+"""The addresses in a configuration are ``exporter:9743`` and ``localhost:9090``, its own."""
 
 
 class Prometheus:
     """A server on a free port; a context starts and kills it."""
 
-    def __init__(self, program: str, folder: Path, target: str) -> None:
-        folder.mkdir()
+    def __init__(self, program: str, folder: Path, target: str, config_text: str = CONFIG) -> None:
+        folder.mkdir(exist_ok=True)
         config = folder / "prometheus.yml"
-        config.write_text(CONFIG % target.removeprefix("http://"))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._address = f"127.0.0.1:{listener.getsockname()[1]}"
+        self.address = free_address()
+        config_text = config_text.replace("exporter:9743", target.removeprefix("http://"))
+        config.write_text(config_text.replace("localhost:9090", self.address))
         self._log = folder / "log"
         self._command = [
             program,
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={self._address}",
+            f"--web.listen-address={self.address}",
         ]
 
     def __enter__(self) -> Prometheus:
@@ -52,7 +53,7 @@ class Prometheus:
     def query(self, text: str) -> list[dict[str, Any]]:
         """The instant vector of a query; empty while the server starts."""
         query = urllib.parse.urlencode({"query": text})
-        url = f"http://{self._address}/api/v1/query?{query}"
+        url = f"http://{self.address}/api/v1/query?{query}"
         try:
             with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
                 found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
@@ -63,6 +64,12 @@ class Prometheus:
             return []
         except OSError:
             return []
+
+
+def free_address() -> str:
+    """An address of this machine on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def check_metrics(promtool: str, page: str) -> None:

@@ -1,0 +1,1 @@
+"""Makes the dashboards in deploy/grafana/dashboards; ``make dashboards`` runs it."""
