@@ -290,7 +290,8 @@ def _spool(settings: Settings) -> Iterator[Check]:
     log = spool / LOG_NAME
     if shipper is not None:
         broker = f" to {shipper.broker.partition('?')[0]}" if shipper.broker else ""
-        detail = f"process {shipper.pid} ships {spool}{broker}"
+        who = f"process {shipper.pid}" if shipper.pid > 0 else "one of another container or machine"
+        detail = f"{who} ships {spool}{broker}"
         if shipper.problem:
             yield Check("shipper", WARN, f"{detail}: {shipper.problem}", f"its log is {log}")
         else:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lineside.bus.client.reader import Batch, Reader
+from lineside.bus.client.reader import SILENCE_SECONDS, Batch, Reader
 from lineside.bus.protocol.events import Gap
 from lineside.bus.protocol.messages import CURSOR, OFFSET
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.bus.wording import agree, plural
+from lineside.subscribers.progress_file import ProgressFile
 
 log = logging.getLogger("lineside")
 
@@ -52,6 +53,7 @@ class BatchSubscriber(Service):
         self._restarts = 0  # of the reader, as far as taken into account
         self._head_at_start: int | None = None
         self._deferred: Batch | None = None  # the first batch of another journal
+        self._progress: ProgressFile | None = None
 
     def position(self) -> tuple[str | None, int] | None:
         """The journal and offset to read from; None to use the broker's cursor."""
@@ -74,7 +76,15 @@ class BatchSubscriber(Service):
         log.warning("%s: %s%s %s missing", self.name, what, where, agree(gap.count, "is"))
 
     def startup(self) -> None:
+        self._progress = ProgressFile(self.settings.home, self.name)
+        self._progress.make_folder()
         self.reader = self.open_reader()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker answers."""
+        reader = self.reader
+        return reader.is_subscribed and time.monotonic() - reader.heard_at < SILENCE_SECONDS
 
     def open_reader(self) -> Reader:
         """A reader at ``position``."""
@@ -106,12 +116,24 @@ class BatchSubscriber(Service):
             self._restarts, self.offset = self.reader.restarts, 0
             self._head_at_start, self.is_caught_up = None, False
             self.journal = self.reader.journal
+            if self._progress is not None:
+                self._progress.restart()
             self.on_journal_changed()
         if first is not None:
             self._process(self._collect(first))
         if was_subscribed:
             self._update_caught_up()
         self.tick(time.monotonic())
+        self.report_progress()
+
+    def report_progress(self) -> None:
+        """Note for ``lineside.cli.health`` how far this process is."""
+        if self._progress is not None:
+            # Of streams that it does not read, only the broker knows that they are passed.
+            processed = max(self.offset, self.reader.processed)
+            self._progress.update(
+                is_connected=self.is_connected, head=self.reader.head, processed=processed
+            )
 
     def on_journal_changed(self) -> None:
         """Reading begins again: another journal, or an older copy of it, took its place."""

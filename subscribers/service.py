@@ -119,6 +119,7 @@ class SubscriberService(BatchSubscriber):
         if self._tracker.open_count > MAX_WAITING_BATCHES:
             time.sleep(0.05)
             self.tick(time.monotonic())
+            self.report_progress()
         else:
             super().run_once()
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
-from lineside.bus.client.reader import SILENCE_SECONDS, Batch
+from lineside.bus.client.reader import Batch
 from lineside.bus.settings import Settings
 from lineside.store.database.engine import sqlite_path
 from lineside.subscribers.batch_subscriber import BatchSubscriber
@@ -98,7 +98,7 @@ class Exporter(BatchSubscriber):
         return True
 
     def tick(self, now: float) -> None:
-        if self._is_connected() and self.offset >= self.reader.head:
+        if self.is_connected and self.offset >= self.reader.head:
             self._level_at = self._clock()
         is_first = self.is_caught_up and not self._has_page
         if now >= self._render_at or is_first:
@@ -115,7 +115,7 @@ class Exporter(BatchSubscriber):
         """Give the server a new page, and forget runs whose time is over."""
         lag = max(0, self.reader.head - self.offset)
         health = Health(
-            self._is_connected(),
+            self.is_connected,
             self.is_caught_up,
             lag,
             self._clock() - self._level_at if lag else 0.0,
@@ -156,10 +156,6 @@ class Exporter(BatchSubscriber):
         self._server.stop()
         if self._state_file is not None:
             self._state_file.close()
-
-    def _is_connected(self) -> bool:
-        reader = self.reader
-        return reader.is_subscribed and time.monotonic() - reader.heard_at < SILENCE_SECONDS
 
     def _is_shown(self, record: RunRecord) -> bool:
         if not record.state.attempts:

@@ -151,7 +151,7 @@ def test_without_the_broker_the_page_keeps_its_statuses_and_is_not_healthy(
     training.flush()
     harness.read_all()
     broker.kill()
-    harness.run_until(lambda: not harness.exporter._is_connected())
+    harness.run_until(lambda: not harness.exporter.is_connected)
     clock.now += 3600
     harness.exporter.render()
     samples = harness.samples()
