@@ -20,7 +20,7 @@ from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.disk_worker import RETENTION_SECONDS, DiskWorker
 from lineside.emitter.shipper.send_window import SILENCE_SECONDS, SendWindow
 from lineside.emitter.shipper.stream_registry import StreamRegistry
-from lineside.emitter.spool import liveness_lock
+from lineside.emitter.spool import directory, liveness_lock
 from lineside.emitter.spool.sidecar_process import (
     LOCK_NAME,
     LOG_NAME,
@@ -163,24 +163,36 @@ class Shipper(Service):
 
     def _report(self, now: float) -> None:
         """Store in the lock which broker this process ships to, and what is wrong with it."""
-        status = ShipperStatus(os.getpid(), self._broker, self._problem(now))
+        status = ShipperStatus(os.getpid(), self._broker, self._problem(now), os.geteuid())
         if status != self._status and self._lock is not None:
             self._status = status
             with contextlib.suppress(OSError):
                 status.write(self._lock)
 
     def _problem(self, now: float) -> str:
-        """Why nothing is confirmed, in one sentence; empty while all is well."""
+        """Why something is not confirmed, in one sentence; empty while all is well."""
         connection, broker = self.broker_connection, self._broker.partition("?")[0]
         if connection.refusal:
             return f"{broker} refuses the key: {connection.refusal}"
         if self.stream_registry.is_confirmed:
-            return ""
+            return self._foreign_problem()
         patience = SILENCE_SECONDS if connection.has_answered else _CONNECT_SECONDS
         if now - connection.last_received >= patience:
             return f"no broker answers at {broker}"
         refusals = {sender.refusal for sender in self.stream_registry if sender.refusal}
         return f"the broker at {broker} answers {min(refusals)}" if refusals else ""
+
+    def _foreign_problem(self) -> str:
+        found = directory.foreign_runs(self._spool)
+        if not found:
+            return ""
+        with contextlib.suppress(OSError):
+            owner = found[0].stat().st_uid
+            return (
+                f"user {os.geteuid()} may not read {found[0]} of user {owner}: run training and "
+                "shipper as one user"
+            )
+        return ""
 
     def _check_lock(self) -> None:
         """End if the spool or its lock was removed: another shipper may hold a new one."""

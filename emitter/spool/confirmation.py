@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,12 +58,12 @@ def wait_confirmed(pending: Sequence[Unconfirmed], deadline: float) -> bool:
 
 
 def explain_unusable(broker: str, spool: Path) -> str | None:
-    """Why no event of ``spool`` can be sent to this address at all; None if it can be used."""
+    """Why nothing that this process writes into ``spool`` can be sent; None if it can."""
     try:
         addresses.parse(broker)
     except AddressError as error:
         return f"events are kept in {spool}: {error}, then {_ship(spool)} sends them"
-    return None
+    return _explain_foreign_shipper(spool)
 
 
 def explain_unconfirmed(starter: ShipperStarter) -> str:
@@ -86,6 +87,21 @@ def explain_unconfirmed(starter: ShipperStarter) -> str:
         up = "start `lineside up`, " if broker.startswith("ipc://") else ""
         remedy = f"{up}then {remedy}"
     return f"the last events are not confirmed: {why}. They are kept in {spool}: {remedy}"
+
+
+def _explain_foreign_shipper(spool: Path) -> str | None:
+    """What to do about a shipper that may not read this user's files; None if it may."""
+    try:
+        status = ShipperStatus.read(spool)
+    except OSError:
+        return None
+    user = os.geteuid()
+    if status is None or status.user in (None, 0, user):
+        return None
+    return (
+        f"events are kept in {spool}, whose shipper runs as user {status.user} and may not read "
+        f"what user {user} writes: run both as one user, or set LINESIDE_SPOOL to another folder"
+    )
 
 
 def _ship(spool: Path) -> str:

@@ -27,6 +27,11 @@ def streams(spool: Path, run: str = "") -> Iterator[tuple[Stream, Path]]:
                     yield Stream.parse(f"{folder.name}/{producer.name}/{attempt.name}"), attempt
 
 
+def foreign_runs(spool: Path) -> list[Path]:
+    """Folders of runs that another user wrote and this one may not read; ``streams`` skips them."""
+    return [run for run in _folders(spool) if not os.access(run, os.R_OK | os.X_OK)]
+
+
 def acked_seq(folder: Path) -> int:
     """The seq before which the stream in ``folder`` was confirmed, by its page or its file."""
     fields = read_page(folder)

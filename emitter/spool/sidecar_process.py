@@ -133,13 +133,14 @@ class ShipperStarter(SidecarStarter):
 class ShipperStatus(NamedTuple):
     """What the shipper of a spool reports about itself, in the file that it locks.
 
-    ``pid`` is 0 or less where it runs on another machine. ``problem`` is why nothing is confirmed,
-    empty while its ``broker`` confirms what it sends.
+    ``pid`` is 0 or less where it runs in another container or machine. ``problem`` is why something
+    is not confirmed, empty while its ``broker`` confirms everything. It runs as ``user``, an id.
     """
 
     pid: int
     broker: str
     problem: str
+    user: int | None = None
 
     @classmethod
     def read(cls, spool: Path) -> ShipperStatus | None:
@@ -153,8 +154,9 @@ class ShipperStatus(NamedTuple):
             return None
         try:
             data = json.loads((spool / LOCK_NAME).read_bytes())
-            return cls(pid, str(data["broker"]), str(data["problem"]))
-        except (OSError, ValueError, TypeError, KeyError):
+            user = data.get("user")
+            return cls(pid, str(data["broker"]), str(data["problem"]), user)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return cls(pid, "", "")  # it is starting, or writes it right now
 
     def write(self, lock: int) -> None:
@@ -163,7 +165,8 @@ class ShipperStatus(NamedTuple):
         Raises:
             OSError: it cannot be stored.
         """
-        data = json.dumps({"broker": self.broker, "problem": self.problem}).encode()
+        fields = {"broker": self.broker, "problem": self.problem, "user": self.user}
+        data = json.dumps(fields).encode()
         os.pwrite(lock, data, 0)
         os.ftruncate(lock, len(data))
 
