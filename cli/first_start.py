@@ -71,7 +71,7 @@ def write_secret(file: Path, text: str, mode: int = _FOR_EVERYONE) -> None:
 
 
 def make_pgpass(file: Path, password: str) -> None:
-    """Write the password file of libpq, which reads it if nobody else may."""
+    """Write the password file of libpq, which reads only a private one."""
     if not file.exists():
         write_secret(file, f"*:*:*:*:{password}\n", _PRIVATE)
 

@@ -24,7 +24,7 @@ _BROKER_SECONDS = 4.0
 
 
 class Health(NamedTuple):
-    """Whether a process does its work, with a sentence that says how it stands."""
+    """Whether a process does its work, and a sentence on how it stands."""
 
     is_good: bool
     sentence: str

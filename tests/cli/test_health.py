@@ -51,11 +51,11 @@ def test_what_does_not_run_is_not_good(
     for name in ("broker", "recorder", "shipper"):
         assert health.main([name]) == 1
     assert health.main(["dashboard", "--port", "1"]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("no broker answered at")
-    assert said[1] == f"recorder has not begun on {settings.home}"
-    assert said[2] == f"no shipper runs for {settings.home}/spool"
-    assert "does not answer" in said[3]
+    sentences = capsys.readouterr().out.splitlines()
+    assert sentences[0].startswith("no broker answered at")
+    assert sentences[1] == f"recorder has not begun on {settings.home}"
+    assert sentences[2] == f"no shipper runs for {settings.home}/spool"
+    assert "does not answer" in sentences[3]
 
 
 def test_a_broker_that_hangs_is_not_good(

@@ -16,7 +16,7 @@ from lineside.emitter.spool.confirmation import explain_unusable
 from lineside.emitter.spool.sidecar_process import ShipperStatus
 from tests.support.waiting import wait_until
 
-NOBODY = 65534
+GUEST = 65534
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
 
@@ -31,13 +31,13 @@ def spool() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shipper_of_nobody(spool: Path) -> Iterator[None]:
+def shipper_of_another_user(spool: Path) -> Iterator[None]:
     pid = os.fork()
     if pid == 0:
         try:
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(GUEST)
+            os.setuid(GUEST)
             Shipper(spool, f"ipc://{spool}/bus.sock").serve()
         finally:
             os._exit(0)
@@ -47,11 +47,11 @@ def shipper_of_nobody(spool: Path) -> Iterator[None]:
     os.waitpid(pid, 0)
 
 
-@pytest.mark.usefixtures("shipper_of_nobody")
-def test_shipper_and_training_say_that_one_may_not_read_the_others_events(spool: Path) -> None:
+@pytest.mark.usefixtures("shipper_of_another_user")
+def test_shipper_and_training_report_that_one_may_not_read_the_others_events(spool: Path) -> None:
     wait_until(lambda: explain_unusable(f"ipc://{spool}/bus.sock", spool))
     assert explain_unusable(f"ipc://{spool}/bus.sock", spool) == (
-        f"events are kept in {spool}, whose shipper runs as user {NOBODY} and may not read what "
+        f"events are kept in {spool}, whose shipper runs as user {GUEST} and may not read what "
         "user 0 writes: run both as one user, or set LINESIDE_SPOOL to another folder"
     )
     (spool / "run").mkdir(mode=0o700)
@@ -61,7 +61,7 @@ def test_shipper_and_training_say_that_one_may_not_read_the_others_events(spool:
         return status.problem if status else ""
 
     assert wait_until(problem) == (
-        f"user {NOBODY} may not read {spool}/run of user 0: run training and shipper as one user"
+        f"user {GUEST} may not read {spool}/run of user 0: run training and shipper as one user"
     )
     (spool / "run").chmod(0o755)
     wait_until(lambda: not problem())
