@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -75,7 +76,7 @@ class Exporter(BatchSubscriber):
         self._store_path = sqlite_path(settings.store)
 
     def startup(self) -> None:
-        self._state_file = ExporterState.of(self.settings.home)
+        self._state_file = self._open_state()
         self._tracker = RunTracker(self._state_file.load, self._max_metrics)
         self._tracker.subscriber_errors = self._state_file.subscriber_errors()
         for run_id in self._state_file.open_runs():
@@ -109,7 +110,8 @@ class Exporter(BatchSubscriber):
             self.flush()
         if now >= self._prune_at and self._state_file is not None:
             self._prune_at = now + _PRUNE_SECONDS
-            self._state_file.prune(self._clock() - _FORGET_SECONDS)
+            with self._log_failures():
+                self._state_file.prune(self._clock() - _FORGET_SECONDS)
 
     def render(self) -> None:
         """Give the server a new page, and forget runs whose time is over."""
@@ -142,13 +144,10 @@ class Exporter(BatchSubscriber):
             return
         changed = self._tracker.changed
         records = {run_id: (record, self._is_shown(record)) for run_id, record in changed.items()}
-        try:
+        with self._log_failures():
             self._state_file.save(
                 self.reader.journal, self.offset, records, self._tracker.subscriber_errors
             )
-        except StateFileError as error:
-            log.warning("exporter: %s", error)
-        else:
             changed.clear()
 
     def shutdown(self) -> None:
@@ -156,6 +155,24 @@ class Exporter(BatchSubscriber):
         self._server.stop()
         if self._state_file is not None:
             self._state_file.close()
+
+    def _open_state(self) -> ExporterState:
+        """The saved state, or an empty one in memory: a full disk is no reason to be blind."""
+        try:
+            return ExporterState.of(self.settings.home)
+        except StateFileError as error:
+            log.error(  # noqa: TRY400 - the sentence is complete
+                "exporter: %s; until then counters begin with the journal at each start", error
+            )
+            return ExporterState()
+
+    @contextlib.contextmanager
+    def _log_failures(self) -> Iterator[None]:
+        """Go on without the file, which is a cache; it is written again when that works."""
+        try:
+            yield
+        except StateFileError as error:
+            log.warning("exporter: %s", error)
 
     def _is_shown(self, record: RunRecord) -> bool:
         if not record.state.attempts:

@@ -19,7 +19,11 @@ MAX_VALUES = 2_000
 SECONDS = 60.0
 """How long a value is shown after its machine last reported any."""
 
-_NAME = re.compile(r"(?:gpu(?P<gpu>\d{1,4})|filesystem/(?P<filesystem>[a-z]{1,32})|[a-z]+)/(\w+)")
+# One name for each series: two that lead to the same one would spoil the page for Prometheus.
+_NAME = re.compile(
+    r"(?:gpu(?P<gpu>0|[1-9][0-9]{0,3})|filesystem/(?P<filesystem>[a-z]{1,32})"
+    r"|(?P<group>host|cgroup|process))/([a-z0-9_]+)"
+)
 
 
 class SystemMetric(NamedTuple):
@@ -121,9 +125,9 @@ def system_metric(name: str) -> SystemMetric | None:
     if found is None:
         return None
     gpu, filesystem = found["gpu"], found["filesystem"]
-    group = "gpu" if gpu else "filesystem" if filesystem else name.partition("/")[0]
-    family = _BY_NAME.get(f"{group}/{found[3]}")
+    group = found["group"] or ("gpu" if gpu else "filesystem")
+    family = _BY_NAME.get(f"{group}/{found[4]}")
     if family is None:
         return None
-    label = f',gpu="{int(gpu)}"' if gpu else f',filesystem="{filesystem}"' if filesystem else ""
+    label = f',gpu="{gpu}"' if gpu else f',filesystem="{filesystem}"' if filesystem else ""
     return SystemMetric(family.name, label)

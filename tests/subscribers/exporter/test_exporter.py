@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from lineside.bus.settings import Settings
+from lineside.bus.settings import Settings, make_private_folder
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.exporter.exporter import LINGER_SECONDS, SILENT_SECONDS
 from lineside.subscribers.exporter.record import RunRecord
@@ -100,6 +100,44 @@ def test_the_series_of_a_run_leave_ten_minutes_after_its_end(
     harness.exporter.flush()
     harness.exporter.render()
     assert not harness.exporter._tracker.records, "it stays in memory"
+
+
+def test_a_full_disk_does_not_end_the_page(
+    start_exporter: StartExporter, training: Producer, caplog: pytest.LogCaptureFixture
+) -> None:
+    training.emit("step_end", step=1)
+    training.flush()
+    harness = start_exporter()
+    exporter = harness.exporter
+    assert exporter._state_file is not None
+    exporter._state_file.fetch("PRAGMA max_page_count = 1")  # no page more than there are
+    harness.read_all()
+    for number in range(200):
+        exporter._tracker.subscriber_errors["x" * 100 + str(number)] = 1
+    exporter.flush()
+    exporter._prune_at = 0.0
+    exporter.tick(1.0)
+    assert value(harness.samples(), "lineside_run_steps_total", run="run") == 1
+    assert any("free disk space" in record.getMessage() for record in caplog.records)
+    exporter._state_file.fetch("PRAGMA max_page_count = 100000")
+    exporter.flush()
+    assert exporter._state_file.load("run") is not None, "it is saved when there is space again"
+
+
+def test_an_exporter_whose_state_file_cannot_be_used_keeps_its_counters_in_memory(
+    start_exporter: StartExporter,
+    settings: Settings,
+    training: Producer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    training.emit("step_end", step=1)
+    training.flush()
+    folder = make_private_folder(settings.home / "exporter")
+    (folder / "state1.db").write_bytes(b"no database" * 100)
+    harness = start_exporter()
+    harness.read_all()
+    assert value(harness.samples(), "lineside_run_steps_total", run="run") == 1
+    assert any("or remove the file" in record.getMessage() for record in caplog.records)
 
 
 def test_a_run_that_goes_on_after_it_left_continues_its_counters(

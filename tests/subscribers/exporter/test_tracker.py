@@ -121,6 +121,16 @@ def test_metrics_of_a_machine_have_families_and_leave_when_it_reports_no_more(fe
     assert not select(feed.samples(), "lineside_host_cpu_ratio")
 
 
+def test_no_two_names_of_a_sampler_lead_to_one_series(feed: Feed) -> None:
+    feed.event(0, "run_start")
+    names = ["gpu3/xid", "gpu03/xid", "gpu\u0663/xid", "gpu/xid", "filesystem/size_bytes"]
+    metrics = {name: float(number) for number, name in enumerate(names)}
+    feed.event(0, "metrics", Stream("run", "sampler-h", "s"), metrics=metrics)
+    samples = feed.samples()
+    assert value(samples, "lineside_gpu_xid", gpu="3") == 0.0
+    assert len(select(samples, "lineside_run_metric")) == len(names) - 1
+
+
 def test_an_event_that_no_handler_can_take_holds_up_no_other(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
