@@ -7,9 +7,12 @@ may name an address, goes nowhere: the reasons of a failure come with its result
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lineside.bus.errors import MissingExtra
+from lineside.subscribers.watchdog.notification.digest import Digest, highest_severity
 from lineside.subscribers.watchdog.notification.message import Message
 from lineside.subscribers.watchdog.notification.secret_url import Redactor
 from lineside.subscribers.watchdog.notification.target import DeliveryFailed
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 SERVICE_SECONDS = 60.0
 """How long a service may take for one message."""
 _REASON_CHARACTERS = 300
+# A run's name must not call everybody of a channel.
+_MENTION = re.compile(r"@(?=everyone|here|channel)|<(?=[@!#])")
 
 
 class AppriseService:
@@ -35,6 +40,8 @@ class AppriseService:
         asset = apprise.AppriseAsset(
             app_id="Lineside",
             app_desc="Lineside",
+            image_url_mask="",  # pictures of another site
+            image_url_logo="",
             storage_mode="memory",
             service_timeout=SERVICE_SECONDS,
             allow_templates=False,
@@ -56,18 +63,17 @@ class AppriseService:
         self._manager.add(service)
         self._apprise = apprise
 
-    def send(self, message: Message) -> None:
+    max_messages = 50
+
+    def send(self, messages: Sequence[Message]) -> None:
+        text = messages[0] if len(messages) == 1 else Digest(messages)
         types = self._apprise.NotifyType
-        alert = message.alert
-        if message.event == "closed":
-            kind = types.SUCCESS
-        else:
-            levels = {"critical": types.FAILURE, "warning": types.WARNING, "info": types.INFO}
-            kind = levels[alert.severity]
+        levels = {"critical": types.FAILURE, "warning": types.WARNING, "info": types.INFO}
+        severity = highest_severity(messages)
         result = self._manager.notify(
-            body=message.text,
-            title=message.title,
-            notify_type=kind,
+            body=_MENTION.sub("\\g<0>\N{ZERO WIDTH SPACE}", text.text),
+            title=_MENTION.sub("\\g<0>\N{ZERO WIDTH SPACE}", text.title),
+            notify_type=levels[severity] if severity else types.SUCCESS,
             body_format=self._apprise.NotifyFormat.TEXT,
             interpret_escapes=False,
         )

@@ -39,6 +39,10 @@ class Message:
     @property
     def title(self) -> str:
         """One line: what happened to which run."""
+        return _cut(self._title, _TITLE_CHARACTERS)
+
+    @property
+    def _title(self) -> str:
         alert = self.alert
         subject = f"{_run_name(alert)}: " if alert.run else ""
         word = {
@@ -47,11 +51,11 @@ class Message:
             "closed": "Resolved" if self.was_announced else "Opened and resolved",
             "test": "Test",
         }[self.event]
-        return _cut(printable(f"[{word}] {subject}{alert.summary}"), _TITLE_CHARACTERS)
+        return printable(f"[{word}] {subject}{alert.summary}")
 
     @property
     def text(self) -> str:
-        """The lines for a person, the most important first."""
+        """The lines below the title, the most important first."""
         return "\n".join(self._lines())
 
     @property
@@ -86,8 +90,9 @@ class Message:
 
     def _lines(self) -> Iterator[str]:
         alert, details = self.alert, self.alert.details
-        yield printable(alert.summary)
-        yield ""
+        if len(self._title) > _TITLE_CHARACTERS:
+            yield printable(alert.summary)
+            yield ""
         if alert.run:
             project = f", project {alert.project}" if alert.project else ""
             run_id = f" ({alert.run})" if _run_name(alert) != alert.run else ""

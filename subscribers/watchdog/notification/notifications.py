@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lineside.subscribers.state_file import StateFile
-from lineside.subscribers.watchdog.notification.heartbeat import Heartbeat
+from lineside.subscribers.watchdog.notification.heartbeat import MAX_SILENCE, Heartbeat
 from lineside.subscribers.watchdog.notification.notifier import Notifier
 from lineside.subscribers.watchdog.notification.outbox import Outbox
 from lineside.subscribers.watchdog.notification.target import Target
@@ -16,13 +16,15 @@ from lineside.subscribers.watchdog.notification.target import Target
 class NotificationOptions:
     """The ``targets``; ``page``, the dashboard's address for links; the heartbeat's address.
 
-    Without ``heartbeat_url`` there is no heartbeat; its interval is in seconds.
+    Without ``heartbeat_url`` there is no heartbeat. Its interval is in seconds, and so is
+    ``max_silence``, after which a watchdog that judges nothing sends none.
     """
 
     targets: Sequence[Target] = ()
     page: str = ""
     heartbeat_url: str = field(default="", repr=False)
     heartbeat_interval: float = 60.0
+    max_silence: float = MAX_SILENCE
 
 
 class Notifications:
@@ -31,8 +33,11 @@ class Notifications:
     def __init__(self, state: StateFile, options: NotificationOptions) -> None:
         self.outbox = Outbox(state, options.targets, options.page)
         self._notifier = Notifier(self.outbox)
-        url, interval = options.heartbeat_url, options.heartbeat_interval
-        self._heartbeat = Heartbeat(url, interval) if url else None
+        self._heartbeat = (
+            Heartbeat(options.heartbeat_url, options.heartbeat_interval, options.max_silence)
+            if options.heartbeat_url
+            else None
+        )
 
     def start(self) -> None:
         """Begin with what an earlier process left; the heartbeat begins with the first ``beat``."""

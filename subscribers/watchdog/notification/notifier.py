@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from lineside.bus.errors import LinesideError
@@ -98,12 +98,12 @@ class _DeliveryThread(threading.Thread):
                     self._condition.wait_for(lambda: self._is_stopping, delay)
 
     def _deliver_next(self) -> float | None:
-        """Deliver one message; the seconds until the next one, None if nothing waits."""
+        """Deliver what is due; the seconds until the next time, None if nothing waits."""
         waiting = self._until_written(lambda: self._outbox.next(self._target))
-        if waiting is None:
+        if not waiting:
             return None
         try:
-            self._target.sender.send(waiting.message)
+            self._target.sender.send([one.message for one in waiting])
         except DeliveryFailed as error:
             return self._handle_failure(waiting, error)
         except Exception as error:  # noqa: BLE001 - of a service's own code; its text may be secret
@@ -114,8 +114,8 @@ class _DeliveryThread(threading.Thread):
         self._failures, self.problem = 0, ""
         return 0.0
 
-    def _handle_failure(self, waiting: Waiting, error: DeliveryFailed) -> float | None:
-        name, alert = self._target.name, waiting.message.alert
+    def _handle_failure(self, waiting: Sequence[Waiting], error: DeliveryFailed) -> float | None:
+        name, alert = self._target.name, waiting[0].message.alert
         if error.is_final:
             count = self._until_written(lambda: self._outbox.remove(self._target)) or 0
             self._is_stopping = True
@@ -135,10 +135,11 @@ class _DeliveryThread(threading.Thread):
         delay = max(delay, min(error.retry_after or 0.0, MAX_RETRY_AFTER))
         self.problem = f"{name} did not take a notification: {error}"
         log.warning(
-            "watchdog: %s (%s of %s); next attempt in %s",
+            "watchdog: %s (%s%s%s); next attempt in %s",
             self.problem,
             alert.rule,
-            alert.run or "no run",
+            f" of {alert.run}" if alert.run else "",
+            f" and {len(waiting) - 1} more" if len(waiting) > 1 else "",
             duration(delay),
         )
         return delay

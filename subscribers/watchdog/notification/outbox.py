@@ -26,6 +26,8 @@ log = logging.getLogger("lineside")
 
 EXPIRES_SECONDS = 3 * 86_400.0
 """How long delivery of a message is tried."""
+MAX_SINGLE = 3
+"""More messages than these go as one to a target that takes several."""
 _ANNOUNCED_SECONDS = 90 * 86_400.0
 _TABLES = (
     """
@@ -95,26 +97,30 @@ class Outbox:
                 (target.id, alert.id, message, change, data, now),
             )
 
-    def next(self, target: Target) -> Waiting | None:
-        """The message that is due at ``target``; None if nothing waits.
+    def next(self, target: Target) -> list[Waiting]:
+        """What is due at ``target``: one message, or several that go as one if many wait.
 
         What was tried the fewest times comes first, or one message that a target does not like
         would keep it from all others.
         """
         with self._state.transaction() as db:
             self._expire(db, target)
-            row = db.execute(
+            rows = db.execute(
                 "SELECT alert, MAX(id) FROM notifications WHERE target=?"
-                " GROUP BY alert ORDER BY MAX(attempts), MIN(id) LIMIT 1",
-                (target.id,),
-            ).fetchone()
-            if row is None:
-                return None
-            alert_id, last_row = row
-            message_id, change, data = db.execute(
-                "SELECT message, change, data FROM notifications WHERE id=?", (last_row,)
-            ).fetchone()
-            was_announced = _is_announced(db, target.id, alert_id, is_delivered=True)
+                " GROUP BY alert ORDER BY MAX(attempts), MIN(id) LIMIT ?",
+                (target.id, target.sender.max_messages),
+            ).fetchall()
+            if len(rows) <= MAX_SINGLE:
+                rows = rows[:1]
+            return [self._waiting(db, target, *row) for row in rows]
+
+    def _waiting(
+        self, db: sqlite3.Connection, target: Target, alert_id: str, last_row: int
+    ) -> Waiting:
+        message_id, change, data = db.execute(
+            "SELECT message, change, data FROM notifications WHERE id=?", (last_row,)
+        ).fetchone()
+        was_announced = _is_announced(db, target.id, alert_id, is_delivered=True)
         event: NotificationEvent = change
         if event == "reminder" and not was_announced:
             event = "opened"
@@ -127,37 +133,18 @@ class Outbox:
         )
         return Waiting(message, last_row)
 
-    def delivered(self, target: Target, waiting: Waiting) -> None:
+    def delivered(self, target: Target, delivered: Sequence[Waiting]) -> None:
         """Remove what ``target`` has taken."""
-        alert_id = waiting.message.alert.id
         with self._state.transaction() as db:
-            db.execute(
-                "DELETE FROM notifications WHERE target=? AND alert=? AND id<=?",
-                (target.id, alert_id, waiting.last_row),
-            )
-            if waiting.message.event != "closed" and waiting.message.alert.is_open:
-                db.execute(
-                    "INSERT OR REPLACE INTO announced VALUES (?, ?, 1, ?)",
-                    (target.id, alert_id, time.time()),
-                )
-                return
-            is_reopened = db.execute(
-                "SELECT 1 FROM notifications WHERE target=? AND alert=? LIMIT 1",
-                (target.id, alert_id),
-            ).fetchone()
-            db.execute(
-                "UPDATE announced SET is_delivered=0 WHERE target=? AND alert=?"
-                if is_reopened
-                else "DELETE FROM announced WHERE target=? AND alert=?",
-                (target.id, alert_id),
-            )
+            for waiting in delivered:
+                _remove(db, target.id, waiting)
 
-    def failed(self, target: Target, waiting: Waiting) -> None:
+    def failed(self, target: Target, failed: Sequence[Waiting]) -> None:
         """Count an attempt."""
         with self._state.transaction() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE notifications SET attempts=attempts+1 WHERE target=? AND alert=? AND id<=?",
-                (target.id, waiting.message.alert.id, waiting.last_row),
+                [(target.id, one.message.alert.id, one.last_row) for one in failed],
             )
 
     def remove(self, target: Target) -> int:
@@ -214,6 +201,28 @@ class Outbox:
                 "watchdog: %s dropped, for targets that are not in the configuration any more",
                 plural(dropped, "waiting notification"),
             )
+
+
+def _remove(db: sqlite3.Connection, target: str, delivered: Waiting) -> None:
+    alert_id = delivered.message.alert.id
+    db.execute(
+        "DELETE FROM notifications WHERE target=? AND alert=? AND id<=?",
+        (target, alert_id, delivered.last_row),
+    )
+    if delivered.message.event != "closed" and delivered.message.alert.is_open:
+        db.execute(
+            "INSERT OR REPLACE INTO announced VALUES (?, ?, 1, ?)", (target, alert_id, time.time())
+        )
+        return
+    is_reopened = db.execute(
+        "SELECT 1 FROM notifications WHERE target=? AND alert=? LIMIT 1", (target, alert_id)
+    ).fetchone()
+    db.execute(
+        "UPDATE announced SET is_delivered=0 WHERE target=? AND alert=?"
+        if is_reopened
+        else "DELETE FROM announced WHERE target=? AND alert=?",
+        (target, alert_id),
+    )
 
 
 def _is_announced(

@@ -27,13 +27,17 @@ class DeliveryFailed(Exception):
 
 
 class Sender(Protocol):
-    """Hands a message to one target."""
+    """Hands messages to one target."""
 
-    def send(self, message: Message) -> None:
-        """Return once the target has taken ``message``, within a minute.
+    @property
+    def max_messages(self) -> int:
+        """How many messages the target may get as one."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Return once the target has taken ``messages`` as one, within a minute or so.
 
         Raises:
-            DeliveryFailed: it has not, or has not confirmed it.
+            DeliveryFailed: it has not, or has not confirmed them.
         """
 
 

@@ -30,7 +30,7 @@ def try_targets(targets: Sequence[Target], page: str = "") -> Iterator[TrialResu
 
 def _send(target: Target, message: Message) -> TrialResult:
     try:
-        target.sender.send(message)
+        target.sender.send([message])
     except DeliveryFailed as error:
         return TrialResult(target.name, str(error))
     except Exception as error:  # noqa: BLE001 - of a service's own code; its text may be secret

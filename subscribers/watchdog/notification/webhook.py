@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from lineside.subscribers.watchdog.notification.http_request import (
@@ -24,7 +25,13 @@ class Webhook:
         self._key = key_of(secret)
         self._timeout = timeout
 
-    def send(self, message: Message) -> None:
+    max_messages = 1
+
+    def send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._post(message)
+
+    def _post(self, message: Message) -> None:
         body = json.dumps(message.to_json(), allow_nan=False, separators=(",", ":")).encode()
         timestamp = int(time.time())
         headers = {

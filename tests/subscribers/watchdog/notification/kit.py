@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,11 +60,14 @@ class Recording:
 
     failures: list[DeliveryFailed] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    max_messages: int = 1
 
-    def send(self, message: Message) -> None:
+    def send(self, messages: Sequence[Message]) -> None:
         if self.failures:
             raise self.failures.pop(0)
-        self.messages.append(message)
+        self.messages += messages
+        self.sizes.append(len(messages))
 
     @property
     def events(self) -> list[str]:
@@ -80,7 +84,7 @@ def deliver_all(outbox: Outbox, target: Target) -> None:
     """Deliver to a ``Recording`` as the notifier does, without its delays."""
     while waiting := outbox.next(target):
         try:
-            target.sender.send(waiting.message)
+            target.sender.send([one.message for one in waiting])
         except DeliveryFailed:
             outbox.failed(target, waiting)
             return

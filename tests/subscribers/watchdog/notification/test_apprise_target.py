@@ -18,7 +18,7 @@ from tests.subscribers.watchdog.notification.servers import http_receiver, smtp_
 def test_an_e_mail_has_title_and_text() -> None:
     with smtp_server() as server:
         url = f"mailto://127.0.0.1:{server.port}/?from=lineside@example.org&to=me@example.org"
-        AppriseService(url).send(Message("m1", "opened", ALERT, page="https://page.example"))
+        AppriseService(url).send([Message("m1", "opened", ALERT, page="https://page.example")])
         [mail] = server.mails
     assert mail["Subject"] == "[CRITICAL] resnet 50: the training ended without reporting why"
     assert mail["To"] == "me@example.org"
@@ -31,7 +31,7 @@ def test_an_e_mail_has_title_and_text() -> None:
 def test_markup_in_a_runs_name_stays_text() -> None:
     with smtp_server() as server:
         url = f"mailto://127.0.0.1:{server.port}/?from=a@example.org&to=b@example.org&format=html"
-        AppriseService(url).send(Message("m1", "opened", alert(run_name="<img src=x>")))
+        AppriseService(url).send([Message("m1", "opened", alert(run_name="<img src=x>"))])
         [mail] = server.mails
     assert "&lt;img" in text_of(mail, "text/html")
 
@@ -41,16 +41,27 @@ def test_a_failure_has_a_reason_and_no_secret_and_apprise_logs_nothing() -> None
         address = f"127.0.0.1:{receiver.port}/very-secret-path?retry=3"
         service = AppriseService(f"json://user:pass1234@{address}")
         with pytest.raises(DeliveryFailed) as caught:
-            service.send(Message("m1", "opened", ALERT))
+            service.send([Message("m1", "opened", ALERT)])
         assert len(receiver.requests) == 1, "Apprise does not retry"
         assert "500" in str(caught.value)
         for secret in ("pass1234", "very-secret-path"):
             assert secret not in str(caught.value)
         assert not logging.getLogger("apprise").propagate
         with pytest.raises(DeliveryFailed):
-            service.send(Message("m1", "closed", closed()))
-        service.send(Message("m1", "closed", closed()))
+            service.send([Message("m1", "closed", closed())])
+        service.send([Message("m1", "closed", closed())])
         assert [one.json["type"] for one in receiver.requests] == ["failure", "success", "success"]
+
+
+def test_the_name_of_a_run_mentions_no_channel() -> None:
+    with http_receiver() as receiver:
+        service = AppriseService(f"json://127.0.0.1:{receiver.port}")
+        service.send([Message("m1", "opened", alert(run_name="@everyone <!here> me@host"))])
+        body = receiver.taken[0].json
+    for text in (body["title"], body["message"]):
+        assert "@everyone" not in text
+        assert "<!" not in text
+        assert "me@host" in text
 
 
 @pytest.mark.parametrize(

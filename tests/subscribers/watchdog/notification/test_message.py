@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lineside.subscribers.watchdog.notification.digest import Digest
 from lineside.subscribers.watchdog.notification.message import Message, duration, trial_message
 from tests.subscribers.watchdog.notification.kit import ALERT, alert, closed
 
@@ -12,8 +13,6 @@ def test_an_opening_has_what_happened_where_and_what_to_do_next() -> None:
     message = Message("m1", "opened", ALERT, page="https://lineside.example/")
     assert message.title == "[CRITICAL] resnet 50: the training ended without reporting why"
     assert message.text == (
-        "the training ended without reporting why\n"
-        "\n"
         "Run: resnet 50 (run-1), project vision\n"
         "Rule: lost (critical)\n"
         "Opened: 2026-11-18 11:06:40 UTC\n"
@@ -39,6 +38,25 @@ def test_a_closing_has_how_long_it_lasted_and_whether_it_is_news() -> None:
     assert "Next:" not in late.text
 
 
+def test_a_digest_has_a_line_for_each_alert_the_open_ones_first() -> None:
+    digest = Digest(
+        [
+            Message("m1", "closed", closed(1)),
+            Message("m2", "opened", alert(2, severity="warning", rule="stalled", run="run-2")),
+            Message("m3", "opened", alert(3), page="https://page.example"),
+        ]
+    )
+    assert digest.title == "[CRITICAL] 3 alerts: 2 lost, 1 stalled"
+    assert digest.text == (
+        "[CRITICAL] resnet 50: the training ended without reporting why\n"
+        "    https://page.example/runs/run-1\n"
+        "[WARNING] resnet 50: the training ended without reporting why\n"
+        "    lineside show run-1\n"
+        "[Resolved] resnet 50: the training ended without reporting why"
+    )
+    assert Digest([Message("m1", "closed", closed(1))] * 2).title == "[Resolved] 2 alerts: 2 lost"
+
+
 def test_an_alert_of_no_run_names_none() -> None:
     message = Message("m1", "opened", alert(run="", run_name="", project="", details={}))
     assert message.title == "[CRITICAL] the training ended without reporting why"
@@ -51,6 +69,7 @@ def test_text_of_a_run_stays_in_its_line_and_is_cut() -> None:
     message = Message("m1", "opened", foreign)
     assert "\n" not in message.title
     assert len(message.title) == 200
+    assert message.text.startswith("x" * 2000), "what the title has not, the text has"
     assert not any(line.startswith("Bcc") for line in message.text.splitlines())
 
 

@@ -33,7 +33,7 @@ def test_the_signature_is_that_of_the_standards_own_test() -> None:
 
 def test_a_receiver_can_verify_what_it_gets() -> None:
     with http_receiver() as receiver:
-        Webhook(f"{receiver.url}/hook?a=b", SECRET).send(MESSAGE)
+        Webhook(f"{receiver.url}/hook?a=b", SECRET).send([MESSAGE])
         [request] = receiver.taken
     assert (request.method, request.path) == ("POST", "/hook?a=b")
     assert request.headers["content-type"] == "application/json"
@@ -56,7 +56,7 @@ def test_a_secret_of_another_form_is_refused(secret: str) -> None:
 def failure(*answers: object) -> DeliveryFailed:
     with http_receiver(*answers) as receiver:
         with pytest.raises(DeliveryFailed) as caught:
-            Webhook(f"{receiver.url}/secret-path", SECRET, timeout=0.3).send(MESSAGE)
+            Webhook(f"{receiver.url}/secret-path", SECRET, timeout=0.3).send([MESSAGE])
         assert "secret-path" not in str(caught.value)
         assert len(receiver.requests) == 1, "no redirect is followed, and nothing is tried twice"
         return caught.value
@@ -72,9 +72,9 @@ def test_each_way_to_fail_has_a_reason() -> None:
     with http_receiver() as receiver:
         url = receiver.url
     with pytest.raises(DeliveryFailed, match="Connection refused"):
-        Webhook(url, SECRET).send(MESSAGE)
+        Webhook(url, SECRET).send([MESSAGE])
     with pytest.raises(DeliveryFailed):
-        Webhook("http://no-such-host.invalid", SECRET).send(MESSAGE)
+        Webhook("http://no-such-host.invalid", SECRET).send([MESSAGE])
 
 
 def test_the_pause_that_a_receiver_asks_for_is_understood() -> None:
