@@ -27,6 +27,7 @@ from lineside.dashboard.http.static_files import Assets
 from lineside.dashboard.live import routes as live
 from lineside.dashboard.live.hub import LiveHub
 from lineside.dashboard.live.store_feed import StoreFeed
+from lineside.dashboard.pages import alerts as alert_pages
 from lineside.dashboard.pages import routes as pages
 from lineside.dashboard.pages.renderer import Renderer
 from lineside.dashboard.transit import SpoolReader
@@ -58,7 +59,7 @@ def create_app(
     """
     store = StoreAccess(settings.store, history, writer, as_of=lambda: transit.as_of())
     assets = Assets.load()
-    renderer = Renderer(assets)
+    renderer = Renderer(assets, store.alert_counts)
     transit = TransitReader(store, settings.broker, spool)
     feed = StoreFeed(store)
     hub = LiveHub(feed)
@@ -100,5 +101,6 @@ def create_app(
     app.include_router(health.router(store, transit))
     app.include_router(assets.router())
     app.include_router(pages.router(store, renderer, transit), dependencies=[text])
+    app.include_router(alert_pages.router(store, renderer), dependencies=[text])
     app.include_router(live.router(hub, feed), dependencies=[text, query])
     return app

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from lineside.bus.wording import plural
 
@@ -43,7 +43,7 @@ def command_label(op: str | None, args: Mapping[str, Any]) -> str:
     return names.get(op) or capitalize_first(str(op).replace("_", " "))
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a finite number and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

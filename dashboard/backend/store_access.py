@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lineside.bus.errors import LinesideError
 from lineside.store.database import sqlite
 from lineside.store.database.engine import open_store, sqlite_path
 from lineside.store.history.history import History
@@ -45,6 +46,13 @@ class StoreAccess:
         writer = self._writer or self._open()[1]
         with self._write_lock:
             yield writer
+
+    def alert_counts(self) -> dict[str, int]:
+        """The number of open alerts by severity; empty if the store cannot be read."""
+        try:
+            return self.history.alerts.counts()
+        except LinesideError:
+            return {}
 
     def position(self) -> tuple[str, int] | None:
         """The journal that was recorded last, and its offset; None for a new store."""

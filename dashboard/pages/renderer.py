@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +27,14 @@ _BREAK_AFTER = re.compile(r"([_./]+)(?=[^_./])")
 
 
 class Renderer:
-    """Renders templates with the filters of the dashboard; every value is escaped."""
+    """Renders templates with the filters of the dashboard; every value is escaped.
 
-    def __init__(self, assets: Assets) -> None:
+    ``alert_counts`` is the number of open alerts by severity, which each page shows.
+    """
+
+    def __init__(self, assets: Assets, alert_counts: Callable[[], Mapping[str, int]]) -> None:
         self._assets = assets
+        self._alert_counts = alert_counts
         self._environment = Environment(
             loader=FileSystemLoader(FOLDER),
             autoescape=True,
@@ -60,9 +65,11 @@ class Renderer:
         """``template`` as a response; it also knows ``code``, ``now``, ``caller`` and ``root``."""
         context.setdefault("now", datetime.now(timezone.utc))
         root = site_root(request.scope)
+        principal = caller(request)
         known = {
             "code": code,
-            "caller": caller(request),
+            "caller": principal,
+            "alert_counts": self._alert_counts() if principal else {},
             "root": root,
             "asset": lambda name: root + self._assets.path(name),
         }

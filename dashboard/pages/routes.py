@@ -16,7 +16,7 @@ from lineside.dashboard.api.parameters import MAX_INT64, Sort, Statuses
 from lineside.dashboard.auth.caller import caller, denial_reason
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
-from lineside.dashboard.pages import controls, run_overview, sections, timeline
+from lineside.dashboard.pages import alerts, controls, run_overview, sections, timeline
 from lineside.dashboard.pages.renderer import Renderer
 from lineside.dashboard.transit import Transit, add_spool
 from lineside.store.history.curve_records import Series
@@ -65,6 +65,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
         }
         revision = store.history.revision()  # before the content: the live stream misses nothing
         context = _list_context(store.history, query)
+        opened = alerts.open_alerts(store.history.alerts, caller(request), alerts.SHOWN_ON_LIST)
         return renderer.page(
             request,
             "runs.html",
@@ -72,6 +73,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
             revision=revision,
             files_set_aside=store.files_set_aside(),
             **context,
+            **opened,
         )
 
     @routes.get("/runs/{run_id}")
@@ -192,6 +194,7 @@ def _parts_context(
     return {
         "run": run,
         "now": now,
+        **alerts.open_alerts(history.alerts, principal, alerts.SHOWN_ON_RUN, run.id),
         "facts": run_overview.facts(run, now, commands),
         "line": run_overview.progress_line(run, checkpoints, evaluations),
         "groups": groups,

@@ -7,10 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.alerts import CLOSED, CRITICAL, OPEN, RESPONSE_KINDS, WARNING
 from lineside.bus.protocol.event_kinds import (
+    ALERT,
+    ALERT_MUTED,
     COUNTED,
     EVENT_KINDS,
     HIDDEN,
@@ -21,12 +25,14 @@ from lineside.bus.protocol.event_kinds import (
 from lineside.bus.wording import plural
 from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
+from lineside.store.database.values import to_datetime
 from lineside.store.history.records import EventRow
 
 UNLISTED_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == COUNTED)
 HIDDEN_BY_DEFAULT = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == HIDDEN)
 _ORDER = {kind.name: place for place, kind in enumerate(EVENT_KINDS)}
 _OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
+_SEVERITY_TONES = {CRITICAL: "danger", WARNING: "caution"}
 _MAX_DATA = 20_000  # characters of one event's data shown
 
 
@@ -77,7 +83,7 @@ def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
     return TimelineEntry(
         n=row.n,
         kind=row.kind,
-        label=event_kind(row.kind).label,
+        label=_label(row.kind, data),
         where=" · ".join(where),
         text=row.problem or _text(row.kind, data),
         tone="caution" if row.problem else _tone(row.kind, data),
@@ -85,6 +91,12 @@ def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
         offset=formatting.offset((row.time - started_at).total_seconds()),
         data="" if row.kind == "run_start" or not data else _indented_json(data),
     )
+
+
+def _label(kind: str, data: Mapping[str, Any]) -> str:
+    if kind == ALERT and data.get("state") in (OPEN, CLOSED):
+        return "Alert opened" if data["state"] == OPEN else "Alert closed"
+    return event_kind(kind).label
 
 
 def _text(kind: str, data: Mapping[str, Any]) -> str:
@@ -99,8 +111,12 @@ def _text(kind: str, data: Mapping[str, Any]) -> str:
 def _tone(kind: str, data: Mapping[str, Any]) -> str:
     if kind == "train_end":
         return "clear"
+    if kind == ALERT and "state" in data:
+        if data["state"] == CLOSED:
+            return "clear"
+        return _SEVERITY_TONES.get(str(data.get("severity")), "")
     if kind in (
-        "alert",
+        ALERT,
         "gap",
         "process_lost",
         SUBSCRIBER_ERROR,
@@ -172,8 +188,25 @@ def _lost_text(data: Mapping[str, Any]) -> str:
 
 
 def _alert_text(data: Mapping[str, Any]) -> str:
+    if "state" in data:
+        opened, closed = data.get("opened_at"), data.get("closed_at")
+        took = ""
+        if formatting.is_number(opened) and formatting.is_number(closed):
+            took = f", after {formatting.duration(max(0.0, closed - opened))}"
+        return f"{data.get('rule')}: {data.get('summary')}{took}"
     would = f" (would {data.get('action')})" if data.get("dry_run") else ""
     return f"{data.get('rule')}: {data.get('why')}{would}"
+
+
+def _response_text(kind: str, data: Mapping[str, Any]) -> str:
+    """What a person did about alerts."""
+    what = ""
+    if kind == ALERT_MUTED:
+        until = data.get("until")
+        end = f" until {to_datetime(until):%H:%M} UTC" if formatting.is_number(until) else ""
+        what = f"{data.get('rule') or 'every rule'}{end}, "
+    note = f": {data.get('note')}" if data.get("note") else ""
+    return f"{what}by {data.get('by') or formatting.UNKNOWN_ISSUER}{note}"
 
 
 def _command_text(kind: str, data: Mapping[str, Any]) -> str:
@@ -202,7 +235,8 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "process_exit": _exit_text,
     "process_lost": _lost_text,
     "gap": _gap_text,
-    "alert": _alert_text,
+    ALERT: _alert_text,
+    **{kind: partial(_response_text, kind) for kind in RESPONSE_KINDS},
     SUBSCRIBER_ERROR: _subscriber_text,
     commands.CONTROL_ON: lambda data: str(data.get("why") or ""),
 }

@@ -15,6 +15,24 @@ function json(method, body) {
   return { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }
 
+export class AlertApi {
+  constructor() {
+    this.root = `${siteRoot}api/alerts`;
+  }
+
+  acknowledge(id) {
+    return request(`${this.root}/${encodeURIComponent(id)}/acknowledge`, json("POST", {}));
+  }
+
+  mute(wanted) {
+    return request(`${this.root}/mutes`, json("POST", wanted));
+  }
+
+  unmute(id) {
+    return request(`${this.root}/mutes/${encodeURIComponent(id)}/unmute`, json("POST", {}));
+  }
+}
+
 export class RunApi {
   constructor(run) {
     this.root = `${siteRoot}api/runs/${encodeURIComponent(run)}`;

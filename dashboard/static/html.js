@@ -42,13 +42,15 @@ export function syncChildren(now, next) {
 }
 
 // Replaces each `[data-live]` element whose content differs from the one in `next` with its id.
-// The keyboard's focus stays on the element with the same id.
+// The keyboard's focus stays on the element with the same id, and open details with an id stay open.
 export function syncParts(next) {
   for (const part of next.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
     if (!old || comparableHtml(old) === comparableHtml(part)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
+    const opened = [...old.querySelectorAll("details[open][id]")].map((details) => details.id);
     old.replaceWith(part);
+    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
     if (focused) document.getElementById(focused)?.focus();
   }
 }

@@ -1,5 +1,6 @@
 // Every page: update times, switch the theme, and reload once the store can be read again.
 import { tick } from "./format.js";
+import { fetchDocument, syncParts } from "./html.js";
 import { siteRoot } from "./site.js";
 
 document.documentElement.classList.add("js");
@@ -50,8 +51,15 @@ async function showLag() {
   lagNotice.hidden = !text;
 }
 
+// Shows the number of open alerts, also on the page of a run that does not change.
+async function showAlerts() {
+  if (!document.hidden) await fetchDocument(`${siteRoot}alerts/count`).then(syncParts, () => null);
+}
+
 if (lagNotice) {
   showLag();
   setInterval(showLag, LAG_MILLISECONDS);
+  setInterval(showAlerts, LAG_MILLISECONDS);
   document.addEventListener("visibilitychange", showLag);
+  document.addEventListener("visibilitychange", showAlerts);
 }

@@ -1,4 +1,5 @@
 // The page of one run: charts, step times, timeline, and their live updates.
+import { alertActions } from "./alerts.js";
 import { RunApi } from "./api.js";
 import { STITCHED } from "./chart.js";
 import { ChartBoard } from "./chart_board.js";
@@ -20,6 +21,7 @@ async function start() {
   let refresh = async () => location.reload();
   dialogs(api, () => refresh());
   const control = new Control(api, () => refresh());
+  alertActions(() => refresh());
   if (!window.Plotly) {
     for (const plot of document.querySelectorAll(".plot")) plot.textContent = "plotly.js could not be loaded.";
     return;

@@ -1,6 +1,7 @@
 // The run list: filters without a page load, and rows that update live.
+import { alertActions } from "./alerts.js";
 import { tick } from "./format.js";
-import { syncChildren, fetchDocument } from "./html.js";
+import { syncChildren, syncParts, fetchDocument } from "./html.js";
 import { listen, throttle } from "./live.js";
 import { siteRoot } from "./site.js";
 
@@ -11,6 +12,7 @@ async function refresh() {
   const mine = ++request;
   const next = await fetchDocument(location.href);
   if (mine !== request) return;
+  syncParts(next);
   const list = document.getElementById("list");
   const fresh = next.getElementById("list");
   const rows = document.getElementById("rows");
@@ -80,5 +82,6 @@ addEventListener("popstate", () => {
   refresh();
 });
 
+alertActions(refresh);
 listen(null, throttle(refresh, 1000));
 document.documentElement.dataset.ready = "";

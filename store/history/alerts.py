@@ -70,9 +70,9 @@ class AlertHistory:
         return Page(tuple(_alert(row, mutes) for row in found), after)
 
     def open(self, *, run: str | None = None, limit: int = 200) -> list[Alert]:
-        """The open alerts, the most severe first and then the one opened last."""
+        """The open alerts, the most severe first, then those that no person has answered."""
         found = self.page(state=OPEN, run=run, limit=limit).items
-        return sorted(found, key=lambda alert: SEVERITIES.index(alert.severity))
+        return sorted(found, key=_urgency)
 
     def counts(self, *, run: str | None = None) -> dict[str, int]:
         """The number of open alerts of each severity that has any, the most severe first."""
@@ -180,6 +180,11 @@ def _alert(row: Any, mutes: list[AlertMute]) -> Alert:
 
 def _run(run_id: str) -> str | None:
     return None if run_id == INTERNAL_RUN else run_id
+
+
+def _urgency(alert: Alert) -> tuple[int, bool]:
+    is_answered = alert.acknowledged_at is not None or alert.mute is not None
+    return SEVERITIES.index(alert.severity), is_answered
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

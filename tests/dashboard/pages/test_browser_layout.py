@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lineside.bus.protocol.alerts import SEVERITIES
 from lineside.store.recording.writer import Writer
+from tests.dashboard.alerts import record_alert
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -39,8 +41,11 @@ def test_texts_have_enough_contrast(harness: Harness, site: str, browser: Any, s
     lost.end(
         harness.feeder, lost.train(harness.feeder, 1, 5), "exception", {"type": "E", "message": "m"}
     )
+    for severity in SEVERITIES:
+        record_alert(harness, severity, severity=severity)
+        record_alert(harness, f"old {severity}", severity=severity, state="closed")
     with open_page(browser, color_scheme=scheme) as page:
-        for url in ("/", "/runs/tiny-1", "/runs/lost", "/runs/live"):
+        for url in ("/", "/runs/tiny-1", "/runs/lost", "/runs/live", "/alerts"):
             visit(page, site + url)
             assert page.evaluate(LOW_CONTRAST.read_text()) == []
 
@@ -52,12 +57,14 @@ def test_the_layout_fits_the_width_and_does_not_shift(
     training = harness.train(name="a name that goes on and on " * 6, project="p" * 60)
     record_command_states(harness, training)
     Writer(harness.engine).update_run(training.run, tags=["t" * 90], group="g" * 90)
+    long = dict.fromkeys(("rule", "subject", "summary", "action"), "w" * 200)
+    record_alert(harness, "long", details={"d" * 90: "w" * 300, "output": "o" * 300 + "\n"}, **long)
     with open_page(browser, viewport={"width": width, "height": 900}) as page:
         page.add_init_script(SHIFTS)
-        for url in ("/", "/runs/tiny-1"):
+        for url in ("/", "/runs/tiny-1", "/alerts"):
             visit(page, site + url)
             expect(page.locator("#link-state")).to_have_text("Live")
-            if url != "/":
+            if url == "/runs/tiny-1":
                 page.locator(LOSS).scroll_into_view_if_needed()
                 drawn(page, "loss")
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
