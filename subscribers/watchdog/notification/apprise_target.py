@@ -56,6 +56,7 @@ class AppriseService:
             raise ValueError(
                 f"an Apprise URL with all its parts, such as slack://... ({reason or 'refused'})"
             )
+        self.name = str(service.service_name)
         service.retry = 0  # the outbox does it
         if "overflow=" not in url:
             service.overflow_mode = apprise.OverflowMode.TRUNCATE

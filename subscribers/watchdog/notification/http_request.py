@@ -59,7 +59,7 @@ def request(
             ) from None
     except urllib.error.URLError as error:
         raise RequestFailed(_reason(error.reason)) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise RequestFailed(_reason(error)) from None
 
 
@@ -83,6 +83,8 @@ def _reason(error: object) -> str:
         return f"no valid HTTP answer ({type(error).__name__})"
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, ValueError):
+        return f"the address cannot be used ({type(error).__name__})"
     return str(error)
 
 

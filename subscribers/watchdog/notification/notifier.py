@@ -90,7 +90,11 @@ class _DeliveryThread(threading.Thread):
         while not self._is_stopping:
             with self._condition:
                 self._is_woken = False
-            delay = self._deliver_next()
+            try:
+                delay = self._deliver_next()
+            except Exception:  # the queue of this target must not end
+                log.exception("watchdog: a notification to %s failed", self._target.name)
+                delay = _STATE_DELAY
             with self._condition:
                 if delay is None:
                     self._condition.wait_for(lambda: self._is_stopping or self._is_woken)

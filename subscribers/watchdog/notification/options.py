@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from lineside.subscribers.watchdog.notification.apprise_target import AppriseService
 from lineside.subscribers.watchdog.notification.target import AlertFilter, Sender, Target
@@ -52,15 +51,9 @@ def make_targets(options: Sequence[TargetOptions]) -> list[Target]:
             raise TargetError(index, str(error)) from None
         address = hashlib.sha256(f"{one.url} {one.webhook}".encode()).hexdigest()[:16]
         target_id = _unique(one.name or address, ids)
-        name = _unique(one.name or _default_name(one), names)
+        name = _unique(one.name or sender.name, names)
         targets.append(Target(target_id, name, sender, one.filter))
     return targets
-
-
-def _default_name(options: TargetOptions) -> str:
-    if options.webhook:
-        return f"webhook {urlsplit(options.webhook).hostname}"
-    return options.url.partition("://")[0]
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -13,10 +13,10 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from lineside.bus.wording import plural
+from lineside.bus.wording import agree, plural
 from lineside.subscribers.state_file import StateFile
 from lineside.subscribers.watchdog.alert import Alert, AlertChange
 from lineside.subscribers.watchdog.notification.message import Message, NotificationEvent, duration
@@ -59,8 +59,7 @@ class Waiting:
 class Outbox:
     """The queue of each of ``targets`` in the file ``state``. Any thread may use it.
 
-    ``page`` is the address of the dashboard, for links. What waits for a target that is no longer
-    configured is dropped.
+    ``page`` is the address of the dashboard, for links.
     """
 
     def __init__(self, state: StateFile, targets: Sequence[Target], page: str = "") -> None:
@@ -70,7 +69,7 @@ class Outbox:
         with state.transaction() as db:
             for statement in _TABLES:
                 db.execute(statement)
-            self._drop_former_targets(db)
+            self._report_former_targets(db)
 
     def add(self, db: sqlite3.Connection, change: AlertChange, alert: Alert) -> None:
         """Queue a notification of ``change`` in the transaction ``db`` of the caller.
@@ -127,7 +126,7 @@ class Outbox:
         message = Message(
             message_id,
             event,
-            Alert(**json.loads(data)),
+            _alert_of(data),
             was_announced=was_announced or event == "opened",
             page=self._page,
         )
@@ -187,19 +186,26 @@ class Outbox:
                 )
         db.execute(f"DELETE FROM notifications WHERE {condition}", (target.id, cutoff))  # noqa: S608
 
-    def _drop_former_targets(self, db: sqlite3.Connection) -> None:
+    def _report_former_targets(self, db: sqlite3.Connection) -> None:
+        """Drop what waits for a target that is gone, but not at once: it may return."""
         ids = [target.id for target in self.targets]
-        marks = ", ".join("?" * len(ids))
-        dropped = db.execute(
-            f"DELETE FROM notifications WHERE target NOT IN ({marks})",  # noqa: S608
+        former = f"target NOT IN ({', '.join('?' * len(ids))})"
+        now = time.time()
+        db.execute(
+            f"DELETE FROM notifications WHERE {former} AND time<?",  # noqa: S608
+            (*ids, now - EXPIRES_SECONDS),
+        )
+        db.execute("DELETE FROM announced WHERE time<?", (now - _ANNOUNCED_SECONDS,))
+        (count,) = db.execute(
+            f"SELECT COUNT(*) FROM notifications WHERE {former}",  # noqa: S608
             ids,
-        ).rowcount
-        db.execute(f"DELETE FROM announced WHERE target NOT IN ({marks})", ids)  # noqa: S608
-        db.execute("DELETE FROM announced WHERE time<?", (time.time() - _ANNOUNCED_SECONDS,))
-        if dropped:
+        ).fetchone()
+        if count:
             log.warning(
-                "watchdog: %s dropped, for targets that are not in the configuration any more",
-                plural(dropped, "waiting notification"),
+                "watchdog: %s for targets that are not in the configuration any more; dropped %s "
+                "after it was queued",
+                f"{plural(count, 'notification')} {agree(count, 'waits')}",
+                duration(EXPIRES_SECONDS),
             )
 
 
@@ -223,6 +229,12 @@ def _remove(db: sqlite3.Connection, target: str, delivered: Waiting) -> None:
         else "DELETE FROM announced WHERE target=? AND alert=?",
         (target, alert_id),
     )
+
+
+def _alert_of(data: str) -> Alert:
+    """The alert that a row holds; one of another version may have more fields."""
+    values = json.loads(data)
+    return Alert(**{one.name: values[one.name] for one in fields(Alert) if one.name in values})
 
 
 def _is_announced(

@@ -30,6 +30,10 @@ class Sender(Protocol):
     """Hands messages to one target."""
 
     @property
+    def name(self) -> str:
+        """The kind of target, for people."""
+
+    @property
     def max_messages(self) -> int:
         """How many messages the target may get as one."""
 

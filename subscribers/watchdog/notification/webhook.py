@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from lineside.subscribers.watchdog.notification.http_request import (
     TIMEOUT_SECONDS,
@@ -21,6 +22,7 @@ class Webhook:
     """POSTs messages to ``url``, signed with ``secret``."""
 
     def __init__(self, url: str, secret: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.name = f"webhook {urlsplit(url).hostname}"
         self._url = url
         self._key = key_of(secret)
         self._timeout = timeout

@@ -62,6 +62,7 @@ class Recording:
     messages: list[Message] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     max_messages: int = 1
+    name: str = "recording"
 
     def send(self, messages: Sequence[Message]) -> None:
         if self.failures:

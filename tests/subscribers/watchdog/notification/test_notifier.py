@@ -163,6 +163,21 @@ def test_an_error_in_a_services_code_is_a_failure_like_any(
     assert "secret" not in caplog.text
 
 
+def test_a_fault_of_ours_does_not_end_a_queue(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lineside.subscribers.watchdog.notification.notifier._STATE_DELAY", 0.02)
+    sender = Recording()
+    with notifying(state := State(), Target("t", "one", sender)) as (outbox, notifier):
+        add(state, outbox, ("opened", alert()))
+        with state.transaction() as db:
+            db.execute("UPDATE notifications SET data='no JSON'")
+        notifier.wake()
+        wait_until(lambda: "a notification to one failed" in caplog.text)
+        add(state, outbox, ("reminder", alert()))
+        wait_until(lambda: sender.messages)
+
+
 def test_a_file_that_cannot_be_written_for_a_while_sends_nothing_twice(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

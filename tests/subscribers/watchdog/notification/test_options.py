@@ -25,8 +25,8 @@ def test_each_target_has_a_name_and_a_queue_of_its_own_without_a_secret() -> Non
     ]
     targets = make_targets(options)
     assert [one.name for one in targets] == [
-        "json",
-        "json 2",
+        "JSON",
+        "JSON 2",
         "webhook hooks.example.org",
         "on call",
     ]

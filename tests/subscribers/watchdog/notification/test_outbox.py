@@ -191,8 +191,8 @@ def test_what_was_tried_for_days_is_given_up_with_a_line_in_the_log(
     assert "one was not notified that lost of run-1 opened: given up after" in caplog.text
 
 
-def test_queues_survive_a_restart_but_not_the_removal_of_their_target(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_queues_survive_a_restart_and_for_days_the_removal_of_their_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, removed = Target("t1", "one", Recording()), Target("t2", "two", Recording())
     state = State(tmp_path / "state.db")
@@ -201,7 +201,18 @@ def test_queues_survive_a_restart_but_not_the_removal_of_their_target(
     state = State(tmp_path / "state.db")
     with caplog.at_level(logging.WARNING):
         outbox = Outbox(state, [kept])
-    assert "1 waiting notification dropped" in caplog.text
+    assert "1 notification waits for targets that are not in the configuration" in caplog.text
     assert outbox.waiting_count(kept) == 1
-    assert outbox.waiting_count(removed) == 0
+    assert Outbox(state, [kept, removed]).waiting_count(removed) == 1
+    monkeypatch.setattr(module, "EXPIRES_SECONDS", -1.0)
+    assert Outbox(state, [kept]).waiting_count(removed) == 0
+    assert outbox.waiting_count(kept) == 1
     state.close()
+
+
+def test_a_row_of_another_version_is_read(state: State, target: Target) -> None:
+    outbox = Outbox(state, [target])
+    add(state, outbox, ("opened", alert()))
+    with state.transaction() as db:
+        db.execute("UPDATE notifications SET data='{\"new\": 1, ' || substr(data, 2)")
+    assert outbox.next(target)[0].message.alert.summary == alert().summary

@@ -73,8 +73,9 @@ def test_each_way_to_fail_has_a_reason() -> None:
         url = receiver.url
     with pytest.raises(DeliveryFailed, match="Connection refused"):
         Webhook(url, SECRET).send([MESSAGE])
-    with pytest.raises(DeliveryFailed):
-        Webhook("http://no-such-host.invalid", SECRET).send([MESSAGE])
+    for address in ("http://no-such-host.invalid", f"http://{'x' * 70}.org", "http://h/a b"):
+        with pytest.raises(DeliveryFailed):
+            Webhook(address, SECRET).send([MESSAGE])
 
 
 def test_the_pause_that_a_receiver_asks_for_is_understood() -> None:
