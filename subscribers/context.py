@@ -14,8 +14,9 @@ from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
 from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
+from lineside.bus.protocol.limits import LimitExceeded, check_container_count, check_depth
 from lineside.bus.protocol.patterns import matches
-from lineside.bus.protocol.wire import Encoder
+from lineside.bus.protocol.wire import HEADER, Encoder
 from lineside.subscribers.subscriber_state import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
@@ -93,7 +94,8 @@ class RunContext:
         Raises:
             ValueError: a subscriber cannot publish ``kind``, or ``data`` cannot be encoded.
             TypeError: ``data`` is no mapping, or holds other values.
-            TooLarge: ``data`` is larger than 512 KiB of JSON.
+            TooLarge: ``data`` is larger than 512 KiB of JSON, has more than 32,768 dicts and lists,
+                or is nested more than 100 deep.
         """
         if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_KIND_LENGTH:
             raise ValueError(f"kind {kind!r}: expected 1 to {_MAX_KIND_LENGTH} characters")
@@ -160,7 +162,13 @@ class RunContext:
                 "publish a path or address of larger data"
             )
         # An error of encoding is the handler's, not the sender's: the data is what it will read.
-        Encoder().encode(0, at, 0, kind, 0, None, 0, json.loads(text))
+        value = json.loads(text)
+        body = Encoder().encode(0, at, 0, kind, 0, None, 0, value)[HEADER.size :]
+        try:
+            check_container_count(body)
+            check_depth(body, value)
+        except LimitExceeded as error:
+            raise TooLarge(f"{kind} has {error}: publish less, or a path of larger data") from error
         event = self._event
         step, epoch = (self.step, self.epoch) if event is None else (event.step, event.epoch)
         self._publications.append(Publication(stream, kind, step, epoch, at, data))

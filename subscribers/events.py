@@ -178,7 +178,8 @@ class TrainErrorEvent(RunEvent):
 
 
 class GapEvent(RunEvent):
-    """The training dropped events, because its spool was full or a write failed."""
+    """The training dropped events, because its spool was full, a write failed, or the broker could
+    not read one."""
 
     __slots__ = ()
 
@@ -189,7 +190,7 @@ class GapEvent(RunEvent):
 
     @property
     def why(self) -> str:
-        """``cap``, ``disk`` or ``removed``."""
+        """``cap``, ``disk``, ``removed`` or ``invalid``."""
         return self._text("why")
 
 

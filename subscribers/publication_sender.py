@@ -12,11 +12,21 @@ import zmq
 from lineside.bus import sockets
 from lineside.bus.errors import BadMessage, BusError
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import DENIED, FULL, Ack, Frames, Hi, Put, Who, decode
+from lineside.bus.protocol.messages import (
+    DENIED,
+    FULL,
+    INVALID,
+    Ack,
+    Frames,
+    Hi,
+    Put,
+    Who,
+    decode,
+)
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.wording import plural
 from lineside.subscribers.state_file import StateFileError
-from lineside.subscribers.subscriber_state import SubscriberState
+from lineside.subscribers.subscriber_state import Pending, SubscriberState
 
 log = logging.getLogger("lineside")
 
@@ -24,6 +34,10 @@ _BATCH = 64  # events in one PUT
 _BATCH_BYTES = 256 << 10
 _SILENCE_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
+
+
+class _InvalidPutError(Exception):
+    """The broker cannot read a record of a PUT."""
 
 
 class PublicationSender:
@@ -95,7 +109,8 @@ class PublicationSender:
             if next_seq is None:
                 return
             opened[stream] = next_seq
-        while pending := self._state_file.pending(stream, opened[stream], _BATCH):
+        most = _BATCH
+        while pending := self._state_file.pending(stream, opened[stream], most):
             records: list[bytes] = []
             for seq, p in pending:
                 record = self._encoder.encode(seq, p.time, 0, p.kind, p.step, p.epoch, 0, p.data)
@@ -104,10 +119,28 @@ class PublicationSender:
                 records.append(record)
             put = Put(stream, pending[0].seq, len(records), b"".join(records))
             self._send(socket, put.encode())
-            next_seq = self._receive_ack(socket, stream)
+            try:
+                next_seq = self._receive_ack(socket, stream)
+            except _InvalidPutError as error:
+                most = max(1, len(records) // 2)  # until it is the only one
+                if len(records) == 1:
+                    self._set_aside(pending[0], str(error))
+                continue
+            most = min(2 * most, _BATCH)
             if next_seq is None:
                 return
             opened[stream] = next_seq
+
+    def _set_aside(self, invalid: Pending, why: str) -> None:
+        count = self._state_file.set_aside(invalid, why)
+        log.error(
+            "the broker cannot read a %s of %s (%s): it is set aside in the table invalid of the "
+            "state file, which has %d",
+            invalid.publication.kind,
+            invalid.publication.stream,
+            why,
+            count,
+        )
 
     def _send(self, socket: sockets.Socket, frames: Frames) -> None:
         if not socket.poll(int(_SILENCE_SECONDS * 1000), zmq.POLLOUT):
@@ -130,6 +163,8 @@ class PublicationSender:
                 continue
             if message.status == FULL:
                 raise BusError(f"the broker's disk is full: {message.text}")
+            if message.status == INVALID:
+                raise _InvalidPutError(message.text)
             if message.status == DENIED:
                 count = self._state_file.discard(stream)
                 refused = plural(count, "event")

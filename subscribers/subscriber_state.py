@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS publications (
     id INTEGER PRIMARY KEY, stream TEXT NOT NULL, seq INTEGER, kind TEXT NOT NULL,
     step INTEGER NOT NULL, epoch REAL, time REAL NOT NULL, data TEXT
 );
+CREATE TABLE IF NOT EXISTS invalid AS SELECT *, '' AS why FROM publications WHERE 0;
 CREATE TABLE IF NOT EXISTS identity (attempt TEXT NOT NULL);
 """
 
@@ -160,6 +161,16 @@ class SubscriberState(StateFile):
         """Remove what was to be published on ``stream``; how many there were."""
         with self.transaction() as db:
             return db.execute("DELETE FROM publications WHERE stream=?", (str(stream),)).rowcount
+
+    def set_aside(self, invalid: Pending, why: str) -> int:
+        """Move what the broker cannot read out of the way; how many there are by now."""
+        with self.transaction() as db:
+            key = (str(invalid.publication.stream), invalid.seq)
+            where = "FROM publications WHERE stream=? AND seq=?"
+            db.execute(f"INSERT INTO invalid SELECT *, ? {where}", (why, *key))
+            db.execute(f"DELETE {where}", key)
+            [(count,)] = db.execute("SELECT count(*) FROM invalid").fetchall()
+        return int(count)
 
     def prune(self, now: float | None = None) -> None:
         """Remove runs that did not change for ``RETENTION_SECONDS``."""

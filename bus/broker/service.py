@@ -31,6 +31,7 @@ from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import (
     DENIED,
+    INVALID,
     MAX_FRAMES,
     MAX_MESSAGE,
     OK,
@@ -268,14 +269,14 @@ class Broker(Service):
                 status = self._buffer.gap(stream, message)
         except BadMessage as error:
             self._reject(identity, str(error), stream)
-            return DENIED
+            return INVALID
         self._replies.acks[identity, stream] = status
         return status
 
     def _reject(self, identity: bytes, why: str, stream: Stream | None = None) -> None:
         self._log_refusal(identity, "protocol", str(stream or ""), why)
-        next_seq = self._journal.next_seq(stream) if stream else 0
-        ack = Ack(str(stream or ""), next_seq, DENIED, self._journal.head, why)
+        status, next_seq = (INVALID, self._journal.next_seq(stream)) if stream else (DENIED, 0)
+        ack = Ack(str(stream or ""), next_seq, status, self._journal.head, why)
         self._send([identity, *ack.encode()])
 
     def _deny(self, identity: bytes, message: Message, why: str) -> None:

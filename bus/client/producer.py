@@ -15,6 +15,7 @@ from lineside.bus.protocol.messages import (
     DENIED,
     FULL,
     HOLE,
+    INVALID,
     Ack,
     GapMessage,
     Hi,
@@ -242,7 +243,7 @@ class Producer:
 
     def acknowledge(self, ack: Ack) -> None:
         """Take the broker's answer to a message of this stream."""
-        if ack.status == DENIED:
+        if ack.status in (DENIED, INVALID):
             self._denial = ack.text
             # Its own connection is replaced after the usual silence, perhaps with another key.
             if not self._owns_connection:

@@ -140,7 +140,13 @@ EVENT_KINDS = (
         timeline=HIDDEN,
         summary="metrics",
     ),
-    EventKind("gap", "Events dropped", "The process dropped events, and no longer does.", TRAINING),
+    EventKind(
+        "gap",
+        "Events dropped",
+        "The process dropped events, and no longer does; or its shipper set aside one that the "
+        "broker cannot read.",
+        TRAINING,
+    ),
     EventKind(
         ALERT,
         "Alert",

@@ -38,7 +38,7 @@ MAX_FACTS = 64 << 10
 Frames: TypeAlias = "list[bytes]"
 _U64 = struct.Struct("<Q")
 
-OK, FULL, DENIED, HOLE = "ok", "full", "denied", "hole"
+OK, FULL, DENIED, HOLE, INVALID = "ok", "full", "denied", "hole", "invalid"
 CURSOR, START, LIVE, OFFSET = "cursor", "start", "live", "offset"
 
 

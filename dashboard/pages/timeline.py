@@ -174,7 +174,11 @@ def _gap_text(data: Mapping[str, Any]) -> str:
     first, end, why = data.get("first"), data.get("end"), data.get("why")
     if not isinstance(first, int) or not isinstance(end, int):
         return ""
-    cause = {"cap": "the spool was full", "disk": "the disk was full"}.get(str(why), why)
+    cause = {
+        "cap": "the spool was full",
+        "disk": "the disk was full",
+        "invalid": f"the broker cannot read it ({data.get('error')}); kept in {data.get('kept')}",
+    }.get(str(why), why)
     return f"{plural(end - first, 'event')} dropped: {cause}"
 
 

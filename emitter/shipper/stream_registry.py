@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from lineside.bus.errors import StreamNameError
@@ -14,8 +15,10 @@ from lineside.bus.protocol.events import Stream
 from lineside.emitter.shipper.broker_connection import BrokerConnection
 from lineside.emitter.shipper.command_delivery import CommandDelivery
 from lineside.emitter.shipper.disk_worker import StreamDiskState
+from lineside.emitter.shipper.event_writer import PRODUCER as SHIPPER
 from lineside.emitter.shipper.event_writer import EventWriter
 from lineside.emitter.shipper.heartbeat import RankReporter
+from lineside.emitter.shipper.invalid_records import InvalidRecord
 from lineside.emitter.shipper.process_watcher import ProcessWatcher
 from lineside.emitter.shipper.stream_sender import StreamSender
 from lineside.emitter.spool import directory, liveness_lock
@@ -116,12 +119,29 @@ class StreamRegistry:
     def _add(self, stream: Stream, folder: Path, now: float) -> StreamSender:
         sender = StreamSender(stream, folder, directory.acked_seq(folder))
         self._senders[stream] = sender
+        if stream.producer != SHIPPER:  # a report on a report could go on for ever
+            sender.invalid.on_found = partial(self._report_invalid, sender)
         if not self._event_writer.owns(stream):
             self._watch(sender)
         self._check_stream_safely(sender, now, beat=False)
         if stream in self._watchers:  # an earlier shipper may have reported its loss
             self._rank_reporter.reset(stream, folder)
         return sender
+
+    def _report_invalid(self, sender: StreamSender, record: InvalidRecord) -> None:
+        stream, fields = sender.stream, sender.fields()
+        data = {
+            "first": record.seq,
+            "end": record.seq + 1,
+            "kinds": {record.kind: 1},
+            "why": "invalid",
+            "producer": stream.producer,
+            "attempt": stream.attempt,
+            "error": record.why,
+            "kept": str(record.path),
+        }
+        self._event_writer.write(stream.run, "gap", fields.step if fields else 0, data)
+        self._add_own(stream.run, time.monotonic())
 
     def _add_own(self, run: str, now: float) -> None:
         """Add the shipper's own stream at once: the next ``discover`` may come too late."""

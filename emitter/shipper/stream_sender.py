@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from lineside.bus.protocol.events import Stream
-from lineside.bus.protocol.messages import DENIED, FULL, HOLE, Ack, GapMessage, Hi, Put
+from lineside.bus.protocol.messages import (
+    DENIED,
+    FULL,
+    HOLE,
+    INVALID,
+    Ack,
+    GapMessage,
+    Hi,
+    Put,
+)
+from lineside.emitter.shipper.invalid_records import InvalidRecords
 from lineside.emitter.spool.backlog import MAX_PLAUSIBLE_GAP, end_seq
 from lineside.emitter.spool.segment_reader import SegmentReader
 from lineside.emitter.spool.status_reader import StatusFields, StatusPageFile
@@ -36,8 +46,9 @@ class StreamSender:
     """Sends the stream in ``folder`` to the broker.
 
     Events before ``acked`` are confirmed. ``final``: the producer has ended. ``gaps`` counts the
-    events that were reported to the broker as missing. ``refusal`` is why the broker does not take
-    events now, empty if it does. Times are monotonic seconds.
+    events that were reported to the broker as missing, ``invalid`` has those that it cannot read.
+    ``refusal`` is why the broker does not take events now, empty if it does. Times are monotonic
+    seconds.
     """
 
     def __init__(self, stream: Stream, folder: Path, acked: int) -> None:
@@ -48,6 +59,7 @@ class StreamSender:
         self.page = StatusPageFile(folder)
         self.gaps = 0
         self.refusal = ""
+        self.invalid = InvalidRecords(stream, folder)
         self._last_fields: StatusFields | None = None
         self._reader = SegmentReader(stream, folder, acked)
         self._state = _State.UNKNOWN
@@ -119,6 +131,8 @@ class StreamSender:
             return None
         if self._state is _State.UNKNOWN:
             return Hi(self.stream)
+        if self._in_flight and self.invalid.is_searching:
+            return None
         return self._read(now)
 
     def sent(self, message: Outgoing) -> None:
@@ -160,7 +174,10 @@ class StreamSender:
     def on_ack(self, ack: Ack, now: float) -> None:
         """Handle the broker's answer."""
         hi_sent = self._state is _State.HI_SENT
-        if ack.status in (FULL, DENIED) or (ack.status == HOLE and not hi_sent):
+        if ack.status == INVALID:
+            if self._in_flight:  # else it was sent before the HI that is under way
+                self._on_invalid(ack, now)
+        elif ack.status in (FULL, DENIED) or (ack.status == HOLE and self._state is _State.OPEN):
             self._refused(ack, now)
         elif hi_sent:
             self._begin(ack.next)
@@ -197,8 +214,12 @@ class StreamSender:
             return None
         # Decided before reading: a last record might be written in between.
         final = self.final or bool(fields and fields.closed)
+        seq = self._reader.seq
+        if seq in self.invalid:
+            self._reader.seq = seq + 1
+            return GapMessage(self.stream, seq, seq + 1)
         try:
-            found = self._reader.read(final=final)
+            found = self._reader.read(final=final, records=self.invalid.most)
         except OSError as error:
             log.warning("%s cannot be read: %s", self.stream, error)
             self.back_off(now)
@@ -248,8 +269,23 @@ class StreamSender:
             self._rewind(seq)
         self._confirm(seq)
 
+    def _on_invalid(self, ack: Ack, now: float) -> None:
+        end = self._in_flight[-1].end
+        if not self.invalid.is_searching:
+            self.invalid.search(end)
+            self._state = _State.UNKNOWN  # the answer to HI comes after all others
+        else:
+            try:
+                self.invalid.on_refused(self.acked, end, ack.text)
+            except OSError as error:
+                log.warning("%s: event %d cannot be set aside: %s", self.stream, self.acked, error)
+                self.back_off(now)
+                return
+        self._rewind(self.acked)
+
     def _confirm(self, seq: int) -> None:
         self.acked = seq
+        self.invalid.on_confirmed(seq)
         self.page.acknowledge(seq)
 
     def _refused(self, ack: Ack, now: float) -> None:

@@ -95,8 +95,8 @@ class SegmentReader:
         while len(self._batch_starts) > 1 and self._batch_starts[1].seq <= seq:
             self._batch_starts.popleft()
 
-    def read(self, *, final: bool) -> Put | GapMessage | None:
-        """The next batch, or the hole before it; None if there is no more (yet).
+    def read(self, *, final: bool, records: int = BATCH_RECORDS) -> Put | GapMessage | None:
+        """The next batch of ``records`` at most, or the hole before it; None if no more is there.
 
         With ``final`` the writer has ended: a partial record at the end is not an event. Otherwise
         it may still be written.
@@ -109,10 +109,10 @@ class SegmentReader:
             if segment is None:
                 return None
             data = _load(segment.path, self._offset, BATCH_BYTES)
-            found = _scan(data, self.seq)
+            found = _scan(data, self.seq, records)
             if not found.end and len(data) == BATCH_BYTES:
                 data = _load(segment.path, self._offset, _RESYNC_BYTES)
-                found = _scan(data, self.seq)
+                found = _scan(data, self.seq, records)
             if found.records:
                 self._batch_starts.append(
                     _BatchStart(self.seq, segment, self._offset + found.start)
@@ -184,10 +184,10 @@ class _ScanResult(NamedTuple):
     gap_end: int
 
 
-def _scan(data: bytes, seq: int) -> _ScanResult:
-    """Find consecutive records from ``seq`` on; earlier ones are skipped."""
+def _scan(data: bytes, seq: int, most: int) -> _ScanResult:
+    """Find ``most`` consecutive records from ``seq`` on; earlier ones are skipped."""
     count, start, end = 0, 0, 0
-    while count < BATCH_RECORDS and end - start < BATCH_BYTES:
+    while count < most and end - start < BATCH_BYTES:
         try:
             record = wire.read_record(data, end)
             if record is None:

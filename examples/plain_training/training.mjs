@@ -104,7 +104,7 @@ class Client {
       if (stream) stream.isOpen = stream.isGreeted = false; else this.isSubscribed = this.isAsked = false;
     } else if (verb === "ACK") {
       const [key, next, status, text] = [frames[0], int(frames[1]), frames[2].toString(), frames[4].toString()];
-      if (status === "denied") { console.error(`refused: ${text}`); process.exit(1); }
+      if (status === "denied" || status === "invalid") { console.error(`refused: ${text}`); process.exit(1); }
       if (key.length) streamOf(key)?.take(next, status);
       else if (text) [this.isSubscribed, this.offset, this.credit] = [true, next, 0];
     } else if (verb === "GAP" && this.isSubscribed) {

@@ -90,13 +90,16 @@ class Large(Subscriber):
     def on_train_begin(self, run: RunContext, event: object) -> None:
         run.publish("large", {"text": "x" * MAX_EVENT_BYTES})
 
+    def on_epoch_begin(self, run: RunContext, event: object) -> None:
+        run.publish("many", {"lists": [[]] * 40_000})
+
     def on_train_end(self, run: RunContext, event: object) -> None:
         run.open_state()["text"] = "x" * MAX_STATE_BYTES
 
 
 def test_events_and_states_that_are_too_large_are_errors_of_the_handler() -> None:
     outcome = deliver(Large(), synthetic_run(steps=1), on_error="skip")
-    assert [error["error"]["type"] for error in outcome.errors] == [TooLarge.__name__] * 2
+    assert [error["error"]["type"] for error in outcome.errors] == [TooLarge.__name__] * 3
     assert outcome.state == {}
 
 

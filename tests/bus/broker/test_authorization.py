@@ -24,6 +24,7 @@ from lineside.bus.protocol.alerts import RESPONSE_KINDS
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.events import INTERNAL_RUN, Stream
 from lineside.bus.protocol.messages import (
+    INVALID,
     LIVE,
     START,
     Ack,
@@ -62,7 +63,9 @@ def test_a_run_is_written_by_the_key_that_began_it_and_no_other(
     broker_thread = start_secured()
     mine, other = connect_with(one), connect_with(two)
     assert is_accepted(other.request(Hi(STREAM)))  # HI alone claims nothing
-    assert "found" in denial_of(other.request(Put(STREAM, 0, 2, record(0))))
+    invalid = other.request(Put(STREAM, 0, 2, record(0)))
+    assert isinstance(invalid, Ack)
+    assert invalid.status == INVALID
     begin(mine)
     assert "belongs to key 'one'" in denial_of(other.request(Put(STREAM, 1, 1, record(1))))
     assert "belongs to key 'one'" in denial_of(other.request(GapMessage(STREAM, 1, 5)))

@@ -10,6 +10,7 @@ import zmq
 
 from lineside.bus.protocol.messages import (
     DENIED,
+    INVALID,
     MAX_BLOB,
     MAX_MESSAGE,
     OK,
@@ -37,7 +38,7 @@ from tests.bus.conftest import STREAM, Connect, StartBroker, record, records
         (Put(STREAM, (1 << 63) - 1, 1, records(0, 1)), "pass the last seq"),
     ],
 )
-def test_an_invalid_blob_is_denied_and_nothing_kept(
+def test_an_invalid_blob_is_answered_as_invalid_and_nothing_kept(
     start_broker: StartBroker, peer: Connect, put: Put, why: str
 ) -> None:
     start_broker()
@@ -45,7 +46,7 @@ def test_an_invalid_blob_is_denied_and_nothing_kept(
     producer.request(Hi(STREAM))
     answer = producer.request(put)
     assert isinstance(answer, Ack)
-    assert (answer.key, answer.status, answer.next) == (str(STREAM), DENIED, 0)
+    assert (answer.key, answer.status, answer.next) == (str(STREAM), INVALID, 0)
     assert why in answer.text
     again = producer.request(Put(STREAM, 0, 1, record(0)))
     assert isinstance(again, Ack)

@@ -62,7 +62,7 @@ def test_the_page_names_every_verb_with_its_arguments() -> None:
 
 
 def test_the_page_names_every_status_and_start() -> None:
-    for word in (messages.OK, messages.FULL, messages.DENIED, messages.HOLE):
+    for word in (messages.OK, messages.FULL, messages.DENIED, messages.HOLE, messages.INVALID):
         assert f"| `{word}` |" in section(6)
     for word in (messages.CURSOR, messages.START, messages.LIVE, messages.OFFSET):
         assert f"- `{word}`:" in section(6)

@@ -276,6 +276,12 @@ def test_the_configuration_is_flat_and_complete() -> None:
             "10 events dropped: the spool was full",
             "caution",
         ),
+        (
+            "gap",
+            {"first": 5, "end": 6, "why": "invalid", "error": "too long", "kept": "/s/a.seg"},
+            "1 event dropped: the broker cannot read it (too long); kept in /s/a.seg",
+            "caution",
+        ),
         ("gap", {}, "", "caution"),
         ("alert", {"rule": "flat", "why": "no better"}, "flat: no better", "caution"),
         (
