@@ -23,8 +23,9 @@ def agree(count: float, word: str) -> str:
     return _PLURAL_VERBS.get(word) or word.removesuffix("s")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The ``known`` name that ``name`` resembles most."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` with the ``known`` name that ``name`` resembles; else nothing."""
     import difflib  # few processes need it
 
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+    similar = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lineside.bus.errors import MissingExtra, UsageError
-from lineside.bus.wording import nearest
+from lineside.bus.terminal_text import printable
+from lineside.bus.wording import did_you_mean
 
 Key: TypeAlias = tuple[str | int, ...]
 """Where a value is: the names and indexes that lead to it. The whole document is ``()``."""
 
 _MAX_VALUES = 20_000
+_MAX_DEPTH = 20
 _NULL = re.compile(r"~|null|Null|NULL|")
 _VARIABLE = re.compile(
-    r"\$(?P<escaped>\$(?=\{))|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}"
+    r"\$(?P<escaped>\$(?=\{))|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}"
     r"|(?P<other>\$\{)",
     re.ASCII,
 )
@@ -41,7 +43,7 @@ class Problem:
 
     def __str__(self) -> str:
         key = f"{self.key}: " if self.key else ""
-        return f"{self.file}, line {self.line}: {key}{self.sentence}"
+        return printable(f"{self.file}, line {self.line}: {key}{self.sentence}")
 
 
 class DocumentError(UsageError):
@@ -111,9 +113,9 @@ class YamlDocument:
         names = sorted(known)
         if len(names) == 1:
             return self.problem(key, f"unknown key; expected {names[0]}")
-        similar = nearest(str(key[-1]), names)
-        sentence = f"unknown key; did you mean {similar}? The keys here are {', '.join(names)}"
-        return self.problem(key, sentence)
+        similar = did_you_mean(str(key[-1]), names)
+        end = f"{similar} The keys here are" if similar else "; the keys here are"
+        return self.problem(key, f"unknown key{end} {', '.join(names)}")
 
     def _shown(self, key: Key, value: Any) -> str:
         if isinstance(value, dict):
@@ -178,6 +180,7 @@ class _Builder:
         self._file = file
         self._env = env
         self._open: set[int] = set()  # an alias may contain itself
+        self._is_too_large = False
 
     def build(self, node: Any, key: Key, line: int | None = None) -> Any:
         """The value of ``node``; a value of a mapping has the ``line`` of its name."""
@@ -187,8 +190,12 @@ class _Builder:
             return self._report(key, f"the tag {node.tag} is not supported; expected a plain value")
         if isinstance(node.value, str):
             return self._scalar(node, key, line)
-        if id(node) in self._open or len(self.sources) > _MAX_VALUES:
-            return self._report(key, f"expected at most {_MAX_VALUES} values, and none in itself")
+        if self._is_too_large:
+            return None
+        if id(node) in self._open or len(self.sources) > _MAX_VALUES or len(key) > _MAX_DEPTH:
+            self._is_too_large = True
+            sentence = f"expected at most {_MAX_VALUES} values, {_MAX_DEPTH} deep, none in itself"
+            return self._report(key[:_MAX_DEPTH], sentence)
         self._open.add(id(node))
         try:
             if node.tag == f"{_YAML_TAG}map":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.event_kinds import STEP_KINDS
-from lineside.bus.wording import nearest
+from lineside.bus.wording import did_you_mean
 from lineside.subscribers.events import EVENT_TYPES
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
 
@@ -98,7 +98,9 @@ def _check_arguments(subscriber: type[Subscriber], name: str, count: int) -> Non
 
 def _unknown_method_error(subscriber: type[Subscriber], name: str) -> UsageError:
     file = inspect.getsourcefile(subscriber) or subscriber.__module__
+    similar = did_you_mean(name, _METHODS)
+    known = f"{similar} Other" if similar else f": expected {', '.join(sorted(_METHODS))}; other"
     return UsageError(
-        f"{subscriber.__name__}.{name} in {file} handles no event: did you mean "
-        f"{nearest(name, _METHODS)}? Other methods must not begin with on_"
+        f"{subscriber.__name__}.{name} in {file} handles no event{known} methods must not begin "
+        "with on_"
     )

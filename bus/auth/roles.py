@@ -14,7 +14,7 @@ from lineside.bus.protocol.event_kinds import (
     REFUSED,
     SUBSCRIBER_ERROR,
 )
-from lineside.bus.protocol.events import AUDIT, INTERNAL_RUN, Stream
+from lineside.bus.protocol.events import AUDIT, INTERNAL_RUN, SAMPLER_PREFIX, Stream
 from lineside.bus.protocol.patterns import matches
 
 EMIT, READ, CONTROL, ADMIN, ANNOTATE = "emit", "read", "control", "admin", "annotate"
@@ -43,7 +43,7 @@ _RESERVED_PRODUCERS = frozenset(
 
 def is_reserved_producer(name: str) -> bool:
     """Whether ``name`` is the producer of a rank or of one of Lineside's own processes."""
-    return name.startswith("rank") or name in _RESERVED_PRODUCERS
+    return name.startswith(("rank", SAMPLER_PREFIX)) or name in _RESERVED_PRODUCERS
 
 
 @dataclass(frozen=True)

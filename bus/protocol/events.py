@@ -26,6 +26,8 @@ AUDIT = "audit"
 """The run of the streams that hold refusals; no training has this id."""
 INTERNAL_RUN = "_lineside"
 """The run of alerts of no training, such as a full disk, and of mutes for every run."""
+SAMPLER_PREFIX = "sampler-"
+"""How the producer of a machine's metrics is named; its host follows."""
 RANK_0 = "rank0"
 """The producer whose stream has the whole lifecycle of an attempt."""
 

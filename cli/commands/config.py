@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -57,14 +58,13 @@ def _check(file: Path, *, as_json: bool) -> None:
 
     try:
         configuration = load_configuration(file)
-    except DocumentError as error:
+        found = programs(Settings.from_env(), configuration)
+        check_subscribers(found)
+    except UsageError as error:
         if not as_json:
             raise
-        faults = [{**vars(problem), "message": str(problem)} for problem in error.problems]
-        print_json({"ok": False, "problems": faults})
+        print_json({"ok": False, "problems": list(_faults(error))})
         raise typer.Exit(UsageError.exit_code) from None
-    found = programs(Settings.from_env(), configuration)
-    check_subscribers(found)
     if as_json:
         print_json({"ok": True, "problems": []})
         return
@@ -75,6 +75,16 @@ def _check(file: Path, *, as_json: bool) -> None:
         for one in found
     ]
     typer.echo(f"{file} is valid: `lineside up` runs {', '.join(names)}")
+
+
+def _faults(error: UsageError) -> Iterator[dict[str, Any]]:
+    """Each fault with its message; with its place too, unless another process found it."""
+    if isinstance(error, DocumentError):
+        for problem in error.problems:
+            yield {**vars(problem), "message": str(problem)}
+    else:
+        for line in str(error).splitlines():
+            yield {"message": line}
 
 
 def _show(configuration: StackConfiguration, *, as_json: bool) -> None:

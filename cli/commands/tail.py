@@ -13,7 +13,7 @@ from lineside.bus.protocol.event_kinds import COUNTED, KINDS, event_kind
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
-from lineside.bus.wording import nearest
+from lineside.bus.wording import did_you_mean
 from lineside.cli.output import JsonOption, print_json, warn
 from lineside.cli.run_lookup import resolve_run
 from lineside.dashboard import formatting
@@ -92,8 +92,8 @@ def _kind_filter(text: str) -> Callable[[str], bool]:
     if not wanted:
         return lambda kind: event_kind(kind).timeline != COUNTED
     for name in sorted(wanted - KINDS.keys() - {_ALL}):
-        near = nearest(name, [*KINDS, _ALL])
-        warn(f"--kinds: {name} is none of Lineside's kinds (did you mean {near}?), only a script's")
+        similar = did_you_mean(name, [*KINDS, _ALL])
+        warn(f"--kinds: {name} is no kind of Lineside's, only a script's{similar}")
     return lambda kind: kind in wanted or _ALL in wanted
 
 

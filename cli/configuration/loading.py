@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lineside.bus import yaml_document
+from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
 from lineside.cli.configuration.json_schema import expectation, names_at
 from lineside.cli.configuration.schema import Configuration, Subscriber
@@ -59,7 +60,20 @@ class StackConfiguration:
             fields = type(section).model_fields
             given = {key: value for key, value in options.items() if key in fields}
             update[name] = section.model_copy(update=given)
-        return replace(self, values=self.values.model_copy(update=update))
+        changed = replace(self, values=self.values.model_copy(update=update))
+        if clash := changed.port_clash():
+            name, sentence = clash
+            raise UsageError(f"{name}.port: {sentence}")
+        return changed
+
+    def port_clash(self) -> tuple[str, str] | None:
+        """A section whose port another one has too, and a sentence on it; None if there is none."""
+        owners: dict[int, str] = {}
+        for name, section in self.values:
+            port = getattr(section, "port", 0) if getattr(section, "enabled", False) else 0
+            if port and (owner := owners.setdefault(port, name)) != name:
+                return name, f"{port} is the port of the {owner} too; expected another"
+        return None
 
 
 def load(path: Path | None, home: Path) -> StackConfiguration:
@@ -88,6 +102,8 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
     if "enabled" in values.stopper.model_fields_set and values.stopper.enabled and not rules:
         sentence = f"there are no rules; expected rules here or in {home / rule_parser.FILE_NAME}"
         raise DocumentError([document.problem(("stopper",), sentence)])
+    if clash := configuration.port_clash():
+        raise DocumentError([document.problem((clash[0], "port"), clash[1])])
     for name in values.subscribers:
         if not configuration.folder(name).is_dir():
             raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])

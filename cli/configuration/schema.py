@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from lineside.bus.auth.roles import is_reserved_producer
 from lineside.bus.errors import AddressError
@@ -189,10 +189,3 @@ class Configuration(Section):
         default={},
         description="Your subscribers. The name is that of the process and of its cursor.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty_sections(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {name: value for name, value in values.items() if value is not None}
-        return values

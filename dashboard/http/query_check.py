@@ -8,7 +8,7 @@ from typing import get_origin
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from lineside.bus.wording import nearest
+from lineside.bus.wording import did_you_mean
 from lineside.dashboard.http.problems import invalid_request
 
 
@@ -44,4 +44,4 @@ async def check_query(request: Request) -> None:
 def _unknown_text(name: str, known: Collection[str]) -> str:
     if not known:
         return "unknown: this route has no query parameters"
-    return f"unknown: expected {', '.join(known)}; did you mean {nearest(name, known)}?"
+    return f"unknown: expected {', '.join(known)}{did_you_mean(name, known)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lineside.bus.protocol.events import RANK_0
+from lineside.bus.protocol.events import RANK_0, SAMPLER_PREFIX
 from lineside.dashboard.http.strict_json import strict
 from lineside.store.history.curve_records import Series
 
@@ -21,7 +21,6 @@ _PREFIXES = (
 _GROUPS = ("Training", "Evaluation", "Prediction")
 _FIRST_METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
 _FROM = "From "
-_SAMPLER = "sampler-"
 _SYSTEM, _OF_GPU = "System: ", ", GPU "
 _GPU = re.compile(r"gpu(\d+)/")
 _CAPACITY = re.compile(
@@ -94,7 +93,7 @@ def charts(series: Iterable[Series], *, is_running: bool) -> tuple[list[Group], 
     groups: dict[str, list[Series]] = {}
     singles = []
     for one in series:
-        is_system = one.producer.startswith(_SAMPLER)
+        is_system = one.producer.startswith(SAMPLER_PREFIX)
         if one.name in _NOT_CHARTED or (is_system and _CAPACITY.search(one.name)):
             continue
         if one.count == 1 and not is_running and not is_system:
@@ -133,8 +132,8 @@ def configuration(facts: Mapping[str, Any]) -> list[SettingGroup]:
 
 def _group(series: Series) -> str:
     name = series.name
-    if series.producer.startswith(_SAMPLER):
-        host, gpu = series.producer.removeprefix(_SAMPLER), _GPU.match(name)
+    if series.producer.startswith(SAMPLER_PREFIX):
+        host, gpu = series.producer.removeprefix(SAMPLER_PREFIX), _GPU.match(name)
         return f"{_SYSTEM}{host}{_OF_GPU}{gpu[1]}" if gpu else f"{_SYSTEM}{host}"
     if series.producer != RANK_0:
         return f"{_FROM}{series.producer}"
@@ -155,7 +154,7 @@ def _group_order(name: str) -> tuple[int, str, int]:
 
 def _chart_order(series: Series) -> tuple[int, str]:
     name = series.name.lower()
-    if series.producer.startswith(_SAMPLER):
+    if series.producer.startswith(SAMPLER_PREFIX):
         matches = (bool(pattern.search(name)) for pattern in _SYSTEM_ORDER)
         return next((i for i, found in enumerate(matches) if found), len(_SYSTEM_ORDER)), name
     for place, word in enumerate(_FIRST_METRICS):

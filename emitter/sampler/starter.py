@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from lineside.bus.protocol.events import SAMPLER_PREFIX
 from lineside.emitter.spool.sidecar_process import SidecarStarter
 
 EXTRA = "lineside[system]"
@@ -23,7 +24,7 @@ def sampler_name() -> str:
     Also the name of the sampler's lock and log in the spool, which machines may share.
     """
     host = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()) or "host"
-    return f"sampler-{host}"[:_MAX_NAME]
+    return f"{SAMPLER_PREFIX}{host}"[:_MAX_NAME]
 
 
 def lock_name() -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from lineside.bus.errors import AlertNotFound, UsageError
 from lineside.bus.protocol.alerts import CLOSED, OPEN, SEVERITIES
 from lineside.bus.protocol.events import INTERNAL_RUN
-from lineside.bus.wording import nearest
+from lineside.bus.wording import did_you_mean
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import alert_mutes, alerts, runs
 from lineside.store.database.values import (
@@ -190,6 +190,6 @@ def _urgency(alert: Alert) -> tuple[int, bool]:
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(
-            f"no alert has the {name} {value!r}: expected {', '.join(known)}; "
-            f"did you mean {nearest(value, known)}?"
+            f"no alert has the {name} {value!r}: expected {', '.join(known)}"
+            + did_you_mean(value, known)
         )

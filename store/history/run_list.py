@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_,
 
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.events import INTERNAL_RUN
-from lineside.bus.wording import nearest
+from lineside.bus.wording import did_you_mean
 from lineside.store.database.tables import runs
 from lineside.store.database.values import to_json
 from lineside.store.history.cursor import decode_cursor
@@ -93,8 +93,8 @@ def run_list_query(
         for status in statuses:
             if status not in RUN_STATUSES:
                 raise UsageError(
-                    f"no run has the status {status!r}: expected {', '.join(RUN_STATUSES)}; "
-                    f"did you mean {nearest(status, RUN_STATUSES)}?"
+                    f"no run has the status {status!r}: expected {', '.join(RUN_STATUSES)}"
+                    + did_you_mean(status, RUN_STATUSES)
                 )
         query = query.where(status_at(now).in_(statuses))
     if cursor is not None:
@@ -120,6 +120,6 @@ def _sort_key(name: str, now: float) -> ColumnElement[Any]:
     if name not in keys:
         raise UsageError(
             f"runs cannot be sorted by {name!r}: expected {', '.join(keys)}, with a - before it "
-            f"for the reverse; did you mean {nearest(name, keys)}?"
+            f"for the reverse{did_you_mean(name, keys)}"
         )
     return keys[name]

@@ -6,7 +6,7 @@ from math import inf
 from typing import Protocol
 
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.events import RANK_0, is_rank
+from lineside.bus.protocol.events import RANK_0, SAMPLER_PREFIX, is_rank
 from lineside.store.recording.run_state import AttemptState, StreamState
 from lineside.store.status import verdict
 from lineside.store.status.attempt_order import order_attempts
@@ -14,7 +14,6 @@ from lineside.store.status.liveness import DISCONNECTED, STALLED, status_now
 from lineside.subscribers.exporter.families import OWN_FAMILIES, RUN_FAMILIES
 from lineside.subscribers.exporter.record import BUCKETS, TEXT_LENGTH, Histogram, RunRecord
 from lineside.subscribers.exporter.system import (
-    PRODUCER_PREFIX,
     SECONDS,
     SYSTEM_FAMILIES,
     system_metric,
@@ -169,7 +168,7 @@ def _add_system(add: _Add, record: RunRecord, now: float) -> None:
     for (producer, name), value in record.system.items():
         metric = system_metric(name)
         if metric is not None and record.sampled_at.get(producer, 0.0) > now - SECONDS:
-            host = escape(producer.removeprefix(PRODUCER_PREFIX))
+            host = escape(producer.removeprefix(SAMPLER_PREFIX))
             add(metric.family, value, f',host="{host}"{metric.labels}')
 
 

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from lineside.subscribers.exporter.families import COUNTER, GAUGE, Family
 
-PRODUCER_PREFIX = "sampler-"
-"""How the producer name of a sampler begins; its host follows."""
 MAX_VALUES = 2_000
 """System metrics of one run that have series: those of all its machines and their GPUs."""
 SECONDS = 60.0

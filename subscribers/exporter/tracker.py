@@ -19,7 +19,7 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
-from lineside.bus.protocol.events import AUDIT, RANK_0, Event, Stream, is_rank
+from lineside.bus.protocol.events import AUDIT, RANK_0, SAMPLER_PREFIX, Event, Stream, is_rank
 from lineside.bus.protocol.fields import is_int64
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database.tables import TIMING
@@ -30,7 +30,7 @@ from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, RunState, StreamState
 from lineside.store.status.verdict import RUNNING
 from lineside.subscribers.exporter.record import TEXT_LENGTH, Rank, RunRecord
-from lineside.subscribers.exporter.system import MAX_VALUES, PRODUCER_PREFIX, system_metric
+from lineside.subscribers.exporter.system import MAX_VALUES, system_metric
 
 log = logging.getLogger("lineside")
 
@@ -159,7 +159,7 @@ class RunTracker(RunCache):
                 self._add_timing(record, name, event, value)
             return True
         key = (stream.producer, name)
-        if stream.producer.startswith(PRODUCER_PREFIX) and system_metric(name) is not None:
+        if stream.producer.startswith(SAMPLER_PREFIX) and system_metric(name) is not None:
             if key in record.system or len(record.system) < MAX_VALUES:
                 record.system[key] = float(value)
                 record.sampled_at[stream.producer] = self.now

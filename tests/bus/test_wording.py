@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineside.bus.wording import agree, nearest, plural
+from lineside.bus.wording import agree, did_you_mean, plural
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_a_verb_agrees_with_its_number(word: str, several: str) -> None:
     assert agree(0, word) == agree(2, word) == several
 
 
-def test_the_nearest_name_is_found_however_far_it_is() -> None:
-    assert nearest("statsu", ["status", "search", "sort"]) == "status"
-    assert nearest("zzz", ["status"]) == "status"
+def test_a_name_is_suggested_only_if_it_is_near() -> None:
+    assert did_you_mean("statsu", ["status", "search", "sort"]) == "; did you mean status?"
+    assert did_you_mean("zzz", ["status"]) == ""

@@ -70,7 +70,8 @@ def test_variables_are_replaced_once_and_dollars_elsewhere_stay(
         ("a: !!python/object:os.system x", "line 1: a: the tag tag:yaml.org,2002:python/object"),
         ("a: !env X", "line 1: a: the tag !env is not supported; expected a plain value"),
         ("a: &a {}\nb:\n  <<: *a", "line 3: b.<<: is not supported; expected the keys themselves"),
-        ("a: &a [*a]", "line 1: a[0]: expected at most 20000 values, and none in itself"),
+        ("a: &a [*a]", "line 1: a[0]: expected at most 20000 values, 20 deep, none in itself"),
+        ("a: ${A:-${B:-7}}", "line 1: a: '${' is invalid; expected ${NAME}, ${NAME:-default}"),
         ("a: 1\nb: [", "line 2: is no YAML: expected the node content, but found '<stream end>'"),
         ("a: 1\n---\nb: 1", "line 2: is no YAML: but found another document"),
         ("a: *b", "line 1: is no YAML: found undefined alias 'b'; expected a file of tests"),
@@ -104,6 +105,20 @@ def test_aliases_that_multiply_are_refused_in_time(tmp_path: Path) -> None:
     ]
     with pytest.raises(DocumentError, match="expected at most 20000 values"):
         read(tmp_path, "\n".join(lines))
+
+
+def test_aliases_that_deepen_are_one_fault_of_one_short_line(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 2000))]
+    with pytest.raises(DocumentError, match="20 deep") as error:
+        read(tmp_path, "\n".join(lines))
+    assert len(str(error.value)) < 300
+
+
+def test_a_fault_is_one_line_without_control_characters(tmp_path: Path) -> None:
+    document = read(tmp_path, 'a: "x\\e[31m\\ny"')
+    assert str(document.invalid(("a",), "a number")).endswith(
+        r"line 1: a: 'x\x1b[31m\ny' is invalid; expected a number"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

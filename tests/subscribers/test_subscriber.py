@@ -123,12 +123,18 @@ def test_only_runs_and_projects_that_were_asked_for_are_handled(
     assert {call[1] for call in CALLS} == {"a-1", "a-2"}
 
 
-@pytest.mark.parametrize("name", ["on_logs", "on_evaluation", "on_checkpoint"])
+@pytest.mark.parametrize("name", ["on_logs", "on_evaluation"])
 def test_a_method_of_no_event_is_an_error_that_names_the_nearest(
     settings: Settings, name: str
 ) -> None:
     typo = type("Typo", (Subscriber,), {name: lambda self, run, event: None})
     with pytest.raises(UsageError, match=rf"Typo\.{name}.*did you mean on_\w+\?"):
+        SubscriberService(settings, typo)
+
+
+def test_a_method_like_that_of_no_event_is_an_error_that_lists_them(settings: Settings) -> None:
+    typo = type("Typo", (Subscriber,), {"on_checkpoint": lambda self, run, event: None})
+    with pytest.raises(UsageError, match=r"no event: expected .*on_save, .*; other methods must"):
         SubscriberService(settings, typo)
 
 

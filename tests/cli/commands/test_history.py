@@ -180,7 +180,7 @@ def test_tail_shows_losses_but_step_events_only_on_request(
 
 def test_tail_warns_of_a_kind_that_no_event_of_lineside_has(home: Home) -> None:
     tail = home.lineside("tail", "--kinds", "lg,evaluate")
-    assert "--kinds: lg is none of Lineside's kinds (did you mean log?)" in tail.stderr
+    assert "--kinds: lg is no kind of Lineside's, only a script's; did you mean log?" in tail.stderr
 
 
 def test_tail_shows_new_events(running_home: Home) -> None:

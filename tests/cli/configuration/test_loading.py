@@ -94,6 +94,19 @@ def test_an_empty_file_or_section_is_the_default(write: Write, text: str) -> Non
     assert not found.runs_stopper
 
 
+def test_lines_that_are_all_comments_leave_the_default(write: Write) -> None:
+    parts = "\n    ".join(["options:", "runs:", "environment:", "# url: x", "folder: ."])
+    found = write(f"exporter:\nsubscribers:\n  slack:\n    class: m:C\n    {parts}\n")
+    slack = found.values.subscribers["slack"]
+    assert (slack.options, slack.runs, slack.environment) == ({}, [], {})
+
+
+def test_an_option_of_the_command_line_takes_no_port_of_another_process(write: Write) -> None:
+    found = write("exporter: {enabled: true}")
+    with pytest.raises(UsageError, match=r"exporter\.port: 9743 is the port of the dashboard too"):
+        found.with_options({"port": 9743})
+
+
 def test_rules_come_from_the_file_or_a_file_that_it_names_or_the_home(
     write: Write, tmp_path: Path
 ) -> None:
@@ -213,5 +226,5 @@ def test_any_document_is_a_configuration_or_an_error_with_lines(write: Write, va
     except DocumentError as error:
         for problem in error.problems:
             assert 1 <= problem.line <= text.count("\n") + 1
-            assert "expected" in problem.sentence or "did you mean" in problem.sentence
+            assert "expected" in problem.sentence or "keys here are" in problem.sentence
             assert "a value" not in problem.sentence

@@ -248,6 +248,12 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
     [problem] = json.loads(done.stdout)["problems"]
     assert (problem["line"], problem["key"]) == (1, "dashboard.port")
     assert problem["message"].endswith("expected a whole number from 0 to 65535")
+    file.write_text("subscribers: {s: {class: nowhere:C}}")
+    for path, message in ((file, "line 1: subscribers.s.class: "), ("absent", "cannot be read")):
+        done = home.lineside("config", "check", "--json", str(path))
+        assert done.returncode == 2
+        [problem] = json.loads(done.stdout)["problems"]
+        assert message in problem["message"]
 
 
 def test_a_stopper_and_a_subscriber_run_alone_by_the_file(home: Home, file: Path) -> None:
