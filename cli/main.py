@@ -12,6 +12,7 @@ import typer
 
 from lineside.bus.errors import LinesideError
 from lineside.cli.commands import (
+    alerts,
     audit,
     config,
     control,
@@ -22,7 +23,6 @@ from lineside.cli.commands import (
     runs,
     services,
     ship,
-    show,
     stopper,
     subscriber,
     tail,
@@ -77,8 +77,9 @@ for _command in (
     run.run,
     ship.ship,
     runs.runs,
-    show.show,
+    runs.show,
     tail.tail,
+    alerts.alerts,
     audit.audit,
     control.stop,
     control.save,

@@ -1,4 +1,4 @@
-"""``lineside runs``: the list of runs."""
+"""``lineside runs`` and ``show``: the list of runs, and one of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.cli.output import JsonOption, print_json, step_text, table, warn
-from lineside.cli.run_lookup import open_history_and_transit
-from lineside.dashboard import formatting
+from lineside.bus.terminal_text import printable
+from lineside.cli.output import (
+    JsonOption,
+    local_time,
+    pairs,
+    print_json,
+    step_text,
+    table,
+    warn,
+)
+from lineside.cli.run_lookup import RunArgument, open_history_and_transit
+from lineside.dashboard import formatting, loss_account
+from lineside.dashboard.transit import RecorderLag, add_spool
 
 if TYPE_CHECKING:
-    from lineside.store.history.records import Run
+    from lineside.store.history.records import Attempt, Checkpoint, Run, StreamAccount
 
 
 def runs(
@@ -62,12 +72,12 @@ def runs(
         return
     now = datetime.now(timezone.utc)
     header = ("RUN", "NAME", "PROJECT", "STATUS", "STEP", "LOSS", "STARTED", "TOOK")
-    typer.echo(table(header, [_row(run, now) for run in page.items], right=(4, 5, 7)))
+    typer.echo(table(header, [_run_row(run, now) for run in page.items], right=(4, 5, 7)))
     if page.next:
         warn(f"more runs: use --limit, or --cursor {page.next}")
 
 
-def _row(run: Run, now: datetime) -> tuple[str, ...]:
+def _run_row(run: Run, now: datetime) -> tuple[str, ...]:
     end = run.ended_at or run.updated_at
     return (
         run.id,
@@ -78,4 +88,120 @@ def _row(run: Run, now: datetime) -> tuple[str, ...]:
         formatting.number(run.loss.value) if run.loss else "",
         formatting.ago(run.started_at, now),
         formatting.duration((end - run.started_at).total_seconds()),
+    )
+
+
+def show(run: RunArgument, json: JsonOption = False) -> None:
+    """Show one run: attempts, last values, events, account and checkpoints."""
+    history, transit = open_history_and_transit()
+    found = history.find(run)
+    on_its_way = transit.transit(found.id)
+    streams = add_spool(history.streams(found.id), on_its_way)
+    checkpoints = history.checkpoints(found.id)
+    if json:
+        from lineside.dashboard.api import models
+
+        document = models.Run.model_validate(found).model_dump(mode="json")
+        document["loss_account"] |= {name: sum_of(streams, name) for name in ("emitted", "lag")}
+        document["in_spool"] = on_its_way.in_spool
+        document["recorder"] = models.Recorder.from_lag(on_its_way.recorder).model_dump()
+        document["streams"] = [
+            models.Stream.model_validate(s).model_dump(mode="json") for s in streams
+        ]
+        document["checkpoints"] = [
+            models.Checkpoint.model_validate(c).model_dump(mode="json") for c in checkpoints
+        ]
+        print_json(document)
+        return
+    sections = [
+        printable(
+            f"{found.name}  ({found.status})" + (f": {found.reason}" if found.reason else "")
+        ),
+        pairs(_facts(found)),
+        _traceback(found),
+        "Attempts\n"
+        + table(
+            ("  #", "ATTEMPT", "STATUS", "STEP", "STARTED", "TOOK"),
+            [_attempt_row(attempt) for attempt in found.attempts],
+        ),
+        "Last values\n"
+        + pairs(
+            [(name, formatting.number(value)) for name, value in sorted(found.metrics.items())]
+        ),
+        "Events\n" + pairs([(k, f"{n:,}") for k, n in sorted(found.event_counts.items())]),
+        "Account\n"
+        + pairs(
+            [
+                ("emitted", f"{sum_of(streams, 'emitted'):,}"),
+                ("recorded", f"{sum_of(streams, 'recorded'):,}"),
+                ("missing", f"{sum_of(streams, 'gaps'):,}"),
+                ("on its way", loss_account.on_its_way(found, sum_of(streams, "lag"), on_its_way)),
+                ("recorder", _recorder(on_its_way.recorder)),
+                ("hooks", hook_cost(streams)),
+            ]
+        ),
+        "Checkpoints\n" + pairs([(f"step {c.step}", _checkpoint(c)) for c in checkpoints]),
+    ]
+    typer.echo("\n\n".join(section for section in sections if not section.endswith("\n")))
+
+
+def sum_of(streams: list[StreamAccount], name: str) -> int:
+    """The sum of the field ``name`` of all accounts."""
+    return sum(getattr(stream, name) for stream in streams)
+
+
+def hook_cost(streams: list[StreamAccount]) -> str:
+    """The time spent in hooks, for each hook and in total."""
+    cost = loss_account.hook_cost(streams)
+    if cost is None:
+        return "unknown so far"
+    return f"{cost.microseconds:.1f} us each, {cost.seconds:.3f} s in all"
+
+
+def _traceback(run: Run) -> str:
+    error = run.error
+    if error is None:
+        return "\n"
+    lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
+    return "\n".join((f"Traceback of {error.producer}", *lines))
+
+
+def _recorder(lag: RecorderLag) -> str:
+    if not lag.is_known:
+        return f"not known: {lag.problem.removesuffix('.')}"
+    return f"{lag.amount} behind the broker" if lag.is_behind else "keeps up with the broker"
+
+
+def _checkpoint(checkpoint: Checkpoint) -> str:
+    best, deleted = checkpoint.best, checkpoint.deleted
+    remarks = [word for word, holds in (("best", best), ("deleted", deleted)) if holds]
+    return checkpoint.path + (f"  ({', '.join(remarks)})" if remarks else "")
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts = [
+        ("id", run.id),
+        ("project", run.project),
+        ("step", step_text(run.step, run.max_steps)),
+        ("epoch", formatting.number(run.epoch) if run.epoch is not None else ""),
+        ("loss", formatting.number(run.loss.value) if run.loss else ""),
+        ("started", local_time(run.started_at)),
+        ("ended", local_time(run.ended_at) if run.ended_at else ""),
+        ("group", run.group or ""),
+        ("tags", ", ".join(run.tags)),
+        ("note", run.note or ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
+    end = attempt.ended_at or attempt.updated_at
+    resumed = f" from step {attempt.resumed_step}" if attempt.resumed_step is not None else ""
+    return (
+        f"  {attempt.number}",
+        attempt.attempt,
+        attempt.status + (f" ({attempt.reason})" if attempt.reason else ""),
+        step_text(attempt.step, attempt.max_steps) + resumed,
+        local_time(attempt.started_at),
+        formatting.duration((end - attempt.started_at).total_seconds()),
     )
