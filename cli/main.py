@@ -14,18 +14,18 @@ from lineside.bus.errors import LinesideError
 from lineside.cli.commands import (
     alerts,
     audit,
+    backup,
     config,
     control,
     doctor,
     export,
     keys,
-    run,
     runs,
     services,
-    ship,
     stopper,
     subscriber,
     tail,
+    training,
     up,
 )
 
@@ -63,7 +63,7 @@ def register(command: Callable[..., None]) -> None:
     app.command(
         context_settings={
             # Options after the first word of a training command belong to that command.
-            "allow_interspersed_args": command is not run.run,
+            "allow_interspersed_args": command is not training.run,
             # A negative rate is an invalid rate, not an option.
             "ignore_unknown_options": command is control.set_lr,
         }
@@ -74,8 +74,8 @@ for _command in (
     up.up,
     config.config,
     up.demo,
-    run.run,
-    ship.ship,
+    training.run,
+    training.ship,
     runs.runs,
     runs.show,
     tail.tail,
@@ -90,6 +90,8 @@ for _command in (
     control.set_lr,
     export.export,
     doctor.doctor,
+    backup.backup,
+    backup.restore,
     keys.keys,
     services.broker,
     services.recorder,

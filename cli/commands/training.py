@@ -1,4 +1,4 @@
-"""``lineside ship``: sends to the broker what waits in a spool."""
+"""``lineside run`` and ``lineside ship``: a training command, and what its spool still holds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import agree, plural
 from lineside.cli.output import JsonOption, StatusLine, print_json
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD", help="The command as you would type it.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project of the run.")] = None,
+) -> None:
+    """Run a training command with the callback in its Trainers.
+
+    Example: `lineside run -- python train.py --lr 1e-4`. Every Trainer of the command gets
+    Lineside's callback, under python, torchrun, accelerate launch and TRL, without a change to the
+    script. The exit code is the command's own and is recorded.
+    """
+    from lineside.emitter.launch.command import launch
+
+    settings = Settings.from_env()
+    settings = dataclasses.replace(
+        settings, run_name=name or settings.run_name, project=project or settings.project
+    )
+    raise typer.Exit(launch(command, settings))
 
 
 def ship(

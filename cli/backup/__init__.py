@@ -1,0 +1,1 @@
+"""Copies a home into one file while its processes run, and makes a home from such a file."""
