@@ -99,6 +99,7 @@ for _command in (
     services.exporter,
     services.shipper,
     services.sampler,
+    services.watchdog,
     stopper.stopper,
     subscriber.subscriber,
 ):

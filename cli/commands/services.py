@@ -13,7 +13,7 @@ import typer
 from lineside.bus.errors import MissingExtra
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
-from lineside.cli.configuration.option import config_option
+from lineside.cli.configuration.option import config_option, load_configuration
 
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
@@ -146,3 +146,22 @@ def sampler(
 
     configure_logging()
     Sampler(Settings.from_env().spool, interval=interval, idle_timeout=math.inf).serve()
+
+
+def watchdog(config: Annotated[Path | None, config_option()] = None) -> None:
+    """Open alerts on runs and on Lineside itself, by the rules of the configuration file.
+
+    Without a file every rule applies with its defaults.
+    """
+    from lineside.emitter.spool import backlog
+
+    settings, alerts = Settings.from_env(), load_configuration(config).values.alerts
+    from lineside.subscribers.watchdog.engine import Timing
+    from lineside.subscribers.watchdog.rules.registry import enabled_rules
+    from lineside.subscribers.watchdog.watchdog import Watchdog, WatchdogOptions
+
+    options = WatchdogOptions(
+        alerts.interval, Timing(alerts.cool_down, alerts.repeat), enabled_rules(alerts.rules)
+    )
+    configure_logging()
+    Watchdog(settings, options, spool=partial(backlog.unconfirmed, settings.spool)).serve()

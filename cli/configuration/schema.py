@@ -14,6 +14,7 @@ from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
+from lineside.cli.configuration.alerts import Alerts
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
 from lineside.subscribers.stopper import rule_parser
@@ -185,6 +186,7 @@ class Configuration(Section):
     exporter: Exporter = Exporter()
     sampler: Sampler = Sampler()
     stopper: Stopper = Stopper()
+    alerts: Alerts = Alerts()
     subscribers: dict[Annotated[str, AfterValidator(_process)], Subscriber] = Field(
         default={},
         description="Your subscribers. The name is that of the process and of its cursor.",

@@ -35,7 +35,8 @@ def programs(
     """The processes that ``configuration`` enables, in the order in which they start.
 
     ``ports`` has the ports that were found free, by process. Options that hold no secret are on the
-    command line. Stopper and subscribers read the others from the configuration file.
+    command line. Stopper, watchdog and subscribers read the others from the configuration
+    file.
     """
     values = configuration.values
     env = environment(settings)
@@ -57,6 +58,9 @@ def programs(
         env = {**env, CONFIG_VARIABLE: str(configuration.path)}
     if configuration.runs_stopper:
         found.append(Program("stopper", module_command("lineside.cli", "stopper"), env))
+    if values.alerts.enabled and values.recorder.enabled:
+        argv = module_command("lineside.cli", "watchdog")
+        found.append(Program("watchdog", argv, env, is_required=False))
     for name, subscriber in configuration.subscribers.items():
         argv = module_command("lineside.cli", "subscriber", name)
         # It reads the file with the settings of the stack, and then takes its own.

@@ -6,13 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-PRODUCER = "watchdog"
-"""The producer part of the streams that carry alerts."""
-KIND = "alert"
-"""The kind of event of each change of an alert."""
-INTERNAL_RUN = "_lineside"
-"""The run whose streams carry alerts of no run."""
-
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The most severe first."""

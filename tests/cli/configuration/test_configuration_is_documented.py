@@ -18,6 +18,7 @@ from lineside.cli.main import app
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
 HOW_TO = (ROOT / "docs" / "how-to" / "configure.md").read_text()
+RULES = ("alerts", "rules")
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -26,6 +27,9 @@ def keys(place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in json_schema.names_at(place):
         key = (*place, name)
         node = json_schema.node_at(key)
+        if key == RULES:  # they have a page of their own
+            yield ".".join(key), {**node, "default": None}
+            continue
         if "description" in node and "properties" not in node:
             yield ".".join(key), node
         yield from keys(key)

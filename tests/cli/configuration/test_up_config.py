@@ -90,6 +90,7 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
         "sampler",
         "stopper",
         "subscriber",
+        "watchdog",
     ]
     assert arguments(running["broker"])[-5:-1] == ["--keep-days", "2.0", "--keep-gb", "10.0"]
     assert TOKEN not in "".join("".join(arguments(pid)) for pid in running.values())
@@ -179,8 +180,8 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
             "broker:",
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
-            "The keys here are broker, dashboard, exporter, recorder, sampler, stopper, "
-            "subscribers",
+            "The keys here are alerts, broker, dashboard, exporter, recorder, sampler, "
+            "stopper, subscribers",
         ),
     ],
 )
@@ -235,7 +236,7 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
     done = home.lineside("config", "check", str(file), env=env)
     assert re.fullmatch(
         r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, exporter, sampler, "
-        r"stopper \(1 rule\), notify\n",
+        r"stopper \(1 rule\), watchdog, notify\n",
         done.stdout,
     )
     assert json.loads(home.lineside("config", "check", "--json", str(file), env=env).stdout) == {

@@ -47,18 +47,21 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
         "dashboard --host 127.0.0.1 --port 8001 --tokens",
         "exporter --host 127.0.0.1 --port 9743 --max-metrics 5 --interval 5.0",
         "stopper",
+        "watchdog",
         "subscriber notify",
     ]
-    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 4, *[str(file)] * 2]
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 4, *[str(file)] * 3]
     assert found[-1].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
-    assert [one.is_required for one in found] == [*[True] * 5, False]
+    assert [one.is_required for one in found] == [*[True] * 5, False, False]
 
 
-def test_without_a_file_the_stack_is_broker_recorder_and_dashboard(settings: Settings) -> None:
+def test_without_a_file_the_stack_is_broker_recorder_dashboard_and_watchdog(
+    settings: Settings,
+) -> None:
     found = programs(settings, load(None, settings.home))
-    assert [one.name for one in found] == ["broker", "recorder", "dashboard"]
+    assert [one.name for one in found] == ["broker", "recorder", "dashboard", "watchdog"]
     settings.home.mkdir()
     (settings.home / "rules.yaml").write_text("rules: [{max_steps: 1}]")
-    assert programs(settings, load(None, settings.home))[-1].name == "stopper"
+    assert programs(settings, load(None, settings.home))[-2].name == "stopper"
