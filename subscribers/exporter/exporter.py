@@ -17,6 +17,7 @@ from lineside.bus.settings import Settings
 from lineside.store.database.engine import sqlite_path
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.exporter.families import OWN_FAMILIES
+from lineside.subscribers.exporter.firing import FiringAlerts
 from lineside.subscribers.exporter.page import OwnMetrics, Page, sample_lines
 from lineside.subscribers.exporter.record import RunRecord
 from lineside.subscribers.exporter.samples import STATUSES, add_run, new_lines, run_status
@@ -79,6 +80,7 @@ class Exporter(BatchSubscriber):
         self._state_file = self._open_state()
         self._tracker = RunTracker(self._state_file.load, self._max_metrics)
         self._tracker.subscriber_errors = self._state_file.subscriber_errors()
+        self._tracker.firing = FiringAlerts(self._state_file.alerts())
         for run_id in self._state_file.open_runs():
             self._tracker.load_or_make_run(run_id)
         self._save_at = time.monotonic() + SAVE_SECONDS
@@ -146,7 +148,11 @@ class Exporter(BatchSubscriber):
         records = {run_id: (record, self._is_shown(record)) for run_id, record in changed.items()}
         with self._log_failures():
             self._state_file.save(
-                self.reader.journal, self.offset, records, self._tracker.subscriber_errors
+                self.reader.journal,
+                self.offset,
+                records,
+                self._tracker.subscriber_errors,
+                self._tracker.firing.to_dict(),
             )
             changed.clear()
 
@@ -191,6 +197,7 @@ class Exporter(BatchSubscriber):
             "lineside_subscriber_errors_total": [
                 ((name,), count) for name, count in self._tracker.subscriber_errors.items()
             ],
+            "lineside_alerts_firing": list(self._tracker.firing.counts().items()),
             "lineside_journal_bytes": _file_size(self.settings.journal),
             "lineside_store_bytes": _file_size(self._store_path),
         }

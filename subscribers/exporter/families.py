@@ -118,7 +118,12 @@ RUN_FAMILIES = (
         GAUGE,
         "The most steps that there have been from one checkpoint, or the start, to the next.",
     ),
-    Family("lineside_alerts_total", COUNTER, "Alerts of the stopper, by rule.", ("rule",)),
+    Family(
+        "lineside_alerts_total",
+        COUNTER,
+        "Alerts that opened, of the watchdog and of the stopper.",
+        ("rule",),
+    ),
     Family("lineside_commands_total", COUNTER, "Commands that came into a state.", ("op", "state")),
     Family("lineside_commands_pending", GAUGE, "Commands without a final answer."),
 )
@@ -145,6 +150,12 @@ OWN_FAMILIES = (
         COUNTER,
         "Failures of subscribers that were reported on a run.",
         ("subscriber",),
+    ),
+    Family(
+        "lineside_alerts_firing",
+        GAUGE,
+        "Open alerts of the watchdog, of all runs and of none.",
+        ("rule", "severity"),
     ),
     Family("lineside_journal_bytes", GAUGE, "The broker's journal, where it is on this machine."),
     Family("lineside_store_bytes", GAUGE, "The store, where it is a file on this machine."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lineside.subscribers.exporter.record import RunRecord
 from lineside.subscribers.state_file import StateFile
@@ -19,6 +20,7 @@ CREATE TABLE IF NOT EXISTS position (
     id INTEGER PRIMARY KEY CHECK (id = 0), journal TEXT NOT NULL, "offset" INTEGER NOT NULL,
     subscriber_errors TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS alerts (id INTEGER PRIMARY KEY CHECK (id = 0), data TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, data TEXT NOT NULL, heard_at REAL NOT NULL, is_open INTEGER NOT NULL
 );
@@ -47,6 +49,11 @@ class ExporterState(StateFile):
         rows = self.fetch("SELECT subscriber_errors FROM position")
         return dict(json.loads(rows[0][0])) if rows else {}
 
+    def alerts(self) -> dict[str, Any]:
+        """The open alerts as they were saved; empty if they never were."""
+        rows = self.fetch("SELECT data FROM alerts")
+        return dict(json.loads(rows[0][0])) if rows else {}
+
     def load(self, run_id: str) -> RunRecord | None:
         """The record of a run; None if there is none."""
         rows = self.fetch("SELECT data FROM runs WHERE id = ?", run_id)
@@ -62,8 +69,9 @@ class ExporterState(StateFile):
         offset: int,
         records: Mapping[str, tuple[RunRecord, bool]],
         subscriber_errors: Mapping[str, int],
+        alerts: Mapping[str, Any],
     ) -> None:
-        """Save records, each with whether its run has series, and the offset, at once."""
+        """Save records, each with whether its run has series, alerts and the offset, at once."""
         rows = [
             (run_id, json.dumps(record.to_dict()), record.state.heard_at, is_open)
             for run_id, (record, is_open) in records.items()
@@ -74,6 +82,7 @@ class ExporterState(StateFile):
                 "INSERT OR REPLACE INTO position VALUES (0, ?, ?, ?)",
                 (journal or "", offset, json.dumps(subscriber_errors)),
             )
+            db.execute("INSERT OR REPLACE INTO alerts VALUES (0, ?)", (json.dumps(alerts),))
 
     def prune(self, before: float) -> None:
         """Delete runs without series and without an event since ``before``."""

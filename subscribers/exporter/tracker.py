@@ -24,11 +24,12 @@ from lineside.bus.protocol.fields import is_int64
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database.tables import TIMING
 from lineside.store.database.values import is_finite_number, sanitize_text
-from lineside.store.recording.batch_intake import INTERNAL_PREFIX, BatchIntake
+from lineside.store.recording.batch_intake import BatchIntake, is_recorded
 from lineside.store.recording.event_context import EventContext, optional_text
 from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, RunState, StreamState
 from lineside.store.status.verdict import RUNNING
+from lineside.subscribers.exporter.firing import FiringAlerts
 from lineside.subscribers.exporter.record import TEXT_LENGTH, Rank, RunRecord
 from lineside.subscribers.exporter.system import MAX_VALUES, system_metric
 
@@ -58,6 +59,7 @@ class RunTracker(RunCache):
         self.changed: dict[str, RunRecord] = {}
         """Records that differ from what is saved, by run; the caller clears it."""
         self.subscriber_errors: dict[str, int] = {}
+        self.firing = FiringAlerts()
         self.is_live = False
         """Whether events are read as they happen, not later."""
         self._expired = 0  # how often entries of the journal were skipped
@@ -82,7 +84,7 @@ class RunTracker(RunCache):
         if batch.stream is None:
             self._expired += 1
             return
-        if batch.stream.run == AUDIT or batch.stream.run.startswith(INTERNAL_PREFIX):
+        if batch.stream.run == AUDIT or not is_recorded(batch.stream):
             return
         self.now = now
         self._skip_expired(batch, batch.stream)
@@ -269,6 +271,9 @@ class RunTracker(RunCache):
             record.saved_step, record.saved_at = event.step, event.time
 
     def _on_alert(self, context: EventContext) -> None:
+        has_opened = self.firing.read(context.run.id, context.data)
+        if "state" in context.data and not has_opened:
+            return  # an update or the end of one that was counted
         _count(self._record.alerts, optional_text(context.data, "rule", TEXT_LENGTH) or OTHER)
 
     def _on_subscriber_error(self, context: EventContext) -> None:

@@ -151,6 +151,7 @@ def faults(broker: BrokerProcess) -> Iterator[Callable[[], None]]:
         Producer(address, f"{RUN}/probe/p1") as probe,
         Producer(address, f"{RUN}/stopper/s1") as stopper,
         Producer(address, f"{RUN}/slack/s1") as slack,
+        Producer(address, f"{RUN}/watchdog/w1") as watchdog,
         Producer(address, "failed/rank0/a1") as failed,
     ):
         failed.emit("run_start", data={"name": "failed"})
@@ -158,12 +159,14 @@ def faults(broker: BrokerProcess) -> Iterator[Callable[[], None]]:
         failed.emit("train_error", data={"error": {"type": "ValueError", "message": "x"}})
         failed.emit("run_end", data={"how": "exception"})
         stopper.emit("alert", data={"rule": "patience"})
+        alert = {"id": "a1", "rule": "gpu_idle", "state": "open", "severity": "warning"}
+        watchdog.emit("alert", data=alert)
         slack.emit("subscriber_error", data={"subscriber": "slack", "action": "skipped"})
 
         def publish() -> None:
             sampler.emit("metrics", data={"metrics": dict.fromkeys(names, 1.0)})
             probe.emit("metrics", data={"metrics": {"loss": math.nan}})
-            for producer in (sampler, probe, stopper, slack, failed):
+            for producer in (sampler, probe, stopper, slack, watchdog, failed):
                 producer.flush()
 
         publish()

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from lineside.bus.protocol.events import INTERNAL_RUN
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.exporter.exporter import LINGER_SECONDS, SILENT_SECONDS
@@ -299,3 +300,24 @@ def test_a_saved_run_is_loaded_as_it_was_also_by_another_version(
     loaded = RunRecord.from_dict("run", saved)
     assert loaded.steps == 0
     assert loaded.metrics == record.metrics
+
+
+def test_open_alerts_are_known_after_a_restart(
+    start_exporter: StartExporter, training: Producer, broker: BrokerProcess
+) -> None:
+    training.emit("step_end", step=1)
+    training.flush()
+    data = {"id": "a1", "rule": "lost", "state": "open", "severity": "critical"}
+    with Producer(broker.address, f"{INTERNAL_RUN}/watchdog/w1") as watchdog:
+        watchdog.emit("alert", data=data)
+        watchdog.flush()
+        harness = start_exporter()
+        harness.read_all()
+        harness.exporter.shutdown()
+        again = start_exporter()
+        again.read_all()
+        assert value(again.samples(), "lineside_alerts_firing", rule="lost") == 1
+        watchdog.emit("alert", data={**data, "state": "closed"})
+        watchdog.flush()
+        again.read_all()
+        assert value(again.samples(), "lineside_alerts_firing", severity="critical") == 0

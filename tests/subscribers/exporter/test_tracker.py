@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
 from lineside.bus.client.reader import Batch
-from lineside.bus.protocol.events import RANK_0, Event, Gap, Stream
+from lineside.bus.protocol.events import INTERNAL_RUN, RANK_0, Event, Gap, Stream
+from lineside.subscribers.exporter.firing import MAX_RULES, OTHER, FiringAlerts
 from lineside.subscribers.exporter.record import TEXT_LENGTH, RunRecord
 from lineside.subscribers.exporter.samples import add_run, new_lines
 from lineside.subscribers.exporter.tracker import MAX_NAMES, MAX_RANKS, RunTracker
@@ -150,3 +152,37 @@ def test_the_steps_between_checkpoints_are_the_most_that_there_were(feed: Feed) 
         feed.event(seq, "save", step=step, checkpoint=f"/out/checkpoint-{step}")
     assert value(feed.samples(), "lineside_checkpoint_interval_steps") == 500
     assert value(feed.samples(), "lineside_checkpoint_last_saved_step") == 1400
+
+
+def alert(alert_id: str, state: str, **changes: str) -> dict[str, Any]:
+    return {"id": alert_id, "rule": "lost", "state": state, "severity": "critical", **changes}
+
+
+def test_open_alerts_are_counted_by_rule_and_severity_and_a_known_rule_stays_at_0(
+    feed: Feed,
+) -> None:
+    watchdog = Stream("run", "watchdog", "w1")
+    internal = Stream(INTERNAL_RUN, "watchdog", "w1")
+    feed.event(0, "run_start")
+    feed.event(0, "alert", watchdog, **alert("a1", "open"))
+    feed.event(1, "alert", watchdog, **alert("a2", "open"))
+    feed.event(2, "alert", watchdog, **alert("a1", "open", severity="warning"))
+    feed.event(0, "alert", internal, **alert("a1", "open", rule="disk_filling"))
+    firing = feed.tracker.firing
+    expected = {("lost", "critical"): 1, ("lost", "warning"): 1, ("disk_filling", "critical"): 1}
+    assert firing.counts() == expected
+    assert FiringAlerts(json.loads(json.dumps(firing.to_dict()))).counts() == expected
+    feed.event(3, "alert", watchdog, **alert("a1", "closed"))
+    feed.event(4, "alert", watchdog, **alert("a2", "closed"))
+    feed.event(4, "alert", watchdog, **alert("a2", "open"))  # read again
+    feed.event(5, "alert", watchdog, id="a3", state="open", severity="loud")
+    assert firing.counts() == {**dict.fromkeys(expected, 0), ("disk_filling", "critical"): 1}
+    assert value(feed.samples(), "lineside_alerts_total", rule="lost") == 2
+
+
+def test_the_rules_of_open_alerts_are_bounded() -> None:
+    firing = FiringAlerts()
+    for number in range(MAX_RULES + 5):
+        firing.read("run", alert(str(number), "open", rule=f"rule {number}"))
+    assert len(firing.counts()) == MAX_RULES + 1
+    assert firing.counts()[OTHER, "critical"] == 5
