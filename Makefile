@@ -6,6 +6,7 @@
 # make faults  each fault test N times (N=20), with repeated kills
 # make fuzz    any bytes into the codec for SECONDS (900), guided by atheris where it installs
 # make compat  the emitter and the truth test on the oldest transformers supported
+# make test-compose   the stack of compose.yaml in a container engine, some minutes
 # make bench   every measurement, as a table
 # make dashboards  the dashboards of Grafana anew, from deploy/grafana/source (Python 3.11)
 #
@@ -24,7 +25,7 @@ PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint check cover faults fuzz compat bench dashboards clean
+.PHONY: demo test lint check cover faults fuzz compat test-compose bench dashboards clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.demo
@@ -65,6 +66,9 @@ compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
 	  tests/emitter/training/test_train_errors.py \
 	  $(foreach it,leader pauses learning_rate sigterm,tests/emitter/control/test_$(it).py) $(ARGS)
+
+test-compose: $(VENV)/.dev
+	COMPOSE_TESTS=1 $(BIN)/python -m pytest tests/compose $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -55,7 +55,7 @@ def shipper(settings: Settings) -> Health:
 
 
 def subscriber(settings: Settings, name: str, now: Callable[[], float] = time.time) -> Health:
-    """The subscriber ``name`` is connected and keeps up with the broker."""
+    """The subscriber ``name`` can do its work, and keeps up with the broker."""
     from lineside.subscribers.progress_file import Progress
 
     progress = Progress.read(settings.home, name)
@@ -64,8 +64,8 @@ def subscriber(settings: Settings, name: str, now: Callable[[], float] = time.ti
     age = now() - progress.written_at
     if age > MAX_AGE_SECONDS:
         return Health(False, f"{name} has made no progress for {age:.0f} s: it hangs or has ended")
-    if not progress.is_connected:
-        return Health(False, f"{name} waits for the broker at {settings.broker}")
+    if progress.problem:
+        return Health(False, f"{name}: {progress.problem}")
     if progress.lag_seconds > MAX_LAG_SECONDS:
         return Health(False, f"{name} is {progress.lag_seconds:.0f} s behind the broker")
     return Health(True, f"{name} keeps up")

@@ -131,9 +131,12 @@ class BatchSubscriber(Service):
         if self._progress is not None:
             # Of streams that it does not read, only the broker knows that they are passed.
             processed = max(self.offset, self.reader.processed)
-            self._progress.update(
-                is_connected=self.is_connected, head=self.reader.head, processed=processed
+            problem = (
+                ""
+                if self.is_connected
+                else f"no broker answers at {self.reader.address.partition('?')[0]}"
             )
+            self._progress.update(problem=problem, head=self.reader.head, processed=processed)
 
     def on_journal_changed(self) -> None:
         """Reading begins again: another journal, or an older copy of it, took its place."""

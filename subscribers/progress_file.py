@@ -19,12 +19,12 @@ WRITE_SECONDS = 5.0
 class Progress(NamedTuple):
     """How a subscriber stood at ``written_at``, in seconds since the epoch.
 
-    It ``is_connected`` while the broker answers. Everything that the journal held ``lag_seconds``
-    before is processed.
+    ``problem`` is why it cannot do its work, empty while it can. Everything that the journal held
+    ``lag_seconds`` before is processed.
     """
 
     written_at: float
-    is_connected: bool
+    problem: str
     lag_seconds: float
 
     @classmethod
@@ -36,9 +36,7 @@ class Progress(NamedTuple):
         """
         try:
             data = json.loads(_path(home, name).read_bytes())
-            return cls(
-                float(data["written_at"]), bool(data["is_connected"]), float(data["lag_seconds"])
-            )
+            return cls(float(data["written_at"]), str(data["problem"]), float(data["lag_seconds"]))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -58,20 +56,19 @@ class ProgressFile:
         self._marked_at = clock()
         self._write_at = 0.0
 
-    def update(self, *, is_connected: bool, head: int, processed: int) -> None:
+    def update(self, *, problem: str = "", head: int = 0, processed: int = 0) -> None:
         """Note the end of the journal and what is ``processed``; write when it is time.
 
         What cannot be written makes the file old, and the subscriber unhealthy.
         """
         now = self._clock()
-        if is_connected and processed >= self._mark:
+        if not problem and processed >= self._mark:
             self._mark, self._marked_at = head, now
         if now >= self._write_at:
             self._write_at = now + WRITE_SECONDS
-            is_level = is_connected and processed >= self._mark
-            lag = 0.0 if is_level else now - self._marked_at
+            lag = 0.0 if processed >= self._mark else now - self._marked_at
             with contextlib.suppress(OSError):
-                self._write(Progress(time.time(), is_connected, lag))
+                self._write(Progress(time.time(), problem, lag))
 
     def restart(self) -> None:
         """Begin to measure anew: the offsets are now those of another journal."""

@@ -86,14 +86,14 @@ class Shipper(Service):
         self._busy_at = self._live_at = now
 
     def startup(self) -> None:
-        """Take the spool's lock, or end if another shipper has it.
+        """Take the spool's lock; if another shipper has it, end, or wait as a service.
 
         Raises:
             SettingsError: the spool cannot be made or written.
         """
         if not self.claim():
             log.info("shipper: another one ships %s", self._spool)
-            self.should_exit = True
+            self.should_exit = math.isfinite(self._limits.idle_timeout)
 
     def claim(self) -> bool:
         """Take the spool's lock; False if another shipper has it.
@@ -112,6 +112,10 @@ class Shipper(Service):
 
     def run_once(self) -> None:
         """Work once, and end if nothing is left to do."""
+        if self._lock is None:
+            time.sleep(_CHECK_SECONDS)
+            self.claim()
+            return
         self.work()
         if self._is_done(time.monotonic()):
             self._exit_unless_needed()

@@ -16,6 +16,7 @@ from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
+from lineside.subscribers.progress_file import ProgressFile
 from lineside.subscribers.publication_sender import PublicationSender
 from lineside.subscribers.state_file import StateFileError
 from lineside.subscribers.watchdog.engine import Engine, NoOutbox, Outbox, Timing
@@ -123,6 +124,7 @@ class Watchdog(Service):
         self.responses = Responses()
         """What people did about alerts, as far as the store has it."""
         self._last_problem = ""
+        self._progress = ProgressFile(settings.home, self.name)
 
     @property
     def engine(self) -> Engine:
@@ -131,6 +133,7 @@ class Watchdog(Service):
 
     def startup(self) -> None:
         """Start to send what an earlier process left."""
+        self._progress.make_folder()
         self._sender.start()
         self._notifications.start()
 
@@ -143,6 +146,7 @@ class Watchdog(Service):
         if now >= self._due:
             self._due = now + self._options.interval
             self.judge()
+        self._progress.update(problem=self._last_problem)
 
     def judge(self) -> None:
         """Look at everything once, and bring the alerts up to date."""

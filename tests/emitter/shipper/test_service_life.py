@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -78,6 +79,29 @@ def test_an_invalid_address_is_a_sentence_in_the_log(bench: Bench) -> None:
     assert shipper.wait() == 2
     assert "cannot be used" in shipper.log_text()
     assert "Traceback" not in shipper.log_text()
+
+
+def test_a_service_waits_while_a_training_has_a_shipper_of_its_own(bench: Bench) -> None:
+    bench.broker()
+    producer = bench.producer()
+    own = bench.shipper()
+    wait_until(lambda: shipper_pid(bench.spool))
+    limits = ShipperLimits(idle_timeout=math.inf, broker_timeout=math.inf)
+    service = Shipper(bench.spool, bench.address, limits)
+    service.startup()
+    service.run_once()
+    assert not service.should_exit
+    assert shipper_pid(bench.spool) == own.pid
+    own.kill()
+    own.wait()
+    producer.send("write 5")
+
+    def is_confirmed() -> bool:
+        service.run_once()
+        return producer.acked == 5
+
+    wait_until(is_confirmed)
+    service.shutdown()
 
 
 def test_a_complete_stream_is_removed_after_the_retention(bench: Bench) -> None:
