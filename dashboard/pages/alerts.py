@@ -24,6 +24,7 @@ SHOWN_ON_LIST, SHOWN_ON_RUN = 3, 20
 """Open alerts on the run list, and on the page of a run; the page of alerts has the others."""
 _PAGE_SIZE = 50
 _MAX_FACT = 4000  # characters
+_SHORT = 100  # characters of a text among others on a line
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,20 @@ def _fact(name: str, value: object) -> Fact:
         text, is_text = value, is_text or "\n" in value
     elif _is_numeric(value):
         text = formatting.number(value)
-    elif isinstance(value, Mapping) and all(map(_is_numeric, value.values())):
-        text = ", ".join(f"{key} {formatting.number(one)}" for key, one in value.items())
+    elif isinstance(value, Mapping) and all(map(_is_short, value.values())):
+        text = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
     else:
         text = json.dumps(strict(value)[0], ensure_ascii=False)
     label, text = strict([name.replace("_", " "), text[:_MAX_FACT]])[0]
     return Fact(label, text, is_text)
+
+
+def _is_short(value: object) -> bool:
+    return _is_numeric(value) or (isinstance(value, str) and len(value) <= _SHORT)
+
+
+def _short(value: object) -> str:
+    return formatting.number(value) if _is_numeric(value) else str(value)
 
 
 def _is_numeric(value: object) -> TypeGuard[float]:

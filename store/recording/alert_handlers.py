@@ -16,7 +16,6 @@ from sqlalchemy import Table, insert, select, update
 from lineside.bus.protocol.alerts import (
     CLOSED,
     ID_LENGTH,
-    INFO,
     OPEN,
     RULE_LENGTH,
     SEVERITIES,
@@ -203,8 +202,11 @@ def _report_values(context: EventContext) -> dict[str, Any]:
     data, time = context.data, context.event.time
     severity = data.get("severity")
     if severity not in SEVERITIES:
-        severity = INFO if data.get("dry_run") is True else WARNING
+        severity = WARNING
     summary = optional_text(data, "summary", TEXT_LENGTH) or optional_text(data, "why", TEXT_LENGTH)
+    action = optional_text(data, "action", RULE_LENGTH)
+    if data.get("dry_run") is True and action not in (None, ALERT):
+        summary = f"would have sent {action}: {summary or ''}"[:TEXT_LENGTH]
     known = ("id", "rule", "subject", "severity", "summary", "why")
     return {
         "state": CLOSED,

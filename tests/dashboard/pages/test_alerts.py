@@ -127,7 +127,7 @@ def test_details_of_an_alert_are_lines_of_text(harness: Harness) -> None:
     harness.begin()
     details = {
         "last_step": 1240,
-        "metrics": {"loss": float("nan"), "lr": 3e-5},
+        "metrics": {"loss": float("nan"), "lr": 3e-5, "eval": "inf"},
         "output": ["one", "two"],
         "exit": None,
     }
@@ -135,7 +135,7 @@ def test_details_of_an_alert_are_lines_of_text(harness: Harness) -> None:
     facts = alert_row(harness.history.alerts.get("a1")).facts
     assert [(fact.name, fact.value, fact.is_text) for fact in facts] == [
         ("last step", "1,240", False),
-        ("metrics", "loss NaN, lr 3e-5", False),
+        ("metrics", "loss NaN, lr 3e-5, eval inf", False),
         ("output", "one\ntwo", True),
         ("exit", "null", False),
     ]

@@ -147,7 +147,7 @@ def test_an_alert_of_the_stopper_is_opened_and_closed_at_once(
     journal.deliver(event(ALERT, data, "s1", producer="stopper"))
     [row] = rows(engine, tables.alerts)
     assert (row["producer"], row["rule"], row["state"]) == ("stopper", "flat", CLOSED)
-    assert (row["severity"], row["summary"]) == ("info", "loss is flat")
+    assert (row["severity"], row["summary"]) == ("warning", "would have sent stop: loss is flat")
     assert row["opened_at"] == row["closed_at"] == START
 
 
