@@ -14,7 +14,7 @@ ASIDE_PREFIX = "before-restore-"
 """How the folders begin in which a restore keeps what was there."""
 STAGING = ".restore"
 """The folder in which a restore keeps what it has not checked yet."""
-_DEMO = "demo"  # the home of `lineside demo`
+_NOT_STATE = ("demo", "health")  # the home of `lineside demo`; what `lineside.cli.health` reads
 _NOT_KEPT = (".lock", ".sock", *SIDE_FILES)
 
 
@@ -25,7 +25,7 @@ def is_in_backup(settings: Settings, path: Path) -> bool:
     the backup; a damaged store that was set aside; the home of the demo; and what a restore kept.
     """
     return not (
-        path.name in (LOGS, STAGING, _DEMO)
+        path.name in (LOGS, STAGING, *_NOT_STATE)
         or path.name.startswith(ASIDE_PREFIX)
         or path.name.endswith(_NOT_KEPT)
         or ".damaged-" in path.name

@@ -10,6 +10,7 @@ import typer
 from lineside.bus.service import Service
 from lineside.cli.output import warn
 from lineside.cli.stack.leftover_events import LeftoverEvents
+from lineside.cli.stack.service_manager import READY, STOPPING, notify
 from lineside.cli.stack.stack import Stack
 
 READY_SECONDS = 60.0
@@ -44,6 +45,7 @@ class UpService(Service):
             self._leftover_events.send()
         elif self.stack.ready():
             self._ready = True
+            notify(READY, f"STATUS=page {self.stack.dashboard or 'off'}")
             self.on_ready()
         elif time.monotonic() > self._deadline:
             raise self.stack.not_ready_error()
@@ -69,6 +71,7 @@ class UpService(Service):
 
     def shutdown(self) -> None:
         """End the processes."""
+        notify(STOPPING)
         if self._ready:
             warn("shutting down")
         self.stack.stop()

@@ -62,8 +62,13 @@ def test_up_runs_no_python_file_of_the_folder_it_is_started_in(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_of_it_in_a_few_seconds(home: Home, number: signal.Signals) -> None:
-    process, _ = home.up()
+def test_a_signal_ends_all_of_it_in_a_few_seconds(
+    home: Home, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    process, page = home.up()
     pids = list(children(process.pid).values())
     began = time.monotonic()
     process.send(number)
@@ -72,6 +77,9 @@ def test_a_signal_ends_all_of_it_in_a_few_seconds(home: Home, number: signal.Sig
     assert all(gone(pid) for pid in pids)
     assert "Traceback" not in process.out
     assert not is_held(home.path)
+    with manager:  # systemd's place
+        assert manager.recv(1000).decode() == f"READY=1\nSTATUS=page {page}"
+        assert manager.recv(1000) == b"STOPPING=1"
 
 
 def test_a_killed_process_is_restarted_and_counted(home: Home) -> None:
