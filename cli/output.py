@@ -24,6 +24,11 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     sys.stdout.write(text + "\n")
 
 
+def shorten(text: str, length: int = 40) -> str:
+    """``text``, cut to ``length`` characters."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:

@@ -13,6 +13,7 @@ from lineside.cli.output import (
     local_time,
     pairs,
     print_json,
+    shorten,
     step_text,
     table,
     warn,
@@ -49,7 +50,10 @@ def runs(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first.
+
+    Names and projects are cut to 40 characters; `--json` has them whole.
+    """
     history, _ = open_history_and_transit()
     page = history.runs(
         statuses=status or (),
@@ -81,8 +85,8 @@ def _run_row(run: Run, now: datetime) -> tuple[str, ...]:
     end = run.ended_at or run.updated_at
     return (
         run.id,
-        run.name if run.name != run.id else "",
-        run.project,
+        shorten(run.name) if run.name != run.id else "",
+        shorten(run.project),
         f"{run.status} (paused)" if run.phase == "paused" else run.status,
         step_text(run.step, run.max_steps),
         formatting.number(run.loss.value) if run.loss else "",
