@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -93,39 +94,66 @@ def is_damage(text: str) -> bool:
     return any(damage in text for damage in _DAMAGE_TEXTS)
 
 
-def is_truncated(path: Path) -> bool:
-    """Whether pages of the file are missing; a connection that has them in memory does not notice.
+class TruncationCheck:
+    """Notices missing pages of the file ``path``; a connection that has them in memory does not.
 
-    A checkpoint that was killed or found the disk full leaves a file that is shorter than its
-    header states, and the pages are in the write-ahead log. So the checkpoint is done again, and if
-    it can be, SQLite reads the whole file.
+    It keeps the file open. When a process closes a file, the system drops all locks that this
+    process has on it, those of SQLite's connections too; another process would then take itself for
+    the last one, and remove the write-ahead log that this one goes on to write.
     """
-    if not _lacks_pages(path):
-        return False
-    try:
-        with contextlib.closing(_connect(str(path))) as raw:
-            is_busy, logged, written = raw.execute("PRAGMA wal_checkpoint").fetchone()
-            if is_busy or logged != written:
-                return False
-            found: str = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        return is_damage(str(error))
-    return found != "ok" or _lacks_pages(path)
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._identity: tuple[int, int] | None = None
 
-def _lacks_pages(path: Path) -> bool:
-    """Whether the file is shorter than its header states; False if there is no file."""
-    try:
-        with path.open("rb") as file:
-            header, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return False
-    if len(header) < _HEADER_BYTES:
-        return True
-    page_size: int
-    page_size, changes, pages, changes_at_pages = _HEADER.unpack_from(header)
-    is_count_valid: bool = changes == changes_at_pages
-    return is_count_valid and size < pages * (65536 if page_size == 1 else page_size)
+    def is_truncated(self) -> bool:
+        """Whether pages are missing; False if there is no file.
+
+        A checkpoint that was killed or found the disk full leaves a file that is shorter than its
+        header states, and the pages are in the write-ahead log. So the checkpoint is done again,
+        and if it can be, SQLite reads the whole file.
+        """
+        if not self._lacks_pages():
+            return False
+        try:
+            with contextlib.closing(_connect(str(self._path))) as raw:
+                is_busy, logged, written = raw.execute("PRAGMA wal_checkpoint").fetchone()
+                if is_busy or logged != written:
+                    return False
+                found: str = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            return is_damage(str(error))
+        return found != "ok" or self._lacks_pages()
+
+    def close(self) -> None:
+        """Close the file; the process must have no connection to it any more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _lacks_pages(self) -> bool:
+        """Whether the file is shorter than its header states."""
+        file = self._open()
+        if file is None:
+            return False
+        header, size = os.pread(file.fileno(), _HEADER_BYTES, 0), os.fstat(file.fileno()).st_size
+        if len(header) < _HEADER_BYTES:
+            return True
+        page_size: int
+        page_size, changes, pages, changes_at_pages = _HEADER.unpack_from(header)
+        is_count_valid: bool = changes == changes_at_pages
+        return is_count_valid and size < pages * (65536 if page_size == 1 else page_size)
+
+    def _open(self) -> BinaryIO | None:
+        """The file, opened once; None if there is none."""
+        identity = _identity(str(self._path))
+        if identity != self._identity:
+            self.close()  # of a file that is no store any more
+            self._identity = identity
+            with contextlib.suppress(FileNotFoundError):
+                self._file = self._path.open("rb", buffering=0)
+        return self._file
 
 
 def set_aside(path: Path) -> Path:

@@ -41,6 +41,7 @@ class Recorder(BatchSubscriber):
         super().__init__(settings)
         self._engine: Engine | None = None
         self._store_path = sqlite_path(settings.store)
+        self._truncation = sqlite.TruncationCheck(self._store_path) if self._store_path else None
         self._next_check = 0.0
         self._unclaimed_log = UnclaimedLog()
 
@@ -84,16 +85,18 @@ class Recorder(BatchSubscriber):
         """Notice a truncated file: neither the rows in memory nor new ones show that."""
         if self._engine is not None:
             self._unclaimed_log.check(self._engine, now)
-        if self._store_path is None or now < self._next_check:
+        if self._truncation is None or now < self._next_check:
             return
         self._next_check = now + CHECK_SECONDS
-        if sqlite.is_truncated(self._store_path):
+        if self._truncation.is_truncated():
             self._replace_store(f"the store {self._store_path} was truncated")
 
     def shutdown(self) -> None:
         super().shutdown()
         if self._engine is not None:
             self._engine.dispose()
+        if self._truncation is not None:
+            self._truncation.close()
 
     def _open(self) -> None:
         if self._engine is not None:

@@ -301,30 +301,6 @@ def _busy_teller() -> FakeProducer:
     return trainer
 
 
-@pytest.mark.parametrize("is_interrupted", [True, False])
-def test_a_short_file_is_truncated_unless_the_log_has_its_pages(
-    sqlite_engine: Engine, is_interrupted: bool
-) -> None:
-    file = Path(sqlite_engine.url.database or "")
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as writer:
-        writer.execute("PRAGMA wal_autocheckpoint = 0")
-        writer.execute("CREATE TABLE filler (data BLOB)")
-        for _ in range(100):
-            writer.execute("INSERT INTO filler VALUES (randomblob(5000))")
-        if is_interrupted:
-            # A checkpoint writes the first page first, which counts all pages.
-            pages = writer.execute("PRAGMA page_count").fetchone()[0]
-            with file.open("r+b") as raw:
-                raw.seek(28)
-                raw.write(pages.to_bytes(4, "big"))
-            assert file.stat().st_size < pages * 4096
-        else:
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            os.truncate(file, file.stat().st_size // 2)
-            writer.execute("INSERT INTO filler VALUES (randomblob(5000))")
-        assert sqlite.is_truncated(file) is not is_interrupted
-
-
 def test_a_replaced_store_is_noticed_at_once(tmp_path: Path, sqlite_engine: Engine) -> None:
     FakeJournal(Writer(sqlite_engine)).deliver(_busy_teller())
     history = History(sqlite_engine)
