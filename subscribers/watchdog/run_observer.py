@@ -109,8 +109,10 @@ class RunObserver:
             StoreError: the store cannot be read.
         """
         self._as_of = as_of
-        first = self._revision < 0
         changes = self._history.changes(max(self._revision, 0))
+        first = not 0 <= self._revision <= changes.revision
+        if first:  # also a new store, in place of a damaged one
+            self._followed.clear()
         live = {run.id: run for run in self._live_runs()}
         changed = () if first else changes.run_ids
         ended = [run_id for run_id in changed if run_id not in live]
@@ -146,14 +148,15 @@ class RunObserver:
                 return
 
     def _update(self, runs: Mapping[str, Run]) -> None:
-        new = [run_id for run_id in runs if run_id not in self._followed]
+        active = [run_id for run_id, run in runs.items() if run.accepts_commands]
+        known = [run_id for run_id in active if run_id in self._followed]
+        new = [run_id for run_id in active if run_id not in self._followed]
         for run_id, run in runs.items():
             if run_id in self._followed:
                 self._followed[run_id].observation.run = run
             else:
                 self._followed[run_id] = _Followed(RunObservation(run, 0.0))
             self._read_events(self._followed[run_id])
-        known = [run_id for run_id in runs if run_id not in new]
         self._read_points(known, _NEW_POINTS)
         for start in range(0, len(new), _NEW_RUNS):
             self._read_points(new[start : start + _NEW_RUNS], _OLD_POINTS)
@@ -172,10 +175,11 @@ class RunObserver:
 
     def _read_events(self, followed: _Followed) -> None:
         """Read what events alone hold, if there are new ones."""
-        observation, run = followed.observation, followed.observation.run
+        run = followed.observation.run
         attempt = run.attempts[-1].attempt
         if attempt != followed.attempt:
             self._begin_attempt(followed, attempt)
+        observation = followed.observation
         before, counts = followed.counts, run.event_counts
         new = {kind for kind in _COUNTED if counts.get(kind, 0) != before.get(kind, 0)}
         observation.interruptions = sum(

@@ -65,8 +65,7 @@ class StackObserver:
         self._disks: dict[str, Window] = {}
         self._disk_facts: dict[str, tuple[list[str], int]] = {}
         self._due: dict[str, float] = {}
-        self._spool_acked: dict[Stream, int] = {}
-        self._spool_since: float | None = None
+        self._spool_stuck: dict[Stream, tuple[int, float]] = {}  # confirmed, and since when
         self._spool_waiting = 0
         self._cursors: tuple[CursorLag, ...] = ()
 
@@ -105,7 +104,9 @@ class StackObserver:
             recorder_lag=lag,
             recorder_entries=entries,
             spool=str(self._settings.spool),
-            spool_silence=0.0 if self._spool_since is None else now - self._spool_since,
+            spool_silence=max(
+                (now - since for _, since in self._spool_stuck.values()), default=0.0
+            ),
             spool_waiting=self._spool_waiting,
             disks=tuple(
                 Disk(mount, ", ".join(names), size, self._disks[mount])
@@ -191,18 +192,12 @@ class StackObserver:
         if self._spool is None or not self._is_due("spool", SPOOL_SECONDS, now):
             return
         streams = self._spool()
-        waiting = {stream: acked for stream, (acked, left) in streams.items() if left}
         self._spool_waiting = sum(left for _, left in streams.values())
-        before, self._spool_acked = self._spool_acked, waiting
-        # One that is confirmed shows that events get through; a new one may have just begun.
-        is_stuck = any(before.get(stream) == acked for stream, acked in waiting.items())
-        has_moved = any(
-            streams[stream][0] > acked for stream, acked in before.items() if stream in streams
-        )
-        if not is_stuck or has_moved:
-            self._spool_since = None
-        elif self._spool_since is None:
-            self._spool_since = now - SPOOL_SECONDS
+        before, self._spool_stuck = self._spool_stuck, {}
+        for stream, (acked, left) in streams.items():
+            if left:
+                was_acked, since = before.get(stream, (acked, now))
+                self._spool_stuck[stream] = (acked, since if acked == was_acked else now)
 
     def _read_cursors(self, now: float) -> None:
         is_remote = self._settings.broker.startswith("tcp://")

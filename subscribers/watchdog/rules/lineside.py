@@ -75,8 +75,8 @@ class RecorderLagging(StackRule):
 class SpoolLagging(StackRule):
     name = "spool_lagging"
     doc = (
-        "events wait in this machine's spool and none is confirmed, though the broker answers; or "
-        "a training has published many more events than were recorded"
+        "events of a process wait in this machine's spool and none is confirmed, though the broker "
+        "answers; or a training has published many more events than were recorded"
     )
     seconds: float = Field(
         default=120.0, gt=0, description="Open if none is confirmed for so long."
@@ -93,7 +93,7 @@ class SpoolLagging(StackRule):
     def _findings(self, stack: StackObservation) -> Iterator[Finding]:
         if stack.spool_silence >= self.seconds:
             yield Finding(
-                f"{plural(stack.spool_waiting, 'event')} in {stack.spool}, none confirmed for "
+                f"{plural(stack.spool_waiting, 'event')} wait in {stack.spool}, some for "
                 f"{duration(stack.spool_silence)}",
                 "lineside ship",
                 stack.spool,

@@ -122,7 +122,7 @@ def test_a_store_that_cannot_be_read_is_reported() -> None:
 
 def test_a_spool_whose_events_are_not_confirmed_is_reported() -> None:
     [found] = findings(SpoolLagging(), replace(STACK, spool_silence=150.0, spool_waiting=3))
-    assert found.summary == "3 events in /home/spool, none confirmed for 2 min"
+    assert found.summary == "3 events wait in /home/spool, some for 2 min"
     assert found.action == "lineside ship"
 
 
