@@ -6,14 +6,22 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.bus.errors import MissingExtra
+from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
-from lineside.cli.configuration.option import config_option, load_configuration
+from lineside.cli.configuration.option import (
+    CONFIG_VARIABLE,
+    config_option,
+    load_configuration,
+)
+from lineside.cli.output import table
+
+if TYPE_CHECKING:
+    from lineside.subscribers.watchdog.notification.notifications import NotificationOptions
 
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
@@ -148,20 +156,60 @@ def sampler(
     Sampler(Settings.from_env().spool, interval=interval, idle_timeout=math.inf).serve()
 
 
-def watchdog(config: Annotated[Path | None, config_option()] = None) -> None:
-    """Open alerts on runs and on Lineside itself, by the rules of the configuration file.
+def watchdog(
+    config: Annotated[Path | None, config_option()] = None,
+    test_notification: Annotated[
+        bool,
+        typer.Option(
+            "--test-notification", help="Send a test message to each target, and print the results."
+        ),
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the targets of notifications.")
+    ] = False,
+) -> None:
+    """Open alerts on runs and on Lineside itself, and send notifications of them.
 
-    Without a file every rule applies with its defaults.
+    Rules and targets are those of the configuration file. Without a file every rule applies with
+    its defaults, and no notification is sent.
     """
     from lineside.emitter.spool import backlog
 
-    settings, alerts = Settings.from_env(), load_configuration(config).values.alerts
+    settings, configuration = Settings.from_env(), load_configuration(config)
+    from lineside.cli.configuration.targets import notification_options
     from lineside.subscribers.watchdog.engine import Timing
+    from lineside.subscribers.watchdog.notification.notifications import Notifications
     from lineside.subscribers.watchdog.rules.registry import enabled_rules
     from lineside.subscribers.watchdog.watchdog import Watchdog, WatchdogOptions
 
+    alerts, notifications = configuration.values.alerts, notification_options(configuration)
+    if check:
+        return
+    if test_notification:
+        _test_targets(notifications)
+        return
     options = WatchdogOptions(
         alerts.interval, Timing(alerts.cool_down, alerts.repeat), enabled_rules(alerts.rules)
     )
     configure_logging()
-    Watchdog(settings, options, spool=partial(backlog.unconfirmed, settings.spool)).serve()
+    Watchdog(
+        settings,
+        options,
+        spool=partial(backlog.unconfirmed, settings.spool),
+        notifications=lambda state: Notifications(state, notifications),
+    ).serve()
+
+
+def _test_targets(options: NotificationOptions) -> None:
+    from lineside.subscribers.watchdog.notification.trial import try_targets
+
+    if not options.targets:
+        raise UsageError(
+            "there is no target of notifications: expected alerts.notify in the configuration file "
+            f"that --config or {CONFIG_VARIABLE} names"
+        )
+    results = list(try_targets(options.targets, options.page))
+    rows = [(one.name, f"not taken: {one.problem}" if one.problem else "taken") for one in results]
+    typer.echo(table(("target", "result"), rows))
+    if any(one.problem for one in results):
+        raise typer.Exit(1)

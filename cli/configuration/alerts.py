@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from lineside.cli.configuration.notification import Heartbeat, NotificationTarget, WebAddress
 from lineside.cli.configuration.section import Section
 from lineside.subscribers.watchdog.rules.registry import RuleOptions
 
@@ -26,4 +27,11 @@ class Alerts(Section):
         ge=0,
         description="Seconds between two reminders of an open critical alert; 0 sends none.",
     )
+    page: WebAddress = Field(
+        default="", description="Address of the dashboard, for links in notifications."
+    )
+    notify: list[NotificationTarget] = Field(
+        default=[], description="Targets of notifications; `N` is a number from 0."
+    )
+    heartbeat: Heartbeat = Heartbeat()
     rules: RuleOptions = Field(default=RuleOptions(), description="Options of the rules by name.")

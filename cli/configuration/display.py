@@ -6,6 +6,7 @@ from typing import Any
 
 from lineside.bus.yaml_document import Key
 from lineside.cli.configuration.loading import StackConfiguration
+from lineside.cli.configuration.notification import redacted
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.spool.sanitize import Sanitizer
@@ -27,6 +28,9 @@ def effective(configuration: StackConfiguration) -> dict[str, Any]:
             _replace(shown, key)
     shown["stopper"]["rules"] = [rule_parser.fields_of(rule) for rule in configuration.rules]
     clean: dict[str, Any] = Sanitizer().clean(shown)
+    # The redactor takes each ``webhook`` for a secret as a whole.
+    targets = {name: shown["alerts"][name] for name in ("notify", "heartbeat")}
+    clean["alerts"] = redacted({**clean["alerts"], **targets})
     return clean
 
 

@@ -56,6 +56,9 @@ def node_at(key: Key) -> dict[str, Any]:
 
 
 def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+    references = [one for one in node.get("anyOf", ()) if "$ref" in one]
+    if len(references) == 1:  # a section that may be missing
+        return {**_resolved(references[0]), **node}
     if "$ref" not in node:
         return node
     definition: dict[str, Any] = _schema()["$defs"][node["$ref"].rpartition("/")[2]]

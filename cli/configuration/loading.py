@@ -17,6 +17,7 @@ from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED, redact_text
 from lineside.subscribers.stopper import rule_parser
+from lineside.subscribers.watchdog.notification.secret_url import without_secrets
 
 if TYPE_CHECKING:
     from lineside.subscribers.stopper.rules import Rule
@@ -148,4 +149,6 @@ def _absolute(file: Path | None, path: Path) -> Path:
 
 
 def _redact(name: str, text: str) -> str:
+    if name == "url":
+        return without_secrets(text)
     return REDACTED if is_secret_name(name) else redact_text(text)

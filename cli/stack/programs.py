@@ -60,7 +60,8 @@ def programs(
         found.append(Program("stopper", module_command("lineside.cli", "stopper"), env))
     if values.alerts.enabled and values.recorder.enabled:
         argv = module_command("lineside.cli", "watchdog")
-        found.append(Program("watchdog", argv, env, is_required=False))
+        has_check = bool(values.alerts.notify)
+        found.append(Program("watchdog", argv, env, is_required=False, has_check=has_check))
     for name, subscriber in configuration.subscribers.items():
         argv = module_command("lineside.cli", "subscriber", name)
         # It reads the file with the settings of the stack, and then takes its own.
@@ -69,7 +70,7 @@ def programs(
             for variable, value in subscriber.environment.items()
             if not variable.startswith("LINESIDE_")
         }
-        found.append(Program(name, argv, {**env, **own}, is_required=False))
+        found.append(Program(name, argv, {**env, **own}, is_required=False, has_check=True))
     return found
 
 

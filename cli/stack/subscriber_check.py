@@ -20,14 +20,14 @@ _PREFIX = "lineside: "
 
 
 def check_subscribers(programs: Iterable[Program], seconds: float = CHECK_SECONDS) -> None:
-    """Check that the classes of the subscribers can be imported and take their options.
+    """Check classes and options of the subscribers, and the watchdog's targets of notifications.
 
     Raises:
-        UsageError: one cannot, or does not.
+        UsageError: one cannot be used.
     """
     until = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
-        checks = [stack.enter_context(_Check(one)) for one in programs if not one.is_required]
+        checks = [stack.enter_context(_Check(one)) for one in programs if one.has_check]
         faults = [fault for check in checks if (fault := check.fault(until))]
     if faults:
         raise UsageError("\n".join(faults))

@@ -19,13 +19,15 @@ from lineside.cli.stack.log_file import LogFile
 class Program:
     """A module to run with ``argv``; ``env`` is added to this process's own environment.
 
-    A stack whose program ``is_required`` ends before it is ready cannot work.
+    A stack whose program ``is_required`` ends before it is ready cannot work. A program that
+    ``has_check`` reports faults of its configuration with the option ``--check``.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     is_required: bool = True
+    has_check: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from lineside.bus.yaml_document import Key
 from lineside.cli.configuration import json_schema
 from lineside.cli.configuration.loading import load
 from lineside.cli.configuration.schema import Configuration
@@ -22,17 +23,22 @@ RULES = ("alerts", "rules")
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def keys(place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each key of the schema with its node; the name of a subscriber is ``NAME``."""
+def keys(place: Key = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key of the schema with its node.
+
+    The name of a subscriber is ``NAME``, and a place in a list of sections ``N``.
+    """
     for name in json_schema.names_at(place):
         key = (*place, name)
         node = json_schema.node_at(key)
         if key == RULES:  # they have a page of their own
-            yield ".".join(key), {**node, "default": None}
+            yield ".".join(map(str, key)), {**node, "default": None}
             continue
         if "description" in node and "properties" not in node:
-            yield ".".join(key), node
+            yield ".".join("N" if part == 0 else str(part) for part in key), node
         yield from keys(key)
+        if json_schema.names_at((*key, 0)):
+            yield from keys((*key, 0))
         if name == "subscribers":
             yield from keys((*key, "NAME"))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 from lineside.subscribers.watchdog.notification.digest import Digest
 from lineside.subscribers.watchdog.notification.message import Message, duration, trial_message
 from tests.subscribers.watchdog.notification.kit import ALERT, alert, closed
+
+DOCS = Path(__file__).parents[4] / "docs"
 
 
 def test_an_opening_has_what_happened_where_and_what_to_do_next() -> None:
@@ -82,6 +87,26 @@ def test_the_body_of_a_webhook_is_strict_json() -> None:
     assert parsed["data"]["details"]["metrics"] == {"loss": 0.25, "grad_norm": "NaN"}
     assert parsed["data"]["was_announced"] is False
     assert parsed["data"]["link"] is None
+
+
+def test_the_documented_examples_are_what_is_sent() -> None:
+    page = "https://lineside.example.org"
+    reference = (DOCS / "reference" / "notifications.md").read_text()
+    [example] = re.findall(r"^```json\n(.*?)^```", reference, re.S | re.M)
+    details = {"step": 1200, "metrics": {"loss": float("nan")}, "host": "gpu-7"}
+    one = replace(
+        closed(),
+        rule="nan",
+        subject="loss",
+        summary="loss is NaN since step 1,200",
+        updated_at=ALERT.opened_at + 600,
+        details=details,
+    )
+    assert json.loads(example) == Message("m1", "closed", one, page=page).to_json()
+    how_to = (DOCS / "how-to" / "notifications.md").read_text()
+    opened = alert(details={**ALERT.details, "free_gpus": None})
+    message = Message("m1", "opened", opened, page=page)
+    assert f"```\n{message.title}\n\n{message.text}\n```" in how_to
 
 
 def test_a_trial_states_that_nothing_happened() -> None:
