@@ -99,6 +99,12 @@ RUN_FAMILIES = (
     Family(
         "lineside_rank_resident_memory_bytes", GAUGE, "Memory of the process of a rank.", ("rank",)
     ),
+    Family(
+        "lineside_rank_unsent_events",
+        GAUGE,
+        "Events of a rank that the broker had not acknowledged at its last heartbeat.",
+        ("rank",),
+    ),
     Family("lineside_events_emitted_total", COUNTER, "Events that the processes of a run emitted."),
     Family("lineside_events_received_total", COUNTER, "Events of these that the exporter read."),
     Family(

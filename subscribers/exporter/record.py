@@ -39,11 +39,15 @@ class Histogram:
 
 @dataclass(slots=True)
 class Rank:
-    """The newest heartbeat of one rank; ``hook_age`` is None for one of another machine."""
+    """The newest heartbeat of one rank; ``hook_age`` is None for one of another machine.
+
+    ``unsent`` is how many of its events the broker had not acknowledged.
+    """
 
     attempt: str
     time: float
     hook_age: float | None
+    unsent: int | None = None
 
 
 @dataclass(slots=True)

@@ -162,6 +162,7 @@ def _add_ranks(add: _Add, record: RunRecord, attempt: AttemptState) -> None:
         add("lineside_rank_heartbeat_timestamp_seconds", rank.time, label)
         add("lineside_rank_hook_age_seconds", rank.hook_age, label)
         add("lineside_rank_resident_memory_bytes", stream.rss, label)
+        add("lineside_rank_unsent_events", rank.unsent, label)
 
 
 def _add_system(add: _Add, record: RunRecord, now: float) -> None:

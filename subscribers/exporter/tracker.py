@@ -256,8 +256,12 @@ class RunTracker(RunCache):
             return
         if rank not in record.ranks and len(record.ranks) >= MAX_RANKS:
             return
+        emitted, acked = data.get("emitted"), data.get("acked")
         record.ranks[rank] = Rank(
-            attempt, context.event.time, float(age) if is_finite_number(age) else None
+            attempt,
+            context.event.time,
+            float(age) if is_finite_number(age) else None,
+            max(0, emitted - acked) if is_int64(emitted) and is_int64(acked) else None,
         )
 
     def _on_save(self, context: EventContext) -> None:

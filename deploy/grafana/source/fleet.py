@@ -110,6 +110,13 @@ def _runs() -> list[panels.AnyPanel]:
             },
             links={"run": _RUN_LINK},
         ),
+        curves(
+            "Open alerts of the watchdog",
+            units.Short,
+            Query("max by (rule, severity) (lineside_alerts_firing) > 0", "{{rule}}, {{severity}}"),
+            span=24,
+            description="As on the page of Lineside, acknowledged and muted ones too.",
+        ),
         timeline(
             "Status",
             "lineside_run_status",

@@ -121,11 +121,6 @@ def _trainings() -> list[panels.AnyPanel]:
     return [
         curves("Runs", units.Short, Query("sum by (status) (lineside_runs)", "{{status}}")),
         curves(
-            "Open alerts of the watchdog",
-            units.Short,
-            Query("sum by (rule, severity) (lineside_alerts_firing)", "{{rule}} {{severity}}"),
-        ),
-        curves(
             "Events a second",
             units.Short,
             Query("sum(rate(lineside_events_emitted_total[$__rate_interval]))", "emitted"),

@@ -284,7 +284,7 @@ def _actions() -> list[panels.AnyPanel]:
             Query(f"lineside_commands_total{{{RUN}}}", "{{op}}: {{state}}"),
         ),
         curves(
-            "Alerts of the stopper",
+            "Alerts of watchdog and stopper",
             units.Short,
             Query(f"lineside_alerts_total{{{RUN}}}", "{{rule}}"),
         ),
@@ -327,6 +327,12 @@ def _events() -> list[panels.AnyPanel]:
             "Events lost",
             units.Short,
             Query(f"lineside_events_lost_total{{{RUN}}}", "{{reason}}"),
+        ),
+        curves(
+            "Events that wait in the spool",
+            units.Short,
+            Query(f"lineside_rank_unsent_events{{{RUN}}}", "rank {{rank}}"),
+            description="Those that the broker has not acknowledged.",
         ),
         curves(
             "Time of a hook",

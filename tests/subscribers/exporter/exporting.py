@@ -43,10 +43,14 @@ class Harness:
     """An exporter in this process, from its start to its end."""
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float] = time.time, **options: Any
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        kind: type[Exporter] = Exporter,
+        **options: Any,
     ) -> None:
         self.server = PageServer(listen("127.0.0.1", 0), None)
-        self.exporter = Exporter(settings, self.server, clock=clock, **options)
+        self.exporter = kind(settings, self.server, clock=clock, **options)
         self.exporter.startup()
 
     def run_until(self, condition: Callable[[], bool]) -> None:

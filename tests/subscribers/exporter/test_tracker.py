@@ -186,3 +186,16 @@ def test_the_rules_of_open_alerts_are_bounded() -> None:
         firing.read("run", alert(str(number), "open", rule=f"rule {number}"))
     assert len(firing.counts()) == MAX_RULES + 1
     assert firing.counts()[OTHER, "critical"] == 5
+
+
+def test_events_that_the_broker_has_not_acknowledged_are_those_of_the_last_heartbeat(
+    feed: Feed,
+) -> None:
+    feed.event(0)
+    shipper = Stream("run", "shipper", "s")
+    beat: dict[str, Any] = {"producer": "rank0", "attempt": "a1", "phase": "training"}
+    for seq, emitted in enumerate((10, 25)):
+        feed.event(seq, "heartbeat", shipper, **beat, emitted=emitted, acked=7)
+    assert value(feed.samples(), "lineside_rank_unsent_events", rank="0") == 18
+    feed.event(2, "heartbeat", shipper, **beat, emitted="many", acked=7)
+    assert not select(feed.samples(), "lineside_rank_unsent_events")
