@@ -23,7 +23,7 @@ from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.transit import RecorderLag, add_spool
 
 if TYPE_CHECKING:
-    from lineside.store.history.records import Attempt, Checkpoint, Run, StreamAccount
+    from lineside.store.history.records import Alert, Attempt, Checkpoint, Run, StreamAccount
 
 
 def runs(
@@ -96,14 +96,15 @@ def _run_row(run: Run, now: datetime) -> tuple[str, ...]:
 
 
 def show(run: RunArgument, json: JsonOption = False) -> None:
-    """Show one run: attempts, last values, events, account and checkpoints."""
+    """Show one run: alerts, attempts, last values, events, account and checkpoints."""
     history, transit = open_history_and_transit()
     found = history.find(run)
     on_its_way = transit.transit(found.id)
     streams = add_spool(history.streams(found.id), on_its_way)
     checkpoints = history.checkpoints(found.id)
+    alerts = history.alerts.open(run=found.id)
     if json:
-        from lineside.dashboard.api import models
+        from lineside.dashboard.api import alert_models, models
 
         document = models.Run.model_validate(found).model_dump(mode="json")
         document["loss_account"] |= {name: sum_of(streams, name) for name in ("emitted", "lag")}
@@ -115,6 +116,9 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         document["checkpoints"] = [
             models.Checkpoint.model_validate(c).model_dump(mode="json") for c in checkpoints
         ]
+        document["alerts"] = [
+            alert_models.Alert.from_store(alert).model_dump(mode="json") for alert in alerts
+        ]
         print_json(document)
         return
     sections = [
@@ -123,6 +127,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
         ),
         pairs(_facts(found)),
         _traceback(found),
+        "Open alerts\n" + pairs([(alert.severity, _alert(alert)) for alert in alerts]),
         "Attempts\n"
         + table(
             ("  #", "ATTEMPT", "STATUS", "STEP", "STARTED", "TOOK"),
@@ -168,6 +173,11 @@ def _traceback(run: Run) -> str:
         return "\n"
     lines = [printable(line) for line in error.traceback.rstrip().split("\n")]
     return "\n".join((f"Traceback of {error.producer}", *lines))
+
+
+def _alert(alert: Alert) -> str:
+    acknowledged = ", acknowledged" if alert.acknowledged_at else ""
+    return f"{alert.summary}  ({alert.rule}, {alert.id}{acknowledged})"
 
 
 def _recorder(lag: RecorderLag) -> str:

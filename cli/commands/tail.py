@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.bus.protocol.event_kinds import COUNTED, KINDS, event_kind
+from lineside.bus.protocol.event_kinds import ALERT, COUNTED, KINDS, event_kind
 from lineside.bus.protocol.events import Event, Gap, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.terminal_text import printable
@@ -106,6 +106,9 @@ def _in_order(batch: Batch) -> Iterator[tuple[Stream | None, Event | Gap]]:
 
 def _summary(event: Event) -> str:
     data = event.data or {}
+    if event.kind == ALERT:
+        words = [str(data[name]) for name in ("state", "rule") if data.get(name)]
+        return f"  {' '.join(words)}: {data.get('summary') or data.get('why') or ''}"
     values = data.get(event_kind(event.kind).summary, {})
     if isinstance(values, dict):
         parts = [

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lineside.bus.protocol.events import INTERNAL_RUN, Stream, new_attempt
+from lineside.bus.protocol.events import INTERNAL_RUN, Event, Stream, new_attempt
 from lineside.bus.testing import Producer
+from lineside.cli.commands.tail import format_line
 from tests.cli.homes import RUN_ID, Home
 from tests.support.waiting import wait_until
 
@@ -49,6 +50,9 @@ def test_alerts_are_listed_acknowledged_muted_and_unmuted(running_home: Home) ->
     row = shown.splitlines()[1]
     assert row.startswith(f"abc1  critical  open   {RULE} (GPU 1)  {RUN_ID}")
     assert "\x1b" not in row
+    assert f"({RULE}, abc1)" in home.lineside("show", RUN_ID).stdout
+    document = json.loads(home.lineside("show", RUN_ID, "--json").stdout)
+    assert "abc1" in [alert["id"] for alert in document["alerts"]]
 
     assert home.lineside("alerts", "ack", "abc", "--note", "seen").stdout == "acknowledged abc1\n"
     wait_until(lambda: listed(home)["abc1"]["acknowledged_note"] == "seen", "it is recorded")
@@ -103,3 +107,15 @@ def test_without_a_store_an_answer_goes_to_the_run_that_is_named(
     done = home.lineside("alerts", "ack", "abe3", "--run", RUN_ID, env=broker)
     assert done.stdout == "acknowledged abe3\n"
     wait_until(lambda: listed(running_home)["abe3"]["acknowledged_at"] is not None, "recorded")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"state": "closed", "rule": "lost", "summary": "gone"}, "closed lost: gone"),
+        ({"rule": "flat", "why": "no better"}, "flat: no better"),
+    ],
+)
+def test_tail_prints_what_an_alert_reports(data: dict[str, Any], text: str) -> None:
+    line = format_line(Stream("run", "watchdog", "w"), Event(0, 1.7e9, 0, "alert", data=data))
+    assert line.endswith(f"run/watchdog  alert  step 0  {text}")
