@@ -38,7 +38,11 @@ class Variant(NamedTuple):
     @classmethod
     def of(cls, accept: str, accept_encoding: str) -> Variant:
         """What a client with these headers gets."""
-        is_openmetrics = choose_encoder(accept)[1].startswith("application/openmetrics-text")
+        try:
+            content_type = choose_encoder(accept)[1]
+        except (TypeError, ValueError):  # the version is no number
+            content_type = ""
+        is_openmetrics = content_type.startswith("application/openmetrics-text")
         return cls(is_openmetrics, "gzip" in accept_encoding)
 
     @property

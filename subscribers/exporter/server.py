@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -142,6 +143,7 @@ class _HttpServer(ThreadingHTTPServer):
     def __init__(self, listener: socket.socket, pages: PageServer) -> None:
         self.pages = pages
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._waiting: dict[socket.socket, float] = {}  # for a request, until when
         self.address_family = listener.family
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
@@ -151,12 +153,33 @@ class _HttpServer(ThreadingHTTPServer):
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def service_actions(self) -> None:
+        """Cut clients off that send their request so slowly that others find no connection free."""
+        now = time.monotonic()
+        for connection, until in list(self._waiting.items()):
+            if now > until:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_for_request(self, connection: socket.socket) -> None:
+        """The client has this long for its next request."""
+        self._waiting[connection] = time.monotonic() + _REQUEST_SECONDS
+
+    def end_wait(self, connection: socket.socket) -> None:
+        """The request is there, or there will be none."""
+        self._waiting.pop(connection, None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.end_wait(request)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -169,7 +192,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _REQUEST_SECONDS
 
+    def handle_one_request(self) -> None:
+        self.server.wait_for_request(self.connection)
+        super().handle_one_request()
+
     def do_GET(self) -> None:
+        self.server.end_wait(self.connection)
         path, pages = self.path.partition("?")[0], self.server.pages
         if path == HEALTH_PATH:
             checks = pages.checks()
