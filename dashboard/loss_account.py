@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineside.bus.wording import agree, plural
 from lineside.dashboard.formatting import capitalize_first, duration, number
+from lineside.store.limits import MAX_SERIES, MAX_VALUE_NAMES
 
 if TYPE_CHECKING:
     from lineside.dashboard.transit import Transit
@@ -60,9 +61,9 @@ def summarize(
     """
     if not streams:
         return LossSummary(CAUTION, "No event of this run has arrived yet.")
-    emitted, recorded, gaps, lag, unreadable = (
+    emitted, recorded, gaps, lag, unreadable, left_out = (
         sum(getattr(stream, name) for stream in streams)
-        for name in ("emitted", "recorded", "gaps", "lag", "unreadable")
+        for name in ("emitted", "recorded", "gaps", "lag", "unreadable", "left_out")
     )
     reported = sum(stream.reported_gaps for stream in streams)
     dropped, hook_errors, encode_failures = (
@@ -70,13 +71,14 @@ def summarize(
         for name in ("dropped", "hook_errors", "encode_failures")
     )
     overdue = lag if not run.is_running else 0
-    has_errors = hook_errors or encode_failures or unreadable
+    has_errors = hook_errors or encode_failures or unreadable or left_out
     is_behind = transit is not None and transit.recorder.is_behind
     unknown = unknown_since(run, transit)
     sentences = [
         *_loss_sentences(gaps, reported, dropped),
         *_lag_sentences(run, overdue, transit),
         *_error_sentences(hook_errors, encode_failures, unreadable),
+        *_name_sentences(left_out),
         *_cost_sentences(hook_cost(streams, run.attempts)),
     ]
     if gaps or dropped:
@@ -203,6 +205,16 @@ def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) ->
             "kind; the timeline marks each."
         )
     return sentences
+
+
+def _name_sentences(left_out: int) -> list[str]:
+    if not left_out:
+        return []
+    return [
+        f"{plural(left_out, 'logged value')} {agree(left_out, 'has')} no chart: a process may have "
+        f"{MAX_SERIES:,} metrics and {MAX_VALUE_NAMES:,} texts. The events have all of them. Log "
+        "under names that do not change from step to step."
+    ]
 
 
 def _cost_sentences(cost: HookCost | None) -> list[str]:

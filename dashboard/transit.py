@@ -95,6 +95,7 @@ def _unrecorded(producer: str, attempt: str, count: int) -> StreamAccount:
         reported_gaps=0,
         lag=count,
         unreadable=0,
+        left_out=0,
         dropped=None,
         hook_errors=None,
         encode_failures=None,

@@ -264,6 +264,7 @@ class Stream(Document):
     reported_gaps: int = Field(description="Of the gaps, those that the producer has reported.")
     lag: int
     unreadable: int
+    left_out: int = Field(description="Values that have no curve: their names were too many.")
     dropped: int | None
     hook_errors: int | None
     encode_failures: int | None

@@ -132,6 +132,7 @@ streams = Table(
     Column("missing", BigInteger, nullable=False),
     Column("reported", BigInteger, nullable=False, server_default="0"),  # missing, by its producer
     Column("unreadable", BigInteger, nullable=False),
+    Column("left_out", BigInteger, nullable=False, server_default="0"),  # values of no curve or row
     Column("emitted", BigInteger, nullable=False),
     # The emitter's counters, and the newest heartbeat.
     Column("dropped", BigInteger),
@@ -184,14 +185,11 @@ events = Table(
     Column("time", Double, nullable=False),
     Column("control", BigInteger, nullable=False),
     Column("data", Text),
-    Column("problem", Text),
+    Column("problem", Text),  # why its data does not match its kind
     Index(None, "run_key", "kind", "n"),
     sqlite_with_rowid=False,
 )
-"""All events but step-level ones and heartbeats, numbered within their run in order of recording.
-
-``problem`` states why the data of an event does not match its kind.
-"""
+"""All events but step-level ones and heartbeats, numbered within their run as recorded."""
 
 series = Table(
     "series",

@@ -169,8 +169,10 @@ class StreamAccount:
 
     ``dropped`` counts events for which spool or disk had no room (they are also in ``gaps`` once
     reported). Of ``gaps``, the producer has reported ``reported_gaps``: they were never in the
-    journal. ``unreadable`` counts recorded events whose data did not match their kind. ``hook_ns``
-    is the time spent in ``hooks`` hooks. ``rss`` is in bytes. None means never reported.
+    journal. ``unreadable`` counts recorded events whose data did not match their kind,
+    ``left_out`` the values of recorded events that have no curve and are no logged value, because
+    their names were too many. ``hook_ns`` is the time spent in ``hooks`` hooks. ``rss`` is in
+    bytes. None means never reported.
     """
 
     producer: str
@@ -181,6 +183,7 @@ class StreamAccount:
     reported_gaps: int
     lag: int
     unreadable: int
+    left_out: int
     dropped: int | None
     hook_errors: int | None
     encode_failures: int | None

@@ -154,6 +154,7 @@ def stream_account(row: Any) -> StreamAccount:
         reported_gaps=row.reported,
         lag=loss.lag,
         unreadable=row.unreadable,
+        left_out=row.left_out,
         dropped=row.dropped,
         hook_errors=row.hook_errors,
         encode_failures=row.encode_failures,

@@ -13,7 +13,6 @@ from lineside.bus.protocol.event_kinds import KINDS, METRICS
 from lineside.bus.protocol.events import RANK_0, Stream, is_rank
 from lineside.bus.protocol.fields import is_int64, is_name, is_timestamp
 from lineside.bus.protocol.metric_points import other_values
-from lineside.bus.wording import agree, plural
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import is_finite_number, sanitize_text, to_json
 from lineside.store.recording.event_context import (
@@ -23,7 +22,7 @@ from lineside.store.recording.event_context import (
     optional_text,
 )
 from lineside.store.recording.progress import mark_alive, mark_progress
-from lineside.store.recording.run_cache import MAX_SERIES, RunCache
+from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, StreamState
 from lineside.store.status.verdict import DETECTION_SECONDS, RAISED, RankState
 
@@ -134,9 +133,8 @@ class EventHandlers:
         _required_mapping(context, KINDS[context.event.kind].summary)
         stream, event = context.stream, context.event
         for name, value in other_values(event).items():
-            if is_name(name):
-                found = (event.step, event.time, value)
-                self._cache.rows.logged_values[stream.id, name] = found
+            if is_name(name) and not self._cache.set_logged_value(stream, name, event, value):
+                stream.left_out += 1
         self._add_points(context, self._cache.metric_points(context.run, stream).of(event))
         if context.data.get("outside_training") is True and not stream.rank.began:
             # All that this process does is over: until another evaluation it sends nothing more.
@@ -224,19 +222,13 @@ class EventHandlers:
 
     def _add_points(self, context: EventContext, values: Mapping[str, float | int]) -> None:
         stream, event, cache = context.stream, context.event, self._cache
-        rejected = 0
         for name, value in values.items():
             if not isinstance(value, float) and not is_finite_number(value):
                 continue
             if (METRIC, name) not in stream.series and not is_name(name):
                 continue
             if not cache.add_point(stream, METRIC, name, event.step, event, value):
-                rejected += 1
-        if rejected:
-            raise InvalidEventData(
-                f"{plural(rejected, 'metric')} {agree(rejected, 'is')} not stored: a stream can "
-                f"have {MAX_SERIES} curves"
-            )
+                stream.left_out += 1
 
     def _apply_state(self, context: EventContext) -> None:
         state = context.data["state"]

@@ -29,6 +29,7 @@ from lineside.store.database.tables import (
     streams,
 )
 from lineside.store.database.values import to_text
+from lineside.store.limits import MAX_SERIES, MAX_VALUE_NAMES
 from lineside.store.recording import run_cache_loading
 from lineside.store.recording.bulk import insert_rows, update_rows
 from lineside.store.recording.run_state import (
@@ -49,8 +50,6 @@ from lineside.store.status.verdict import RUNNING, Verdict, judge_attempt, judge
 
 MAX_RUNS = 200
 """Runs kept in memory between transactions; those not written for longest are dropped first."""
-MAX_SERIES = 10_000
-"""Curves one stream may have. A training with more metrics makes up a new name each time."""
 
 _TEXT_LENGTH = 2000  # of a logged value that is no number; the event has all of it
 _ATTEMPT_TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)-")
@@ -141,6 +140,23 @@ class RunCache:
         if curve is None:
             return False
         curve.add(step, event.time, event.epoch, value, self.rows)
+        return True
+
+    def set_logged_value(self, stream: StreamState, name: str, event: Event, value: object) -> bool:
+        """Keep a value that is no number as the newest of its name.
+
+        False if the name is new and the stream has ``MAX_VALUE_NAMES``.
+        """
+        names = stream.value_names
+        if names is None:
+            known = tables.logged_values.c
+            query = select(known.name).where(known.stream_id == stream.id)
+            names = stream.value_names = {*self.connection.execute(query).scalars()}
+        if name not in names:
+            if len(names) >= MAX_VALUE_NAMES:
+                return False
+            names.add(name)
+        self.rows.logged_values[stream.id, name] = (event.step, event.time, value)
         return True
 
     def _series(self, stream: StreamState, kind: str, name: str) -> SeriesState | None:

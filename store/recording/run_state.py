@@ -75,7 +75,8 @@ class StreamState:
     """A stream: its row, and what the next event needs of its other rows.
 
     ``is_loaded`` means that ``series`` is loaded. ``new_counts`` is what this transaction adds to
-    the event counts. ``metric_points`` is None until it is loaded. ``waited_ns`` is the wait before
+    the event counts. ``metric_points`` and ``value_names``, the names of the logged values that are
+    no numbers, are None until they are loaded. ``waited_ns`` is the wait before
     the current step. ``is_stopping``: the newest event has ``should_training_stop`` set.
     """
 
@@ -89,6 +90,7 @@ class StreamState:
     missing: int = 0
     reported: int = 0
     unreadable: int = 0
+    left_out: int = 0
     emitted: int = 0
     dropped: int | None = None
     hook_errors: int | None = None
@@ -108,6 +110,7 @@ class StreamState:
     new_counts: dict[str, int] = field(default_factory=dict)
     series: dict[tuple[str, str], SeriesState] = field(default_factory=dict)
     metric_points: MetricPoints | None = None
+    value_names: set[str] | None = None
 
     @property
     def has_pending_events(self) -> bool:

@@ -56,6 +56,14 @@ def test_events_missing_after_the_end_are_reported_with_a_remedy(
     assert "`lineside ship`" in summary.sentences[0]
 
 
+def test_values_beyond_the_limit_of_names_are_counted(harness: Harness) -> None:
+    harness.train()
+    streams = [replace(one, left_out=3) for one in harness.history.streams("tiny-1")]
+    summary = summarize(harness.history.run("tiny-1"), streams)
+    assert summary.tone == CAUTION
+    assert any("3 logged values have no chart" in sentence for sentence in summary.sentences)
+
+
 @pytest.mark.parametrize("dropped", [0, 3, 9])
 @pytest.mark.parametrize("expired", [0, 2])
 def test_missing_events_are_counted_by_cause(harness: Harness, dropped: int, expired: int) -> None:

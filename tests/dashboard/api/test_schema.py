@@ -24,6 +24,7 @@ schemathesis: Any = load("schemathesis")
 
 EXAMPLES = 250  # of each kind of question, over all routes
 ENDLESS = "/api/live"
+READINESS = "/readyz"
 OURS = {"run_id": "tiny-1", "name": "loss"}
 
 
@@ -66,7 +67,8 @@ def test_no_request_of_schemathesis_makes_the_server_fail(
             known = {name: OURS.get(name, value) for name, value in case.path_parameters.items()}
             case.path_parameters.update(known)
         answer = case.call()
-        assert answer.status_code < 500, answer.text
+        # No recorder runs here: after some seconds it is behind the broker, and that is not ready.
+        assert answer.status_code < 500 or case.path == READINESS, answer.text
         case.validate_response(answer, checks=expected)
 
     with BrokerProcess(harness.settings.home) as broker:

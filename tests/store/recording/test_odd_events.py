@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Engine
 
 from lineside.bus.errors import StoreError, StoreUnavailable
 from lineside.bus.protocol.events import Event
@@ -176,14 +177,34 @@ def test_more_metrics_than_a_stream_may_have_stay_in_their_events(
 ) -> None:
     monkeypatch.setattr("lineside.store.recording.run_cache.MAX_SERIES", 3)
     trainer = FakeProducer()
-    for step in range(5):
-        trainer.log(**{f"new{step}": 1.0}, same=1.0)
+    trainer.emit("train_begin", {"state": {"max_steps": 9}})
+    for step in range(1, 6):
+        trainer.step = step
+        trainer.emit("log", {"logs": {f"new{step}": 1.0, "same": 1.0}, "state": {"max_steps": 9}})
     FakeJournal(writer).deliver(trainer)
-    assert [s.name for s in history.metrics("run")] == ["new0", "new1", "same"]
-    problems = [row.problem for row in history.events("run").items]
-    assert problems[:2] == [None, None]
-    assert all(problem and "1 metric is not stored" in problem for problem in problems[2:])
+    assert [s.name for s in history.metrics("run")] == ["new1", "new2", "same"]
+    assert [row.problem for row in history.events("run").items] == [None] * 6
     assert history.points("run", "same").total == 5
+    assert history.run("run").step == 5
+    [account] = history.streams("run")
+    assert (account.unreadable, account.left_out) == (0, 3)
+
+
+def test_more_texts_than_a_stream_may_have_stay_in_their_events(
+    writer: Writer, history: History, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside.store.recording.run_cache.MAX_VALUE_NAMES", 3)
+    trainer, journal = FakeProducer(), FakeJournal(writer)
+    for step in range(5):
+        trainer.log(**{f"new{step}": "text"}, same=f"text {step}")
+    journal.deliver(trainer)
+    trainer.log(new7="text", new0="again", same="last")
+    journal.writer = Writer(engine)  # which knows nothing of the stream yet
+    journal.deliver(trainer)
+    values = {value.name: value.text for value in history.logged_values("run")}
+    assert values == {"new0": "again", "new1": "text", "same": "last"}
+    [account] = history.streams("run")
+    assert (account.unreadable, account.left_out) == (0, 4)
 
 
 def _fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Alerts, their acknowledgements and their mutes."""
+"""Alerts, their acknowledgements and their mutes; values beyond the limit of names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column(
+        "streams", sa.Column("left_out", sa.BigInteger(), nullable=False, server_default="0")
+    )
     op.create_table(
         "alerts",
         sa.Column("run_key", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
