@@ -122,7 +122,7 @@ RUN_FAMILIES = (
     Family(
         "lineside_checkpoint_interval_steps",
         GAUGE,
-        "The most steps that there have been from one checkpoint, or the start, to the next.",
+        "Steps from one checkpoint to the next: save_steps, or the most there were.",
     ),
     Family(
         "lineside_alerts_total",

@@ -57,7 +57,8 @@ class RunRecord:
     ``metrics``, ``system`` (those of samplers) and ``nonfinite`` are by producer and name.
     ``sampled_at`` is when each sampler last reported, by the clock of the exporter.
     ``ended_seen_at`` is when the end was read, or when it was if the exporter read it later.
-    ``is_interrupted``: the wait before the next step is not one for data.
+    ``is_interrupted``: the wait before the next step is not one for data. ``save_interval`` is the
+    most steps that there were before one of the ``saves``, ``save_steps`` that of the arguments.
     """
 
     state: RunState
@@ -75,7 +76,9 @@ class RunRecord:
     checkpoints: dict[str, int] = field(default_factory=dict)
     saved_step: int | None = None
     saved_at: float | None = None
-    save_interval: int | None = None
+    save_interval: int = 0
+    saves: int = 0
+    save_steps: float | None = None
     alerts: dict[str, int] = field(default_factory=dict)
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
     pending: dict[str, float] = field(default_factory=dict)
@@ -137,6 +140,8 @@ _PLAIN = (
     "saved_step",
     "saved_at",
     "save_interval",
+    "saves",
+    "save_steps",
     "alerts",
     "pending",
     "best_metric",

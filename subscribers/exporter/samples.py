@@ -33,6 +33,8 @@ STATUSES = (
 """Every status that a run can have."""
 PHASES = ("starting", "training", "waiting", "evaluating", "saving", "paused", "finished")
 """Every phase that a rank can have."""
+RHYTHM_SAVES = 3
+"""So many checkpoints show how many steps are usual, where the arguments have none."""
 _UNFINISHED = (verdict.RUNNING, STALLED, DISCONNECTED)
 _NAMED_METRICS = {
     "lineside_run_loss": "loss",
@@ -114,13 +116,20 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     add("lineside_checkpoints", len(record.checkpoints))
     add("lineside_checkpoint_last_saved_step", record.saved_step)
     add("lineside_checkpoint_last_saved_timestamp_seconds", record.saved_at)
-    add("lineside_checkpoint_interval_steps", record.save_interval)
+    add("lineside_checkpoint_interval_steps", _save_interval(record))
     for rule, count in record.alerts.items():
         add("lineside_alerts_total", count, f',rule="{escape(rule)}"')
     for (op, state), count in record.commands.items():
         add("lineside_commands_total", count, f',op="{op}",state="{state}"')
     waits = [expires + commands.GRACE_SECONDS > now for expires in record.pending.values()]
     add("lineside_commands_pending", sum(waits) if is_open else 0)
+
+
+def _save_interval(record: RunRecord) -> float | None:
+    every, max_steps = record.save_steps, record.state.max_steps
+    if every is None:
+        return record.save_interval if record.saves >= RHYTHM_SAVES else None
+    return every if every >= 1 else every * (max_steps or 0) or None
 
 
 class _Add(Protocol):

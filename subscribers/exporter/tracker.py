@@ -247,6 +247,7 @@ class RunTracker(RunCache):
             "model": _text(model, "class"),
             "world_size": str(world_size) if is_int64(world_size) else "",
         }
+        self._record.save_steps = _save_steps(data.get("args"))
         self._take_best(data.get("state"))
 
     def _on_heartbeat(self, context: EventContext) -> None:
@@ -270,8 +271,8 @@ class RunTracker(RunCache):
         path = optional_text(context.data, "checkpoint")
         if path is not None and len(record.checkpoints) < _MAX_CHECKPOINTS:
             record.checkpoints[path] = event.step
-            interval = event.step - (record.saved_step or 0)
-            record.save_interval = max(record.save_interval or 1, interval)
+            record.save_interval = max(record.save_interval, event.step - (record.saved_step or 0))
+            record.saves += 1
             record.saved_step, record.saved_at = event.step, event.time
 
     def _on_alert(self, context: EventContext) -> None:
@@ -303,6 +304,22 @@ class RunTracker(RunCache):
             record.pending[command_id] = (
                 float(expires) if is_finite_number(expires) else context.event.time
             )
+
+
+def _save_steps(args: object) -> float | None:
+    """Of TrainingArguments: steps, or their part of all, between checkpoints.
+
+    0 if none is ever due, None if the arguments have no number.
+    """
+    if not isinstance(args, Mapping):
+        return None
+    strategy, every = (
+        str(args.get("save_strategy")).rpartition(".")[2].lower(),
+        args.get("save_steps"),
+    )
+    if strategy == "steps" and is_finite_number(every) and every > 0:
+        return float(every)
+    return 0.0 if strategy in ("no", "best") else None
 
 
 def _count(counts: dict[str, int], name: str) -> None:

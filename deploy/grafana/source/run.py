@@ -258,7 +258,7 @@ def _actions() -> list[panels.AnyPanel]:
             "Steps between them",
             units.LocaleFormat,
             Query(f"lineside_checkpoint_interval_steps{{{RUN}}}"),
-            description="The most that there have been.",
+            description="save_steps, or the most that there have been.",
         ),
         number("Commands waiting", units.NoUnit, Query(f"lineside_commands_pending{{{RUN}}}")),
         number(

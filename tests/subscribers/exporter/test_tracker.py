@@ -147,11 +147,29 @@ def test_an_event_that_no_handler_can_take_holds_up_no_other(
     assert feed.lost() == (0, 0)
 
 
-def test_the_steps_between_checkpoints_are_the_most_that_there_were(feed: Feed) -> None:
-    for seq, step in enumerate((500, 1000, 1010, 1400)):
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({"save_strategy": "epoch", "save_steps": 7}, 490),  # the most that there were
+        ({"save_strategy": "steps", "save_steps": 600}, 600),
+        ({"save_strategy": "steps", "save_steps": 0.05}, 250),  # a part of max_steps
+        ({"save_strategy": "SaveStrategy.BEST", "save_steps": 500}, None),
+        (None, 490),
+    ],
+)
+def test_the_steps_between_checkpoints_are_those_of_the_arguments_or_the_most_there_were(
+    feed: Feed, args: object, expected: float | None
+) -> None:
+    feed.event(0, "run_start", args=args)
+    feed.event(1, "train_begin", state={"max_steps": 5_000})
+    for seq, step in enumerate((10, 500), 2):
         feed.event(seq, "save", step=step, checkpoint=f"/out/checkpoint-{step}")
-    assert value(feed.samples(), "lineside_checkpoint_interval_steps") == 500
-    assert value(feed.samples(), "lineside_checkpoint_last_saved_step") == 1400
+    if expected == 490:
+        assert not select(feed.samples(), "lineside_checkpoint_interval_steps")
+    feed.event(4, "save", step=900, checkpoint="/out/checkpoint-900")
+    found = select(feed.samples(), "lineside_checkpoint_interval_steps").values()
+    assert list(found) == ([] if expected is None else [expected])
+    assert value(feed.samples(), "lineside_checkpoint_last_saved_step") == 900
 
 
 def alert(alert_id: str, state: str, **changes: str) -> dict[str, Any]:
