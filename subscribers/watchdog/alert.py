@@ -10,6 +10,8 @@ Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The most severe first."""
 State = Literal["open", "closed"]
+NOTIFICATION_FAILING = "notification_failing"
+"""The rule about a target that takes no notifications: the subject is the target's name."""
 OPEN: State = "open"
 CLOSED: State = "closed"
 

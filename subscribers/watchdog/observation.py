@@ -88,7 +88,8 @@ class StackObservation:
     ``store_problem`` is why the store cannot be read. ``recorder_lag`` is for how many seconds the
     recorder has been behind. ``spool_waiting`` events wait in the spool; ``spool_silence`` is for
     how many seconds those of one stream have waited without one being confirmed. ``runs`` are all
-    that were read.
+    that were read. ``failing_targets`` has, for each target that took no notification at the last
+    attempt, a sentence with the reason.
     """
 
     now: float
@@ -104,6 +105,7 @@ class StackObservation:
     disks: Sequence[Disk] = ()
     cursors: Sequence[CursorLag] = ()
     runs: Sequence[RunObservation] = ()
+    failing_targets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_broker_answering(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -52,6 +52,9 @@ class Notifications(Protocol):
     def beat(self) -> None:
         """The watchdog has judged, and store and broker answered."""
 
+    def problems(self) -> Mapping[str, str]:
+        """A sentence for each target, by its name, that took nothing at the last attempt."""
+
     def close(self, timeout: float) -> None:
         """Send what is left, for at most ``timeout`` seconds; the next start sends the rest."""
 
@@ -69,6 +72,10 @@ class NoNotifications:
 
     def beat(self) -> None:
         """Do nothing."""
+
+    def problems(self) -> Mapping[str, str]:
+        """None: there is no target."""
+        return {}
 
     def close(self, timeout: float) -> None:
         """Do nothing."""
@@ -161,7 +168,12 @@ class Watchdog(Service):
         except StoreError as error:
             problem = str(error)
             stack = self._stack.observe(None)
-        stack = replace(stack, store_problem=problem, runs=changes.judged)
+        stack = replace(
+            stack,
+            store_problem=problem,
+            runs=changes.judged,
+            failing_targets=self._notifications.problems(),
+        )
         judgement = self._judge.judge(stack, changes, self.responses)
         try:
             has_news = self._engine.apply(judgement, now)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lineside.bus.errors import MissingExtra
+from lineside.bus.terminal_text import printable
 from lineside.subscribers.watchdog.notification.digest import Digest, highest_severity
 from lineside.subscribers.watchdog.notification.message import Message
 from lineside.subscribers.watchdog.notification.secret_url import Redactor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SERVICE_SECONDS = 60.0
 """How long a service may take for one message."""
 _REASON_CHARACTERS = 300
+_MAIL_REASON = "Socket Exception: "
 # A run's name must not call everybody of a channel.
 _MENTION = re.compile(r"@(?=everyone|here|channel)|<(?=[@!#])")
 
@@ -57,6 +59,7 @@ class AppriseService:
                 f"an Apprise URL with all its parts, such as slack://... ({reason or 'refused'})"
             )
         self.name = str(service.service_name)
+        self._is_mail = url.startswith("mailto")
         service.retry = 0  # the outbox does it
         if "overflow=" not in url:
             service.overflow_mode = apprise.OverflowMode.TRUNCATE
@@ -77,18 +80,29 @@ class AppriseService:
             notify_type=levels[severity] if severity else types.SUCCESS,
             body_format=self._apprise.NotifyFormat.TEXT,
             interpret_escapes=False,
+            log_level=logging.DEBUG,
         )
         if not result:
             raise DeliveryFailed(self._reason(result))
 
     def _reason(self, result: Any) -> str:
-        messages = [self._redact(entry.message) for entry in result.logs()]
+        messages = [
+            self._redact(entry.message)
+            for entry in result.logs()
+            if entry.level not in ("DEBUG", "INFO", "TRACE") or self._is_reason(entry.message)
+        ]
         reason = "; ".join(dict.fromkeys(messages)) or f"Apprise reports {result.status.name}"
-        return reason[:_REASON_CHARACTERS]
+        return printable(reason[:_REASON_CHARACTERS])
+
+    def _is_reason(self, message: str) -> bool:
+        """Whether a line of Apprise's debug log is the answer of a mail server."""
+        return self._is_mail and message.startswith(_MAIL_REASON)
 
 
 def _import_apprise() -> Any:
-    logging.getLogger("apprise").propagate = False
+    logger = logging.getLogger("apprise")
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)  # the answers of mail servers are there
     try:
         import apprise
     except ModuleNotFoundError as error:

@@ -54,8 +54,8 @@ class Notifications:
         if self._heartbeat is not None:
             self._heartbeat.beat()
 
-    def problems(self) -> list[str]:
-        """A sentence for each target that took no message at the last attempt."""
+    def problems(self) -> dict[str, str]:
+        """A sentence for each target, by its name, that took no message at the last attempt."""
         return self._notifier.problems()
 
     def close(self, timeout: float) -> None:

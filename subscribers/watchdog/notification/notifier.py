@@ -50,9 +50,9 @@ class Notifier:
         for thread in self._threads:
             thread.wake()
 
-    def problems(self) -> list[str]:
-        """A sentence for each target that took no message at the last attempt."""
-        return [thread.problem for thread in self._threads if thread.problem]
+    def problems(self) -> dict[str, str]:
+        """A sentence for each target, by its name, that took no message at the last attempt."""
+        return {one.target.name: one.problem for one in self._threads if one.problem}
 
     def close(self, timeout: float) -> None:
         """Stop; a message on its way gets ``timeout`` seconds, and is sent again otherwise."""
@@ -69,7 +69,7 @@ class _DeliveryThread(threading.Thread):
         super().__init__(name=f"deliver to {target.name}", daemon=True)
         self.problem = ""
         self._outbox = outbox
-        self._target = target
+        self.target = target
         self._first_delay = first_delay
         self._failures = 0
         self._condition = threading.Condition()
@@ -93,7 +93,7 @@ class _DeliveryThread(threading.Thread):
             try:
                 delay = self._deliver_next()
             except Exception:  # the queue of this target must not end
-                log.exception("watchdog: a notification to %s failed", self._target.name)
+                log.exception("watchdog: a notification to %s failed", self.target.name)
                 delay = _STATE_DELAY
             with self._condition:
                 if delay is None:
@@ -103,25 +103,25 @@ class _DeliveryThread(threading.Thread):
 
     def _deliver_next(self) -> float | None:
         """Deliver what is due; the seconds until the next time, None if nothing waits."""
-        waiting = self._until_written(lambda: self._outbox.next(self._target))
+        waiting = self._until_written(lambda: self._outbox.next(self.target))
         if not waiting:
             return None
         try:
-            self._target.sender.send([one.message for one in waiting])
+            self.target.sender.send([one.message for one in waiting])
         except DeliveryFailed as error:
             return self._handle_failure(waiting, error)
         except Exception as error:  # noqa: BLE001 - of a service's own code; its text may be secret
             return self._handle_failure(waiting, DeliveryFailed(f"a {type(error).__name__}"))
-        self._until_written(lambda: self._outbox.delivered(self._target, waiting))
+        self._until_written(lambda: self._outbox.delivered(self.target, waiting))
         if self._failures:
-            log.info("watchdog: %s takes notifications again", self._target.name)
+            log.info("watchdog: %s takes notifications again", self.target.name)
         self._failures, self.problem = 0, ""
         return 0.0
 
     def _handle_failure(self, waiting: Sequence[Waiting], error: DeliveryFailed) -> float | None:
-        name, alert = self._target.name, waiting[0].message.alert
+        name, alert = self.target.name, waiting[0].message.alert
         if error.is_final:
-            count = self._until_written(lambda: self._outbox.remove(self._target)) or 0
+            count = self._until_written(lambda: self._outbox.remove(self.target)) or 0
             self._is_stopping = True
             self.problem = f"{name} wants no more notifications: {error}"
             log.error(
@@ -132,7 +132,7 @@ class _DeliveryThread(threading.Thread):
             )
             return None
         with contextlib.suppress(LinesideError):  # only the order of the next attempts
-            self._outbox.failed(self._target, waiting)
+            self._outbox.failed(self.target, waiting)
         self._failures += 1
         delay = min(self._first_delay * 2.0 ** min(self._failures - 1, 30), MAX_DELAY)
         delay *= random.uniform(0.8, 1.2)  # noqa: S311 - nothing secret
@@ -159,7 +159,7 @@ class _DeliveryThread(threading.Thread):
                 return change()
             except LinesideError as error:
                 if not is_logged:
-                    log.warning("watchdog: notifications to %s wait: %s", self._target.name, error)
+                    log.warning("watchdog: notifications to %s wait: %s", self.target.name, error)
                     is_logged = True
             with self._condition:
                 self._condition.wait_for(lambda: self._is_stopping, _STATE_DELAY)

@@ -18,7 +18,7 @@ from typing import Any
 
 from lineside.bus.wording import agree, plural
 from lineside.subscribers.state_file import StateFile
-from lineside.subscribers.watchdog.alert import Alert, AlertChange
+from lineside.subscribers.watchdog.alert import NOTIFICATION_FAILING, Alert, AlertChange
 from lineside.subscribers.watchdog.notification.message import Message, NotificationEvent, duration
 from lineside.subscribers.watchdog.notification.target import Target
 
@@ -83,7 +83,7 @@ class Outbox:
             if change == "closed":
                 if not _is_announced(db, target.id, alert.id):
                     continue
-            elif target.filter.matches(alert):
+            elif target.filter.matches(alert) and not _is_about(target, alert):
                 db.execute(
                     "INSERT OR IGNORE INTO announced VALUES (?, ?, 0, ?)",
                     (target.id, alert.id, now),
@@ -235,6 +235,11 @@ def _alert_of(data: str) -> Alert:
     """The alert that a row holds; one of another version may have more fields."""
     values = json.loads(data)
     return Alert(**{one.name: values[one.name] for one in fields(Alert) if one.name in values})
+
+
+def _is_about(target: Target, alert: Alert) -> bool:
+    """Whether ``alert`` reports that ``target`` takes no notifications."""
+    return alert.rule == NOTIFICATION_FAILING and alert.subject == target.name
 
 
 def _is_announced(

@@ -16,6 +16,7 @@ from lineside.subscribers.watchdog.rules.lineside import (
     SubscriberLagging,
 )
 from lineside.subscribers.watchdog.rules.loss import Divergence, LossSpike, NotFinite
+from lineside.subscribers.watchdog.rules.notifications import NotificationFailing
 from lineside.subscribers.watchdog.rules.rule import Rule
 from lineside.subscribers.watchdog.rules.speed import DataLoaderBound, ThroughputFell
 from lineside.subscribers.watchdog.rules.status import Disconnected, Failed, Lost, Stalled
@@ -44,6 +45,7 @@ class RuleOptions(BaseModel):
     spool_lagging: SpoolLagging = SpoolLagging()
     subscriber_lagging: SubscriberLagging = SubscriberLagging()
     subscriber_errors: SubscriberErrors = SubscriberErrors()
+    notification_failing: NotificationFailing = NotificationFailing()
 
 
 RULES: tuple[Rule, ...] = tuple(getattr(RuleOptions(), name) for name in RuleOptions.model_fields)

@@ -17,6 +17,7 @@ from lineside.subscribers.watchdog.rules.lineside import (
     StoreUnreadable,
     SubscriberLagging,
 )
+from lineside.subscribers.watchdog.rules.notifications import NotificationFailing
 from lineside.subscribers.watchdog.rules.rule import Finding, StackRule
 from tests.subscribers.watchdog.observing import NOW, observed, run, samples
 
@@ -139,3 +140,10 @@ def test_a_subscriber_that_leaves_an_event_for_long_is_reported_but_not_the_reco
     cursors = (CursorLag("slack", 3600.0), CursorLag("recorder", 3600.0), CursorLag("other", 5.0))
     [found] = findings(SubscriberLagging(), replace(STACK, cursors=cursors))
     assert (found.subject, found.summary) == ("slack", "slack is 1 h behind the broker")
+
+
+def test_a_target_that_takes_nothing_is_an_alert_of_its_own() -> None:
+    assert findings(NotificationFailing(), STACK) == []
+    problem = "pager did not take a notification: no answer in time"
+    [found] = findings(NotificationFailing(), replace(STACK, failing_targets={"pager": problem}))
+    assert (found.subject, found.summary) == ("pager", problem)

@@ -164,6 +164,9 @@ def test_the_stoppers_alerts_are_sent_once_and_are_not_published_again(
 
         start = wake = beat = close = _ignore
 
+        def problems(self) -> dict[str, str]:
+            return {}
+
     made = Watchdog(
         settings, WatchdogOptions(interval=0.1), notifications=lambda _: Notifications()
     )

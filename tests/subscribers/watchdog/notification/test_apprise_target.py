@@ -28,6 +28,16 @@ def test_an_e_mail_has_title_and_text() -> None:
     assert "Next: lineside show run-1" in text
 
 
+def test_a_mail_that_is_not_taken_has_a_reason_without_an_address() -> None:
+    with smtp_server(refusals=1) as server:
+        url = f"mailto://127.0.0.1:{server.port}/?from=a@example.org&to=somebody@example.org"
+        with pytest.raises(DeliveryFailed, match="451, b'try later'") as caught:
+            AppriseService(url).send([Message("m1", "opened", ALERT)])
+    assert "somebody" not in str(caught.value)
+    with pytest.raises(DeliveryFailed, match="Connection refused"):
+        AppriseService(url).send([Message("m1", "opened", ALERT)])
+
+
 def test_markup_in_a_runs_name_stays_text() -> None:
     with smtp_server() as server:
         url = f"mailto://127.0.0.1:{server.port}/?from=a@example.org&to=b@example.org&format=html"

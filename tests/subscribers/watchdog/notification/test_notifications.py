@@ -27,7 +27,7 @@ def test_what_waited_at_the_end_is_sent_at_the_next_start(tmp_path: Path) -> Non
     notifications.close(5)
     state.close()
     assert sender.messages[0].link == "https://page.example/runs/run-1"
-    assert notifications.problems() == []
+    assert notifications.problems() == {}
 
 
 def test_the_heartbeat_is_sent_with_the_first_judgement() -> None:

@@ -82,7 +82,7 @@ def test_a_target_that_refuses_three_times_gets_each_message_once(
         notifier.wake()
         wait_until(lambda: len(receiver.taken) > 1 and len(server.mails) > 1)
         wait_until(lambda: not any(map(outbox.waiting_count, outbox.targets)))
-        assert notifier.problems() == []
+        assert notifier.problems() == {}
     assert len(receiver.requests) == 5
     assert len({request.headers["webhook-id"] for request in receiver.requests[:4]}) == 1
     assert [one.json["type"] for one in receiver.taken] == ["alert.opened", "alert.closed"]
@@ -131,9 +131,9 @@ def test_a_receiver_that_is_gone_is_left_alone(caplog: pytest.LogCaptureFixture)
             wait_until(lambda: "1 notification dropped" in caplog.text)
             add(state, outbox, ("opened", alert(2)))
             assert outbox.waiting_count(target) == 0
-            assert notifier.problems() == [
-                "webhook wants no more notifications: the answer was 410 Gone"
-            ]
+            assert notifier.problems() == {
+                "webhook": "webhook wants no more notifications: the answer was 410 Gone"
+            }
         assert len(receiver.requests) == 1
 
 

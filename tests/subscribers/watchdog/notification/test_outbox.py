@@ -164,6 +164,16 @@ def test_an_alert_that_opens_and_closes_at_once_is_one_message(
     assert sender.events == ["a1 opened"]
 
 
+def test_a_target_is_not_sent_that_it_takes_nothing(state: State) -> None:
+    failing, other = Recording(), Recording()
+    targets = [Target("t1", "one", failing), Target("t2", "two", other)]
+    outbox = Outbox(state, targets)
+    add(state, outbox, ("opened", alert(rule="notification_failing", subject="one")))
+    for target in targets:
+        deliver_all(outbox, target)
+    assert (failing.events, other.events) == ([], ["a1 opened"])
+
+
 def test_nothing_is_queued_if_the_transaction_of_the_caller_fails(
     state: State, target: Target
 ) -> None:
