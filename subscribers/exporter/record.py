@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from lineside.bus.protocol.events import RANK_0
 from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.recording.run_state import (
     ATTEMPT_COLUMNS,
@@ -21,6 +22,11 @@ from lineside.store.status.verdict import RankState
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """The upper bounds of the histograms, in seconds."""
 
+NAMED_METRICS = {
+    (RANK_0, name): f"lineside_run_{name}"
+    for name in ("loss", "eval_loss", "learning_rate", "grad_norm")
+}
+"""Metrics with a family of their own, by producer and name; no limit applies to them."""
 TEXT_LENGTH = 200
 """Characters of a name that a label has."""
 

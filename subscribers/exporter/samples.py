@@ -12,7 +12,13 @@ from lineside.store.status import verdict
 from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.liveness import DISCONNECTED, STALLED, status_now
 from lineside.subscribers.exporter.families import OWN_FAMILIES, RUN_FAMILIES
-from lineside.subscribers.exporter.record import BUCKETS, TEXT_LENGTH, Histogram, RunRecord
+from lineside.subscribers.exporter.record import (
+    BUCKETS,
+    NAMED_METRICS,
+    TEXT_LENGTH,
+    Histogram,
+    RunRecord,
+)
 from lineside.subscribers.exporter.system import (
     SECONDS,
     SYSTEM_FAMILIES,
@@ -36,12 +42,6 @@ PHASES = ("starting", "training", "waiting", "evaluating", "saving", "paused", "
 RHYTHM_SAVES = 3
 """So many checkpoints show how many steps are usual, where the arguments have none."""
 _UNFINISHED = (verdict.RUNNING, STALLED, DISCONNECTED)
-_NAMED_METRICS = {
-    "lineside_run_loss": "loss",
-    "lineside_run_eval_loss": "eval_loss",
-    "lineside_run_learning_rate": "learning_rate",
-    "lineside_run_grad_norm": "grad_norm",
-}
 _BOUNDS = [repr(bound) for bound in BUCKETS] + ["+Inf"]
 
 _OF_RUNS = (*RUN_FAMILIES, *SYSTEM_FAMILIES)
@@ -89,8 +89,8 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
     add("lineside_run_epoch", run.epoch)
     add("lineside_run_attempt", len(run.attempts))
     _add_progress(add, attempt, rank_0, is_open=is_open)
-    for family, name in _NAMED_METRICS.items():
-        add(family, record.metrics.get((RANK_0, name)))
+    for key, family in NAMED_METRICS.items():
+        add(family, record.metrics.get(key))
     add("lineside_run_best_metric", record.best_metric)
     add("lineside_run_best_step", record.best_step)
     metric_lines = lines["lineside_run_metric"]

@@ -30,7 +30,7 @@ from lineside.store.recording.run_cache import RunCache
 from lineside.store.recording.run_state import AttemptState, RunState, StreamState
 from lineside.store.status.verdict import RUNNING
 from lineside.subscribers.exporter.firing import FiringAlerts
-from lineside.subscribers.exporter.record import TEXT_LENGTH, Rank, RunRecord
+from lineside.subscribers.exporter.record import NAMED_METRICS, TEXT_LENGTH, Rank, RunRecord
 from lineside.subscribers.exporter.system import MAX_VALUES, system_metric
 
 log = logging.getLogger("lineside")
@@ -168,7 +168,8 @@ class RunTracker(RunCache):
             else:
                 record.metrics_dropped += 1
             return True
-        if key not in record.metrics and len(record.metrics) >= self._max_metrics:
+        is_bounded = key not in record.metrics and key not in NAMED_METRICS
+        if is_bounded and len(record.metrics) >= self._max_metrics:
             record.metrics_dropped += 1
             return True
         record.metrics[key] = number = float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from lineside.bus.protocol.events import INTERNAL_RUN, RANK_0, Event, Gap, Strea
 from lineside.subscribers.exporter.firing import MAX_RULES, OTHER, FiringAlerts
 from lineside.subscribers.exporter.record import TEXT_LENGTH, RunRecord
 from lineside.subscribers.exporter.samples import add_run, new_lines
-from lineside.subscribers.exporter.tracker import MAX_NAMES, MAX_RANKS, RunTracker
+from lineside.subscribers.exporter.tracker import MAX_METRICS, MAX_NAMES, MAX_RANKS, RunTracker
 from tests.subscribers.exporter.exporting import Samples, parse, select, value
 
 STREAM = Stream("run", RANK_0, "a1")
@@ -23,8 +24,8 @@ NOW = time.time()
 class Feed:
     """Hands events to a tracker, each in a batch of its own."""
 
-    def __init__(self) -> None:
-        self.tracker = RunTracker(lambda _run: None)
+    def __init__(self, max_metrics: int = MAX_METRICS) -> None:
+        self.tracker = RunTracker(lambda _run: None, max_metrics)
         self.now = NOW
         self._offset = 0
 
@@ -121,6 +122,18 @@ def test_metrics_of_a_machine_have_families_and_leave_when_it_reports_no_more(fe
     assert value(samples, "lineside_run_metric", metric="gpu0/of_a_later_version") == 1
     feed.now += 61
     assert not select(feed.samples(), "lineside_host_cpu_ratio")
+
+
+def test_a_loss_that_comes_after_too_many_metrics_is_shown_and_its_nan_counted() -> None:
+    feed = Feed(max_metrics=3)
+    feed.event(0, "run_start")
+    feed.event(1, "log", logs={f"metric {n}": 1.0 for n in range(9)})
+    feed.event(2, "log", logs={"loss": math.nan, "learning_rate": 0.5})
+    samples = feed.samples()
+    assert math.isnan(value(samples, "lineside_run_loss"))
+    assert value(samples, "lineside_run_learning_rate") == 0.5
+    assert value(samples, "lineside_run_nonfinite_total", metric="loss") == 1
+    assert value(samples, "lineside_run_metrics_dropped_total") == 6
 
 
 def test_no_two_names_of_a_sampler_lead_to_one_series(feed: Feed) -> None:
