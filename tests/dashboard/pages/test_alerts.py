@@ -166,6 +166,18 @@ def test_an_opened_and_a_closed_alert_are_one_line_of_the_timeline(
     assert (found.label, found.text, found.tone) == (label, text, tone)
 
 
+def test_updates_of_an_alert_are_neither_listed_nor_counted_on_the_timeline(
+    harness: Harness, client: httpx.Client
+) -> None:
+    harness.begin()
+    for second in range(5):
+        record_alert(harness, "a1", updated_at=1.7e9 + second)
+    record_alert(harness, "a1", state="closed", updated_at=1.7e9 + 9)
+    text = client.get("/timeline/tiny-1").text
+    assert len(re.findall(r"<li id=.event-\d+. data-id=.\d+. data-kind=.alert.", text)) == 2
+    assert "Alert <small data-count>2</small>" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "data", "text"),
     [
