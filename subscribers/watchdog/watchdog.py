@@ -130,7 +130,7 @@ class Watchdog(Service):
         self._due = self._revision_due = 0.0
         self.responses = Responses()
         """What people did about alerts, as far as the store has it."""
-        self._last_problem = self._logged_problem = ""
+        self._last_problem = ""
         self._progress = ProgressFile(settings.home, self.name)
 
     @property
@@ -219,13 +219,11 @@ class Watchdog(Service):
             self._store = self._runs = None
 
     def _report(self, problem: str) -> None:
-        """Log a problem at its second time in a row: at a start the store is only being made."""
-        if problem == self._last_problem != self._logged_problem:
+        if problem != self._last_problem:
             if problem:
                 log.warning("watchdog: %s", problem)
             else:
                 log.info("watchdog: judging again")
-            self._logged_problem = problem
         self._last_problem = problem
 
     def _on_fatal(self, error: BaseException) -> None:
