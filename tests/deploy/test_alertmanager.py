@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.scale import copy_scaled
+from tests.deploy.monitoring import Alertmanager
 from tests.deploy.shipped import DEPLOY, DOCS, rules
+from tests.support.waiting import wait_until
 
 START = DEPLOY / "alertmanager" / "start.sh"
 CONFIG = DEPLOY / "alertmanager" / "alertmanager.yml"
@@ -133,3 +136,34 @@ def test_every_alert_that_inhibits_or_is_inhibited_exists() -> None:
         pattern = found[2].strip('"')
         matching = {name for name in rules("alert") if re.fullmatch(pattern, name)}
         assert len(matching) == pattern.count("|") + 1, pattern
+
+
+def test_alerts_of_one_kind_are_one_message_without_those_that_follow_from_others(
+    tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    copy_scaled(60, tmp_path)
+
+    def alert(name: str, run: str, severity: str = "critical") -> dict[str, str]:
+        labels = {"alertname": name, "run": run, "project": "p", "instance": "e"}
+        return {**labels, "severity": severity}
+
+    with Alertmanager(require_program, tmp_path) as alertmanager:
+        firing = [
+            *(alert("LinesideRunLost", run) for run in ("a", "b", "c")),
+            alert("LinesideRunStalled", "a"),
+            alert("LinesideRunStalled", "d"),
+            alert("LinesideGpuIdle", "d", "warning"),
+            alert("LinesideMetricsOverLimit", "d", "info"),
+            alert("LinesideEventsLost", "a", "warning"),
+        ]
+        wait_until(lambda: alertmanager.post(*firing), "Alertmanager is up")
+        # It waits the longest: what is to come has come before it.
+        wait_until(
+            lambda: any(n.name == "LinesideEventsLost" for n in alertmanager.webhook.received)
+        )
+        messages = alertmanager.webhook.messages
+    assert sorted([(n.name, n.labels["run"]) for n in message] for message in messages) == [
+        [("LinesideEventsLost", "a")],
+        [("LinesideRunLost", "a"), ("LinesideRunLost", "b"), ("LinesideRunLost", "c")],
+        [("LinesideRunStalled", "d")],
+    ]

@@ -176,13 +176,13 @@ def test_each_alert_arrives_once_and_again_when_it_resolves_and_a_healthy_run_ha
         monitoring = stack.enter_context(
             Monitoring(require_program, tmp_path / "monitoring", targets, FACTOR)
         )
-        received = monitoring.webhook.received
+        webhook = monitoring.webhook
         connection = ProducerConnection(broker.address)
         stack.callback(connection.close)
         world = World(connection, monitoring)
 
         def arrived(alert: str, status: str) -> Callable[[], bool]:
-            return lambda: any((n.name, n.status) == (alert, status) for n in received)
+            return lambda: any((n.name, n.status) == (alert, status) for n in webhook.received)
 
         def goes_wrong(alert: str, fail: Callable[[], object], mend: Callable[[], object]) -> None:
             fail()
@@ -201,9 +201,9 @@ def test_each_alert_arrives_once_and_again_when_it_resolves_and_a_healthy_run_ha
         # All of them, each once, nothing else, and none of the healthy run.
         expected = {name for name, rule in rules("alert").items() if is_sent(rule)}
         for status in ("firing", "resolved"):
-            arrivals = Counter(n.name for n in received if n.status == status)
+            arrivals = Counter(n.name for n in webhook.received if n.status == status)
             assert arrivals == dict.fromkeys(expected, 1), status
-        assert not [n for n in received if "healthy" in n.labels.values()]
+        assert not [n for n in webhook.received if "healthy" in n.labels.values()]
         finished = 'lineside_run_status{run="healthy",status="finished"} == 1'
         world.run_until(lambda: monitoring.prometheus.query(finished), finished, DEADLINE)
 

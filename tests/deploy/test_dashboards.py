@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.exporter.families import HISTOGRAM, SUMMARY
@@ -120,6 +121,12 @@ def test_the_dashboards_show_every_family_of_the_exporter_and_every_state() -> N
 
 
 @pytest.fixture
+def token(settings: Settings) -> str:
+    """One that may read, of the home."""
+    return Keyring(keys_folder(settings.home)).new_token("prometheus", ["read"])
+
+
+@pytest.fixture
 def training(settings: Settings, broker: BrokerProcess, tmp_path: Path) -> Iterator[None]:
     """A real training that goes on until the test ends."""
     process = ForkedScript(
@@ -177,6 +184,7 @@ def faults(broker: BrokerProcess) -> Iterator[Callable[[], None]]:
 def test_every_query_and_every_metric_of_the_docs_returns_data_on_a_live_run(
     settings: Settings,
     engine: Engine,
+    token: str,
     training: None,
     faults: Callable[[], None],
     tmp_path: Path,
@@ -189,9 +197,10 @@ def test_every_query_and_every_metric_of_the_docs_returns_data_on_a_live_run(
         for name, kind in re.findall(r"^\| `(\w+)` \| (\w+) \|", reference, re.M)
     }
     wanted |= queries()
-    with ExporterProcess(settings) as exporter:
-        exporter.wait_page()
-        with Monitoring(require_program, tmp_path / "monitoring", exporter.url, 15) as monitoring:
+    with ExporterProcess(settings, "--tokens") as exporter:
+        wait_until(lambda: exporter.url, "the exporter listens")
+        folder = tmp_path / "monitoring"
+        with Monitoring(require_program, folder, exporter.url, 15, token) as monitoring:
             server = monitoring.prometheus
             wait_until(lambda: server.query(f'lineside_run_best_step{{run="{RUN}"}}'), "a run")
             environment = {**os.environ, "LINESIDE_HOME": str(settings.home)}
