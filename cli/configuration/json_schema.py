@@ -33,6 +33,11 @@ def names_at(key: Key) -> list[str]:
     return list(node_at(key).get("properties", ()))
 
 
+def has_parts(key: Key) -> bool:
+    """Whether the value at ``key`` is a mapping or a list."""
+    return node_at(key).get("type") in ("array", "object")
+
+
 def expectation(key: Key) -> str:
     """What the value at ``key`` is expected to be, in words."""
     return _describe(node_at(key))

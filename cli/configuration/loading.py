@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lineside.bus import yaml_document
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
-from lineside.cli.configuration.json_schema import expectation, names_at
+from lineside.cli.configuration.json_schema import expectation, has_parts, names_at
 from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED, redact_text
@@ -88,7 +88,7 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
         return StackConfiguration(Configuration(), _rules_of_home(home))
     document = yaml_document.load(path, what="a configuration file", redact=_redact)
     try:
-        values = Configuration.model_validate({} if document.value is None else document.value)
+        values = Configuration.model_validate(_without_empty_parts(document.value, ()))
     except ValidationError as error:
         problems = list(_problems(document, error))
     else:
@@ -109,6 +109,18 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
         if not configuration.folder(name).is_dir():
             raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])
     return configuration
+
+
+def _without_empty_parts(value: Any, key: Key) -> Any:
+    """``value`` at ``key`` without sections, mappings and lists whose lines are all comments."""
+    if not isinstance(value, dict):
+        return {} if value is None and not key else value
+    parts = {name for name in names_at(key) if has_parts((*key, name))}
+    return {
+        name: _without_empty_parts(one, (*key, name))
+        for name, one in value.items()
+        if one is not None or name not in parts
+    }
 
 
 def _problems(document: YamlDocument, error: ValidationError) -> Iterator[Problem]:

@@ -79,6 +79,8 @@ def _disks() -> dict[str, float]:
 def _network() -> dict[str, float]:
     cards = psutil.net_io_counters(pernic=True, nowrap=False)
     counted = _physical(cards)
+    if not counted:
+        return {}
     return {
         "host/network_receive_bytes": sum(cards[name].bytes_recv for name in counted),
         "host/network_transmit_bytes": sum(cards[name].bytes_sent for name in counted),

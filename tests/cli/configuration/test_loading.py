@@ -96,9 +96,11 @@ def test_an_empty_file_or_section_is_the_default(write: Write, text: str) -> Non
 
 def test_lines_that_are_all_comments_leave_the_default(write: Write) -> None:
     parts = "\n    ".join(["options:", "runs:", "environment:", "# url: x", "folder: ."])
-    found = write(f"exporter:\nsubscribers:\n  slack:\n    class: m:C\n    {parts}\n")
+    alerts = "alerts:\n  rules:\n    nan:\n  notify:\n"
+    found = write(f"exporter:\n{alerts}subscribers:\n  slack:\n    class: m:C\n    {parts}\n")
     slack = found.values.subscribers["slack"]
     assert (slack.options, slack.runs, slack.environment) == ({}, [], {})
+    assert found.values.alerts == Configuration().alerts
 
 
 def test_an_option_of_the_command_line_takes_no_port_of_another_process(write: Write) -> None:
