@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from tests.support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_BOOT_TIME_SECONDS = 1.0  # to which the kernel rounds it
 
 
 class Child:
@@ -118,6 +122,30 @@ class Child:
         self.kill()
         print(f"{self._command} ended with exit code {self.code}")  # shown if the test failed
         print(self.log_text()[-4000:])
+
+
+def kill_writer(file: Path) -> None:
+    """SIGKILL the process that wrote its id into ``file``, if it lives.
+
+    A process that began after that has only the same id.
+    """
+    pid = int(file.read_text())
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if start_time(pid) <= file.stat().st_mtime + _BOOT_TIME_SECONDS:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+
+def start_time(pid: int) -> float:
+    """When a process began, in seconds since the epoch, give or take ``_BOOT_TIME_SECONDS``."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    [booted] = [
+        line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+    ]
+    return int(booted.split()[1]) + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from lineside.bus.protocol.messages import START
 from lineside.bus.testing import BrokerProcess
 from tests.emitter.streams import data_of
 from tests.support.forked import TORCHRUN, ForkedScript
+from tests.support.processes import kill_writer
 from tests.support.waiting import DEADLINE
 
 Line = tuple[str, str, int, float | None]
@@ -206,8 +206,7 @@ class Job:
             self._process.kill()
             self._process.wait()
         for file in self.output.glob("pid*"):  # torchrun starts each in a session of its own
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(file.read_text()), signal.SIGKILL)
+            kill_writer(file)
         self.broker.stop()
 
 
