@@ -19,7 +19,7 @@ from lineside.store.recording.writer import Writer
 from lineside.subscribers.progress_file import ProgressFile
 from lineside.subscribers.publication_sender import PublicationSender
 from lineside.subscribers.state_file import StateFileError
-from lineside.subscribers.watchdog.engine import Engine, NoOutbox, Outbox, Timing
+from lineside.subscribers.watchdog.engine import Engine, Judgement, NoOutbox, Outbox, Timing
 from lineside.subscribers.watchdog.judge import Judge
 from lineside.subscribers.watchdog.rules.registry import RuleOptions, enabled_rules
 from lineside.subscribers.watchdog.rules.rule import Rule
@@ -32,7 +32,7 @@ log = logging.getLogger("lineside")
 
 CLOSE_SECONDS = 3.0
 """How long the end waits for events and notifications that are still to be sent."""
-_REVISION_SECONDS = 30.0
+_PROGRESS_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 
 
@@ -127,10 +127,10 @@ class Watchdog(Service):
         self._runs: RunObserver | None = None
         self._stack = StackObserver(settings, spool, clock)
         self._fatal: BaseException | None = None
-        self._due = self._revision_due = 0.0
+        self._due = self._progress_due = 0.0
         self.responses = Responses()
         """What people did about alerts, as far as the store has it."""
-        self._last_problem = ""
+        self._last_problem = self._logged_problem = ""
         self._progress = ProgressFile(settings.home, self.name)
 
     @property
@@ -176,13 +176,13 @@ class Watchdog(Service):
         )
         judgement = self._judge.judge(stack, changes, self.responses)
         try:
-            has_news = self._engine.apply(judgement, now)
-            has_news |= self._pass_on(changes, now)
-            if now >= self._revision_due and not problem:
-                self._state.judged(changes.revision)
-                self._revision_due = now + _REVISION_SECONDS
+            has_news = self._keep(judgement, changes, now)
         except StateFileError as error:
-            problem, has_news = str(error), False
+            # Once more in memory: an end that was judged now is not read again.
+            problem = str(error)
+            has_news = self._state.leave_file() and self._keep(judgement, changes, now)
+        if not problem:
+            self._keep_progress(changes.revision, now)
         self._report(problem)
         if has_news:
             self._sender.wake()
@@ -197,6 +197,17 @@ class Watchdog(Service):
         self._notifications.close(CLOSE_SECONDS)
         self._close_store()
         self._state.close()
+
+    def _keep(self, judgement: Judgement, changes: RunChanges, now: float) -> bool:
+        has_news = self._engine.apply(judgement, now)
+        return self._pass_on(changes, now) or has_news
+
+    def _keep_progress(self, revision: int, now: float) -> None:
+        if now < self._progress_due:
+            return
+        self._progress_due = now + _PROGRESS_SECONDS
+        if not self._state.is_in_memory or self._state.return_to_file():
+            self._state.judged(revision)
 
     def _pass_on(self, changes: RunChanges, now: float) -> bool:
         """Notify of the stopper's alerts, which it publishes itself."""
@@ -219,11 +230,13 @@ class Watchdog(Service):
             self._store = self._runs = None
 
     def _report(self, problem: str) -> None:
-        if problem != self._last_problem:
+        """Log a problem at its second time in a row: at a start the store is only being made."""
+        if problem == self._last_problem != self._logged_problem:
             if problem:
                 log.warning("watchdog: %s", problem)
             else:
                 log.info("watchdog: judging again")
+            self._logged_problem = problem
         self._last_problem = problem
 
     def _on_fatal(self, error: BaseException) -> None:

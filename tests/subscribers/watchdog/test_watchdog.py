@@ -19,8 +19,11 @@ from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.store.history.history import History
 from lineside.store.history.records import Alert
 from lineside.subscribers.watchdog import engine as engine_module
+from lineside.subscribers.watchdog.rules.lineside import BrokerUnreachable, StoreUnreadable
 from lineside.subscribers.watchdog.rules.registry import RuleOptions, enabled_rules
-from lineside.subscribers.watchdog.watchdog import Watchdog, WatchdogOptions
+from lineside.subscribers.watchdog.rules.rule import Finding
+from lineside.subscribers.watchdog.state import WatchdogState
+from lineside.subscribers.watchdog.watchdog import NoNotifications, Watchdog, WatchdogOptions
 from tests.subscribers.conftest import ServiceProcess
 from tests.support.waiting import DEADLINE, wait_until
 
@@ -234,3 +237,25 @@ def test_a_watchdog_that_is_killed_publishes_each_change_once(
 def test_a_second_watchdog_of_a_home_does_not_start(settings: Settings, watchdog: Watchdog) -> None:
     with ServiceProcess("watchdog", settings) as process:
         wait_until(lambda: "a watchdog runs on this home already" in process.log_text(), "it ends")
+
+
+def test_without_a_store_a_broker_or_room_on_the_disk_alerts_open_all_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [one.model_validate({"for": 0}) for one in (StoreUnreadable, BrokerUnreachable)]
+    state: list[WatchdogState] = []
+
+    def notifications(made: WatchdogState) -> NoNotifications:
+        state.append(made)
+        return NoNotifications()
+
+    made = Watchdog(settings, WatchdogOptions(rules=tuple(rules)), notifications=notifications)
+    try:
+        ((pages,),) = state[0].fetch("PRAGMA page_count")
+        state[0].fetch(f"PRAGMA max_page_count={pages}")
+        monkeypatch.setattr(StoreUnreadable, "judge", lambda *_: [Finding("x" * 100_000, "")])
+        made.judge()
+        assert state[0].is_in_memory
+        assert open_rules(made) == {("", "store_unreadable"), ("", "broker_unreachable")}
+    finally:
+        made.shutdown()
