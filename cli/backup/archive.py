@@ -84,15 +84,24 @@ class ArchiveWriter:
                     gzip.GzipFile("", "wb", _COMPRESSION, self._file, mtime=0)
                 )
             self._tar = opened.enter_context(
-                tarfile.open(fileobj=self._packed, mode="w|", format=tarfile.PAX_FORMAT)
+                tarfile.open(
+                    fileobj=self._packed,
+                    mode="w|",
+                    bufsize=_CHUNK_BYTES,
+                    format=tarfile.PAX_FORMAT,
+                )
             )
             self._opened = opened.pop_all()
 
     def __enter__(self) -> ArchiveWriter:
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._opened.__exit__(*raised)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._opened.close()
+        except OSError:  # what is left cannot be written either
+            if error is None:
+                raise
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -124,12 +133,13 @@ class ArchiveWriter:
         """
         members = {name: vars(member) for name, member in self._members.items()}
         self._add_document(_MANIFEST_NAME, {**facts, "members": members})
-        self._tar.close()
-        if self._packed is not self._file:
-            self._packed.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = os.fstat(self._file.fileno()).st_size
+        with naming(self.path):
+            self._tar.close()
+            if self._packed is not self._file:
+                self._packed.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
         if self.path.exists() and not replace:
             raise UsageError(f"{self.path} was made by another process meanwhile")
         self._path.replace(self.path)
@@ -143,7 +153,8 @@ class ArchiveWriter:
     def _add(self, name: str, size: int, file: Any, modified_at: float) -> None:
         info = tarfile.TarInfo(_ROOT + name)
         info.size, info.mode, info.mtime = size, 0o600, int(modified_at)
-        self._tar.addfile(info, file)
+        with naming(self.path):
+            self._tar.addfile(info, file)
 
     def _remove_folder(self) -> None:
         for left in self.folder.iterdir():
@@ -174,7 +185,7 @@ class ArchiveReader:
             is_packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
             file.seek(0)
             content: Any = gzip.GzipFile(fileobj=file) if is_packed else file
-            with tarfile.open(fileobj=content, mode="r|", errorlevel=2) as tar:
+            with tarfile.open(fileobj=content, mode="r|", bufsize=_CHUNK_BYTES) as tar:
                 members = iter(tar)
                 self._read_format(tar, next(members, None))
                 yield self._files(tar, members)
@@ -283,6 +294,17 @@ class _HashedFile:
     def digest(self) -> str:
         """The SHA-256 of what was read."""
         return self._hash.hexdigest()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put ``path`` into an error of the system that names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

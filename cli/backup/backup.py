@@ -102,10 +102,11 @@ class Backup:
                 f"there is nothing to back up in {settings.home}, neither a journal nor a store: "
                 "set LINESIDE_HOME to the home of the broker"
             )
-        self._check_space(file)
+        total = self._check_space(file)
         with ArchiveWriter(file) as archive:
             result = self._result
-            archive.begin({"lineside": result.lineside, "created_at": result.created_at})
+            facts = {"lineside": result.lineside, "created_at": result.created_at}
+            archive.begin(facts | {"bytes": total})
             has_journal = settings.journal.exists()
             cursors = journal_copy.read_cursors(settings.journal) if has_journal else None
             for name, path in self._files():
@@ -213,8 +214,11 @@ class Backup:
         for left in archive.folder.glob("copy*"):
             left.unlink()
 
-    def _check_space(self, file: Path) -> None:
-        """The archive needs as much as what is in it, and the largest copy lies beside it."""
+    def _check_space(self, file: Path) -> int:
+        """The bytes of what is backed up, which FILE has room for.
+
+        The archive needs as much as what is in it, and the largest copy lies beside it.
+        """
         settings = self._settings
         paths = [path for _, path in self._files()]
         if self._with_store and self._store is not None:
@@ -227,6 +231,7 @@ class Backup:
                 f"{size(free)} are free in {file.parent}, and a backup of {settings.home} may take "
                 f"{size(needed)} while it is made: choose a FILE on another disk"
             )
+        return sum(sizes)
 
 
 _NOT_KEPT = ("file", "bytes", "members")  # of a result: the archive itself knows them

@@ -21,7 +21,7 @@ from lineside.bus.local_stack import UP_FILE
 from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.backup import home_files
-from lineside.cli.backup.archive import ArchiveError, ArchiveReader, Content, sync_folder
+from lineside.cli.backup.archive import ArchiveError, ArchiveReader, Content, naming, sync_folder
 from lineside.cli.backup.backup import CONFIG, HOME, JOURNAL, STORE, STORE_DUMP, NoSpace
 from lineside.cli.backup.home_files import is_in_backup
 from lineside.cli.backup.sqlite_copy import SIDE_FILES, is_sqlite
@@ -82,7 +82,8 @@ class Restore:
 
         Raises:
             HomeInUse: a process uses the home.
-            UsageError: the home is not empty, or the archive is newer than this Lineside.
+            UsageError: the home is not empty or is another user's, or the archive is newer than
+                this Lineside.
             NoSpace: the disk has too little space.
             LinesideError: the archive is not whole. Nothing of the home has changed.
             OSError: a file cannot be read or written.
@@ -122,6 +123,11 @@ class Restore:
 
     def _lock_home(self, used: ExitStack) -> None:
         """Lock out every process that would open what is restored."""
+        if self._home.exists() and (owner := self._home.stat().st_uid) != os.geteuid():
+            raise UsageError(
+                f"{self._home} belongs to the user with id {owner}, who could not read what this "
+                "one restores: run it as that user"
+            )
         is_local = self._settings.broker.startswith("ipc://")
         try:
             used.callback(HomeLock(self._home).release)
@@ -159,23 +165,26 @@ class Restore:
         return is_side_file or is_in_backup(self._settings, path)
 
     def _extract(self, file: Path) -> dict[str, Any]:
-        needed = file.stat().st_size + _SPARE_BYTES
-        free = shutil.disk_usage(self._home).free
-        if free < needed:
-            raise NoSpace(
-                f"{size(free)} are free in {self._home}, and the archive takes {size(needed)}: "
-                "free some space, or set LINESIDE_HOME to another disk"
-            )
         shutil.rmtree(self._staging, ignore_errors=True)
         make_private_folder(self._staging)
         reader = ArchiveReader(file)
         with reader.open() as files:
+            self._check_space(reader.facts.get("bytes"))
             for name, content in files:
                 self._on_progress(name)
                 if not self._is_expected(name):
                     raise ArchiveError(f"{file} has {name!r:.100}, which no backup has")
                 _write(content, self._staging / name)
         return reader.manifest
+
+    def _check_space(self, content: object) -> None:
+        needed = (content if isinstance(content, int) else 0) + _SPARE_BYTES
+        free = shutil.disk_usage(self._home).free
+        if free < needed:
+            raise NoSpace(
+                f"{size(free)} are free in {self._home}, and the backup takes {size(needed)}: "
+                "free some space, or set LINESIDE_HOME to another disk"
+            )
 
     def _is_expected(self, name: str) -> bool:
         top = name.removeprefix(HOME).partition("/")[0]
@@ -272,7 +281,7 @@ def _rename_journal(path: Path, old: str, new: str) -> None:
 def _write(content: Content, path: Path) -> None:
     make_private_folder(path.parent)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
+    with naming(path), os.fdopen(fd, "wb") as out:
         while chunk := content.read(_CHUNK_BYTES):
             out.write(chunk)
         out.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import sqlite3
 import tarfile
 import time
@@ -17,6 +19,7 @@ from lineside.bus.broker.storage.retention import Retention
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.settings import Settings
 from lineside.cli.backup import restore as restoring
+from lineside.cli.backup.backup import NoSpace
 from lineside.cli.backup.restore import HomeInUse
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.store.database.engine import open_store
@@ -136,6 +139,22 @@ def test_a_home_in_use_is_refused(settings: Settings, file: Path) -> None:
     ):
         restore(settings, file, force=True)
     restore(settings, file, force=True)
+
+
+def test_a_home_of_another_user_is_refused(
+    settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(UsageError, match="run it as that user"):
+        restore(settings, file, force=True)
+
+
+def test_a_disk_with_too_little_space_is_noticed_before_anything_is_written(
+    file: Path, other: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
+    with pytest.raises(NoSpace, match=r"1.05 MB are free in .*set LINESIDE_HOME to another disk"):
+        restore(other, file)
 
 
 def test_a_damaged_archive_changes_nothing(settings: Settings, file: Path, other: Settings) -> None:

@@ -21,32 +21,34 @@ from tests.cli.backup.homes import make_home, opened, settings_of
 from tests.cli.homes import Home
 from tests.support.waiting import wait_until
 
-RUN = "long-run"
+RUN, FORGETFUL = "long-run", "forgetful-run"
 LARGE = Stream("large", "rank0", "a")
 KINDS = ("step_begin", "step_end", "log")
-TRAINING = f"""
+TRAINING = """
 import sys, time
 from pathlib import Path
 from lineside.emitter import start_run
 
-notes, end = Path(sys.argv[1]), Path(sys.argv[2])
+run_id, notes, end = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+text = "x" * int(sys.argv[4])
+pause = max(0.05, len(text) / 1e5)
 
 def note(text):
     draft = notes.with_suffix(".draft")
     draft.write_text(text)
     draft.replace(notes)
 
-with start_run("long", run_id="{RUN}") as run:
+with start_run("long", run_id=run_id) as run:
     step = 0
     while not end.exists():
         step += 1
         run.event("step_begin", step=step)
         run.event("step_end", step=step)
-        run.log(dict(loss=1 / step, text="x" * 500), step=step)
+        run.log(dict(loss=1 / step, text=text), step=step)
         if step % 50 == 0:
-            note(f"{{step}}")
-            time.sleep(0.05)
-note(f"{{step}}")
+            note(f"{step}")
+            time.sleep(pause)
+note(f"{step}")
 """
 
 
@@ -60,10 +62,10 @@ def other_home(tmp_path: Path) -> Iterator[Home]:
 class Training:
     """A training in the background that notes its steps after they were published."""
 
-    def __init__(self, home: Home, folder: Path) -> None:
-        self._notes, self._end = folder / "notes", folder / "end"
+    def __init__(self, home: Home, folder: Path, run: str, size: int) -> None:
+        self._notes, self._end = folder / f"{run}.notes", folder / f"{run}.end"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAINING, str(self._notes), str(self._end)],
+            [sys.executable, "-c", TRAINING, run, str(self._notes), str(self._end), str(size)],
             env=home.environment(),
             stdin=subprocess.DEVNULL,
         )
@@ -79,8 +81,9 @@ class Training:
 
 
 @contextmanager
-def training(home: Home, folder: Path) -> Iterator[Training]:
-    started = Training(home, folder)
+def training(home: Home, folder: Path, run: str = RUN, size: int = 500) -> Iterator[Training]:
+    """``size`` is the bytes of a text in each log."""
+    started = Training(home, folder, run, size)
     try:
         yield started
     finally:
@@ -88,13 +91,13 @@ def training(home: Home, folder: Path) -> Iterator[Training]:
         started.process.wait()
 
 
-def run_facts(home: Home) -> dict[str, Any]:
-    shown = home.lineside("show", RUN, "--json").stdout
+def run_facts(home: Home, run: str = RUN) -> dict[str, Any]:
+    shown = home.lineside("show", run, "--json").stdout
     return dict(json.loads(shown)) if shown else {}
 
 
-def account_of(home: Home) -> dict[str, Any]:
-    return dict(run_facts(home).get("loss_account", {}))
+def account_of(home: Home, run: str = RUN) -> dict[str, Any]:
+    return dict(run_facts(home, run).get("loss_account", {}))
 
 
 def recorded_exactly(home: Home, steps: int) -> bool:
@@ -113,15 +116,15 @@ def test_a_backup_under_load_is_restored_with_every_event_and_training_goes_on(
 ) -> None:
     archive = tmp_path / "backup.tar.gz"
     up, _ = home.up("--quiet")
-    with training(home, tmp_path) as job:
-        wait_until(lambda: job.steps() > 500)
+    with training(home, tmp_path) as job, training(home, tmp_path, FORGETFUL, 50_000) as other:
+        wait_until(lambda: job.steps() > 500 and other.steps())
         before = job.steps()
         made = json.loads(home.lineside("backup", str(archive), "--json").stdout)
         assert archive.stat().st_mode & 0o777 == 0o600
         assert made["journal"]["head"] > 0
         later = job.steps() + 500
-        wait_until(lambda: job.steps() > later)
         wait_until(lambda: run_facts(home).get("step", 0) > later)
+        wait_until(lambda: len(list((home.path / "spool" / FORGETFUL).rglob("*.seg"))) > 2)
 
         refused = home.lineside("restore", str(archive), "--force")
         assert (refused.returncode, "stop it first" in refused.stderr) == (1, True)
@@ -130,9 +133,7 @@ def test_a_backup_under_load_is_restored_with_every_event_and_training_goes_on(
 
         other_home.lineside("restore", str(archive)).check_returncode()
         restored = events_in_journal(other_home.path)
-        assert (
-            restored["rank0"] >= len(KINDS) * before
-        )  # what was published before the backup began
+        assert restored["rank0"] >= len(KINDS) * before  # what was published before the backup
         other_home.up("--quiet")
         expected = sum(restored.values())
         wait_until(lambda: account_of(other_home).get("recorded") == expected)
@@ -141,13 +142,18 @@ def test_a_backup_under_load_is_restored_with_every_event_and_training_goes_on(
         done = home.lineside("restore", str(archive), "--force")
         assert (done.returncode, "before-restore-" in done.stdout) == (0, True), done.stderr
         assert events_in_journal(home.path) == restored
+        # What was confirmed five minutes ago is no longer in the spool.
+        for segment in sorted((home.path / "spool" / FORGETFUL).glob("rank0/*/*.seg"))[:-1]:
+            segment.unlink()
         home.up("--quiet")
-        steps = job.end()
+        steps, other_steps = job.end(), other.end()
     wait_until(lambda: recorded_exactly(home, steps))
-    wait_until(lambda: run_facts(home)["status"] == "finished")
+    wait_until(lambda: {run_facts(home, r)["status"] for r in (RUN, FORGETFUL)} == {"finished"})
     account = account_of(home)
     assert (account["gaps"], account["recorded"]) == (0, account["emitted"])
-    assert steps > later
+    account = account_of(home, FORGETFUL)
+    assert account["gaps"] > 0
+    assert account["recorded"] + account["gaps"] == account["emitted"] > 3 * other_steps
 
 
 def test_a_backup_killed_half_way_leaves_no_file_that_restores(
