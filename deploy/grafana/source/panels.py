@@ -18,6 +18,8 @@ DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 AnyPanel = Builder[models.Panel]
 
+_CLASSIC = 5  # the kind of a variable's query that is a text
+
 RUN_UID, FLEET_UID, HEALTH_UID = "lineside-run", "lineside-fleet", "lineside-health"
 
 STATUS_COLORS = {
@@ -260,7 +262,7 @@ def label_variable(
         dashboards.QueryVariable(name)
         .label(label)
         .datasource(DATASOURCE)
-        .query({"query": query, "refId": f"variable-{name}"})
+        .query({"qryType": _CLASSIC, "query": query, "refId": f"variable-{name}"})
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
         .multi(multi)
