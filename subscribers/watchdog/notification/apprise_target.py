@@ -37,6 +37,8 @@ class AppriseService:
         ValueError: ``url`` is no Apprise URL, or lacks a part.
     """
 
+    max_messages = 50
+
     def __init__(self, url: str) -> None:
         apprise = _import_apprise()
         asset = apprise.AppriseAsset(
@@ -66,8 +68,6 @@ class AppriseService:
         self._manager = apprise.Apprise(asset=asset)
         self._manager.add(service)
         self._apprise = apprise
-
-    max_messages = 50
 
     def send(self, messages: Sequence[Message]) -> None:
         text = messages[0] if len(messages) == 1 else Digest(messages)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +16,8 @@ from typing import Any
 
 TIMEOUT_SECONDS = 15.0
 """How long a receiver may take to connect, and for each part of its answer."""
-_ANSWER_BYTES = 65_536
+MAX_SECONDS = 60.0
+"""How long a request may take in all."""
 
 
 class RequestFailed(Exception):
@@ -28,6 +32,44 @@ class RequestFailed(Exception):
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
+
+
+class _Limited(http.client.HTTPConnection):
+    """A connection that ends after ``MAX_SECONDS``, though its answer comes byte by byte."""
+
+    _timer: threading.Timer | None = None
+
+    def connect(self) -> None:
+        super().connect()
+        self._timer = threading.Timer(MAX_SECONDS, self._shut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        try:
+            return super().getresponse()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _shut(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # it is closed, or was never open
+            # Of the socket below TLS: the reading thread then finds the end of the stream.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+
+class _LimitedTls(_Limited, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Limited, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_LimitedTls, request)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -48,10 +90,10 @@ def request(
     """
     headers = {"User-Agent": _user_agent(), **(headers or {})}
     prepared = urllib.request.Request(url, body, headers)  # noqa: S310 - the schema allows http(s)
-    opener = urllib.request.build_opener(_NoRedirects)
+    opener = urllib.request.build_opener(_Http, _Https, _NoRedirects)
     try:
-        with opener.open(prepared, timeout=timeout) as answer:
-            answer.read(_ANSWER_BYTES)
+        with opener.open(prepared, timeout=timeout):
+            pass  # the body is of no use
     except urllib.error.HTTPError as error:
         with error:
             raise RequestFailed(

@@ -16,6 +16,8 @@ from typing import Any, cast
 
 DROP = "drop"
 """Close the connection without an answer."""
+DRIP = "drip"
+"""Send an answer that does not end, byte by byte."""
 HANG = "hang"
 """Do not answer until the server is closed."""
 
@@ -36,7 +38,7 @@ class Request:
 
 
 class HttpReceiver:
-    """Gives one of ``answers`` to each request: a status, (status, headers), DROP or HANG.
+    """Gives one of ``answers`` to each request: a status, (status, headers), DROP, HANG or DRIP.
 
     After the last of them the status is 204.
     """
@@ -77,7 +79,9 @@ class HttpReceiver:
         self.requests.append(request)
         if answer == HANG:
             self.is_closing.wait(60)
-        if answer in (DROP, HANG):
+        while answer == DRIP and not self.is_closing.wait(0.05):
+            handler.wfile.write(b"H")
+        if answer in (DROP, HANG, DRIP):
             handler.close_connection = True
             return
         status, extra = answer if isinstance(answer, tuple) else (answer, {})
