@@ -142,6 +142,8 @@ class Engine:
                     records[key] = self._open(record, one, judgement, now, changed)
             for key, record in list(records.items()):
                 if record.alert.run in judgement.gone:
+                    if record.alert.is_open:
+                        self._close(record, now, changed)
                     self._state.remove(key)
                     del records[key]
                 elif record.alert.is_open and key not in found and judgement.is_judged(key):

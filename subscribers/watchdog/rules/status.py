@@ -11,6 +11,9 @@ from lineside.subscribers.watchdog.rules.rule import Finding, Findings, RunRule,
 ENDED_SECONDS = 86_400.0
 """How long the alert about an end stays open, if the run is not continued before."""
 
+MAX_LAG = 100
+"""A training of which more events are on their way may have advanced since."""
+
 
 class _StatusRule(RunRule):
     statuses: ClassVar[tuple[str, ...]]
@@ -51,6 +54,11 @@ class Stalled(_StatusRule):
     statuses = ("stalled",)
     needs_broker = True
     severity: Severity = severity("critical")
+    for_: float = hold(15)
+
+    def judge(self, run: RunObservation) -> Findings:
+        # After a time without a broker a heartbeat comes before the steps that wait in the spool.
+        return None if run.run.loss_account.lag > MAX_LAG else super().judge(run)
 
 
 class Disconnected(_StatusRule):

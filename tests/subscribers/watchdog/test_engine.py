@@ -214,12 +214,14 @@ def test_only_open_critical_alerts_without_an_acknowledgement_are_repeated(bench
     assert bench.sent == ["opened", "opened", "reminder"]
 
 
-def test_the_alerts_of_a_deleted_run_are_gone(bench: Bench) -> None:
+def test_the_alerts_of_a_deleted_run_close_and_are_gone(bench: Bench) -> None:
     bench.judge(0, nan())
     bench.judgement = {"gone": frozenset({"run"})}
     bench.judge(5)
     assert bench.engine.open_alerts == []
-    assert bench.sent == ["opened"]
+    assert list(bench.state.alerts()) == []
+    assert bench.sent == ["opened", "closed"]
+    assert [data["state"] for data in bench.published] == ["open", "closed"]
 
 
 def test_a_change_that_cannot_be_kept_is_neither_published_nor_forgotten(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lineside.store.history.new_points import NewPoint
-from lineside.store.history.records import Checkpoint, EventRow, Failure
+from lineside.store.history.records import Checkpoint, EventRow, Failure, LossAccount
 from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.checkpoints import CheckpointOverdue
 from lineside.subscribers.watchdog.rules.gpu import GpuIdle
@@ -40,6 +40,11 @@ STATUS_RULES = (Lost(), Failed(), Stalled(), Disconnected())
 )
 def test_each_status_that_needs_a_person_has_one_rule(status: str, expected: list[str]) -> None:
     assert [rule.name for rule in STATUS_RULES if findings(rule, observed(status))] == expected
+
+
+def test_a_training_whose_events_are_on_their_way_is_not_judged_to_be_stalled() -> None:
+    on_their_way = run("stalled", loss_account=LossAccount(1000, 500, 0, 500))
+    assert Stalled().judge(RunObservation(on_their_way, NOW)) is None
 
 
 def test_the_alert_about_an_end_has_the_reason_and_closes_a_day_after_it() -> None:
