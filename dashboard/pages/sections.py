@@ -149,7 +149,8 @@ def _group_order(name: str) -> tuple[int, str, int]:
     if not name.startswith(_SYSTEM):
         return int(name.startswith(_FROM)), name, 0
     host, _, gpu = name.partition(_OF_GPU)
-    return 2, host, int(gpu) + 1 if gpu else 0
+    # A training may give its own metrics such a name.
+    return 2, host, int(gpu) + 1 if gpu.isdecimal() else 0
 
 
 def _chart_order(series: Series) -> tuple[int, str]:

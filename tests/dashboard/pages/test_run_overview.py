@@ -204,6 +204,10 @@ def test_charts_of_other_producers_are_grouped_by_producer() -> None:
     ]
 
 
+def test_a_metric_of_a_training_may_be_named_like_a_section_of_a_machine() -> None:
+    assert sections.charts([make_series("System: a, GPU \u00b2/loss")], is_running=False)[0]
+
+
 def test_a_machine_is_a_section_with_its_gpus_and_without_what_never_changes() -> None:
     names = ["process/count", "host/memory_total_bytes", "process/cpu_cores", "host/load1"]
     gpu = ["gpu10/power_watts", "gpu2/xid_errors_total", "gpu2/utilization_ratio"]
