@@ -31,7 +31,10 @@ _GPU_SAMPLES, _DISK_SAMPLES = 12, 360  # at one in ten seconds: two minutes, an 
 _NEW_POINTS, _OLD_POINTS = 100, 2000  # read of a series at a time, and when a run is met
 _NEW_RUNS = 50  # met at a time
 _MAX_EVENTS = 50
-_PAGE = 1000
+_PAGE = 250
+_START_SECONDS = 60.0  # before ``since``: a run that is silent for so long may go on
+SILENT_SECONDS = 86_400.0
+"""A run without a sign of life for so long is no longer followed."""
 PROCESS_EXIT = "process_exit"
 _INTERRUPTIONS = ("evaluate", "save")
 _COUNTED = ("save", ALERT, SUBSCRIBER_ERROR, PROCESS_EXIT)
@@ -80,11 +83,13 @@ class Responses:
 class RunObserver:
     """Follows the runs of a store from revision ``after`` on; -1: those that are live now.
 
-    Belongs to one thread.
+    Runs without a sign of life since ``since`` (seconds since the epoch), or for a day, are left
+    out: no end of them is known, and none will come. Belongs to one thread.
     """
 
-    def __init__(self, engine: Engine, after: int) -> None:
+    def __init__(self, engine: Engine, after: int, since: float = 0.0) -> None:
         self._engine = engine
+        self._since = since - _START_SECONDS
         self._as_of = 0.0
         self._history = History(engine, lambda: self._as_of)
         self._revision = after
@@ -113,7 +118,7 @@ class RunObserver:
         first = not 0 <= self._revision <= changes.revision
         if first:  # also a new store, in place of a damaged one
             self._followed.clear()
-        live = {run.id: run for run in self._live_runs()}
+        live = {run.id: run for run in self._live_runs(now)}
         changed = () if first else changes.run_ids
         ended = [run_id for run_id in changed if run_id not in live]
         missing = [
@@ -123,7 +128,9 @@ class RunObserver:
         runs = dict(live)
         for run_id in {*ended, *missing}:
             try:
-                runs[run_id] = self._history.run(run_id)
+                run = self._history.run(run_id)
+                if run.updated_at.timestamp() >= self._since:
+                    runs[run_id] = run
             except RunNotFound:
                 gone.add(run_id)
                 self._followed.pop(run_id, None)
@@ -138,11 +145,16 @@ class RunObserver:
         self._revision = changes.revision
         return RunChanges(changes.revision, tuple(judged), frozenset(gone), tuple(self._alerts))
 
-    def _live_runs(self) -> Iterator[Run]:
-        cursor = None
+    def _live_runs(self, now: float) -> Iterator[Run]:
+        cursor, oldest = None, max(self._since, now - SILENT_SECONDS)
         while True:
-            page = self._history.runs(statuses=ACTIVE_STATUSES, limit=_PAGE, cursor=cursor)
-            yield from page.items
+            page = self._history.runs(
+                statuses=ACTIVE_STATUSES, sort="-updated_at", limit=_PAGE, cursor=cursor
+            )
+            for run in page.items:
+                if run.updated_at.timestamp() < oldest:
+                    return
+                yield run
             cursor = page.next
             if cursor is None:
                 return

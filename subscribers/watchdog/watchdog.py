@@ -221,7 +221,7 @@ class Watchdog(Service):
     def _open_store(self) -> tuple[RunObserver, Writer]:
         if self._store is None or self._runs is None:
             self._store = open_store(self._settings.store)
-            self._runs = RunObserver(self._store, self._state.revision)
+            self._runs = RunObserver(self._store, self._state.revision, self._state.began_at)
         return self._runs, Writer(self._store)
 
     def _close_store(self) -> None:

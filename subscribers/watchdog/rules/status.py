@@ -9,7 +9,7 @@ from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.rule import Finding, Findings, RunRule, hold, severity
 
 ENDED_SECONDS = 86_400.0
-"""How long the alert about an end stays open, if the run is not continued before."""
+"""How long the alert about an end or a silence stays open, if the run does not go on before."""
 
 MAX_LAG = 100
 """A training of which more events are on their way may have advanced since."""
@@ -22,7 +22,7 @@ class _StatusRule(RunRule):
         record = run.run
         if record.status not in self.statuses:
             return []
-        if record.ended_at is not None and run.now - record.ended_at.timestamp() > ENDED_SECONDS:
+        if run.now - (record.ended_at or record.updated_at).timestamp() > ENDED_SECONDS:
             return []
         at_step = "" if record.step is None else f" at step {record.step:,}"
         reason = f": {record.reason}" if record.reason else ""

@@ -10,8 +10,10 @@ from sqlalchemy import Engine
 
 from lineside.store.recording.writer import Writer
 from lineside.subscribers.watchdog.observation import RunObservation
+from lineside.subscribers.watchdog.rules.status import Disconnected
 from lineside.subscribers.watchdog.run_observer import RunChanges, RunObserver
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, FakeJournal, FakeProducer, heartbeat
+from tests.subscribers.watchdog.observing import findings
 
 
 class Bench:
@@ -109,6 +111,21 @@ def test_runs_that_ended_before_are_not_judged(bench: Bench) -> None:
     first.end("exception", {"type": "ValueError", "message": "bad", "traceback": ""})
     bench.journal.deliver(first)
     assert bench.read().judged == ()
+
+
+def test_runs_that_are_silent_for_a_day_or_since_before_the_start_are_not_judged(
+    bench: Bench, engine: Engine
+) -> None:
+    bench.journal.deliver(trainer())
+    now = time.time()
+    assert len(bench.observer.read(now, now).judged) == 1
+    assert RunObserver(engine, -1, since=now + 600).read(now, now).judged == ()
+    assert RunObserver(engine, 0, since=now + 600).read(now, now).judged == ()
+    later = now + 86_400
+    [run] = bench.observer.read(later, later, ("run",)).judged
+    assert findings(Disconnected(), run) == [], "an alert about it closes"
+    assert bench.observer.read(later, later).judged == (run,)
+    assert bench.observer.read(later, later).judged == ()
 
 
 def test_a_deleted_run_is_gone(bench: Bench) -> None:
