@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lineside.bus.wording import agree, plural
 from lineside.dashboard.formatting import capitalize_first, duration, number
-from lineside.store.limits import MAX_SERIES, MAX_VALUE_NAMES
 
 if TYPE_CHECKING:
     from lineside.dashboard.transit import Transit
@@ -210,6 +209,9 @@ def _error_sentences(hook_errors: int, encode_failures: int, unreadable: int) ->
 def _name_sentences(left_out: int) -> list[str]:
     if not left_out:
         return []
+    # The command line imports this module also without the extra that the store needs.
+    from lineside.store.limits import MAX_SERIES, MAX_VALUE_NAMES
+
     return [
         f"{plural(left_out, 'logged value')} {agree(left_out, 'has')} no chart: a process may have "
         f"{MAX_SERIES:,} metrics and {MAX_VALUE_NAMES:,} texts. The events have all of them. Log "
