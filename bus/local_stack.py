@@ -14,6 +14,8 @@ from lineside.bus.settings import Settings
 
 UP_FILE = "up.lock"
 """The file in the home with the status of ``lineside up``."""
+UNFINISHED_RESTORE = "restore.unfinished"
+"""The file in the home while a restore puts files into their places."""
 
 
 def broker_listens(address: str) -> bool | None:

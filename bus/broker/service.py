@@ -26,7 +26,8 @@ from lineside.bus.broker.storage.retention import Retention
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.broker.subscriptions import SendResult, Subscriptions
 from lineside.bus.broker.zap_authenticator import ZapAuthenticator, principal_of, public_key_of
-from lineside.bus.errors import BadMessage, JournalDamaged, JournalError
+from lineside.bus.errors import BadMessage, JournalDamaged, JournalError, SettingsError
+from lineside.bus.local_stack import UNFINISHED_RESTORE
 from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import (
@@ -95,11 +96,15 @@ class Broker(Service):
         """Claim the address, open the journal, then listen.
 
         Raises:
-            SettingsError: ``listen`` is set, and no key was ever made.
+            SettingsError: ``listen`` is set, and no key was ever made; or a restore of the home was
+                interrupted.
         """
         opened = self._resources
         sockets.raise_file_limit()
-        make_private_folder(self._settings.home)
+        home = make_private_folder(self._settings.home)
+        if (home / UNFINISHED_RESTORE).exists():
+            why = "a restore was interrupted there: run `lineside restore FILE --force` again"
+            raise SettingsError("LINESIDE_HOME", home, why)
         keyring = Keyring(keys_folder(self._settings.home))
         key_pair = listen_key_pair(keyring, self._listen) if self._listen else None
         address_lock = AddressLock(self._settings.broker)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lineside.bus.local_stack import UNFINISHED_RESTORE
 from lineside.bus.settings import Settings
 from lineside.cli.backup.sqlite_copy import SIDE_FILES
 
@@ -25,7 +26,7 @@ def is_in_backup(settings: Settings, path: Path) -> bool:
     the backup; a damaged store that was set aside; the home of the demo; and what a restore kept.
     """
     return not (
-        path.name in (LOGS, STAGING, *_NOT_STATE)
+        path.name in (LOGS, STAGING, UNFINISHED_RESTORE, *_NOT_STATE)
         or path.name.startswith(ASIDE_PREFIX)
         or path.name.endswith(_NOT_KEPT)
         or ".damaged-" in path.name

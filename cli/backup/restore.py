@@ -17,7 +17,7 @@ from lineside.bus.broker.storage import journal_copy
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.errors import AddressInUse, LinesideError, UsageError
 from lineside.bus.file_lock import FileLock
-from lineside.bus.local_stack import UP_FILE
+from lineside.bus.local_stack import UNFINISHED_RESTORE, UP_FILE
 from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.backup import home_files
@@ -106,6 +106,9 @@ class Restore:
             self._check_contents(manifest)
             self._begin_anew()
             store = self._bring_store_near(used)
+            unfinished = self._home / UNFINISHED_RESTORE  # no broker starts while it is there
+            unfinished.touch(mode=0o600)
+            sync_folder(self._home)
             for path in in_the_way:
                 _keep_aside(path, kept)
             result = RestoreResult(
@@ -114,6 +117,8 @@ class Restore:
                 kept=str(kept) if in_the_way else None,
             )
             self._move_in(result, store)
+            unfinished.unlink()
+            sync_folder(self._home)
             return result
 
     def _store_file(self) -> Path | None:
@@ -250,7 +255,7 @@ class Restore:
         if staged.is_dir():
             for path in sorted(staged.iterdir(), key=lambda path: path.name == "journal.db"):
                 path.rename(self._home / path.name)
-        sync_folder(self._home)
+        sync_folder(self._home)  # before the broker may start
 
     def _free_config(self) -> Path:
         """Where the configuration goes: it may have been a file of the home too."""

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.broker.address_lock import AddressLock
+from lineside.bus.broker.service import Broker
 from lineside.bus.broker.storage.retention import Retention
-from lineside.bus.errors import LinesideError, UsageError
+from lineside.bus.errors import LinesideError, SettingsError, UsageError
 from lineside.bus.settings import Settings
 from lineside.cli.backup import restore as restoring
 from lineside.cli.backup.backup import NoSpace
-from lineside.cli.backup.restore import HomeInUse
+from lineside.cli.backup.restore import HomeInUse, Restore
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
@@ -223,6 +224,27 @@ def test_the_configuration_comes_into_the_home(
     result = restore(other, tmp_path / "a.tar")
     assert Path(result.config or "") == other.home / "lineside.yaml"
     assert (other.home / "lineside.yaml").read_text() == "broker: {}\n"
+
+
+def test_no_broker_starts_where_a_restore_was_killed_half_way(
+    file: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Restore, "_move_in", killed)
+    with pytest.raises(KeyboardInterrupt):
+        restore(settings, file, force=True)
+    with pytest.raises(SettingsError, match=r"run `lineside restore FILE --force` again"):
+        Broker(settings).startup()
+    assert not settings.journal.exists()
+    monkeypatch.undo()
+    restore(settings, file, force=True)
+    with opened(settings) as journal:
+        assert journal.next_seq(STREAM) == 10
+    broker = Broker(settings)
+    broker.startup()
+    broker.shutdown()
 
 
 def test_a_restore_that_was_killed_is_begun_again(file: Path, other: Settings) -> None:
