@@ -74,10 +74,12 @@ class Disk:
 
 @dataclass(frozen=True)
 class CursorLag:
-    """A durable reader of the broker, and for how many seconds an event waits for it."""
+    """A durable reader of the broker: for how many seconds an event has waited for it, and for how
+    many it has confirmed none."""
 
     name: str
     seconds: float
+    silence: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ class StackObserver:
         if is_remote or not self._is_due("cursors", CURSOR_SECONDS, now):
             return
         self._cursors = tuple(
-            CursorLag(one.name, max(0.0, now - one.waiting_since))
+            CursorLag(one.name, max(0.0, now - one.waiting_since), max(0.0, now - one.moved_at))
             for one in read_cursor_lags(self._settings.journal)
             if one.waiting_since is not None
         )

@@ -13,10 +13,11 @@ _TIMEOUT_SECONDS = 1.0
 
 
 class CursorLag(NamedTuple):
-    """A durable name, and since when an entry waits for it; None if none does."""
+    """A durable name, since when an entry waits for it (None if none does), and its last move."""
 
     name: str
     waiting_since: float | None
+    moved_at: float
 
 
 def read_cursor_lags(path: Path) -> list[CursorLag]:
@@ -37,8 +38,7 @@ def read_cursor_lags(path: Path) -> list[CursorLag]:
 
 def _lags(journal: sqlite3.Connection) -> Iterator[CursorLag]:
     next_entry = "SELECT time FROM entries WHERE offset > ? ORDER BY offset LIMIT 1"
-    for name, offset in journal.execute(
-        "SELECT name, offset FROM cursors ORDER BY name"
-    ).fetchall():
+    cursors = "SELECT name, offset, time FROM cursors ORDER BY name"
+    for name, offset, moved_at in journal.execute(cursors).fetchall():
         found = journal.execute(next_entry, (offset,)).fetchone()
-        yield CursorLag(name, found[0] if found else None)
+        yield CursorLag(name, found[0] if found else None, moved_at)

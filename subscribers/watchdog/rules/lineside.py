@@ -22,6 +22,8 @@ from lineside.subscribers.watchdog.rules.wording import duration
 
 RECORDER = "recorder"
 """The recorder's name at the broker; it has a rule of its own."""
+GONE_SECONDS = 86_400.0
+"""A subscriber that confirms nothing for so long runs no more."""
 SKIPPED_SECONDS = 3600.0
 """How long the alert about an event that a subscriber skipped stays open."""
 
@@ -116,8 +118,8 @@ class SpoolLagging(StackRule):
 class SubscriberLagging(StackRule):
     name = "subscriber_lagging"
     doc = (
-        "an event has waited long in the broker for a subscriber: it is slow, or does not run. "
-        "Judged on the broker's machine"
+        "an event has waited long in the broker for a subscriber: it is slow, or has not run for "
+        "less than a day. Judged on the broker's machine"
     )
     seconds: float = Field(default=600.0, gt=0, description="Open if one waits for so long.")
 
@@ -132,7 +134,9 @@ class SubscriberLagging(StackRule):
                 details={"lag_seconds": cursor.seconds},
             )
             for cursor in stack.cursors
-            if cursor.name != RECORDER and cursor.seconds >= self.seconds
+            if cursor.name != RECORDER
+            and cursor.seconds >= self.seconds
+            and cursor.silence < GONE_SECONDS
         ]
 
 

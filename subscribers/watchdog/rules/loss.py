@@ -46,12 +46,15 @@ class NotFinite(RunRule):
     def _findings(self, run: RunObservation) -> Iterator[Finding]:
         for name, found in run.non_finite.items():
             if found.in_a_row >= (1 if is_loss(name) else self.values):
-                times = f", {found.in_a_row} times" if found.in_a_row > 1 else ""
                 yield Finding(
-                    f"{name} is {number(found.value)} since step {found.first_step:,}{times}",
+                    f"{name} is {number(found.value)} since step {found.first_step:,}",
                     stop(run),
                     name,
-                    details={"metric": name, "since_step": found.first_step},
+                    details={
+                        "metric": name,
+                        "since_step": found.first_step,
+                        "values": found.in_a_row,
+                    },
                 )
 
 

@@ -136,9 +136,9 @@ def counted(*values: float) -> NonFinite:
     ("name", "values", "text"),
     [
         ("loss", [1.0, math.nan], "loss is NaN since step 2"),
-        ("eval_loss", [1.0, math.inf, math.inf], "eval_loss is inf since step 2, 2 times"),
+        ("eval_loss", [1.0, math.inf, math.inf], "eval_loss is inf since step 2"),
         ("train/kl_loss", [-math.inf], "train/kl_loss is -inf since step 1"),
-        ("grad_norm", [1.0, *[math.nan] * 5], "grad_norm is NaN since step 2, 5 times"),
+        ("grad_norm", [1.0, *[math.nan] * 5], "grad_norm is NaN since step 2"),
     ],
 )
 def test_values_that_are_not_finite(name: str, values: list[float], text: str) -> None:

@@ -137,7 +137,12 @@ def test_a_training_with_many_events_on_their_way_is_reported_unless_the_recorde
 
 
 def test_a_subscriber_that_leaves_an_event_for_long_is_reported_but_not_the_recorder() -> None:
-    cursors = (CursorLag("slack", 3600.0), CursorLag("recorder", 3600.0), CursorLag("other", 5.0))
+    cursors = (
+        CursorLag("slack", 3600.0),
+        CursorLag("recorder", 3600.0),
+        CursorLag("other", 5.0),
+        CursorLag("gone", 90_000.0, 90_000.0),
+    )
     [found] = findings(SubscriberLagging(), replace(STACK, cursors=cursors))
     assert (found.subject, found.summary) == ("slack", "slack is 1 h behind the broker")
 
