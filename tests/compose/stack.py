@@ -66,6 +66,10 @@ WHY_NOT = why_no_engine() if IS_ASKED_FOR else "takes minutes: `make test-compos
 """Why the tests of a stack do not run; empty if they do."""
 
 
+USES_STAND_INS = not WHY_NOT and all(map(has_image, _STAND_INS.values()))
+"""Whether the engine has images of Prometheus and Alertmanager under other tags, and takes them."""
+
+
 class Stack:
     """A project with ``variables`` in its environment. ``folder`` has files that containers mount.
 
@@ -84,13 +88,15 @@ class Stack:
             "COMPOSE_PROJECT_NAME": project,
             "LINESIDE_TAG": TAG,
             "LINESIDE_VERSION": FIRST,
+            "DEMO_SECONDS": "3000",  # it is always stopped
             "LINESIDE_PAGE": self.page,
             "LINESIDE_BROKER_PORT": broker.partition(":")[2],
             "PROMETHEUS_PAGE": self.prometheus,
             "ALERTMANAGER_PAGE": f"127.0.0.1:{_free_port()}",
+            "GRAFANA_PAGE": f"127.0.0.1:{_free_port()}",
             **variables,
         }
-        if all(map(has_image, _STAND_INS.values())):
+        if USES_STAND_INS:
             self._environment |= {"TORCH_INDEX": "", **_STAND_INS}
             files.append("tests/compose/stand-ins.yaml")
         self._environment["COMPOSE_FILE"] = ":".join(str(ROOT / file) for file in files)
@@ -123,9 +129,9 @@ class Stack:
         return done.stdout
 
     def services(self, *options: str) -> list[str]:
-        """The services of the profile of ``options``, without those that have no image here."""
+        """The services of the profile of ``options``; without Grafana beside stand-ins."""
         found = self.compose(*options, "config", "--services").split()
-        return sorted(set(found) - {"grafana"})
+        return sorted(set(found) - ({"grafana"} if USES_STAND_INS else set()))
 
     def log_in(self) -> None:
         """Take the token from what the first start printed."""
