@@ -53,11 +53,13 @@ def config(
 
 
 def _check(file: Path, *, as_json: bool) -> None:
+    from lineside.cli.stack.packages import check_packages
     from lineside.cli.stack.programs import programs
     from lineside.cli.stack.subscriber_check import check_subscribers
 
     try:
         configuration = load_configuration(file)
+        check_packages(configuration)
         found = programs(Settings.from_env(), configuration)
         check_subscribers(found)
     except UsageError as error:

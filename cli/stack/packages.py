@@ -1,10 +1,15 @@
-"""The packages of the extra ``server``, without which no stack runs."""
+"""The packages without which a stack does not run."""
 
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from lineside.bus.errors import MissingExtra
+from lineside.emitter.sampler.starter import missing_package
+
+if TYPE_CHECKING:
+    from lineside.cli.configuration.loading import StackConfiguration
 
 REQUIRED_PACKAGES = (
     "sqlalchemy",
@@ -14,11 +19,13 @@ REQUIRED_PACKAGES = (
     "jinja2",
     "plotly",
     "yaml",
+    "prometheus_client",
 )
+"""Those of the extra ``server``."""
 
 
-def check_packages() -> None:
-    """Check that the packages are installed.
+def check_packages(configuration: StackConfiguration | None = None) -> None:
+    """Check that the packages are installed, also those for what ``configuration`` enables.
 
     Raises:
         MissingExtra: one is not.
@@ -26,3 +33,5 @@ def check_packages() -> None:
     for package in REQUIRED_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the stack", package, "server")
+    if configuration is not None and configuration.values.sampler.enabled and missing_package():
+        raise MissingExtra("the sampler", "psutil", "system")

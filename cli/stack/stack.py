@@ -13,7 +13,6 @@ from lineside.bus.errors import (
     AddressInUse,
     BrokerUnreachable,
     LinesideError,
-    MissingExtra,
     UsageError,
 )
 from lineside.bus.protocol.addresses import check_tcp_address
@@ -21,10 +20,10 @@ from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.cli.stack.http_probe import http_problem
+from lineside.cli.stack.packages import check_packages
 from lineside.cli.stack.programs import programs
 from lineside.cli.stack.subscriber_check import check_subscribers
 from lineside.cli.stack.supervisor import Supervisor, describe_exit
-from lineside.emitter.sampler.starter import missing_package
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration
@@ -83,13 +82,12 @@ class Stack:
         """Check everything the processes need, then start them.
 
         Raises:
-            MissingExtra: the sampler is enabled and its package is not installed.
+            MissingExtra: a package is not installed.
             AddressInUse: another stack runs on this home, or another process uses its addresses.
             UsageError: an address is invalid, or a subscriber cannot be run.
             SettingsError: a folder cannot be written, or ``listen`` is set and no key exists.
         """
-        if self.configuration.values.sampler.enabled and missing_package():
-            raise MissingExtra("the sampler", "psutil", "system")
+        check_packages(self.configuration)
         self._home_lock = HomeLock(self.settings.home)
         AddressLock(self.settings.broker).release()
         keyring = Keyring(keys_folder(self.settings.home))

@@ -14,7 +14,7 @@ import pytest
 
 from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import get_json
-from tests.cli.homes import RUN_ID, Home
+from tests.cli.homes import RUN_ID, Home, lineside_without
 from tests.cli.stack.test_up import children
 from tests.support.forked import ForkedScript
 from tests.support.waiting import DEADLINE, wait_until
@@ -255,6 +255,13 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
         assert done.returncode == 2
         [problem] = json.loads(done.stdout)["problems"]
         assert message in problem["message"]
+
+
+def test_config_check_finds_that_a_package_is_missing(home: Home, file: Path) -> None:
+    file.write_text("sampler: {enabled: true}")
+    done = lineside_without(["psutil"], home, "config", "check", str(file))
+    assert done.returncode == 2
+    assert "pip install 'lineside[system]'" in done.stderr
 
 
 def test_a_stopper_and_a_subscriber_run_alone_by_the_file(home: Home, file: Path) -> None:
