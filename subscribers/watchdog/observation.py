@@ -87,11 +87,11 @@ class StackObservation:
     """Lineside itself at ``now``, as seen from the watchdog's machine.
 
     ``broker_silence`` is for how many seconds no broker has answered, ``broker_problem`` why.
-    ``store_problem`` is why the store cannot be read. ``recorder_lag`` is for how many seconds the
-    recorder has been behind. ``spool_waiting`` events wait in the spool; ``spool_silence`` is for
-    how many seconds those of one stream have waited without one being confirmed. ``runs`` are all
-    that were read. ``failing_targets`` has, for each target that took no notification at the last
-    attempt, a sentence with the reason.
+    ``store_problem`` is why the store cannot be read. ``recorder_lag`` is for how many seconds
+    the recorder has been behind. ``spool_waiting`` events wait in the spool; ``spool_silence``
+    is for how many seconds those of one stream have waited without one being confirmed.
+    ``runs`` are all that were read last. ``failing_targets`` has, for each target that took no
+    notification at the last attempt, a sentence with the reason.
     """
 
     now: float

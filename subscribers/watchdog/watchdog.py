@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from lineside.subscribers.publication_sender import PublicationSender
 from lineside.subscribers.state_file import StateFileError
 from lineside.subscribers.watchdog.engine import Engine, Judgement, NoOutbox, Outbox, Timing
 from lineside.subscribers.watchdog.judge import Judge
+from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.registry import RuleOptions, enabled_rules
 from lineside.subscribers.watchdog.rules.rule import Rule
 from lineside.subscribers.watchdog.run_observer import Responses, RunChanges, RunObserver
@@ -97,7 +98,6 @@ class Watchdog(Service):
 
     Raises:
         AddressInUse: another watchdog runs on this home.
-        StateFileError: its file cannot be used.
     """
 
     name = WATCHDOG
@@ -122,11 +122,11 @@ class Watchdog(Service):
         self._sender = PublicationSender(settings.broker, self._state, self._on_fatal)
         self._engine = Engine(self._state, self._notifications.outbox, self._options.timing)
         self._judge = Judge(self._options.rules)
-        self._spool = spool
         self._store: StoreEngine | None = None
         self._runs: RunObserver | None = None
         self._stack = StackObserver(settings, spool, clock)
         self._fatal: BaseException | None = None
+        self._runs_read: Sequence[RunObservation] = ()
         self._due = self._progress_due = 0.0
         self.responses = Responses()
         """What people did about alerts, as far as the store has it."""
@@ -165,13 +165,14 @@ class Watchdog(Service):
             stack = self._stack.observe(writer)
             self.responses = runs.responses()
             changes = runs.read(now, now - stack.recorder_lag, self._engine.watched_runs)
+            self._runs_read = changes.judged
         except StoreError as error:
             problem = str(error)
             stack = self._stack.observe(None)
         stack = replace(
             stack,
             store_problem=problem,
-            runs=changes.judged,
+            runs=self._runs_read,
             failing_targets=self._notifications.problems(),
         )
         judgement = self._judge.judge(stack, changes, self.responses)

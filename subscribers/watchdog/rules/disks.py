@@ -36,7 +36,7 @@ class DiskFilling(StackRule):
     )
 
     def judge(self, stack: StackObservation) -> Findings:
-        return None if stack.store_problem else list(self._findings(stack))
+        return list(self._findings(stack))
 
     def _findings(self, stack: StackObservation) -> Iterator[Finding]:
         sizes = set()
