@@ -14,7 +14,7 @@ from typing import Any
 
 from lineside.bus.broker.address_lock import AddressLock
 from lineside.bus.broker.storage import journal_copy
-from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
+from lineside.bus.broker.storage.sqlite_journal import SqliteJournal, lock_path
 from lineside.bus.errors import AddressInUse, LinesideError, UsageError
 from lineside.bus.file_lock import FileLock
 from lineside.bus.local_stack import UNFINISHED_RESTORE, UP_FILE
@@ -90,10 +90,8 @@ class Restore:
         """
         with ExitStack() as used:
             self._lock_home(used)
-            kept = (
-                self._home
-                / f"{home_files.ASIDE_PREFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-            )
+            now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            kept = self._home / f"{home_files.ASIDE_PREFIX}{now}"
             in_the_way = self._existing()
             if in_the_way and not force:
                 names = ", ".join(path.name for path in in_the_way[:5])
@@ -210,8 +208,10 @@ class Restore:
                 "the store of the backup is SQLite, and LINESIDE_STORE is of PostgreSQL: restore "
                 "without LINESIDE_STORE, or with a URL of SQLite"
             )
-        if (self._staging / JOURNAL).exists():
-            SqliteJournal(self._staging / JOURNAL).close()  # refuses one of a newer version
+        journal = self._staging / JOURNAL
+        if journal.exists():
+            SqliteJournal(journal).close()  # refuses one of a newer version
+            lock_path(journal).unlink()
 
     def _begin_anew(self) -> None:
         """Give the journal a new id, also in the places that its readers keep of it."""
