@@ -21,6 +21,7 @@ from lineside.bus.wording import did_you_mean
 Key: TypeAlias = tuple[str | int, ...]
 """Where a value is: the names and indexes that lead to it. The whole document is ``()``."""
 
+_MAX_BYTES = 1 << 20
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 20
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -151,14 +152,14 @@ def load(
         import yaml
     except ImportError:
         raise MissingExtra(what, "pyyaml", "server") from None
+    content = _read(path, what)
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; expected {what}") from None
+        node = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "no valid text"
-        line = mark.line + 1 if mark else 1
+        before = content[: error.start] if isinstance(error, UnicodeDecodeError) else b""
+        line = mark.line + 1 if mark else before.count(b"\n") + 1
         sentence = f"is no YAML: {why}; expected {what}"
         raise DocumentError([Problem(str(path), line, "", sentence)]) from None
     except RecursionError:
@@ -169,6 +170,17 @@ def load(
     if builder.problems:
         raise DocumentError(builder.problems)
     return YamlDocument(str(path), value, builder.sources, redact)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; expected {what}") from None
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; expected {what}")
+    return content
 
 
 class _Builder:

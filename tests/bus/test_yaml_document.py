@@ -93,8 +93,8 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_allowed(tmp_path: Path) 
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "file.yaml").write_bytes(b"a: \xff")
-    with pytest.raises(DocumentError, match="line 1: is no YAML: invalid start byte; expected"):
+    (tmp_path / "file.yaml").write_bytes(b"a:\n  b: \xff")
+    with pytest.raises(DocumentError, match="line 2: is no YAML: invalid start byte; expected"):
         load(tmp_path / "file.yaml", what="a file of tests")
 
 
@@ -124,6 +124,14 @@ def test_a_fault_is_one_line_without_control_characters(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: Is a directory; expected a file of te"):
         load(tmp_path, what="a file of tests")
+
+
+def test_a_file_that_is_no_configuration_by_its_size_is_refused_at_once(tmp_path: Path) -> None:
+    for path in (tmp_path / "log.json", Path("/dev/zero")):
+        if not path.exists():
+            path.write_text('{"loss": 1.0}\n' * 100_000)
+        with pytest.raises(UsageError, match="is larger than 1 MiB; expected a file of tests"):
+            load(path, what="a file of tests")
 
 
 def test_every_fault_of_a_file_is_reported(tmp_path: Path) -> None:
