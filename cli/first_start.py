@@ -1,7 +1,8 @@
 """``python -m lineside.cli.first_start``: makes keys, tokens and passwords of a stack, once.
 
 For a stack of containers, where no person has a shell before it runs. Each secret is made where
-there was none of its name before; one that was revoked is not made again. The token of the
+there was none of its name before; one that was revoked is not made again. At each start the files
+are made to agree with the keys and passwords, which a restore may have replaced. The token of the
 dashboard is printed when it is made. The others are files for the containers that need them.
 """
 
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lineside.bus.auth.keyring import Keyring, keys_folder
+from lineside.bus.auth.keyring import TOKEN, Keyring, keys_folder, token_hash
 from lineside.bus.errors import LinesideError
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 
@@ -35,11 +36,12 @@ def make_trainer_key(keyring: Keyring) -> Path:
 
 
 def make_scrape_token(keyring: Keyring, file: Path) -> None:
-    """Store a token that may read the exporter in ``file``, unless the file is there.
+    """Store a token that may read the exporter in ``file``, unless one that is valid is there.
 
-    Only its hash is kept: where the file is gone, so is the token, and a new one replaces it.
+    Only its hash is kept: where the file is gone, so is the token, and a new one replaces it. So it
+    is for a token of which the keys know nothing, as after the restore of another home.
     """
-    if file.exists():
+    if file.exists() and keyring.find(TOKEN, token_hash(file.read_text())) is not None:
         return
     if any(one.name == SCRAPER and not one.revoked for one in keyring.credentials()):
         keyring.revoke(SCRAPER)
@@ -71,9 +73,13 @@ def write_secret(file: Path, text: str, mode: int = _FOR_EVERYONE) -> None:
 
 
 def make_pgpass(file: Path, password: str) -> None:
-    """Write the password file of libpq, which reads only a private one."""
-    if not file.exists():
-        write_secret(file, f"*:*:*:*:{password}\n", _PRIVATE)
+    """Write the password file of libpq, which reads only a private one.
+
+    The home may be a restored one, with the password of another server.
+    """
+    text = f"*:*:*:*:{password}\n"
+    if not file.exists() or file.read_text() != text:
+        write_secret(file, text, _PRIVATE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -76,9 +76,14 @@ class BatchSubscriber(Service):
         log.warning("%s: %s%s %s missing", self.name, what, where, agree(gap.count, "is"))
 
     def startup(self) -> None:
-        self._progress = ProgressFile(self.settings.home, self.name)
-        self._progress.make_folder()
+        self.begin_progress()
         self.reader = self.open_reader()
+
+    def begin_progress(self) -> None:
+        """Forget what an earlier process noted; called before anything that may fail."""
+        if self._progress is None:
+            self._progress = ProgressFile(self.settings.home, self.name)
+            self._progress.begin()
 
     @property
     def is_connected(self) -> bool:

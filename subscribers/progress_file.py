@@ -81,13 +81,17 @@ class ProgressFile:
             json.dump(progress._asdict(), file)
         draft.replace(self._path)
 
-    def make_folder(self) -> None:
-        """Make the folder of the file.
+    def begin(self) -> None:
+        """Make the folder of the file, and remove what an earlier process noted.
+
+        A process that ends right after its start would be healthy by that.
 
         Raises:
-            SettingsError: it cannot be made.
+            SettingsError: the folder cannot be made.
         """
         make_private_folder(self._path.parent)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
 
 def _path(home: Path, name: str) -> Path:

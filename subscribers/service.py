@@ -95,6 +95,7 @@ class SubscriberService(BatchSubscriber):
         self._loop = EventLoop()
 
     def startup(self) -> None:
+        self.begin_progress()
         self._state_file = SubscriberState.of(self.settings.home, self.name)
         self._sender = PublicationSender(self.settings.broker, self._state_file, self._set_fatal)
         self._sender.start()

@@ -127,13 +127,17 @@ class Stack:
         is_dashboard_ready = not self.dashboard or http_problem(self.ready_url) is None
         return self._is_broker_ready() and is_dashboard_ready
 
-    def not_ready_error(self) -> StackFailed:
-        """The error for a stack that was not ready in time."""
+    def not_ready_reason(self) -> str:
+        """Why a stack whose processes answer is not ready: the store, or a recorder that is behind.
+
+        Raises:
+            StackFailed: a process does not answer at all.
+        """
         if not self._broker_answers:
-            return StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
-        return StackFailed(
-            f"the dashboard is not ready: {http_problem(self.ready_url)}; see {self.logs}"
-        )
+            raise StackFailed(f"the broker does not answer; see {self.logs / 'broker.log'}")
+        if problem := http_problem(f"{self.dashboard}/healthz"):
+            raise StackFailed(f"the dashboard is not ready: {problem}; see {self.logs}")
+        return http_problem(self.ready_url) or "it is ready"
 
     def stop(self) -> None:
         """End every process and release the home."""

@@ -14,6 +14,7 @@ from lineside.cli.stack.service_manager import READY, STOPPING, notify
 from lineside.cli.stack.stack import Stack
 
 READY_SECONDS = 60.0
+"""How long ``up`` waits for the recorder to have caught up. For processes to answer, too."""
 _POLL_SECONDS = 0.2
 
 
@@ -44,12 +45,18 @@ class UpService(Service):
             self.stack.run_once()
             self._leftover_events.send()
         elif self.stack.ready():
-            self._ready = True
-            notify(READY, f"STATUS=page {self.stack.dashboard or 'off'}")
-            self.on_ready()
+            self._begin()
         elif time.monotonic() > self._deadline:
-            raise self.stack.not_ready_error()
+            # A recorder may need hours for what waited. To end would take from it what it has done
+            # of an upgrade of the store, and the broker from the trainings.
+            warn(f"going on, while {self.stack.not_ready_reason()}")
+            self._begin()
         time.sleep(_POLL_SECONDS)
+
+    def _begin(self) -> None:
+        self._ready = True
+        notify(READY, f"STATUS=page {self.stack.dashboard or 'off'}")
+        self.on_ready()
 
     def on_ready(self) -> None:
         """Print the addresses."""

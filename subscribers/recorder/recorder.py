@@ -46,6 +46,7 @@ class Recorder(BatchSubscriber):
         self._unclaimed_log = UnclaimedLog()
 
     def startup(self) -> None:
+        self.begin_progress()
         try:
             self._open()
             self.writer.finish_deletions()

@@ -140,7 +140,7 @@ class Watchdog(Service):
 
     def startup(self) -> None:
         """Start to send what an earlier process left."""
-        self._progress.make_folder()
+        self._progress.begin()
         self._sender.start()
         self._notifications.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_a_scrape_token_whose_file_is_gone_is_replaced(stack: Stack) -> None:
     stack.start()
     assert stack.roles(stack.files["scrape-token"].read_text()) == ("read",)
     assert stack.roles(old) == ()
+
+
+def test_after_the_restore_of_another_home_prometheus_and_the_store_get_in(stack: Stack) -> None:
+    stack.start()
+    server = stack.files["postgres-password"].read_text()
+    shutil.rmtree(keys_folder(stack.home))
+    stack.keyring.new_token("prometheus", ["read"])
+    stack.keyring.new_token("owner", ["admin"])
+    stack.files["pgpass"].chmod(0o600)
+    stack.files["pgpass"].write_text("*:*:*:*:of the other server\n")
+    stack.start()
+    assert stack.roles(stack.files["scrape-token"].read_text()) == ("read",)
+    assert stack.files["pgpass"].read_text() == f"*:*:*:*:{server}\n"
 
 
 def test_a_start_that_was_killed_while_it_wrote_is_repeated(stack: Stack) -> None:

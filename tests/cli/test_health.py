@@ -8,11 +8,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import text
 
+from lineside.bus.errors import StoreTooNew
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.cli import health
+from lineside.store.database.engine import open_store
+from lineside.store.database.migrate import VERSION_TABLE
 from lineside.subscribers.progress_file import ProgressFile
+from lineside.subscribers.recorder.recorder import Recorder
 from tests.cli.homes import Home
 from tests.support.waiting import wait_until
 
@@ -75,7 +80,7 @@ def test_a_broker_that_hangs_is_not_good(
 def test_a_subscriber_is_good_while_it_can_work_and_keeps_up(settings: Settings) -> None:
     clock = Clock()
     file = ProgressFile(settings.home, "watch", clock)
-    file.make_folder()
+    file.begin()
 
     def after(seconds: float, *, problem: str = "", head: int, processed: int) -> str:
         clock.now += seconds
@@ -99,16 +104,33 @@ def test_a_subscriber_is_good_while_it_can_work_and_keeps_up(settings: Settings)
 
 def test_a_subscriber_that_hangs_is_not_good(settings: Settings) -> None:
     file = ProgressFile(settings.home, "watch")
-    file.make_folder()
+    file.begin()
     file.update(head=1, processed=1)
     found = health.subscriber(settings, "watch", lambda: time.time() + 40)
     assert not found.is_good
     assert found.sentence == "watch has made no progress for 40 s: it hangs or has ended"
 
 
+def test_a_recorder_that_cannot_start_is_not_good_by_what_the_one_before_noted(
+    settings: Settings,
+) -> None:
+    file = ProgressFile(settings.home, "recorder")
+    file.begin()
+    file.update(head=1, processed=1)
+    assert health.subscriber(settings, "recorder").is_good
+    store = open_store(settings.store, create=True)
+    with store.begin() as connection:
+        newer = f"UPDATE {VERSION_TABLE} SET version_num = '9999'"  # noqa: S608 - our own name
+        connection.execute(text(newer))
+    store.dispose()
+    with pytest.raises(StoreTooNew):
+        Recorder(settings).startup()
+    assert not health.subscriber(settings, "recorder").is_good
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"written_at": "now"})])
 def test_a_file_that_makes_no_sense_is_no_progress(settings: Settings, content: str) -> None:
     file = ProgressFile(settings.home, "watch")
-    file.make_folder()
+    file.begin()
     (settings.home / "health" / "watch.json").write_text(content)
     assert not health.subscriber(settings, "watch").is_good

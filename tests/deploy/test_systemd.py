@@ -83,6 +83,12 @@ def test_a_start_may_take_as_long_as_up_waits() -> None:
         assert float(values(unit, "TimeoutStartSec")[0]) > up_service.READY_SECONDS
 
 
+def test_a_stack_that_waits_for_a_database_is_started_again_without_end() -> None:
+    for unit in (one for one in SERVICES if one.name == "lineside.service"):
+        assert values(unit, "Restart") == ["always"]
+        assert values(unit, "StartLimitIntervalSec") == ["0"]
+
+
 @pytest.mark.parametrize("address", ["", "relative", "/no/such/socket", "@no-such-socket"])
 def test_a_service_manager_that_is_not_there_changes_nothing(address: str) -> None:
     service_manager.notify("READY=1", env={"NOTIFY_SOCKET": address})
