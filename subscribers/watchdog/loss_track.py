@@ -21,6 +21,7 @@ RATE_VALUES = 40
 """A learning rate that rose within so many values explains a higher loss."""
 _RATE_RISE = 1.2
 _SPIKE_VALUES, _SPIKE_NOISE, _SPIKE_RANGE = 50, 8.0, 1.5
+_ROUNDING = 1e-3  # Trainer logs four decimals: a smaller difference may be theirs
 _CALM_VALUES = 3  # values after which a spike is over
 _LOWEST_SPIKE_VALUES = 20
 
@@ -109,4 +110,8 @@ class LossTrack:
         # The noise of a loss is in proportion to it: logarithms make it even.
         logs = [math.log(one) for one in self._usual]
         distance = math.log(value) - median(logs)
-        return distance > _SPIKE_NOISE * noise_of(logs) and value > _SPIKE_RANGE * max(self._usual)
+        return (
+            distance > _SPIKE_NOISE * noise_of(logs)
+            and value > _SPIKE_RANGE * max(self._usual)
+            and value > max(self._usual) + _ROUNDING
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from lineside.subscribers.watchdog.loss_track import LossTrack
 from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.rule import Finding, Findings, RunRule, hold, severity
 from lineside.subscribers.watchdog.rules.wording import number
+from lineside.subscribers.watchdog.series import NonFinite
 
 LOSSES = ("loss", "train/loss", "train_loss")
 """The names of a training's loss. Of an evaluation's, a rise is overfitting and no divergence."""
@@ -19,6 +21,11 @@ LOSSES = ("loss", "train/loss", "train_loss")
 def is_loss(name: str) -> bool:
     """Whether ``name`` is that of a loss: one value that is not finite is then too many."""
     return name.rpartition("/")[2].endswith("loss")
+
+
+def is_policy(run: RunObservation) -> bool:
+    """Whether the run learns by reward: its loss may rise while it learns."""
+    return any(name.rpartition("/")[2] == "reward" for name in run.run.metrics)
 
 
 def stop(run: RunObservation) -> str:
@@ -30,7 +37,8 @@ class NotFinite(RunRule):
     name = "nan"
     doc = (
         "the newest value of a loss is NaN or infinite, or the newest values of another metric of "
-        "rank 0 are"
+        "rank 0 are; one `grad_norm` of NaN is enough with a loss of 0, as which `Trainer` logs a "
+        "NaN. A metric that is neither a loss nor `grad_norm` is a warning at most"
     )
     severity: Severity = severity("critical")
     values: int = Field(
@@ -45,17 +53,29 @@ class NotFinite(RunRule):
 
     def _findings(self, run: RunObservation) -> Iterator[Finding]:
         for name, found in run.non_finite.items():
-            if found.in_a_row >= (1 if is_loss(name) else self.values):
+            if found.in_a_row >= self._needed(run, name, found):
+                # Some are NaN where they do not apply, such as the reward of another task.
+                is_sign = is_loss(name) or _is_gradient(name)
                 yield Finding(
                     f"{name} is {number(found.value)} since step {found.first_step:,}",
-                    stop(run),
+                    stop(run) if is_sign else f"lineside show {run.run.id}",
                     name,
+                    None if is_sign or self.severity != "critical" else "warning",
                     details={
                         "metric": name,
                         "since_step": found.first_step,
                         "values": found.in_a_row,
                     },
                 )
+
+    def _needed(self, run: RunObservation, name: str, found: NonFinite) -> int:
+        loss = run.run.loss
+        is_hidden = loss is not None and loss.value == 0 and math.isnan(found.value)
+        return 1 if is_loss(name) or (is_hidden and _is_gradient(name)) else self.values
+
+
+def _is_gradient(name: str) -> bool:
+    return name.rpartition("/")[2] == "grad_norm"
 
 
 class Divergence(RunRule):
@@ -64,7 +84,7 @@ class Divergence(RunRule):
         "the level of the loss (the median of ten values) is far above its best level, or above "
         "where it began: in proportion, and beyond its own noise. The first 30 values of an "
         "attempt are not judged, and within 40 values after the learning rate rose only those "
-        "above where it began"
+        "above where it began; nor is the loss of a training that logs a `reward`"
     )
     severity: Severity = severity("critical")
     for_: float = hold(60)
@@ -76,7 +96,7 @@ class Divergence(RunRule):
     )
 
     def judge(self, run: RunObservation) -> Findings:
-        if not run.is_active:
+        if not run.is_active or is_policy(run):
             return []
         found = (self._finding(run, name, track) for name, track in run.losses.items())
         return [finding for finding in found if finding is not None]
@@ -115,7 +135,7 @@ class LossSpike(RunRule):
     factor: float = Field(default=2.0, gt=1, description="So many times their median.")
 
     def judge(self, run: RunObservation) -> Findings:
-        if not run.is_active:
+        if not run.is_active or is_policy(run):
             return []
         return [
             Finding(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from lineside.subscribers.watchdog.loss_track import LossTrack
+from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.loss import Divergence, LossSpike, NotFinite
 from lineside.subscribers.watchdog.series import NonFinite
-from tests.subscribers.watchdog.observing import findings, losses, observed, points
+from tests.subscribers.watchdog.observing import NOW, findings, losses, observed, points, run
 
 Noise = Callable[[random.Random], float]
 
@@ -139,11 +140,35 @@ def counted(*values: float) -> NonFinite:
         ("eval_loss", [1.0, math.inf, math.inf], "eval_loss is inf since step 2"),
         ("train/kl_loss", [-math.inf], "train/kl_loss is -inf since step 1"),
         ("grad_norm", [1.0, *[math.nan] * 5], "grad_norm is NaN since step 2"),
+        ("rewards/format/mean", [math.nan] * 5, "rewards/format/mean is NaN since step 1"),
     ],
 )
 def test_values_that_are_not_finite(name: str, values: list[float], text: str) -> None:
     [found] = findings(NotFinite(), observed(non_finite={name: counted(*values)}))
     assert (found.subject, found.summary) == (name, text)
+    is_warning = name.startswith("rewards/")  # NaN where it does not apply
+    assert found.severity == ("warning" if is_warning else None)
+    assert found.action == ("lineside show run" if is_warning else "lineside stop run --no-save")
+
+
+def test_a_gradient_of_nan_with_a_loss_of_zero_is_the_nan_that_trainer_hides() -> None:
+    for loss, expected in ((0.0, 1), (2.0, 0)):
+        hidden = RunObservation(run(metrics={"loss": loss}), NOW)
+        hidden.non_finite["grad_norm"] = counted(1.0, math.nan)
+        assert len(findings(NotFinite(), hidden)) == expected
+
+
+def test_the_loss_of_a_training_by_reward_is_not_judged() -> None:
+    track = losses([1e-4 * 1.2**step for step in range(60)] + [90.0])
+    for metrics, expected in (({"loss": 90.0}, 1), ({"reward": 0.5}, 0)):
+        trained = RunObservation(run(metrics=metrics), NOW, losses={"loss": track})
+        found = [one for rule in (Divergence(), LossSpike()) for one in findings(rule, trained)]
+        assert len(found) == expected
+
+
+def test_the_rounding_of_a_small_loss_is_no_spike() -> None:
+    track = losses([*falling(100), *[1e-4] * 100, 4e-4])
+    assert findings(LossSpike(), observed(losses={"loss": track})) == []
 
 
 @pytest.mark.parametrize(
