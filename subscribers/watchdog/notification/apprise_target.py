@@ -74,10 +74,11 @@ class AppriseService:
         types = self._apprise.NotifyType
         levels = {"critical": types.FAILURE, "warning": types.WARNING, "info": types.INFO}
         severity = highest_severity(messages)
+        end = types.SUCCESS if all(one.is_resolved for one in messages) else types.INFO
         result = self._manager.notify(
             body=_MENTION.sub("\\g<0>\N{ZERO WIDTH SPACE}", text.text),
             title=_MENTION.sub("\\g<0>\N{ZERO WIDTH SPACE}", text.title),
-            notify_type=levels[severity] if severity else types.SUCCESS,
+            notify_type=levels[severity] if severity else end,
             body_format=self._apprise.NotifyFormat.TEXT,
             interpret_escapes=False,
             log_level=logging.DEBUG,

@@ -31,7 +31,8 @@ class Digest:
         rules = Counter(one.alert.rule for one in self._messages)
         counts = ", ".join(f"{count} {rule}" for rule, count in rules.most_common(5))
         more = ", ..." if len(rules) > 5 else ""
-        word = severity.upper() if severity else "Resolved"
+        end = "Resolved" if all(one.is_resolved for one in self._messages) else "Closed"
+        word = severity.upper() if severity else end
         return f"[{word}] {len(self._messages)} alerts: {printable(counts)}{more}"
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from lineside.bus.terminal_text import printable
+from lineside.store.history.records import RUNNING_STATUSES
 from lineside.subscribers.watchdog.alert import Alert
 
 NotificationEvent = Literal["opened", "closed", "reminder", "test"]
@@ -48,10 +49,23 @@ class Message:
         word = {
             "opened": alert.severity.upper(),
             "reminder": f"{alert.severity.upper()}, still open",
-            "closed": "Resolved" if self.was_announced else "Opened and resolved",
+            "closed": self._end if self.was_announced else f"Opened and {self._end.lower()}",
             "test": "Test",
         }[self.event]
         return printable(f"[{word}] {subject}{alert.summary}")
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the run, if there is one, goes on without what the alert reported.
+
+        A run that ended with NaN is judged no more, and an end closes after a day: neither is well.
+        """
+        status = self.alert.details.get("status")
+        return self.event == "closed" and (status is None or status in RUNNING_STATUSES)
+
+    @property
+    def _end(self) -> str:
+        return "Resolved" if self.is_resolved else "Closed"
 
     @property
     def text(self) -> str:
@@ -103,7 +117,8 @@ class Message:
         yield _row("Opened", _clock(alert.opened_at))
         if self.event == "closed" and alert.closed_at is not None:
             seconds = max(0.0, alert.closed_at - alert.opened_at)
-            yield _row("Resolved", f"{_clock(alert.closed_at)}, after {duration(seconds)}")
+            status = "" if self.is_resolved else f"; the run is {details['status']}"
+            yield _row(self._end, f"{_clock(alert.closed_at)}, after {duration(seconds)}{status}")
         if alert.openings > 1:
             yield _row("Openings", str(alert.openings))
         yield from _progress(details)

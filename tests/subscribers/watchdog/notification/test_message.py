@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from lineside.subscribers.watchdog.notification.digest import Digest
 from lineside.subscribers.watchdog.notification.message import Message, duration, trial_message
 from tests.subscribers.watchdog.notification.kit import ALERT, alert, closed
@@ -41,6 +43,17 @@ def test_a_closing_has_how_long_it_lasted_and_whether_it_is_news() -> None:
     assert late.title.startswith("[Opened and resolved] ")
     assert "Resolved: 2026-11-18 11:16:40 UTC, after 10 min\n" in late.text
     assert "Next:" not in late.text
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("running", "Resolved"), ("finished", "Closed"), ("failed", "Closed")]
+)
+def test_what_a_run_had_at_its_end_is_not_resolved(status: str, word: str) -> None:
+    at_end = replace(closed(), details={"status": status})
+    message = Message("m1", "closed", at_end)
+    assert message.title.startswith(f"[{word}] ")
+    assert ("; the run is finished" in message.text) == (status == "finished")
+    assert Digest([message, Message("m2", "closed", closed(2))]).title.startswith(f"[{word}] 2 ")
 
 
 def test_a_digest_has_a_line_for_each_alert_the_open_ones_first() -> None:
