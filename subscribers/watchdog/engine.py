@@ -88,12 +88,14 @@ class Found:
 class Judgement:
     """What was found, and which alerts were judged: those without a finding close.
 
-    ``gone`` are runs that are deleted. ``is_muted`` and ``is_acknowledged`` are about an alert.
+    ``gone`` are runs that are deleted, ``statuses`` those of the runs that were read.
+    ``is_muted`` and ``is_acknowledged`` are about an alert.
     """
 
     found: Iterable[Found]
     is_judged: Callable[[AlertKey], bool]
     gone: frozenset[str] = frozenset()
+    statuses: Mapping[str, str] = field(default_factory=dict)
     is_muted: Callable[[Alert], bool] = lambda _: False
     is_acknowledged: Callable[[Alert], bool] = lambda _: False
 
@@ -101,8 +103,8 @@ class Judgement:
 class Engine:
     """The alerts in ``state``. Belongs to one thread.
 
-    Targets get an opening and the closing after it. Within the cool-down, and while the alert is
-    muted, they get no other opening: an alert that is still open after that is sent then.
+    Targets get an opening and the closing after it. Within the cool-down from that closing on, and
+    while the alert is muted, they get no other opening: one that is open after that is sent then.
     """
 
     def __init__(self, state: WatchdogState, outbox: Outbox, timing: Timing) -> None:
@@ -122,6 +124,19 @@ class Engine:
         """The runs with an alert that is open, or about to open."""
         keys = {one.key for one in self.open_alerts} | self._held_since.keys()
         return {key.run for key in keys if key.run}
+
+    @property
+    def pending_runs(self) -> set[str]:
+        """The runs with an alert that is about to open, which a new process would not know."""
+        return {key.run for key in self._held_since if not self._is_open(key)}
+
+    def begin_again_at(self, now: float) -> None:
+        """The clock was set, or the machine slept: what holds is timed from ``now`` on."""
+        self._held_since = dict.fromkeys(self._held_since, now)
+        for record in self._records.values():
+            record.notified_at = min(record.notified_at, now)
+            record.published_at = min(record.published_at, now)
+            record.quiet_until = min(record.quiet_until, now + self._timing.cool_down)
 
     def apply(self, judgement: Judgement, now: float) -> bool:
         """Bring the alerts up to date; whether something is to be published or sent.
@@ -143,11 +158,11 @@ class Engine:
             for key, record in list(records.items()):
                 if record.alert.run in judgement.gone:
                     if record.alert.is_open:
-                        self._close(record, now, changed)
+                        self._close(record, judgement, now, changed)
                     self._state.remove(key)
                     del records[key]
                 elif record.alert.is_open and key not in found and judgement.is_judged(key):
-                    records[key] = self._close(record, now, changed)
+                    records[key] = self._close(record, judgement, now, changed)
                 elif not record.alert.is_open and self._is_over(record, now):
                     self._state.remove(key)
                     del records[key]
@@ -158,13 +173,16 @@ class Engine:
         self._records, self._held_since = records, held
         return changed.happened
 
-    def pass_on(self, alert: Alert, now: float) -> bool:
-        """Notify of another producer's alert, once; whether it is new."""
+    def pass_on(self, alert: Alert, now: float, *, is_muted: bool = False) -> bool:
+        """Notify of another producer's alert, once and unless it is muted; whether it is new."""
         with self._state.transaction() as db:
             is_new = self._state.pass_on(alert.id, now)
-            if is_new:
+            if is_new and not is_muted:
                 self._outbox.add(db, "opened", alert)
         return is_new
+
+    def _is_open(self, key: AlertKey) -> bool:
+        return key in self._records and self._records[key].alert.is_open
 
     def _open(
         self,
@@ -193,7 +211,13 @@ class Engine:
         record = AlertRecord(alert)
         if before is not None and not self._is_over(before, now):
             old = before.alert
-            alert = replace(alert, id=old.id, opened_at=old.opened_at, openings=old.openings + 1)
+            alert = replace(
+                alert,
+                id=old.id,
+                opened_at=old.opened_at,
+                updated_at=_after(old, now),
+                openings=old.openings + 1,
+            )
             record = replace(before, alert=alert)
         log.warning("alert opened: %s: %s", _name(alert), alert.summary)
         change = self._notify(record, judgement, now)
@@ -227,7 +251,7 @@ class Engine:
         )
         if not (is_new_to_targets or is_reminder or is_worse or is_due):
             return record
-        record = replace(record, alert=replace(alert, updated_at=now))
+        record = replace(record, alert=replace(alert, updated_at=_after(before, now)))
         change: AlertChange = "updated"
         if is_new_to_targets:
             change, record.notified, record.notified_at = "opened", OPEN, now
@@ -236,12 +260,24 @@ class Engine:
         changed.make(record, change, now)
         return record
 
-    def _close(self, record: AlertRecord, now: float, changed: _Changes) -> AlertRecord:
-        alert = replace(record.alert, state=CLOSED, updated_at=now, closed_at=now)
+    def _close(
+        self, record: AlertRecord, judgement: Judgement, now: float, changed: _Changes
+    ) -> AlertRecord:
+        before, details = record.alert, dict(record.alert.details)
+        if before.run in judgement.statuses:
+            details["status"] = judgement.statuses[before.run]
+        alert = replace(
+            before,
+            state=CLOSED,
+            updated_at=_after(before, now),
+            closed_at=max(now, before.opened_at),
+            details=details,
+        )
         was_sent = record.notified == OPEN
-        record = replace(record, alert=alert, quiet_until=now + self._timing.cool_down)
-        if was_sent:
+        record = replace(record, alert=alert)
+        if was_sent:  # a closing without a notification must not prolong the silence
             record.notified, record.notified_at = CLOSED, now
+            record.quiet_until = now + self._timing.cool_down
         log.info("alert closed: %s: %s", _name(alert), alert.summary)
         changed.make(record, "closed" if was_sent else "updated", now)
         return record
@@ -280,6 +316,11 @@ class _Changes:
         self._state.publish_alert(record.alert)
         self._outbox.add(self._db, change, record.alert)
         self.happened = True
+
+
+def _after(before: Alert, now: float) -> float:
+    """The time of the next change: the recorder keeps the newest, also if the clock was set."""
+    return max(now, before.updated_at + 0.001)
 
 
 def _name(alert: Alert) -> str:

@@ -45,13 +45,18 @@ class Judge:
                 for one in findings:
                     subject = subject or _subject(run)
                     found.append(_found(run_rule, one, subject))
-        names = self._names
+        names, statuses = self._names, {one.run.id: one.run.status for one in changes.judged}
 
         def is_judged(key: AlertKey) -> bool:
             return (key.run, key.rule) in judged or key.rule not in names
 
         return Judgement(
-            found, is_judged, changes.gone, responses.is_muted, responses.is_acknowledged
+            found,
+            is_judged,
+            changes.gone,
+            statuses,
+            responses.is_muted,
+            responses.is_acknowledged,
         )
 
     def _of_run(
@@ -59,7 +64,7 @@ class Judge:
     ) -> Sequence[Finding] | None:
         if not rule.applies_to(run):
             return []
-        if rule.needs_broker and not stack.is_broker_answering:
+        if rule.judges_silence and not stack.can_judge_silence:
             return None
         return self._try(rule, run.run.id, lambda: rule.judge(run))
 

@@ -87,6 +87,7 @@ class StackObservation:
     """Lineside itself at ``now``, as seen from the watchdog's machine.
 
     ``broker_silence`` is for how many seconds no broker has answered, ``broker_problem`` why.
+    ``was_asleep`` is whether the machine slept, or its clock was set, a moment ago.
     ``store_problem`` is why the store cannot be read. ``recorder_lag`` is for how many seconds
     the recorder has been behind. ``spool_waiting`` events wait in the spool; ``spool_silence``
     is for how many seconds those of one stream have waited without one being confirmed.
@@ -98,6 +99,7 @@ class StackObservation:
     broker: str
     broker_silence: float = 0.0
     broker_problem: str = ""
+    was_asleep: bool = False
     store_problem: str = ""
     recorder_lag: float = 0.0
     recorder_entries: int = 0
@@ -110,6 +112,6 @@ class StackObservation:
     failing_targets: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def is_broker_answering(self) -> bool:
-        """Whether a broker answers: the silence of a run is then its own."""
-        return not self.broker_silence
+    def can_judge_silence(self) -> bool:
+        """Whether the silence of a run is its own."""
+        return not self.broker_silence and not self.was_asleep

@@ -115,6 +115,13 @@ class StackObserver:
             cursors=self._cursors,
         )
 
+    def begin_again(self) -> None:
+        """The clock was set, or the machine slept: what waits is timed from now on."""
+        self._heads.clear()
+        self._disks.clear()
+        self._spool_stuck.clear()
+        self._due.clear()
+
     def close(self) -> None:
         """Disconnect."""
         self._close_reader()

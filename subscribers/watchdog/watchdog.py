@@ -33,6 +33,11 @@ log = logging.getLogger("lineside")
 
 CLOSE_SECONDS = 3.0
 """How long the end waits for events and notifications that are still to be sent."""
+SLEEP_SECONDS = 30.0
+"""A pause between two judgements that is so much longer than usual: the machine slept."""
+AWAKE_SECONDS = 120.0
+"""For so long after it no run is reported as silent: its next hook or heartbeat is yet to come."""
+_CLOCK_SECONDS = 1.0  # a clock that is set back by less does no harm
 _PROGRESS_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 
@@ -127,7 +132,8 @@ class Watchdog(Service):
         self._stack = StackObserver(settings, spool, clock)
         self._fatal: BaseException | None = None
         self._runs_read: Sequence[RunObservation] = ()
-        self._due = self._progress_due = 0.0
+        self._due = self._progress_due = self._awake_at = 0.0
+        self._judged_at: float | None = None
         self.responses = Responses()
         """What people did about alerts, as far as the store has it."""
         self._last_problem = self._logged_problem = ""
@@ -158,6 +164,7 @@ class Watchdog(Service):
     def judge(self) -> None:
         """Look at everything once, and bring the alerts up to date."""
         now = self._clock()
+        was_asleep = self._was_asleep(now)
         problem = ""
         changes = RunChanges()
         try:
@@ -171,6 +178,7 @@ class Watchdog(Service):
             stack = self._stack.observe(None)
         stack = replace(
             stack,
+            was_asleep=was_asleep,
             store_problem=problem,
             runs=self._runs_read,
             failing_targets=self._notifications.problems(),
@@ -183,13 +191,14 @@ class Watchdog(Service):
             problem = str(error)
             has_news = self._state.leave_file() and self._keep(judgement, changes, now)
         if not problem:
-            self._keep_progress(changes.revision, now)
+            self._keep_progress(changes)
         self._report(problem)
         if has_news:
             self._sender.wake()
             self._notifications.wake()
         if not problem and not stack.broker_silence:
             self._notifications.beat()
+        self._judged_at = self._clock()
 
     def shutdown(self) -> None:
         """Send what is left, and close the files."""
@@ -199,16 +208,29 @@ class Watchdog(Service):
         self._close_store()
         self._state.close()
 
+    def _was_asleep(self, now: float) -> bool:
+        """Whether this process or the machine slept, or the clock was set, a moment ago."""
+        usual = self._options.interval + SLEEP_SECONDS
+        if self._judged_at is not None and not -_CLOCK_SECONDS < now - self._judged_at < usual:
+            log.info("watchdog: nothing was judged for a time; silence counts from now on")
+            self._awake_at = time.monotonic() + AWAKE_SECONDS
+            self._engine.begin_again_at(now)
+            self._stack.begin_again()
+        return time.monotonic() < self._awake_at
+
     def _keep(self, judgement: Judgement, changes: RunChanges, now: float) -> bool:
         has_news = self._engine.apply(judgement, now)
         return self._pass_on(changes, now) or has_news
 
-    def _keep_progress(self, revision: int, now: float) -> None:
-        if now < self._progress_due:
+    def _keep_progress(self, changes: RunChanges) -> None:
+        monotonic, pending = time.monotonic(), self._engine.pending_runs
+        # An end is read once: with its revision it would be lost before its alert has opened.
+        has_pending_end = any(one.run.id in pending for one in changes.judged if not one.is_active)
+        if monotonic < self._progress_due or has_pending_end:
             return
-        self._progress_due = now + _PROGRESS_SECONDS
+        self._progress_due = monotonic + _PROGRESS_SECONDS
         if not self._state.is_in_memory or self._state.return_to_file():
-            self._state.judged(revision)
+            self._state.judged(changes.revision)
 
     def _pass_on(self, changes: RunChanges, now: float) -> bool:
         """Notify of the stopper's alerts, which it publishes itself."""
@@ -216,7 +238,8 @@ class Watchdog(Service):
         for run, row in changes.alerts:
             alert = stopper_alert(run, row)
             if alert is not None and alert.opened_at >= self._state.began_at:
-                has_news |= self._engine.pass_on(alert, now)
+                is_muted = self.responses.is_muted(alert)
+                has_news |= self._engine.pass_on(alert, now, is_muted=is_muted)
         return has_news
 
     def _open_store(self) -> tuple[RunObserver, Writer]:

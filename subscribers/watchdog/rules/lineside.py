@@ -124,7 +124,7 @@ class SubscriberLagging(StackRule):
     seconds: float = Field(default=600.0, gt=0, description="Open if one waits for so long.")
 
     def judge(self, stack: StackObservation) -> Findings:
-        if stack.broker_silence:
+        if not stack.can_judge_silence:
             return None
         return [
             Finding(

@@ -64,8 +64,8 @@ class RunRule(Rule):
     projects: list[str] = Field(
         default=[], description="Only runs of such a project; `*` fits any text."
     )
-    needs_broker: ClassVar[bool] = False
-    """Whether the silence of a broker would be taken for that of the run."""
+    judges_silence: ClassVar[bool] = False
+    """Whether the silence of a broker, or of all in a sleep, would be taken for that of the run."""
 
     def applies_to(self, run: RunObservation) -> bool:
         """Whether the options choose this run."""

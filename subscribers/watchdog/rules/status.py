@@ -52,7 +52,7 @@ class Stalled(_StatusRule):
         "minutes in an evaluation, a save or its first steps"
     )
     statuses = ("stalled",)
-    needs_broker = True
+    judges_silence = True
     severity: Severity = severity("critical")
     for_: float = hold(15)
 
@@ -65,5 +65,5 @@ class Disconnected(_StatusRule):
     name = "disconnected"
     doc = "nothing was received of a running training, and no end of it either"
     statuses = ("disconnected",)
-    needs_broker = True
+    judges_silence = True
     for_: float = hold(60)

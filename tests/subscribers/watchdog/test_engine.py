@@ -178,6 +178,47 @@ def test_an_alert_that_is_still_open_after_the_cool_down_is_sent(bench: Bench) -
     assert bench.sent == ["opened", "closed", "opened", "closed"]
 
 
+def test_what_fails_again_and_again_is_sent_once_in_each_cool_down(bench: Bench) -> None:
+    for _ in range(8):  # restarted after five minutes, and failed again at once
+        bench.judge(300, nan())
+        bench.judge(5)
+    assert bench.sent == ["opened", "closed"] * 3
+
+
+def test_a_clock_that_is_set_back_delays_nothing_and_later_changes_count(bench: Bench) -> None:
+    bench.now = 1_000_000.0
+    bench.judge(0, nan())
+    bench.judge(5, nan(), nan(hold=60, key=KEY._replace(subject="other")))
+    bench.now -= 86_400
+    bench.engine.begin_again_at(bench.now)
+    bench.judge(0, nan("2"), nan(hold=60, key=KEY._replace(subject="other")))
+    bench.judge(60, nan("2"), nan(hold=60, key=KEY._replace(subject="other")))
+    bench.judge(5)
+    assert bench.sent == ["opened", "opened", "closed", "closed"]
+    times = [data["updated_at"] for data in bench.published if data["subject"] == "loss"]
+    assert len(times) == 3
+    assert times == sorted(set(times)), "the recorder keeps the newest"
+    bench.judge(COOL_DOWN, nan())
+    assert bench.sent[4:] == ["opened"]
+
+
+def test_what_held_before_a_sleep_holds_from_its_end_on(bench: Bench) -> None:
+    bench.judge(0, nan(hold=60))
+    bench.engine.begin_again_at(bench.now + 30_000)
+    bench.judge(30_005, nan(hold=60))
+    assert bench.engine.pending_runs == {"run"}
+    bench.judge(55, nan(hold=60))
+    assert bench.sent == ["opened"]
+    assert bench.engine.pending_runs == set()
+
+
+def test_a_closing_has_the_status_of_the_run(bench: Bench) -> None:
+    bench.judge(0, nan())
+    bench.judgement = {"statuses": {"run": "finished"}}
+    bench.judge(5)
+    assert bench.published[-1]["details"] == {"step": 7, "status": "finished"}
+
+
 def test_a_muted_alert_is_shown_and_sent_only_when_it_is_no_longer_muted(bench: Bench) -> None:
     bench.judgement = {"is_muted": lambda _: True}
     bench.judge(0, nan())
@@ -262,3 +303,10 @@ def test_another_producers_alert_is_sent_once(bench: Bench) -> None:
     assert not bench.engine.pass_on(alert, bench.now)
     assert bench.sent == ["opened"]
     assert bench.published == []
+
+
+def test_another_producers_alert_that_is_muted_is_not_sent(bench: Bench) -> None:
+    alert = Alert("a1", "run", "", "", "rule", "", "closed", "warning", "held", "", 1.0, 1.0, 1.0)
+    bench.engine.pass_on(alert, bench.now, is_muted=True)
+    bench.engine.pass_on(alert, bench.now)
+    assert bench.sent == []

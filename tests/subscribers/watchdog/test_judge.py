@@ -58,8 +58,11 @@ def test_an_alert_of_a_rule_that_is_disabled_or_leaves_out_the_run_closes() -> N
     assert not judgement.is_judged(AlertKey("not read", "failed", ""))
 
 
-def test_a_silent_run_is_not_judged_while_no_broker_answers() -> None:
-    stack = replace(STACK, broker_silence=10.0)
+@pytest.mark.parametrize("reason", [{"broker_silence": 10.0}, {"was_asleep": True}])
+def test_a_silent_run_is_not_judged_without_a_broker_or_after_a_sleep(
+    reason: dict[str, Any],
+) -> None:
+    stack = replace(STACK, **reason)
     judgement = judge("stalled", Stalled(), Failed(), stack=stack)
     assert list(judgement.found) == []
     assert not judgement.is_judged(key("stalled"))

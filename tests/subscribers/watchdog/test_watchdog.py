@@ -234,6 +234,65 @@ def test_a_watchdog_that_is_killed_publishes_each_change_once(
     assert len({one["id"] for one in alerts}) == 1
 
 
+def test_an_end_is_not_forgotten_by_a_watchdog_that_is_killed_before_its_alert_opened(
+    settings: Settings,
+    recorder: ServiceProcess,
+    history: History,
+    begin: Callable[[str], Run],
+) -> None:
+    def start(hold: float) -> Watchdog:
+        rules = enabled_rules(RuleOptions.model_validate({"failed": {"for": hold}}))
+        made = Watchdog(settings, WatchdogOptions(interval=0.1, rules=rules))
+        made.startup()
+        return made
+
+    failed, first = begin("failed"), start(60.0)
+    try:
+        until(first, lambda: history.runs().items, "the run is recorded")
+        first.judge()
+        failed.emit("run_end", how="exception", error={"type": "ValueError"})
+        until(first, lambda: first.engine.pending_runs, "its end is judged")
+        first._progress_due = 0.0  # as if long after the one before
+        first.judge()
+    finally:
+        first.shutdown()
+    second = start(0.0)
+    try:
+        until(second, lambda: open_rules(second) == {("failed", "failed")}, "it opens")
+    finally:
+        second.shutdown()
+
+
+def test_after_a_sleep_of_the_machine_no_run_is_silent_and_nothing_lags(
+    settings: Settings,
+    recorder: ServiceProcess,
+    history: History,
+    begin: Callable[[str], Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    holds = {name: {"for": 0} for name in ("stalled", "disconnected", "recorder_lagging")}
+    rules = enabled_rules(RuleOptions.model_validate(holds))
+    slept = [0.0]
+    made = Watchdog(
+        settings,
+        WatchdogOptions(interval=0.1, rules=rules),
+        clock=lambda: time.time() + slept[0],
+    )
+    made.startup()
+    try:
+        begin("run")
+        until(made, lambda: made._runs_read, "the run is read")
+        slept[0] = 8 * 3600.0
+        for _ in range(3):
+            made.run_once()
+        assert history.runs().items
+        assert open_rules(made) == set()
+        made._awake_at = 0.0
+        until(made, lambda: open_rules(made) == {("run", "disconnected")}, "it is silent")
+    finally:
+        made.shutdown()
+
+
 def test_a_second_watchdog_of_a_home_does_not_start(settings: Settings, watchdog: Watchdog) -> None:
     with ServiceProcess("watchdog", settings) as process:
         wait_until(lambda: "a watchdog runs on this home already" in process.log_text(), "it ends")
