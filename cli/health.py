@@ -56,7 +56,7 @@ def shipper(settings: Settings) -> Health:
 
 def subscriber(settings: Settings, name: str, now: Callable[[], float] = time.time) -> Health:
     """The subscriber ``name`` can do its work, and keeps up with the broker."""
-    from lineside.subscribers.progress_file import Progress
+    from lineside.subscribers.state.progress_file import Progress
 
     progress = Progress.read(settings.home, name)
     if progress is None:

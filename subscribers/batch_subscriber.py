@@ -13,7 +13,7 @@ from lineside.bus.protocol.messages import CURSOR, OFFSET
 from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.bus.wording import agree, plural
-from lineside.subscribers.progress_file import ProgressFile
+from lineside.subscribers.state.progress_file import ProgressFile
 
 log = logging.getLogger("lineside")
 

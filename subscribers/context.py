@@ -17,7 +17,7 @@ from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
 from lineside.bus.protocol.limits import LimitExceeded, check_container_count, check_depth
 from lineside.bus.protocol.patterns import matches
 from lineside.bus.protocol.wire import HEADER, Encoder
-from lineside.subscribers.subscriber_state import Publication, SavedRun
+from lineside.subscribers.state.subscriber_state import Publication, SavedRun
 
 MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""

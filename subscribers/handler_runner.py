@@ -17,8 +17,8 @@ from lineside.bus.wording import agree, plural
 from lineside.subscribers.context import RunContext, TrackedRun
 from lineside.subscribers.events import typed_event
 from lineside.subscribers.handlers import Handlers
+from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
-from lineside.subscribers.subscriber_state import Publication, SubscriberState
 
 log = logging.getLogger("lineside")
 

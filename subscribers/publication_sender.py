@@ -25,8 +25,8 @@ from lineside.bus.protocol.messages import (
 )
 from lineside.bus.protocol.wire import Encoder
 from lineside.bus.wording import plural
-from lineside.subscribers.state_file import StateFileError
-from lineside.subscribers.subscriber_state import Pending, SubscriberState
+from lineside.subscribers.state.state_file import StateFileError
+from lineside.subscribers.state.subscriber_state import Pending, SubscriberState
 
 log = logging.getLogger("lineside")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import ReaderDenied
 from lineside.subscribers.handler_runner import HandlerRunner, Setup
-from lineside.subscribers.offset_tracker import OffsetTracker
+from lineside.subscribers.state.offset_tracker import OffsetTracker
 
 log = logging.getLogger("lineside")
 

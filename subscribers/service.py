@@ -20,11 +20,11 @@ from lineside.subscribers.context import RunFilter
 from lineside.subscribers.event_loop import EventLoop
 from lineside.subscribers.handler_runner import Setup
 from lineside.subscribers.handlers import Handlers
-from lineside.subscribers.offset_tracker import OffsetTracker
 from lineside.subscribers.publication_sender import PublicationSender
 from lineside.subscribers.run_queue import MAX_CATCHING_UP, Bus, RunQueue
+from lineside.subscribers.state.offset_tracker import OffsetTracker
+from lineside.subscribers.state.subscriber_state import SubscriberState
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
-from lineside.subscribers.subscriber_state import SubscriberState
 
 log = logging.getLogger("lineside")
 

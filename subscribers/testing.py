@@ -22,8 +22,8 @@ from lineside.subscribers.context import RunContext, RunFilter
 from lineside.subscribers.event_loop import EventLoop
 from lineside.subscribers.handler_runner import HandlerRunner, Setup, SubscriberStopped
 from lineside.subscribers.handlers import Handlers
+from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber
-from lineside.subscribers.subscriber_state import Publication, SubscriberState
 
 _ATTEMPT = "20260101T000000.000-0000"
 _START = 1_767_225_600.0  # seconds since the epoch: the first of January 2026

@@ -20,7 +20,7 @@ from lineside.dashboard.backend.transit_reader import TransitReader
 from lineside.dashboard.pages import alerts, controls, run_overview, sections, timeline
 from lineside.dashboard.pages.renderer import Renderer
 from lineside.dashboard.transit import Transit, add_spool
-from lineside.store.history.curve_records import Series
+from lineside.store.history.curves.records import Series
 from lineside.store.history.history import MAX_LIMIT, History
 from lineside.store.history.records import RUN_STATUSES, Run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lineside.bus.protocol.events import RANK_0, SAMPLER_PREFIX
 from lineside.dashboard.http.strict_json import strict
-from lineside.store.history.curve_records import Series
+from lineside.store.history.curves.records import Series
 
 _PREFIXES = (
     ("eval", "Evaluation"),

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Select, select
 
 from lineside.store.database.tables import attempts, events, points, series, streams
 from lineside.store.database.values import decode_float, to_datetime
-from lineside.store.history.curve_pieces import AttemptSelection
-from lineside.store.history.curve_records import PointRow
+from lineside.store.history.curves.pieces import AttemptSelection
+from lineside.store.history.curves.records import PointRow
 from lineside.store.history.records import EventRow
 from lineside.store.history.timeline import to_event_row
 

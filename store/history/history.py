@@ -15,13 +15,14 @@ from lineside.bus.protocol.commands import CONTROL_ON
 from lineside.bus.protocol.events import INTERNAL_RUN, RANK_0
 from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
-from lineside.store.history import charts, export, run_list, timeline
+from lineside.store.history import export, run_list, timeline
 from lineside.store.history.alerts import AlertHistory
 from lineside.store.history.audit import read_audit
 from lineside.store.history.commands import read_command, read_commands
 from lineside.store.history.cursor import cut_page
-from lineside.store.history.curve_pieces import AttemptSelection, CurveRequest, CurveSource
-from lineside.store.history.curve_records import PointRow, Points, Series, Timing
+from lineside.store.history.curves import charts
+from lineside.store.history.curves.pieces import AttemptSelection, CurveRequest, CurveSource
+from lineside.store.history.curves.records import PointRow, Points, Series, Timing
 from lineside.store.history.records import (
     AuditEntry,
     Changes,

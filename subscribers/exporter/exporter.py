@@ -24,7 +24,7 @@ from lineside.subscribers.exporter.samples import STATUSES, add_run, new_lines, 
 from lineside.subscribers.exporter.server import Health, PageServer
 from lineside.subscribers.exporter.state_file import ExporterState
 from lineside.subscribers.exporter.tracker import MAX_METRICS, RunTracker
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.state_file import StateFileError
 
 log = logging.getLogger("lineside")
 

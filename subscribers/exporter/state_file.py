@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.subscribers.exporter.record import RunRecord
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 
 _FORMAT = 1  # another format is another file, and the journal is read again
 _TABLES = """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 from lineside.subscribers.stopper.rules import Rule
 
 RETENTION_SECONDS = 60 * 86_400.0

@@ -14,7 +14,7 @@ from lineside.bus.protocol.event_kinds import END_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.stopper import outbox
 from lineside.subscribers.stopper.attempt_state import Trigger
 from lineside.subscribers.stopper.outbox import Outbox

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from lineside.store.history.new_points import NewPoint
+from lineside.store.history.curves.new_points import NewPoint
 from lineside.subscribers.watchdog.series import noise_of
 
 WARM_UP_VALUES = 20

@@ -13,8 +13,8 @@ from lineside.bus.protocol.alerts import WATCHDOG
 from lineside.bus.protocol.event_kinds import ALERT, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.tables import METRIC, TIMING
+from lineside.store.history.curves.new_points import NewPoint, NewPoints, read_new_points
 from lineside.store.history.history import History
-from lineside.store.history.new_points import NewPoint, NewPoints, read_new_points
 from lineside.store.history.records import ACTIVE_STATUSES, AlertMute, EventRow, Run
 from lineside.subscribers.watchdog.alert import Alert
 from lineside.subscribers.watchdog.loss_track import LossTrack

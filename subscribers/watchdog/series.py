@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from lineside.store.history.new_points import NewPoint
+from lineside.store.history.curves.new_points import NewPoint
 
 SIGMA_OF_MAD = 1.4826
 """The standard deviation of normal values, as a multiple of their median absolute deviation."""

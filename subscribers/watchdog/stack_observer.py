@@ -17,7 +17,7 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE, OFFSET
 from lineside.bus.settings import Settings
 from lineside.store.database.engine import sqlite_path
-from lineside.store.history.new_points import NewPoint
+from lineside.store.history.curves.new_points import NewPoint
 from lineside.subscribers.watchdog.observation import CursorLag, Disk, StackObservation
 from lineside.subscribers.watchdog.series import Window
 

@@ -21,8 +21,8 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.alerts import WATCHDOG
 from lineside.bus.protocol.event_kinds import ALERT
 from lineside.bus.protocol.events import INTERNAL_RUN, Stream
-from lineside.subscribers.state_file import StateFileError
-from lineside.subscribers.subscriber_state import Publication, SubscriberState
+from lineside.subscribers.state.state_file import StateFileError
+from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 from lineside.subscribers.watchdog.alert import Alert, AlertKey, State
 
 log = logging.getLogger("lineside")

@@ -16,9 +16,9 @@ from lineside.bus.service import Service
 from lineside.bus.settings import Settings
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
-from lineside.subscribers.progress_file import ProgressFile
 from lineside.subscribers.publication_sender import PublicationSender
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.progress_file import ProgressFile
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.watchdog.engine import Engine, Judgement, NoOutbox, Outbox, Timing
 from lineside.subscribers.watchdog.judge import Judge
 from lineside.subscribers.watchdog.observation import RunObservation

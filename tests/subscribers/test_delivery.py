@@ -20,7 +20,7 @@ from lineside.subscribers import (
 )
 from lineside.subscribers.handler_runner import REPORT_TRIES, SubscriberStopped
 from lineside.subscribers.service import SubscriberService
-from lineside.subscribers.subscriber_state import Publication, SubscriberState
+from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 from tests.subscribers.kit import ATTEMPT, ServedKit, published, train
 from tests.support.waiting import wait_until
 

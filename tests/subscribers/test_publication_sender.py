@@ -9,7 +9,7 @@ import pytest
 from lineside.bus.protocol.events import Stream
 from lineside.bus.testing import BrokerProcess, read_all
 from lineside.subscribers.publication_sender import PublicationSender
-from lineside.subscribers.subscriber_state import Publication, SubscriberState
+from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 
 OWN = Stream("run", "counter", "a")
 TOO_MANY_LISTS: dict[str, Any] = {"lists": [[] for _ in range(40_000)]}

@@ -11,7 +11,7 @@ import lineside.subscribers
 from lineside.bus.protocol.event_kinds import KINDS
 from lineside.subscribers import RunContext, RunEvent, Subscriber, testing
 from lineside.subscribers.events import EVENT_TYPES
-from lineside.subscribers.subscriber_state import SavedRun
+from lineside.subscribers.state.subscriber_state import SavedRun
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "subscribers.md"
 TEXT = PAGE.read_text()

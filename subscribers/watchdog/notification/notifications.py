@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 from lineside.subscribers.watchdog.notification.heartbeat import MAX_SILENCE, Heartbeat
 from lineside.subscribers.watchdog.notification.notifier import Notifier
 from lineside.subscribers.watchdog.notification.outbox import Outbox

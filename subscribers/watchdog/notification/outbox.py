@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lineside.bus.wording import agree, plural
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 from lineside.subscribers.watchdog.alert import NOTIFICATION_FAILING, Alert, AlertChange
 from lineside.subscribers.watchdog.notification.message import Message, NotificationEvent, duration
 from lineside.subscribers.watchdog.notification.target import Target

@@ -18,7 +18,7 @@ from lineside.cli.backup.backup import Backup, BackupResult
 from lineside.cli.backup.restore import Restore, RestoreResult
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
-from lineside.subscribers.subscriber_state import SubscriberState
+from lineside.subscribers.state.subscriber_state import SubscriberState
 
 STREAM = Stream("run", "rank0", "20261121T000000-0000")
 READER = "counter"

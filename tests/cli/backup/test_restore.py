@@ -25,7 +25,7 @@ from lineside.cli.backup.restore import HomeInUse, Restore
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
-from lineside.subscribers.subscriber_state import SubscriberState
+from lineside.subscribers.state.subscriber_state import SubscriberState
 from tests.cli.backup.homes import (
     READER,
     STREAM,

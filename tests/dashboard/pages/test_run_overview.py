@@ -8,7 +8,7 @@ import pytest
 
 from lineside.dashboard import formatting
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
-from lineside.store.history.curve_records import Series
+from lineside.store.history.curves.records import Series
 from lineside.store.history.records import (
     Attempt,
     Checkpoint,

@@ -22,7 +22,7 @@ from lineside.cli.commands import services
 from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
 from lineside.emitter.spool.sidecar_process import lock_holder
 from lineside.store.database.engine import open_store
-from lineside.store.history.curve_records import Series
+from lineside.store.history.curves.records import Series
 from lineside.store.history.history import History
 from tests.emitter.conftest import read_spool
 from tests.emitter.launch.launched import LOOP, python

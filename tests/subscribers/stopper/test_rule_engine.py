@@ -11,7 +11,7 @@ import pytest
 
 from lineside.bus.errors import AddressInUse
 from lineside.bus.protocol.events import Event, Stream
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.stopper.rule_engine import RuleEngine
 from lineside.subscribers.stopper.rule_parser import parse_rule
 from lineside.subscribers.stopper.state_store import RETENTION_SECONDS, StateStore

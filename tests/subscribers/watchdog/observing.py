@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from lineside.store.history.new_points import NewPoint
+from lineside.store.history.curves.new_points import NewPoint
 from lineside.store.history.records import Attempt, LossAccount, Run
 from lineside.subscribers.watchdog.loss_track import LossTrack
 from lineside.subscribers.watchdog.observation import RunObservation

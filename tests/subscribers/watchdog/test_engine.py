@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lineside.bus.protocol.events import Stream
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.watchdog.alert import Alert, AlertChange, AlertKey, Severity
 from lineside.subscribers.watchdog.engine import (
     UPDATE_SECONDS,

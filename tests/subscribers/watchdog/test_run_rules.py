@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lineside.store.history.new_points import NewPoint
+from lineside.store.history.curves.new_points import NewPoint
 from lineside.store.history.records import Checkpoint, EventRow, Failure, LossAccount
 from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.checkpoints import CheckpointOverdue

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.errors import AddressInUse
-from lineside.subscribers.state_file import StateFileError
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.watchdog.alert import Alert
 from lineside.subscribers.watchdog.state import AlertRecord, WatchdogState
 

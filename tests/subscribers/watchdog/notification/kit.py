@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 from lineside.subscribers.watchdog.alert import Alert, AlertChange
 from lineside.subscribers.watchdog.notification.message import Message
 from lineside.subscribers.watchdog.notification.outbox import Outbox

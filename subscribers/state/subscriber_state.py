@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside.bus.protocol.events import Stream, new_attempt
-from lineside.subscribers.state_file import StateFile
+from lineside.subscribers.state.state_file import StateFile
 
 RETENTION_SECONDS = 60 * 86_400.0
 """How long the state of a run is kept after its last change."""

@@ -13,7 +13,7 @@ from lineside.bus.protocol.events import RANK_0, is_rank
 from lineside.store.database.tables import METRIC, series
 from lineside.store.database.values import FLAGS, decode_float, to_datetime
 from lineside.store.downsampling import MAX_SELECTED, Point, Totals, chart_block_size
-from lineside.store.history.curve_pieces import (
+from lineside.store.history.curves.pieces import (
     AttemptSelection,
     CurveRequest,
     CurveSource,
@@ -25,8 +25,8 @@ from lineside.store.history.curve_pieces import (
     select_series,
     sum_finite,
 )
-from lineside.store.history.curve_records import Blocks, Means, Points, Segment, Series
-from lineside.store.history.series_reader import EVERYWHERE, Region
+from lineside.store.history.curves.records import Blocks, Means, Points, Segment, Series
+from lineside.store.history.curves.series_reader import EVERYWHERE, Region
 
 OVERVIEW_BLOCKS = 1000
 """The most blocks of an overview."""

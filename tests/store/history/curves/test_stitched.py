@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lineside.bus.errors import UsageError
-from lineside.store.history.curve_records import Points
+from lineside.store.history.curves.records import Points
 from lineside.store.history.history import ALL, STITCHED, History
 from tests.store.trainer import ATTEMPT, LATER_ATTEMPT, START, FakeJournal, FakeProducer
 

@@ -15,7 +15,7 @@ from lineside.bus.errors import UsageError
 from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.tables import attempts, series, streams
 from lineside.store.downsampling import Point, Selection, Totals
-from lineside.store.history.series_reader import (
+from lineside.store.history.curves.series_reader import (
     EVERYWHERE,
     Found,
     Reading,

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from lineside.store.database.tables import blocks
-from lineside.store.history.charts import OVERVIEW_BLOCKS
-from lineside.store.history.curve_records import Means
+from lineside.store.history.curves.charts import OVERVIEW_BLOCKS
+from lineside.store.history.curves.records import Means
 from lineside.store.history.history import History
 from lineside.store.recording.writer import Writer
 from tests.store.trainer import START, FakeJournal, FakeProducer

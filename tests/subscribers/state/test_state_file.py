@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.errors import AddressInUse
-from lineside.subscribers.state_file import StateFile, StateFileError
+from lineside.subscribers.state.state_file import StateFile, StateFileError
 
 
 class Counters(StateFile):

@@ -6,7 +6,7 @@ import math
 
 from sqlalchemy import Engine
 
-from lineside.store.history.new_points import NewPoints, read_new_points
+from lineside.store.history.curves.new_points import NewPoints, read_new_points
 from tests.store.trainer import FakeJournal, FakeProducer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lineside.subscribers.offset_tracker import OffsetTracker
+from lineside.subscribers.state.offset_tracker import OffsetTracker
 
 
 @given(st.permutations(range(1, 9)))

@@ -8,7 +8,11 @@ import pytest
 
 from lineside.bus.errors import AddressInUse
 from lineside.bus.protocol.events import Stream
-from lineside.subscribers.subscriber_state import RETENTION_SECONDS, Publication, SubscriberState
+from lineside.subscribers.state.subscriber_state import (
+    RETENTION_SECONDS,
+    Publication,
+    SubscriberState,
+)
 
 STREAM = Stream("run", "rank0", "a")
 OWN = Stream("run", "counter", "a")
