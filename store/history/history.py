@@ -55,8 +55,7 @@ class History:
 
     ``attempt`` is the name or number of one attempt, or of several: ``STITCHED`` leaves out the
     points after the step from which a later attempt resumed, ``ALL`` marks them. Pages have at most
-    ``limit`` items, 1 to 1,000. Every method with a run's id raises RunNotFound if there is no such
-    run, and UsageError for an argument that is not valid.
+    ``limit`` items, 1 to 1,000. Methods raise RunNotFound, and UsageError for a wrong argument.
 
     Statuses are as of ``as_of``, in seconds since the epoch: up to then the store is recorded, so
     a run whose newest events wait for a recorder is not taken for one that sends none.
