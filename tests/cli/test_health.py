@@ -16,8 +16,8 @@ from lineside.bus.testing import BrokerProcess
 from lineside.cli import health
 from lineside.store.database.engine import open_store
 from lineside.store.database.migrate import VERSION_TABLE
-from lineside.subscribers.state.progress_file import ProgressFile
 from lineside.subscribers.recorder.recorder import Recorder
+from lineside.subscribers.state.progress_file import ProgressFile
 from tests.cli.homes import Home
 from tests.support.waiting import wait_until
 
