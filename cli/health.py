@@ -8,9 +8,11 @@ sentence.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from lineside.bus.errors import LinesideError
@@ -20,6 +22,8 @@ MAX_AGE_SECONDS = 30.0
 """A subscriber that has noted its progress longer ago hangs."""
 MAX_LAG_SECONDS = 60.0
 """A subscriber that is further behind the broker does not keep up."""
+MIN_FREE_BYTES = 16 << 20
+"""With less on the disk of the journal, the broker can soon take no events."""
 _BROKER_SECONDS = 4.0
 
 
@@ -31,7 +35,7 @@ class Health(NamedTuple):
 
 
 def broker(settings: Settings) -> Health:
-    """The broker answers a reader, so it has its journal."""
+    """The broker answers a reader, so it has its journal; and its disk has space for events."""
     from lineside.bus.client.reader import Reader
     from lineside.bus.errors import ReaderDenied
     from lineside.bus.protocol.messages import LIVE
@@ -39,9 +43,18 @@ def broker(settings: Settings) -> Health:
     try:
         with Reader(settings.broker, start=LIVE, streams=("_none/_/_",), credit=1) as reader:
             reader.wait_connected(_BROKER_SECONDS)
+            if settings.journal.exists() and (problem := _disk_problem(settings.journal.parent)):
+                return Health(False, problem)
             return Health(True, f"the broker answers, its journal is at {reader.head:,}")
     except ReaderDenied:
         return Health(True, "the broker answers; this key may not read")
+
+
+def _disk_problem(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free >= MIN_FREE_BYTES:
+        return ""
+    return f"the broker takes no events when its disk is full: {free:,} bytes are free in {folder}"
 
 
 def shipper(settings: Settings) -> Health:

@@ -46,7 +46,7 @@ _SPARE_BYTES = 64 << 20
 
 
 class NoSpace(LinesideError):
-    """There is too little space on a disk; nothing was written."""
+    """There is too little space on a disk; nothing of what was written stays."""
 
 
 @dataclass
@@ -204,11 +204,14 @@ class Backup:
         complete: Callable[[Path], None] = lambda _: None,
     ) -> None:
         copy = archive.folder / "copy"
-        sqlite_copy.copy(
-            path,
-            copy,
-            lambda done, pages: self._on_progress(f"{path.name}: {100 * done // max(pages, 1)} %"),
-        )
+
+        def on_progress(done: int, pages: int) -> None:
+            # Beside the file its write-ahead log grows meanwhile, and fast on a busy machine.
+            for folder in (path.parent, copy.parent):
+                _check_free(folder)
+            self._on_progress(f"{path.name}: {100 * done // max(pages, 1)} %")
+
+        sqlite_copy.copy(path, copy, on_progress)
         complete(copy)
         archive.add(name, copy)
         for left in archive.folder.glob("copy*"):
@@ -235,6 +238,16 @@ class Backup:
 
 
 _NOT_KEPT = ("file", "bytes", "members")  # of a result: the archive itself knows them
+
+
+def _check_free(folder: Path) -> None:
+    """End a backup before it fills a disk: a broker could take no more events."""
+    free = shutil.disk_usage(folder).free
+    if free < _SPARE_BYTES:
+        raise NoSpace(
+            f"only {size(free)} are left in {folder}, so the backup was ended: free some space, or "
+            "choose a FILE on another disk, and a fast one"
+        )
 
 
 def _check_target(file: Path, settings: Settings, *, force: bool) -> None:

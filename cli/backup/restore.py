@@ -288,6 +288,12 @@ def _write(content: Content, path: Path) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with naming(path), os.fdopen(fd, "wb") as out:
         while chunk := content.read(_CHUNK_BYTES):
+            # Whatever size the archive claims to have: the spool of trainings may be on this disk.
+            if shutil.disk_usage(path.parent).free < _SPARE_BYTES:
+                raise NoSpace(
+                    f"the disk of {path.parent} is nearly full, so the restore was ended and "
+                    "nothing changed: free some space, or set LINESIDE_HOME to another disk"
+                )
             out.write(chunk)
         out.flush()
         os.fsync(fd)

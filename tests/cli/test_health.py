@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,6 +76,19 @@ def test_a_broker_that_hangs_is_not_good(
         broker.freeze()
         assert health.main(["broker"]) == 1
         broker.resume()
+
+
+def test_a_broker_that_can_take_no_events_is_not_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BrokerProcess(tmp_path) as broker:
+        monkeypatch.setenv("LINESIDE_HOME", str(tmp_path))
+        monkeypatch.setenv("LINESIDE_BROKER", broker.address)
+        assert Settings.from_env().journal.exists()
+        usage = type("Usage", (), {"free": 4096})
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        assert health.main(["broker"]) == 1
+        assert "4,096 bytes are free" in capsys.readouterr().out
 
 
 def test_a_subscriber_is_good_while_it_can_work_and_keeps_up(settings: Settings) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger("lineside")
 
 JOURNAL_VERSION = 1
 _PAGE_BYTES = 16_384  # half the CPU of 4 KiB for entries of some 14 KiB; SQLite's own is 4 KiB
+_LOG_BYTES = 64 << 20  # of the write-ahead log, once no other process reads
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -239,6 +240,8 @@ class SqliteJournal:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        # While another process reads, as a backup does, the log grows: it is cut afterwards.
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         db.execute("BEGIN EXCLUSIVE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > JOURNAL_VERSION:

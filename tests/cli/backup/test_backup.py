@@ -194,6 +194,19 @@ def test_a_disk_with_too_little_space_is_noticed_before_anything_is_written(
     assert not list(file.parent.glob(".*"))
 
 
+def test_a_backup_ends_before_its_wal_fills_the_disk_of_the_broker(
+    settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(folder: Path) -> object:
+        free = 1 << 20 if folder == settings.home else 1 << 40
+        return type("Usage", (), {"free": free})
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(NoSpace, match=rf"only 1.05 MB are left in {settings.home}, so"):
+        back_up(settings, file)
+    assert not list(file.parent.glob("*.tar")) + list(file.parent.glob(".*"))
+
+
 def test_the_manifest_names_versions(settings: Settings, file: Path) -> None:
     back_up(settings, file)
     manifest = json.loads(extracted(file, "manifest.json").read_text())

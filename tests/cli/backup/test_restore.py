@@ -158,6 +158,16 @@ def test_a_disk_with_too_little_space_is_noticed_before_anything_is_written(
         restore(other, file)
 
 
+def test_an_archive_that_has_more_than_it_claims_does_not_fill_the_disk(
+    file: Path, other: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Restore, "_check_space", lambda *_: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
+    with pytest.raises(NoSpace, match="nearly full, so the restore was ended and nothing changed"):
+        restore(other, file)
+    assert not [path for path in other.home.rglob("*") if path.suffix != ".lock"]
+
+
 def test_a_damaged_archive_changes_nothing(settings: Settings, file: Path, other: Settings) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.broker.storage import sqlite_journal
 from lineside.bus.broker.storage.journal import Write
 from lineside.bus.broker.storage.sqlite_journal import SqliteJournal
 from lineside.bus.errors import AddressInUse, JournalError
@@ -52,3 +53,23 @@ def test_a_lock_of_another_program_is_an_error_that_passes(journal: SqliteJourna
             fill(journal, 1)
     fill(journal, 1)
     assert journal.head == 1
+
+
+def test_the_log_that_grew_while_another_process_read_is_cut_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_journal, "_LOG_BYTES", 100_000)
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM entries").fetchone()
+    log_file = path.with_name("journal.db-wal")
+    for seq in range(300):
+        journal.append([Write(STREAM, seq, 1, b"x" * 50_000)], {})
+    assert log_file.stat().st_size > 15_000_000
+    reader.close()
+    for seq in range(300, 310):
+        journal.append([Write(STREAM, seq, 1, b"x")], {})
+    assert log_file.stat().st_size < 2_000_000
+    journal.close()
