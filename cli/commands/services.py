@@ -122,7 +122,14 @@ def exporter(
         Exporter(settings, server, max_metrics=max_metrics, render_seconds=interval).serve()
 
 
-def shipper() -> None:
+def shipper(
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="At its end, wait so long for the broker to confirm all."
+        ),
+    ] = 0.0,
+) -> None:
     """Send events from the spool to the broker, as a service.
 
     A training starts a shipper by itself where none runs, and that one ends when its work is done.
@@ -132,7 +139,7 @@ def shipper() -> None:
 
     configure_logging()
     settings = Settings.from_env()
-    limits = ShipperLimits(idle_timeout=math.inf, broker_timeout=math.inf)
+    limits = ShipperLimits(idle_timeout=math.inf, broker_timeout=math.inf, drain=drain)
     Shipper(settings.spool, settings.broker, limits).serve()
 
 

@@ -48,7 +48,8 @@ class ShipperLimits:
     The shipper ends when everything is confirmed and nothing new came for ``idle_timeout``, or when
     no producer lives and the broker was silent for ``broker_timeout``: for ``first_timeout`` if it
     has never answered. Confirmed segments are kept for ``retention``, less when a producer has more
-    than half of ``cap``.
+    than half of ``cap``. A shipper that is ended works on until everything is confirmed, for
+    ``drain`` at most: where the spool is lost with it, as in a container.
     """
 
     idle_timeout: float = 10.0
@@ -56,6 +57,7 @@ class ShipperLimits:
     first_timeout: float = 60.0
     retention: float = RETENTION_SECONDS
     cap: int = CAP_BYTES
+    drain: float = 0.0
 
 
 class Shipper(Service):
@@ -220,12 +222,21 @@ class Shipper(Service):
     def shutdown(self) -> None:
         """Send what the broker accepts now; the rest stays for the next shipper."""
         if self._lock is not None:
+            self._work_until_confirmed(time.monotonic() + self._limits.drain)
             self._drain(time.monotonic() + _DRAIN_SECONDS)
             self._disk_worker.submit(self.stream_registry.stream_states(), math.inf)
         self._disk_worker.shutdown(_DRAIN_SECONDS)
         self.stream_registry.close()
         self.broker_connection.close()
         self._release()
+
+    def _work_until_confirmed(self, until: float) -> None:
+        registry = self.stream_registry
+        self._discover_at = self._check_at = 0.0  # producers may have ended just now
+        while time.monotonic() < until:
+            self.work()
+            if registry.is_confirmed and (registry.has_live_producers or registry.is_complete):
+                return
 
     def _drain(self, until: float) -> None:
         while (now := time.monotonic()) < until:

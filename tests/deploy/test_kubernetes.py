@@ -104,6 +104,9 @@ def test_every_command_setting_and_volume_exists(workload: dict[str, Any]) -> No
         command = container.get("command", ["lineside", *container.get("args", ())])
         if command[0] == "lineside":
             assert command[1] in COMMANDS
+            real = {name for parameter in COMMANDS[command[1]].params for name in parameter.opts}
+            if command[1] != "run":  # what follows is another command
+                assert {word for word in command[2:] if word.startswith("-")} <= real
         elif command[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(command[2])
         for variable in container.get("env", ()):

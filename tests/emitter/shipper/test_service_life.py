@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lineside.emitter.spool.segment_reader import segments
 from lineside.emitter.spool.sidecar_process import LOCK_NAME, LOG_NAME, shipper_pid
 from lineside.emitter.spool.status_page import CLOSED, TRAIN_ENDED
 from tests.emitter.shipping import Bench, work_until
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 
 @pytest.mark.long
@@ -72,6 +73,25 @@ def test_sigterm_with_a_frozen_broker_ends_soon(bench: Bench) -> None:
     started = time.monotonic()
     assert shipper.stop() == 0
     assert time.monotonic() - started < 6
+
+
+def test_a_shipper_that_is_ended_waits_for_a_broker_that_comes_back(bench: Bench) -> None:
+    broker = bench.broker()
+    producer = bench.producer()
+    shipper = Shipper(bench.spool, bench.address, ShipperLimits(drain=DEADLINE))
+    shipper.startup()
+    producer.send("write 1")
+    work_until(shipper, lambda: producer.acked == 1)
+    broker.freeze()
+    producer.send("write 3000")
+    producer.kill()
+    back = threading.Timer(3.0, broker.resume)  # later than what can be sent at once
+    back.start()
+    started = time.monotonic()
+    shipper.shutdown()
+    back.join()
+    assert producer.acked == 3001
+    assert time.monotonic() - started < DEADLINE / 2, "it ends when all is confirmed"
 
 
 def test_an_invalid_address_is_a_sentence_in_the_log(bench: Bench) -> None:
