@@ -35,7 +35,7 @@ class PendingReplies:
         """Send what waits; ``failure`` is why the commit failed, or an empty string."""
         head = self._journal.head
         for identity, stream in self.hellos:
-            ack = Ack(str(stream), self._journal.next_seq(stream), OK, head)
+            ack = Ack(str(stream), self._journal.next_seq(stream), OK, head, self._journal.id)
             self._send([identity, *ack.encode()])
         for (identity, stream), status in self.acks.items():
             next_seq = self._journal.next_seq(stream)

@@ -192,10 +192,11 @@ class Ack(_Message):
     ``key`` is a stream, or in the answer to a Sub the reader's name; ``next`` is then the offset
     after which delivery begins. ``head`` is the journal's newest offset. ``status`` is ok, full
     (the disk is full; try again later), hole (records before the ones sent are missing; send from
-    ``next``) or denied; ``text`` is then the reason. In the answer to a Sub that is ok, ``text`` is
-    the journal's id, because offsets of one journal mean nothing in another, ``names`` are the
-    durable names below the reader's own, ``name/...``, and ``behind`` is the number of records of
-    any stream after ``next`` (0 also if it is not known), which wait since ``behind_ms``.
+    ``next``), invalid (no records) or denied; ``text`` is then the reason. In the answer to a Hi or
+    Sub that is ok, ``text`` is the journal's id, because offsets of one journal mean nothing in
+    another. In that to a Sub ``names`` are the durable names below the reader's own, ``name/...``,
+    and ``behind`` is the number of records of any stream after ``next`` (0 also if it is not
+    known), which wait since ``behind_ms``.
     """
 
     VERB = b"ACK"

@@ -88,7 +88,9 @@ class InvalidRecords:
             return  # it was removed meanwhile, and is reported as missing
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open_private(self._path, os.O_WRONLY | os.O_APPEND) as fd:
+            kept = os.fstat(fd).st_size
             if os.write(fd, found.blob) != len(found.blob):
+                os.ftruncate(fd, kept)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(fd)
         self._seqs.add(seq)

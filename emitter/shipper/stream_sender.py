@@ -179,7 +179,7 @@ class StreamSender:
                 self._on_invalid(ack, now)
         elif ack.status in (FULL, DENIED) or (ack.status == HOLE and self._state is _State.OPEN):
             self._refused(ack, now)
-        elif hi_sent:
+        elif hi_sent and (ack.text or not self.invalid.is_searching):
             self._begin(ack.next)
         elif ack.next > self.acked:
             self._advance(ack.next)
@@ -273,7 +273,8 @@ class StreamSender:
         end = self._in_flight[-1].end
         if not self.invalid.is_searching:
             self.invalid.search(end)
-            self._state = _State.UNKNOWN  # the answer to HI comes after all others
+            # The answer to HI comes after all others, and has a text.
+            self._state = _State.UNKNOWN
         else:
             try:
                 self.invalid.on_refused(self.acked, end, ack.text)

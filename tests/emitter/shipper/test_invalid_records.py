@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.protocol.messages import INVALID, Ack, GapMessage, Hi, Put
-from lineside.bus.protocol.wire import decode_kind, record_bodies
+from lineside.bus.protocol.wire import HEADER, decode_kind, record_bodies
 from lineside.bus.testing import read_all
 from lineside.emitter.shipper.flush import ShipResult, ship
 from lineside.emitter.shipper.invalid_records import FOLDER
@@ -25,30 +26,42 @@ TOO_MANY_LISTS: dict[str, Any] = {"lists": [[[], []] for _ in range(15_000)]}
 
 
 class FakeBroker:
-    """Answers a sender as the broker does that cannot read the records ``invalid``."""
+    """Answers a sender as the broker does that cannot read the records ``invalid``.
 
-    def __init__(self, sender: StreamSender, invalid: set[int]) -> None:
+    It takes ``turn`` messages at a time of those that are under way, at most ``window``.
+    """
+
+    def __init__(
+        self, sender: StreamSender, invalid: set[int], window: int = 3, turn: int = 3
+    ) -> None:
         self.sender, self.invalid = sender, invalid
+        self.window, self.turn = window, turn
         self.next_seq = 0
+        self.under_way: list[Hi | Put | GapMessage] = []
         self.gaps: list[int] = []
         self.messages = 0
 
     def run(self) -> None:
-        """Answer until nothing more is sent: up to three messages are under way at a time."""
-        while True:
-            under_way: list[Hi | Put | GapMessage] = []
-            while len(under_way) < 3 and (message := self.sender.next(NOW)) is not None:
-                self.sender.sent(message)
-                under_way.append(message)
-            if not under_way:
-                return
-            self.messages += len(under_way)
+        """Answer until nothing more is sent."""
+        while self._send():
+            taken = self.under_way[: self.turn]
+            del self.under_way[: self.turn]
+            self.messages += len(taken)
             # The refusals come before the confirmations of one turn.
-            for answer in sorted(map(self._answer, under_way), key=lambda a: a.status != INVALID):
+            for answer in sorted(map(self._answer, taken), key=lambda a: a.status != INVALID):
                 self.sender.on_ack(answer, NOW)
+                self._send()
+
+    def _send(self) -> bool:
+        while len(self.under_way) < self.window and (message := self.sender.next(NOW)) is not None:
+            self.sender.sent(message)
+            self.under_way.append(message)
+        return bool(self.under_way)
 
     def _answer(self, message: Hi | Put | GapMessage) -> Ack:
         status, before = "ok", self.next_seq
+        if isinstance(message, Hi):
+            return Ack(str(STREAM), before, status, 0, "id of the journal")
         if isinstance(message, Put):
             seqs = range(message.first_seq, message.first_seq + message.count)
             if self.invalid & {*seqs}:
@@ -59,8 +72,8 @@ class FakeBroker:
                 self.next_seq = max(seqs.stop, self.next_seq)
         elif isinstance(message, GapMessage):
             assert message.first <= self.next_seq
-            self.gaps += range(message.first, message.end)
-            self.next_seq = message.end
+            self.gaps += range(self.next_seq, message.end)
+            self.next_seq = max(message.end, self.next_seq)
         return Ack(str(STREAM), self.next_seq, status)
 
 
@@ -91,6 +104,19 @@ def test_just_the_records_that_the_broker_cannot_read_become_gaps(
     writer.close()
 
 
+def test_answers_to_earlier_messages_are_about_no_later_one(tmp_path: Path) -> None:
+    writer = write(tmp_path, 5120)
+    invalid = {*range(300, 5120, 256)}
+    sender = StreamSender(STREAM, writer.folder.path, 0)
+    found: list[int] = []
+    sender.invalid.on_found = lambda record: found.append(record.seq)
+    broker = FakeBroker(sender, invalid, window=64, turn=2)
+    broker.run()
+    assert broker.next_seq == sender.acked == 5120
+    assert broker.gaps == found == sorted(invalid)
+    writer.close()
+
+
 def test_a_stream_of_such_records_alone_ends(tmp_path: Path) -> None:
     writer = write(tmp_path, 20)
     broker = FakeBroker(StreamSender(STREAM, writer.folder.path, 0), {*range(20)})
@@ -115,6 +141,25 @@ def test_a_record_that_cannot_be_kept_is_sent_again_later(
     sender._retry_at = 0.0
     broker.run()
     assert (broker.next_seq, broker.gaps) == (3, [1])
+    writer.close()
+
+
+def test_a_record_that_was_kept_in_part_is_kept_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = write(tmp_path, 3)
+    sender = StreamSender(STREAM, writer.folder.path, 0)
+    broker = FakeBroker(sender, {1})
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: os.pwrite(fd, data[:10], 0))
+        broker.run()
+    assert broker.next_seq == 1
+    sender._retry_at = 0.0
+    broker.run()
+    assert (broker.next_seq, broker.gaps) == (3, [1])
+    kept = (tmp_path / FOLDER / "run" / "rank0" / "a.1.seg").read_bytes()
+    [body] = record_bodies(kept)
+    assert len(kept) == HEADER.size + len(body)
     writer.close()
 
 
