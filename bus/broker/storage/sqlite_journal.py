@@ -88,14 +88,12 @@ class SqliteJournal:
                 path.touch(mode=0o600)
                 path.chmod(0o600)
             with self._translating_errors():
-                self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-            try:
-                with self._translating_errors():
-                    self._open()
+                self._db = self._connect()
+                try:
                     self._load()
-            except BaseException:
-                self._db.close()
-                raise
+                except BaseException:
+                    self._db.close()
+                    raise
         except BaseException:
             self._lock.release()
             raise
@@ -233,8 +231,33 @@ class SqliteJournal:
         self._db.close()
         self._lock.release()
 
-    def _open(self) -> None:
-        db = self._db
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._open(locking_mode="NORMAL")
+        except sqlite3.OperationalError as error:
+            if "is locked" in str(error):
+                raise
+            db = self._open(locking_mode="EXCLUSIVE")
+            log.warning(
+                "the journal %s cannot be shared (SQLite: %s): no backup can be made until the "
+                "broker is restarted; full disks and network file systems do that",
+                self.path,
+                error,
+            )
+            return db
+
+    def _open(self, *, locking_mode: str) -> sqlite3.Connection:
+        """Open the file; the mode EXCLUSIVE needs no file of shared memory beside it."""
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+        try:
+            db.execute(f"PRAGMA locking_mode = {locking_mode}")
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         if not db.execute("PRAGMA page_count").fetchone()[0]:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")

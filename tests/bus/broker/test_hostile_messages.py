@@ -56,7 +56,7 @@ def test_a_message_that_is_too_large_is_denied_and_the_next_one_served(
         assert isinstance(answer, Ack)
         assert answer.status == DENIED
         assert why in answer.text
-        assert hostile.request(Hi(STREAM)) == Ack(str(STREAM), 0, OK, ANY)
+        assert hostile.request(Hi(STREAM)) == Ack(str(STREAM), 0, OK, ANY, ANY)
         hostile.close()
     healthy.assert_unharmed()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket as plain
+from unittest.mock import ANY
 
 import pytest
 import zmq
@@ -79,7 +80,7 @@ def test_a_malformed_message_is_denied_and_the_next_one_served(
     assert isinstance(answer, Ack)
     assert (answer.key, answer.status) == ("", DENIED)
     assert answer.text
-    assert connection.request(Hi(STREAM)) in [Ack(str(STREAM), 0, OK, head) for head in (0, 1)]
+    assert connection.request(Hi(STREAM)) == Ack(str(STREAM), 0, OK, ANY, ANY)
 
 
 def test_malformed_messages_are_reported_in_the_audit(

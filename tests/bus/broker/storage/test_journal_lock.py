@@ -46,6 +46,17 @@ def test_another_process_may_read_it_and_delays_no_append(journal: SqliteJournal
     assert journal.head == 2010
 
 
+def test_a_broker_starts_where_a_file_of_shared_memory_cannot_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "journal.db-shm").mkdir()  # a full disk and network file systems do that too
+    for count in (0, 3):
+        with contextlib.closing(SqliteJournal(tmp_path / "journal.db")) as journal:
+            assert journal.head == count
+            fill(journal, 3)
+    assert "cannot be shared" in caplog.text
+
+
 def test_a_lock_of_another_program_is_an_error_that_passes(journal: SqliteJournal) -> None:
     with contextlib.closing(sqlite3.connect(journal.path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
