@@ -29,7 +29,9 @@ from lineside.bus.protocol.wire import Encoder
 _BATCH = 64  # records in one PUT
 _BATCH_BYTES = 256 << 10
 _WINDOW = 64  # PUTs without an acknowledgement
-_WINDOW_BYTES = 16 << 20  # of their records together, and one PUT more
+# Of the records of a connection's PUTs without an acknowledgement. A broker that was frozen has as
+# much in memory for each connection; it cuts one of the network with 64 MiB.
+_WINDOW_BYTES = 4 << 20
 _SILENCE_SECONDS = 3.0
 _FULL_RETRY_SECONDS = 0.2
 _DENIED_RETRY_SECONDS = 3.0
@@ -69,7 +71,14 @@ class ProducerConnection:
         connection, producers = self._connection, list(self._producers.values())
         if not self._is_waiting():
             connection.waiting_since = None
-        all(producer.send(connection) for producer in producers)
+        window = _WINDOW_BYTES
+        for producer in producers:
+            window -= producer.in_flight_bytes
+        for producer in producers:
+            window += producer.in_flight_bytes
+            if not producer.send(connection, window):
+                break
+            window -= producer.in_flight_bytes
         is_waiting = self._is_waiting()
         if is_waiting and connection.waiting_since is None:
             connection.waiting_since = time.monotonic()
@@ -212,6 +221,11 @@ class Producer:
         if self._owns_connection:
             self._connection.close()
 
+    @property
+    def in_flight_bytes(self) -> int:
+        """The bytes of the records that were sent and are not acknowledged."""
+        return sum(size for _, size in self._in_flight)
+
     def restart(self) -> None:
         """Begin again with HI, on a new connection or because the broker forgot this one."""
         self._is_hello_sent = self._is_hello_acked = False
@@ -222,8 +236,11 @@ class Producer:
         self._sent = seq
         self._in_flight.clear()
 
-    def send(self, connection: Connection) -> bool:
-        """Send what may be sent; False if the connection takes no more now."""
+    def send(self, connection: Connection, window: int) -> bool:
+        """Send what may be sent; False if the connection takes no more now.
+
+        One PUT may always be under way, and more while they have fewer than ``window`` bytes.
+        """
         if self.needs_hello:
             self._is_hello_sent = connection.send(Hi(self.stream).encode())
             if not self._is_hello_sent:
@@ -231,8 +248,10 @@ class Producer:
         if not self._is_hello_acked or time.monotonic() < self._paused_until:
             return True
         limit = min(self.next_seq, self.acked + _WINDOW * _BATCH)
-        size = sum(size for _, size in self._in_flight)
-        while self._sent < limit and len(self._in_flight) < _WINDOW and size < _WINDOW_BYTES:
+        size = self.in_flight_bytes
+        while self._sent < limit and (
+            not self._in_flight or (len(self._in_flight) < _WINDOW and size < window)
+        ):
             message, end = self._next_message(limit)
             if not connection.send(message.encode()):
                 return False

@@ -8,7 +8,7 @@ from lineside.bus.client import producer as producer_module
 from lineside.bus.client.producer import Producer, ProducerConnection
 from lineside.bus.client.producer_pool import _MAX_PRODUCERS, ProducerPool
 from lineside.bus.errors import BrokerUnreachable, BusError
-from lineside.bus.protocol.messages import DENIED, Ack
+from lineside.bus.protocol.messages import DENIED, Ack, Frames, Put, decode
 from lineside.bus.settings import Settings
 from lineside.bus.testing import read_all
 from tests.bus.conftest import StartBroker
@@ -138,3 +138,33 @@ def test_a_pool_begins_another_stream_after_an_error(
         pool.emit("run", "stopper", "alert", data={"value": 2})
         pool.flush("run", "stopper", 10)
     assert [event.data for event in read_all(settings.broker)] == [{"value": 2}]
+
+
+def test_the_streams_of_one_connection_share_one_window_of_bytes(
+    start_broker: StartBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_broker()
+    connection = ProducerConnection(settings.broker)
+    producers = [Producer(settings.broker, f"run{n}/rank0/a", connection) for n in range(20)]
+    for producer in producers:
+        producer.emit("log")
+        producer.flush()
+    for producer in producers:
+        for _ in range(10):
+            producer.emit("log", data={"text": "x" * (200 << 10)})
+    sent: list[Frames] = []
+
+    def send(frames: Frames) -> bool:
+        sent.append(frames)  # and no answer comes
+        return True
+
+    monkeypatch.setattr(connection._connection, "send", send)
+    for _ in range(3):
+        connection.poll(0)
+    puts = [put for put in map(decode, sent) if isinstance(put, Put)]
+    size = sum(len(put.blob) for put in puts)
+    window = producer_module._WINDOW_BYTES
+    # Each may have one PUT under way, or one that waits for another's answer would wait for ever.
+    assert window <= size < window + len(producers) * (300 << 10)
+    assert {put.stream for put in puts} == {p.stream for p in producers}
+    connection.close()
