@@ -61,7 +61,27 @@ def check(file: Path, on_progress: Callable[[str], None]) -> dict[str, Any]:
     with reader.open() as files:
         for name, _ in files:
             on_progress(name)
+    _check_facts(file, reader.manifest)
     return reader.manifest
+
+
+def _check_facts(file: Path, manifest: dict[str, Any]) -> None:
+    """Refuse an archive with facts that no backup has: they are printed, and decide."""
+    journal, store = manifest.get("journal"), manifest.get("store")
+    texts = [manifest.get("lineside"), manifest.get("created_at")]
+    numbers = [manifest.get("spool_events", 0)]
+    if store is not None:
+        texts += (
+            [store.get("kind"), store.get("revision") or ""] if isinstance(store, dict) else [0]
+        )
+    if journal is not None:
+        numbers.append(journal.get("head") if isinstance(journal, dict) else None)
+    are_texts = all(isinstance(text, str) and f"{text}x".isprintable() for text in texts)
+    if not are_texts or not all(isinstance(number, int) for number in numbers):
+        raise ArchiveError(
+            f"{file} is damaged, or no archive of `lineside backup`: what it reports of itself "
+            "makes no sense"
+        )
 
 
 class Restore:
@@ -178,6 +198,7 @@ class Restore:
                 if not self._is_expected(name):
                     raise ArchiveError(f"{file} has {name!r:.100}, which no backup has")
                 _write(content, self._staging / name)
+        _check_facts(file, reader.manifest)
         return reader.manifest
 
     def _check_space(self, content: object) -> None:

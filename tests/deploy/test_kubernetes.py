@@ -40,6 +40,9 @@ PODS = [
     pytest.param(document["spec"], id=document["metadata"]["name"])
     for kind in ("StatefulSet", "Job")
     for document in of_kind(kind)
+] + [
+    pytest.param({"template": document}, id=document["metadata"]["name"])
+    for document in of_kind("Pod")
 ]
 
 
@@ -145,3 +148,16 @@ def test_the_training_reaches_the_stack_and_never_waits_for_it() -> None:
     (policy,) = of_kind("NetworkPolicy")
     allowed = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     assert allowed.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_a_restore_mounts_the_volume_of_the_stack_as_the_stack_does() -> None:
+    (restore,), (stack,) = of_kind("Pod"), of_kind("StatefulSet")
+    (claim,), name = stack["spec"]["volumeClaimTemplates"], stack["metadata"]["name"]
+    volume = f"{claim['metadata']['name']}-{name}-0"
+    assert restore["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": volume}
+    pod = stack["spec"]["template"]["spec"]
+    assert restore["spec"]["securityContext"] == pod["securityContext"]
+    (own,), (theirs,) = restore["spec"]["containers"], pod["containers"]
+    assert own["env"][0] in theirs["env"]
+    assert own["volumeMounts"][0] in theirs["volumeMounts"]
+    assert restore["metadata"]["namespace"] == "lineside"

@@ -11,6 +11,7 @@ import tarfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from lineside.bus.broker.storage.retention import Retention
 from lineside.bus.errors import LinesideError, SettingsError, UsageError
 from lineside.bus.settings import Settings
 from lineside.cli.backup import restore as restoring
+from lineside.cli.backup.archive import ArchiveError, ArchiveWriter
 from lineside.cli.backup.backup import NoSpace
 from lineside.cli.backup.restore import HomeInUse, Restore
 from lineside.cli.stack.home_lock import HomeLock
@@ -194,6 +196,32 @@ def test_an_archive_with_a_file_that_no_backup_has_is_refused(
             tar.addfile(info, io.BytesIO(content))
     with pytest.raises(LinesideError, match="which no backup has"):
         restore(other, path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"journal": 5},
+        {"journal": {"head": "far"}},
+        {"store": {"kind": "sqlite", "revision": ["0001"]}},
+        {"spool_events": "many"},
+        {"created_at": "\x1b[2J"},
+        {"lineside": None},
+    ],
+    ids=str,
+)
+def test_an_archive_that_reports_nonsense_of_itself_is_refused(
+    tmp_path: Path, other: Settings, odd: dict[str, Any]
+) -> None:
+    path = tmp_path / "made.tar"
+    facts: dict[str, Any] = {"created_at": "today", "lineside": "0.1.0"}
+    with ArchiveWriter(path) as writer:
+        writer.begin(facts)
+        writer.commit(facts | odd, replace=False)
+    for refuse in (lambda: restoring.check(path, lambda _: None), lambda: restore(other, path)):
+        with pytest.raises(ArchiveError, match="makes no sense"):
+            refuse()
+    assert not (other.home / ".restore").exists()
 
 
 def test_a_store_of_a_newer_version_is_refused_before_anything_changes(
