@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from lineside.subscribers.watchdog.alert import AlertKey
 from lineside.subscribers.watchdog.engine import Found, Judgement, Subject
 from lineside.subscribers.watchdog.observation import RunObservation, StackObservation
-from lineside.subscribers.watchdog.rules.rule import Finding, Findings, Rule, RunRule, StackRule
+from lineside.subscribers.watchdog.rules.rule import (
+    Finding,
+    Findings,
+    Rule,
+    RunRule,
+    StackRule,
+    Undecided,
+)
 from lineside.subscribers.watchdog.run_details import details
 from lineside.subscribers.watchdog.run_observer import Responses, RunChanges
 
@@ -30,11 +37,16 @@ class Judge:
         """What the rules find, and what they judged."""
         found: list[Found] = []
         judged: set[tuple[str, str]] = set()
+        undecided: set[AlertKey] = set()
         for rule in self._stack_rules:
             findings = self._try(rule, "Lineside", lambda rule=rule: rule.judge(stack))  # type: ignore[misc]
             if findings is not None:
                 judged.add(("", rule.name))
-                found += [_found(rule, one, Subject()) for one in findings]
+                for one in findings:
+                    if isinstance(one, Undecided):
+                        undecided.add(AlertKey("", rule.name, one.subject))
+                    else:
+                        found.append(_found(rule, one, Subject()))
         for run in changes.judged:
             subject: Subject | None = None
             for run_rule in self._run_rules:
@@ -43,12 +55,16 @@ class Judge:
                     continue
                 judged.add((run.run.id, run_rule.name))
                 for one in findings:
-                    subject = subject or _subject(run)
-                    found.append(_found(run_rule, one, subject))
+                    if isinstance(one, Undecided):
+                        undecided.add(AlertKey(run.run.id, run_rule.name, one.subject))
+                    else:
+                        subject = subject or _subject(run)
+                        found.append(_found(run_rule, one, subject))
         names, statuses = self._names, {one.run.id: one.run.status for one in changes.judged}
 
         def is_judged(key: AlertKey) -> bool:
-            return (key.run, key.rule) in judged or key.rule not in names
+            is_decided = (key.run, key.rule) in judged and key not in undecided
+            return is_decided or key.rule not in names
 
         return Judgement(
             found,
@@ -61,7 +77,7 @@ class Judge:
 
     def _of_run(
         self, rule: RunRule, run: RunObservation, stack: StackObservation
-    ) -> Sequence[Finding] | None:
+    ) -> Sequence[Finding | Undecided] | None:
         if not rule.applies_to(run):
             return []
         if rule.judges_silence and not stack.can_judge_silence:
@@ -70,7 +86,7 @@ class Judge:
 
     def _try(
         self, rule: Rule, subject: str, judge: Callable[[], Findings]
-    ) -> Sequence[Finding] | None:
+    ) -> Sequence[Finding | Undecided] | None:
         try:
             findings = judge()
             return None if findings is None else list(findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +88,8 @@ class StackObservation:
     """Lineside itself at ``now``, as seen from the watchdog's machine.
 
     ``broker_silence`` is for how many seconds no broker has answered, ``broker_problem`` why.
-    ``was_asleep`` is whether the machine slept, or its clock was set, a moment ago.
+    ``was_asleep`` is whether the machine slept, or its clock was set, a moment ago;
+    ``watched_for`` is for how many seconds all this was watched without a break.
     ``store_problem`` is why the store cannot be read. ``recorder_lag`` is for how many seconds
     the recorder has been behind. ``spool_waiting`` events wait in the spool; ``spool_silence``
     is for how many seconds those of one stream have waited without one being confirmed.
@@ -100,6 +102,7 @@ class StackObservation:
     broker_silence: float = 0.0
     broker_problem: str = ""
     was_asleep: bool = False
+    watched_for: float = math.inf
     store_problem: str = ""
     recorder_lag: float = 0.0
     recorder_entries: int = 0

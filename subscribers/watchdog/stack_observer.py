@@ -58,7 +58,7 @@ class StackObserver:
         self._spool = spool
         self._clock = clock
         self._reader: Reader | None = None
-        self._began = time.monotonic()
+        self._began = self._watched_since = time.monotonic()
         self._problem = ""
         self._heads: deque[tuple[float, int]] = deque(maxlen=_MAX_HEADS)
         self._knows_heads = False
@@ -101,6 +101,7 @@ class StackObserver:
             self._settings.broker.partition("?")[0],
             broker_silence=silence,
             broker_problem=self._problem,
+            watched_for=time.monotonic() - self._watched_since,
             recorder_lag=lag,
             recorder_entries=entries,
             spool=str(self._settings.spool),
@@ -121,6 +122,7 @@ class StackObserver:
         self._disks.clear()
         self._spool_stuck.clear()
         self._due.clear()
+        self._watched_since = time.monotonic()
 
     def close(self) -> None:
         """Disconnect."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from lineside.subscribers.watchdog.observation import RunObservation, StackObservation
-from lineside.subscribers.watchdog.rules.rule import Finding, Findings, StackRule
+from lineside.subscribers.watchdog.rules.rule import Finding, Findings, StackRule, Undecided
 from lineside.subscribers.watchdog.rules.wording import duration, percent, size
 from lineside.subscribers.watchdog.series import Window
 
@@ -38,7 +38,7 @@ class DiskFilling(StackRule):
     def judge(self, stack: StackObservation) -> Findings:
         return list(self._findings(stack))
 
-    def _findings(self, stack: StackObservation) -> Iterator[Finding]:
+    def _findings(self, stack: StackObservation) -> Iterator[Finding | Undecided]:
         sizes = set()
         for disk in stack.disks:
             sizes.add(disk.size)
@@ -62,7 +62,7 @@ class DiskFilling(StackRule):
 
     def _judge(
         self, subject: str, place: str, total: int, available: Window, action: str
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Finding | Undecided]:
         free = available.last
         if free is None or total <= 0:
             return
@@ -70,6 +70,8 @@ class DiskFilling(StackRule):
         is_low = free < self.ratio * total and free < self.free_gb * (1 << 30)
         is_soon = left is not None and left < 3600 * self.hours
         if not is_low and not is_soon:
+            if not has_trend(available):
+                yield Undecided(subject)
             return
         is_critical = (is_low and free < min(self.ratio * total, self.free_gb * (1 << 30)) / 3) or (
             left is not None and left < 3600 * self.critical_hours
@@ -84,13 +86,19 @@ class DiskFilling(StackRule):
         )
 
 
+def has_trend(available: Window) -> bool:
+    """Whether it was watched for long enough: not so after a restart of the watchdog."""
+    points = available.points
+    return bool(points) and points[-1].time - points[0].time >= TREND_SECONDS
+
+
 def time_left(available: Window) -> float | None:
     """Seconds until nothing is available, by the trend; None if there is no trend.
 
     The largest burst does not count: a download is no trend. What is written again and again is.
     """
     points = list(available.points)
-    if not points or points[-1].time - points[0].time < TREND_SECONDS:
+    if not has_trend(available):
         return None
     start, length = points[0].time, (points[-1].time - points[0].time) / _PIECES
     ends = [points[0].value] * (_PIECES + 1)

@@ -15,6 +15,7 @@ from lineside.subscribers.watchdog.rules.rule import (
     Findings,
     RunRule,
     StackRule,
+    Undecided,
     hold,
     severity,
 )
@@ -22,6 +23,8 @@ from lineside.subscribers.watchdog.rules.wording import duration
 
 RECORDER = "recorder"
 """The recorder's name at the broker; it has a rule of its own."""
+SPOOL_SECONDS = 30.0
+"""A spool is read at intervals that are shorter than this."""
 GONE_SECONDS = 86_400.0
 """A subscriber that confirms nothing for so long runs no more."""
 SKIPPED_SECONDS = 3600.0
@@ -92,7 +95,7 @@ class SpoolLagging(StackRule):
             return None
         return list(self._findings(stack))
 
-    def _findings(self, stack: StackObservation) -> Iterator[Finding]:
+    def _findings(self, stack: StackObservation) -> Iterator[Finding | Undecided]:
         if stack.spool_silence >= self.seconds:
             yield Finding(
                 f"{plural(stack.spool_waiting, 'event')} wait in {stack.spool}, some for "
@@ -101,6 +104,8 @@ class SpoolLagging(StackRule):
                 stack.spool,
                 details={"events": stack.spool_waiting},
             )
+        elif stack.spool_waiting and stack.watched_for <= self.seconds + SPOOL_SECONDS:
+            yield Undecided(stack.spool)
         if stack.recorder_lag:
             return  # they may all wait for the recorder
         for run in stack.runs:

@@ -6,6 +6,9 @@ from lineside.subscribers.watchdog.alert import NOTIFICATION_FAILING
 from lineside.subscribers.watchdog.observation import StackObservation
 from lineside.subscribers.watchdog.rules.rule import Finding, Findings, StackRule, hold
 
+FIRST_SECONDS = 90.0
+"""After so long each target for which something waits was tried."""
+
 
 class NotificationFailing(StackRule):
     name = NOTIFICATION_FAILING
@@ -16,6 +19,8 @@ class NotificationFailing(StackRule):
     for_: float = hold(600)
 
     def judge(self, stack: StackObservation) -> Findings:
+        if stack.watched_for < FIRST_SECONDS:
+            return None
         return [
             Finding(problem, "lineside watchdog --test-notification", target)
             for target, problem in stack.failing_targets.items()

@@ -27,8 +27,15 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-Findings = Iterable[Finding] | None
-"""None: the rule cannot judge now, and its alerts stay as they are."""
+@dataclass(frozen=True)
+class Undecided:
+    """The rule cannot judge ``subject`` now: its alert stays as it is."""
+
+    subject: str
+
+
+Findings = Iterable[Finding | Undecided] | None
+"""None: the rule cannot judge anything now."""
 
 
 def severity(default: Severity) -> Any:

@@ -8,7 +8,14 @@ from pydantic import Field
 
 from lineside.subscribers.watchdog.alert import Severity
 from lineside.subscribers.watchdog.observation import RunObservation
-from lineside.subscribers.watchdog.rules.rule import Finding, Findings, RunRule, hold, severity
+from lineside.subscribers.watchdog.rules.rule import (
+    Finding,
+    Findings,
+    RunRule,
+    Undecided,
+    hold,
+    severity,
+)
 from lineside.subscribers.watchdog.rules.wording import percent, seconds
 
 RECENT_MINUTES = 3
@@ -36,10 +43,10 @@ class ThroughputFell(RunRule):
         minutes = list(run.step_times.minutes)
         recent, earlier = minutes[-RECENT_MINUTES:], minutes[:-RECENT_MINUTES]
         steps = sum(minute.steps for minute in earlier)
-        if len(earlier) < EARLIER_MINUTES or steps < EARLIER_STEPS:
-            return []
         if not run.is_stepping:
             return None
+        if len(earlier) < EARLIER_MINUTES or steps < EARLIER_STEPS:
+            return [Undecided("")]
         before = median(minute.step for minute in earlier)
         now_takes = median(minute.step for minute in recent)
         if now_takes * self.ratio <= before:
@@ -75,7 +82,7 @@ class DataLoaderBound(RunRule):
         minutes = list(run.step_times.minutes)[-DATA_MINUTES:]
         steps = sum(minute.steps for minute in minutes)
         if len(minutes) < DATA_MINUTES or steps < DATA_STEPS:
-            return []
+            return [Undecided("")]
         if any(minute.is_interrupted for minute in minutes):
             return []
         wait = median(minute.wait for minute in minutes)

@@ -70,7 +70,7 @@ def findings(rule: RunRule, observation: RunObservation) -> list[Finding]:
     """What the rule finds; it must be able to judge."""
     found = rule.judge(observation)
     assert found is not None
-    return list(found)
+    return [one for one in found if isinstance(one, Finding)]
 
 
 def points(values: Iterable[float], *, every: float = 10.0, first: int = 1) -> list[NewPoint]:

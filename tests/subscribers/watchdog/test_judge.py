@@ -17,7 +17,7 @@ from lineside.subscribers.watchdog.alert import AlertKey
 from lineside.subscribers.watchdog.engine import Judgement
 from lineside.subscribers.watchdog.judge import Judge
 from lineside.subscribers.watchdog.observation import StackObservation
-from lineside.subscribers.watchdog.rules.rule import Rule
+from lineside.subscribers.watchdog.rules.rule import Rule, Undecided
 from lineside.subscribers.watchdog.rules.status import Failed, Lost, Stalled
 from lineside.subscribers.watchdog.run_observer import Responses, RunChanges
 from tests.subscribers.watchdog.observing import NOW, observed
@@ -67,6 +67,14 @@ def test_a_silent_run_is_not_judged_without_a_broker_or_after_a_sleep(
     assert list(judgement.found) == []
     assert not judgement.is_judged(key("stalled"))
     assert judgement.is_judged(key("failed"))
+
+
+def test_an_alert_that_a_rule_cannot_decide_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Failed, "judge", lambda *_: [Undecided("gpu0")])
+    judgement = judge("failed", Failed())
+    assert list(judgement.found) == []
+    assert not judgement.is_judged(AlertKey("run", "failed", "gpu0"))
+    assert judgement.is_judged(AlertKey("run", "failed", "gpu1"))
 
 
 def test_every_command_that_an_alert_names_exists_with_its_options() -> None:

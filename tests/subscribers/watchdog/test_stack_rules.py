@@ -18,7 +18,7 @@ from lineside.subscribers.watchdog.rules.lineside import (
     SubscriberLagging,
 )
 from lineside.subscribers.watchdog.rules.notifications import NotificationFailing
-from lineside.subscribers.watchdog.rules.rule import Finding, StackRule
+from lineside.subscribers.watchdog.rules.rule import Finding, StackRule, Undecided
 from tests.subscribers.watchdog.observing import NOW, observed, run, samples
 
 GB = float(1 << 30)
@@ -28,7 +28,7 @@ STACK = StackObservation(NOW, "ipc:///home/bus.sock", spool="/home/spool")
 def findings(rule: StackRule, stack: StackObservation) -> list[Finding]:
     found = rule.judge(stack)
     assert found is not None
-    return list(found)
+    return [one for one in found if isinstance(one, Finding)]
 
 
 def disk(free: Sequence[float], size: float = 1000 * GB) -> StackObservation:
@@ -153,3 +153,13 @@ def test_a_target_that_takes_nothing_is_an_alert_of_its_own() -> None:
     problem = "pager did not take a notification: no answer in time"
     [found] = findings(NotificationFailing(), replace(STACK, failing_targets={"pager": problem}))
     assert (found.subject, found.summary) == ("pager", problem)
+
+
+def test_after_a_restart_what_takes_time_to_see_is_undecided() -> None:
+    young = replace(disk([500.0] * 30), spool_waiting=3, watched_for=60.0)
+    for rule, subject in ((DiskFilling(), "/data"), (SpoolLagging(), STACK.spool)):
+        assert list(rule.judge(young) or ()) == [Undecided(subject)]
+    assert NotificationFailing().judge(young) is None
+    old = replace(disk([500.0] * HOUR), spool_waiting=3)
+    for one in (DiskFilling(), SpoolLagging(), NotificationFailing()):
+        assert list(one.judge(old) or ()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,14 @@ alerts:
     return file
 
 
+def waiting(settings: Settings) -> int:
+    """How many notifications the outbox holds."""
+    file = settings.home / "subscribers" / "watchdog.1.db"
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        (count,) = db.execute("SELECT COUNT(*) FROM notifications").fetchone()
+    return int(count)
+
+
 def test_an_alert_reaches_each_target_once_though_the_watchdog_is_killed(
     settings: Settings,
     engine: Engine,
@@ -85,6 +95,8 @@ def test_an_alert_reaches_each_target_once_though_the_watchdog_is_killed(
         rank.flush(30)
         wait_until(lambda: receiver.requests and mail.mails and monitor.requests)
         assert SECRET not in str(psutil.Process(watchdog.pid).cmdline())
+        # A mail that is taken in the very moment of the kill is sent again.
+        wait_until(lambda: waiting(settings) == 1)
         watchdog.kill()
         assert not receiver.taken
         watchdog.start()
