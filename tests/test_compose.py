@@ -118,6 +118,12 @@ def test_every_process_and_a_job_share_one_socket_and_one_spool() -> None:
         assert is_job or OWN[name]["environment"] == environment
 
 
+def test_the_process_that_opens_what_jobs_wrote_and_the_jobs_see_no_keys() -> None:
+    for name in ("shipper", "demo"):
+        assert "home" not in volumes(OWN[name]).values(), name
+    assert "home" in volumes(OWN["broker"]).values()
+
+
 def test_pages_are_published_on_loopback_only() -> None:
     for name, service in SERVICES.items():
         for port in service.get("ports", ()):

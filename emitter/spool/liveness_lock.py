@@ -20,10 +20,12 @@ _FLOCK = struct.Struct("@hhqqi4x")
 def acquire(path: Path) -> int | None:
     """Lock ``path``, made if missing; the descriptor to keep, or None if it is locked.
 
+    A link is refused: the holder may write into the file, which would be another one.
+
     Raises:
         OSError: the file cannot be made or opened, or its file system has no locks.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

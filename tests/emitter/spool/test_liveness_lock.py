@@ -96,3 +96,12 @@ def test_a_lock_on_a_file_system_without_locks_is_an_error(
     monkeypatch.setattr(fcntl, "lockf", unsupported)
     with pytest.raises(OSError, match="No locks available"):
         liveness_lock.acquire(tmp_path / "lock")
+
+
+def test_a_link_is_refused_and_the_file_behind_it_left_alone(tmp_path: Path) -> None:
+    keys, lock = tmp_path / "list.json", tmp_path / "shipper.lock"
+    keys.write_text("keys")
+    lock.symlink_to(keys)
+    with pytest.raises(OSError, match="symbolic links"):
+        liveness_lock.acquire(lock)
+    assert keys.read_text() == "keys"
