@@ -27,7 +27,7 @@ def up(
         bool, typer.Option("--quiet", "-q", help="Do not print the processes' log lines.")
     ] = False,
 ) -> None:
-    """Run broker, recorder and dashboard in the foreground.
+    """Run broker, recorder, watchdog and dashboard in the foreground.
 
     A stopper runs with them if there are rules, and subscribers if the configuration file has some.
     A process that ends is restarted. Ctrl-C or SIGTERM ends them all.
