@@ -34,7 +34,7 @@ pytestmark = [
 DEMO = ("--profile", "demo")
 LONG = 300.0
 OF_OTHER_PROCESSES = (
-    *("heartbeat", "metrics", "process_exit", "alert"),
+    *("heartbeat", "metrics", "process_exit"),
     *("command", "control_on", "control_delivered", "control_applied"),
 )
 """Kinds of events that the exporter does not count as those of the training."""
@@ -265,13 +265,13 @@ def test_a_training_is_stopped_from_the_page_and_all_figures_agree(
     page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
     page.get_by_role("button", name="Stop…").click()
     page.get_by_role("button", name="Stop training").click()
-    run = ended(stack, run_id)
     page.close()
+    assert docker("wait", stack.container("demo")).strip() == "0"
+    run = ended(stack, run_id)  # with the last event of its process
     assert run["status"] == "stopped"
     assert_nothing_is_lost(run)
     command = stack.get(f"/api/runs/{run_id}/commands")["items"][0]
     assert (command["op"], command["state"]) == ("stop", "applied")
-    assert docker("wait", stack.container("demo")).strip() == "0"
     assert load_checkpoint(run["step"]).strip() == "True"
     selector = f'{{run="{run_id}"}}'
     stopped = f'lineside_run_status{{run="{run_id}",status="stopped"}} == 1'
