@@ -46,7 +46,7 @@ class TransitReader:
         self._spool = spool
         self._clock = clock
         self._lock = threading.Lock()
-        self._lag = RecorderLag()
+        self._lag = self._known_lag = RecorderLag()
         self._asked_at = self._valid_until = float("-inf")
 
     def recorder_lag(self) -> RecorderLag:
@@ -59,6 +59,8 @@ class TransitReader:
             now = self._clock()
             if now >= self._valid_until:
                 self._lag = read_recorder_lag(self._recorded, self._broker)
+                if self._lag.is_known:
+                    self._known_lag = self._lag
                 pause = _CACHE_SECONDS if self._lag.is_known else _PROBLEM_CACHE_SECONDS
                 self._asked_at, self._valid_until = now, now + pause
             return self._lag
@@ -66,12 +68,14 @@ class TransitReader:
     def as_of(self) -> float:
         """The time, in seconds since the epoch, up to which the store is recorded.
 
-        It is now if the recorder keeps up, and if that is not known. Raises as ``recorder_lag``.
+        It is now if the recorder keeps up. While no broker answers, the recorder is as far behind
+        as it was before. Raises as ``recorder_lag``.
         """
-        lag = self.recorder_lag()
-        if not lag.seconds:
+        self.recorder_lag()
+        behind = self._known_lag.seconds
+        if not behind:
             return time.time()
-        return time.time() - lag.seconds - (self._clock() - self._asked_at)
+        return time.time() - behind - (self._clock() - self._asked_at)
 
     def transit(self, run_id: str) -> Transit:
         """The events of a run on their way; raises as ``recorder_lag`` does."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from lineside.bus.errors import AddressInUse, MissingExtra, UsageError
 from lineside.bus.protocol.messages import START
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.testing import BrokerProcess
+from lineside.dashboard.backend import transit_reader
 from lineside.dashboard.backend.health import BEHIND_SECONDS, recorder_check
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
@@ -173,6 +175,16 @@ def test_the_lag_of_a_recorder_is_known_in_events_and_seconds(harness: Harness) 
         now += 2
         assert transit.recorder_lag() == RecorderLag(0, 0.0)
         assert transit.as_of() == pytest.approx(time.time(), abs=0.1)
+
+
+def test_a_recorder_stays_behind_while_the_broker_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    lags = iter([RecorderLag(7, 60.0), RecorderLag(None, problem="no broker"), RecorderLag(0, 0.0)])
+    monkeypatch.setattr(transit_reader, "read_recorder_lag", lambda *_: next(lags))
+    transit = TransitReader(Mock(), "", clock=lambda: now)
+    for behind in (60.0, 60.0, 0.0):
+        assert time.time() - transit.as_of() == pytest.approx(behind, abs=1.0)
+        now += 10.0
 
 
 def test_a_run_whose_events_are_not_recorded_yet_is_not_taken_for_disconnected(
