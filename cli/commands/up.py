@@ -27,10 +27,11 @@ def up(
         bool, typer.Option("--quiet", "-q", help="Do not print the processes' log lines.")
     ] = False,
 ) -> None:
-    """Run broker, recorder, watchdog and dashboard in the foreground.
+    """Run broker, recorder, dashboard, watchdog and sampler in the foreground.
 
-    A stopper runs with them if there are rules, and subscribers if the configuration file has some.
-    A process that ends is restarted. Ctrl-C or SIGTERM ends them all.
+    The sampler runs where the extra `system` is installed, a stopper if there are rules, and
+    subscribers if the configuration file has some. A process that ends is restarted.
+    Ctrl-C or SIGTERM ends them all.
     """
     from lineside.cli.output import warn
     from lineside.cli.stack.packages import check_packages

@@ -118,7 +118,10 @@ class Exporter(Section):
 class Sampler(Section):
     """The sampler publishes how this machine and its GPUs are used."""
 
-    enabled: bool = Field(default=False, description="Run the sampler.")
+    enabled: bool = Field(
+        default=True,
+        description="Run the sampler; by default only where the extra `system` is installed.",
+    )
     interval: float = Field(default=10.0, ge=1, description="Seconds between two samples.")
 
 

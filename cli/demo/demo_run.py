@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,6 +31,10 @@ from lineside.cli.stack.stack import Stack
 from lineside.cli.stack.supervisor import describe_exit
 from lineside.cli.stack.up_service import UpService
 from lineside.dashboard import formatting
+
+if TYPE_CHECKING:
+    from lineside.store.history.history import History
+    from lineside.store.history.records import StreamAccount
 
 REQUIRED_PACKAGES = ("torch", "transformers", "accelerate")
 SUCCESS_STATUSES = ("finished", "stopped")
@@ -187,11 +192,9 @@ class DemoRun(UpService):
         from lineside.store.history.history import History
 
         history = History(open_store(self.stack.settings.store))
-        run = self._wait_until_recorded()
-        streams = history.streams(self.run_id)
+        run, streams = self._wait_until_recorded(history)
         account = run["loss_account"]
-        recorded = sum(stream.recorded for stream in streams)
-        emitted = sum(stream.emitted for stream in streams)
+        emitted, recorded = _totals(streams)
         lost = emitted - recorded
         agree = (emitted, recorded) == (account["emitted"], account["recorded"])
         rank = next(stream for stream in streams if stream.producer == "rank0")
@@ -226,24 +229,35 @@ class DemoRun(UpService):
             warn(f"the API disagrees with the store: {account}")
         self.succeeded = agree and lost == 0 and run["status"] in SUCCESS_STATUSES
 
-    def _wait_until_recorded(self) -> dict[str, Any]:
-        """The run once every event is recorded, or its state at the deadline."""
+    def _wait_until_recorded(self, history: History) -> tuple[dict[str, Any], list[StreamAccount]]:
+        """The run and its streams once every event is recorded, or their state at the deadline.
+
+        The sampler may publish between one reading and the other.
+        """
         until = time.monotonic() + DRAIN_SECONDS
         while True:
             self.stack.run_once()
             run = self._document()
             done = run is not None and "run_end" in run["event_counts"]
+            streams = history.streams(self.run_id) if run is not None else []
             if run is not None and done and run["loss_account"]["lag"] == 0:
-                return run
+                account = run["loss_account"]
+                if _totals(streams) == (account["emitted"], account["recorded"]):
+                    return run, streams
             if time.monotonic() > until or self.should_exit:
                 if run is None:
                     raise TrainingFailed(f"no event of {self.run_id} was recorded")
-                return run
+                return run, streams
             time.sleep(0.2)
 
     def _last_output(self) -> str:
         lines = "\n  ".join(self._log.last_lines(5)) or "it printed nothing"
         return f"{lines}\n(see {self._log.path})"
+
+
+def _totals(streams: Sequence[StreamAccount]) -> tuple[int, int]:
+    """The events that are emitted and recorded."""
+    return sum(one.emitted for one in streams), sum(one.recorded for one in streams)
 
 
 def page_seconds(keep: bool, *, on_terminal: bool) -> float:

@@ -33,5 +33,15 @@ def check_packages(configuration: StackConfiguration | None = None) -> None:
     for package in REQUIRED_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the stack", package, "server")
-    if configuration is not None and configuration.values.sampler.enabled and missing_package():
+    if configuration is None:
+        return
+    sampler = configuration.values.sampler
+    if sampler.enabled and "enabled" in sampler.model_fields_set and missing_package():
         raise MissingExtra("the sampler", "psutil", "system")
+
+
+def missing_sampler(configuration: StackConfiguration) -> str | None:
+    """Why the stack has no sampler, though nothing turns it off; None if it has one or is off."""
+    if not configuration.values.sampler.enabled:
+        return None
+    return missing_package("turn it off by `sampler: {enabled: false}` in the configuration file")

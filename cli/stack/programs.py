@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lineside.bus.module_process import module_command
 from lineside.bus.settings import Settings
 from lineside.cli.configuration.option import CONFIG_VARIABLE
+from lineside.cli.stack.packages import missing_sampler
 from lineside.cli.stack.supervisor import Program
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ def programs(
         ("recorder", values.recorder, values.recorder.enabled),
         ("dashboard", values.dashboard, values.dashboard.enabled),
         ("exporter", values.exporter, values.exporter.enabled),
-        ("sampler", values.sampler, values.sampler.enabled),
+        ("sampler", values.sampler, values.sampler.enabled and not missing_sampler(configuration)),
     ]
     found = [
         Program(
-            name, module_command("lineside.cli", name, *_options(section, ports.get(name))), env
+            name,
+            module_command("lineside.cli", name, *_options(section, ports.get(name))),
+            env,
+            is_required=name != "sampler",  # a stack without system metrics works
         )
         for name, section, is_enabled in sections
         if is_enabled

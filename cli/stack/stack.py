@@ -20,7 +20,7 @@ from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.cli.stack.http_probe import http_problem
-from lineside.cli.stack.packages import check_packages
+from lineside.cli.stack.packages import check_packages, missing_sampler
 from lineside.cli.stack.programs import programs
 from lineside.cli.stack.subscriber_check import check_subscribers
 from lineside.cli.stack.supervisor import Supervisor, describe_exit
@@ -97,6 +97,8 @@ class Stack:
         ports = self._reserve_ports(keyring)
         children = programs(self.settings, self.configuration, ports)
         check_subscribers(children)
+        if missing := missing_sampler(self.configuration):
+            self._report(missing)
         make_private_folder(self.logs)
         self.supervisor = Supervisor(children, self.logs, report=self._report)
         self.supervisor.start()

@@ -28,7 +28,7 @@ from lineside.emitter.sampler.filesystem_metrics import FilesystemMetrics
 from lineside.emitter.sampler.gpu_metrics import GpuMetrics, open_nvml
 from lineside.emitter.sampler.host_metrics import HostMetrics
 from lineside.emitter.sampler.process_metrics import Process, ProcessTable, TreeMetrics
-from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
+from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name, stopped_sampler
 from lineside.emitter.sampler.trainings import Training, Trainings
 from lineside.emitter.spool import liveness_lock
 from lineside.emitter.spool.sidecar_process import rotate_log
@@ -92,7 +92,11 @@ class Sampler(Service):
             self._begin()
         else:
             self.should_exit = math.isfinite(self._idle_timeout)
-            log.info("sampler: another one samples for %s", self._spool)
+            stopped = stopped_sampler(self._spool)
+            if stopped is not None:
+                log.warning("sampler: %s", stopped)
+            else:
+                log.info("sampler: another one samples for %s", self._spool)
 
     def _begin(self) -> None:
         rotate_log(self._spool / log_name())

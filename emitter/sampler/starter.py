@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import platform
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 from lineside.bus.protocol.events import SAMPLER_PREFIX
-from lineside.emitter.spool.sidecar_process import SidecarStarter
+from lineside.emitter.spool.sidecar_process import SidecarStarter, lock_holder
 
 EXTRA = "lineside[system]"
 _MODULE = "lineside.emitter.sampler"
@@ -60,8 +61,26 @@ def sampler_starter(spool: Path, broker: str) -> SamplerStarter:
     return SamplerStarter(spool, broker)
 
 
-def missing_package() -> str | None:
-    """Why no sampler can run in this environment; None if one can.
+def stopped_sampler(spool: Path) -> str | None:
+    """Why there are no system metrics, if this machine's sampler of ``spool`` is stopped.
+
+    A process that a SIGSTOP or a debugger has stopped keeps its lock, so no other one samples.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        pid = lock_holder(spool / lock_name())
+        if pid is None or pid <= 0:  # of another container, where its state cannot be seen
+            return None
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        if stat.rpartition(b")")[2].split()[0] in (b"T", b"t"):
+            return (
+                f"no system metrics: the sampler, process {pid}, is stopped; "
+                f"`kill -CONT {pid}` lets it go on"
+            )
+    return None
+
+
+def missing_package(remedy: str = "set LINESIDE_SAMPLER=0") -> str | None:
+    """Why no sampler can run in this environment; None if one can. ``remedy`` turns it off.
 
     Only looks for the package: the training process must not import it.
     """
@@ -74,5 +93,5 @@ def missing_package() -> str | None:
         return None
     return (
         f"no system metrics: {sys.executable or 'this Python'} has no psutil; "
-        f"pip install '{EXTRA}', or set LINESIDE_SAMPLER=0"
+        f"pip install '{EXTRA}', or {remedy}"
     )

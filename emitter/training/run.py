@@ -12,7 +12,7 @@ from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.event_kinds import OWN_KINDS
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.settings import Settings
-from lineside.emitter.sampler.starter import missing_package, sampler_starter
+from lineside.emitter.sampler.starter import missing_package, sampler_starter, stopped_sampler
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training import metadata
@@ -208,6 +208,9 @@ def _keep_sampler(publisher: Publisher, settings: Settings) -> None:
     if missing is not None:
         print_once(missing)
     else:
+        stopped = stopped_sampler(settings.spool)
+        if stopped is not None:
+            print_once(stopped)
         starter = sampler_starter(settings.spool, settings.broker)
         publisher.maintenance_tasks.append(starter.ensure)
 

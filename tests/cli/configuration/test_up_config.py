@@ -132,7 +132,7 @@ def test_the_variable_names_the_file_and_a_process_reads_its_own_section(
 
 
 def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
-    text = "dashboard: {enabled: no}\nrecorder: {enabled: no}"
+    text = "dashboard: {enabled: no}\nrecorder: {enabled: no}\nsampler: {enabled: no}"
     (tmp_path / "lineside.yaml").write_text(text)
     process = home.start("up", "--config", str(tmp_path / "lineside.yaml"))
     process.until("Ctrl-C ends it")
@@ -262,6 +262,21 @@ def test_config_check_finds_that_a_package_is_missing(home: Home, file: Path) ->
     done = lineside_without(["psutil"], home, "config", "check", str(file))
     assert done.returncode == 2
     assert "pip install 'lineside[system]'" in done.stderr
+
+
+def test_up_without_the_package_of_the_sampler_says_so_and_starts_the_others(home: Home) -> None:
+    home.path.mkdir(mode=0o700)
+    (home.path / "journal.db").write_bytes(b"no database" * 1000)  # so that it ends
+    done = lineside_without(["psutil"], home, "up", "--quiet", "--port", "0")
+    missing, ended = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"no system metrics: \S+ has no psutil; pip install 'lineside\[system\]', "
+        r"or turn it off by `sampler: \{enabled: false\}` in the configuration file",
+        missing,
+    )
+    assert "the broker ended" in ended
+    assert {path.name for path in (home.path / "logs").iterdir()} >= {"broker.log", "recorder.log"}
+    assert not (home.path / "logs" / "sampler.log").exists()
 
 
 def test_a_stopper_and_a_subscriber_run_alone_by_the_file(home: Home, file: Path) -> None:

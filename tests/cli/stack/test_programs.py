@@ -8,6 +8,7 @@ import pytest
 
 from lineside.bus.settings import Settings
 from lineside.cli.configuration.loading import load
+from lineside.cli.stack import packages
 from lineside.cli.stack.programs import programs
 from lineside.cli.stack.supervisor import Program
 
@@ -46,22 +47,31 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
         "recorder",
         "dashboard --host 127.0.0.1 --port 8001 --tokens",
         "exporter --host 127.0.0.1 --port 9743 --max-metrics 5 --interval 5.0",
+        "sampler --interval 10.0",
         "stopper",
         "watchdog",
         "subscriber notify",
     ]
-    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 4, *[str(file)] * 3]
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 3]
     assert found[-1].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
-    assert [one.is_required for one in found] == [*[True] * 5, False, False]
+    assert [one.is_required for one in found] == [*[True] * 4, False, True, False, False]
 
 
-def test_without_a_file_the_stack_is_broker_recorder_dashboard_and_watchdog(
-    settings: Settings,
+@pytest.mark.parametrize("has_package", [True, False])
+def test_without_a_file_the_stack_has_a_sampler_where_its_package_is_installed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, has_package: bool
 ) -> None:
-    found = programs(settings, load(None, settings.home))
-    assert [one.name for one in found] == ["broker", "recorder", "dashboard", "watchdog"]
+    problem = None if has_package else "no psutil"
+    monkeypatch.setattr(packages, "missing_package", lambda _remedy="": problem)
+    configuration = load(None, settings.home)
+    packages.check_packages(configuration)
+    assert packages.missing_sampler(configuration) == problem
+    found = programs(settings, configuration)
+    sampler = ["sampler"] if has_package else []
+    assert [one.name for one in found] == ["broker", "recorder", "dashboard", *sampler, "watchdog"]
+    assert not any(one.is_required for one in found if one.name in ("sampler", "watchdog"))
     settings.home.mkdir()
     (settings.home / "rules.yaml").write_text("rules: [{max_steps: 1}]")
     assert programs(settings, load(None, settings.home))[-2].name == "stopper"

@@ -16,7 +16,8 @@ from tests.support.waiting import wait_until
 
 
 def program(name: str, code: str, *, is_required: bool = False) -> Program:
-    return Program(name, [sys.executable, "-c", code], {"TEST_NAME": name}, is_required)
+    argv = [sys.executable, "-c", code]
+    return Program(name, argv, {"TEST_NAME": name}, is_required, has_check=not is_required)
 
 
 def test_every_fault_is_reported_and_other_output_is_not() -> None:

@@ -19,7 +19,7 @@ from lineside.bus.errors import MissingExtra, RunNotFound
 from lineside.bus.protocol.events import Event
 from lineside.bus.testing import read_all
 from lineside.cli.commands import services
-from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name
+from lineside.emitter.sampler.starter import lock_name, log_name, sampler_name, stopped_sampler
 from lineside.emitter.spool.sidecar_process import lock_holder
 from lineside.store.database.engine import open_store
 from lineside.store.history.curves.records import Series
@@ -223,6 +223,27 @@ def test_a_service_waits_while_another_sampler_runs(bench: Bench, training: Any)
         wait_until(lambda: sampler_pid(bench.spool) == service.pid)
     finally:
         service.kill()
+
+
+def test_a_stopped_sampler_is_named_to_the_next_training_and_service(
+    bench: Bench, training: Any
+) -> None:
+    training()
+    pid = wait_until(lambda: sampler_pid(bench.spool), "a sampler runs")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        _, errors = training().communicate("", timeout=DEADLINE)
+        log = bench.folder / "service.log"
+        environment = supervised(bench.folder, LINESIDE_SPOOL=str(bench.spool))
+        with Child(["-m", "lineside.cli", "sampler"], environment, log):
+            wait_until(
+                lambda: f"WARNING sampler: {stopped_sampler(bench.spool)}" in log.read_text()
+            )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert errors.count(f"process {pid}, is stopped; `kill -CONT {pid}` lets it go on") == 1
+    wait_until(lambda: stopped_sampler(bench.spool) is None)
 
 
 def test_without_a_broker_samples_wait_in_the_spool(bench: Bench, training: Any) -> None:
