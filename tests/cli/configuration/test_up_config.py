@@ -264,7 +264,7 @@ def test_config_check_finds_that_a_package_is_missing(home: Home, file: Path) ->
     assert "pip install 'lineside[system]'" in done.stderr
 
 
-def test_up_without_the_package_of_the_sampler_says_so_and_starts_the_others(home: Home) -> None:
+def test_up_without_the_package_of_the_sampler_reports_it_and_starts_the_others(home: Home) -> None:
     home.path.mkdir(mode=0o700)
     (home.path / "journal.db").write_bytes(b"no database" * 1000)  # so that it ends
     done = lineside_without(["psutil"], home, "up", "--quiet", "--port", "0")
