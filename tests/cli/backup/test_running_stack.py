@@ -100,6 +100,11 @@ def account_of(home: Home, run: str = RUN) -> dict[str, Any]:
     return dict(run_facts(home, run).get("loss_account", {}))
 
 
+def segments(home: Home) -> list[Path]:
+    """The spool's segments of the run that loses them, the newest last."""
+    return sorted((home.path / "spool" / FORGETFUL).glob("rank0/*/*.seg"))
+
+
 def recorded_exactly(home: Home, steps: int) -> bool:
     counts = run_facts(home).get("event_counts", {})
     return all(counts.get(kind) == steps for kind in KINDS)
@@ -122,9 +127,9 @@ def test_a_backup_under_load_is_restored_with_every_event_and_training_goes_on(
         made = json.loads(home.lineside("backup", str(archive), "--json").stdout)
         assert archive.stat().st_mode & 0o777 == 0o600
         assert made["journal"]["head"] > 0
-        later = job.steps() + 500
+        later, last = job.steps() + 500, segments(home)[-1]
         wait_until(lambda: run_facts(home).get("step", 0) > later)
-        wait_until(lambda: len(list((home.path / "spool" / FORGETFUL).rglob("*.seg"))) > 2)
+        wait_until(lambda: sum(found > last for found in segments(home)) > 1)
 
         refused = home.lineside("restore", str(archive), "--force")
         assert (refused.returncode, "stop it first" in refused.stderr) == (1, True)
@@ -143,7 +148,7 @@ def test_a_backup_under_load_is_restored_with_every_event_and_training_goes_on(
         assert (done.returncode, "before-restore-" in done.stdout) == (0, True), done.stderr
         assert events_in_journal(home.path) == restored
         # What was confirmed five minutes ago is no longer in the spool.
-        for segment in sorted((home.path / "spool" / FORGETFUL).glob("rank0/*/*.seg"))[:-1]:
+        for segment in segments(home)[:-1]:
             segment.unlink()
         home.up("--quiet")
         steps, other_steps = job.end(), other.end()
