@@ -33,6 +33,7 @@ async function refresh() {
 async function show(address, push = true) {
   if (push) history.pushState(null, "", address);
   else history.replaceState(null, "", address);
+  syncForm(); // before the answer comes: what is typed meanwhile stays
   await refresh();
 }
 
@@ -73,7 +74,6 @@ document.addEventListener("click", async (event) => {
   event.preventDefault();
   const name = link.dataset.swap;
   await show(link.href);
-  syncForm();
   // The links were drawn again: keep the keyboard where it was.
   document.querySelector(`a[data-swap="${name}"]`)?.focus({ preventScroll: true });
 });

@@ -71,9 +71,13 @@ def test_a_person_works_with_the_pages_below_a_path(harness: Harness, browser: A
         page.get_by_role("link", name="stdlib-lm").click()
         expect(page).to_have_url(f"{root}?project=stdlib-lm")
         visit(page, root)
+        answers: list[Any] = []
+        page.route("**/?status=finished", lambda route: answers.append(route))
         page.get_by_role("link", name="finished").click()
         expect(page).to_have_url(f"{root}?status=finished")
-        page.get_by_label("Search runs").fill("tiny")
+        page.get_by_label("Search runs").fill("tiny")  # before the list has come
+        answers[0].continue_()
+        page.unroute("**/?status=finished")
         expect(page).to_have_url(f"{root}?search=tiny&status=finished")
         page.get_by_role("link", name="tiny-1").click()
         page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
