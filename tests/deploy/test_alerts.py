@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -155,26 +155,31 @@ class World:
         return [f.alert for f in self.faults if not self.notifications(f, "resolved")]
 
 
-@pytest.fixture
-def exporter(settings: Settings, broker: BrokerProcess) -> Iterator[ExporterProcess]:
-    port = free_address().rpartition(":")[2]
-    with ExporterProcess(settings, "--max-metrics", "20", "--port", port) as process:
-        yield process
-
-
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_each_alert_arrives_once_and_again_when_it_resolves_and_a_healthy_run_has_none(
-    broker: BrokerProcess,
-    exporter: ExporterProcess,
-    tmp_path: Path,
-    require_program: Callable[[str], str],
+    tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
-    exporter.wait_page()
+    try:
+        let_everything_go_wrong(tmp_path / "first", require_program)
+    except AssertionError:
+        # A machine that stalls for seconds makes gaps of minutes for these rules: once more.
+        let_everything_go_wrong(tmp_path / "again", require_program)
+
+
+def let_everything_go_wrong(folder: Path, require_program: Callable[[str], str]) -> None:
+    settings = Settings.from_env({"LINESIDE_HOME": str(folder / "home")})
+    port = free_address().rpartition(":")[2]
     with contextlib.ExitStack() as stack:
-        second = stack.enter_context(SecondExporter(tmp_path / "second"))
+        broker = stack.enter_context(BrokerProcess(settings.home))
+        exporter = stack.enter_context(
+            ExporterProcess(settings, "--max-metrics", "20", "--port", port)
+        )
+        exporter.wait_page()
+        second = stack.enter_context(SecondExporter(folder / "second"))
         targets = f'{exporter.url}", "{second.address}'
         monitoring = stack.enter_context(
-            Monitoring(require_program, tmp_path / "monitoring", targets, FACTOR)
+            Monitoring(require_program, folder / "monitoring", targets, FACTOR)
         )
         webhook = monitoring.webhook
         connection = ProducerConnection(broker.address)
