@@ -32,7 +32,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lineside demo $(ARGS)
 
 test: $(VENV)/.dev
-	@echo "The whole suite takes some 11 minutes on two cores; ARGS='tests/bus' runs a part of it."
+	@echo "The whole suite takes some 14 minutes on two cores; ARGS='tests/bus' runs a part of it."
 	$(BIN)/$(RUNNER) pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.dev
