@@ -1,0 +1,27 @@
+"""Which ``Tracker`` serves a callback."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import cast
+
+from lineside.subscribers.callback_host.trackers.tracker import Tracker
+
+TRACKERS: Mapping[str, str] = {}
+"""``module:Class`` in this package for the class path of each callback that has a ``Tracker``."""
+
+_STOCK_MODULE = "transformers.integrations.integration_utils."
+_STOCK_PACKAGE = "transformers.integrations."
+
+
+def tracker_of(class_path: str) -> type[Tracker]:
+    """The ``Tracker`` of a callback; the base class if none is particular to it."""
+    if class_path.startswith(_STOCK_MODULE):
+        class_path = _STOCK_PACKAGE + class_path.removeprefix(_STOCK_MODULE)
+    place = TRACKERS.get(class_path)
+    if place is None:
+        return Tracker
+    module, _, name = place.partition(":")
+    found = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return cast("type[Tracker]", found)
