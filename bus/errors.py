@@ -9,6 +9,7 @@ LinesideError
 │   ├── RunNotFound
 │   ├── AlertNotFound
 │   ├── CommandError
+│   ├── CallbackConfigError
 │   └── MissingExtra
 ├── WireError               bytes that the protocol does not allow
 │   ├── CorruptRecord
@@ -32,6 +33,8 @@ so a command line prints ``str(error)`` and nothing more.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class LinesideError(Exception):
@@ -105,6 +108,20 @@ class CommandError(UsageError):
     def __init__(self, what: str, value: object, expected: str) -> None:
         problem = "is missing" if value is None else f"{value!r:.200} is not valid"
         super().__init__(f"{what}: {problem}; expected {expected}")
+
+
+class CallbackConfigError(UsageError):
+    """An entry of ``custom_callbacks`` that cannot be used: its ``index`` and ``name``, and the
+    ``key`` of the value in it."""
+
+    def __init__(self, index: int, name: str, key: Sequence[str | int], sentence: str) -> None:
+        named = f" ({name})" if name else ""
+        where = f"{'.'.join(map(str, key))}: " if key else ""
+        super().__init__(f"custom_callbacks[{index}]{named}: {where}{sentence}")
+        self.index = index
+        self.name = name
+        self.key = tuple(key)
+        self.sentence = sentence
 
 
 class MissingExtra(UsageError):

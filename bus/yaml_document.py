@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.terminal_text import printable
+from lineside.bus.variables import replace_variables
 from lineside.bus.wording import did_you_mean
 
 Key: TypeAlias = tuple[str | int, ...]
@@ -25,11 +26,6 @@ _MAX_BYTES = 1 << 20
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 20
 _NULL = re.compile(r"~|null|Null|NULL|")
-_VARIABLE = re.compile(
-    r"\$(?P<escaped>\$(?=\{))|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}"
-    r"|(?P<other>\$\{)",
-    re.ASCII,
-)
 _YAML_TAG = "tag:yaml.org,2002:"
 
 
@@ -236,30 +232,11 @@ class _Builder:
         text: str = node.value
         if node.style is None and _NULL.fullmatch(text):
             return None
-        variables: list[str] = []
-
-        def replace(match: re.Match[str]) -> str:
-            if match["escaped"]:
-                return "$"
-            if match["other"]:
-                self._report(
-                    key, "'${' is invalid; expected ${NAME}, ${NAME:-default}, or $${ for the text"
-                )
-                return ""
-            name, default = match["name"], match["default"]
-            variables.append(name)
-            value = self._env.get(name)
-            if value or (value is not None and default is None):
-                return value
-            if default is None:
-                self._report(
-                    key, f"the variable {name} is not set; set it, or write ${{{name}:-default}}"
-                )
-            return default or ""
-
-        replaced = _VARIABLE.sub(replace, text)
-        self.sources[key] = Source(line, text, tuple(variables))
-        return replaced
+        replaced = replace_variables(text, self._env)
+        self.sources[key] = Source(line, text, replaced.names)
+        for fault in replaced.faults:
+            self._report(key, fault)
+        return replaced.text
 
     def _report(self, key: Key, sentence: str) -> None:
         self._add(self.sources[key].line, key, sentence)
