@@ -16,8 +16,8 @@ from lineside.cli.configuration.json_schema import expectation, has_parts, names
 from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED, redact_text
+from lineside.subscribers.http.secret_url import without_secrets
 from lineside.subscribers.stopper import rule_parser
-from lineside.subscribers.watchdog.notification.secret_url import without_secrets
 
 if TYPE_CHECKING:
     from lineside.subscribers.stopper.rules import Rule

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from lineside.cli.configuration.section import Section
-from lineside.subscribers.watchdog.notification.secret_url import REDACTED, without_secrets
+from lineside.subscribers.http.secret_url import REDACTED, without_secrets
 from lineside.subscribers.watchdog.notification.signing import key_of
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.bus.errors import MissingExtra
 from lineside.bus.terminal_text import printable
+from lineside.subscribers.http.secret_url import Redactor
 from lineside.subscribers.watchdog.notification.digest import Digest, highest_severity
 from lineside.subscribers.watchdog.notification.message import Message
-from lineside.subscribers.watchdog.notification.secret_url import Redactor
 from lineside.subscribers.watchdog.notification.target import DeliveryFailed
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from lineside.subscribers.watchdog.notification.http_request import RequestFailed, request
+from lineside.subscribers.http.request import RequestFailed, Timeouts, request
 from lineside.subscribers.watchdog.notification.message import duration
 
 log = logging.getLogger("lineside")
@@ -81,8 +81,9 @@ class Heartbeat:
 
     def _send(self) -> float:
         """Send one; the seconds until the next."""
+        seconds = min(self._interval, 10.0)
         try:
-            request(self._url, timeout=min(self._interval, 10.0))
+            request(self._url, timeouts=Timeouts(seconds, seconds))
         except RequestFailed as error:
             if not self._is_failing:
                 log.warning("watchdog: the heartbeat does not arrive: %s", error)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from lineside.subscribers.watchdog.notification.http_request import (
+from lineside.subscribers.http.request import (
     TIMEOUT_SECONDS,
     RequestFailed,
+    Timeouts,
     request,
 )
 from lineside.subscribers.watchdog.notification.message import Message
@@ -25,7 +26,7 @@ class Webhook:
         self.name = f"webhook {urlsplit(url).hostname}"
         self._url = url
         self._key = key_of(secret)
-        self._timeout = timeout
+        self._timeouts = Timeouts(timeout, timeout)
 
     max_messages = 1
 
@@ -43,7 +44,7 @@ class Webhook:
             "webhook-signature": signature(self._key, message.id, timestamp, body),
         }
         try:
-            request(self._url, body, headers, self._timeout)
+            request(self._url, body, headers, self._timeouts)
         except RequestFailed as error:
             is_gone = error.status == HTTPStatus.GONE
             raise DeliveryFailed(

@@ -17,13 +17,8 @@ from lineside.bus.testing import BrokerProcess, Producer
 from tests.cli.homes import Home
 from tests.subscribers.conftest import ServiceProcess
 from tests.subscribers.watchdog.notification.kit import SECRET
-from tests.subscribers.watchdog.notification.servers import (
-    HANG,
-    HttpReceiver,
-    SmtpServer,
-    http_receiver,
-    smtp_server,
-)
+from tests.subscribers.watchdog.notification.smtp_server import SmtpServer, smtp_server
+from tests.support.http_receiver import HANG, HttpReceiver, http_receiver
 from tests.support.waiting import wait_until
 
 ATTEMPT = "20261129T000000-0000"

@@ -12,7 +12,8 @@ from lineside.subscribers.watchdog.notification.apprise_target import AppriseSer
 from lineside.subscribers.watchdog.notification.message import Message
 from lineside.subscribers.watchdog.notification.target import DeliveryFailed
 from tests.subscribers.watchdog.notification.kit import ALERT, alert, closed
-from tests.subscribers.watchdog.notification.servers import http_receiver, smtp_server, text_of
+from tests.subscribers.watchdog.notification.smtp_server import smtp_server, text_of
+from tests.support.http_receiver import http_receiver
 
 
 def test_an_e_mail_has_title_and_text() -> None:

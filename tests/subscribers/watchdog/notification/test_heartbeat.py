@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from lineside.subscribers.watchdog.notification.heartbeat import Heartbeat
-from tests.subscribers.watchdog.notification.servers import HttpReceiver, http_receiver
+from tests.support.http_receiver import HttpReceiver, http_receiver
 from tests.support.waiting import wait_until
 
 

@@ -10,7 +10,7 @@ from lineside.subscribers.watchdog.notification.notifications import (
 )
 from lineside.subscribers.watchdog.notification.target import Target
 from tests.subscribers.watchdog.notification.kit import Recording, State, add, alert
-from tests.subscribers.watchdog.notification.servers import http_receiver
+from tests.support.http_receiver import http_receiver
 from tests.support.waiting import wait_until
 
 

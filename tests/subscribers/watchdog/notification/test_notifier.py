@@ -28,13 +28,8 @@ from tests.subscribers.watchdog.notification.kit import (
     alert,
     closed,
 )
-from tests.subscribers.watchdog.notification.servers import (
-    DROP,
-    HANG,
-    HttpReceiver,
-    http_receiver,
-    smtp_server,
-)
+from tests.subscribers.watchdog.notification.smtp_server import smtp_server
+from tests.support.http_receiver import DROP, HANG, HttpReceiver, http_receiver
 from tests.support.waiting import wait_until
 
 FIRST_DELAY = 0.05

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from lineside.subscribers.http.secret_url import Redactor, without_secrets
 from lineside.subscribers.watchdog.notification.options import (
     TargetError,
     TargetOptions,
     make_targets,
 )
-from lineside.subscribers.watchdog.notification.secret_url import Redactor, without_secrets
 from lineside.subscribers.watchdog.notification.trial import try_targets
 from tests.subscribers.watchdog.notification.kit import SECRET
-from tests.subscribers.watchdog.notification.servers import http_receiver
+from tests.support.http_receiver import http_receiver
 
 
 def test_each_target_has_a_name_and_a_queue_of_its_own_without_a_secret() -> None:

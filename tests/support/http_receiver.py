@@ -1,18 +1,15 @@
-"""Receivers of notifications for tests: HTTP servers that misbehave, and an SMTP server."""
+"""A receiver of HTTP requests for tests: a real server that misbehaves."""
 
 from __future__ import annotations
 
-import email
 import json
-import socketserver
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.message import Message as Email
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 
 DROP = "drop"
 """Close the connection without an answer."""
@@ -38,9 +35,10 @@ class Request:
 
 
 class HttpReceiver:
-    """Gives one of ``answers`` to each request: a status, (status, headers), DROP, HANG or DRIP.
+    """Gives one of ``answers`` to each request: a status, DROP, HANG or DRIP.
 
-    After the last of them the status is 204.
+    A status may come with headers and a body: ``(400, {}, b"no")``. After the last of them the
+    status is 204.
     """
 
     def __init__(self, answers: Sequence[Any] = (), port: int = 0) -> None:
@@ -84,14 +82,15 @@ class HttpReceiver:
         if answer in (DROP, HANG, DRIP):
             handler.close_connection = True
             return
-        status, extra = answer if isinstance(answer, tuple) else (answer, {})
+        status, extra, text = (*answer, b"")[:3] if isinstance(answer, tuple) else (answer, {}, b"")
         if 200 <= status < 300:
             self.taken.append(request)
         handler.send_response(status)
         for name, value in extra.items():
             handler.send_header(name, value)
-        handler.send_header("Content-Length", "0")
+        handler.send_header("Content-Length", str(len(text)))
         handler.end_headers()
+        handler.wfile.write(text)
 
     def close(self) -> None:
         self.is_closing.set()
@@ -106,66 +105,3 @@ def http_receiver(*answers: Any) -> Iterator[HttpReceiver]:
         yield receiver
     finally:
         receiver.close()
-
-
-class SmtpServer:
-    """Takes every mail, after it refused the first ``refusals`` with a temporary error."""
-
-    def __init__(self, refusals: int = 0) -> None:
-        self.mails: list[Email] = []
-        self.attempts = 0
-        mails = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.wfile.write(b"220 test\r\n")
-                for line in self.rfile:
-                    verb = line.strip().upper()
-                    if verb.startswith(b"EHLO"):
-                        self.wfile.write(b"250 test\r\n")
-                    elif verb == b"DATA":
-                        self._take()
-                    elif verb == b"QUIT":
-                        self.wfile.write(b"221 bye\r\n")
-                        return
-                    else:
-                        self.wfile.write(b"250 ok\r\n")
-
-            def _take(self) -> None:
-                mails.attempts += 1
-                self.wfile.write(b"354 go on\r\n")
-                lines: list[bytes] = []
-                while (line := self.rfile.readline()) not in (b".\r\n", b""):
-                    lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
-                if mails.attempts <= refusals:
-                    self.wfile.write(b"451 try later\r\n")
-                    return
-                mails.mails.append(email.message_from_bytes(b"".join(lines)))
-                self.wfile.write(b"250 taken\r\n")
-
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextmanager
-def smtp_server(refusals: int = 0) -> Iterator[SmtpServer]:
-    server = SmtpServer(refusals)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def text_of(mail: Email, content_type: str) -> str:
-    """The text of the first part of this type."""
-    part = next(one for one in mail.walk() if one.get_content_type() == content_type)
-    return cast("bytes", part.get_payload(decode=True)).decode()

@@ -1,0 +1,1 @@
+"""HTTP requests to receivers that misbehave, for every subscriber; no answer names a secret."""
