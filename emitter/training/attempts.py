@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.training import metadata
 from lineside.emitter.training.checkpoints import run_file, state_files
 from lineside.emitter.training.console import print_disabled, print_once
+from lineside.emitter.training.facts.collect import collect
+from lineside.emitter.training.facts.process import label_facts
+from lineside.emitter.training.facts.trainer import trainer_facts
 from lineside.emitter.training.identity import (
     Identity,
     Labels,
@@ -231,8 +233,8 @@ class AttemptManager:
             "wait_for_stopper": self.options.wait_for_stopper,
         }
         if is_rank_0:
-            facts |= metadata.label_facts(self.options.labels, settings)
-        facts |= metadata.trainer_facts(
+            facts |= label_facts(self.options.labels, settings)
+        facts |= trainer_facts(
             args,
             state,
             kwargs,
@@ -292,7 +294,7 @@ def _user_run_name(args: Any) -> str | None:
 
 def _model_name(model: Any) -> str:
     # Each attribute is the script's own code, which may raise what it likes.
-    found = metadata.collect(
+    found = collect(
         {"path": lambda: model.config._name_or_path, "type": lambda: model.config.model_type}
     )
     for name in found.values():

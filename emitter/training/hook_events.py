@@ -11,8 +11,9 @@ from lineside.bus.protocol.event_kinds import PRUNED_ERROR
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
-from lineside.emitter.training import metadata
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
+from lineside.emitter.training.checkpoints.folder import CheckpointFolder, checkpoint_path
+from lineside.emitter.training.facts.trainer import state_facts
 from lineside.emitter.training.publisher import named_values
 from lineside.emitter.training.trainer_frames import raised_in_training_loop
 
@@ -31,7 +32,7 @@ class HookEvents:
     def __init__(self, attempts: AttemptManager) -> None:
         self._attempts = attempts
         self._init_end: InitEnd | None = None
-        self._checkpoint_folder = metadata.CheckpointFolder()
+        self._checkpoint_folder = CheckpointFolder()
         self._output = Path()  # where the newest checkpoint is
         self.is_training = False
 
@@ -99,7 +100,7 @@ class HookEvents:
         bits = control_bits(control)
         if phase == FROM_FLAGS:
             phase = PHASE_BY_FLAGS[bits >> 2 & 3] if self.is_training else FINISHED
-        data = {"state": metadata.state_facts(state)} | (extra or {})
+        data = {"state": state_facts(state)} | (extra or {})
         publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
 
     def publish_metrics(
@@ -124,7 +125,7 @@ class HookEvents:
 
     def publish_save(self, args: Any, state: Any, control: Any) -> None:
         """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""
-        path = metadata.checkpoint_path(args, state)
+        path = checkpoint_path(args, state)
         self._output = Path(path).parent
         extra = {"checkpoint": path} | self._checkpoint_facts()
         self.publish_state("save", FROM_FLAGS, state, control, extra)

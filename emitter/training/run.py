@@ -15,8 +15,14 @@ from lineside.bus.settings import Settings
 from lineside.emitter.sampler.starter import missing_package, sampler_starter, stopped_sampler
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
-from lineside.emitter.training import metadata
 from lineside.emitter.training.console import announce_run, print_disabled, print_once
+from lineside.emitter.training.facts.collect import collect
+from lineside.emitter.training.facts.process import (
+    identity_facts,
+    label_facts,
+    process_facts,
+    version_facts,
+)
 from lineside.emitter.training.identity import (
     Identity,
     LabelOptions,
@@ -62,7 +68,7 @@ class Run:
             SettingsError, OSError: the spool cannot be used.
         """
         publisher = Publisher(settings, identity)
-        data = metadata.identity_facts(identity) | facts
+        data = identity_facts(identity) | facts
         publisher.emit("run_start", step, None, 0, data, now_ns or time.monotonic_ns())
         if identity.rank_info.rank == 0:
             announce_run(settings, identity.run, data["name"])
@@ -184,10 +190,8 @@ def start_run(
         identity = _identify(settings, optional_text(name), optional_text(project), run_id)
         facts = (
             {"source": "loop"}
-            | metadata.label_facts(described, settings)
-            | metadata.collect(
-                {"process": metadata.process_facts, "versions": metadata.version_facts}
-            )
+            | label_facts(described, settings)
+            | collect({"process": process_facts, "versions": version_facts})
         )
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:

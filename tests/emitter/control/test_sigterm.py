@@ -20,7 +20,7 @@ from lineside.emitter.control import sigterm
 from lineside.emitter.spool import status_page as page_module
 from lineside.emitter.spool import status_reader
 from lineside.emitter.spool.status_page import FLAGS, STOP_REQUESTED
-from lineside.emitter.training import metadata
+from lineside.emitter.training import hook_events
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.control.command_inbox import DeliverAt, while_paused
 from tests.emitter.streams import data_of, only, open_publisher
@@ -267,7 +267,7 @@ def test_the_handler_is_put_back_if_the_end_cannot_be_published(
         raise OSError("no")
 
     def break_it() -> None:
-        monkeypatch.setattr(metadata, "state_facts", fail)
+        monkeypatch.setattr(hook_events, "state_facts", fail)
 
     made = trainer(tmp_path, At({4: break_it}), LinesideCallback(stop_on_sigterm=True))
     made.train()

@@ -17,8 +17,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerState, TrainingArgu
 
 from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.spool.sanitize import Sanitizer
-from lineside.emitter.training import metadata
+from lineside.emitter.training.checkpoints.folder import checkpoint_path
 from lineside.emitter.training.error_facts import error_facts, one_line
+from lineside.emitter.training.facts.arguments import argument_facts
+from lineside.emitter.training.facts.collect import collect
+from lineside.emitter.training.facts.data import loader_facts, processing_facts
+from lineside.emitter.training.facts.model import model_facts
+from lineside.emitter.training.facts.process import identity_facts, process_facts, version_facts
+from lineside.emitter.training.facts.trainer import resumed_from, state_facts, trainer_facts
 from lineside.emitter.training.identity import Identity, RankInfo
 
 
@@ -62,15 +68,15 @@ def published(facts: dict[str, Any]) -> Any:
 
 
 def test_a_part_that_fails_is_left_out() -> None:
-    assert metadata.collect({"a": fail, "b": lambda: 1, "c": lambda: None}) == {"b": 1}
+    assert collect({"a": fail, "b": lambda: 1, "c": lambda: None}) == {"b": 1}
     with pytest.raises(KeyboardInterrupt):
-        metadata.collect({"a": interrupt})
+        collect({"a": interrupt})
 
 
 def test_process_facts_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--hub_token", "mine"])
     monkeypatch.setenv("HF_TOKEN", "mine")
-    facts = published(metadata.process_facts())
+    facts = published(process_facts())
     assert facts["argv"] == ["train.py", "--hub_token", REDACTED]
     assert (facts["pid"], facts["cwd"]) == (os.getpid(), str(Path.cwd()))
     assert "mine" not in str(facts)
@@ -78,7 +84,7 @@ def test_process_facts_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_versions_are_those_of_loaded_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    facts = metadata.version_facts()
+    facts = version_facts()
     assert facts["torch"] == torch.__version__
     assert "lineside" in facts
     assert "peft" not in facts
@@ -87,7 +93,7 @@ def test_versions_are_those_of_loaded_libraries(monkeypatch: pytest.MonkeyPatch)
 def test_arguments_are_redacted_and_not_changed() -> None:
     nested = {"token": "mine", "dtype": torch.bfloat16}
     args = Arguments(hub_token="mine", model_init_kwargs=nested)  # noqa: S106
-    facts = published(metadata.argument_facts(args))
+    facts = published(argument_facts(args))
     assert facts == {
         "lr": 0.1,
         "hub_token": REDACTED,
@@ -99,7 +105,7 @@ def test_arguments_are_redacted_and_not_changed() -> None:
 
 def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
     args = TrainingArguments(output_dir=str(tmp_path), hub_token="mine", use_cpu=True)  # noqa: S106
-    facts = published(metadata.argument_facts(args))
+    facts = published(argument_facts(args))
     expected = args.to_dict()
     assert facts.keys() == expected.keys()
     differing = {name for name in facts if facts[name] != expected[name]}
@@ -108,13 +114,13 @@ def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
 
 
 def test_arguments_that_are_no_dataclass_are_read() -> None:
-    assert metadata.argument_facts(SimpleNamespace(a=1)) == {"a": 1}
+    assert argument_facts(SimpleNamespace(a=1)) == {"a": 1}
 
 
 def test_a_model_is_counted_and_described() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
     model.transformer.wte.weight.requires_grad_(False)
-    facts = metadata.model_facts(model)
+    facts = model_facts(model)
     assert facts["class"] == "GPT2LMHeadModel"
     assert facts["mro"][:3] == ["GPT2LMHeadModel", "GPT2PreTrainedModel", "PreTrainedModel"]
     assert facts["config"]["n_embd"] == 8
@@ -124,7 +130,7 @@ def test_a_model_is_counted_and_described() -> None:
 
 
 def test_a_model_of_plain_torch_is_described() -> None:
-    assert metadata.model_facts(torch.nn.Linear(2, 3)) == {
+    assert model_facts(torch.nn.Linear(2, 3)) == {
         "class": "Linear",
         "mro": ["Linear", "Module"],
         "parameters": 9,
@@ -136,7 +142,7 @@ def test_the_parameters_of_a_shard_are_not_counted() -> None:
     class FullyShardedDataParallel(torch.nn.Linear):
         pass
 
-    assert "parameters" not in metadata.model_facts(FullyShardedDataParallel(1, 1))
+    assert "parameters" not in model_facts(FullyShardedDataParallel(1, 1))
 
 
 def test_sharded_and_packed_parameters_are_counted_in_full() -> None:
@@ -147,20 +153,20 @@ def test_sharded_and_packed_parameters_are_counted_in_full() -> None:
     sharded = torch.nn.Parameter(torch.zeros(0))
     sharded.ds_numel = 1_000
     model = SimpleNamespace(parameters=lambda: iter([packed, sharded]))
-    facts = metadata.model_facts(model)
+    facts = model_facts(model)
     assert (facts["parameters"], facts["trainable_parameters"]) == (16 + 1_000, 1_000)
 
 
 def test_peft_adapters_are_described() -> None:
     adapter = SimpleNamespace(to_dict=lambda: {"r": 8, "target_modules": {"q", "v"}})
-    facts = metadata.model_facts(SimpleNamespace(peft_config={"default": adapter}, config={"a": 1}))
+    facts = model_facts(SimpleNamespace(peft_config={"default": adapter}, config={"a": 1}))
     assert sorted(facts["peft"]["default"]["target_modules"]) == ["q", "v"]
     assert facts["config"] == {"a": 1}
 
 
 def test_loaders_are_described_and_never_iterated() -> None:
     known = torch.utils.data.DataLoader([1, 2, 3], batch_size=2)
-    assert metadata.loader_facts(known) == {
+    assert loader_facts(known) == {
         "class": "DataLoader",
         "length": 2,
         "batch_size": 2,
@@ -168,13 +174,13 @@ def test_loaders_are_described_and_never_iterated() -> None:
         "dataset": "list",
         "dataset_length": 3,
     }
-    endless = metadata.loader_facts(torch.utils.data.DataLoader(Endless(), batch_size=2))
+    endless = loader_facts(torch.utils.data.DataLoader(Endless(), batch_size=2))
     assert endless == {"class": "DataLoader", "batch_size": 2, "workers": 0, "dataset": "Endless"}
 
 
 def test_a_processing_class_is_described() -> None:
     tokenizer = SimpleNamespace(vocab_size=32, padding_side="left", model_max_length=int(1e30))
-    assert metadata.processing_facts(tokenizer) == {
+    assert processing_facts(tokenizer) == {
         "class": "SimpleNamespace",
         "vocab_size": 32,
         "padding_side": "left",
@@ -184,19 +190,19 @@ def test_a_processing_class_is_described() -> None:
 
 def test_state_facts_leave_out_the_log_history() -> None:
     state = TrainerState(best_metric=math.inf, trial_params={"lr": 0.1}, log_history=[{"a": 1.0}])
-    facts = metadata.state_facts(state)
+    facts = state_facts(state)
     assert facts["best_metric"] == math.inf
     assert facts["trial_params"] == {"lr": 0.1}
     assert not {"log_history", "stateful_callbacks"} & facts.keys()
-    assert metadata.state_facts(SimpleNamespace(max_steps=3)) == {"max_steps": 3}
+    assert state_facts(SimpleNamespace(max_steps=3)) == {"max_steps": 3}
 
 
 def test_the_checkpoint_that_a_run_resumes_from_is_described() -> None:
-    assert metadata.resumed_from(TrainerState(), {}) is None
+    assert resumed_from(TrainerState(), {}) is None
     at_5 = TrainerState(global_step=5)
-    assert metadata.resumed_from(at_5, {}) == {"run": None, "attempt": None, "step": 5}
+    assert resumed_from(at_5, {}) == {"run": None, "attempt": None, "step": 5}
     kept = Identity("r", "a", "n", "p", RankInfo()).checkpoint_state()
-    assert metadata.resumed_from(at_5, kept) == {"run": "r", "attempt": "a", "step": 5}
+    assert resumed_from(at_5, kept) == {"run": "r", "attempt": "a", "step": 5}
 
 
 def test_a_checkpoint_is_named_by_its_absolute_path(
@@ -205,15 +211,15 @@ def test_a_checkpoint_is_named_by_its_absolute_path(
     monkeypatch.chdir(tmp_path)
     args = SimpleNamespace(output_dir="out")
     state = TrainerState(global_step=4)
-    assert metadata.checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
+    assert checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
     state.is_hyper_param_search = True
-    assert metadata.checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
+    assert checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
     for number, trial in enumerate(["run-0", "run-1"]):
         folder = tmp_path / "out" / trial / "checkpoint-4"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))
     expected = tmp_path / "out" / "run-1" / "checkpoint-4"
-    assert metadata.checkpoint_path(args, state) == str(expected)
+    assert checkpoint_path(args, state) == str(expected)
 
 
 def test_error_facts_have_the_traceback_and_no_secrets() -> None:
@@ -243,8 +249,8 @@ def test_an_error_that_cannot_be_printed_is_described_by_its_class() -> None:
 def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
     state = TrainerState()
     given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
-    leading = metadata.trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=True)
-    other = metadata.trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=False)
+    leading = trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=True)
+    other = trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=False)
     assert {"trainer", "args", "model", "loaders"} <= leading.keys()
     assert other.keys() == {"process", "versions", "state", "resumed_from"}
     assert leading["loaders"] == {}
@@ -252,7 +258,7 @@ def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
 
 def test_the_identity_is_part_of_the_facts() -> None:
     identity = Identity("r", "a", "n", "p", RankInfo(2, 4, 1))
-    assert metadata.identity_facts(identity) == {
+    assert identity_facts(identity) == {
         "name": "n",
         "project": "p",
         "producer": "rank2",
