@@ -127,6 +127,9 @@ class Subscriber:
     def on_run_start(self, run: RunContext, event: RunStartEvent) -> HandlerResult:
         """A process began to publish; each rank does. ``event.facts`` describes it."""
 
+    def on_model(self, run: RunContext, event: RunEvent) -> HandlerResult:
+        """``event.data`` describes how the Trainer's model is built."""
+
     def on_run_end(self, run: RunContext, event: RunEndEvent) -> HandlerResult:
         """A process ended in an orderly way; each rank reports it."""
 

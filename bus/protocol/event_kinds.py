@@ -64,6 +64,14 @@ EVENT_KINDS = (
         "run_start", "Process started", "A process opens its stream; its first event.", TRAINING
     ),
     EventKind(
+        "model",
+        "Model described",
+        "Right after `run_start` of a Trainer's rank 0: how the model is built.",
+        TRAINING,
+        DROP_SECOND,
+        HIDDEN,
+    ),
+    EventKind(
         "run_end",
         "Process ended",
         "A process closes its stream; its last event, missing if the process was killed.",

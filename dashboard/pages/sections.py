@@ -51,6 +51,7 @@ _CONFIGURATION = (
     ("Data", ("loaders", "processing")),
     ("Versions", ("versions",)),
     ("Process", ("process",)),
+    ("Environment", ("environment",)),
 )
 _MAX_DEPTH = 6
 

@@ -33,6 +33,7 @@ HIDDEN_BY_DEFAULT = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline
 _ORDER = {kind.name: place for place, kind in enumerate(EVENT_KINDS)}
 _OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
 _SEVERITY_TONES = {CRITICAL: "danger", WARNING: "caution"}
+_LONG_KINDS = frozenset({"run_start", "model"})  # their data is not shown
 _MAX_DATA = 20_000  # characters of one event's data shown
 
 
@@ -89,7 +90,7 @@ def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
         tone="caution" if row.problem else _tone(row.kind, data),
         time=row.time,
         offset=formatting.offset((row.time - started_at).total_seconds()),
-        data="" if row.kind == "run_start" or not data else _indented_json(data),
+        data="" if row.kind in _LONG_KINDS or not data else _indented_json(data),
     )
 
 

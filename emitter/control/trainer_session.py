@@ -62,8 +62,7 @@ class TrainerSessions:
         if session is None:
             session = self._new()
         if trainer is not None and session.trainer is None:
-            session.trainer = weakref.ref(trainer, self._remove)
-            session.attempts.trainer_class = type(trainer).__name__
+            session.trainer = session.attempts.trainer = weakref.ref(trainer, self._remove)
         session.state, session.control_flags = state, control
         return session
 

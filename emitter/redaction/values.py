@@ -13,7 +13,7 @@ from lineside.emitter.redaction.text import (
     redact_text,
 )
 
-METRIC_MAPS = ("logs", "metrics")
+METRIC_MAPS = ("logs", "metrics", "log_history")
 """The parts of an event's data in which every number is a metric, whatever its name."""
 
 _NUMBERS = frozenset({float, int, bool, type(None)})

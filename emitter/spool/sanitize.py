@@ -62,6 +62,12 @@ LIMITS_BY_SIZE = (
 _FACT_LIMITS = LIMITS_BY_SIZE[1]  # the facts of a run are shown on a page
 
 
+class LongText(str):
+    """A text that may be four times as long as others: how a model is built, for example."""
+
+    __slots__ = ()
+
+
 class Sanitizer:
     """Turns values into None, bool, int, float, str, list and dict with text keys.
 
@@ -105,7 +111,7 @@ class Sanitizer:
         if isinstance(value, enum.Enum):
             return self.sanitize(value.value, depth)
         if isinstance(value, str):
-            return self._text(str.__str__(value))
+            return self._text(str.__str__(value), 4 if isinstance(value, LongText) else 1)
         if isinstance(value, int):
             return self.sanitize(int(value), depth)
         if isinstance(value, (numbers.Real, Decimal)) and not _is_array_type(value):
@@ -200,8 +206,8 @@ class Sanitizer:
     def _key(self, key: object) -> str:
         return self._text(key if type(key) is str else _key_text(key))
 
-    def _text(self, value: str) -> str:
-        limit = min(self._limits.text, self._characters)
+    def _text(self, value: str, times: int = 1) -> str:
+        limit = min(self._limits.text * times, self._characters)
         self._characters -= min(len(value), limit)
         if len(value) <= limit:
             return _encodable(redact_text(value))

@@ -13,6 +13,7 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.checkpoints import run_file, state_files
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
+from lineside.emitter.training.facts.model import model_structure
 from lineside.emitter.training.facts.process import label_facts
 from lineside.emitter.training.facts.trainer import trainer_facts
 from lineside.emitter.training.identity import (
@@ -78,7 +79,7 @@ class AttemptManager:
 
     ``publisher`` belongs to the open attempt; None while none is open. ``options`` are those of
     that attempt. ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
-    has not yet published which run it is. ``trainer_class`` is the name of the Trainer's class,
+    has not yet published which run it is. ``trainer`` is that Trainer, once it is known, and
     ``trial_prefix`` stands before the number of a hyperparameter trial.
     """
 
@@ -86,7 +87,7 @@ class AttemptManager:
         self.publisher: Publisher | None = None
         self._own_options = self.options = options
         self.is_disabled = False
-        self.trainer_class = ""
+        self.trainer: weakref.ref[Any] | None = None
         self._trial_prefix = trial_prefix
         self._trial_count = 0
         self._base_run_id: str | None = None  # the run's id; trials add to it
@@ -160,6 +161,9 @@ class AttemptManager:
             output_dir = Path(self._output_dir).absolute()
             run_file.write(path, output_dir, self._identity.checkpoint_state())
 
+    def _known_trainer(self) -> Any | None:
+        return self.trainer() if self.trainer is not None else None
+
     def _is_duplicate_on(self, state: Any) -> bool:
         """Whether another callback publishes the training of this state object."""
         return any(other._state is state for other in list(_instances) if other is not self)
@@ -195,7 +199,9 @@ class AttemptManager:
         )
         name = given_name or checkpoint_state.get("name") or self._own_name
         if run is None:
-            description = describe(self.trainer_class, _model_name(model))
+            trainer = self._known_trainer()
+            trainer_class = "" if trainer is None else type(trainer).__name__
+            description = describe(trainer_class, _model_name(model))
             run = new_run_id(name or description)
             if name is None and description:
                 name = self._own_name = f"{description} {run.rpartition('-')[2]}"
@@ -239,7 +245,7 @@ class AttemptManager:
             state,
             kwargs,
             _kept_state(state),
-            self.trainer_class,
+            self._known_trainer(),
             is_rank_0=is_rank_0,
         )
         try:
@@ -249,6 +255,8 @@ class AttemptManager:
             raise
         self.publisher = run.publisher
         if run.publisher is not None:
+            if is_rank_0:
+                _publish_model(run.publisher, kwargs.get("model"), state, now_ns)
             self._on_collected = weakref.finalize(self, run.publisher.abandon)
             self._on_collected.atexit = False
         self._identity, self._state = identity, state
@@ -277,6 +285,12 @@ def _kept_state(state: Any) -> dict[str, str]:
     if origin is None:
         return {}
     return run_file.read(origin.path) or valid_checkpoint_state(origin.mark)
+
+
+def _publish_model(publisher: Publisher, model: Any, state: Any, now_ns: int) -> None:
+    """Publish how the model is built: too much for ``run_start``, which readers keep."""
+    if model is not None:
+        publisher.emit("model", state.global_step, None, 0, model_structure(model), now_ns)
 
 
 def _rank_info(args: Any) -> RankInfo:

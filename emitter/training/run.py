@@ -17,6 +17,7 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training.console import announce_run, print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
+from lineside.emitter.training.facts.environment import tracker_environment
 from lineside.emitter.training.facts.process import (
     identity_facts,
     label_facts,
@@ -192,6 +193,7 @@ def start_run(
             {"source": "loop"}
             | label_facts(described, settings)
             | collect({"process": process_facts, "versions": version_facts})
+            | ({} if identity.rank_info.rank else collect({"environment": tracker_environment}))
         )
         run = Run.open(settings, identity, facts)
         if run.publisher is not None:

@@ -59,9 +59,9 @@ def test_every_hook_is_published_with_its_values(
     if hasattr(made.callback_handler, "on_push_begin"):
         made.callback_handler.on_push_begin(made.args, made.state, made.control)
     close_all()
-    start, *events, end = only(spool_events())
-    assert (start.kind, end.kind) == ("run_start", "run_end")
-    assert [event.seq for event in (start, *events, end)] == list(range(len(events) + 2))
+    start, structure, *events, end = only(spool_events())
+    assert (start.kind, structure.kind, end.kind) == ("run_start", "model", "run_end")
+    assert [event.seq for event in (start, structure, *events, end)] == list(range(len(events) + 3))
     assert kinds(events) == [note["kind"] for note in hook_log.seen]
     assert set(kinds(events)) >= set(LIFECYCLE_KINDS) - {"push_begin"}
     for event, note in zip(events, hook_log.seen, strict=True):
@@ -83,7 +83,7 @@ def test_every_hook_is_published_with_its_values(
     assert facts["loaders"]["train"]["dataset_length"] == 24
     assert facts["source"] == "trainer"
     assert facts["resumed_from"] is None
-    assert counters["emitted"] == len(events) + 2
+    assert counters["emitted"] == len(events) + 3
     assert counters["hooks"] == len(events) - 1  # init_end came before there was anything to count
     assert (counters["dropped"], counters["hook_errors"], counters["encode_failures"]) == (0, 0, 0)
 
@@ -201,7 +201,7 @@ def test_workers_of_a_dataloader_publish_nothing(
     hook_log = HookLog()
     trainer(tmp_path, hook_log, LinesideCallback(), dataloader_num_workers=2).train()
     close_all()
-    _, *events, _ = only(spool_events())
+    _, _, *events, _ = only(spool_events())
     assert kinds(events) == [note["kind"] for note in hook_log.seen]
 
 

@@ -40,8 +40,8 @@ def test_a_second_train_is_a_new_attempt_of_the_same_run(
     streams = spool_events()
     assert len({stream.split("/")[0] for stream in streams}) == 1
     lazily, first, second = streams.values()
-    assert kinds(lazily)[:3] == ["run_start", "init_end", "prediction_step"]
-    assert kinds(first)[:2] == ["run_start", "train_begin"]
+    assert kinds(lazily)[:4] == ["run_start", "model", "init_end", "prediction_step"]
+    assert kinds(first)[:3] == ["run_start", "model", "train_begin"]
     assert kinds(second)[-2:] == ["evaluate", "run_end"]
     assert [data_of(events[-1])["how"] for events in streams.values()] == [
         "restarted",
@@ -128,7 +128,13 @@ def test_evaluate_and_predict_open_a_run_and_init_end_does_not(
     trainer(tmp_path, *made.callback_handler.callbacks[-2:-1])
     assert spool_events() == {}
     made.predict(Tokens(4))
-    assert kinds(only(spool_events())) == ["run_start", "init_end", "prediction_step", "predict"]
+    assert kinds(only(spool_events())) == [
+        "run_start",
+        "model",
+        "init_end",
+        "prediction_step",
+        "predict",
+    ]
 
 
 def test_an_evaluation_without_a_step_opens_a_run_too(
@@ -136,7 +142,7 @@ def test_an_evaluation_without_a_step_opens_a_run_too(
 ) -> None:
     made = trainer(tmp_path, LinesideCallback())
     made.callback_handler.on_evaluate(made.args, made.state, made.control, {"eval_loss": 1.0})
-    assert kinds(only(spool_events())) == ["run_start", "init_end", "evaluate"]
+    assert kinds(only(spool_events())) == ["run_start", "model", "init_end", "evaluate"]
 
 
 def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
@@ -151,7 +157,7 @@ def test_a_resumed_training_is_a_new_attempt_of_the_same_run(
     assert (start["name"], start["project"]) == ("N", "P")
     run, _, attempt = first.split("/")
     assert start["resumed_from"] == {"run": run, "attempt": attempt, "step": 4}
-    assert (after[0].step, after[1].kind, after[2].step) == (4, "init_end", 4)
+    assert (after[0].step, after[2].kind, after[3].step) == (4, "init_end", 4)
     assert max(event.step for event in after) == 6
     assert kinds(before)[-2:] == ["train_end", "run_end"]
 

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lineside.emitter.training.facts.arguments import argument_facts
+from lineside.emitter.training.facts.arguments import (
+    argument_facts,
+    argument_properties,
+    class_facts,
+    class_path,
+    reported_trackers,
+)
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.data import loader_facts, processing_facts
+from lineside.emitter.training.facts.environment import tracker_environment
 from lineside.emitter.training.facts.model import model_facts
 from lineside.emitter.training.facts.process import process_facts, version_facts
 
@@ -40,18 +47,23 @@ def state_facts(state: Any) -> dict[str, Any]:
     return scalars
 
 
+TAKEN_OVER = "_lineside_taken_over"
+"""The attribute of a CallbackHandler that names the trackers which run beside the training."""
+
+
 def trainer_facts(
     args: Any,
     state: Any,
     kwargs: Mapping[str, Any],
     resumed_state: Mapping[str, str],
-    trainer_class: str,
+    trainer: Any,
     *,
     is_rank_0: bool,
 ) -> dict[str, Any]:
     """The facts of a Trainer for ``run_start``; other ranks leave out what is equal on all.
 
-    ``resumed_state`` is what was kept for the checkpoint that it resumes from.
+    ``resumed_state`` is what was kept for the checkpoint that it resumes from. ``trainer`` is None
+    if it is not known.
     """
     parts: dict[str, Callable[[], Any]] = {
         "process": process_facts,
@@ -62,14 +74,25 @@ def trainer_facts(
     if is_rank_0:
         loaders = {name: kwargs.get(f"{name}_dataloader") for name in ("train", "eval")}
         parts |= {
-            "trainer": lambda: {"class": trainer_class} if trainer_class else None,
+            "environment": tracker_environment,
             "args": lambda: argument_facts(args),
+            "args_class": lambda: class_facts(type(args)),
+            "args_properties": lambda: argument_properties(args),
+            "report_to": lambda: reported_trackers(args),
             "model": lambda: model_facts(kwargs["model"]),
             "processing": lambda: processing_facts(kwargs["processing_class"]),
             "loaders": lambda: {
                 n: loader_facts(one) for n, one in loaders.items() if one is not None
             },
         }
+        if trainer is not None:
+            parts |= {
+                "trainer": lambda: {"class": type(trainer).__name__},
+                "callbacks": lambda: [
+                    class_path(type(one)) for one in trainer.callback_handler.callbacks
+                ],
+                "taken_over": lambda: list(getattr(trainer.callback_handler, TAKEN_OVER)),
+            }
     return {"resumed_from": None} | collect(parts)
 
 

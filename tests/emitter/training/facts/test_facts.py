@@ -19,10 +19,16 @@ from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.spool.sanitize import Sanitizer
 from lineside.emitter.training.checkpoints.folder import checkpoint_path
 from lineside.emitter.training.error_facts import error_facts, one_line
-from lineside.emitter.training.facts.arguments import argument_facts
+from lineside.emitter.training.facts.arguments import (
+    argument_facts,
+    argument_properties,
+    class_facts,
+    reported_trackers,
+)
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.data import loader_facts, processing_facts
-from lineside.emitter.training.facts.model import model_facts
+from lineside.emitter.training.facts.environment import tracker_environment
+from lineside.emitter.training.facts.model import model_facts, model_structure
 from lineside.emitter.training.facts.process import identity_facts, process_facts, version_facts
 from lineside.emitter.training.facts.trainer import resumed_from, state_facts, trainer_facts
 from lineside.emitter.training.identity import Identity, RankInfo
@@ -132,16 +138,18 @@ def test_a_model_is_counted_and_described() -> None:
 def test_a_model_of_plain_torch_is_described() -> None:
     assert model_facts(torch.nn.Linear(2, 3)) == {
         "class": "Linear",
+        "module": "torch.nn.modules.linear",
         "mro": ["Linear", "Module"],
         "parameters": 9,
         "trainable_parameters": 9,
     }
 
 
-def test_the_parameters_of_a_shard_are_not_counted() -> None:
-    class FullyShardedDataParallel(torch.nn.Linear):
-        pass
+class FullyShardedDataParallel(torch.nn.Linear):
+    """FSDP 1 knows a model by this name."""
 
+
+def test_the_parameters_of_a_shard_are_not_counted() -> None:
     assert "parameters" not in model_facts(FullyShardedDataParallel(1, 1))
 
 
@@ -249,9 +257,9 @@ def test_an_error_that_cannot_be_printed_is_described_by_its_class() -> None:
 def test_other_ranks_leave_out_facts_that_are_equal_on_all() -> None:
     state = TrainerState()
     given = {"model": torch.nn.Linear(1, 1), "processing_class": None, "train_dataloader": None}
-    leading = trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=True)
-    other = trainer_facts(Arguments(), state, given, {}, "T", is_rank_0=False)
-    assert {"trainer", "args", "model", "loaders"} <= leading.keys()
+    leading = trainer_facts(Arguments(), state, given, {}, None, is_rank_0=True)
+    other = trainer_facts(Arguments(), state, given, {}, None, is_rank_0=False)
+    assert {"environment", "args", "args_class", "model", "loaders"} <= leading.keys()
     assert other.keys() == {"process", "versions", "state", "resumed_from"}
     assert leading["loaders"] == {}
 
@@ -266,3 +274,116 @@ def test_the_identity_is_part_of_the_facts() -> None:
         "world_size": 4,
         "local_rank": 1,
     }
+
+
+def test_a_model_is_printed_and_its_parameters_are_listed() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    model.transformer.wte.weight.requires_grad_(False)
+    structure = published(model_structure(model))
+    assert structure["text"] == repr(model)
+    assert structure["config_json"] == model.config.to_json_string()
+    assert structure["table"] == [
+        [name, list(one.shape), "float32", one.requires_grad]
+        for name, one in model.named_parameters()
+    ]
+    assert structure["table"][0] == ["transformer.wte.weight", [32, 8], "float32", False]
+
+
+def test_a_large_model_is_listed_as_far_as_an_event_holds_it() -> None:
+    rows = 2_500
+    names = [f"layers.{number}.mlp.down_proj.weight" for number in range(rows)]
+    weight = torch.nn.Parameter(torch.zeros(3, 2))
+    model = SimpleNamespace(named_parameters=lambda: [(name, weight) for name in names])
+    sanitizer = Sanitizer()
+    structure = sanitizer.clean(model_structure(model))
+    assert [row[0] for row in structure["table"]] == names[:2_000]
+    assert structure["table_rows"] == rows
+    assert not sanitizer.lossy
+
+
+def test_a_long_print_is_cut_at_64_kibibytes() -> None:
+    class Wide(torch.nn.Module):
+        def __repr__(self) -> str:
+            return "Linear\n" * 20_000
+
+    text = published(model_structure(Wide()))["text"]
+    assert text.startswith("Linear\n" * 9_000)
+    assert len(text) < 65_536 + 100
+
+
+def test_a_model_without_configuration_or_parameters_is_printed() -> None:
+    assert model_structure(torch.nn.Identity()) == {"text": "Identity()", "table": []}
+    assert "table" not in model_structure(FullyShardedDataParallel(1, 1))
+
+
+def test_a_secret_in_a_model_is_not_published() -> None:
+    class Client(torch.nn.Module):
+        def extra_repr(self) -> str:
+            return "endpoint='https://me:hunter2hunter2@host', api_key='hunter2hunter2'"
+
+    model = Client()
+    config = GPT2Config(secrets={"inner": "hunter2hunter2"}, api_key="hunter2hunter2")
+    model.config = config
+    structure = published(model_structure(model))
+    assert "hunter2" not in str(structure)
+    assert "api_key" in structure["config_json"]
+
+
+def test_arguments_of_a_scripts_own_class_are_described(tmp_path: Path) -> None:
+    @dataclass
+    class Own(TrainingArguments):
+        wandb_api_key: str = "hunter2hunter2"
+        endpoint: str = "https://me:hunter2hunter2@host"
+
+    args = Own(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=3)
+    kind = class_facts(type(args))
+    assert kind["module"] == __name__
+    assert kind["name"].endswith("Own")
+    assert kind["mro"][1] == "transformers.training_args.TrainingArguments"
+    computed = argument_properties(args)
+    assert computed["train_batch_size"] == 3
+    assert (computed["device"], computed["parallel_mode"]) == ("cpu", "not_parallel")
+    assert computed["should_save"] is True
+    assert published(computed) == computed
+    assert "hunter2" not in str(published(argument_facts(args)))
+
+
+def test_values_of_arguments_that_are_objects_are_published_as_values(tmp_path: Path) -> None:
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": 1e-6},
+        accelerator_config={"split_batches": True},
+        eval_strategy="steps",
+        eval_steps=5,
+        report_to=["none"],
+    )
+    facts = published(argument_facts(args))
+    assert facts["lr_scheduler_type"] == "cosine_with_min_lr"
+    assert facts["lr_scheduler_kwargs"] == {"min_lr": 1e-6}
+    assert facts["accelerator_config"]["split_batches"] is True
+    assert facts["eval_strategy"] == "steps"
+    assert reported_trackers(args) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"WANDB_PROJECT": "p", "HOME": "/root", "OPENAI_API_KEY": "x"}, {"WANDB_PROJECT": "p"}),
+        ({"WANDB_API_KEY": "x", "DAGSHUB_USER_TOKEN": "x", "MLFLOW_TRACKING_PASSWORD": "x"}, {}),
+        (
+            {"MLFLOW_TRACKING_URI": "https://me:pw@host:5000/x?y=1"},
+            {"MLFLOW_TRACKING_URI": "https://host:5000/x?y=1"},
+        ),
+        ({"MLFLOW_TAGS": '{"team": "a", "api_key": "hunter2hunter2"}'}, {}),
+        ({"WANDB_NOTES": "hf_" + "aB3" * 12}, {}),
+        ({"WANDB_NOTES": "x" * 5_000, "WANDB_SERVICE": "2-1-unix-/tmp/s"}, {}),
+        ({"DISABLE_MLFLOW_INTEGRATION": "TRUE"}, {"DISABLE_MLFLOW_INTEGRATION": "TRUE"}),
+    ],
+)
+def test_variables_of_trackers_are_sent_without_secrets(
+    given: dict[str, str], sent: dict[str, str]
+) -> None:
+    assert tracker_environment(given) == sent
+    assert published(sent) == sent
