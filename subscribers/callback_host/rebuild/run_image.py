@@ -1,0 +1,119 @@
+"""What the Trainer of a run had at the event seen last, made of its events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from transformers import TrainerControl
+
+from lineside.bus.protocol.events import CONTROL_BITS, RANK_0, Event, Stream
+from lineside.subscribers.callback_host.rebuild.arguments import rebuild_arguments
+from lineside.subscribers.callback_host.rebuild.model import model_stand_in
+from lineside.subscribers.callback_host.rebuild.stand_ins import (
+    OptimizerStandIn,
+    SchedulerStandIn,
+    loader_stand_in,
+    processing_stand_in,
+)
+from lineside.subscribers.callback_host.rebuild.trainer_state import StateImage
+
+_METRICS_KINDS = ("evaluate", "predict")
+
+
+class RunImage:
+    """The arguments of each hook of one attempt, from the events of its rank 0.
+
+    ``args``, ``state``, the control and all that ``keywords`` has are the same objects at each
+    event, as in training.
+    """
+
+    def __init__(self) -> None:
+        self.facts: Mapping[str, Any] = {}
+        """The data of ``run_start``."""
+        self._structure: Mapping[str, Any] = {}  # the data of ``model``
+        self._state = StateImage()
+        self._control = TrainerControl()
+        self._optimizer: OptimizerStandIn | None = None
+        self._scheduler: SchedulerStandIn | None = None
+        self._train_loader: Any = None
+        self._eval_loader: Any = None
+
+    @cached_property
+    def args(self) -> Any:
+        """The training's arguments."""
+        return rebuild_arguments(self.facts)
+
+    @cached_property
+    def model(self) -> Any:
+        """In place of the model; None of a run without one."""
+        return model_stand_in(self.facts, self._structure)
+
+    @cached_property
+    def processing_class(self) -> Any:
+        """In place of the processing class; None of a run without one."""
+        return processing_stand_in(self.facts)
+
+    @property
+    def state(self) -> Any:
+        """The ``TrainerState``."""
+        return self._state.state
+
+    def observe(self, stream: Stream, event: Event) -> None:
+        """Take what ``event`` has; events of other producers than rank 0 have nothing."""
+        if stream.producer != RANK_0:
+            return
+        data = event.data or {}
+        if event.kind == "run_start":
+            self.facts = data
+        elif event.kind == "model":
+            self._structure = data
+        self._state.observe(event)
+        if event.kind == "train_begin":
+            self._begin_training()
+        if event.kind != "init_end" and self._eval_loader is None:
+            self._eval_loader = loader_stand_in(self._loaders().get("eval"))
+        if "eval_loader" in data:
+            self._eval_loader = loader_stand_in(data["eval_loader"])
+        rates = data.get("learning_rates")
+        if rates is None and event.kind == "log":
+            rates = [data.get("logs", {}).get("learning_rate")]
+        if (
+            self._optimizer is not None
+            and isinstance(rates, list)
+            and all(isinstance(rate, (int, float)) for rate in rates)
+        ):
+            self._optimizer.set_rates(rates)
+
+    def control(self, event: Event) -> Any:
+        """The ``TrainerControl`` with the flags that the hook of ``event`` found."""
+        for bit, name in enumerate(CONTROL_BITS):
+            setattr(self._control, name, bool(event.control >> bit & 1))
+        return self._control
+
+    def keywords(self, event: Event) -> dict[str, Any]:
+        """The keywords that the Trainer calls the hook of ``event`` with; logs are a copy."""
+        keywords = {
+            "model": self.model,
+            "processing_class": self.processing_class,
+            "optimizer": self._optimizer,
+            "lr_scheduler": self._scheduler,
+            "train_dataloader": self._train_loader,
+            "eval_dataloader": self._eval_loader,
+        }
+        data = event.data or {}
+        if event.kind == "log":
+            keywords["logs"] = dict(data.get("logs") or {})
+        elif event.kind in _METRICS_KINDS:
+            keywords["metrics"] = dict(data.get("metrics") or {})
+        return keywords
+
+    def _begin_training(self) -> None:
+        self._optimizer = OptimizerStandIn()
+        self._scheduler = SchedulerStandIn(self._optimizer)
+        self._train_loader = loader_stand_in(self._loaders().get("train"))
+
+    def _loaders(self) -> Mapping[str, Any]:
+        loaders = self.facts.get("loaders")
+        return loaders if isinstance(loaders, Mapping) else {}

@@ -1,0 +1,132 @@
+"""In place of processing class, optimizer, scheduler and data loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from lineside.subscribers.callback_host.rebuild.live_objects import (
+    LiveObjectNeeded,
+    StandIn,
+    named_class,
+    names,
+)
+
+
+class ProcessingStandIn(StandIn):
+    """A tokenizer, image processor or the like that processes nothing."""
+
+    LIVE = names(
+        "add_special_tokens add_tokens apply_chat_template batch_decode batch_encode_plus "
+        "convert_ids_to_tokens convert_tokens_to_ids convert_tokens_to_string decode encode "
+        "encode_plus get_vocab pad push_to_hub save_pretrained save_vocabulary tokenize"
+    )
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise LiveObjectNeeded(f"{type(self).__name__}()")
+
+    def __len__(self) -> NoReturn:
+        raise LiveObjectNeeded(f"len({type(self).__name__})")
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class OptimizerStandIn(StandIn):
+    """An optimizer whose ``param_groups`` have the learning rates."""
+
+    LIVE = names("add_param_group load_state_dict param_groups state state_dict step zero_grad")
+    param_groups: list[ParameterGroup]  # once a learning rate is known
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Take the learning rate of each parameter group."""
+        known = vars(self).setdefault("param_groups", [])
+        if len(known) != len(rates):
+            known[:] = [ParameterGroup() for _ in rates]
+        for group, rate in zip(known, rates, strict=True):
+            group["lr"] = rate
+
+
+class ParameterGroup(dict[str, Any]):
+    """A group of an optimizer, as far as it is known."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise LiveObjectNeeded(f"optimizer.param_groups[...][{name!r}]")
+
+
+class SchedulerStandIn(StandIn):
+    """A scheduler of the learning rate that has set those of ``optimizer``."""
+
+    LIVE = names("base_lrs get_lr last_epoch load_state_dict state_dict step")
+
+    def __init__(self, optimizer: OptimizerStandIn) -> None:
+        self.optimizer = optimizer
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of each parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class LoaderStandIn(StandIn):
+    """A data loader without its data."""
+
+    LIVE = names("collate_fn batch_sampler sampler generator")
+
+    def __init__(self, loader: Mapping[str, Any]) -> None:
+        self._length = loader.get("length")
+        # None, as of a loader with a batch sampler, is not sent.
+        self.batch_size = loader.get("batch_size")
+        if "workers" in loader:
+            self.num_workers = loader["workers"]
+        self.dataset = named_class(DatasetStandIn, loader.get("dataset"))(
+            loader.get("dataset_length")
+        )
+
+    def __len__(self) -> int:
+        return _length(self, self._length)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise LiveObjectNeeded(f"the batches of {type(self).__name__}")
+
+
+class DatasetStandIn(StandIn):
+    """A dataset without its rows."""
+
+    LIVE = names("filter map select shuffle take")
+
+    def __init__(self, length: Any) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return _length(self, self._length)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise LiveObjectNeeded(f"the rows of {type(self).__name__}")
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise LiveObjectNeeded(f"the rows of {type(self).__name__}")
+
+
+def processing_stand_in(facts: Mapping[str, Any]) -> Any:
+    """The processing class of the run with these ``facts``; None if it has none."""
+    processing = facts.get("processing")
+    if not isinstance(processing, Mapping) or processing.get("class") == "NoneType":
+        return None
+    made = named_class(ProcessingStandIn, processing.get("class"))()
+    for name, value in processing.items():
+        if name != "class":
+            setattr(made, name, value)
+    return made
+
+
+def loader_stand_in(loader: Any) -> Any:
+    """The loader with these facts; None if there are none."""
+    if not isinstance(loader, Mapping):
+        return None
+    return named_class(LoaderStandIn, loader.get("class"))(loader)
+
+
+def _length(of: object, length: Any) -> int:
+    if not isinstance(length, int):  # as of a loader of a stream of rows
+        raise TypeError(f"object of type {type(of).__name__!r} has no len()")
+    return length

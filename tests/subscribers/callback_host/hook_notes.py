@@ -1,0 +1,73 @@
+"""A callback that notes everything it is given, in training and hosted."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import CONTROL_BITS, Event, Stream
+from lineside.subscribers.callback_host.hook_caller import HookCaller
+from lineside.subscribers.callback_host.rebuild.run_image import RunImage
+from tests.emitter.conftest import read_spool
+
+_NOT_COMPARED = ("stateful_callbacks", "total_flos")
+
+
+class HookNotes(TrainerCallback):
+    """``notes`` has one dict for each hook."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def _note(self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
+        scalars = {k: v for k, v in vars(state).items() if k not in _NOT_COMPARED}
+        self.notes.append(
+            {
+                "hook": hook,
+                "given": sorted(given),
+                "state": copy.deepcopy(scalars),
+                "control": [getattr(control, name) for name in CONTROL_BITS],
+                "logs": copy.deepcopy(given.get("logs")),
+                "metrics": copy.deepcopy(given.get("metrics")),
+                "loaders": {name: _loader(given[f"{name}_dataloader"]) for name in ("train",)},
+                "args": args.to_dict() if hook == "on_train_begin" else None,
+            }
+        )
+
+
+def _hook(hook: str) -> Any:
+    def method(self: HookNotes, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self._note(hook, args, state, control, given)
+
+    return method
+
+
+for _kind in LIFECYCLE_KINDS:
+    setattr(HookNotes, f"on_{_kind}", _hook(f"on_{_kind}"))
+
+
+def _loader(loader: Any) -> Any:
+    if loader is None:
+        return None
+    return type(loader).__name__, len(loader), loader.batch_size, len(loader.dataset)
+
+
+def hosted(home: Path, callback: Any) -> list[tuple[Stream, Event]]:
+    """Call ``callback`` from the events in the home's spool; returns these."""
+    events = events_in(home)
+    image = RunImage()
+    caller = HookCaller(callback, image)
+    for stream, event in events:
+        image.observe(stream, event)
+        caller.call(event)
+    return events
+
+
+def events_in(home: Path) -> list[tuple[Stream, Event]]:
+    """The events of rank 0 in the spool of one run and attempt."""
+    [(name, events)] = read_spool(home / "spool", "rank0").items()
+    return [(Stream.parse(name), event) for event in events]
