@@ -3,6 +3,7 @@
 ``Subscriber`` is the public base class. Subscribers import the bus and the store, never each other.
 """
 
+from lineside.subscribers.backoff import RetryLater
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import (
     AlertEvent,
@@ -34,6 +35,7 @@ __all__ = [
     "LogEvent",
     "MetricsEvent",
     "ProcessEvent",
+    "RetryLater",
     "RunContext",
     "RunEndEvent",
     "RunEvent",

@@ -6,13 +6,13 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
-from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS
+from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
 from lineside.bus.protocol.limits import LimitExceeded, check_container_count, check_depth
 from lineside.bus.protocol.patterns import matches
@@ -26,6 +26,7 @@ MAX_EVENT_BYTES = 512 << 10
 RESERVED_KINDS = frozenset(OWN_KINDS) - {METRICS, "alert"}
 """Kinds that only Lineside publishes: they set the status of a run or answer commands."""
 _MAX_KIND_LENGTH = 128
+_MESSAGE_LENGTH = 1000
 
 
 class TooLarge(LinesideError):
@@ -62,9 +63,16 @@ class RunContext:
         """The newest fractional epoch."""
         self.is_caught_up = False
         """Whether the journal was read to its end; until then events may be old."""
+        self.stays: bool = known.get("stays", False)
+        """Set it to keep the run in memory, and so ``tick``, also after a restart and though no
+        event comes: for what is still to be done. It is kept like the state."""
         self._called: dict[str, int] = known.get("called", {})
         self._stream: Stream = Stream(run, RANK_0, self.attempt or "unknown")
         self._event: Event | None = None
+        self._last: tuple[str, str, int] = tuple(known.get("last", (RANK_0, "", 0)))
+        self._method = ""  # that is being called
+        self._tries = 0  # of the event
+        self._save_now: Callable[[], None] = lambda: None
         self._publications: list[Publication] = []  # of the event being handled
         self._collected: list[Publication] = []  # of the events since the last commit
 
@@ -147,6 +155,48 @@ class RunContext:
         self._is_state_open = True
         return self._state
 
+    def save(self) -> None:
+        """Keep the state at once, and that the events so far are processed.
+
+        For what must be known after a crash in the midst of what follows, such as the number of a
+        request that is sent next. Not in a handler that has changed anything yet: ``flush`` and
+        ``tick`` are the places for it.
+        """
+        self._save_now()
+
+    def report(self, error: Exception | str) -> None:
+        """Show on the run's page that something was given up, as ``subscriber_error``.
+
+        It is kept with the state: for a handler that goes on. One that cannot go on raises.
+        """
+        data = self._error_data("skipped", error)
+        self._append(
+            Stream(self.id, self._name, self._event_attempt), SUBSCRIBER_ERROR, data, time.time()
+        )
+
+    def _error_data(self, action: str, error: Exception | str | None) -> dict[str, Any]:
+        """The data of a ``subscriber_error`` on the event being handled, or on the last one."""
+        producer, kind, seq = self._event_id
+        kind_of_error = "Error" if isinstance(error, str) else type(error).__name__
+        return {
+            "subscriber": self._name,
+            "action": action,
+            "method": self._method,
+            "kind": kind,
+            "producer": producer,
+            "seq": seq,
+            "tries": self._tries,
+            "error": None
+            if error is None
+            else {"type": kind_of_error, "message": str(error)[:_MESSAGE_LENGTH]},
+        }
+
+    @property
+    def _event_id(self) -> tuple[str, str, int]:
+        """Producer, kind and number of the event being handled, or of the last one."""
+        event = self._event
+        return self._last if event is None else (self._stream.producer, event.kind, event.seq)
+
     @property
     def _event_attempt(self) -> str:
         """The attempt of the event; streams of other producers than ranks have names of theirs."""
@@ -181,6 +231,9 @@ class TrackedRun(RunContext):
         super().__init__(run, name, control_attempt, saved)
         self.is_failing: bool = saved.context.get("is_failing", False)
         """Whether the run's page shows that an event is being retried; kept over a restart."""
+        self.is_tick_failing: bool = saved.context.get("is_tick_failing", False)
+        """The same of ``tick``."""
+        self._had_stayed = self.stays
 
     def observe(self, stream: Stream, event: Event) -> None:
         """Take the run's facts and state from an event of rank 0."""
@@ -198,6 +251,21 @@ class TrackedRun(RunContext):
             self.trainer_state = data["state"]
         if event.kind == "log" and isinstance(data.get("logs"), Mapping):
             self.logs = data["logs"]
+
+    def begin_call(self, method: str) -> None:
+        """A handler or hook is called next."""
+        self._method = method
+
+    def on_save(self, save: Callable[[], None]) -> None:
+        """What ``save`` does."""
+        self._save_now = save
+
+    def error_data(
+        self, action: str, method: str, tries: int, error: Exception | None
+    ) -> dict[str, Any]:
+        """The data of a ``subscriber_error`` on the event that was observed last."""
+        self._method, self._tries = method, tries
+        return self._error_data(action, error)
 
     @property
     def own_stream(self) -> Stream:
@@ -224,7 +292,8 @@ class TrackedRun(RunContext):
 
     def keep(self) -> bool:
         """Accept what the handler did; whether it did anything that is to be saved."""
-        changed = bool(self._publications)
+        changed = bool(self._publications) or self.stays != self._had_stayed
+        self._had_stayed = self.stays
         if self._is_state_open:
             text = json.dumps(self._state)
             if len(text) > MAX_STATE_BYTES:
@@ -241,6 +310,7 @@ class TrackedRun(RunContext):
     def discard(self) -> None:
         """Drop what a failed handler did."""
         self._publications = []
+        self.stays = self._had_stayed
         if self._is_state_open:
             self._state.clear()
             self._state.update(json.loads(self._state_text))
@@ -261,6 +331,9 @@ class TrackedRun(RunContext):
             "epoch": self.epoch,
             "called": self._called,
             "is_failing": self.is_failing,
+            "is_tick_failing": self.is_tick_failing,
+            "stays": self.stays,
+            "last": self._event_id,
         }
 
 

@@ -14,6 +14,7 @@ from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.event_kinds import METRICS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.wording import agree, plural
+from lineside.subscribers.backoff import Backoff, RetryLater
 from lineside.subscribers.context import RunContext, TrackedRun
 from lineside.subscribers.events import typed_event
 from lineside.subscribers.handlers import Handlers
@@ -24,9 +25,10 @@ log = logging.getLogger("lineside")
 
 REPORT_TRIES = 5
 """Failed tries of one event after which the run's page shows that it is being retried."""
+REPORT_SECONDS = 60.0
+"""A delay from which on the page shows it at once."""
 _SAVE_SECONDS = 1.0  # between two saves of nothing but the run's latest state
 _FLUSH_SECONDS = 1.0  # after which a batch of slow handlers is flushed and saved in its middle
-_MESSAGE_LENGTH = 1000
 
 
 class SubscriberStopped(LinesideError):
@@ -61,12 +63,14 @@ class HandlerRunner:
         self._should_stop = should_stop
         saved = setup.state_file.load(run)
         self.run = TrackedRun(run, setup.name, setup.state_file.attempt, saved)
+        self.run.on_save(self._save_now)
         self._next_seqs = saved.next_seqs
         self._touched: set[Stream] = set()  # streams read since the last save
         self._instance: Subscriber | None = None
         self._has_changed = self._needs_flush = False
         self._saved_at = 0.0
-        self._tries = 0  # of the event that fails now
+        self._backoff = Backoff(*setup.subscriber.retry_seconds)  # of the event that fails now
+        self._tick_tries, self._tick_at = 0, 0.0
         self.retry_delay = 0.0
         """Seconds after which a batch that failed is to be processed again."""
 
@@ -100,13 +104,20 @@ class HandlerRunner:
         return self._flush_and_save(stream, last, is_end=True)
 
     def tick(self, now: float) -> None:
-        """Call the subscriber's ``tick``; an exception is logged, and the next one is on time."""
+        """Call the subscriber's ``tick``, unless the last one asked for more time."""
+        if time.monotonic() < self._tick_at:
+            return
         try:
             self._publish_metrics(self._call("tick", now), "tick")
             self._has_changed |= self.run.keep()
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - as of a handler
             self.run.discard()
-            log.exception("%s: tick of run %s", self._setup.name, self.run.id)
+            self._on_tick_failure(error)
+        else:
+            self._tick_tries = 0
+            if self.run.is_tick_failing:
+                self._report("recovered", "tick", 0, None)
+                self.run.is_tick_failing, self._has_changed = False, True
         self._save()
 
     def close(self) -> None:
@@ -136,7 +147,7 @@ class HandlerRunner:
             return self._on_failure(stream, event, method, error)
         run.note_call(event.kind, part)
         self._needs_flush = setup.handlers.has_flush
-        self._on_success(stream, event, method)
+        self._on_success(method)
         return True
 
     def _flush_and_save(self, stream: Stream, event: Event | None, *, is_end: bool) -> bool:
@@ -151,7 +162,7 @@ class HandlerRunner:
                     return False
             else:
                 if is_end:
-                    self._on_success(stream, event, "flush")
+                    self._on_success("flush")
             self._needs_flush = False
         self._save()
         return True
@@ -159,6 +170,7 @@ class HandlerRunner:
     def _call(self, method: str, *arguments: Any) -> Any:
         if self._instance is None:
             self._instance = self._setup.factory()
+        self.run.begin_call(method)
         result = getattr(self._instance, method)(self.run, *arguments)
         return self._setup.wait_for(result) if inspect.isawaitable(result) else result
 
@@ -175,50 +187,55 @@ class HandlerRunner:
 
     def _on_failure(self, stream: Stream, event: Event, method: str, error: Exception) -> bool:
         """Whether to go on behind ``event``."""
-        self._tries += 1
+        self.retry_delay = self._backoff.fail(error)
+        tries = self._backoff.tries
         place = f"{method} of {stream}, seq {event.seq}"
-        log.warning("%s: %s failed, try %d", self._setup.name, place, self._tries, exc_info=error)
-        if self._setup.on_error == SKIP:
-            self._report("skipped", stream, event, method, error)
-            self._tries = 0
+        self._log_failure(place, tries, error)
+        if isinstance(error, RetryLater):
+            pass  # it asks for that, whatever the policy
+        elif self._setup.on_error == SKIP:
+            self._report("skipped", method, tries, error)
+            self._backoff.succeed()
             return True
-        if self._setup.on_error == STOP:
-            self._report("stopped", stream, event, method, error)
+        elif self._setup.on_error == STOP:
+            self._report("stopped", method, tries, error)
             raise SubscriberStopped(
                 f"{self._setup.name}: {place} raised {type(error).__name__}: {error}; mend the "
                 "handler and start the subscriber again: it goes on at this event"
             ) from error
-        if self._tries == REPORT_TRIES:
-            self._report("retrying", stream, event, method, error)
+        if not self.run.is_failing and _is_long(tries, self.retry_delay):
+            self._report("retrying", method, tries, error)
             self.run.is_failing = self._has_changed = True
-        first, longest = self._setup.subscriber.retry_seconds
-        self.retry_delay = min(first * 2.0 ** min(self._tries - 1, 30), longest)
         return False
 
-    def _on_success(self, stream: Stream, event: Event, method: str) -> None:
-        if self.run.is_failing:
-            self._report("recovered", stream, event, method, None)
-            self.run.is_failing, self._has_changed = False, True
-        self._tries = 0
+    def _on_tick_failure(self, error: Exception) -> None:
+        self._tick_tries += 1
+        delay = error.seconds if isinstance(error, RetryLater) else 0.0
+        self._tick_at = time.monotonic() + delay
+        self._log_failure(f"tick of run {self.run.id}", self._tick_tries, error)
+        if not self.run.is_tick_failing and _is_long(self._tick_tries, delay):
+            self._report("retrying", "tick", self._tick_tries, error)
+            self.run.is_tick_failing = self._has_changed = True
 
-    def _report(
-        self, action: str, stream: Stream, event: Event, method: str, error: Exception | None
-    ) -> None:
+    def _log_failure(self, place: str, tries: int, error: Exception) -> None:
+        text = "%s: %s failed, try %d"
+        if isinstance(error, RetryLater):  # expected: no traceback
+            log.warning(f"{text}: %s", self._setup.name, place, tries, error)
+        else:
+            log.warning(text, self._setup.name, place, tries, exc_info=error)
+
+    def _on_success(self, method: str) -> None:
+        if self.run.is_failing:
+            self._report("recovered", method, self._backoff.tries, None)
+            self.run.is_failing, self._has_changed = False, True
+        self._backoff.succeed()
+
+    def _report(self, action: str, method: str, tries: int, error: Exception | None) -> None:
         """Publish an event that the run's page shows."""
-        message = str(error)[:_MESSAGE_LENGTH]
-        data = {
-            "subscriber": self._setup.name,
-            "action": action,
-            "method": method,
-            "kind": event.kind,
-            "producer": stream.producer,
-            "seq": event.seq,
-            "tries": self._tries,
-            "error": None if error is None else {"type": type(error).__name__, "message": message},
-        }
-        own, now = self.run.own_stream, time.time()
+        run, now = self.run, time.time()
+        data = run.error_data(action, method, tries, error)
         self._setup.state_file.publish(
-            Publication(own, SUBSCRIBER_ERROR, event.step, event.epoch, now, data)
+            Publication(run.own_stream, SUBSCRIBER_ERROR, run.step, run.epoch, now, data)
         )
         self._setup.on_published()
 
@@ -228,6 +245,15 @@ class HandlerRunner:
             return
         if not (self._has_changed or is_last or now >= self._saved_at + _SAVE_SECONDS):
             return
+        self._write(now)
+
+    def _save_now(self) -> None:
+        """What ``RunContext.save`` does."""
+        self._has_changed |= self.run.keep()
+        if self._has_changed:
+            self._write(time.monotonic())
+
+    def _write(self, now: float) -> None:
         publications = self.run.take_publications()
         self._setup.state_file.save(
             self.run.id,
@@ -240,3 +266,8 @@ class HandlerRunner:
         self._has_changed, self._saved_at = False, now
         if publications:
             self._setup.on_published()
+
+
+def _is_long(tries: int, delay: float) -> bool:
+    """Whether people are to know that something is being retried."""
+    return tries >= REPORT_TRIES or delay >= REPORT_SECONDS

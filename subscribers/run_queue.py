@@ -74,6 +74,11 @@ class RunQueue:
         return self._thread is None and not self._queue
 
     @property
+    def stays(self) -> bool:
+        """Whether the run is to be in memory though no event of it comes."""
+        return self._runner is not None and self._runner.run.stays
+
+    @property
     def oldest(self) -> Waiting | None:
         """The batch that is being processed, or waits for longest."""
         with self._changed:
@@ -90,6 +95,10 @@ class RunQueue:
             else:
                 self._queue.append(Waiting(tracker, batch, self.used_at))
                 self._wake()
+
+    def load(self) -> None:
+        """Take the run into memory before its first event."""
+        self._runner = self._new_runner()
 
     def tick(self) -> None:
         """Have the subscriber's ``tick`` called, if the run is in memory."""
@@ -166,11 +175,14 @@ class RunQueue:
 
     def _process(self, batch: Batch) -> bool:
         if self._runner is None:
-            self._runner = HandlerRunner(self._setup, self.id, lambda: self._is_stopping)
+            self._runner = self._new_runner()
         self._runner.run.is_caught_up = self._bus.is_caught_up and not self._is_late
         if self._is_tick_due:
             self._tick()
         return self._runner.process(batch)
+
+    def _new_runner(self) -> HandlerRunner:
+        return HandlerRunner(self._setup, self.id, lambda: self._is_stopping)
 
     def _process_oldest(self) -> None:
         waiting = self._queue[0]

@@ -111,6 +111,8 @@ class SubscriberService(BatchSubscriber):
             self._sender.wake,
         )
         super().startup()
+        for run in self._state_file.staying():
+            self._queue(run).load()
 
     def position(self) -> tuple[str | None, int] | None:
         is_new = self._state_file is not None and self._state_file.is_new
@@ -248,7 +250,8 @@ class SubscriberService(BatchSubscriber):
 
     def _tick_runs(self, now: float) -> None:
         for run, queue in list(self._queues.items()):
-            if now - queue.used_at <= _IDLE_RUN_SECONDS or queue.is_late:
+            is_used = now - queue.used_at <= _IDLE_RUN_SECONDS or queue.is_late or queue.stays
+            if is_used:
                 if self._handlers.has_tick:
                     queue.tick()
             elif queue.is_idle and run not in self._openings:

@@ -71,7 +71,10 @@ class Subscriber:
     ``max_steps`` is called for every event.
     """
     retry_seconds: ClassVar[tuple[float, float]] = (1.0, 60.0)
-    """The first and the longest delay before an event is tried again; it doubles in between."""
+    """The first and the longest delay before an event is tried again; it doubles in between.
+
+    A ``RetryLater`` has a delay of its own.
+    """
 
     def on_event(self, run: RunContext, event: RunEvent) -> HandlerResult:
         """Any event whose own method is not overridden, custom kinds of ``start_run`` included."""
@@ -194,7 +197,10 @@ class Subscriber:
         """Broker or dashboard refused a request; of the run ``audit``."""
 
     def tick(self, run: RunContext, now: float) -> HandlerResult:
-        """Called about once a second while the run is in memory; ``now`` is ``time.time()``."""
+        """Called about once a second while the run is in memory; ``now`` is ``time.time()``.
+
+        An exception is logged, and the next call is on time, or in the time of a ``RetryLater``.
+        """
 
     def flush(self, run: RunContext) -> Any:
         """Called after a batch of events and before they count as processed.

@@ -20,6 +20,7 @@ from lineside.subscribers.state.state_file import StateFile
 RETENTION_SECONDS = 60 * 86_400.0
 """How long the state of a run is kept after its last change."""
 _FORMAT = 1  # of the file
+_STAYING = "SELECT run FROM runs WHERE json_extract(context, '$.stays')"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, state TEXT NOT NULL, context TEXT NOT NULL, time REAL NOT NULL
@@ -101,6 +102,10 @@ class SubscriberState(StateFile):
             saved.state, saved.context = json.loads(state), json.loads(context)
         return saved
 
+    def staying(self) -> list[str]:
+        """The runs that are to be in memory though no event of theirs comes."""
+        return [run for (run,) in self.fetch(_STAYING)]
+
     def save(
         self,
         run: str,
@@ -176,10 +181,11 @@ class SubscriberState(StateFile):
         """Remove runs that did not change for ``RETENTION_SECONDS``."""
         cutoff = (time.time() if now is None else now) - RETENTION_SECONDS
         with self.transaction() as db:
-            db.execute(
-                "DELETE FROM next_seqs WHERE run IN (SELECT run FROM runs WHERE time<?)", (cutoff,)
-            )
-            db.execute("DELETE FROM runs WHERE time<?", (cutoff,))
+            staying = {run for (run,) in db.execute(_STAYING)}
+            rows = db.execute("SELECT run FROM runs WHERE time<?", (cutoff,)).fetchall()
+            old = [(run,) for (run,) in rows if run not in staying]
+            db.executemany("DELETE FROM next_seqs WHERE run=?", old)
+            db.executemany("DELETE FROM runs WHERE run=?", old)
 
 
 def _insert(db: sqlite3.Connection, publications: Sequence[Publication]) -> None:
