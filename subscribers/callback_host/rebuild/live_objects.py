@@ -61,12 +61,13 @@ class StandIn:
         cls = type(self)
         if _is_protocol(name):
             raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+        what = f"{cls.__name__.removesuffix('StandIn')}.{name}"
         if name in cls.LIVE:
-            return LiveMember(f"{cls.__name__}.{name}")
-        raise LiveAttributeNeeded(f"{cls.__name__}.{name}")
+            return LiveMember(what)
+        raise LiveAttributeNeeded(what)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of the training process>"
+        return f"<{type(self).__name__.removesuffix('StandIn')} of the training process>"
 
 
 def named_class(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from lineside.subscribers.callback_host.rebuild.live_objects import (
@@ -62,12 +64,48 @@ def model_stand_in(facts: Mapping[str, Any], structure: Mapping[str, Any]) -> An
     return named_class(kind, model.get("class"), model.get("module"))(model, place)
 
 
+# Of each base of a model, the modules that have it: without torch transformers has a dummy.
+_BASES = {
+    "PeftModel": ("peft",),
+    "PreTrainedModel": ("transformers.modeling_utils", "transformers.utils.dummy_pt_objects"),
+    "Module": ("torch.nn",),
+}
+
+
+def _loaded_class(model: Any) -> Any:
+    """The model's class for ``isinstance``, as far as the modules loaded here have it.
+
+    Who asks has loaded the class that is asked for.
+    """
+    cls: Any = type(model)
+    own = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+    if isinstance(own, type):
+        return own
+    for name, modules in _BASES.items():
+        for module in modules:
+            base = getattr(sys.modules.get(module), name, None)
+            if name in model._bases and isinstance(base, type):
+                return _named_like(cls, base)
+    return cls
+
+
+@cache
+def _named_like(cls: type, base: type) -> type:
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    try:
+        return type(base)(cls.__name__, (base,), namespace)
+    except Exception:  # noqa: BLE001 - the base's own code
+        return cls
+
+
 class ModuleStandIn(StandIn):
     """A module that can be described, and neither run nor changed."""
 
     LIVE = _MODULE
+    __class__ = property(_loaded_class)
 
     def __init__(self, model: Mapping[str, Any], place: Any = None) -> None:  # noqa: ARG002
+        self._bases = frozenset(model.get("mro", ()))
         self._text = model.get("text")
         self._total, self._trainable = model.get("parameters"), model.get("trainable_parameters")
         self._rows = None if "table_rows" in model else _rows(model.get("table"))

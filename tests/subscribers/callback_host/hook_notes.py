@@ -6,14 +6,29 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from transformers import TrainerCallback
 
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.bus.protocol.events import CONTROL_BITS, Event, Stream
+from lineside.emitter.spool.sanitize import clean_data
 from lineside.subscribers.callback_host.hook_caller import HookCaller
 from lineside.subscribers.callback_host.rebuild.run_image import RunImage
 from tests.emitter.conftest import read_spool
 
+PROPERTIES = (
+    "train_batch_size",
+    "eval_batch_size",
+    "world_size",
+    "process_index",
+    "local_process_index",
+    "should_save",
+    "should_log",
+    "n_gpu",
+    "device",
+    "parallel_mode",
+    "place_model_on_device",
+)
 _NOT_COMPARED = ("stateful_callbacks", "total_flos")
 
 
@@ -71,3 +86,10 @@ def events_in(home: Path) -> list[tuple[Stream, Event]]:
     """The events of rank 0 in the spool of one run and attempt."""
     [(name, events)] = read_spool(home / "spool", "rank0").items()
     return [(Stream.parse(name), event) for event in events]
+
+
+def on_wire(data: dict[str, Any], kind: str = "run_start") -> dict[str, Any]:
+    """``data`` as a reader gets it."""
+    clean, _, _ = clean_data(kind, data)
+    decoded: dict[str, Any] = msgpack.unpackb(msgpack.packb(clean))
+    return decoded
