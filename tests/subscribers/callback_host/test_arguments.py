@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig
 
+from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.training.facts.arguments import (
     argument_facts,
     argument_properties,
@@ -50,13 +54,17 @@ class OwnArguments(TrainingArguments):
         return dict(super().to_dict()) | own
 
 
-def rebuilt(args: Any, **changes: Any) -> Any:
+def facts_of(args: Any, **changes: Any) -> dict[str, Any]:
     facts = {
         "args": argument_facts(args),
         "args_class": class_facts(type(args)),
         "args_properties": argument_properties(args),
     }
-    return rebuild_arguments(on_wire(facts | changes))
+    return on_wire(facts | changes)
+
+
+def rebuilt(args: Any, **changes: Any) -> Any:
+    return rebuild_arguments(facts_of(args, **changes))
 
 
 SIMPLE: dict[str, Any] = {"report_to": "none", "use_cpu": True}
@@ -107,7 +115,7 @@ def test_every_field_and_conversion_equals_the_trainings(case: str, tmp_path: Pa
     for field in dataclasses.fields(theirs):
         value = getattr(theirs, field.name)
         if field.name.endswith("_token") and value is not None:
-            value = "<redacted>"
+            value = REDACTED
         if value == {"dtype": torch.bfloat16}:
             value = {"dtype": "bfloat16"}  # a text in place of torch's object
         assert getattr(ours, field.name) == value, field.name
@@ -190,3 +198,37 @@ def test_a_run_without_arguments_has_those_of_the_class() -> None:
 
     assert isinstance(ours, TrainingArguments)
     assert ours.logging_steps == 500
+
+
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = None
+from lineside.subscribers.callback_host.rebuild.arguments import rebuild_arguments
+args = rebuild_arguments(json.load(sys.stdin))
+texts = (args.to_json_string(), str(args), str(args.to_sanitized_dict()), str(args.device))
+print(json.dumps([*texts, type(args.accelerator_config).__name__, args.n_gpu, args.world_size]))
+"""
+
+
+def test_arguments_are_the_same_where_torch_is_not_installed(tmp_path: Path) -> None:
+    theirs = CASES["many"](str(tmp_path))
+    theirs.hub_token = REDACTED
+
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        input=json.dumps(facts_of(theirs)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    assert json.loads(done.stdout) == [
+        theirs.to_json_string(),
+        str(theirs),
+        str(theirs.to_sanitized_dict()),
+        "cpu",
+        "AcceleratorConfig",
+        0,
+        1,
+    ]
