@@ -234,6 +234,7 @@ class TrackedRun(RunContext):
         self.is_tick_failing: bool = saved.context.get("is_tick_failing", False)
         """The same of ``tick``."""
         self._had_stayed = self.stays
+        self._skipped: dict[str, int] = saved.context.get("skipped", {})
 
     def observe(self, stream: Stream, event: Event) -> None:
         """Take the run's facts and state from an event of rank 0."""
@@ -315,10 +316,20 @@ class TrackedRun(RunContext):
             self._state.clear()
             self._state.update(json.loads(self._state_text))
 
-    def take_publications(self) -> list[Publication]:
-        """What the handlers published since the last time."""
-        taken, self._collected = self._collected, []
-        return taken
+    def count_skipped(self, method: str, error: str) -> int:
+        """Count an event that was skipped because ``method`` raised ``error``; how many it is."""
+        key = f"{method} {error}"
+        self._skipped[key] = self._skipped.get(key, 0) + 1
+        return self._skipped[key]
+
+    @property
+    def collected(self) -> list[Publication]:
+        """What handlers published since ``forget_collected``."""
+        return self._collected
+
+    def forget_collected(self) -> None:
+        """What is collected was kept."""
+        self._collected = []
 
     def to_dict(self) -> dict[str, Any]:
         """What a later process needs to know of the run."""
@@ -334,6 +345,7 @@ class TrackedRun(RunContext):
             "is_tick_failing": self.is_tick_failing,
             "stays": self.stays,
             "last": self._event_id,
+            "skipped": self._skipped,
         }
 
 

@@ -32,12 +32,16 @@ _FLUSH_SECONDS = 1.0  # after which a batch of slow handlers is flushed and save
 
 
 class SubscriberStopped(LinesideError):
-    """A handler raised, and ``on_error`` is ``stop``."""
+    """A handler raised, and ``on_error`` is ``stop``; or it raised this itself."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the runs of one subscriber share. ``wait_for`` returns the result of an awaitable."""
+    """What the runs of one subscriber share. ``wait_for`` returns the result of an awaitable.
+
+    ``on_replay`` receives the events that an earlier process has handled, where they come again.
+    What handlers did is kept every ``flush_seconds`` of a batch.
+    """
 
     name: str
     on_error: str
@@ -48,6 +52,8 @@ class Setup:
     is_wanted: Callable[[RunContext], bool]
     wait_for: Callable[[Awaitable[Any]], Any]
     on_published: Callable[[], None]
+    on_replay: Callable[[RunContext, Stream, Event], None] | None = None
+    flush_seconds: float = _FLUSH_SECONDS
 
 
 class HandlerRunner:
@@ -88,18 +94,20 @@ class HandlerRunner:
         if stream is None:
             return True
         next_seq, last = self._next_seqs.get(stream, 0), None
-        flush_at = time.monotonic() + _FLUSH_SECONDS
+        flush_at = time.monotonic() + self._setup.flush_seconds
         for event in batch.events:
             if event.seq >= next_seq:
                 if time.monotonic() >= flush_at:
                     if not self._flush_and_save(stream, last, is_end=True):
                         return False
-                    flush_at = time.monotonic() + _FLUSH_SECONDS
+                    flush_at = time.monotonic() + self._setup.flush_seconds
                 if self._should_stop() or not self._handle(stream, event):
                     self._flush_and_save(stream, last, is_end=False)
                     return False
                 self._next_seqs[stream] = event.seq + 1
                 self._touched.add(stream)
+            elif self._setup.on_replay is not None:
+                self._setup.on_replay(self.run, stream, event)
             last = event
         return self._flush_and_save(stream, last, is_end=True)
 
@@ -116,7 +124,7 @@ class HandlerRunner:
         else:
             self._tick_tries = 0
             if self.run.is_tick_failing:
-                self._report("recovered", "tick", 0, None)
+                self.report("recovered", "tick", 0, None)
                 self.run.is_tick_failing, self._has_changed = False, True
         self._save()
 
@@ -139,14 +147,27 @@ class HandlerRunner:
         part = setup.handlers.frequency(event.kind)
         if not run.is_due(event.kind, part):
             return True
-        try:
-            self._publish_metrics(self._call(method, typed_event(stream, event)), method)
-            self._has_changed |= run.keep()
-        except Exception as error:  # noqa: BLE001 - what a handler raises is a failed try
-            run.discard()
-            return self._on_failure(stream, event, method, error)
+        if not self.perform(f"{stream}, seq {event.seq}", method, typed_event(stream, event)):
+            return False
         run.note_call(event.kind, part)
         self._needs_flush = setup.handlers.has_flush
+        return True
+
+    def perform(self, place: str, method: str, *arguments: Any) -> bool:
+        """Call a method; whether to go on: it succeeded, or is given up.
+
+        Raises:
+            SubscriberStopped: it raised, and that stops the subscriber.
+        """
+        try:
+            self._publish_metrics(self._call(method, *arguments), method)
+            self._has_changed |= self.run.keep()
+        except SubscriberStopped:
+            self.run.discard()
+            raise
+        except Exception as error:  # noqa: BLE001 - what a handler raises is a failed try
+            self.run.discard()
+            return self._on_failure(place, method, error)
         self._on_success(method)
         return True
 
@@ -158,7 +179,7 @@ class HandlerRunner:
                 self._has_changed |= self.run.keep()
             except Exception as error:  # noqa: BLE001 - as of a handler
                 self.run.discard()
-                if not self._on_failure(stream, event, "flush", error):
+                if not self._on_failure(f"{stream}, seq {event.seq}", "flush", error):
                     return False
             else:
                 if is_end:
@@ -185,26 +206,29 @@ class HandlerRunner:
         metrics = {f"{prefix}{name}": value for name, value in result.items()}
         self.run.publish(METRICS, {"metrics": metrics})
 
-    def _on_failure(self, stream: Stream, event: Event, method: str, error: Exception) -> bool:
-        """Whether to go on behind ``event``."""
+    def _on_failure(self, place: str, method: str, error: Exception) -> bool:
+        """Whether to go on behind the event."""
         self.retry_delay = self._backoff.fail(error)
         tries = self._backoff.tries
-        place = f"{method} of {stream}, seq {event.seq}"
+        place = f"{method} of {place}"
         self._log_failure(place, tries, error)
         if isinstance(error, RetryLater):
             pass  # it asks for that, whatever the policy
         elif self._setup.on_error == SKIP:
-            self._report("skipped", method, tries, error)
+            count = self.run.count_skipped(method, type(error).__name__)
+            self._has_changed = True
+            if is_reported_count(count):
+                self.report("skipped", method, tries, error, count=count)
             self._backoff.succeed()
             return True
         elif self._setup.on_error == STOP:
-            self._report("stopped", method, tries, error)
+            self.report("stopped", method, tries, error)
             raise SubscriberStopped(
                 f"{self._setup.name}: {place} raised {type(error).__name__}: {error}; mend the "
                 "handler and start the subscriber again: it goes on at this event"
             ) from error
         if not self.run.is_failing and _is_long(tries, self.retry_delay):
-            self._report("retrying", method, tries, error)
+            self.report("retrying", method, tries, error)
             self.run.is_failing = self._has_changed = True
         return False
 
@@ -214,7 +238,7 @@ class HandlerRunner:
         self._tick_at = time.monotonic() + delay
         self._log_failure(f"tick of run {self.run.id}", self._tick_tries, error)
         if not self.run.is_tick_failing and _is_long(self._tick_tries, delay):
-            self._report("retrying", "tick", self._tick_tries, error)
+            self.report("retrying", "tick", self._tick_tries, error)
             self.run.is_tick_failing = self._has_changed = True
 
     def _log_failure(self, place: str, tries: int, error: Exception) -> None:
@@ -226,14 +250,16 @@ class HandlerRunner:
 
     def _on_success(self, method: str) -> None:
         if self.run.is_failing:
-            self._report("recovered", method, self._backoff.tries, None)
+            self.report("recovered", method, self._backoff.tries, None)
             self.run.is_failing, self._has_changed = False, True
         self._backoff.succeed()
 
-    def _report(self, action: str, method: str, tries: int, error: Exception | None) -> None:
-        """Publish an event that the run's page shows."""
+    def report(
+        self, action: str, method: str, tries: int, error: Exception | None, **more: Any
+    ) -> None:
+        """Publish an event that the run's page shows; ``more`` is added to its data."""
         run, now = self.run, time.time()
-        data = run.error_data(action, method, tries, error)
+        data = run.error_data(action, method, tries, error) | more
         self._setup.state_file.publish(
             Publication(run.own_stream, SUBSCRIBER_ERROR, run.step, run.epoch, now, data)
         )
@@ -250,11 +276,11 @@ class HandlerRunner:
     def _save_now(self) -> None:
         """What ``RunContext.save`` does."""
         self._has_changed |= self.run.keep()
-        if self._has_changed:
+        if self._has_changed or self._touched:
             self._write(time.monotonic())
 
     def _write(self, now: float) -> None:
-        publications = self.run.take_publications()
+        publications = self.run.collected
         self._setup.state_file.save(
             self.run.id,
             self.run.state_text,
@@ -262,6 +288,8 @@ class HandlerRunner:
             {stream: self._next_seqs[stream] for stream in self._touched},
             publications,
         )
+        # Not before: what cannot be kept now may be kept by another try.
+        self.run.forget_collected()
         self._touched.clear()
         self._has_changed, self._saved_at = False, now
         if publications:
@@ -271,3 +299,10 @@ class HandlerRunner:
 def _is_long(tries: int, delay: float) -> bool:
     """Whether people are to know that something is being retried."""
     return tries >= REPORT_TRIES or delay >= REPORT_SECONDS
+
+
+def is_reported_count(count: int) -> bool:
+    """Whether the run's page shows that something happened ``count`` times: 1, 10, 100, ..."""
+    while count % 10 == 0:
+        count //= 10
+    return count == 1

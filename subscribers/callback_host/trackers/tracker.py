@@ -62,7 +62,7 @@ class Tracker:
 
     All methods are called in the main thread of the callback's process, one after another:
     ``environment``, construction of the callback, ``created``, for each hook ``before``, the call
-    and ``after``, and ``close``.
+    and ``after``, and ``close`` or ``suspend``.
     """
 
     name: ClassVar[str] = ""
@@ -92,6 +92,9 @@ class Tracker:
     def is_delivery_error(self, error: Exception) -> bool:  # noqa: ARG002 - of subclasses
         """Whether a later try of the same event can succeed, as after a refused connection."""
         return False
+
+    def suspend(self, callback: Any) -> None:
+        """This process ends before the attempt does: send what is pending, and close nothing."""
 
     def close(self, callback: Any, end: RunEnd) -> None:
         """Close the tracker's run with the status of ``end``; an exception has it tried again."""

@@ -1,0 +1,328 @@
+"""One callback with its tracker, called for the events of one attempt."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.bus.callback_config import (
+    STOCK_CALLBACKS,
+    CallbackEntry,
+    entry_environment,
+    make_callback,
+)
+from lineside.bus.errors import CallbackConfigError
+from lineside.bus.protocol.commands import EXPIRES_SECONDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.events import RANK_0, Event, Stream
+from lineside.subscribers.callback_host.attempt_end import AttemptEnd
+from lineside.subscribers.callback_host.trackers.registry import tracker_of
+from lineside.subscribers.callback_host.trackers.tracker import HostedRun, RunEnd, Tracker
+from lineside.subscribers.callback_host.worker_spec import WorkerSpec
+from lineside.subscribers.context import RunContext
+from lineside.subscribers.events import RunEvent
+from lineside.subscribers.handler_runner import DeliveryFailed, SubscriberStopped
+from lineside.subscribers.subscriber import Subscriber
+
+if TYPE_CHECKING:
+    from lineside.subscribers.callback_host.hook_caller import FlagChanges, HookCaller
+    from lineside.subscribers.callback_host.rebuild.run_image import RunImage
+
+_STOP = "should_training_stop"
+_OPS: Mapping[str, str] = {
+    "should_save": "save",
+    "should_evaluate": "evaluate",
+    "should_log": "log",
+}
+_ONCE = ("init_end", "train_begin")  # called again where a later process goes on
+_MAX_EXPORT_BYTES = 256 << 10
+
+
+_NO_EVENT = Event(0, 0.0, 0, "")
+
+
+class UnusableCallback(SubscriberStopped):
+    """The callback cannot be made as it is configured."""
+
+
+class HostedCallback(Subscriber):
+    """Rebuilds what the Trainer had and calls the callback with it.
+
+    The durable state of the run holds the tracker's ``identity`` for all attempts; of the newest
+    attempt which hooks of ``_ONCE`` were called, the callback's exported state and whether the
+    tracker's run is closed.
+    """
+
+    def __init__(self, spec: WorkerSpec, entry: CallbackEntry) -> None:
+        self._spec, self._entry = spec, entry
+        self._stream = Stream(spec.run, RANK_0, spec.attempt)
+        self.end = AttemptEnd(spec.attempt)
+        self._observed_seq = -1
+        self._image: RunImage | None = None
+        self._tracker: Tracker | None = None
+        self._callback: Any = None
+        self._caller: HookCaller | None = None
+        self._to_repeat: list[str] = []
+        self._stack_environment = dict(os.environ)
+        self._signal_handlers = {
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self.impossible: list[tuple[Event, str, str]] = []
+        """Events and hooks that changed a flag in a way that no command can, to be reported."""
+        self.hook = ""
+        """The hook that is being called; empty between two calls."""
+        self.hook_since = time.monotonic()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the callback was made."""
+        return self._callback is not None
+
+    def replay(self, run: RunContext, stream: Stream, event: Event) -> None:
+        """Take an event that an earlier process has handled."""
+        self._observe(run, stream, event)
+
+    def on_event(self, run: RunContext, event: RunEvent) -> None:
+        """Call the event's hook, if it is one of the attempt's Trainer."""
+        self._observe(run, event.stream, event.event)
+        if event.stream == self._stream and event.kind in LIFECYCLE_KINDS:
+            self._start(run, event.event)
+            self._call(run, event.event)
+            state = run.open_state()
+            if event.kind in _ONCE and event.kind not in state["called"]:
+                state["called"].append(event.kind)
+
+    def close_tracker(self, run: RunContext, end: RunEnd) -> None:
+        """Close the tracker's run, whose attempt is over, if the callback was ever called."""
+        if not run.open_state()["called"]:
+            return
+        event = replace(_NO_EVENT, time=end.time, step=run.step, epoch=run.epoch)
+        self._start(run, event)
+        tracker = self._tracker_of(run)
+        with self._calling("close"):
+            tracker.close(self._callback, end)
+        self._keep_identity(run)
+
+    def mark_closed(self, run: RunContext, end: RunEnd) -> None:
+        """Note that the tracker's run is closed, or was given up."""
+        run.open_state()["closed"] = end.status
+
+    def suspend(self) -> None:
+        """Let the tracker send what it has: this process ends before the attempt does."""
+        if self._tracker is not None and self._callback is not None:
+            with self._calling("suspend"):
+                self._tracker.suspend(self._callback)
+
+    def begin(self, run: RunContext) -> bool:
+        """Read what is kept of the run; whether the tracker's run is closed."""
+        state = run.open_state()
+        if state.get("attempt") != self._spec.attempt:
+            state.update(attempt=self._spec.attempt, called=[], exported=None, closed="")
+            state.pop("stopped_at", None)
+        self._to_repeat = list(state["called"])
+        return bool(state["closed"])
+
+    def _observe(self, run: RunContext, stream: Stream, event: Event) -> None:
+        self.end.observe(stream, event)
+        # An event that is tried again was observed before.
+        if stream == self._stream and event.seq > self._observed_seq:
+            self._observed_seq = event.seq
+            self._rebuild(run, stream, event).observe(stream, event)
+
+    def _rebuild(self, run: RunContext, stream: Stream, event: Event) -> RunImage:
+        """The image, made with the first event of the attempt that there is."""
+        if self._image is None:
+            facts = (event.data or {}) if event.kind == "run_start" else run.facts
+            self._prepare_process(run, facts, event.time)
+            from lineside.subscribers.callback_host.rebuild.run_image import RunImage
+
+            self._image = RunImage()
+            if event.kind != "run_start":  # the journal no longer has it
+                self._image.observe(stream, replace(_NO_EVENT, kind="run_start", data=facts))
+        return self._image
+
+    def _tracker_of(self, run: RunContext) -> Tracker:
+        if self._tracker is None:
+            raise RuntimeError(f"no event of {self._stream} came before one of {run.id} to handle")
+        return self._tracker
+
+    def _prepare_process(self, run: RunContext, facts: Mapping[str, Any], began: float) -> None:
+        """Make the tracker, and this process one that the callback can be imported in."""
+        state = run.open_state()
+        folder = Path(self._spec.folder)
+        hosted = HostedRun(
+            run.id,
+            str(facts.get("name") or run.id),
+            str(facts.get("project") or ""),
+            self._spec.attempt,
+            facts,
+            state.setdefault("started_at", began),
+            dict(state.get("identity") or {}),
+            folder / "work",
+            bool(state.get("identity")),
+            self._spec.source != "bus",
+        )
+        hosted.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tracker_class = tracker_of(self._entry.class_path)
+        self._tracker = tracker = tracker_class(hosted)
+        of_run = facts.get("environment")
+        os.environ.update(
+            {
+                **_texts(of_run if isinstance(of_run, Mapping) else {}),
+                **tracker.environment(),
+                **self._entry_environment(),
+            }
+        )
+        missing = [name for name in tracker.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UnusableCallback(
+                f"callback {self._entry.name} needs the package {', '.join(missing)}, which "
+                f"{sys.executable} does not have: install it there, or name another interpreter "
+                "as `python:` of the entry"
+            )
+        is_stock = self._entry.class_path in STOCK_CALLBACKS.values()
+        needs_torch = self._entry.torch
+        if needs_torch is None:
+            needs_torch = tracker.needs_torch or not is_stock
+        if not needs_torch:
+            sys.modules["torch"] = None  # type: ignore[assignment]  # 300 MB less
+        process = facts.get("process")
+        place = process.get("cwd") if isinstance(process, Mapping) else None
+        try:
+            os.chdir(place if isinstance(place, str) and place else hosted.folder)
+        except OSError:
+            os.chdir(hosted.folder)
+
+    def _entry_environment(self) -> dict[str, str]:
+        try:
+            return entry_environment(self._entry, self._stack_environment)
+        except CallbackConfigError as error:
+            raise UnusableCallback(str(error)) from None
+
+    def _start(self, run: RunContext, event: Event) -> None:
+        """Make the callback; where an earlier process began, begin again from here."""
+        if self._callback is None:
+            from lineside.subscribers.callback_host.hook_caller import HookCaller
+
+            tracker = self._tracker_of(run)
+            with self._calling("__init__"):
+                try:
+                    callback = make_callback(self._entry, self._stack_environment)
+                except CallbackConfigError as error:
+                    raise UnusableCallback(str(error)) from None
+                try:
+                    tracker.created(callback)
+                except Exception as error:
+                    raise UnusableCallback(f"{self._entry.name}: {error}") from error
+            exported = run.open_state()["exported"]
+            for name, value in (exported or {}).items():
+                setattr(callback, name, value)
+            if self._image is None:
+                raise RuntimeError(f"no event of {self._stream} is known")
+            self._callback, self._caller = callback, HookCaller(callback, self._image)
+        while self._to_repeat:
+            kind = self._to_repeat[0]
+            try:
+                self._call(run, replace(event, kind=kind, data=None, control=0))
+            except DeliveryFailed:
+                raise
+            except Exception:
+                self._to_repeat.pop(0)  # reported once; the events behind may go
+                raise
+            self._to_repeat.pop(0)
+
+    def _call(self, run: RunContext, event: Event) -> None:
+        """Call the hook of ``event`` with the tracker's part before and after it."""
+        tracker = self._tracker_of(run)
+        if self._caller is None or (call := self._caller.prepare(event)) is None:
+            return
+        self._keep_identity(run)
+        with self._calling(call.hook):
+            changes = self._caller.invoke(call) if tracker.before(call) else None
+            tracker.after(call)
+        self._keep_identity(run)
+        self._export(run)
+        if changes is not None:
+            self._send_commands(run, event, call.hook, changes)
+
+    @contextmanager
+    def _calling(self, hook: str) -> Iterator[None]:
+        """Note what is being called; an error of delivery has the event tried again."""
+        self.hook_since, self.hook = time.monotonic(), hook
+        try:
+            yield
+        except Exception as error:
+            if self._tracker is not None and self._tracker.is_delivery_error(error):
+                raise DeliveryFailed(str(error)) from error
+            raise
+        finally:
+            self.hook = ""
+            self._restore_signals()
+
+    def _restore_signals(self) -> None:
+        """Take back SIGTERM and SIGINT, which some trackers handle themselves."""
+        for number, handler in self._signal_handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+    def _keep_identity(self, run: RunContext) -> None:
+        state, hosted = run.open_state(), self._tracker_of(run).run
+        state["identity"], state["started_at"] = hosted.identity, hosted.started_at
+
+    def _export(self, run: RunContext) -> None:
+        """Keep the state of a callback that has one, as a checkpoint would."""
+        from transformers.trainer_callback import ExportableState
+
+        if not isinstance(self._callback, ExportableState):
+            return
+        exported = self._callback.state().get("attributes")
+        if len(json.dumps(exported)) > _MAX_EXPORT_BYTES:
+            raise ValueError(
+                f"state() of {self._entry.name} has more than {_MAX_EXPORT_BYTES} bytes of JSON: "
+                "it is not kept over a restart of the callback's process"
+            )
+        run.open_state()["exported"] = exported
+
+    def _send_commands(
+        self, run: RunContext, event: Event, hook: str, changes: FlagChanges
+    ) -> None:
+        """Send a command for each flag that the hook has set; what is none is an error once."""
+        state = run.open_state()
+        wanted = set(changes.set)
+        age = time.time() - event.time
+        if self._spec.source == "bus" and age < EXPIRES_SECONDS:
+            reason = f"callback {self._entry.name}, {hook}"
+            if _STOP in wanted:
+                stopped_at = state.get("stopped_at")
+                if stopped_at is None or event.time >= stopped_at + EXPIRES_SECONDS:
+                    run.command("stop", reason, save="should_save" in wanted)
+                    state["stopped_at"] = event.time
+                wanted.discard("should_save")
+            for flag, op in _OPS.items():
+                if flag in wanted:
+                    run.command(op, reason)
+        impossible = sorted(changes.cleared | (changes.set - _OPS.keys() - {_STOP}))
+        if impossible and not state.get("has_impossible"):
+            state["has_impossible"] = True
+            self.impossible.append((event, hook, ", ".join(impossible)))
+
+
+def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(name, str) and isinstance(value, str)
+    }
+
+
+for _kind in LIFECYCLE_KINDS:  # so that errors are reported with the name of the hook
+    setattr(HostedCallback, f"on_{_kind}", HostedCallback.on_event)
