@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 _PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "its": "their"}
@@ -29,3 +30,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     similar = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {similar[0]}?" if similar else ""
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, from its ``returncode``: ``exit code 1``, ``SIGKILL``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -362,7 +362,10 @@ class RunFilter:
 
     def matches(self, run: RunContext) -> bool:
         """Whether the subscriber handles ``run``."""
-        names = (run.id, run.name)
+        return self.fits(run.id, run.name, run.project)
+
+    def fits(self, run: str, name: str, project: str) -> bool:
+        """Whether a run of this id, name and project is handled."""
         return (
-            not self._runs or any(matches(name, one) for name in names for one in self._runs)
-        ) and (not self._projects or any(matches(run.project, one) for one in self._projects))
+            not self._runs or any(matches(text, one) for text in (run, name) for one in self._runs)
+        ) and (not self._projects or any(matches(project, one) for one in self._projects))

@@ -276,7 +276,7 @@ class HandlerRunner:
     def _save_now(self) -> None:
         """What ``RunContext.save`` does."""
         self._has_changed |= self.run.keep()
-        if self._has_changed or self._touched:
+        if self._has_changed:
             self._write(time.monotonic())
 
     def _write(self, now: float) -> None:

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lineside.bus.errors import AddressError, LinesideError, MissingExtra, SettingsError
+from lineside.bus.log_file import LogFile
 from lineside.bus.module_process import WORKING_FOLDER, module_command, module_environment
 from lineside.bus.protocol.addresses import ipc_path
 from lineside.bus.settings import Settings, make_private_folder
-from lineside.bus.wording import plural
+from lineside.bus.wording import describe_exit, plural
 from lineside.cli.demo.demo_controller import STOP_FRACTION, DemoController
 from lineside.cli.output import StatusLine, pairs, warn
 from lineside.cli.stack.http_probe import get_json
-from lineside.cli.stack.log_file import LogFile
 from lineside.cli.stack.packages import check_packages
 from lineside.cli.stack.programs import environment
 from lineside.cli.stack.stack import Stack
-from lineside.cli.stack.supervisor import describe_exit
 from lineside.cli.stack.up_service import UpService
 from lineside.dashboard import formatting
 

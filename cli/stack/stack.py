@@ -18,12 +18,13 @@ from lineside.bus.errors import (
 from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import Settings, make_private_folder
+from lineside.bus.wording import describe_exit
 from lineside.cli.stack.home_lock import HomeLock
 from lineside.cli.stack.http_probe import http_problem
 from lineside.cli.stack.packages import check_packages, missing_sampler
 from lineside.cli.stack.programs import programs
 from lineside.cli.stack.subscriber_check import check_subscribers
-from lineside.cli.stack.supervisor import Supervisor, describe_exit
+from lineside.cli.stack.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration

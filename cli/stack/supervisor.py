@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lineside.bus.log_file import LogFile
 from lineside.bus.module_process import WORKING_FOLDER, module_environment
 from lineside.bus.service import SUPERVISOR_PID
-from lineside.cli.stack.log_file import LogFile
+from lineside.bus.wording import describe_exit
 
 
 @dataclass(frozen=True)
@@ -187,16 +188,6 @@ class Supervisor:
         """Kill ``child`` and wait for it."""
         child.signal(signal.SIGKILL)
         child.wait(self._grace)
-
-
-def describe_exit(code: int) -> str:
-    """How a process ended, from its ``returncode``: ``exit code 1``, ``SIGKILL``."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def times_text(count: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.bus.protocol.events import CONTROL_BITS, Event
@@ -78,6 +79,13 @@ def overrides(callback: Any, hook: str) -> bool:
     method = getattr(callback, hook, None)
     inherited = getattr(TrainerCallback, hook, None)
     return method is not None and getattr(method, "__func__", method) is not inherited
+
+
+def exported_attributes(callback: Any) -> dict[str, Any] | None:
+    """What a checkpoint keeps of a callback; None of one that has no such state."""
+    if not isinstance(callback, ExportableState):
+        return None
+    return dict(callback.state().get("attributes") or {})
 
 
 def signature_problems(callback: Any) -> tuple[str, ...]:

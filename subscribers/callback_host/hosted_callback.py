@@ -24,13 +24,14 @@ from lineside.bus.errors import CallbackConfigError
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream
+from lineside.subscribers.backoff import Backoff, RetryLater
 from lineside.subscribers.callback_host.attempt_end import AttemptEnd
 from lineside.subscribers.callback_host.trackers.registry import tracker_of
 from lineside.subscribers.callback_host.trackers.tracker import HostedRun, RunEnd, Tracker
 from lineside.subscribers.callback_host.worker_spec import WorkerSpec
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import RunEvent
-from lineside.subscribers.handler_runner import DeliveryFailed, SubscriberStopped
+from lineside.subscribers.handler_runner import SubscriberStopped
 from lineside.subscribers.subscriber import Subscriber
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ class HostedCallback(Subscriber):
         self._signal_handlers = {
             number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
         }
-        self.impossible: list[tuple[Event, str, str]] = []
-        """Events and hooks that changed a flag in a way that no command can, to be reported."""
+        self._backoff = Backoff(*self.retry_seconds)
         self.hook = ""
         """The hook that is being called; empty between two calls."""
         self.hook_since = time.monotonic()
@@ -223,6 +223,7 @@ class HostedCallback(Subscriber):
                     tracker.created(callback)
                 except Exception as error:
                     raise UnusableCallback(f"{self._entry.name}: {error}") from error
+            run.open_state().pop("unusable", None)
             exported = run.open_state()["exported"]
             for name, value in (exported or {}).items():
                 setattr(callback, name, value)
@@ -233,7 +234,7 @@ class HostedCallback(Subscriber):
             kind = self._to_repeat[0]
             try:
                 self._call(run, replace(event, kind=kind, data=None, control=0))
-            except DeliveryFailed:
+            except RetryLater:
                 raise
             except Exception:
                 self._to_repeat.pop(0)  # reported once; the events behind may go
@@ -262,8 +263,11 @@ class HostedCallback(Subscriber):
             yield
         except Exception as error:
             if self._tracker is not None and self._tracker.is_delivery_error(error):
-                raise DeliveryFailed(str(error)) from error
+                text = f"{type(error).__name__}: {error}"
+                raise RetryLater(text, self._backoff.fail()) from error
             raise
+        else:
+            self._backoff.succeed()
         finally:
             self.hook = ""
             self._restore_signals()
@@ -280,11 +284,11 @@ class HostedCallback(Subscriber):
 
     def _export(self, run: RunContext) -> None:
         """Keep the state of a callback that has one, as a checkpoint would."""
-        from transformers.trainer_callback import ExportableState
+        from lineside.subscribers.callback_host.hook_caller import exported_attributes
 
-        if not isinstance(self._callback, ExportableState):
+        exported = exported_attributes(self._callback)
+        if exported is None:
             return
-        exported = self._callback.state().get("attributes")
         if len(json.dumps(exported)) > _MAX_EXPORT_BYTES:
             raise ValueError(
                 f"state() of {self._entry.name} has more than {_MAX_EXPORT_BYTES} bytes of JSON: "
@@ -313,7 +317,11 @@ class HostedCallback(Subscriber):
         impossible = sorted(changes.cleared | (changes.set - _OPS.keys() - {_STOP}))
         if impossible and not state.get("has_impossible"):
             state["has_impossible"] = True
-            self.impossible.append((event, hook, ", ".join(impossible)))
+            run.report(
+                f"it changed {', '.join(impossible)}: a callback outside training can only set "
+                "should_log, should_evaluate, should_save and should_training_stop; one that needs "
+                "more takes `where: training`"
+            )
 
 
 def _texts(values: Mapping[Any, Any]) -> dict[str, str]:

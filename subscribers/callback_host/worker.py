@@ -17,10 +17,9 @@ from typing import NoReturn
 from lineside.bus.callback_config import parse_entry
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import LinesideError
-from lineside.bus.protocol.events import RANK_0, Event, Gap, Stream
+from lineside.bus.protocol.events import RANK_0, Gap, Stream
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
-from lineside.bus.wording import agree, plural
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.callback_host.hosted_callback import HostedCallback, UnusableCallback
 from lineside.subscribers.callback_host.trackers.tracker import RunEnd
@@ -65,11 +64,9 @@ class CallbackWorker(BatchSubscriber):
         self.spec = spec
         self.entry = parse_entry(spec.entry)
         self.name = reader_name(self.entry.id, spec.run)
-        self.streams = (spec.run,)
         self.exit_code = SUSPENDED
         self.hosted = HostedCallback(spec, self.entry)
         self._stream = Stream(spec.run, RANK_0, spec.attempt)
-        self._last = (self._stream, Event(0, time.time(), 0, ""))  # handled last
         self._heard_at = time.monotonic()
         self._delay = 0.0
         self._loop = EventLoop()
@@ -100,6 +97,10 @@ class CallbackWorker(BatchSubscriber):
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self.reader = self.open_reader()
 
+    @property
+    def streams(self) -> Sequence[str]:  # type: ignore[override]
+        return (self.spec.run,)
+
     def position(self) -> tuple[str | None, int] | None:
         return self.spec.journal, self.spec.offset
 
@@ -107,13 +108,12 @@ class CallbackWorker(BatchSubscriber):
         for batch in batches:
             for gap in batch.gaps:
                 self.handle_gap(gap)
-            while not self._process(batch):
+            while not self._process_batch(batch):
                 if self.should_exit:
                     return False
                 self._pause(self._delay)
             if batch.stream is not None and batch.events:
                 self._heard_at = time.monotonic()
-                self._last = (batch.stream, batch.events[-1])
         return True
 
     def handle_gap(self, gap: Gap) -> None:
@@ -149,12 +149,11 @@ class CallbackWorker(BatchSubscriber):
                 reader.close()
             self._state_file.close()
 
-    def _process(self, batch: Batch) -> bool:
+    def _process_batch(self, batch: Batch) -> bool:
         """Handle a batch; False if it is to be tried again after ``_delay``."""
         try:
             is_done = self.runner.process(batch)
             self._delay = self.runner.retry_delay
-            self._report_impossible(batch.stream)
         except StateFileError as error:
             # What was called is known in memory; nothing else is called until it is on disk.
             log.warning("%s", error)
@@ -171,12 +170,11 @@ class CallbackWorker(BatchSubscriber):
         try:
             if hosted.is_started or not self._was_closed:
                 log.info("%s: attempt %s is over: %s", run.id, self.spec.attempt, end.status)
-                if not self.runner.perform(*self._last, "close_tracker", end):
+                if not self.runner.perform(str(self._stream), "close_tracker", end):
                     self._pause(self.runner.retry_delay)
                     return
                 hosted.mark_closed(run, end)
-                run.keep()
-            self.runner.save()
+            run.save()
         except StateFileError as error:
             log.warning("%s", error)
             self._pause(_FULL_DISK_SECONDS)
@@ -192,20 +190,11 @@ class CallbackWorker(BatchSubscriber):
         self.exit_code = STOPPED
         if isinstance(error, UnusableCallback):
             self.exit_code = UNUSABLE
-            if not self.runner.run.is_failing:
-                self.runner.run.is_failing = True
-                self.runner.report("retrying", *self._last, "__init__", error)
-                self.runner.save()
-
-    def _report_impossible(self, stream: Stream | None) -> None:
-        while stream is not None and self.hosted.impossible:
-            event, hook, flags = self.hosted.impossible.pop()
-            error = ValueError(
-                f"it changed {flags}: a callback outside training can only set should_log, "
-                "should_evaluate, should_save and should_training_stop; others need "
-                "`where: training`"
-            )
-            self.runner.report("ignored", stream, event, hook, error)
+            run, text = self.runner.run, str(error)
+            if run.open_state().get("unusable") != text:  # it is tried again, and shown once
+                run.open_state()["unusable"] = text
+                self.runner.report("retrying", "__init__", 1, error)
+                run.save()
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -227,6 +216,8 @@ class CallbackWorker(BatchSubscriber):
             if hook and seconds >= report_after:
                 hanging, report_after = hook, report_after * 10
                 self._report_hang("hanging", hook, TimeoutError(f"hangs for {seconds:.0f} s"))
+            if self._supervisor and os.getppid() != self._supervisor:
+                self.should_exit = True  # a hook that hangs does not delay it
             if self.should_exit:
                 is_done = self.exit_code == DONE
                 exit_at = min(exit_at, now + (_EXIT_SECONDS if is_done else _GRACE_SECONDS))
@@ -236,7 +227,7 @@ class CallbackWorker(BatchSubscriber):
 
     def _report_hang(self, action: str, hook: str, error: Exception | None) -> None:
         with contextlib.suppress(StateFileError):  # it is closed, or the disk is full
-            self.runner.report(action, *self._last, hook, error)
+            self.runner.report(action, hook, 1, error)
 
     def _set_fatal(self, error: BaseException) -> None:
         self._fatal = error
@@ -245,7 +236,7 @@ class CallbackWorker(BatchSubscriber):
 def run_worker() -> NoReturn:
     """Run the callback whose spec is on standard input, until its attempt is over.
 
-    The process ends with the manager: standard input stays open as long as that lives.
+    It ends with the manager.
     """
     configure_logging()
     source = os.dup(0)
@@ -260,17 +251,10 @@ def run_worker() -> NoReturn:
             # Trainers that trackers make here are none to follow.
             os.environ.update({"LINESIDE_DISABLED": "1", **_DEFAULTS, **os.environ})
             worker = CallbackWorker(settings, spec)
-
-            def end_with_manager() -> None:
-                while file.read(1):
-                    pass
-                worker.should_exit = True
-
-            threading.Thread(target=end_with_manager, name="manager", daemon=True).start()
             worker.serve()
             code = worker.exit_code
     except LinesideError as error:
-        log.error("%s", error)
+        log.error("%s", error)  # noqa: TRY400 - its sentence is enough
     except Exception:
         log.exception("the callback's process ends")
     sys.stdout.flush()

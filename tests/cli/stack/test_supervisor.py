@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.wording import describe_exit
 from lineside.cli.stack.supervisor import (
     Backoff,
     Child,
     Program,
     Supervisor,
-    describe_exit,
     times_text,
 )
 from tests.support.waiting import wait_until
