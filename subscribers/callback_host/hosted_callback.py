@@ -194,7 +194,9 @@ class HostedCallback(Subscriber):
         if needs_torch is None:
             needs_torch = tracker.needs_torch or not is_stock
         if not needs_torch:
-            sys.modules["torch"] = None  # type: ignore[assignment]  # 300 MB less
+            # 200 MB less; transformers 4 cannot do with accelerate alone.
+            for name in ("torch", "accelerate"):
+                sys.modules[name] = None  # type: ignore[assignment]
         process = facts.get("process")
         place = process.get("cwd") if isinstance(process, Mapping) else None
         try:

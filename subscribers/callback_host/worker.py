@@ -67,7 +67,7 @@ class CallbackWorker(BatchSubscriber):
         self.exit_code = SUSPENDED
         self.hosted = HostedCallback(spec, self.entry)
         self._stream = Stream(spec.run, RANK_0, spec.attempt)
-        self._heard_at = time.monotonic()
+        self._event_at = time.monotonic()
         self._delay = 0.0
         self._loop = EventLoop()
         self._fatal: BaseException | None = None
@@ -113,7 +113,7 @@ class CallbackWorker(BatchSubscriber):
                     return False
                 self._pause(self._delay)
             if batch.stream is not None and batch.events:
-                self._heard_at = time.monotonic()
+                self._event_at = time.monotonic()
         return True
 
     def handle_gap(self, gap: Gap) -> None:
@@ -126,7 +126,7 @@ class CallbackWorker(BatchSubscriber):
         if self.should_exit or not self.is_caught_up:
             return
         end = self.hosted.end.find()
-        if end is None and now - self._heard_at > SILENT_SECONDS:
+        if end is None and now - self._event_at > SILENT_SECONDS:
             end = self.hosted.end.find_silent()
             if end is None:
                 log.info("%s: run %s is silent", self.entry.id, self.spec.run)
