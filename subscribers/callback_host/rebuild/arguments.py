@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
+import sys
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -58,14 +60,11 @@ def arguments_class(
     name = described.get("name")
     if not isinstance(name, str):
         name = base.__name__
-    fields: dict[str, dataclasses.Field[Any]] = getattr(base, "__dataclass_fields__", {})
-    ours = {one: fields[one] if one in fields else _field(one) for one in names}
-    hidden = {one: field for one, field in fields.items() if not field.init}
     namespace: dict[str, Any] = {
         "__module__": described.get("module", base.__module__),
         "__qualname__": name,
         "__doc__": base.__doc__,
-        "__dataclass_fields__": ours | hidden,
+        "__dataclass_fields__": _fields(base, names),
         "__getattr__": _missing_attribute,
         "to_dict": _to_dict,
     }
@@ -85,6 +84,16 @@ def _importable_base(described: Mapping[str, Any]) -> Any:
             if isinstance(found, type) and issubclass(found, TrainingArguments):
                 return found
     return TrainingArguments
+
+
+def _fields(base: Any, names: Sequence[str]) -> dict[str, dataclasses.Field[Any]]:
+    """Fields of these ``names`` and those of the base that no constructor takes, in its order."""
+    inherited: dict[str, dataclasses.Field[Any]] = base.__dataclass_fields__
+    order = [one for one, field in inherited.items() if field.init]
+    first = inherited if list(names[: len(order)]) == order else {}
+    hidden = {one: field for one, field in inherited.items() if not field.init}
+    ours = {one: inherited[one] if one in inherited else _field(one) for one in names}
+    return first | ours | hidden
 
 
 def _field(name: str) -> dataclasses.Field[Any]:
@@ -124,11 +133,22 @@ def _property(name: str, value: Any) -> property:
 
 
 def _type_hints(cls: type) -> Mapping[str, Any]:
+    """The types of the fields; one that cannot be resolved here takes no other with it."""
     hints: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        with suppress(Exception):  # a hint that cannot be read here: its field stays as it was sent
-            hints |= typing.get_type_hints(base)
+        for name, field in vars(base).get("__dataclass_fields__", {}).items():
+            if known.get(name) is not field:  # else it is inherited
+                known[name] = field
+                hints[name] = _resolved(field.type, base.__module__)
     return hints
+
+
+def _resolved(hint: Any, module: str) -> Any:
+    holder = types.SimpleNamespace(__annotations__={"hint": hint})
+    with suppress(Exception):  # foreign code: its field stays as it was sent
+        return typing.get_type_hints(holder, vars(sys.modules[module]))["hint"]
+    return None
 
 
 def _restored(name: str, value: Any, hint: Any) -> Any:

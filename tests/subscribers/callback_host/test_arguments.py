@@ -15,7 +15,6 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
-from trl import SFTConfig
 
 from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.training.facts.arguments import (
@@ -88,7 +87,7 @@ CASES: dict[str, Any] = {
         max_grad_norm=float("inf"),
     ),
     "seq2seq": lambda out: Seq2SeqTrainingArguments(out, **SIMPLE, predict_with_generate=True),
-    "trl": lambda out: SFTConfig(
+    "trl": lambda out: pytest.importorskip("trl").SFTConfig(
         out,
         **SIMPLE,
         bf16=False,
@@ -202,7 +201,7 @@ def test_a_run_without_arguments_has_those_of_the_class() -> None:
 
 WITHOUT_TORCH = """
 import json, sys
-sys.modules["torch"] = None
+sys.modules["torch"] = sys.modules["accelerate"] = None
 from lineside.subscribers.callback_host.rebuild.arguments import rebuild_arguments
 args = rebuild_arguments(json.load(sys.stdin))
 texts = (args.to_json_string(), str(args), str(args.to_sanitized_dict()), str(args.device))
