@@ -8,7 +8,13 @@ from typing import cast
 
 from lineside.subscribers.callback_host.trackers.tracker import Tracker
 
-TRACKERS: Mapping[str, str] = {}
+TRACKERS: Mapping[str, str] = {
+    "transformers.integrations.DVCLiveCallback": "dvclive:DVCLive",
+    "transformers.integrations.MLflowCallback": "mlflow:MLflow",
+    "transformers.integrations.TensorBoardCallback": "tensorboard:TensorBoard",
+    "transformers.integrations.TrackioCallback": "trackio:Trackio",
+    "transformers.integrations.WandbCallback": "wandb:Wandb",
+}
 """``module:Class`` in this package for the class path of each callback that has a ``Tracker``."""
 
 _STOCK_MODULE = "transformers.integrations.integration_utils."

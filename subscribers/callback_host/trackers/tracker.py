@@ -82,14 +82,14 @@ class Tracker:
     def created(self, callback: Any) -> None:
         """The callback was made: wrap what must be wrapped."""
 
-    def before(self, call: HookCall) -> bool:  # noqa: ARG002 - of subclasses
+    def before(self, call: HookCall) -> bool:
         """Whether to make the call. ``call.keywords`` and ``call.args`` may be changed here."""
         return True
 
     def after(self, call: HookCall) -> None:
         """The hook returned: raise if what it sent is not with the tracker or on disk."""
 
-    def is_delivery_error(self, error: Exception) -> bool:  # noqa: ARG002 - of subclasses
+    def is_delivery_error(self, error: Exception) -> bool:
         """Whether a later try of the same event can succeed, as after a refused connection."""
         return False
 
