@@ -6,6 +6,8 @@
 # make faults  each fault test N times (N=20), with repeated kills
 # make fuzz    any bytes into the codec for SECONDS (900), guided by atheris where it installs
 # make compat  the emitter and the truth test on the oldest transformers supported
+# make test-trackers  hosted callbacks against those in the training process, of each tracker;
+#                ARGS=--write-table writes the result into docs/reference/trackers.md
 # make test-compose   the stack of compose.yaml in a container engine, some minutes
 # make bench   every measurement, as a table
 # make dashboards  the dashboards of Grafana anew, from deploy/grafana/source (Python 3.11)
@@ -15,6 +17,7 @@
 PYTHON ?= python3
 VENV := .venv
 COMPAT := .venv-compat
+TRACKERS := .venv-trackers
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 N ?= 20
@@ -25,7 +28,7 @@ PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint check cover faults fuzz compat test-compose bench dashboards clean
+.PHONY: demo test lint check cover faults fuzz compat test-trackers test-compose bench dashboards clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.demo
@@ -67,6 +70,9 @@ compat: $(COMPAT)/.ready
 	  tests/emitter/training/test_train_errors.py \
 	  $(foreach it,leader pauses learning_rate sigterm,tests/emitter/control/test_$(it).py) $(ARGS)
 
+test-trackers: $(TRACKERS)/.ready
+	$(TRACKERS)/bin/python -m pytest tests/trackers $(ARGS)
+
 test-compose: $(VENV)/.dev
 	COMPOSE_TESTS=1 $(BIN)/python -m pytest tests/compose $(ARGS)
 
@@ -77,7 +83,7 @@ dashboards: $(VENV)/.dev
 	$(BIN)/python -m deploy.grafana.source
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build dist *.egg-info coverage .coverage* .lineside \
+	rm -rf $(VENV) $(COMPAT) $(TRACKERS) build dist *.egg-info coverage .coverage* .lineside \
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
@@ -99,4 +105,11 @@ $(COMPAT)/.ready: $(DEPENDS)
 	grep -vE '^(transformers|huggingface|tokenizers|hf-)' constraints.txt > $(COMPAT)/constraints.txt
 	$(COMPAT)/bin/python $(PIP) -c $(COMPAT)/constraints.txt -e '.[demo]' 'transformers==4.56.*' \
 	  pytest pytest-timeout psutil
+	touch $@
+
+# The trackers pin other versions than constraints.txt.
+$(TRACKERS)/.ready: pyproject.toml tests/trackers/requirements.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	@echo "Installing all trackers into $(TRACKERS): some minutes, once."
+	$(TRACKERS)/bin/python $(PIP) -r tests/trackers/requirements.txt -e '.[demo]'
 	touch $@

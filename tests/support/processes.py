@@ -29,9 +29,16 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], log: Path, *, fork: bool = False
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        fork: bool = False,
+        cwd: Path | None = None,
     ) -> None:
         self.log = log
+        self._cwd = cwd
         self.code: int | None = None
         self._popen: type[subprocess.Popen[bytes]] = subprocess.Popen
         self._command = [sys.executable, *command]
@@ -53,6 +60,7 @@ class Child:
             self._process = self._popen(
                 self._command,
                 env=self._env,
+                cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
