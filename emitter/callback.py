@@ -18,6 +18,7 @@ from lineside.emitter.training.attempts import Options, record_checkpoint
 from lineside.emitter.training.checkpoints import state_files
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.error_facts import one_line
+from lineside.emitter.training.facts.trainer import learning_rates
 from lineside.emitter.training.hook_events import (
     EVALUATING,
     FROM_FLAGS,
@@ -102,7 +103,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published, then waited for."""
-        self._guarded(self._end_training, state, control)
+        self._guarded(self._end_training, state, control, kwargs)
 
     def on_train_error(self, error: BaseException, trainer: Any) -> None:
         """Published even if the script catches it; ``train_errors`` calls this."""
@@ -110,11 +111,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._publish_state, "epoch_begin", WAITING, state, control)
+        self._guarded(self._publish_state, "epoch_begin", WAITING, state, control, kwargs)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
-        self._guarded(self._publish_state, "epoch_end", FROM_FLAGS, state, control)
+        self._guarded(self._publish_state, "epoch_end", FROM_FLAGS, state, control, kwargs)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._publish("step_begin", TRAINING, args, state, control)
@@ -167,12 +168,14 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the checkpoint's path."""
-        self._guarded(self._session_of(state, control).events.publish_save, args, state, control)
+        events = self._session_of(state, control).events
+        self._guarded(events.publish_save, args, state, control, kwargs)
         self._wait_while_paused("save", args, state, control, kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""
-        self._publish("log", _UNCHANGED, args, state, control, {} if logs is None else logs)
+        logs = {} if logs is None else logs
+        self._publish("log", _UNCHANGED, args, state, control, logs, kwargs)
         if self._session.control.executor.is_paused:
             self._wait_while_paused("log", args, state, control, kwargs)
 
@@ -181,7 +184,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         session = self._session_of(state, control)
         if session.attempts.publisher is None:
             self._guarded(session.events.open_lazily, args, state, kwargs)
-        self._publish("prediction_step", EVALUATING, args, state, control)
+        loader = kwargs.get("eval_dataloader")
+        if session.events.eval_loader() is loader:
+            self._publish("prediction_step", EVALUATING, args, state, control)
+        else:
+            self._guarded(session.events.publish_first_prediction, state, control, loader)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published (transformers 5.23 and later)."""
@@ -191,7 +198,14 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     # call costs microseconds.
 
     def _publish(
-        self, kind: str, phase: int | None, args: Any, state: Any, control: Any, logs: Any = None
+        self,
+        kind: str,
+        phase: int | None,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Any = None,
+        kwargs: Any = None,
     ) -> None:
         session = self._session
         if session.state is not state:
@@ -212,7 +226,20 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             )
             if phase == FROM_FLAGS:
                 phase = PHASE_BY_FLAGS[bits >> 2 & 3]
-            data = None if logs is None else {"logs": named_values(logs)}
+            if logs is None:
+                data = None
+            else:
+                data = {
+                    "logs": named_values(logs),
+                    "state": {
+                        "total_flos": state.total_flos,
+                        "num_input_tokens_seen": state.num_input_tokens_seen,
+                        "best_metric": state.best_metric,
+                        "best_global_step": state.best_global_step,
+                    },
+                }
+                if session.events.groups_differ:
+                    data["learning_rates"] = learning_rates(kwargs.get("optimizer"))
             publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
         except BaseException as error:
             if is_script_error(error):
@@ -249,8 +276,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         else:
             print_once(f"a hook failed, training goes on ({one_line(error)})")
 
-    def _publish_state(self, kind: str, phase: int, state: Any, control: Any) -> None:
-        self._session_of(state, control).events.publish_state(kind, phase, state, control)
+    def _publish_state(
+        self, kind: str, phase: int, state: Any, control: Any, kwargs: dict[str, Any]
+    ) -> None:
+        events = self._session_of(state, control).events
+        events.publish_state(kind, phase, state, control, kwargs)
 
     def _keep_init_end(self, state: Any, control: Any) -> None:
         self._session = session = self._sessions.find_by_caller(self, state, control)
@@ -265,10 +295,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         session.start_step = state.global_step
         self._start_control(session, control)
 
-    def _end_training(self, state: Any, control: Any) -> None:
+    def _end_training(self, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
         session = self._session_of(state, control)
         try:
-            session.events.end_training(state, control)
+            session.events.end_training(state, control, kwargs)
         finally:
             answers = session.control.stop()
         session.events.wait_confirmed(answers)

@@ -249,7 +249,7 @@ class TrackedRun(RunContext):
         if event.kind == "run_start":
             self.facts = data
         if isinstance(data.get("state"), Mapping):
-            self.trainer_state = data["state"]
+            self.trainer_state = {**self.trainer_state, **data["state"]}  # `log` has a part of it
         if event.kind == "log" and isinstance(data.get("logs"), Mapping):
             self.logs = data["logs"]
 

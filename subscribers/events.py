@@ -102,7 +102,7 @@ class TrainerEvent(RunEvent):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The scalars of ``TrainerState``; empty for step-level events and logs."""
+        """The scalars of ``TrainerState``; a few of them for logs, none for step-level events."""
         return self._mapping("state")
 
 

@@ -28,7 +28,7 @@ _MOST_NAMES = 20_000
 
 
 def is_numeric(data: object) -> bool:
-    """Whether ``data`` is a dict of numbers, or of dicts of numbers, with names that are known.
+    """Whether ``data`` is a dict of numbers, or of dicts or lists of numbers, with known names.
 
     The names of data that ``mask_names`` has seen are known, so this is False the first time.
     NumPy's float64 is a float: metrics often are of it.
@@ -44,6 +44,10 @@ def is_numeric(data: object) -> bool:
                 if inner not in _HARMLESS_NAMES or (
                     type(number) not in _NUMBERS and not isinstance(number, float)
                 ):
+                    return False
+        elif kind is list:
+            for number in value:
+                if type(number) not in _NUMBERS and not isinstance(number, float):
                     return False
         elif kind not in _NUMBERS and not isinstance(value, float):
             return False

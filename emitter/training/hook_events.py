@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns, time
 from typing import Any
@@ -13,7 +14,13 @@ from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
 from lineside.emitter.training.checkpoints.folder import CheckpointFolder, checkpoint_path
-from lineside.emitter.training.facts.trainer import state_facts
+from lineside.emitter.training.facts.data import loader_facts
+from lineside.emitter.training.facts.trainer import (
+    have_own_rates,
+    history_facts,
+    learning_rates,
+    state_facts,
+)
 from lineside.emitter.training.publisher import named_values
 from lineside.emitter.training.trainer_frames import raised_in_training_loop
 
@@ -35,6 +42,11 @@ class HookEvents:
         self._checkpoint_folder = CheckpointFolder()
         self._output = Path()  # where the newest checkpoint is
         self.is_training = False
+        self.groups_differ = False
+        """Whether the optimizer's groups have different learning rates."""
+        self.eval_loader: Callable[[], Any] = _no_loader
+        """A reference to the loader of the newest evaluation; None before one."""
+        self._eval_loader_facts: dict[str, Any] = {}
 
     def keep_init_end(self, state: Any, control: Any) -> None:
         """Keep ``init_end`` until a run opens."""
@@ -50,14 +62,15 @@ class HookEvents:
         self.is_training = True
         self._open(args, state, kwargs, now_ns)
         self._output = Path(args.output_dir).absolute()
-        extra = self._checkpoint_facts(resumed_step=state.global_step)
-        self.publish_state("train_begin", WAITING, state, control, extra, now_ns)
+        extra = self._checkpoint_facts(resumed_step=state.global_step) | history_facts(state)
+        self.publish_state("train_begin", WAITING, state, control, kwargs, extra, now_ns)
         self._set_training_flag()
 
-    def end_training(self, state: Any, control: Any) -> None:
+    def end_training(self, state: Any, control: Any, kwargs: Mapping[str, Any]) -> None:
         """Publish ``train_end``."""
         self.is_training = False
-        self.publish_state("train_end", FINISHED, state, control, self._checkpoint_facts())
+        extra = self._checkpoint_facts()
+        self.publish_state("train_end", FINISHED, state, control, kwargs, extra)
 
     def wait_confirmed(self, answers: Sequence[Unconfirmed]) -> None:
         """After training: wait until the bus has all events and ``answers``, or for too long."""
@@ -89,10 +102,11 @@ class HookEvents:
         phase: int | None,
         state: Any,
         control: Any,
+        kwargs: Mapping[str, Any],
         extra: dict[str, Any] | None = None,
         now_ns: int = 0,
     ) -> None:
-        """Publish ``kind`` with the state's scalars and ``extra``."""
+        """Publish ``kind`` with the state's scalars, the learning rates and ``extra``."""
         publisher = self._attempts.publisher
         if publisher is None:
             return
@@ -101,6 +115,11 @@ class HookEvents:
         if phase == FROM_FLAGS:
             phase = PHASE_BY_FLAGS[bits >> 2 & 3] if self.is_training else FINISHED
         data = {"state": state_facts(state)} | (extra or {})
+        optimizer = kwargs.get("optimizer")
+        rates = learning_rates(optimizer)
+        self.groups_differ = have_own_rates(optimizer)
+        if rates:
+            data["learning_rates"] = rates
         publisher.on_hook(kind, state.global_step, state.epoch, bits, data, phase, now_ns)
 
     def publish_metrics(
@@ -120,15 +139,32 @@ class HookEvents:
             extra = {"metrics": named_values({} if metrics is None else metrics)}
             if not self.is_training:
                 extra["outside_training"] = True
-            self.publish_state(kind, FROM_FLAGS, state, control, extra, now_ns)
+            self.publish_state(kind, FROM_FLAGS, state, control, kwargs, extra, now_ns)
             publisher.release()
 
-    def publish_save(self, args: Any, state: Any, control: Any) -> None:
+    def publish_first_prediction(self, state: Any, control: Any, loader: Any) -> None:
+        """Publish the first ``prediction_step`` with ``loader``, and describe it if it is new."""
+        try:
+            self.eval_loader = weakref.ref(loader)
+        except TypeError:  # each of its steps is taken for the first one
+            self.eval_loader = _no_loader
+        publisher = self._attempts.publisher
+        if publisher is None:
+            return
+        facts = loader_facts(loader)
+        data = {"eval_loader": facts} if facts != self._eval_loader_facts else None
+        self._eval_loader_facts = facts
+        step, bits = state.global_step, control_bits(control)
+        publisher.on_hook(
+            "prediction_step", step, state.epoch, bits, data, EVALUATING, monotonic_ns()
+        )
+
+    def publish_save(self, args: Any, state: Any, control: Any, kwargs: Mapping[str, Any]) -> None:
         """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""
         path = checkpoint_path(args, state)
         self._output = Path(path).parent
         extra = {"checkpoint": path} | self._checkpoint_facts()
-        self.publish_state("save", FROM_FLAGS, state, control, extra)
+        self.publish_state("save", FROM_FLAGS, state, control, kwargs, extra)
 
     def _checkpoint_facts(self, resumed_step: int = 0) -> dict[str, Any]:
         publisher = self._attempts.publisher
@@ -154,11 +190,16 @@ class HookEvents:
 
     def _open(self, args: Any, state: Any, kwargs: Mapping[str, Any], now_ns: int) -> None:
         init_end, self._init_end = self._init_end, None
+        self.eval_loader, self._eval_loader_facts = _no_loader, {}
         self._attempts.begin(args, state, kwargs, init_end, now_ns)
 
     def _set_training_flag(self) -> None:
         if self._attempts.publisher is not None:
             self._attempts.publisher.flag(raised=TRAINING_FLAG, lowered=TRAIN_ENDED)
+
+
+def _no_loader() -> None:
+    """In place of a reference to a loader."""
 
 
 def control_bits(control: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from lineside.bus.errors import AddressInUse, UsageError
+from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers import (
@@ -18,8 +19,9 @@ from lineside.subscribers import (
     RunStartEvent,
     Subscriber,
 )
-from lineside.subscribers.context import RunFilter
+from lineside.subscribers.context import RunFilter, TrackedRun
 from lineside.subscribers.service import SubscriberService
+from lineside.subscribers.state.subscriber_state import SavedRun
 from tests.subscribers.kit import ATTEMPT, ServedKit, pause, published, train
 from tests.support.waiting import wait_until
 
@@ -306,3 +308,13 @@ def test_a_new_journal_is_read_from_its_start_without_duplicates(
         train(broker.address, "run", range(8))  # the same stream, shipped again and continued
         wait_until(lambda: ("log", "run", 7, 7) in CALLS, "the second part")
     assert [call[2] for call in CALLS[1:]] == list(range(8))
+
+
+def test_a_log_changes_only_the_part_of_the_state_that_it_has() -> None:
+    run = TrackedRun("run", "notes", ATTEMPT, SavedRun())
+    stream = Stream("run", RANK_0, ATTEMPT)
+    whole = {"max_steps": 10, "total_flos": 0.0, "best_metric": None}
+    for seq, (kind, state) in enumerate([("train_begin", whole), ("log", {"total_flos": 5.0})]):
+        run.observe(stream, Event(seq, time.time(), seq, kind, seq, None, 0, {"state": state}))
+    assert run.trainer_state == whole | {"total_flos": 5.0}
+    assert run.progress == 0.1

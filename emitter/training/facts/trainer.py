@@ -47,8 +47,42 @@ def state_facts(state: Any) -> dict[str, Any]:
     return scalars
 
 
+_MOST_HISTORY_VALUES = 16_000  # an event has 20,000
+_MOST_GROUPS = 64
 TAKEN_OVER = "_lineside_taken_over"
 """The attribute of a CallbackHandler that names the trackers which run beside the training."""
+
+
+def history_facts(state: Any) -> dict[str, Any]:
+    """The newest logs of a resumed state, as many as an event holds; empty without any."""
+    values, kept = 0, []
+    for entry in reversed(state.log_history or ()):
+        values += 1 + len(entry)
+        if values > _MOST_HISTORY_VALUES:
+            break
+        kept.append(entry)
+    if not kept:
+        return {}
+    left_out = len(state.log_history) - len(kept)
+    history = {"log_history": kept[::-1]}
+    return history | {"log_history_left_out": left_out} if left_out else history
+
+
+def learning_rates(optimizer: Any, key: str = "lr") -> list[float | None]:
+    """The rate of each parameter group, None for one that is not in host memory; 64 at most."""
+    try:
+        groups = optimizer.param_groups
+        return [
+            rate if isinstance(rate := group[key], float) else None
+            for group in (groups if len(groups) <= _MOST_GROUPS else groups[:_MOST_GROUPS])
+        ]
+    except Exception:  # noqa: BLE001 - no optimizer, or one of another kind
+        return []
+
+
+def have_own_rates(optimizer: Any) -> bool:
+    """Whether parameter groups differ in their rates, or will after the warm-up."""
+    return any(len(set(learning_rates(optimizer, key))) > 1 for key in ("lr", "initial_lr"))
 
 
 def trainer_facts(
