@@ -71,7 +71,7 @@ def test_a_long_delay_is_on_the_page_at_once(
     assert (report.data["action"], report.data["method"]) == ("retrying", "tick")
     assert report.data["error"]["message"] == "503 Service Unavailable"
     with ServedKit(settings, AskedForLong):  # another process tries at once
-        train(broker.address, "run", range(3, 4))
+        train(broker.address, "run", range(3), "20261122T000000-0000")
         wait_until(lambda: len(published(settings, "run", "subscriber_error")) == 2, "recovery")
     assert published(settings, "run", "subscriber_error")[1].data["action"] == "recovered"  # type: ignore[index]
 
