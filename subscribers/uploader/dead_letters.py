@@ -1,0 +1,67 @@
+"""Batches that a receiver refused for good, as files, until a person sends them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lineside.bus.settings import make_private_folder
+from lineside.subscribers.uploader.batch import Batch
+from lineside.subscribers.uploader.sinks.sink import Refused, Sink
+
+MAX_BYTES = 100 << 20
+"""Bytes of all files of one upload."""
+
+
+class DeadLetters:
+    """The files of the upload ``name`` in ``home``, one for each batch."""
+
+    def __init__(self, home: Path, name: str, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = home / "uploads" / name
+        self._max_bytes = max_bytes
+
+    def keep(self, batch: Batch, reason: str) -> str:
+        """Write ``batch``; a sentence on where it is, or that there was no space for it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        body = json.dumps({"time": time.time(), "reason": reason, "batch": batch.to_json()})
+        path = self.folder / f"{batch.points[0].time:.0f}-{batch.key}.json"
+        make_private_folder(self.folder.parent)
+        make_private_folder(self.folder)
+        used = sum(one.stat().st_size for one in self.files() if one != path)
+        if used + len(body) > self._max_bytes:
+            return f"They are lost: {self.folder} has its most of {self._max_bytes:,} bytes"
+        new = path.with_suffix(".new")
+        with new.open("w") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        return f"They are in {path}"
+
+    def files(self) -> list[Path]:
+        """The files, the oldest points first."""
+        return sorted(
+            self.folder.glob("*.json"), key=lambda one: (int(one.stem.split("-")[0]), one)
+        )
+
+    def resend(self, sink: Sink) -> Iterator[tuple[Path, str]]:
+        """Send each batch; its file and why it was refused, or empty if it was taken and removed.
+
+        Raises:
+            Unavailable: the receiver does not take batches now.
+        """
+        for path in self.files():
+            batch = Batch.from_json(json.loads(path.read_text())["batch"])
+            try:
+                sink.send(batch)
+            except Refused as error:
+                yield path, str(error)
+            else:
+                path.unlink()
+                yield path, ""

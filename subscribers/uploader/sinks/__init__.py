@@ -1,0 +1,1 @@
+"""What sends a batch to one kind of receiver."""
