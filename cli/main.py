@@ -100,6 +100,7 @@ for _command in (
     services.shipper,
     services.sampler,
     services.watchdog,
+    services.uploader,
     stopper.stopper,
     subscriber.subscriber,
 ):

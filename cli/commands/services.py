@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineside.bus.errors import MissingExtra, UsageError
+from lineside.bus.errors import BusError, MissingExtra, UsageError
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT, Settings
+from lineside.bus.wording import plural
 from lineside.cli.configuration.option import (
     CONFIG_VARIABLE,
     config_option,
@@ -21,6 +22,8 @@ from lineside.cli.configuration.option import (
 from lineside.cli.output import table
 
 if TYPE_CHECKING:
+    from lineside.subscribers.uploader.dead_letters import DeadLetters
+    from lineside.subscribers.uploader.sinks.sink import Sink
     from lineside.subscribers.watchdog.notification.notifications import NotificationOptions
 
 HostOption = Annotated[
@@ -205,6 +208,62 @@ def watchdog(
         spool=partial(backlog.unconfirmed, settings.spool),
         notifications=lambda state: Notifications(state, notifications),
     ).serve()
+
+
+def uploader(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An upload of the configuration file.")
+    ],
+    config: Annotated[Path | None, config_option()] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the upload.")] = False,
+    resend: Annotated[
+        bool,
+        typer.Option("--resend", help="Send the batches that were refused once more, and end."),
+    ] = False,
+) -> None:
+    """Send the metrics of runs to the receiver of an upload.
+
+    Points wait for a receiver that is down. Batches that it refuses are put aside.
+    """
+    settings, configuration = Settings.from_env(), load_configuration(config)
+    from lineside.cli.configuration.upload import find
+    from lineside.subscribers.context import RunFilter
+    from lineside.subscribers.service import SubscriberService
+    from lineside.subscribers.uploader.dead_letters import DeadLetters
+    from lineside.subscribers.uploader.uploader import Uploader
+
+    upload, sink = find(configuration, name)
+    if check:
+        return
+    dead_letters, options = DeadLetters(settings.home, name), upload.collect_options
+    if resend:
+        _resend(dead_letters, sink)
+        return
+    configure_logging()
+    SubscriberService(
+        settings,
+        Uploader,
+        lambda: Uploader(sink, options, dead_letters),
+        name=name,
+        run_filter=RunFilter(upload.runs, upload.projects),
+        begin=upload.begin,
+    ).serve()
+
+
+def _resend(dead_letters: DeadLetters, sink: Sink) -> None:
+    from lineside.subscribers.uploader.sinks.sink import Unavailable
+
+    refused = 0
+    try:
+        for path, problem in dead_letters.resend(sink):
+            refused += bool(problem)
+            typer.echo(f"{path.name}: {f'refused: {problem}' if problem else 'sent'}")
+    except Unavailable as error:
+        raise BusError(f"the receiver does not take batches now: {error}") from None
+    left = len(dead_letters.files())
+    typer.echo(f"{plural(left, 'batch')} left in {dead_letters.folder}")
+    if refused:
+        raise typer.Exit(1)
 
 
 def _test_targets(options: NotificationOptions) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lineside.bus.yaml_document import Key
+from lineside.cli.configuration import notification, upload
 from lineside.cli.configuration.loading import StackConfiguration
-from lineside.cli.configuration.notification import redacted
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.spool.sanitize import Sanitizer
@@ -30,7 +30,8 @@ def effective(configuration: StackConfiguration) -> dict[str, Any]:
     clean: dict[str, Any] = Sanitizer().clean(shown)
     # The redactor takes each ``webhook`` for a secret as a whole.
     targets = {name: shown["alerts"][name] for name in ("notify", "heartbeat")}
-    clean["alerts"] = redacted({**clean["alerts"], **targets})
+    clean["alerts"] = notification.redacted({**clean["alerts"], **targets})
+    clean["uploads"] = upload.redacted(shown["uploads"])
     return clean
 
 

@@ -105,6 +105,10 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
         raise DocumentError([document.problem(("stopper",), sentence)])
     if clash := configuration.port_clash():
         raise DocumentError([document.problem((clash[0], "port"), clash[1])])
+    for name in values.uploads:
+        if name in values.subscribers:
+            sentence = f"{name} is the name of a subscriber too; expected another"
+            raise DocumentError([document.problem(("uploads", name), sentence)])
     for name in values.subscribers:
         if not configuration.folder(name).is_dir():
             raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])

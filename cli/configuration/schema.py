@@ -17,6 +17,7 @@ from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
 from lineside.cli.configuration.alerts import Alerts
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
+from lineside.cli.configuration.upload import Upload
 from lineside.subscribers.stopper import rule_parser
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -193,4 +194,8 @@ class Configuration(Section):
     subscribers: dict[Annotated[str, AfterValidator(_process)], Subscriber] = Field(
         default={},
         description="Your subscribers. The name is that of the process and of its cursor.",
+    )
+    uploads: dict[Annotated[str, AfterValidator(_process)], Upload] = Field(
+        default={},
+        description="Uploads of metrics. The name is that of the process and of its cursor.",
     )

@@ -36,7 +36,7 @@ def programs(
     """The processes that ``configuration`` enables, in the order in which they start.
 
     ``ports`` has the ports that were found free, by process. Options that hold no secret are on the
-    command line. Stopper, watchdog and subscribers read the others from the configuration
+    command line. Stopper, watchdog, subscribers and uploads read the others from the configuration
     file.
     """
     values = configuration.values
@@ -75,6 +75,11 @@ def programs(
             if not variable.startswith("LINESIDE_")
         }
         found.append(Program(name, argv, {**env, **own}, is_required=False, has_check=True))
+    for name, upload in values.uploads.items():
+        if upload.enabled:
+            argv = module_command("lineside.cli", "uploader", name)
+            has_check = upload.sink == "otlp"  # the only one that needs packages
+            found.append(Program(name, argv, env, is_required=False, has_check=has_check))
     return found
 
 

@@ -39,7 +39,7 @@ def keys(place: Key = ()) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from keys(key)
         if json_schema.names_at((*key, 0)):
             yield from keys((*key, 0))
-        if name == "subscribers":
+        if name in ("subscribers", "uploads"):
             yield from keys((*key, "NAME"))
 
 
@@ -66,6 +66,8 @@ def test_meaning_and_default_of_a_key_are_those_of_the_schema(
         assert default == "the file's folder"
     elif node["default"] in ("", None, [], {}):
         assert default == "none"
+    elif isinstance(node["default"], list):
+        assert default == f"`{', '.join(node['default'])}`"
     else:
         assert default == f"`{str(node['default']).removesuffix('.0').lower()}`"
 

@@ -181,7 +181,7 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
             "The keys here are alerts, broker, dashboard, exporter, recorder, sampler, "
-            "stopper, subscribers",
+            "stopper, subscribers, uploads",
         ),
     ],
 )

@@ -23,6 +23,9 @@ subscribers:
     class: m:C
     options: {token: "${TEST_TOKEN}"}
     environment: {LEVEL: high, LINESIDE_HOME: /elsewhere}
+uploads:
+  lake: {url: "https://lake.example.org/metrics", key: "${TEST_TOKEN}"}
+  off: {enabled: false, url: "https://lake.example.org/metrics"}
 """
 
 
@@ -51,12 +54,13 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
         "stopper",
         "watchdog",
         "subscriber notify",
+        "uploader lake",
     ]
-    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 3]
-    assert found[-1].env["LEVEL"] == "high"
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 4]
+    assert found[-2].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
-    assert [one.is_required for one in found] == [*[True] * 4, False, True, False, False]
+    assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 3]
 
 
 @pytest.mark.parametrize("has_package", [True, False])
