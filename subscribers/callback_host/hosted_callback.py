@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -48,6 +49,7 @@ _ONCE = ("init_end", "train_begin")  # called again where a later process goes o
 _MAX_EXPORT_BYTES = 256 << 10
 
 
+_USER_INFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", re.IGNORECASE)
 _NO_EVENT = Event(0, 0.0, 0, "")
 
 
@@ -94,7 +96,7 @@ class HostedCallback(Subscriber):
     def on_event(self, run: RunContext, event: RunEvent) -> None:
         """Call the event's hook, if it is one of the attempt's Trainer."""
         self._observe(run, event.stream, event.event)
-        if event.stream == self._stream and event.kind in LIFECYCLE_KINDS:
+        if event.kind in LIFECYCLE_KINDS:
             self._start(run, event.event)
             self._call(run, event.event)
             state = run.open_state()
@@ -127,27 +129,37 @@ class HostedCallback(Subscriber):
         state = run.open_state()
         if state.get("attempt") != self._spec.attempt:
             state.update(attempt=self._spec.attempt, called=[], exported=None, closed="")
-            state.pop("stopped_at", None)
+            for name in ("stopped_at", "has_impossible", "has_checked"):
+                state.pop(name, None)
         self._to_repeat = list(state["called"])
         return bool(state["closed"])
 
     def _observe(self, run: RunContext, stream: Stream, event: Event) -> None:
         self.end.observe(stream, event)
-        # An event that is tried again was observed before.
-        if stream == self._stream and event.seq > self._observed_seq:
-            self._observed_seq = event.seq
+        if event.seq > self._observed_seq:  # and is not tried again
             self._rebuild(run, stream, event).observe(stream, event)
+            self._observed_seq = event.seq
 
     def _rebuild(self, run: RunContext, stream: Stream, event: Event) -> RunImage:
         """The image, made with the first event of the attempt that there is."""
         if self._image is None:
             facts = (event.data or {}) if event.kind == "run_start" else run.facts
-            self._prepare_process(run, facts, event.time)
-            from lineside.subscribers.callback_host.rebuild.run_image import RunImage
+            try:
+                self._prepare_process(run, facts, event.time)
+                from lineside.subscribers.callback_host.rebuild.run_image import RunImage
 
-            self._image = RunImage()
+                image = RunImage()
+            except ImportError as error:
+                raise UnusableCallback(
+                    f"{sys.executable} cannot import {error.name or error}, which callbacks need: "
+                    "install transformers there, or name another interpreter as `python:` of the "
+                    "entry"
+                ) from error
+            except OSError as error:
+                raise UnusableCallback(f"{self._spec.folder} cannot be used: {error}") from error
             if event.kind != "run_start":  # the journal no longer has it
-                self._image.observe(stream, replace(_NO_EVENT, kind="run_start", data=facts))
+                image.observe(stream, replace(_NO_EVENT, kind="run_start", data=facts))
+            self._image = image
         return self._image
 
     def _tracker_of(self, run: RunContext) -> Tracker:
@@ -174,15 +186,14 @@ class HostedCallback(Subscriber):
         hosted.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tracker_class = tracker_of(self._entry.class_path)
         self._tracker = tracker = tracker_class(hosted)
-        of_run = facts.get("environment")
         os.environ.update(
             {
-                **_texts(of_run if isinstance(of_run, Mapping) else {}),
+                **_run_environment(facts, self._stack_environment),
                 **tracker.environment(),
                 **self._entry_environment(),
             }
         )
-        missing = [name for name in tracker.packages if importlib.util.find_spec(name) is None]
+        missing = [name for name in tracker.packages if not _is_installed(name)]
         if missing:
             raise UnusableCallback(
                 f"callback {self._entry.name} needs the package {', '.join(missing)}, which "
@@ -213,7 +224,10 @@ class HostedCallback(Subscriber):
     def _start(self, run: RunContext, event: Event) -> None:
         """Make the callback; where an earlier process began, begin again from here."""
         if self._callback is None:
-            from lineside.subscribers.callback_host.hook_caller import HookCaller
+            from lineside.subscribers.callback_host.hook_caller import (
+                HookCaller,
+                signature_problems,
+            )
 
             tracker = self._tracker_of(run)
             with self._calling("__init__"):
@@ -232,6 +246,10 @@ class HostedCallback(Subscriber):
             if self._image is None:
                 raise RuntimeError(f"no event of {self._stream} is known")
             self._callback, self._caller = callback, HookCaller(callback, self._image)
+            if not run.open_state().get("has_checked"):
+                run.open_state()["has_checked"] = True
+                for problem in signature_problems(callback):
+                    run.report(problem)
         while self._to_repeat:
             kind = self._to_repeat[0]
             try:
@@ -252,6 +270,7 @@ class HostedCallback(Subscriber):
         with self._calling(call.hook):
             changes = self._caller.invoke(call) if tracker.before(call) else None
             tracker.after(call)
+        run.open_state()["called_at"] = event.seq  # a change, so the place is kept at once
         self._keep_identity(run)
         self._export(run)
         if changes is not None:
@@ -326,12 +345,26 @@ class HostedCallback(Subscriber):
             )
 
 
-def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
+def _run_environment(facts: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, str]:
+    """The run's variables for trackers, but for addresses that this process has with a password.
+
+    A password never leaves the training.
+    """
+    given = facts.get("environment")
     return {
         name: value
-        for name, value in values.items()
-        if isinstance(name, str) and isinstance(value, str)
+        for name, value in (given.items() if isinstance(given, Mapping) else ())
+        if isinstance(name, str)
+        and isinstance(value, str)
+        and value != _USER_INFO.sub(r"\1", own.get(name, ""))
     }
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor the package that it is in
+        return False
 
 
 for _kind in LIFECYCLE_KINDS:  # so that errors are reported with the name of the hook

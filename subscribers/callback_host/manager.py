@@ -241,12 +241,16 @@ class CallbackHost(BatchSubscriber):
                 log.warning("%s: %s", self.name, error)
                 queue.not_before = now + queue.backoff.fail()
                 return
-            last = self._last_events.get((queue.run, attempt))
-            if last is None or last.seq < next_seq:
+            last, job = self._last_events.get((queue.run, attempt)), queue.find(attempt)
+            # Events that expired before they were read never come.
+            has_advanced = job is None or next_seq > job.next_seq
+            if last is None or last.seq < next_seq or not has_advanced:
                 if code == EXIT_DONE:
                     queue.set_state(attempt, DONE, next_seq)
                 elif not worker.is_ending:
                     queue.set_state(attempt, SILENT, next_seq)
+            else:
+                queue.set_state(attempt, OPEN, next_seq)
             queue.failures = 0
             queue.backoff.succeed()
         elif code == UNUSABLE:
@@ -296,6 +300,7 @@ class CallbackHost(BatchSubscriber):
             str(callback_folder(self.settings.home, entry.id, attempt.run)),
             attempt.journal,
             attempt.offset,
+            index=entry.index,
         )
         try:
             queue.worker = WorkerProcess(spec, entry.python)

@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from lineside.bus.callback_config import parse_entry
+from lineside.bus.callback_config import parse_entry, with_ids
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import RANK_0, Gap, Stream
 from lineside.bus.service import configure_logging
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
+from lineside.subscribers.callback_host.hook_watch import HookWatch
 from lineside.subscribers.callback_host.hosted_callback import HostedCallback, UnusableCallback
 from lineside.subscribers.callback_host.trackers.tracker import RunEnd
 from lineside.subscribers.callback_host.worker_spec import (
@@ -43,12 +44,10 @@ from lineside.subscribers.subscriber import SKIP
 
 log = logging.getLogger("lineside")
 
-HANG_SECONDS = 60.0
-"""How long a hook may take before the run's page shows that it hangs; again at ten times."""
 SILENT_SECONDS = 600.0
 """A run without an event, heartbeats included, for this long gets a process at its next event."""
 _EXIT_SECONDS = 60.0  # for what trackers do when the interpreter ends
-_GRACE_SECONDS = 5.0  # after SIGTERM, for the hook that is being called
+_GRACE_SECONDS = 3.0  # after SIGTERM, for the hook that is being called
 _SENDER_SECONDS = 2.0
 _FULL_DISK_SECONDS = 5.0
 _DEFAULTS = {"COMET_DISABLE_AUTO_LOGGING": "1"}  # or it mirrors other trackers' runs
@@ -62,7 +61,7 @@ class CallbackWorker(BatchSubscriber):
     def __init__(self, settings: Settings, spec: WorkerSpec) -> None:
         super().__init__(settings)
         self.spec = spec
-        self.entry = parse_entry(spec.entry)
+        [self.entry] = with_ids([parse_entry(spec.entry, spec.index)])
         self.name = reader_name(self.entry.id, spec.run)
         self.exit_code = SUSPENDED
         self.hosted = HostedCallback(spec, self.entry)
@@ -94,7 +93,6 @@ class CallbackWorker(BatchSubscriber):
         self.runner = HandlerRunner(setup, self.spec.run, lambda: self.should_exit)
         self._was_closed = self.hosted.begin(self.runner.run)
         self.runner.run.keep()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self.reader = self.open_reader()
 
     @property
@@ -108,12 +106,17 @@ class CallbackWorker(BatchSubscriber):
         for batch in batches:
             for gap in batch.gaps:
                 self.handle_gap(gap)
+            if batch.events:
+                self._event_at = time.monotonic()
+            if batch.stream is not None and batch.stream != self._stream:
+                # Of these no place is kept: another attempt's events are another process's work.
+                for event in batch.events:
+                    self.hosted.end.observe(batch.stream, event)
+                continue
             while not self._process_batch(batch):
                 if self.should_exit:
                     return False
                 self._pause(self._delay)
-            if batch.stream is not None and batch.events:
-                self._event_at = time.monotonic()
         return True
 
     def handle_gap(self, gap: Gap) -> None:
@@ -141,6 +144,10 @@ class CallbackWorker(BatchSubscriber):
             except Exception:
                 log.exception("%s: suspend", self.entry.id)
         if hasattr(self, "runner"):
+            try:
+                self.runner.close()
+            except StateFileError as error:
+                log.warning("%s", error)
             self._sender.close(_SENDER_SECONDS)
             reader: Reader | None = getattr(self, "reader", None)
             if reader is not None and self.exit_code == DONE:
@@ -201,28 +208,23 @@ class CallbackWorker(BatchSubscriber):
         while not self.should_exit and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _watch(self) -> None:
-        """Report a hook that hangs, and end the process where it does not end by itself."""
-        report_after, exit_at = HANG_SECONDS, math.inf
-        hanging = ""
+    def watch(self) -> None:
+        """Report a hook that hangs, and end the process where it does not end by itself.
+
+        Of a thread of its own, for as long as the process lives.
+        """
+        hooks, exit_at = HookWatch(self.hosted, self._report_hang), math.inf
         while True:
             time.sleep(0.5)
             now = time.monotonic()
-            hook, seconds = self.hosted.hook, now - self.hosted.hook_since
-            if not hook or hook != hanging:
-                if hanging:
-                    self._report_hang("recovered", hanging, None)
-                hanging, report_after = "", HANG_SECONDS
-            if hook and seconds >= report_after:
-                hanging, report_after = hook, report_after * 10
-                self._report_hang("hanging", hook, TimeoutError(f"hangs for {seconds:.0f} s"))
+            hooks.check(now)
             if self._supervisor and os.getppid() != self._supervisor:
                 self.should_exit = True  # a hook that hangs does not delay it
             if self.should_exit:
                 is_done = self.exit_code == DONE
                 exit_at = min(exit_at, now + (_EXIT_SECONDS if is_done else _GRACE_SECONDS))
             if now >= exit_at:
-                log.warning("%s did not end in time", hook or "the interpreter")
+                log.warning("%s did not end in time", self.hosted.hook or "the interpreter")
                 os._exit(self.exit_code)
 
     def _report_hang(self, action: str, hook: str, error: Exception | None) -> None:
@@ -251,6 +253,7 @@ def run_worker() -> NoReturn:
             # Trainers that trackers make here are none to follow.
             os.environ.update({"LINESIDE_DISABLED": "1", **_DEFAULTS, **os.environ})
             worker = CallbackWorker(settings, spec)
+            threading.Thread(target=worker.watch, name="watch", daemon=True).start()
             worker.serve()
             code = worker.exit_code
     except LinesideError as error:

@@ -22,9 +22,9 @@ _MAX_NAME = 257  # of a durable name, in characters
 class WorkerSpec:
     """One callback for one attempt of a run.
 
-    ``entry`` is as ``parse_entry`` takes it. The attempt's first event lies behind ``offset`` of
-    ``journal``. ``folder`` is the callback's own for this run. ``source`` is ``bus``, or ``stdin``
-    where the events of a recorded run follow the spec.
+    ``entry`` is as ``parse_entry`` takes it, and ``index`` its place in the configuration. The
+    attempt's first event lies behind ``offset`` of ``journal``. ``folder`` is the callback's own
+    for this run. ``source`` is ``bus``, or ``stdin`` where the events of a recorded run follow.
     """
 
     entry: dict[str, Any]
@@ -35,6 +35,7 @@ class WorkerSpec:
     journal: str | None = None
     offset: int = 0
     source: str = "bus"
+    index: int = 0
 
     def to_line(self) -> bytes:
         """One line of JSON."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 
 class Appender(TrainerCallback):
@@ -30,3 +32,46 @@ class Appender(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.write("end", state.global_step)
+
+
+class Raiser(TrainerCallback):
+    """Raises at every log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        raise ValueError(f"no value at step {state.global_step}")
+
+
+class Switch(TrainerCallback):
+    """Sets ``flags`` at each log, and ``value`` to clear one."""
+
+    def __init__(self, flags: list[str], value: bool = True) -> None:
+        self.flags = flags
+        self.value = value
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        for flag in self.flags:
+            setattr(control, flag, self.value)
+        return control
+
+
+class Counter(Appender, ExportableState):
+    """Counts logs, and writes the count; a checkpoint keeps it."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file)
+        self.count = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"file": str(self.file)}, "attributes": {"count": self.count}}
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.count += 1
+        self.write("log", state.global_step, self.count)
+
+
+class Sleeper(Appender):
+    """Does not return from its first log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.write("log", state.global_step)
+        time.sleep(3600)
