@@ -2,28 +2,82 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from lineside.bus.protocol.commands import COMMAND
+from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.settings import Settings
-from lineside.bus.testing import BrokerProcess
+from lineside.bus.testing import BrokerProcess, Producer, read_all
+from lineside.subscribers.callback_host.worker_spec import callback_folder
+from lineside.subscribers.testing import synthetic_run
 from tests.subscribers.callback_host.host_process import (
+    ATTEMPT,
     HostProcess,
+    publish,
     read_lines,
     sample,
     steps_of,
     train,
     wait_for_hook,
 )
+from tests.support.waiting import wait_until
+
+LATER_ATTEMPT = "20261121T000001.000-0000"
 
 
-def test_a_callback_gets_a_run_in_a_process_of_its_own(
-    broker: BrokerProcess, settings: Settings, tmp_path: Path
-) -> None:
-    file = tmp_path / "calls"
-    with HostProcess(settings, [sample("Appender", args={"file": str(file)})]) as host:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "calls"
+
+
+@contextmanager
+def hosting(
+    settings: Settings, *entries: dict[str, Any], max_processes: int = 64
+) -> Iterator[HostProcess]:
+    """A host that is up."""
+    with HostProcess(settings, entries, max_processes) as host:
         host.wait_started()
+        yield host
+
+
+def appender(file: Path, **keys: Any) -> dict[str, Any]:
+    return sample("Appender", args={"file": str(file)}, **keys)
+
+
+def errors_of(settings: Settings, run: str, subscriber: str) -> list[dict[str, Any]]:
+    return [
+        dict(event.data or {})
+        for event in read_all(settings.broker, [run])
+        if event.kind == SUBSCRIBER_ERROR and (event.data or {}).get("subscriber") == subscriber
+    ]
+
+
+def wait_for_error(settings: Settings, run: str, subscriber: str) -> dict[str, Any]:
+    found = wait_until(lambda: errors_of(settings, run, subscriber), f"{run} shows an error")
+    return found[0]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_callback_gets_a_run_in_a_process_of_its_own_and_is_closed_once(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    with hosting(settings, appender(file)) as host:
         train(settings, "run", 5)
         lines = wait_for_hook(file, "end")
+        log = callback_folder(settings.home, "Appender", "run") / "output.log"
+        wait_until(lambda: "is over: finished" in log.read_text(), "the attempt is over")
         assert host.stop() == 0
     assert [(line.hook, line.step) for line in lines] == [
         ("begin", 0),
@@ -31,4 +85,159 @@ def test_a_callback_gets_a_run_in_a_process_of_its_own(
         ("end", 5),
     ]
     assert len({line.pid for line in lines} - {host.pid}) == 1
-    assert steps_of(read_lines(file)) == [1, 2, 3, 4, 5]
+    with hosting(settings, appender(file)):
+        train(settings, "other", 1)
+        wait_until(lambda: len(read_lines(file)) > len(lines) + 2, "the other run is hosted")
+    assert steps_of(read_lines(file)) == [1, 2, 3, 4, 5, 1]  # the first run is not hosted again
+
+
+def test_nothing_is_missing_whichever_process_is_killed(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    run = list(synthetic_run(40, run="run"))
+    thirds = [run[:40], run[40:80], run[80:]]
+    with (
+        hosting(settings, appender(file)) as host,
+        Producer(settings.broker, f"run/rank0/{ATTEMPT}") as producer,
+    ):
+        publish(producer, thirds[0])
+        wait_for_hook(file, "log", 8)
+        kill(read_lines(file)[-1].pid)
+        publish(producer, thirds[1])
+        lines = wait_for_hook(file, "log", 20)
+        host.kill()
+        wait_until(lambda: not _is_alive(lines[-1].pid), "the callback ends with its host")
+        host.start()
+        publish(producer, thirds[2])
+        lines = wait_for_hook(file, "end")
+    begins = [(int(line.rest), line.step) for line in lines if line.hook == "begin"]
+    assert len({line.pid for line in lines}) == len(begins) == 3
+    assert begins[0] == (0, 0)
+    assert all(logged == step > 0 for logged, step in begins[1:])  # log_history is that of the step
+    logs = [(line.step, line.rest) for line in lines if line.hook == "log"]
+    # An event whose call had returned when its process was killed may come again.
+    assert sorted(set(logs), key=lambda one: one[0]) == [(n, str(1 / n)) for n in range(1, 41)]
+    assert len(logs) <= 42
+    assert errors_of(settings, "run", "Appender")[0]["error"]["message"].startswith(
+        "its process ended (SIGKILL)"
+    )
+
+
+def test_a_second_attempt_gets_a_process_of_its_own(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    with hosting(settings, appender(file)):
+        with Producer(settings.broker, f"run/rank0/{ATTEMPT}") as producer:
+            publish(producer, list(synthetic_run(5, run="run"))[:9])  # it never ends
+        wait_for_hook(file, "log", 2)
+        with Producer(settings.broker, f"run/rank0/{LATER_ATTEMPT}") as producer:
+            publish(producer, synthetic_run(3, run="run"))
+        lines = wait_for_hook(file, "end")
+    assert steps_of(lines) == [1, 2, 1, 2, 3]
+    assert [line.hook for line in lines].count("begin") == 2
+    assert len({line.pid for line in lines}) == 2
+    log = callback_folder(settings.home, "Appender", "run") / "output.log"
+    assert f"attempt {ATTEMPT} is over: lost" in log.read_text()
+
+
+def test_a_callback_that_raises_or_hangs_delays_no_other(
+    broker: BrokerProcess, settings: Settings, file: Path, tmp_path: Path
+) -> None:
+    hanging = tmp_path / "hanging"
+    entries = [
+        sample("Raiser"),
+        sample("Sleeper", args={"file": str(hanging)}),
+        appender(file),
+    ]
+    with hosting(settings, *entries) as host:
+        train(settings, "run", 30)
+        lines = wait_for_hook(file, "end")
+        wait_until(lambda: len(errors_of(settings, "run", "Raiser")) == 2, "errors are shown")
+        wait_for_hook(hanging, "log")
+        began = time.monotonic()
+        host.stop()
+        assert time.monotonic() - began < 10
+    assert steps_of(lines) == list(range(1, 31))
+    counts = [error["count"] for error in errors_of(settings, "run", "Raiser")]
+    assert counts == [1, 10]
+    assert [line.hook for line in read_lines(hanging)] == ["begin", "log"]
+    assert not _is_alive(read_lines(hanging)[0].pid)
+
+
+def test_a_flag_that_a_hosted_callback_sets_reaches_the_training_as_a_command(
+    broker: BrokerProcess, settings: Settings
+) -> None:
+    with hosting(settings, sample("Switch", args={"flags": ["should_training_stop"]})):
+        train(settings, "run", 3)
+        events = wait_until(
+            lambda: [e for e in read_all(settings.broker, ["run"]) if e.kind == COMMAND],
+            "a command is sent",
+        )
+    assert [(e.data or {})["op"] for e in events] == ["stop"]
+    assert (events[0].data or {})["attempt"] == ATTEMPT
+
+
+def test_runs_beyond_the_limit_wait_for_a_place(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    with hosting(settings, appender(file), max_processes=1):
+        for run in ("a", "b", "c"):
+            train(settings, run, 2)
+        wait_until(lambda: len(steps_of(read_lines(file))) == 6, "all runs are hosted")
+    processes = [line.pid for line in read_lines(file)]
+    assert len(set(processes)) == 3
+    # One after another: no process began before the last one was at its end.
+    assert processes == sorted(processes, key=processes.index)
+
+
+def test_only_runs_that_fit_are_hosted_and_those_that_hand_a_tracker_over(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    with hosting(settings, appender(file, projects=["prod-*"])):
+        train(settings, "other", 1)
+        train(settings, "fits", 2, facts={"project": "prod-1", "taken_over": ["dvclive"]})
+        lines = wait_for_hook(file, "end")
+        wait_until(
+            (callback_folder(settings.home, "dvclive", "fits") / "output.log").exists,
+            "the tracker handed over has a process",
+        )
+    assert steps_of(lines) == [1, 2]
+    assert not callback_folder(settings.home, "Appender", "other").exists()
+
+
+@pytest.mark.parametrize("has_python", [False, True])
+def test_an_interpreter_that_cannot_run_callbacks_is_reported_with_a_remedy(
+    broker: BrokerProcess, settings: Settings, tmp_path: Path, has_python: bool
+) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    if has_python:
+        venv.create(tmp_path / "env", symlinks=True)
+    with hosting(settings, sample("Raiser", python=str(python))):
+        train(settings, "run", 1)
+        error = wait_for_error(settings, "run", "Raiser")
+    assert error["action"] == "retrying"
+    assert str(python) in error["error"]["message"]
+    remedy = "install lineside there" if has_python else "expected an interpreter that has lineside"
+    assert remedy in error["error"]["message"]
+
+
+def test_a_damaged_state_file_is_reported_with_a_remedy(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    folder = callback_folder(settings.home, "Appender", "run")
+    folder.mkdir(parents=True)
+    (folder / "state.1.db").write_bytes(b"no database" * 1000)
+    with hosting(settings, appender(file)):
+        train(settings, "run", 1)
+        error = wait_for_error(settings, "run", "Appender")
+    assert str(folder / "state.1.db") in error["error"]["message"]
+    assert "move it away if it is damaged" in error["error"]["message"]
+    assert read_lines(file) == []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
