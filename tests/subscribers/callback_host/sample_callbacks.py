@@ -64,7 +64,7 @@ class Counter(Appender, ExportableState):
     def state(self) -> dict[str, Any]:
         return {"args": {"file": str(self.file)}, "attributes": {"count": self.count}}
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.count += 1
         self.write("log", state.global_step, self.count)
 
@@ -72,6 +72,6 @@ class Counter(Appender, ExportableState):
 class Sleeper(Appender):
     """Does not return from its first log."""
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.write("log", state.global_step)
         time.sleep(3600)
