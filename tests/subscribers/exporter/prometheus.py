@@ -26,7 +26,9 @@ scrape_configs:
 class Prometheus:
     """A server on a free port; a context starts and kills it."""
 
-    def __init__(self, program: str, folder: Path, target: str, config_text: str = CONFIG) -> None:
+    def __init__(
+        self, program: str, folder: Path, target: str, config_text: str = CONFIG, *options: str
+    ) -> None:
         folder.mkdir(exist_ok=True)
         config = folder / "prometheus.yml"
         self.address = free_address()
@@ -38,6 +40,7 @@ class Prometheus:
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={self.address}",
+            *options,
         ]
 
     def __enter__(self) -> Prometheus:
