@@ -90,7 +90,7 @@ def test_points_that_otlp_rejects_beside_a_success_are_refused() -> None:
         sink = make_sink(ReceiverOptions("otlp", receiver.url))
         with pytest.raises(Refused, match="2 points were rejected: too old"):
             sink.send(batch({"loss": 0.5}))
-        sink.send(batch({"loss": 0.5}))  # an answer that says nothing
+        sink.send(batch({"loss": 0.5}))  # an answer of another form
 
 
 def test_no_reason_names_a_secret() -> None:
