@@ -18,7 +18,7 @@ from lineside.emitter.training.attempts import Options, record_checkpoint
 from lineside.emitter.training.checkpoints import state_files
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.error_facts import one_line
-from lineside.emitter.training.facts.trainer import learning_rates
+from lineside.emitter.training.facts.optimizer import learning_rates
 from lineside.emitter.training.hook_events import (
     EVALUATING,
     FROM_FLAGS,

@@ -66,7 +66,8 @@ EVENT_KINDS = (
     EventKind(
         "model",
         "Model described",
-        "Right after `run_start` of a Trainer's rank 0: how the model is built.",
+        "Right after `run_start` of a Trainer's rank 0: how the model is built; again before "
+        "`save`, `predict` and `train_end` if its configuration has changed.",
         TRAINING,
         DROP_SECOND,
         HIDDEN,

@@ -13,7 +13,6 @@ from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.checkpoints import run_file, state_files
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
-from lineside.emitter.training.facts.model import model_structure
 from lineside.emitter.training.facts.process import label_facts
 from lineside.emitter.training.facts.trainer import trainer_facts
 from lineside.emitter.training.identity import (
@@ -25,6 +24,7 @@ from lineside.emitter.training.identity import (
     new_run_id,
     valid_checkpoint_state,
 )
+from lineside.emitter.training.model_events import ModelEvents
 from lineside.emitter.training.publisher import Publisher
 from lineside.emitter.training.run import Run
 from lineside.emitter.training.run_sync import WAIT_FOR_RANK_0, RunSync, abandon_control
@@ -88,6 +88,7 @@ class AttemptManager:
         self._own_options = self.options = options
         self.is_disabled = False
         self.trainer: weakref.ref[Any] | None = None
+        self.model_events: ModelEvents | None = None
         self._trial_prefix = trial_prefix
         self._trial_count = 0
         self._base_run_id: str | None = None  # the run's id; trials add to it
@@ -113,7 +114,7 @@ class AttemptManager:
         now_ns: int,
     ) -> None:
         """End the open attempt and open the next; raises no Exception."""
-        previous, self.publisher = self.publisher, None
+        previous, self.publisher, self.model_events = self.publisher, None, None
         if self._on_collected is not None:
             self._on_collected.detach()
         self._pending_join, self.is_disabled = None, True
@@ -255,8 +256,9 @@ class AttemptManager:
             raise
         self.publisher = run.publisher
         if run.publisher is not None:
-            if is_rank_0:
-                _publish_model(run.publisher, kwargs.get("model"), state, now_ns)
+            model = kwargs.get("model")
+            if is_rank_0 and model is not None:
+                self.model_events = ModelEvents(run.publisher, model, state.global_step, now_ns)
             self._on_collected = weakref.finalize(self, run.publisher.abandon)
             self._on_collected.atexit = False
         self._identity, self._state = identity, state
@@ -285,12 +287,6 @@ def _kept_state(state: Any) -> dict[str, str]:
     if origin is None:
         return {}
     return run_file.read(origin.path) or valid_checkpoint_state(origin.mark)
-
-
-def _publish_model(publisher: Publisher, model: Any, state: Any, now_ns: int) -> None:
-    """Publish how the model is built: too much for ``run_start``, which readers keep."""
-    if model is not None:
-        publisher.emit("model", state.global_step, None, 0, model_structure(model), now_ns)
 
 
 def _rank_info(args: Any) -> RankInfo:

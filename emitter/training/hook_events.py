@@ -15,12 +15,8 @@ from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
 from lineside.emitter.training.checkpoints.folder import CheckpointFolder, checkpoint_path
 from lineside.emitter.training.facts.data import loader_facts
-from lineside.emitter.training.facts.trainer import (
-    have_own_rates,
-    history_facts,
-    learning_rates,
-    state_facts,
-)
+from lineside.emitter.training.facts.optimizer import have_own_rates, learning_rates
+from lineside.emitter.training.facts.trainer import history_facts, state_facts
 from lineside.emitter.training.publisher import named_values
 from lineside.emitter.training.trainer_frames import raised_in_training_loop
 
@@ -31,6 +27,9 @@ FROM_FLAGS = -1
 """In place of a phase: the one that the control's flags ask for next."""
 # By should_save and should_evaluate, the two bits from the third on: evaluation comes first.
 PHASE_BY_FLAGS = (WAITING, SAVING, EVALUATING, EVALUATING)
+
+_AFTER_MODEL_USE = ("save", "predict", "train_end")
+"""Kinds before which the configuration of the model may have changed."""
 
 
 class HookEvents:
@@ -111,6 +110,11 @@ class HookEvents:
         if publisher is None:
             return
         now_ns = now_ns or monotonic_ns()
+        model_events = self._attempts.model_events
+        if model_events is not None and kind in _AFTER_MODEL_USE:
+            model_events.publish_changed(
+                kwargs.get("model"), state.global_step, state.epoch, now_ns
+            )
         bits = control_bits(control)
         if phase == FROM_FLAGS:
             phase = PHASE_BY_FLAGS[bits >> 2 & 3] if self.is_training else FINISHED

@@ -146,6 +146,34 @@ def test_a_resumed_training_publishes_the_logs_before_it(
     assert "log_history_left_out" not in second
 
 
+def test_the_configuration_is_published_again_when_it_has_changed(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    made = trainer(tmp_path, LinesideCallback(), save_strategy="steps", save_steps=2)
+    made.train()
+    made.model.config.task_specific_params = {"a": 1}
+    made.predict(Tokens(2))
+    events = only(spool_events())
+    at = [number for number, event in enumerate(events) if event.kind == "model"]
+    assert [events[number + 1].kind for number in at] == ["init_end", "save", "predict"]
+    first, saved, predicted = of_kind(events, "model")
+    assert "architectures" not in first["config_json"]
+    assert '"architectures"' in saved["config_json"]
+    assert predicted["config"]["task_specific_params"] == {"a": 1}
+    assert predicted["config_json"] == made.model.config.to_json_string()
+
+
+def test_the_optimizer_and_its_groups_are_described(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    trainer(tmp_path, LinesideCallback(), weight_decay=0.1).train()
+    facts = data_of(only(spool_events())[0])["optimizer"]
+    assert (facts["class"], facts["scheduler_class"]) == ("AdamW", "LambdaLR")
+    assert [group["weight_decay"] for group in facts["groups"]] == [0.1, 0.0]
+    assert list(facts["groups"][0]["betas"]) == [0.9, 0.999]
+    assert "params" not in facts["groups"][0]
+
+
 class Plain(torch.nn.Module):
     """A model without a configuration, and of one parameter."""
 

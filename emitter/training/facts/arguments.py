@@ -29,15 +29,24 @@ _TEXT_PROPERTIES: dict[str, Callable[[Any], str]] = {
 
 
 def argument_facts(args: Any) -> dict[str, Any]:
-    """The fields of a TrainingArguments.
+    """The fields of a TrainingArguments, those with a ``to_dict`` as dicts.
 
-    Not by its ``to_dict``, which changes nested dicts of the arguments (transformers 5.23).
+    Not by its own ``to_dict``, which changes nested dicts of the arguments (transformers 5.23).
     """
     if not dataclasses.is_dataclass(args):
         return dict(vars(args))
     return {
-        field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init
+        field.name: _as_dict(getattr(args, field.name))
+        for field in dataclasses.fields(args)
+        if field.init
     }
+
+
+def _as_dict(value: Any) -> Any:
+    """``value``, or its names and values if it is an object like a GenerationConfig."""
+    if isinstance(value, type) or not hasattr(value, "to_dict"):
+        return value
+    return collect({"dict": value.to_dict}).get("dict", value)
 
 
 def class_facts(cls: type) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def model_facts(model: Any) -> dict[str, Any]:
         "module": lambda: type(model).__module__,
         "mro": lambda: bases,
         "config": lambda: _as_dict(model.config),
+        "config_class": lambda: type(model.config).__name__,
+        "config_module": lambda: type(model.config).__module__,
         "peft": lambda: {name: _as_dict(c) for name, c in model.peft_config.items()},
     }
     if not _is_one_shard(model):
@@ -36,7 +38,7 @@ def model_structure(model: Any) -> dict[str, Any]:
     """The model as text, its configuration as JSON and a row for each of its parameters."""
     parts: dict[str, Callable[[], Any]] = {
         "text": lambda: LongText(repr(model)),
-        "config_json": lambda: LongText(model.config.to_json_string()),
+        "config_json": lambda: _config_json(model),
     }
     if not _is_one_shard(model):
         parts["table"] = lambda: _parameter_rows(model)
@@ -46,6 +48,18 @@ def model_structure(model: Any) -> dict[str, Any]:
         structure["table"] = table[:_MOST_ROWS]
         structure["table_rows"] = len(table)
     return structure
+
+
+def config_facts(model: Any) -> dict[str, Any]:
+    """The model's configuration, as values and as JSON."""
+    return collect(
+        {"config": lambda: _as_dict(model.config), "config_json": lambda: _config_json(model)}
+    )
+
+
+def _config_json(model: Any) -> LongText:
+    """The configuration without the values that are defaults."""
+    return LongText(model.config.to_json_string())
 
 
 def _is_one_shard(model: Any) -> bool:

@@ -17,6 +17,7 @@ from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.data import loader_facts, processing_facts
 from lineside.emitter.training.facts.environment import tracker_environment
 from lineside.emitter.training.facts.model import model_facts
+from lineside.emitter.training.facts.optimizer import optimizer_facts
 from lineside.emitter.training.facts.process import process_facts, version_facts
 
 STATE_SCALARS = (
@@ -48,7 +49,6 @@ def state_facts(state: Any) -> dict[str, Any]:
 
 
 _MOST_HISTORY_VALUES = 16_000  # an event has 20,000
-_MOST_GROUPS = 64
 TAKEN_OVER = "_lineside_taken_over"
 """The attribute of a CallbackHandler that names the trackers which run beside the training."""
 
@@ -66,23 +66,6 @@ def history_facts(state: Any) -> dict[str, Any]:
     left_out = len(state.log_history) - len(kept)
     history = {"log_history": kept[::-1]}
     return history | {"log_history_left_out": left_out} if left_out else history
-
-
-def learning_rates(optimizer: Any, key: str = "lr") -> list[float | None]:
-    """The rate of each parameter group, None for one that is not in host memory; 64 at most."""
-    try:
-        groups = optimizer.param_groups
-        return [
-            rate if isinstance(rate := group[key], float) else None
-            for group in (groups if len(groups) <= _MOST_GROUPS else groups[:_MOST_GROUPS])
-        ]
-    except Exception:  # noqa: BLE001 - no optimizer, or one of another kind
-        return []
-
-
-def have_own_rates(optimizer: Any) -> bool:
-    """Whether parameter groups differ in their rates, or will after the warm-up."""
-    return any(len(set(learning_rates(optimizer, key))) > 1 for key in ("lr", "initial_lr"))
 
 
 def trainer_facts(
@@ -114,6 +97,7 @@ def trainer_facts(
             "args_properties": lambda: argument_properties(args),
             "report_to": lambda: reported_trackers(args),
             "model": lambda: model_facts(kwargs["model"]),
+            "optimizer": lambda: optimizer_facts(kwargs["optimizer"], kwargs.get("lr_scheduler")),
             "processing": lambda: processing_facts(kwargs["processing_class"]),
             "loaders": lambda: {
                 n: loader_facts(one) for n, one in loaders.items() if one is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerState, TrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainerState, TrainingArguments
 
 from lineside.emitter.redaction.text import REDACTED
 from lineside.emitter.spool.sanitize import Sanitizer
@@ -28,10 +28,10 @@ from lineside.emitter.training.facts.arguments import (
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.data import loader_facts, processing_facts
 from lineside.emitter.training.facts.environment import tracker_environment
+from lineside.emitter.training.facts.optimizer import learning_rates
 from lineside.emitter.training.facts.process import identity_facts, process_facts, version_facts
 from lineside.emitter.training.facts.trainer import (
     history_facts,
-    learning_rates,
     resumed_from,
     state_facts,
     trainer_facts,
@@ -150,6 +150,22 @@ def test_a_processing_class_is_described() -> None:
         "padding_side": "left",
         "model_max_length": 1e30,
     }
+
+
+def test_only_special_tokens_that_are_set_are_read() -> None:
+    tokenizer = SimpleNamespace(special_tokens_map={"eos_token": "</s>"}, eos_token_id=2)
+    facts = published(processing_facts(tokenizer))
+    assert facts == {"class": "SimpleNamespace", "eos_token": "</s>", "eos_token_id": 2}
+
+
+def test_arguments_that_are_objects_are_read_by_name(tmp_path: Path) -> None:
+    generation = GenerationConfig(max_new_tokens=7)
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, generation_config=generation
+    )
+    sent = published(argument_facts(args))["generation_config"]
+    assert sent == generation.to_dict()
+    assert sent["max_new_tokens"] == 7
 
 
 def test_state_facts_leave_out_the_log_history() -> None:
