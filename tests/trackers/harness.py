@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
+from lineside.subscribers.callback_host.manager import MAX_PROCESSES
 from lineside.subscribers.callback_host.worker_spec import callback_folder
 from tests.subscribers.callback_host.host_process import HostProcess
 from tests.support.leftovers import kill_processes_of
@@ -95,14 +96,16 @@ class Twins:
         child = self.start_training(scenario, callbacks, variables or {})
         assert child.wait(TRAINING_SECONDS) == exit_code, child.log_text()[-6000:]
 
-    def start_host(self, entries: Sequence[Mapping[str, Any]]) -> None:
+    def start_host(
+        self, entries: Sequence[Mapping[str, Any]], max_processes: int = MAX_PROCESSES
+    ) -> None:
         """Start a callback host; ``id`` of an entry names its folder."""
         settings = Settings(self.home, self.broker.address, self.home / "spool", "")
         entries = [
             {**entry, "environment": {**OFFLINE, **entry.get("environment", {})}}
             for entry in entries
         ]
-        self.host = HostProcess(settings, entries)
+        self.host = HostProcess(settings, entries, max_processes)
         self.host.start()
         self.host.wait_started()
 
