@@ -10,6 +10,7 @@
 #                ARGS=--write-table writes the result into docs/reference/trackers.md
 # make test-compose   the stack of compose.yaml in a container engine, some minutes
 # make bench   every measurement, as a table
+# make bench-trackers   what trackers cost a training, in its process and hosted
 # make dashboards  the dashboards of Grafana anew, from deploy/grafana/source (Python 3.11)
 #
 # Each sets up .venv first if it is not there; PYTHON=python3.12 chooses another interpreter.
@@ -28,7 +29,8 @@ PARALLEL = -n $(JOBS) --dist worksteal
 ARGS ?=
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint check cover faults fuzz compat test-trackers test-compose bench dashboards clean
+.PHONY: demo test lint check cover faults fuzz compat test-trackers test-compose bench bench-trackers \
+  dashboards clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.demo
@@ -78,6 +80,9 @@ test-compose: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-trackers: $(TRACKERS)/.ready
+	$(TRACKERS)/bin/python -m benchmarks.trackers $(ARGS)
 
 dashboards: $(VENV)/.dev
 	$(BIN)/python -m deploy.grafana.source

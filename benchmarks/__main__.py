@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
-import platform
 import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import benchmarks
-from benchmarks.table import Row, markdown
+from benchmarks.table import PAGE, Row, machine, markdown, today, write_section
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 PACKAGES = ("lineside", "pyzmq", "transformers", "torch", "sqlalchemy")
 
 
@@ -33,14 +28,6 @@ def benchmark_names() -> list[str]:
         if not name.startswith("_")
         and hasattr(importlib.import_module(f"benchmarks.{name}"), "measure")
     )
-
-
-def machine() -> str:
-    """The machine and the package versions, in one line."""
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    cores = len(os.sched_getaffinity(0))
-    python = platform.python_version()
-    return f"{cores} cores, Linux {platform.release()}, Python {python}, {packages}"
 
 
 def main() -> None:
@@ -62,12 +49,8 @@ def main() -> None:
     table = markdown(rows)
     print(table)
     if options.write:
-        PAGE.write_text(
-            "# Measured\n\n"
-            f"On {machine()}, {time.strftime('%Y-%m-%d', time.gmtime())}, by `make bench`. "
-            "Ratios were measured side by side in one run.\n\n"
-            f"{table}\n"
-        )
+        text = f"On {machine(PACKAGES)}, {today()}, by `make bench`."
+        write_section("Lineside", f"{text}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""One row of the benchmark table, and the table as Markdown."""
+"""One row of the benchmark table, the table as Markdown, and the page with the tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 
 
 @dataclass(frozen=True)
@@ -36,3 +43,28 @@ def markdown(rows: Iterable[Row]) -> str:
             f"| {'yes' if row.is_met else 'no'} | {row.note} |"
         )
     return "\n".join(lines)
+
+
+def machine(packages: Sequence[str]) -> str:
+    """The machine and the versions of ``packages``, in one line."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    cores = len(os.sched_getaffinity(0))
+    python = platform.python_version()
+    return f"{cores} cores, Linux {platform.release()}, Python {python}, {versions}"
+
+
+def write_section(heading: str, text: str) -> None:
+    """Replace the section ``heading`` of the page, or add it."""
+    first, *others = PAGE.read_text().rstrip("\n").split("\n## ")
+    section = f"{heading}\n\n{text}\n"
+    places = [index for index, one in enumerate(others) if one.startswith(f"{heading}\n")]
+    if places:
+        others[places[0]] = section
+    else:
+        others.append(section)
+    parts = [one.rstrip("\n") for one in (first, *others)]
+    PAGE.write_text("\n\n## ".join(parts) + "\n")
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
