@@ -34,7 +34,6 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.bus.wording import agree, plural
-from lineside.cli.health import subscriber
 from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import http_problem
@@ -75,7 +74,6 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from _spool(settings)
     if not _is_remote(settings):
         yield _dashboard(settings)
-        yield from _callback_host(settings)
 
 
 def _python() -> Check:
@@ -339,14 +337,6 @@ def _dashboard(settings: Settings) -> Check:
         return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {detail}", hint)
     remark = "" if up_status else ", though not by an `up` on this home"
     return Check("dashboard", OK, f"{url} is ready{remark}")
-
-
-def _callback_host(settings: Settings) -> Iterator[Check]:
-    status = read_status(settings.home) if is_held(settings.home) else None
-    if status and "callback-host" in status.get("restarts", {}):
-        health = subscriber(settings, "callback-host")
-        hint = "" if health.is_good else f"see {settings.home / 'logs' / 'callback-host.log'}"
-        yield Check("callback host", OK if health.is_good else WARN, health.sentence, hint)
 
 
 def _nearest_existing(path: Path) -> Path:

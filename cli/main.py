@@ -28,6 +28,7 @@ from lineside.cli.commands import (
     training,
     up,
 )
+from lineside.cli.upload import command as upload
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -89,6 +90,7 @@ for _command in (
     control.resume,
     control.set_lr,
     export.export,
+    upload.upload,
     doctor.doctor,
     backup.backup,
     backup.restore,
@@ -101,7 +103,6 @@ for _command in (
     services.sampler,
     services.watchdog,
     services.uploader,
-    services.callback_host,
     stopper.stopper,
     subscriber.subscriber,
 ):

@@ -22,6 +22,11 @@ _STATUSES: Mapping[str, EndStatus] = {
 }
 
 
+def end_status(status: str) -> EndStatus:
+    """The status for a tracker of an ended attempt that has this ``status`` in the store."""
+    return _STATUSES.get(status, "lost")
+
+
 class AttemptEnd:
     """Follows the processes of one attempt, from events of all streams of its run."""
 
@@ -72,9 +77,7 @@ class AttemptEnd:
     def _judge(self) -> RunEnd:
         self._ranks[RANK_0].has_pending_events = self._next_seq < self._emitted
         found = judge_attempt(self._ranks, self._exit, self._stopped_by)
-        return RunEnd(
-            _STATUSES.get(found.status, "lost"), self._error, found.ended_at or self._time
-        )
+        return RunEnd(end_status(found.status), self._error, found.ended_at or self._time)
 
     def _observe_rank(self, producer: str, event: Event, data: Mapping[str, Any]) -> None:
         rank = self._ranks.setdefault(producer, RankState())

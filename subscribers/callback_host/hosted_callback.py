@@ -29,7 +29,7 @@ from lineside.subscribers.backoff import Backoff, RetryLater
 from lineside.subscribers.callback_host.attempt_end import AttemptEnd
 from lineside.subscribers.callback_host.trackers.registry import tracker_of
 from lineside.subscribers.callback_host.trackers.tracker import HostedRun, RunEnd, Tracker
-from lineside.subscribers.callback_host.worker_spec import WorkerSpec
+from lineside.subscribers.callback_host.worker_spec import BUS, WorkerSpec
 from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import RunEvent
 from lineside.subscribers.handler_runner import SubscriberStopped
@@ -181,7 +181,7 @@ class HostedCallback(Subscriber):
             dict(state.get("identity") or {}),
             folder / "work",
             bool(state.get("identity")),
-            self._spec.source != "bus",
+            self._spec.source != BUS,
         )
         hosted.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tracker_class = tracker_of(self._entry.class_path)
@@ -324,7 +324,7 @@ class HostedCallback(Subscriber):
         state = run.open_state()
         wanted = set(changes.set)
         age = time.time() - event.time
-        if self._spec.source == "bus" and age < EXPIRES_SECONDS:
+        if self._spec.source == BUS and age < EXPIRES_SECONDS:
             reason = f"callback {self._entry.name}, {hook}"
             if _STOP in wanted:
                 stopped_at = state.get("stopped_at")

@@ -26,6 +26,7 @@ from lineside.subscribers.callback_host.hosted_callback import HostedCallback, U
 from lineside.subscribers.callback_host.trackers.tracker import RunEnd
 from lineside.subscribers.callback_host.worker_spec import (
     DONE,
+    RECORDED,
     STOPPED,
     SUSPENDED,
     UNUSABLE,
@@ -128,14 +129,19 @@ class CallbackWorker(BatchSubscriber):
             raise self._fatal
         if self.should_exit or not self.is_caught_up:
             return
+        end = self.find_end(now)
+        if end is not None:
+            self._finish(end)
+
+    def find_end(self, now: float) -> RunEnd | None:
+        """How the attempt ended; None while it goes on. A run that is silent ends this process."""
         end = self.hosted.end.find()
         if end is None and now - self._event_at > SILENT_SECONDS:
             end = self.hosted.end.find_silent()
             if end is None:
                 log.info("%s: run %s is silent", self.entry.id, self.spec.run)
                 self.should_exit = True
-        if end is not None:
-            self._finish(end)
+        return end
 
     def shutdown(self) -> None:
         if self.exit_code == SUSPENDED and self.hosted.is_started:
@@ -247,12 +253,18 @@ def run_worker() -> NoReturn:
     os.close(null)
     code = 1
     try:
-        with os.fdopen(source, "rb") as file:
+        # Unbuffered: the events of a recorded run may follow the spec.
+        with os.fdopen(source, "rb", buffering=0) as file:
             spec = WorkerSpec.from_line(file.readline())
             settings = replace(Settings.from_env(), broker=spec.broker)
             # Trainers that trackers make here are none to follow.
             os.environ.update({"LINESIDE_DISABLED": "1", **_DEFAULTS, **os.environ})
-            worker = CallbackWorker(settings, spec)
+            if spec.source == RECORDED:
+                from lineside.subscribers.callback_host.recorded_worker import RecordedWorker
+
+                worker: CallbackWorker = RecordedWorker(settings, spec, source)
+            else:
+                worker = CallbackWorker(settings, spec)
             threading.Thread(target=worker.watch, name="watch", daemon=True).start()
             worker.serve()
             code = worker.exit_code

@@ -15,6 +15,7 @@ READER = "callback-host"
 DONE, UNUSABLE, STOPPED, SUSPENDED = 0, 4, 5, 6
 """Exit codes: the attempt is over; the callback cannot be used as configured; its ``on_error`` is
 ``stop``; the process ends before the attempt does. Any other code is a crash."""
+BUS, RECORDED = "bus", "stdin"
 _MAX_NAME = 257  # of a durable name, in characters
 
 
@@ -24,7 +25,7 @@ class WorkerSpec:
 
     ``entry`` is as ``parse_entry`` takes it, and ``index`` its place in the configuration. The
     attempt's first event lies behind ``offset`` of ``journal``. ``folder`` is the callback's own
-    for this run. ``source`` is ``bus``, or ``stdin`` where the events of a recorded run follow.
+    for this run. ``source`` is ``BUS``, or ``RECORDED`` where the events of a recorded run follow.
     """
 
     entry: dict[str, Any]
@@ -34,7 +35,7 @@ class WorkerSpec:
     folder: str
     journal: str | None = None
     offset: int = 0
-    source: str = "bus"
+    source: str = BUS
     index: int = 0
 
     def to_line(self) -> bytes:

@@ -32,6 +32,8 @@ STDIN = 0
 JOB_BYTES = 1 << 20
 STATUS_BYTES = 4
 STATUS_FLAG = 1 << 31
+# No command imports these; the last two are of a callback's process and load torch.
+NOT_LOADED = {"migrations", "__main__", "sitecustomize", "rebuild", "hook_caller"}
 """Set in an exit status, so that it differs from a pid."""
 
 
@@ -61,7 +63,7 @@ def load_commands() -> None:
 
     for package in (bus, cli, dashboard, store, subscribers, launch, shipper):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not {"migrations", "__main__", "sitecustomize"} & {*module.name.split(".")}:
+            if not NOT_LOADED & {*module.name.split(".")}:
                 importlib.import_module(module.name)
     for name in ("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"):
         importlib.import_module(name)

@@ -109,13 +109,17 @@ class ModuleStandIn(StandIn):
         self._text = model.get("text")
         self._total, self._trainable = model.get("parameters"), model.get("trainable_parameters")
         self._rows = None if "table_rows" in model else _rows(model.get("table"))
-        config = model.get("config")
-        if isinstance(config, Mapping):
-            is_plain = "config_json" not in model and "PreTrainedModel" not in model.get("mro", ())
-            self.config = config if is_plain else config_stand_in(config, model.get("config_json"))
+        self.set_config(model)
         peft = model.get("peft")
         if isinstance(peft, Mapping):
             self.peft_config = {name: config_stand_in(one) for name, one in peft.items()}
+
+    def set_config(self, model: Mapping[str, Any]) -> None:
+        """Take the configuration in a description of the model, if it has one."""
+        config, text = model.get("config"), model.get("config_json")
+        if isinstance(config, Mapping):
+            is_plain = text is None and "PreTrainedModel" not in self._bases
+            self.config = config if is_plain else config_stand_in(config, text)
 
     def named_parameters(self) -> Iterator[tuple[str, ParameterStandIn]]:
         """Names and descriptions of the parameters, if the description of all was sent."""

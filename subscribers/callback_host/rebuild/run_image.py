@@ -68,7 +68,9 @@ class RunImage:
         if event.kind == "run_start":
             self.facts = data
         elif event.kind == "model":
-            self._structure = data
+            self._structure = {**self._structure, **data}
+            if "model" in vars(self) and self.model is not None:
+                self.model.set_config(data)  # it comes again when that has changed
         self._state.observe(event)
         if event.kind == "train_begin":
             self._begin_training()

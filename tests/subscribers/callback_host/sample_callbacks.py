@@ -69,6 +69,14 @@ class Counter(Appender, ExportableState):
         self.write("log", state.global_step, self.count)
 
 
+class Slow(Appender):
+    """Takes a fifth of a second for each log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        super().on_log(args, state, control, logs)
+        time.sleep(0.2)
+
+
 class Sleeper(Appender):
     """Does not return from its first log."""
 

@@ -1,0 +1,1 @@
+"""``lineside upload``: sends recorded runs to trackers. The command line imports it."""
