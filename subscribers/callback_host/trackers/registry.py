@@ -9,8 +9,16 @@ from typing import cast
 from lineside.subscribers.callback_host.trackers.tracker import Tracker
 
 TRACKERS: Mapping[str, str] = {
+    "swanlab.integration.transformers.SwanLabCallback": "background.swanlab:SwanLab",
+    "transformers.integrations.AzureMLCallback": "background.azureml:AzureML",
+    "transformers.integrations.ClearMLCallback": "background.clearml:ClearML",
+    "transformers.integrations.CodeCarbonCallback": "codecarbon:CodeCarbon",
+    "transformers.integrations.CometCallback": "background.comet:Comet",
     "transformers.integrations.DVCLiveCallback": "dvclive:DVCLive",
+    "transformers.integrations.DagsHubCallback": "dagshub:DagsHub",
+    "transformers.integrations.KubeflowCallback": "kubeflow:Kubeflow",
     "transformers.integrations.MLflowCallback": "mlflow:MLflow",
+    "transformers.integrations.NeptuneCallback": "background.neptune:Neptune",
     "transformers.integrations.TensorBoardCallback": "tensorboard:TensorBoard",
     "transformers.integrations.TrackioCallback": "trackio:Trackio",
     "transformers.integrations.WandbCallback": "wandb:Wandb",

@@ -1,0 +1,1 @@
+"""Trackers whose package sends in the background what a hook logs."""

@@ -1,0 +1,9 @@
+"""As in Neptune's package."""
+
+
+class NeptuneMissingApiTokenException(Exception):
+    """No token."""
+
+
+class NeptuneMissingProjectNameException(Exception):
+    """No project."""
