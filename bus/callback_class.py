@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lineside.bus.callbacks.loop_adapter import is_loop_class
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.wording import did_you_mean
 
@@ -25,7 +26,7 @@ def load_class(path: str, folder: str, make_error: _MakeError) -> type[Any]:
     installed packages; ``make_error`` makes an error from a sentence.
 
     Raises:
-        CallbackConfigError: it cannot be imported, or is no subclass of TrainerCallback.
+        CallbackConfigError: it cannot be imported, or is no callback of a Trainer or a plain loop.
     """
     base = Path(folder) if folder else Path.cwd()
     file, is_file, class_name = path.rpartition(".py:")
@@ -46,10 +47,10 @@ def load_class(path: str, folder: str, make_error: _MakeError) -> type[Any]:
         classes = [name for name, one in vars(module).items() if isinstance(one, type)]
         hint = did_you_mean(class_name, classes) or "; expected the name of a class in it"
         raise make_error(f"{where} has no {class_name}{hint}", "name")
-    if not _is_callback(found):
+    if not is_trainer_callback(found) and not is_loop_class(found):
         raise make_error(
             f"{path!r} is no TrainerCallback; expected a class made from "
-            "transformers.TrainerCallback",
+            "transformers.TrainerCallback, or a plain loop's with on_step_end(step, metrics)",
             "name",
         )
     return found  # type: ignore[no-any-return]
@@ -125,8 +126,11 @@ def _import_file(path: str, make_error: _MakeError) -> ModuleType:
     return module
 
 
-def _is_callback(found: object) -> bool:
-    """By name: a process that makes no Trainer need not import transformers for this."""
+def is_trainer_callback(found: object) -> bool:
+    """Whether ``found`` is made from TrainerCallback.
+
+    By name: a process that makes no Trainer need not import transformers for this.
+    """
     return isinstance(found, type) and any(
         (one.__module__, one.__qualname__) == _BASE for one in found.__mro__
     )

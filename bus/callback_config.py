@@ -15,7 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lineside.bus.callback_class import check_arguments, load_class, raised_at
+from lineside.bus.callback_class import (
+    check_arguments,
+    is_trainer_callback,
+    load_class,
+    raised_at,
+)
+from lineside.bus.callbacks.loop_adapter import LoopCallbackAdapter
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.protocol.events import is_run_id, is_run_process
 from lineside.bus.variables import replace_variables
@@ -166,7 +172,9 @@ def with_ids(entries: Sequence[CallbackEntry]) -> tuple[CallbackEntry, ...]:
 
 
 def make_callback(entry: CallbackEntry, env: Mapping[str, str] | None = None) -> Any:
-    """The callback of ``entry``; ``env`` has the variables, by default this process's.
+    """The callback of ``entry``, with a Trainer's hooks also if its class is a plain loop's.
+
+    ``env`` has the variables, by default this process's.
 
     Raises:
         CallbackConfigError: a variable is not set, the class cannot be imported or is no
@@ -174,12 +182,13 @@ def make_callback(entry: CallbackEntry, env: Mapping[str, str] | None = None) ->
     """
     found, arguments = check_callback(entry, env)
     try:
-        return found(**arguments)
+        made = found(**arguments)
     except Exception as error:  # noqa: BLE001 - a constructor of a user's own
         message = f"{type(error).__name__}: {_hide(str(error), arguments)}"
         sentence = f"{found.__name__}(...) raised {message}{raised_at(error)}"
         # With the error itself, a traceback would show the message as it was.
         raise entry.error(sentence, "args") from None
+    return made if is_trainer_callback(found) else LoopCallbackAdapter(made)
 
 
 def check_callback(

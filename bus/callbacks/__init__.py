@@ -1,0 +1,1 @@
+"""Callbacks that are no TrainerCallback. ``callback_config`` makes them."""
