@@ -43,6 +43,7 @@ from lineside.dashboard.formatting import size
 from lineside.emitter.spool import backlog
 from lineside.emitter.spool.backlog import StreamBacklog
 from lineside.emitter.spool.sidecar_process import LOG_NAME, ShipperStatus
+from lineside.subscribers.uploader.dead_letters import refused_batches
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 BROKER_TIMEOUT_SECONDS = 2.0
@@ -74,6 +75,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from _spool(settings)
     if not _is_remote(settings):
         yield _dashboard(settings)
+    yield from _uploads(settings.home)
 
 
 def _python() -> Check:
@@ -337,6 +339,17 @@ def _dashboard(settings: Settings) -> Check:
         return Check("dashboard", WARN, f"{url} is ready, but `up` restarted {detail}", hint)
     remark = "" if up_status else ", though not by an `up` on this home"
     return Check("dashboard", OK, f"{url} is ready{remark}")
+
+
+def _uploads(home: Path) -> Iterator[Check]:
+    """Batches that the receivers of uploads refused."""
+    for name, files in refused_batches(home).items():
+        yield Check(
+            f"upload {name}",
+            WARN,
+            f"its receiver refused {plural(len(files), 'batch')}, put aside in {files[0].parent}",
+            f"mend what the page of the run names, then `lineside uploader {name} --resend`",
+        )
 
 
 def _nearest_existing(path: Path) -> Path:

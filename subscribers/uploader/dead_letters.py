@@ -12,6 +12,7 @@ from lineside.bus.settings import make_private_folder
 from lineside.subscribers.uploader.batch import Batch
 from lineside.subscribers.uploader.sinks.sink import Refused, Sink
 
+FOLDER = "uploads"
 MAX_BYTES = 100 << 20
 """Bytes of all files of one upload."""
 
@@ -20,7 +21,7 @@ class DeadLetters:
     """The files of the upload ``name`` in ``home``, one for each batch."""
 
     def __init__(self, home: Path, name: str, max_bytes: int = MAX_BYTES) -> None:
-        self.folder = home / "uploads" / name
+        self.folder = home / FOLDER / name
         self._max_bytes = max_bytes
 
     def keep(self, batch: Batch, reason: str) -> str:
@@ -65,3 +66,11 @@ class DeadLetters:
             else:
                 path.unlink()
                 yield path, ""
+
+
+def refused_batches(home: Path) -> dict[str, list[Path]]:
+    """The files of each upload that has some, by its name."""
+    if not os.access(home / FOLDER, os.R_OK | os.X_OK):
+        return {}
+    found = {path.name: DeadLetters(home, path.name).files() for path in (home / FOLDER).iterdir()}
+    return {name: files for name, files in sorted(found.items()) if files}

@@ -51,14 +51,14 @@ class Uploader(Subscriber):
         self._problem, self._retry_at = "", 0.0  # monotonic
 
     def on_run_start(self, run: RunContext, event: RunStartEvent) -> None:
-        self._note_over(run, event, is_over=False)
+        self._note_over(run, event.producer, event.attempt, is_over=False)
 
     def on_run_end(self, run: RunContext, event: RunEndEvent) -> None:
-        self._note_over(run, event, is_over=True)
+        self._note_over(run, event.producer, event.attempt, is_over=True)
 
     def on_process_lost(self, run: RunContext, event: ProcessEvent) -> None:
-        if event.data.get("producer") == RANK_0:
-            run.open_state()["is_over"] = True
+        lost = event.data
+        self._note_over(run, lost.get("producer"), lost.get("attempt"), is_over=True)
 
     def on_log(self, run: RunContext, event: LogEvent) -> None:
         self._collect(run, event)
@@ -146,8 +146,10 @@ class Uploader(Subscriber):
         self._problem, self._retry_at = reason, time.monotonic() + seconds
         return RetryLater(reason, seconds)
 
-    def _note_over(self, run: RunContext, event: RunEvent, *, is_over: bool) -> None:
-        if event.producer == RANK_0:
+    def _note_over(
+        self, run: RunContext, producer: object, attempt: object, *, is_over: bool
+    ) -> None:
+        if producer == RANK_0 and attempt == run.attempt:  # not the end of one before
             run.open_state()["is_over"] = is_over
 
 

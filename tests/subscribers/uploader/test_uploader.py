@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.protocol.events import Event
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.context import RunFilter
@@ -228,6 +229,26 @@ def test_an_interval_collects_points_and_the_end_of_the_run_sends_the_rest(
         producer.flush(30)
         wait_until(lambda: len(lake.rows) == 5, "the rest")
     assert [one["n"] for one in lake.batches] == [1, 4]
+
+
+def test_a_point_that_does_not_fit_into_the_state_is_reported_and_the_next_is_sent() -> None:
+    with http_receiver() as receiver:
+        sink = make_sink(ReceiverOptions("http", receiver.url))
+        large = {
+            f"a metric with a long name {number}": 1 / (number + 1) for number in range(20_000)
+        }
+        stream, start = next(iter(synthetic_run(1)))
+        events = [
+            (stream, start),
+            (stream, Event(1, start.time, 0, "log", 1, data={"logs": large})),
+            (stream, Event(2, start.time, 0, "log", 2, data={"logs": {"loss": 1}})),
+        ]
+        uploader = Uploader(sink, CollectOptions(), None)  # type: ignore[arg-type]
+        outcome = deliver(uploader, events)
+        assert Lake(receiver).steps(str(stream)) == [2]
+    [error] = outcome.errors
+    assert "a point of 1" in error["error"]["message"]
+    assert "at most 655360 can be sent" in error["error"]["message"]
 
 
 def sizes(run: object, **collect: object) -> list[int]:

@@ -138,6 +138,9 @@ def test_a_batch_that_was_refused_is_sent_again_by_a_command(
     [path] = DeadLetters(settings.home, "lake").files()
     refused = json.loads(path.read_text())["batch"]["n"]
     wait_until(lambda: len(lake.rows) == LOGS - refused, "the points behind it")
+    checks = json.loads(home.lineside("doctor", "--json").stdout)["checks"]
+    [check] = [one for one in checks if one["subject"] == "upload lake"]
+    assert "its receiver refused 1 batch" in check["detail"]
     receiver.answers[:] = [400]
     command = ("uploader", "lake", "--resend", "--config", str(config))
     ended = home.lineside(*command)
