@@ -218,7 +218,7 @@ class HandlerRunner:
             count = self.run.count_skipped(method, type(error).__name__)
             self._has_changed = True
             if is_reported_count(count):
-                self.report("skipped", method, tries, error, count=count)
+                self.report("skipped", method, tries, error, errors=count)
             self._backoff.succeed()
             return True
         elif self._setup.on_error == STOP:

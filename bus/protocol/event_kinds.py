@@ -178,7 +178,8 @@ EVENT_KINDS = (
         SUBSCRIBER_ERROR,
         "Subscriber failed",
         "A subscriber's handler raised on an event of the run and it is being retried for long, "
-        "was skipped or stopped the subscriber, or it has succeeded after that.",
+        "was skipped or stopped the subscriber, or it has succeeded after that; or a hook of a "
+        "hosted callback hangs, or its process ended.",
     ),
     EventKind(
         "process_lost",

@@ -138,7 +138,9 @@ def _tone(kind: str, data: Mapping[str, Any]) -> str:
 def _subscriber_text(data: Mapping[str, Any]) -> str:
     error = data.get("error")
     why = f": {error.get('type')}: {error.get('message')}" if isinstance(error, Mapping) else ""
-    return f"{data.get('subscriber')} {data.get('action')} {data.get('method')}{why}"
+    count = data.get("errors")
+    times = f", {count} times so far" if isinstance(count, int) and count > 1 else ""
+    return f"{data.get('subscriber')} {data.get('action')} {data.get('method')}{times}{why}"
 
 
 def _metrics_text(metrics: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lineside.subscribers.backoff import Backoff
 from lineside.subscribers.callback_host.host_state import DONE, OPEN, HostState, Job
+from lineside.subscribers.callback_host.process_reports import ProcessReports
 from lineside.subscribers.callback_host.worker_process import WorkerProcess
 
 _RESTART_SECONDS = (0.5, 60.0)
@@ -12,17 +13,18 @@ _RESTART_SECONDS = (0.5, 60.0)
 class JobQueue:
     """The attempts of a run that a callback has to work on; at most one has a process."""
 
-    def __init__(self, entry: str, run: str, state_file: HostState) -> None:
+    def __init__(
+        self, entry: str, run: str, state_file: HostState, reports: ProcessReports
+    ) -> None:
         self.entry = entry
         self.run = run
+        self.reports = reports
         self.worker: WorkerProcess | None = None
         self.waiting_since = 0.0
         """Since when it waits for its turn, by the monotonic clock."""
         self.not_before = 0.0
         self.is_stopped = False
         """Whether the callback's ``on_error`` ended it until the manager starts again."""
-        self.failures = 0
-        """Processes that ended by themselves or could not be started, since one that did not."""
         self.backoff = Backoff(*_RESTART_SECONDS)
         self._state_file = state_file
         self._jobs: dict[str, Job] = {}

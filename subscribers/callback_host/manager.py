@@ -12,7 +12,6 @@ from typing import Any
 from lineside.bus.callback_config import CallbackEntry, parse_entry
 from lineside.bus.client.reader import Batch
 from lineside.bus.errors import CallbackConfigError, LinesideError, UsageError
-from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_run_id
 from lineside.bus.settings import Settings
 from lineside.bus.wording import describe_exit
@@ -26,6 +25,7 @@ from lineside.subscribers.callback_host.host_state import (
     HostState,
 )
 from lineside.subscribers.callback_host.job_queue import JobQueue
+from lineside.subscribers.callback_host.process_reports import ProcessReports
 from lineside.subscribers.callback_host.worker_process import WorkerProcess
 from lineside.subscribers.callback_host.worker_spec import (
     DONE as EXIT_DONE,
@@ -40,9 +40,8 @@ from lineside.subscribers.callback_host.worker_spec import (
     state_path,
 )
 from lineside.subscribers.context import RunFilter
-from lineside.subscribers.handler_runner import is_reported_count
 from lineside.subscribers.publication_sender import PublicationSender
-from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
+from lineside.subscribers.state.subscriber_state import SubscriberState
 
 log = logging.getLogger("lineside")
 
@@ -58,8 +57,7 @@ _SCHEDULE_SECONDS = 0.1
 _TRIM_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _END_SECONDS = 4.0  # that all processes have at the end; ``up`` gives this process five
-_HEALTHY_SECONDS = 120.0  # after which a crash is the first again
-_MESSAGE_LENGTH = 1000
+_HEALTHY_SECONDS = 30.0  # that a process lives until what was wrong counts as repaired
 
 
 class CallbackHost(BatchSubscriber):
@@ -98,6 +96,7 @@ class CallbackHost(BatchSubscriber):
     def startup(self) -> None:
         self.begin_progress()
         self._state_file = HostState.of_home(self.settings.home)
+        self._sender = PublicationSender(self.settings.broker, self._state_file, self._set_fatal)
         for attempt in self._state_file.attempts():
             self._add_attempt(attempt)
         for job in self._state_file.jobs():
@@ -105,7 +104,6 @@ class CallbackHost(BatchSubscriber):
             queue.add(job)
             if job.state == OPEN:
                 self._active[job.entry, job.run] = queue
-        self._sender = PublicationSender(self.settings.broker, self._state_file, self._set_fatal)
         self._sender.start()
         super().startup()
 
@@ -181,12 +179,12 @@ class CallbackHost(BatchSubscriber):
             return  # its beginning has left the journal
         self._last_events[key] = last
         for entry in self._entries_for(attempt):
-            start = self._starts.get(entry.id)
-            if (
-                start is None  # a tracker that the run hands over
-                or batch.offset > start.offset
-                or last.time > start.time - RECENT_SECONDS
-            ):
+            if entry is not self._entries.get(entry.id):
+                is_new = True  # the run hands it over
+            else:
+                start = self._starts[entry.id]
+                is_new = batch.offset > start.offset or last.time > start.time - RECENT_SECONDS
+            if is_new:
                 queue = self._queue(entry.id, stream.run)
                 if queue.open(stream.attempt, last.seq):
                     self._active[entry.id, stream.run] = queue
@@ -221,15 +219,24 @@ class CallbackHost(BatchSubscriber):
     def _queue(self, entry: str, run: str) -> JobQueue:
         queue = self._queues.get((entry, run))
         if queue is None:
-            queue = self._queues[entry, run] = JobQueue(entry, run, self._state_file)
+            queue = self._queues[entry, run] = JobQueue(
+                entry,
+                run,
+                self._state_file,
+                ProcessReports(entry, run, self._state_file, self._sender),
+            )
         return queue
 
     def _reap(self, now: float) -> None:
         for queue in self._active.values():
             worker = queue.worker
-            if worker is not None and (code := worker.poll()) is not None:
+            if worker is None:
+                continue
+            if (code := worker.poll()) is not None:
                 queue.worker, queue.waiting_since = None, now
                 self._take_result(queue, worker, code, now)
+            elif now - worker.started_at >= _HEALTHY_SECONDS:
+                self._on_healthy(queue, worker.spec.attempt)
 
     def _take_result(self, queue: JobQueue, worker: WorkerProcess, code: int, now: float) -> None:
         """Keep how far an ended process came, and when the next one starts."""
@@ -251,8 +258,7 @@ class CallbackHost(BatchSubscriber):
                     queue.set_state(attempt, SILENT, next_seq)
             else:
                 queue.set_state(attempt, OPEN, next_seq)
-            queue.failures = 0
-            queue.backoff.succeed()
+            self._on_healthy(queue, attempt)
         elif code == UNUSABLE:
             queue.not_before = now + UNUSABLE_SECONDS
         elif code == STOPPED:
@@ -317,8 +323,6 @@ class CallbackHost(BatchSubscriber):
 
     def _on_crash(self, queue: JobQueue, worker: WorkerProcess, code: int, now: float) -> None:
         """Report a process that ended by itself; it is started again."""
-        if now - worker.started_at >= _HEALTHY_SECONDS:
-            queue.backoff.succeed()
         delay, last = queue.backoff.fail(), worker.last_output()
         text = f"its process ended ({describe_exit(code)}): {last}"
         if "No module named" in last and worker.python is not None:
@@ -327,27 +331,13 @@ class CallbackHost(BatchSubscriber):
         queue.not_before = now + delay
         self._report(queue, worker.spec.attempt, f"{text} (all of it: {worker.log.path})")
 
+    def _on_healthy(self, queue: JobQueue, attempt: str) -> None:
+        queue.backoff.succeed()
+        queue.reports.recover(attempt, self._last_events.get((queue.run, attempt)))
+
     def _report(self, queue: JobQueue, attempt: str, text: str) -> None:
-        """Show on the run's page that a process ended or cannot be started: 1, 10, 100 times."""
         log.warning("%s: %s of run %s: %s", self.name, queue.entry, queue.run, text)
-        queue.failures += 1
-        if not is_reported_count(queue.failures):
-            return
-        last = self._last_events.get((queue.run, attempt))
-        data = {
-            "subscriber": queue.entry,
-            "action": "retrying",
-            "method": "process",
-            "tries": queue.failures,
-            "error": {"type": "ProcessEnded", "message": text[:_MESSAGE_LENGTH]},
-        }
-        # Not the stream of the callback's process, which numbers its events by itself.
-        stream = Stream(queue.run, READER, attempt)
-        step, epoch = (0, None) if last is None else (last.step, last.epoch)
-        self._state_file.publish(
-            Publication(stream, SUBSCRIBER_ERROR, step, epoch, time.time(), data)
-        )
-        self._sender.wake()
+        queue.reports.fail(attempt, text, self._last_events.get((queue.run, attempt)))
 
     def _set_fatal(self, error: BaseException) -> None:
         self._fatal = error

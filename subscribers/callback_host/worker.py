@@ -51,6 +51,7 @@ _EXIT_SECONDS = 60.0  # for what trackers do when the interpreter ends
 _GRACE_SECONDS = 3.0  # after SIGTERM, for the hook that is being called
 _SENDER_SECONDS = 2.0
 _FULL_DISK_SECONDS = 5.0
+_NICENESS = 10
 _DEFAULTS = {"COMET_DISABLE_AUTO_LOGGING": "1"}  # or it mirrors other trackers' runs
 
 
@@ -206,6 +207,7 @@ class CallbackWorker(BatchSubscriber):
             run, text = self.runner.run, str(error)
             if run.open_state().get("unusable") != text:  # it is tried again, and shown once
                 run.open_state()["unusable"] = text
+                run.is_failing = True
                 self.runner.report("retrying", "__init__", 1, error)
                 run.save()
 
@@ -247,6 +249,7 @@ def run_worker() -> NoReturn:
     It ends with the manager.
     """
     configure_logging()
+    os.nice(_NICENESS)  # of one machine's cores, training has the first claim
     source = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

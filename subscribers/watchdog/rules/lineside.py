@@ -179,4 +179,5 @@ def _doing(action: object) -> str:
         "retrying": "fails and retries",
         "skipped": "failed and skipped",
         "stopped": "stopped",
+        "hanging": "hangs",
     }.get(str(action), "failed")

@@ -6,17 +6,20 @@ import os
 import signal
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lineside.bus.callback_config import parse_entries
 from lineside.bus.protocol.commands import COMMAND
 from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer, read_all
+from lineside.subscribers.callback_host import manager
+from lineside.subscribers.callback_host.manager import CallbackHost
 from lineside.subscribers.callback_host.worker_spec import callback_folder
 from lineside.subscribers.testing import synthetic_run
 from tests.subscribers.callback_host.host_process import (
@@ -158,7 +161,7 @@ def test_a_callback_that_raises_or_hangs_delays_no_other(
         host.stop()
         assert time.monotonic() - began < 10
     assert steps_of(lines) == list(range(1, 31))
-    counts = [error["count"] for error in errors_of(settings, "run", "Raiser")]
+    counts = [error["errors"] for error in errors_of(settings, "run", "Raiser")]
     assert counts == [1, 10]
     assert [line.hook for line in read_lines(hanging)] == ["begin", "log"]
     assert not _is_alive(read_lines(hanging)[0].pid)
@@ -188,6 +191,36 @@ def test_runs_beyond_the_limit_wait_for_a_place(
     assert len(set(processes)) == 3
     # One after another: no process began before the last one was at its end.
     assert processes == sorted(processes, key=processes.index)
+
+
+def test_running_runs_take_turns_at_a_place(
+    broker: BrokerProcess, settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = CallbackHost(settings, parse_entries([appender(file)]), max_processes=1)
+
+    def run_until(condition: Callable[[], bool]) -> None:
+        def run_once() -> bool:
+            host.run_once()
+            return condition()
+
+        wait_until(run_once, "the host is that far")
+
+    def is_one_ending() -> bool:
+        return any(queue.worker and queue.worker.is_ending for queue in host._active.values())
+
+    host.startup()
+    try:
+        for run in ("a", "b"):
+            with Producer(settings.broker, f"{run}/rank0/{ATTEMPT}") as producer:
+                publish(producer, list(synthetic_run(5, run=run))[:9])  # they never end
+        run_until(lambda: steps_of(read_lines(file)) == [1, 2])
+        monkeypatch.setattr(manager, "TURN_SECONDS", 0.0)
+        run_until(is_one_ending)
+        monkeypatch.undo()
+        run_until(lambda: steps_of(read_lines(file)) == [1, 2, 1, 2])
+    finally:
+        host.shutdown()
+    assert len({line.pid for line in read_lines(file)}) == 2
 
 
 def test_only_runs_that_fit_are_hosted_and_those_that_hand_a_tracker_over(

@@ -96,6 +96,19 @@ def test_a_later_process_begins_at_the_state_as_it_is_and_goes_on_behind_the_las
     assert [note for note in tracker.notes if note[0] == "close"] == [("close", "finished", None)]
 
 
+def test_a_later_process_goes_on_though_the_journal_lost_the_beginning(
+    tmp_path: Path, file: Path
+) -> None:
+    events = at_now(synthetic_run(6, facts={"taken_over": ["x"]}))
+    with Hosting(tmp_path, appender(file)) as hosting:
+        hosting.deliver(events[:12])
+    with Hosting(tmp_path, appender(file)) as hosting:
+        hosting.deliver(events[12:])
+        assert hosting.worker.hosted._tracker is not None
+        assert hosting.worker.hosted._tracker.run.facts["taken_over"] == ["x"]
+    assert steps_of(read_lines(file)) == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_closed_attempt_is_not_closed_again(
     tmp_path: Path, file: Path, tracker: type[NotingTracker]
 ) -> None:
@@ -206,7 +219,7 @@ def test_a_callback_that_always_raises_is_reported_at_its_first_and_tenth_time(
 ) -> None:
     with Hosting(tmp_path, in_process("Raiser")) as hosting:
         hosting.deliver(at_now(synthetic_run(25)))
-        assert [(e["action"], e["method"], e["count"], e["error"]) for e in hosting.errors] == [
+        assert [(e["action"], e["method"], e["errors"], e["error"]) for e in hosting.errors] == [
             ("skipped", "on_log", n, {"type": "ValueError", "message": f"no value at step {n}"})
             for n in (1, 10)
         ]
@@ -279,7 +292,7 @@ def test_nothing_is_called_while_its_place_cannot_be_kept(
 
 
 def test_a_callback_that_cannot_be_made_ends_the_process_and_is_reported_once(
-    tmp_path: Path,
+    tmp_path: Path, file: Path
 ) -> None:
     entry = in_process("Appender", args={"files": "x"})
     for _ in range(2):
@@ -289,6 +302,10 @@ def test_a_callback_that_cannot_be_made_ends_the_process_and_is_reported_once(
             [error] = hosting.errors
             assert error["action"] == "retrying"
             assert "files" in error["error"]["message"]
+    with Hosting(tmp_path, in_process("Appender", args={"file": str(file)})) as hosting:
+        hosting.deliver(at_now(synthetic_run(2)))
+        assert [error["action"] for error in hosting.errors] == ["retrying", "recovered"]
+    assert steps_of(read_lines(file)) == [1, 2]
 
 
 def test_a_hook_that_hangs_is_reported_at_a_minute_and_at_ten(tmp_path: Path, file: Path) -> None:
