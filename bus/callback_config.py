@@ -180,7 +180,15 @@ def make_callback(entry: CallbackEntry, env: Mapping[str, str] | None = None) ->
         CallbackConfigError: a variable is not set, the class cannot be imported or is no
             TrainerCallback, an argument is missing or unknown, or the constructor raised.
     """
-    found, arguments = check_callback(entry, env)
+    return construct(entry, *check_callback(entry, env))
+
+
+def construct(entry: CallbackEntry, found: type[Any], arguments: Mapping[str, Any]) -> Any:
+    """The callback of ``entry`` from its class and arguments as ``check_callback`` returns them.
+
+    Raises:
+        CallbackConfigError: the constructor raised.
+    """
     try:
         made = found(**arguments)
     except Exception as error:  # noqa: BLE001 - a constructor of a user's own

@@ -30,7 +30,7 @@ class Settings:
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
     ``quiet`` LINESIDE_QUIET; ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds;
     ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set; ``sampler``
-    LINESIDE_SAMPLER, None if it is not set.
+    LINESIDE_SAMPLER, None if it is not set; ``take_over`` LINESIDE_TAKE_OVER.
     """
 
     home: Path
@@ -49,6 +49,7 @@ class Settings:
     stop_on_sigterm: bool | None = None
     quiet: bool = False
     sampler: bool | None = None
+    take_over: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -84,6 +85,7 @@ class Settings:
             stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
             quiet=_flag(env, "LINESIDE_QUIET"),
             sampler=_optional_flag(env, "LINESIDE_SAMPLER"),
+            take_over=_flag(env, "LINESIDE_TAKE_OVER"),
         )
 
     @property

@@ -3,10 +3,12 @@
 Every scalar is a text as written, so that the key decides its type: ``project: no`` is the text
 ``no``. An empty value, ``~`` or ``null`` is None. ``${NAME}`` and ``${NAME:-default}`` stand for
 variables; ``$${`` is ``${``. Errors show values as written, never the value of a variable.
+``YamlDocument.typed`` reads values as YAML does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +28,7 @@ _MAX_BYTES = 1 << 20
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 20
 _NULL = re.compile(r"~|null|Null|NULL|")
+_EXPONENT = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")  # 1e-4 is a text to YAML 1.1
 _YAML_TAG = "tag:yaml.org,2002:"
 
 
@@ -53,15 +56,21 @@ class DocumentError(UsageError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from: its line, its text as written, and the variables in it."""
+    """Where a value came from: its line, its text as written, the variables in it, and whether YAML
+    reads the text as more than a text."""
 
     line: int
     text: str | None = None
     variables: tuple[str, ...] = ()
+    is_plain: bool = False
 
 
 def _as_written(_name: str, text: str) -> str:
     return text
+
+
+def _never(_key: Key) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,15 @@ class YamlDocument:
                 return None
             value = value[part]
         return value
+
+    def typed(self, key: Key) -> Any:
+        """The value at ``key`` as YAML reads it, with its variables as written."""
+        value = self.get(key)
+        if isinstance(value, dict):
+            return {name: self.typed((*key, name)) for name in value}
+        if isinstance(value, list):
+            return [self.typed((*key, index)) for index in range(len(value))]
+        return None if value is None else _scalar(self.sources[key])
 
     def line(self, key: Key) -> int:
         """The line of ``key``, or of the nearest value around it."""
@@ -136,8 +154,11 @@ def load(
     what: str,
     env: Mapping[str, str] | None = None,
     redact: Callable[[str, str], str] = _as_written,
+    keeps_variables: Callable[[Key], bool] = _never,
 ) -> YamlDocument:
     """The document in ``path``; ``what`` names it in errors, as ``a file of rules``.
+
+    Variables in a value whose key ``keeps_variables`` stay as written, set or not.
 
     Raises:
         DocumentError: the file is no YAML, has a name twice, or names a variable that is not set.
@@ -161,7 +182,7 @@ def load(
     except RecursionError:
         sentence = f"is nested too deeply; expected {what}"
         raise DocumentError([Problem(str(path), 1, "", sentence)]) from None
-    builder = _Builder(str(path), os.environ if env is None else env)
+    builder = _Builder(str(path), os.environ if env is None else env, keeps_variables)
     value = builder.build(node, ()) if node is not None else None
     if builder.problems:
         raise DocumentError(builder.problems)
@@ -182,7 +203,10 @@ def _read(path: Path, what: str) -> bytes:
 class _Builder:
     """Turns the nodes of PyYAML into values, and collects their sources and faults."""
 
-    def __init__(self, file: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: str, env: Mapping[str, str], keeps_variables: Callable[[Key], bool]
+    ) -> None:
+        self._keeps_variables = keeps_variables
         self.sources: dict[Key, Source] = {}
         self.problems: list[Problem] = []
         self._file = file
@@ -233,7 +257,9 @@ class _Builder:
         if node.style is None and _NULL.fullmatch(text):
             return None
         replaced = replace_variables(text, self._env)
-        self.sources[key] = Source(line, text, replaced.names)
+        self.sources[key] = Source(line, text, replaced.names, node.style is None)
+        if self._keeps_variables(key):
+            return text
         for fault in replaced.faults:
             self._report(key, fault)
         return replaced.text
@@ -243,3 +269,16 @@ class _Builder:
 
     def _add(self, line: int, key: Key, sentence: str) -> None:
         self.problems.append(Problem(self._file, line, key_text(key), sentence))
+
+
+def _scalar(source: Source) -> Any:
+    """The value of a scalar: a number, true or false, or a text."""
+    import yaml
+
+    text = source.text or ""
+    if source.is_plain and _EXPONENT.fullmatch(text):
+        return float(text)
+    with contextlib.suppress(yaml.YAMLError, ValueError):
+        value = yaml.safe_load(text) if source.is_plain else text
+        return value if isinstance(value, (bool, int, float)) else text
+    return text

@@ -34,6 +34,7 @@ from lineside.bus.protocol.events import Stream
 from lineside.bus.protocol.messages import LIVE
 from lineside.bus.settings import DASHBOARD_PORT, Settings
 from lineside.bus.wording import agree, plural
+from lineside.cli.health import subscriber
 from lineside.cli.run_lookup import has_store
 from lineside.cli.stack.home_lock import is_held
 from lineside.cli.stack.http_probe import http_problem
@@ -75,6 +76,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from _spool(settings)
     if not _is_remote(settings):
         yield _dashboard(settings)
+        yield from _callback_host(settings)
     yield from _uploads(settings.home)
 
 
@@ -350,6 +352,14 @@ def _uploads(home: Path) -> Iterator[Check]:
             f"its receiver refused {plural(len(files), 'batch')}, put aside in {files[0].parent}",
             f"mend what the page of the run names, then `lineside uploader {name} --resend`",
         )
+
+
+def _callback_host(settings: Settings) -> Iterator[Check]:
+    status = read_status(settings.home) if is_held(settings.home) else None
+    if status and "callback-host" in status.get("restarts", {}):
+        health = subscriber(settings, "callback-host")
+        hint = "" if health.is_good else f"see {settings.home / 'logs' / 'callback-host.log'}"
+        yield Check("callback host", OK if health.is_good else WARN, health.sentence, hint)
 
 
 def _nearest_existing(path: Path) -> Path:

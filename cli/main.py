@@ -103,6 +103,7 @@ for _command in (
     services.sampler,
     services.watchdog,
     services.uploader,
+    services.callback_host,
     stopper.stopper,
     subscriber.subscriber,
 ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerState
 
+from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.emitter.control.trainer_actions import HookContext
 from lineside.emitter.control.trainer_session import TrainerSession, TrainerSessions
 from lineside.emitter.spool.script_errors import is_script_error
@@ -90,6 +91,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._open_sessions(f"{secrets.token_hex(2)}-")
 
     def _open_sessions(self, trial_prefix: str) -> None:
+        self._callback_errors: list[dict[str, Any]] = []  # of before a run opens
         self._sessions = TrainerSessions(self._options, trial_prefix)
         self._session = TrainerSession(self._options, trial_prefix)  # of no Trainer yet
 
@@ -108,6 +110,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_error(self, error: BaseException, trainer: Any) -> None:
         """Published even if the script catches it; ``train_errors`` calls this."""
         self._guarded(self._report_train_error, error, trainer)
+
+    def on_callback_error(self, data: dict[str, Any], state: Any, control: Any) -> None:
+        """Published, or kept until a run opens: a callback of the configuration failed."""
+        self._guarded(self._publish_callback_error, data, state, control)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Published with the state's scalars."""
@@ -294,6 +300,22 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         session.events.begin_training(args, state, control, kwargs)
         session.start_step = state.global_step
         self._start_control(session, control)
+        if self._callback_errors:
+            self._publish_callback_error(None, state, control)
+
+    def _publish_callback_error(
+        self, data: dict[str, Any] | None, state: Any, control: Any
+    ) -> None:
+        if data is not None:
+            self._callback_errors.append(data)
+        session = self._session if state is None else self._session_of(state, control)
+        publisher = session.attempts.publisher
+        if publisher is None:
+            return
+        errors, self._callback_errors = self._callback_errors, []
+        step, epoch = (publisher.step, None) if state is None else (state.global_step, state.epoch)
+        for one in errors:
+            publisher.emit(SUBSCRIBER_ERROR, step, epoch, 0, one, monotonic_ns())
 
     def _end_training(self, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
         session = self._session_of(state, control)

@@ -22,16 +22,27 @@ from lineside.cli.configuration.option import (
 from lineside.cli.output import table
 
 if TYPE_CHECKING:
+    from lineside.cli.configuration.loading import StackConfiguration
     from lineside.subscribers.uploader.dead_letters import DeadLetters
     from lineside.subscribers.uploader.sinks.sink import Sink
     from lineside.subscribers.watchdog.notification.notifications import NotificationOptions
 
+CHECK_SECONDS = 25.0
+"""An import of a callback that takes longer is not waited for."""
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on; other than loopback requires tokens.")
 ]
 ListenOption = Annotated[
     str,
     typer.Option(metavar="ADDRESS", help="Also listen at tcp://HOST:PORT for clients with a key."),
+]
+TrackersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="TRACKER",
+        help="Send every run to this tracker as well, such as wandb; may be repeated.",
+    ),
 ]
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
@@ -166,6 +177,31 @@ def sampler(
     Sampler(Settings.from_env().spool, interval=interval, idle_timeout=math.inf).serve()
 
 
+def callback_host(
+    config: Annotated[Path | None, config_option("callback_host")] = None,
+    max_processes: Annotated[
+        int, typer.Option(min=1, help="Callbacks that run at once, each a process.")
+    ] = 64,
+    to: TrackersOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the entries of the configuration file.")
+    ] = False,
+) -> None:
+    """Run callbacks of transformers outside of training, each in a process of its own.
+
+    They are `custom_callbacks` of the configuration file, and for a run of
+    `lineside run --take-over` its trackers.
+    """
+    configuration = load_configuration(config).with_trackers(to or ())
+    if check:
+        check_callbacks(configuration)
+        return
+    from lineside.subscribers.callback_host.manager import CallbackHost
+
+    configure_logging()
+    CallbackHost(Settings.from_env(), configuration.callbacks, max_processes=max_processes).serve()
+
+
 def watchdog(
     config: Annotated[Path | None, config_option()] = None,
     test_notification: Annotated[
@@ -264,6 +300,24 @@ def _resend(dead_letters: DeadLetters, sink: Sink) -> None:
     typer.echo(f"{plural(left, 'batch')} left in {dead_letters.folder}")
     if refused:
         raise typer.Exit(1)
+
+
+def check_callbacks(configuration: StackConfiguration) -> None:
+    """Import the classes of ``custom_callbacks`` and check their arguments, each in a process.
+
+    Raises:
+        UsageError: one cannot be used.
+    """
+    from lineside.bus.callback_check import check_entries
+    from lineside.bus.yaml_document import DocumentError
+    from lineside.cli.configuration.callbacks import entry_problem
+
+    faults = check_entries(configuration.callbacks, CHECK_SECONDS)
+    if not faults:
+        return
+    if configuration.document is None:
+        raise faults[0]
+    raise DocumentError(entry_problem(configuration.document, one) for one in faults)
 
 
 def _test_targets(options: NotificationOptions) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.errors import UsageError
+from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import agree, plural
+from lineside.cli.configuration.option import config_option
 from lineside.cli.output import JsonOption, StatusLine, print_json
 
 
@@ -20,6 +21,13 @@ def run(
     ],
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     project: Annotated[str | None, typer.Option(help="Project of the run.")] = None,
+    config: Annotated[Path | None, config_option()] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Run the trackers of `report_to` outside of the training process."
+        ),
+    ] = False,
 ) -> None:
     """Run a training command with the callback in its Trainers.
 
@@ -31,9 +39,23 @@ def run(
 
     settings = Settings.from_env()
     settings = dataclasses.replace(
-        settings, run_name=name or settings.run_name, project=project or settings.project
+        settings,
+        run_name=name or settings.run_name,
+        project=project or settings.project,
+        take_over=take_over or settings.take_over,
     )
-    raise typer.Exit(launch(command, settings))
+    raise typer.Exit(launch(command, settings, _training_callbacks(config)))
+
+
+def _training_callbacks(config: Path | None) -> list[dict[str, Any]]:
+    """The entries of the configuration file with ``where: training``."""
+    if config is None:
+        return []
+    try:
+        from lineside.cli.configuration.loading import load_training_callbacks
+    except ModuleNotFoundError as error:
+        raise MissingExtra("a configuration", error.name or "pydantic", "server") from None
+    return [entry.as_mapping() for entry in load_training_callbacks(config)]
 
 
 def ship(

@@ -13,6 +13,7 @@ from lineside.cli.commands.services import (
     ListenOption,
     PortOption,
     TokensOption,
+    TrackersOption,
 )
 from lineside.cli.configuration.option import config_option, load_configuration
 
@@ -23,11 +24,12 @@ def up(
     port: PortOption = DASHBOARD_PORT,
     tokens: TokensOption = False,
     listen: ListenOption = "",
+    to: TrackersOption = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not print the processes' log lines.")
     ] = False,
 ) -> None:
-    """Run broker, recorder, dashboard, watchdog and sampler in the foreground.
+    """Run broker, recorder, dashboard, watchdog, callback host and sampler in the foreground.
 
     The sampler runs where the extra `system` is installed, a stopper if there are rules, and
     subscribers if the configuration file has some. A process that ends is restarted.
@@ -40,7 +42,7 @@ def up(
 
     check_packages()
     options = {"host": host, "port": port, "tokens": tokens, "listen": listen}
-    configuration = load_configuration(config).with_options(options)
+    configuration = load_configuration(config).with_options(options).with_trackers(to or ())
     stack = Stack(Settings.from_env(), configuration, report=warn)
     UpService(stack, quiet=quiet).serve()
 

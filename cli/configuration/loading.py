@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lineside.bus import yaml_document
+from lineside.bus.callback_config import HOST, TRAINING, CallbackEntry
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
+from lineside.cli.configuration import callbacks
 from lineside.cli.configuration.json_schema import expectation, has_parts, names_at
 from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
@@ -28,11 +30,14 @@ _RULES: Key = ("stopper", "rules")
 @dataclass(frozen=True)
 class StackConfiguration:
     """What a stack runs. ``rules`` are the stopper's, from the file, from a file that it names, or
-    from the home. ``document`` is None without a configuration file."""
+    from the home. ``document`` is None without a configuration file. ``callbacks`` are those of the
+    host, with those of ``trackers``, which the command line names."""
 
     values: Configuration
     rules: tuple[Rule, ...]
     document: YamlDocument | None = None
+    callbacks: tuple[CallbackEntry, ...] = ()
+    trackers: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path | None:
@@ -52,6 +57,11 @@ class StackConfiguration:
     def folder(self, name: str) -> Path:
         """The folder that the subscriber ``name`` works in, as an absolute path."""
         return _absolute(self.path, self.values.subscribers[name].folder)
+
+    def with_trackers(self, names: Sequence[str]) -> StackConfiguration:
+        """This configuration with the trackers ``names`` among the callbacks."""
+        found = callbacks.with_trackers(self.callbacks, names)
+        return replace(self, callbacks=found, trackers=tuple(names))
 
     def with_options(self, options: Mapping[str, Any]) -> StackConfiguration:
         """This configuration with ``options`` of the command line of ``lineside up``."""
@@ -86,20 +96,33 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
     """
     if path is None:
         return StackConfiguration(Configuration(), _rules_of_home(home))
-    document = yaml_document.load(path, what="a configuration file", redact=_redact)
+    document = yaml_document.load(
+        path,
+        what="a configuration file",
+        redact=_redact,
+        # The process that makes the callback replaces them.
+        keeps_variables=lambda key: key[:1] == (callbacks.SECTION,),
+    )
     try:
         values = Configuration.model_validate(_without_empty_parts(document.value, ()))
     except ValidationError as error:
         problems = list(_problems(document, error))
     else:
         problems = []
+    rules: tuple[Rule, ...] = ()
+    entries: tuple[CallbackEntry, ...] = ()
     try:
         rules = _rules(document, home)
     except DocumentError as error:
         problems += error.problems
+    try:
+        entries = callbacks.parse_section(document)
+    except DocumentError as error:
+        problems += error.problems
     if problems:
         raise DocumentError(sorted(problems, key=lambda one: (one.file != str(path), one.line)))
-    configuration = StackConfiguration(values, rules, document)
+    hosted = tuple(entry for entry in entries if entry.where == HOST)
+    configuration = StackConfiguration(values, rules, document, hosted)
     if "enabled" in values.stopper.model_fields_set and values.stopper.enabled and not rules:
         sentence = f"there are no rules; expected rules here or in {home / rule_parser.FILE_NAME}"
         raise DocumentError([document.problem(("stopper",), sentence)])
@@ -113,6 +136,22 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
         if not configuration.folder(name).is_dir():
             raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])
     return configuration
+
+
+def load_training_callbacks(path: Path) -> tuple[CallbackEntry, ...]:
+    """The callbacks in the configuration file ``path`` that run in the training process.
+
+    Reads nothing else of the file, and needs no variable that the stack's processes have.
+
+    Raises:
+        DocumentError: the file, or an entry, has faults.
+        UsageError: the file cannot be read.
+    """
+    document = yaml_document.load(
+        path, what="a configuration file", redact=_redact, keeps_variables=lambda _key: True
+    )
+    entries = callbacks.parse_section(document) if isinstance(document.value, dict) else ()
+    return tuple(entry for entry in entries if entry.where == TRAINING)
 
 
 def _without_empty_parts(value: Any, key: Key) -> Any:

@@ -14,6 +14,7 @@ from lineside.bus.protocol.addresses import check_tcp_address
 from lineside.bus.protocol.events import is_run_id
 from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
+from lineside.cli.configuration import callbacks
 from lineside.cli.configuration.alerts import Alerts
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
@@ -24,7 +25,17 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = (CONFIG_VARIABLE, "LINESIDE_LAUNCH", SUPERVISOR_PID)
 _CLASS = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PROCESSES = frozenset(
-    {"up", "demo", "exporter", "sampler", "uploader", "archiver", "evaluator", "watchdog"}
+    {
+        "up",
+        "demo",
+        "callback-host",
+        "exporter",
+        "sampler",
+        "uploader",
+        "archiver",
+        "evaluator",
+        "watchdog",
+    }
 )
 
 
@@ -181,6 +192,17 @@ class Subscriber(Section):
     )
 
 
+class CallbackHost(Section):
+    """The callback host runs `custom_callbacks`, and the trackers of `lineside run --take-over`."""
+
+    enabled: bool = Field(default=True, description="Run the callback host.")
+    max_processes: int = Field(
+        default=64,
+        ge=1,
+        description="Callbacks that run at once, each a process; the others wait.",
+    )
+
+
 class Configuration(Section):
     """Configuration of `lineside up`: which processes run, with their options."""
 
@@ -191,6 +213,11 @@ class Configuration(Section):
     sampler: Sampler = Sampler()
     stopper: Stopper = Stopper()
     alerts: Alerts = Alerts()
+    callback_host: CallbackHost = CallbackHost()
+    custom_callbacks: Annotated[list[Any], WithJsonSchema(callbacks.SCHEMA)] = Field(
+        default=[],
+        description="Callbacks for every run; an entry is a text, its `name`, or has these keys.",
+    )
     subscribers: dict[Annotated[str, AfterValidator(_process)], Subscriber] = Field(
         default={},
         description="Your subscribers. The name is that of the process and of its cursor.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lineside.bus.callback_check import needs_check
 from lineside.bus.module_process import module_command
 from lineside.bus.settings import Settings
 from lineside.cli.configuration.option import CONFIG_VARIABLE
@@ -36,8 +37,8 @@ def programs(
     """The processes that ``configuration`` enables, in the order in which they start.
 
     ``ports`` has the ports that were found free, by process. Options that hold no secret are on the
-    command line. Stopper, watchdog, subscribers and uploads read the others from the configuration
-    file.
+    command line. Stopper, watchdog, callback host, subscribers and uploads read the others from the
+    configuration file.
     """
     values = configuration.values
     env = environment(settings)
@@ -66,6 +67,8 @@ def programs(
         argv = module_command("lineside.cli", "watchdog")
         has_check = bool(values.alerts.notify)
         found.append(Program("watchdog", argv, env, is_required=False, has_check=has_check))
+    if values.callback_host.enabled:
+        found.append(_callback_host(configuration, env))
     for name, subscriber in configuration.subscribers.items():
         argv = module_command("lineside.cli", "subscriber", name)
         # It reads the file with the settings of the stack, and then takes its own.
@@ -81,6 +84,15 @@ def programs(
             has_check = upload.sink == "otlp"  # the only one that needs packages
             found.append(Program(name, argv, env, is_required=False, has_check=has_check))
     return found
+
+
+def _callback_host(configuration: StackConfiguration, env: Mapping[str, str]) -> Program:
+    """It runs without entries too, for runs whose trackers are taken over."""
+    options = _options(configuration.values.callback_host, None)
+    options += [f"--to={name}" for name in configuration.trackers]
+    argv = module_command("lineside.cli", "callback-host", *options)
+    has_check = any(map(needs_check, configuration.callbacks))
+    return Program("callback-host", argv, env, is_required=False, has_check=has_check)
 
 
 def _options(section: BaseModel, port: int | None) -> list[str]:

@@ -7,14 +7,16 @@ with ``-S``, ``-E`` or ``-I``.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
@@ -37,8 +39,12 @@ _FORWARDED = {
 _WAITED = _FORWARDED | {signal.SIGCHLD}
 
 
-def launch(argv: Sequence[str], settings: Settings) -> int:
+def launch(
+    argv: Sequence[str], settings: Settings, callbacks: Sequence[Mapping[str, Any]] = ()
+) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n if signal n ended it.
+
+    Its Trainers get ``callbacks``, entries of the configuration, as well.
 
     The command shares this process's terminal and process group, so a Ctrl-C reaches it from the
     terminal, once. A signal to this process alone is forwarded. Trainings that outlive the command
@@ -52,7 +58,7 @@ def launch(argv: Sequence[str], settings: Settings) -> int:
         raise UsageError("nothing to run: expected a command after `lineside run --`")
     unconfirmed: list[Unconfirmed] = []
     with _signals_blocked() as restore_signals, _launch_folder() as folder:
-        env = _environment(settings, folder)
+        env = _environment(settings, folder, callbacks)
         began, kill_count = time.monotonic(), oom_kills.kill_count()
         try:
             child = subprocess.Popen(argv, env=env, preexec_fn=restore_signals)
@@ -127,7 +133,9 @@ def _launch_folder() -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
+def _environment(
+    settings: Settings, folder: Path | None, callbacks: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
     """The command's environment; ``shipper_environment`` undoes it for a shipper."""
     env = dict(os.environ)
     if settings.disabled:
@@ -139,6 +147,8 @@ def _environment(settings: Settings, folder: Path | None) -> dict[str, str]:
         "LINESIDE_RUN_NAME": settings.run_name,
         "LINESIDE_PROJECT": settings.project,
         launch_registry.FOLDER_VARIABLE: str(folder) if folder else None,
+        "LINESIDE_TAKE_OVER": "1" if settings.take_over else None,
+        "LINESIDE_CALLBACKS": json.dumps(callbacks) if callbacks else None,
     }
     env.update({name: value for name, value in given.items() if value is not None})
     if settings.stop_on_sigterm is None:

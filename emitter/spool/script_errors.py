@@ -13,8 +13,11 @@ def is_script_error(error: BaseException) -> bool:
     It is when it ends the process, and when one of the script's signal handlers raised it: a time
     limit or a notice of preemption may arrive inside a hook as well as anywhere else.
     """
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        return True
+    return isinstance(error, (KeyboardInterrupt, SystemExit)) or is_from_signal_handler(error)
+
+
+def is_from_signal_handler(error: BaseException) -> bool:
+    """Whether one of the script's signal handlers raised ``error``."""
     trace = error.__traceback__
     while trace is not None:
         if _is_signal_handler(trace.tb_frame):

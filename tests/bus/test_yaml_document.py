@@ -169,3 +169,28 @@ def test_a_key_is_written_as_a_path() -> None:
 def test_any_text_is_a_document_or_an_error_of_ours(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DocumentError):
         read(Path(folder), text)
+
+
+def test_typed_values_are_what_yaml_reads_with_variables_as_written(tmp_path: Path) -> None:
+    text = (
+        "{a: no, b: 1.10, c: 2024-01-01, d: ~, e: '5', f: 1e-4, g: [0x1, '${NAME}'], h: '${NAME}'}"
+    )
+    assert read(tmp_path, text).typed(()) == {
+        "a": False,
+        "b": 1.1,
+        "c": "2024-01-01",
+        "d": None,
+        "e": "5",
+        "f": 0.0001,
+        "g": [1, "${NAME}"],
+        "h": "${NAME}",
+    }
+
+
+def test_variables_stay_as_written_where_they_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("{kept: ['${ABSENT}'], other: '${NAME}'}")
+    found = load(
+        file, what="a file", env=ENVIRONMENT, keeps_variables=lambda key: key[:1] == ("kept",)
+    )
+    assert found.value == {"kept": ["${ABSENT}"], "other": "value"}

@@ -2,8 +2,9 @@
 
 ``lineside run`` puts this folder first on PYTHONPATH, so Python imports this module at start. It
 does nothing until transformers' ``trainer_callback`` is imported, and then wraps
-``CallbackHandler``. It imports nothing of Lineside at start: the interpreter may be another one
-than Lineside's, and must behave as if this file did not exist.
+``CallbackHandler``; with ``--take-over`` it changes transformers' integrations as well. It imports
+nothing of Lineside at start: the interpreter may be another one than Lineside's, and must behave as
+if this file did not exist.
 """
 
 from __future__ import annotations
@@ -17,38 +18,60 @@ from types import ModuleType
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - imported at every start
-_TARGET = "transformers.trainer_callback"
+_HANDLER = "transformers.trainer_callback"
+_INTEGRATIONS = "transformers.integrations.integration_utils"
 
 
 class _Finder:
-    """Finds the module to change as other finders do, and removes itself."""
+    """Finds the modules to change as other finders do, each once, and then removes itself."""
+
+    def __init__(self, loads: dict[str, Callable[[Any, ModuleType], None]]) -> None:
+        self._loads = loads
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != _TARGET:
+        if name not in self._loads:
             return None
-        sys.meta_path.remove(self)
+        change = self._loads.pop(name)
+        if not self._loads:
+            sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
-            loader.exec_module = _after_load(loader.exec_module, _patch_handler)
+            loader.exec_module = _changed_load(name, loader.exec_module, change)
         return spec
 
 
-def _after_load(
-    load: Callable[[ModuleType], None], change: Callable[[ModuleType], None]
+def _changed_load(
+    name: str,
+    load: Callable[[ModuleType], None],
+    change: Callable[[Any, ModuleType], None],
 ) -> Callable[[ModuleType], None]:
     def exec_module(module: ModuleType) -> None:
-        load(module)
-        if module.__name__ != _TARGET:
-            return  # some loaders are shared by many modules
-        try:
-            change(module)
-        except Exception as error:  # noqa: BLE001 - training goes on after any error
-            _log(f"this run is not recorded: {type(error).__name__}: {error}")
+        if module.__name__ == name:
+            change(load, module)
+        else:
+            load(module)  # some loaders are shared by many modules
 
     return exec_module
+
+
+def _load_handler(load: Callable[[ModuleType], None], module: ModuleType) -> None:
+    load(module)
+    try:
+        _patch_handler(module)
+    except Exception as error:  # noqa: BLE001 - training goes on after any error
+        _log(f"this run is not recorded: {type(error).__name__}: {error}")
+
+
+def _load_integrations(load: Callable[[ModuleType], None], module: ModuleType) -> None:
+    try:
+        from lineside.emitter.launch.take_over import load_integrations
+    except Exception:  # noqa: BLE001 - reported when a Trainer is made
+        load(module)
+    else:
+        load_integrations(load, module)
 
 
 def _patch_handler(module: ModuleType) -> None:
@@ -62,6 +85,8 @@ def _patch_handler(module: ModuleType) -> None:
             isinstance(existing, callback_class) for existing in self.callbacks
         ):
             original_add(self, callback_class())
+        if callback_class and os.environ.get("LINESIDE_CALLBACKS"):
+            _add_configured(self, callback_class)
 
     def add_callback(self: Any, callback: Any) -> Any:
         # A callback that the script adds itself replaces the injected one.
@@ -74,6 +99,25 @@ def _patch_handler(module: ModuleType) -> None:
         return original_add(self, callback)
 
     handler.__init__, handler.add_callback = __init__, add_callback
+    if _takes_over():
+        from lineside.emitter.launch import take_over
+
+        take_over.patch_handler(handler, is_recorded=lambda: _callback_class() is not None)
+
+
+def _add_configured(handler: Any, callback_class: Any) -> None:
+    """Add the callbacks of the configuration that run in the training process."""
+    try:
+        from lineside.emitter.training_callbacks import add_callbacks
+
+        [ours] = [one for one in handler.callbacks if isinstance(one, callback_class)][:1]
+        add_callbacks(handler, os.environ["LINESIDE_CALLBACKS"], ours.on_callback_error)
+    except Exception as error:  # noqa: BLE001 - training goes on after any error
+        _log(f"a callback of the configuration is missing: {type(error).__name__}: {error}")
+
+
+def _takes_over() -> bool:
+    return os.environ.get("LINESIDE_TAKE_OVER") == "1"
 
 
 _callback_cache: list[Any] = []
@@ -106,6 +150,9 @@ def _run_shadowed() -> None:
         spec.loader.exec_module(module)
 
 
-sys.meta_path.insert(0, _Finder())
+_loads: dict[str, Callable[[Any, ModuleType], None]] = {_HANDLER: _load_handler}
+if _takes_over():
+    _loads[_INTEGRATIONS] = _load_integrations
+sys.meta_path.insert(0, _Finder(_loads))
 if __name__ == "sitecustomize":
     _run_shadowed()

@@ -17,7 +17,11 @@ from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError
 from lineside.cli.configuration import json_schema
 from lineside.cli.configuration.display import effective
-from lineside.cli.configuration.loading import StackConfiguration, load
+from lineside.cli.configuration.loading import (
+    StackConfiguration,
+    load,
+    load_training_callbacks,
+)
 from lineside.cli.configuration.schema import Configuration
 from lineside.emitter.redaction.text import REDACTED
 
@@ -230,3 +234,56 @@ def test_any_document_is_a_configuration_or_an_error_with_lines(write: Write, va
             assert 1 <= problem.line <= text.count("\n") + 1
             assert "expected" in problem.sentence or "keys here are" in problem.sentence
             assert "a value" not in problem.sentence
+
+
+CALLBACKS = """
+custom_callbacks:
+  - wandb
+  - name: my_company.Monitoring
+    args: {endpoint: "https://h", key: "${ABSENT}", interval: 50, rate: 1e-4, live: yes, text: "5"}
+    environment: {LEVEL: no, KEY: "${ABSENT}"}
+    projects: [prod-*]
+  - name: code/live.py:Live
+    folder: code
+    where: training
+dashboard: {host: "${LATER:-127.0.0.1}"}
+"""
+
+
+def test_callbacks_are_read_as_yaml_and_keep_their_variables(write: Write, tmp_path: Path) -> None:
+    wandb, monitoring = write(CALLBACKS).callbacks
+    assert (wandb.id, wandb.folder) == ("wandb", str(tmp_path))
+    assert monitoring.args == {
+        "endpoint": "https://h",
+        "key": "${ABSENT}",
+        "interval": 50,
+        "rate": 0.0001,
+        "live": True,
+        "text": "5",
+    }
+    assert monitoring.environment == {"LEVEL": "no", "KEY": "${ABSENT}"}
+    assert monitoring.projects == ("prod-*",)
+
+
+def test_callbacks_of_training_need_nothing_else_of_the_file(write: Write, tmp_path: Path) -> None:
+    file = tmp_path / "lineside.yaml"
+    file.write_text(CALLBACKS.replace("${LATER:-127.0.0.1}", "${ABSENT}"))
+    [entry] = load_training_callbacks(file)
+    assert (entry.id, entry.folder) == ("Live", str(tmp_path / "code"))
+    file.write_text("custom_callbacks: [{name: a.B, where: training, python: p}]")
+    with pytest.raises(DocumentError, match=r"line 1: custom_callbacks\[0\]\.python: is not poss"):
+        load_training_callbacks(file)
+
+
+def test_trackers_of_the_command_line_join_those_of_the_file(write: Write) -> None:
+    configuration = write(CALLBACKS).with_trackers(["wandb", "mlflow"])
+    assert [entry.id for entry in configuration.callbacks] == ["wandb", "Monitoring", "mlflow"]
+    with pytest.raises(UsageError, match=r"--to mlflo: is no tracker; did you mean mlflow\?"):
+        configuration.with_trackers(["mlflo"])
+
+
+def test_secrets_of_callbacks_are_not_shown(write: Write) -> None:
+    shown = effective(
+        write(f"custom_callbacks: [{{name: a.B, args: {{api_key: {SECRET}, url: x}}}}]")
+    )
+    assert shown["custom_callbacks"][0]["args"] == {"api_key": REDACTED, "url": "x"}

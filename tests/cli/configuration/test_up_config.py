@@ -84,6 +84,7 @@ def test_a_configured_stack_stops_a_training_and_runs_a_subscriber_of_the_user(
     running = children(process.pid)
     assert sorted(running) == [
         "broker",
+        "callback-host",
         "dashboard",
         "exporter",
         "recorder",
@@ -132,7 +133,8 @@ def test_the_variable_names_the_file_and_a_process_reads_its_own_section(
 
 
 def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
-    text = "dashboard: {enabled: no}\nrecorder: {enabled: no}\nsampler: {enabled: no}"
+    text = "dashboard: {enabled: no}\nrecorder: {enabled: no}\nsampler: {enabled: no}\n"
+    text += "callback_host: {enabled: no}"
     (tmp_path / "lineside.yaml").write_text(text)
     process = home.start("up", "--config", str(tmp_path / "lineside.yaml"))
     process.until("Ctrl-C ends it")
@@ -180,8 +182,8 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
             "broker:",
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
-            "The keys here are alerts, broker, dashboard, exporter, recorder, sampler, "
-            "stopper, subscribers, uploads",
+            "The keys here are alerts, broker, callback_host, custom_callbacks, dashboard, "
+            "exporter, recorder, sampler, stopper, subscribers, uploads",
         ),
     ],
 )
@@ -236,7 +238,7 @@ def test_config_check_prints_what_would_run_or_the_faults_as_json(home: Home, fi
     done = home.lineside("config", "check", str(file), env=env)
     assert re.fullmatch(
         r"\S+ is valid: `lineside up` runs broker, recorder, dashboard, exporter, sampler, "
-        r"stopper \(1 rule\), watchdog, notify\n",
+        r"stopper \(1 rule\), watchdog, callback-host, notify\n",
         done.stdout,
     )
     assert json.loads(home.lineside("config", "check", "--json", str(file), env=env).stdout) == {

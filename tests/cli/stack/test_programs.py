@@ -44,7 +44,8 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
     monkeypatch.setenv("TEST_TOKEN", SECRET)
     file = tmp_path / "lineside.yaml"
     file.write_text(TEXT)
-    found = programs(settings, load(file, settings.home), {"dashboard": 8001})
+    configuration = load(file, settings.home).with_trackers(["wandb"])
+    found = programs(settings, configuration, {"dashboard": 8001})
     assert [arguments(one) for one in found] == [
         "broker --listen tcp://0.0.0.0:7430 --keep-days 7.0 --keep-gb 10.0",
         "recorder",
@@ -53,14 +54,15 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
         "sampler --interval 10.0",
         "stopper",
         "watchdog",
+        "callback-host --max-processes 64 --to=wandb",
         "subscriber notify",
         "uploader lake",
     ]
-    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 4]
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 5]
     assert found[-2].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
-    assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 3]
+    assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 4]
 
 
 @pytest.mark.parametrize("has_package", [True, False])
@@ -74,8 +76,9 @@ def test_without_a_file_the_stack_has_a_sampler_where_its_package_is_installed(
     assert packages.missing_sampler(configuration) == problem
     found = programs(settings, configuration)
     sampler = ["sampler"] if has_package else []
-    assert [one.name for one in found] == ["broker", "recorder", "dashboard", *sampler, "watchdog"]
-    assert not any(one.is_required for one in found if one.name in ("sampler", "watchdog"))
+    optional = [*sampler, "watchdog", "callback-host"]
+    assert [one.name for one in found] == ["broker", "recorder", "dashboard", *optional]
+    assert not any(one.is_required for one in found if one.name in optional)
     settings.home.mkdir()
     (settings.home / "rules.yaml").write_text("rules: [{max_steps: 1}]")
-    assert programs(settings, load(None, settings.home))[-2].name == "stopper"
+    assert programs(settings, load(None, settings.home))[-3].name == "stopper"
