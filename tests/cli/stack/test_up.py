@@ -50,6 +50,7 @@ def test_up_prints_addresses_that_answer(home: Home) -> None:
     assert get_json(page)[0] == 200
     assert sorted(children(process.pid)) == [
         "broker",
+        "callback-host",
         "dashboard",
         "recorder",
         "sampler",
@@ -97,7 +98,7 @@ def test_a_killed_process_is_restarted_and_counted(home: Home) -> None:
     wait_until(lambda: http_problem(f"{page}/readyz") is None, "readiness on the same port")
     status = read_status(home.path)
     assert status is not None
-    once, never = ("broker", "recorder", "dashboard"), ("sampler", "watchdog")
+    once, never = ("broker", "recorder", "dashboard"), ("sampler", "watchdog", "callback-host")
     assert status["restarts"] == {**dict.fromkeys(once, 1), **dict.fromkeys(never, 0)}
     doctor = home.lineside("doctor").stdout
     assert "restarted the broker once, the recorder once, the dashboard once" in doctor
