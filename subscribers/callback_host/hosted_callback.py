@@ -76,9 +76,7 @@ class HostedCallback(Subscriber):
         self._caller: HookCaller | None = None
         self._to_repeat: list[str] = []
         self._stack_environment = dict(os.environ)
-        self._signal_handlers = {
-            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._signal_handlers: dict[int, Any] = {}  # as this process has them
         self._backoff = Backoff(*self.retry_seconds)
         self.hook = ""
         """The hook that is being called; empty between two calls."""
@@ -126,6 +124,8 @@ class HostedCallback(Subscriber):
 
     def begin(self, run: RunContext) -> bool:
         """Read what is kept of the run; whether the tracker's run is closed."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._signal_handlers[number] = signal.getsignal(number)
         state = run.open_state()
         if state.get("attempt") != self._spec.attempt:
             state.update(attempt=self._spec.attempt, called=[], exported=None, closed="")

@@ -56,7 +56,7 @@ UNUSABLE_SECONDS = 600.0
 _SCHEDULE_SECONDS = 0.1
 _TRIM_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
-_END_SECONDS = 4.0  # that all processes have at the end; ``up`` gives this process five
+_END_SECONDS = 3.5  # that all processes have at the end; ``up`` gives this process five
 _HEALTHY_SECONDS = 30.0  # that a process lives until what was wrong counts as repaired
 
 

@@ -48,7 +48,7 @@ log = logging.getLogger("lineside")
 SILENT_SECONDS = 600.0
 """A run without an event, heartbeats included, for this long gets a process at its next event."""
 _EXIT_SECONDS = 60.0  # for what trackers do when the interpreter ends
-_GRACE_SECONDS = 3.0  # after SIGTERM, for the hook that is being called
+_GRACE_SECONDS = 2.5  # after SIGTERM, for the hook that is being called
 _SENDER_SECONDS = 2.0
 _FULL_DISK_SECONDS = 5.0
 _NICENESS = 10

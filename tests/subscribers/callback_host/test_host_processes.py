@@ -217,6 +217,8 @@ def test_running_runs_take_turns_at_a_place(
         monkeypatch.setattr(manager, "TURN_SECONDS", 0.0)
         run_until(is_one_ending)
         monkeypatch.undo()
+        log = callback_folder(settings.home, "Appender", "a") / "output.log"
+        run_until(lambda: log.read_text().endswith("a: ended\n"))  # and was not killed
         run_until(lambda: steps_of(read_lines(file)) == [1, 2, 1, 2])
     finally:
         host.shutdown()
