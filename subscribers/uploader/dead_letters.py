@@ -24,8 +24,8 @@ class DeadLetters:
         self.folder = home / FOLDER / name
         self._max_bytes = max_bytes
 
-    def keep(self, batch: Batch, reason: str) -> str:
-        """Write ``batch``; a sentence on where it is, or that there was no space for it.
+    def keep(self, batch: Batch, reason: str) -> tuple[bool, str]:
+        """Write ``batch``; whether there was space for it, and a sentence on where it is.
 
         Raises:
             OSError: it cannot be written.
@@ -36,14 +36,14 @@ class DeadLetters:
         make_private_folder(self.folder)
         used = sum(one.stat().st_size for one in self.files() if one != path)
         if used + len(body) > self._max_bytes:
-            return f"They are lost: {self.folder} has its most of {self._max_bytes:,} bytes"
+            return False, f"They are lost: {self.folder} has its most of {self._max_bytes:,} bytes"
         new = path.with_suffix(".new")
         with new.open("w") as file:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-        return f"They are in {path}"
+        return True, f"They are in {path}"
 
     def files(self) -> list[Path]:
         """The files, the oldest points first."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lineside.bus.protocol.events import RANK_0
 from lineside.bus.protocol.patterns import matches
+from lineside.bus.wording import plural
 from lineside.subscribers import (
     EvaluateEvent,
     LogEvent,
@@ -30,6 +31,8 @@ from lineside.subscribers.uploader.waiting import Waiting
 
 RETRY_SECONDS = (1.0, 120.0)
 """The first and the longest delay before a batch is sent again."""
+REPORT_SECONDS = 600.0
+"""Between two reports on a run's page that batches were refused: each of them may be."""
 
 
 class Uploader(Subscriber):
@@ -134,12 +137,21 @@ class Uploader(Subscriber):
 
     def _give_up(self, run: RunContext, batch: Batch, error: Refused) -> None:
         try:
-            place = self._dead_letters.keep(batch, str(error))
+            is_kept, place = self._dead_letters.keep(batch, str(error))
         except OSError as problem:
             why = f"{error}; it cannot be put aside either: {problem.strerror}"
             raise self._later(why, None) from None
+        state = run.open_state()
+        reports: dict[str, Any] = state.setdefault("reports", {})
+        kind = "kept" if is_kept else "lost"
+        reported_at, others = reports.get(kind, (0.0, 0))
+        if 0 <= time.time() - reported_at < REPORT_SECONDS:
+            reports[kind] = [reported_at, others + 1]
+            return
+        reports[kind] = [time.time(), 0]
         points = f"points {batch.points[0].seq} to {batch.points[-1].seq} of {batch.stream}"
-        run.report(f"{points} were refused: {error}. {place}")
+        more = f", after {plural(others, 'batch')} before" if others else ""
+        run.report(f"{points} were refused{more}: {error}. {place}")
 
     def _later(self, reason: str, retry_after: float | None) -> RetryLater:
         seconds = max(self._backoff.fail(), retry_after or 0.0)

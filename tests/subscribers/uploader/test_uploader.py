@@ -155,11 +155,17 @@ def test_what_is_put_aside_has_a_limit_and_what_is_beyond_it_is_reported_as_lost
 ) -> None:
     monkeypatch.setattr("tests.subscribers.uploader.kit.DeadLetters", _small_dead_letters)
     receiver.answers[:] = [400] * 4
-    train(broker.address, "run", range(4))
+    train(broker.address, "run", range(5))
     with uploading(settings, receiver.url, batch=1):
-        wait_until(lambda: len(published(settings, "run", "subscriber_error")) == 4, "reports")
+        wait_until(lambda: len(receiver.taken) == 1, "the batch behind them")
+        wait_until(lambda: len(published(settings, "run", "subscriber_error")) == 2, "reports")
+        monkeypatch.setattr("lineside.subscribers.uploader.uploader.REPORT_SECONDS", 0)
+        receiver.answers[:] = [400]
+        train(broker.address, "run", range(1), "20261122T000000-0000")
+        wait_until(lambda: len(published(settings, "run", "subscriber_error")) == 3, "a report")
     texts = [str(one.data) for one in published(settings, "run", "subscriber_error")]
-    assert ["They are lost" in text for text in texts] == [False, False, True, True]
+    assert ["They are lost" in text for text in texts] == [False, True, True]
+    assert "were refused, after 1 batch before: the answer was 400" in texts[2]
     assert len(DeadLetters(settings.home, "lake").files()) == 2
 
 
