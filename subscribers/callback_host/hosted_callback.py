@@ -129,7 +129,7 @@ class HostedCallback(Subscriber):
         state = run.open_state()
         if state.get("attempt") != self._spec.attempt:
             state.update(attempt=self._spec.attempt, called=[], exported=None, closed="")
-            for name in ("stopped_at", "has_impossible", "has_checked"):
+            for name in ("stopped_at", "has_impossible", "has_checked", "has_export_error"):
                 state.pop(name, None)
         self._to_repeat = list(state["called"])
         return bool(state["closed"])
@@ -307,15 +307,20 @@ class HostedCallback(Subscriber):
         """Keep the state of a callback that has one, as a checkpoint would."""
         from lineside.subscribers.callback_host.hook_caller import exported_attributes
 
-        exported = exported_attributes(self._callback)
-        if exported is None:
-            return
-        if len(json.dumps(exported)) > _MAX_EXPORT_BYTES:
-            raise ValueError(
-                f"state() of {self._entry.name} has more than {_MAX_EXPORT_BYTES} bytes of JSON: "
-                "it is not kept over a restart of the callback's process"
-            )
-        run.open_state()["exported"] = exported
+        state = run.open_state()
+        try:
+            exported = exported_attributes(self._callback)
+            size = len(json.dumps(exported))
+        except Exception as error:  # noqa: BLE001 - the hook itself has succeeded
+            problem = f"{type(error).__name__}: {error}"
+        else:
+            if size <= _MAX_EXPORT_BYTES:
+                state["exported"] = exported
+                return
+            problem = f"it has {size} bytes of JSON, at most {_MAX_EXPORT_BYTES}"
+        if not state.get("has_export_error"):
+            state["has_export_error"] = True
+            run.report(f"state() is not kept over a restart of the callback's process: {problem}")
 
     def _send_commands(
         self, run: RunContext, event: Event, hook: str, changes: FlagChanges

@@ -69,6 +69,7 @@ class CallbackWorker(BatchSubscriber):
         self.hosted = HostedCallback(spec, self.entry)
         self._stream = Stream(spec.run, RANK_0, spec.attempt)
         self._event_at = time.monotonic()
+        self._is_silent = False
         self._delay = 0.0
         self._loop = EventLoop()
         self._fatal: BaseException | None = None
@@ -141,7 +142,7 @@ class CallbackWorker(BatchSubscriber):
             end = self.hosted.end.find_silent()
             if end is None:
                 log.info("%s: run %s is silent", self.entry.id, self.spec.run)
-                self.should_exit = True
+                self._is_silent = self.should_exit = True
         return end
 
     def shutdown(self) -> None:
@@ -157,7 +158,7 @@ class CallbackWorker(BatchSubscriber):
                 log.warning("%s", error)
             self._sender.close(_SENDER_SECONDS)
             reader: Reader | None = getattr(self, "reader", None)
-            if reader is not None and self.exit_code == DONE:
+            if reader is not None and (self.exit_code == DONE or self._is_silent):
                 reader.forget()
             elif reader is not None:
                 reader.close()
@@ -261,7 +262,7 @@ def run_worker() -> NoReturn:
             spec = WorkerSpec.from_line(file.readline())
             settings = replace(Settings.from_env(), broker=spec.broker)
             # Trainers that trackers make here are none to follow.
-            os.environ.update({"LINESIDE_DISABLED": "1", **_DEFAULTS, **os.environ})
+            os.environ.update({**_DEFAULTS, **os.environ, "LINESIDE_DISABLED": "1"})
             if spec.source == RECORDED:
                 from lineside.subscribers.callback_host.recorded_worker import RecordedWorker
 

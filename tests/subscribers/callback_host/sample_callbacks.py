@@ -83,3 +83,10 @@ class Sleeper(Appender):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.write("log", state.global_step)
         time.sleep(3600)
+
+
+class Unkept(Counter):
+    """Its state is no JSON."""
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"count": {self.count}}}

@@ -152,6 +152,32 @@ def test_exported_state_outlives_the_process_and_not_the_attempt(
     assert counts == [1, 2, 3, 4, 1]
 
 
+def test_state_that_cannot_be_kept_is_reported_once_and_the_hooks_go_on(
+    tmp_path: Path, file: Path
+) -> None:
+    with Hosting(tmp_path, appender(file, "Unkept")) as hosting:
+        hosting.deliver(at_now(synthetic_run(3)))
+        [error] = hosting.errors
+    assert "state() is not kept over a restart" in error["error"]["message"]
+    assert steps_of(read_lines(file)) == [1, 2, 3]
+
+
+def test_a_silent_run_gives_its_process_up_and_is_closed_only_if_training_had_ended(
+    tmp_path: Path, file: Path, tracker: type[NotingTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SILENT_SECONDS", 0.0)
+    *events, _ = at_now(synthetic_run(3))
+    with Hosting(tmp_path, appender(file)) as hosting:
+        hosting.deliver(events[:6])
+        assert hosting.worker.should_exit
+        assert hosting.worker.exit_code == SUSPENDED
+    with Hosting(tmp_path, appender(file)) as hosting:
+        hosting.deliver(events)
+        assert hosting.worker.exit_code == DONE
+    assert [n[1] for n in tracker.notes if n[0] == "close"] == ["finished"]
+    assert steps_of(read_lines(file)) == [1, 2, 3]
+
+
 def test_a_tracker_keeps_its_identity_over_processes_and_attempts(
     tmp_path: Path, file: Path, tracker: type[NotingTracker]
 ) -> None:
