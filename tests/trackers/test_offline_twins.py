@@ -138,10 +138,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     names = [case.name for case in KILLED]
     with Pair(tmp_path_factory.mktemp("killed"), names) as pair:
         pair.start()
-        training = pair.start_training("slow", names, pair.variables(pair.left))
+        training = pair.start_training("open_ended", names, pair.variables(pair.left))
         for _ in range(3):
             pair.wait_all_logged(3)
             assert pair.kill_workers() == len(names)
+        (pair.checkpoints.parent / "stop").touch()
         assert training.wait() == 0, training.log_text()[-6000:]
         pair.wait_hosted(*names)
         yield pair
@@ -162,7 +163,7 @@ def test_after_kills_the_tracker_has_one_run_with_each_value_once(
     case: Case, killed: Pair, table: Table
 ) -> None:
     in_process, hosted = killed.records(case)
-    assert len(in_process.points[case.loss]) == 60
+    assert len(in_process.points[case.loss]) > 9  # three before each of three kills
     assert hosted.details["runs"] == 1
     found = differences(in_process, hosted)
     assert result(found, dict.fromkeys(case.explained, "")) == "equal"

@@ -27,6 +27,10 @@ ODD_VALUES: dict[int, dict[str, Any]] = {
 """What is logged beside the loss of a step."""
 
 
+OPEN_END = 4000
+"""The steps of a training that is to be stopped before."""
+
+
 class OddValues(Trainer):
     """Logs ``ODD_VALUES``."""
 
@@ -85,6 +89,27 @@ def slow(output: Path, *callbacks: TrainerCallback) -> None:
     run.predict(Tokens(4))
 
 
+def open_ended(output: Path, *callbacks: TrainerCallback) -> None:
+    """Go on until a command stops it, or a file ``stop`` lies beside ``output``."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if (output.parent / "stop").exists():
+                control.should_training_stop = True
+
+    trainer(
+        output,
+        Pause(0.25),
+        *callbacks,
+        Stop(),
+        max_steps=OPEN_END,
+        eval_steps=20,
+        save_strategy="no",
+        load_best_model_at_end=False,
+        metric_for_best_model="loss",
+    ).train()
+
+
 def half(output: Path, *callbacks: TrainerCallback) -> None:
     """End after 8 of 12 steps, as a training that is stopped does."""
 
@@ -122,7 +147,7 @@ def dvclive() -> TrainerCallback:
     return DVCLiveCallback(live=Live(dir=f"{folder}/dvclive", dvcyaml=f"{folder}/dvc.yaml"))
 
 
-SCENARIOS = {f.__name__: f for f in (whole, slow, half, resumed, failing)}
+SCENARIOS = {f.__name__: f for f in (whole, slow, open_ended, half, resumed, failing)}
 
 if __name__ == "__main__":
     scenario, folder, *names = sys.argv[1:]
