@@ -15,13 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lineside.bus.callback_class import (
+from lineside.bus.callbacks.callback_class import (
     check_arguments,
-    is_trainer_callback,
     load_class,
     raised_at,
 )
-from lineside.bus.callbacks.loop_adapter import LoopCallbackAdapter
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.protocol.events import is_run_id, is_run_process
 from lineside.bus.variables import replace_variables
@@ -190,13 +188,12 @@ def construct(entry: CallbackEntry, found: type[Any], arguments: Mapping[str, An
         CallbackConfigError: the constructor raised.
     """
     try:
-        made = found(**arguments)
+        return found(**arguments)
     except Exception as error:  # noqa: BLE001 - a constructor of a user's own
         message = f"{type(error).__name__}: {_hide(str(error), arguments)}"
         sentence = f"{found.__name__}(...) raised {message}{raised_at(error)}"
         # With the error itself, a traceback would show the message as it was.
         raise entry.error(sentence, "args") from None
-    return made if is_trainer_callback(found) else LoopCallbackAdapter(made)
 
 
 def check_callback(

@@ -56,9 +56,9 @@ class CallbackGuard:
         """
         found, arguments = check_callback(self._entry)
         changed: dict[str, Any] = {
-            name: self._guarded(name, getattr(found, name))
+            name: self._guarded(name, hook)
             for name in _HOOKS
-            if getattr(found, name) is not getattr(TrainerCallback, name)
+            if (hook := getattr(found, name, None)) not in (None, getattr(TrainerCallback, name))
         }
         if issubclass(found, ExportableState):
             changed["state"] = self._guarded("state", found.state, _EMPTY_STATE)

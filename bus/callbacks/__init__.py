@@ -1,1 +1,1 @@
-"""Callbacks that are no TrainerCallback. ``callback_config`` makes them."""
+"""Finds and checks the classes of callbacks; ``bus.callback_config`` makes objects of them."""

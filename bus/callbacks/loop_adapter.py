@@ -11,7 +11,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 
 PROTOCOL: Mapping[str, tuple[str, ...]] = {
     "on_train_begin": (),
@@ -29,6 +32,21 @@ def is_loop_class(found: type[Any]) -> bool:
     methods = {name: getattr(found, name, None) for name in PROTOCOL}
     given = {name: method for name, method in methods.items() if callable(method)}
     return bool(given) and all(_takes(given[name], 1 + len(PROTOCOL[name])) for name in given)
+
+
+def adapt(found: type[Any]) -> type[Any]:
+    """A class with a Trainer's hooks, and the name and arguments of the plain loop's ``found``."""
+
+    class Adapted(LoopCallbackAdapter):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(found(*args, **kwargs))
+
+    changed: Any = Adapted
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(changed, name, getattr(found, name))
+    with suppress(TypeError, ValueError):  # it has no signature
+        changed.__signature__ = inspect.signature(found)
+    return Adapted
 
 
 class LoopCallbackAdapter:
@@ -84,7 +102,7 @@ class LoopCallbackAdapter:
         """An evaluation goes on, whose metrics belong to what is waited for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("on_"):  # also a hook of later versions
+        if name.startswith("on_"):  # a hook of later versions of transformers
             return self._finish_before
         raise AttributeError(name)
 
@@ -115,6 +133,11 @@ class LoopCallbackAdapter:
         hook = getattr(self.callback, method, None)
         if hook is not None:
             hook(*values)
+
+
+for _kind in LIFECYCLE_KINDS:
+    if f"on_{_kind}" not in vars(LoopCallbackAdapter):
+        setattr(LoopCallbackAdapter, f"on_{_kind}", LoopCallbackAdapter._finish_before)
 
 
 def _takes(method: Any, count: int) -> bool:

@@ -308,7 +308,7 @@ def check_callbacks(configuration: StackConfiguration) -> None:
     Raises:
         UsageError: one cannot be used.
     """
-    from lineside.bus.callback_check import check_entries
+    from lineside.bus.callbacks.callback_check import check_entries
     from lineside.bus.yaml_document import DocumentError
     from lineside.cli.configuration.callbacks import entry_problem
 

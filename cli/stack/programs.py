@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lineside.bus.callback_check import needs_check
+from lineside.bus.callbacks.callback_check import needs_check
 from lineside.bus.module_process import module_command
 from lineside.bus.settings import Settings
 from lineside.cli.configuration.option import CONFIG_VARIABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lineside.bus.callback_config import load_callbacks_from_config
 from lineside.bus.callbacks.loop_adapter import LoopCallbackAdapter
 from lineside.bus.errors import CallbackConfigError
 from lineside.emitter import LoopCallback
+from lineside.emitter.training_callbacks import add_callbacks
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import data_of, only
 from tests.subscribers.callback_host.hook_notes import hosted
@@ -187,3 +189,21 @@ def test_the_arguments_of_its_constructor_are_checked() -> None:
     assert adapter.callback.limit == 3
     with pytest.raises(CallbackConfigError, match="limit"):
         load_callbacks_from_config([{"name": f"{__file__}:Calls", "args": {"limti": 3}}])
+
+
+def test_a_class_of_the_protocol_can_run_in_training_by_configuration(tmp_path: Path) -> None:
+    reports: list[Any] = []
+    made = trainer(tmp_path, max_steps=2)
+    entry = {"name": f"{__file__}:Calls", "where": "training"}
+    add_callbacks(made.callback_handler, json.dumps([entry]), lambda *data: reports.append(data))
+    made.train()
+    adapter = made.callback_handler.callbacks[-1]
+    assert [call[:2] for call in adapter.callback.calls] == [
+        ("train_begin",),
+        ("epoch_begin", 0),
+        ("step_end", 1),
+        ("step_end", 2),
+        ("epoch_end", 0),
+        ("train_end",),
+    ]
+    assert reports == []

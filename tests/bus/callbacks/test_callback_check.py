@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside.bus.callback_check import check_entries, needs_check
 from lineside.bus.callback_config import CallbackEntry, parse_entries
+from lineside.bus.callbacks.callback_check import check_entries, needs_check
 from tests.support.waiting import DEADLINE
 
 SOURCE = """

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lineside.bus.callbacks.loop_adapter import is_loop_class
+from lineside.bus.callbacks.loop_adapter import adapt, is_loop_class
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.wording import did_you_mean
 
@@ -22,8 +22,10 @@ _MakeError = Callable[..., CallbackConfigError]
 
 
 def load_class(path: str, folder: str, make_error: _MakeError) -> type[Any]:
-    """The class at ``path``. ``folder``, or else the working folder, can be imported from, after
-    installed packages; ``make_error`` makes an error from a sentence.
+    """The class at ``path``, with a Trainer's hooks also if it is a plain loop's.
+
+    ``folder``, or else the working folder, can be imported from, after installed packages;
+    ``make_error`` makes an error from a sentence.
 
     Raises:
         CallbackConfigError: it cannot be imported, or is no callback of a Trainer or a plain loop.
@@ -47,7 +49,9 @@ def load_class(path: str, folder: str, make_error: _MakeError) -> type[Any]:
         classes = [name for name, one in vars(module).items() if isinstance(one, type)]
         hint = did_you_mean(class_name, classes) or "; expected the name of a class in it"
         raise make_error(f"{where} has no {class_name}{hint}", "name")
-    if not is_trainer_callback(found) and not is_loop_class(found):
+    if is_loop_class(found) and not _is_trainer_callback(found):
+        return adapt(found)
+    if not _is_trainer_callback(found):
         raise make_error(
             f"{path!r} is no TrainerCallback; expected a class made from "
             "transformers.TrainerCallback, or a plain loop's with on_step_end(step, metrics)",
@@ -126,7 +130,7 @@ def _import_file(path: str, make_error: _MakeError) -> ModuleType:
     return module
 
 
-def is_trainer_callback(found: object) -> bool:
+def _is_trainer_callback(found: object) -> bool:
     """Whether ``found`` is made from TrainerCallback.
 
     By name: a process that makes no Trainer need not import transformers for this.

@@ -1,7 +1,7 @@
 """Checks entries of ``custom_callbacks`` before they are needed, each in a process of its own.
 
-``python -m lineside.bus.callback_check`` reads one entry as JSON, imports its class with the
-entry's interpreter and environment, and writes the fault that it finds, as JSON. It makes no
+``python -m lineside.bus.callbacks.callback_check`` reads one entry as JSON, imports its class with
+the entry's interpreter and environment, and writes the fault that it finds, as JSON. It makes no
 callback.
 """
 
