@@ -109,6 +109,7 @@ class ModuleStandIn(StandIn):
         self._text = model.get("text")
         self._total, self._trainable = model.get("parameters"), model.get("trainable_parameters")
         self._rows = None if "table_rows" in model else _rows(model.get("table"))
+        self._config_class = (model.get("config_class"), model.get("config_module"))
         self.set_config(model)
         peft = model.get("peft")
         if isinstance(peft, Mapping):
@@ -119,7 +120,7 @@ class ModuleStandIn(StandIn):
         config, text = model.get("config"), model.get("config_json")
         if isinstance(config, Mapping):
             is_plain = text is None and "PreTrainedModel" not in self._bases
-            self.config = config if is_plain else config_stand_in(config, text)
+            self.config = config if is_plain else config_stand_in(config, text, *self._config_class)
 
     def named_parameters(self) -> Iterator[tuple[str, ParameterStandIn]]:
         """Names and descriptions of the parameters, if the description of all was sent."""
@@ -247,12 +248,14 @@ class ConfigStandIn(StandIn):
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def config_stand_in(values: Any, text: Any = None) -> Any:
+def config_stand_in(
+    values: Any, text: Any = None, name: object = None, module: object = None
+) -> Any:
     """A configuration of these ``values``, with its JSON as ``text`` where that is known."""
     if not isinstance(values, Mapping):
         return values
-    restored = {name: _restored(name, value) for name, value in values.items()}
-    return ConfigStandIn(restored, text)
+    restored = {key: _restored(key, value) for key, value in values.items()}
+    return named_class(ConfigStandIn, name, module)(restored, text)
 
 
 def _restored(name: str, value: Any) -> Any:

@@ -15,10 +15,12 @@ from lineside.subscribers.callback_host.rebuild.stand_ins import (
     OptimizerStandIn,
     SchedulerStandIn,
     loader_stand_in,
+    optimizer_stand_ins,
     processing_stand_in,
 )
 from lineside.subscribers.callback_host.rebuild.trainer_state import StateImage
 
+_BEFORE_TRAINING = ("run_start", "model", "init_end")
 _METRICS_KINDS = ("evaluate", "predict")
 
 
@@ -74,19 +76,12 @@ class RunImage:
         self._state.observe(event)
         if event.kind == "train_begin":
             self._begin_training()
-        if event.kind != "init_end" and self._eval_loader is None:
+        if event.kind not in _BEFORE_TRAINING and self._eval_loader is None:
             self._eval_loader = loader_stand_in(self._loaders().get("eval"))
         if "eval_loader" in data:
             self._eval_loader = loader_stand_in(data["eval_loader"])
-        rates = data.get("learning_rates")
-        if rates is None and event.kind == "log":
-            rates = [data.get("logs", {}).get("learning_rate")]
-        if (
-            self._optimizer is not None
-            and isinstance(rates, list)
-            and all(isinstance(rate, (int, float)) for rate in rates)
-        ):
-            self._optimizer.set_rates(rates)
+        if self._optimizer is not None:
+            self._set_rates(self._optimizer, data)
 
     def control(self, event: Event) -> Any:
         """The ``TrainerControl`` with the flags that the hook of ``event`` found."""
@@ -111,9 +106,15 @@ class RunImage:
             keywords["metrics"] = dict(data.get("metrics") or {})
         return keywords
 
+    def _set_rates(self, optimizer: OptimizerStandIn, data: Mapping[str, Any]) -> None:
+        rates, logs = data.get("learning_rates"), data.get("logs")
+        if rates is None and isinstance(logs, Mapping):
+            rates = [logs["learning_rate"]] if "learning_rate" in logs else None
+        if isinstance(rates, list) and rates:
+            optimizer.set_rates(rates)
+
     def _begin_training(self) -> None:
-        self._optimizer = OptimizerStandIn()
-        self._scheduler = SchedulerStandIn(self._optimizer)
+        self._optimizer, self._scheduler = optimizer_stand_ins(self.facts.get("optimizer"))
         self._train_loader = loader_stand_in(self._loaders().get("train"))
 
     def _loaders(self) -> Mapping[str, Any]:

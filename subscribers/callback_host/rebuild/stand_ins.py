@@ -33,18 +33,34 @@ class ProcessingStandIn(StandIn):
 
 
 class OptimizerStandIn(StandIn):
-    """An optimizer whose ``param_groups`` have the learning rates."""
+    """An optimizer whose ``param_groups`` have their settings without the parameters.
+
+    The learning rates are those of the newest event that has any: ``log`` (the rate of the step
+    that it is about), ``evaluate``, ``predict``, ``save``, or the begin or end of an epoch.
+    """
 
     LIVE = names("add_param_group load_state_dict param_groups state state_dict step zero_grad")
-    param_groups: list[ParameterGroup]  # once a learning rate is known
+    param_groups: list[ParameterGroup]  # once anything of them is known
 
-    def set_rates(self, rates: Sequence[float]) -> None:
-        """Take the learning rate of each parameter group."""
-        known = vars(self).setdefault("param_groups", [])
-        if len(known) != len(rates):
-            known[:] = [ParameterGroup() for _ in rates]
-        for group, rate in zip(known, rates, strict=True):
-            group["lr"] = rate
+    def set_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Take the settings of all parameter groups."""
+        self.param_groups = [
+            ParameterGroup(
+                # A tuple, such as ``betas``, is a list on the wire.
+                {name: tuple(one) if isinstance(one, list) else one for name, one in group.items()}
+            )
+            for group in groups
+        ]
+
+    def set_rates(self, rates: Sequence[Any]) -> None:
+        """Take the learning rate of each parameter group, or the one that all of them have."""
+        known = vars(self).setdefault("param_groups", [ParameterGroup() for _ in rates])
+        each = [rates[0] for _ in known] if len(rates) == 1 else rates
+        for group, rate in zip(known, each, strict=False):
+            if rate is None:
+                group.pop("lr", None)  # it is in a tensor
+            else:
+                group["lr"] = rate
 
 
 class ParameterGroup(dict[str, Any]):
@@ -105,6 +121,17 @@ class DatasetStandIn(StandIn):
 
     def __getitem__(self, index: object) -> NoReturn:
         raise LiveObjectNeeded(f"the rows of {type(self).__name__}")
+
+
+def optimizer_stand_ins(facts: Any) -> tuple[OptimizerStandIn, SchedulerStandIn]:
+    """Optimizer and scheduler with these facts, which may be missing."""
+    described = facts if isinstance(facts, Mapping) else {}
+    optimizer: OptimizerStandIn = named_class(OptimizerStandIn, described.get("class"))()
+    groups = described.get("groups")
+    if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
+        optimizer.set_groups(groups)
+    scheduler = named_class(SchedulerStandIn, described.get("scheduler_class"))
+    return optimizer, scheduler(optimizer)
 
 
 def processing_stand_in(facts: Mapping[str, Any]) -> Any:

@@ -16,6 +16,8 @@ from lineside.bus.protocol.events import Event
 class StateImage:
     """One ``TrainerState`` that is at each event what the Trainer's was.
 
+    At the hooks of single steps ``num_input_tokens_seen`` is that of the newest log.
+    ``stateful_callbacks`` is empty: a hosted callback's own state is kept by its process.
     The Trainer makes a new one when training begins, and so does this.
     """
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
+from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS, STEP_KINDS
 from lineside.bus.protocol.events import CONTROL_BITS, Event, Stream
 from lineside.emitter.spool.sanitize import clean_data
 from lineside.subscribers.callback_host.hook_caller import HookCaller
@@ -29,7 +29,10 @@ PROPERTIES = (
     "parallel_mode",
     "place_model_on_device",
 )
-_NOT_COMPARED = ("stateful_callbacks", "total_flos")
+# Of what changes at each step a hosted callback knows what the newest log has, and a log has the
+# learning rate of the step that it is about.
+_STEP_HOOKS = {f"on_{kind}" for kind in STEP_KINDS}
+_WITHOUT_RATES = {"on_log", *_STEP_HOOKS}
 
 
 class HookNotes(TrainerCallback):
@@ -39,16 +42,22 @@ class HookNotes(TrainerCallback):
         self.notes: list[dict[str, Any]] = []
 
     def _note(self, hook: str, args: Any, state: Any, control: Any, given: dict[str, Any]) -> None:
-        scalars = {k: v for k, v in vars(state).items() if k not in _NOT_COMPARED}
+        fields = {name: vars(state)[name] for name in TrainerState.__dataclass_fields__}
+        del fields["stateful_callbacks"]  # of other callbacks
+        if hook in _STEP_HOOKS:
+            del fields["num_input_tokens_seen"]  # of the newest log
         self.notes.append(
             {
                 "hook": hook,
                 "given": sorted(given),
-                "state": copy.deepcopy(scalars),
+                "state": copy.deepcopy(fields),
                 "control": [getattr(control, name) for name in CONTROL_BITS],
                 "logs": copy.deepcopy(given.get("logs")),
                 "metrics": copy.deepcopy(given.get("metrics")),
-                "loaders": {name: _loader(given[f"{name}_dataloader"]) for name in ("train",)},
+                "loaders": {
+                    name: _loader(given[f"{name}_dataloader"]) for name in ("train", "eval")
+                },
+                "rates": None if hook in _WITHOUT_RATES else _rates(given),
                 "args": args.to_dict() if hook == "on_train_begin" else None,
             }
         )
@@ -69,6 +78,14 @@ def _loader(loader: Any) -> Any:
     if loader is None:
         return None
     return type(loader).__name__, len(loader), loader.batch_size, len(loader.dataset)
+
+
+def _rates(given: dict[str, Any]) -> Any:
+    if given["lr_scheduler"] is None:
+        return None
+    rates = [group["lr"] for group in given["optimizer"].param_groups]
+    assert given["lr_scheduler"].get_last_lr() == rates
+    return rates
 
 
 def hosted(home: Path, callback: Any) -> list[tuple[Stream, Event]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from lineside.emitter.redaction.text import REDACTED
@@ -86,7 +86,9 @@ CASES: dict[str, Any] = {
         logging_nan_inf_filter=False,
         max_grad_norm=float("inf"),
     ),
-    "seq2seq": lambda out: Seq2SeqTrainingArguments(out, **SIMPLE, predict_with_generate=True),
+    "seq2seq": lambda out: Seq2SeqTrainingArguments(
+        out, **SIMPLE, predict_with_generate=True, generation_config=GenerationConfig(num_beams=3)
+    ),
     "trl": lambda out: pytest.importorskip("trl").SFTConfig(
         out,
         **SIMPLE,
@@ -117,6 +119,8 @@ def test_every_field_and_conversion_equals_the_trainings(case: str, tmp_path: Pa
             value = REDACTED
         if value == {"dtype": torch.bfloat16}:
             value = {"dtype": "bfloat16"}  # a text in place of torch's object
+        if isinstance(value, GenerationConfig):
+            value = value.to_dict()  # a map in place of the object
         assert getattr(ours, field.name) == value, field.name
         assert type(getattr(ours, field.name)) is type(value), field.name
     for name in PROPERTIES:
@@ -124,6 +128,8 @@ def test_every_field_and_conversion_equals_the_trainings(case: str, tmp_path: Pa
     assert ours.to_dict() == theirs.to_dict()
     assert ours.to_json_string() == theirs.to_json_string()
     assert ours.to_sanitized_dict() == theirs.to_sanitized_dict()
+    if case == "seq2seq":
+        theirs.generation_config = theirs.generation_config.to_dict()
     assert str(ours) == str(theirs)
     assert repr(ours) == repr(theirs)
     assert copy.deepcopy(ours).to_dict() == theirs.to_dict()
