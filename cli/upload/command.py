@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lineside.bus.errors import UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
+from lineside.cli.configuration.option import config_option, load_configuration
 from lineside.cli.output import StatusLine, shorten
 from lineside.cli.run_lookup import RunArgument, open_history
 
@@ -28,10 +31,11 @@ def upload(
         typer.Option(
             "--to",
             metavar="NAME|CLASS",
-            help="wandb, tensorboard, mlflow, ..., or the class of a callback; several times for "
-            "several.",
+            help="An entry of custom_callbacks in the configuration file by its id or class, or "
+            "wandb, tensorboard, mlflow, ..., or another class; several times for several.",
         ),
     ],
+    config: Annotated[Path | None, config_option()] = None,
 ) -> None:
     """Send a recorded run to trackers, as if they had followed it.
 
@@ -43,16 +47,26 @@ def upload(
     from lineside.subscribers.callback_host.backfill import Backfill
 
     settings = Settings.from_env()
-    entries = _entries(to)
+    entries = [_entry(name, load_configuration(config).callbacks) for name in to]
     found = open_history().find(run)
     for entry in entries:
         _upload(Backfill(settings, entry, found.id), found, settings)
 
 
-def _entries(to: list[str]) -> tuple[CallbackEntry, ...]:
-    from lineside.bus.callback_config import parse_entries
+def _entry(name: str, configured: tuple[CallbackEntry, ...]) -> CallbackEntry:
+    """The configured entry that ``name`` is the id or class of, or a new one of that class."""
+    from lineside.bus.callback_config import TRAINING, parse_entry, with_ids
 
-    return parse_entries(to)
+    new = parse_entry(name) if name not in {one.id for one in configured} else None
+    for entry in configured:
+        if entry.id == name or (new is not None and entry.class_path == new.class_path):
+            if entry.where == TRAINING:
+                raise UsageError(
+                    f"--to {name}: the entry has `where: training`; expected one that runs outside "
+                    "of training, which a recorded run no longer has"
+                )
+            return entry
+    return with_ids([*configured, parse_entry(name, len(configured))])[-1]
 
 
 def _upload(backfill: Backfill, run: Run, settings: Settings) -> None:
