@@ -30,6 +30,7 @@ STAND_INS = Path(__file__).with_name("stand_ins")
 IN_PROCESS = [*(case.name for case in OFFLINE_CASES), "azureml", "neptune"]
 HOSTED = [*IN_PROCESS, "kubeflow"]  # in-process, the controller's variable loads it
 KILLED = [case for case in OFFLINE_CASES if case.name not in ("codecarbon", "dagshub")]
+WITH_STATUS = [case for case in KILLED if case.name != "clearml"]  # its sessions have none
 
 
 class Controller(ThreadingHTTPServer):
@@ -148,6 +149,18 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A run whose first attempt was stopped after 8 steps, and whose second raised in step 3."""
+    names = [case.name for case in KILLED]
+    with Pair(tmp_path_factory.mktemp("failed"), names) as pair:
+        pair.start()
+        pair.train("half", variables=pair.variables(pair.left))
+        pair.train("failing", variables=pair.variables(pair.left), exit_code=1)
+        pair.wait_hosted(*names, attempts=2)
+        yield pair
+
+
 @pytest.mark.parametrize("case", OFFLINE_CASES, ids=lambda case: case.name)
 def test_a_hosted_tracker_has_what_it_would_have_in_process(
     case: Case, whole: Pair, table: Table
@@ -168,6 +181,22 @@ def test_after_kills_the_tracker_has_one_run_with_each_value_once(
     found = differences(in_process, hosted)
     assert result(found, dict.fromkeys(case.explained, "")) == "equal"
     table.check(case.name, ONCE, "yes", case.package)
+
+
+@pytest.mark.parametrize("case", KILLED, ids=lambda case: case.name)
+def test_a_later_attempt_goes_on_in_the_same_run_of_the_tracker(case: Case, failed: Pair) -> None:
+    hosted = case.read(failed.right)
+    assert hosted.details["runs"] == 1
+    assert [step for step, _ in hosted.points[case.loss]] == [*range(1, 9), 1, 2]
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in KILLED if case.name != "clearml"], ids=lambda case: case.name
+)
+def test_a_run_that_failed_has_its_error_in_the_tracker(case: Case, failed: Pair) -> None:
+    hosted = case.read(failed.right)
+    assert hosted.details["error"] == "RuntimeError: out of tokens"
+    assert hosted.details.get("status", "RUN_STATE_CRASHED") == "RUN_STATE_CRASHED"
 
 
 def test_azure_gets_the_metrics_of_the_run(whole: Pair, table: Table) -> None:
