@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lineside.bus.errors import MissingExtra, UsageError
+from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import agree, plural
-from lineside.cli.configuration.option import config_option
-from lineside.cli.output import JsonOption, StatusLine, print_json
+from lineside.cli.configuration.option import CONFIG_VARIABLE, config_option
+from lineside.cli.output import JsonOption, StatusLine, print_json, warn
 
 
 def run(
@@ -48,14 +49,21 @@ def run(
 
 
 def _training_callbacks(config: Path | None) -> list[dict[str, Any]]:
-    """The entries of the configuration file with ``where: training``."""
+    """The entries of the configuration file with ``where: training``.
+
+    A file that only the variable names keeps no training from starting.
+    """
     if config is None:
         return []
+    from lineside.cli.configuration.callbacks import load_training_callbacks
+
     try:
-        from lineside.cli.configuration.loading import load_training_callbacks
-    except ModuleNotFoundError as error:
-        raise MissingExtra("a configuration", error.name or "pydantic", "server") from None
-    return [entry.as_mapping() for entry in load_training_callbacks(config)]
+        return [entry.as_mapping() for entry in load_training_callbacks(config)]
+    except LinesideError as error:
+        if os.environ.get(CONFIG_VARIABLE) != str(config):
+            raise
+        warn(f"{error}; the training runs without callbacks of {CONFIG_VARIABLE}")
+        return []
 
 
 def ship(

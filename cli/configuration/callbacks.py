@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lineside.bus import yaml_document
 from lineside.bus.callback_config import (
     HOST,
     ON_ERROR,
@@ -109,6 +110,23 @@ def parse_section(document: YamlDocument) -> tuple[CallbackEntry, ...]:
     if problems:
         raise DocumentError(problems)
     return tuple(entries)
+
+
+def load_training_callbacks(path: Path) -> tuple[CallbackEntry, ...]:
+    """The callbacks in the configuration file ``path`` that run in the training process.
+
+    Reads nothing else of the file, and needs no variable and no package of the stack's processes.
+
+    Raises:
+        DocumentError: the file, or an entry, has faults.
+        UsageError: the file cannot be read.
+        MissingExtra: PyYAML is not installed.
+    """
+    document = yaml_document.load(
+        path, what="a configuration file", keeps_variables=lambda _key: True
+    )
+    entries = parse_section(document) if isinstance(document.value, dict) else ()
+    return tuple(entry for entry in entries if entry.where == TRAINING)
 
 
 def entry_problem(document: YamlDocument, error: CallbackConfigError) -> Problem:

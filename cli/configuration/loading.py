@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lineside.bus import yaml_document
-from lineside.bus.callback_config import HOST, TRAINING, CallbackEntry
+from lineside.bus.callback_config import HOST, CallbackEntry
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
 from lineside.cli.configuration import callbacks
@@ -136,22 +136,6 @@ def load(path: Path | None, home: Path) -> StackConfiguration:
         if not configuration.folder(name).is_dir():
             raise DocumentError([document.invalid(("subscribers", name, "folder"), "a folder")])
     return configuration
-
-
-def load_training_callbacks(path: Path) -> tuple[CallbackEntry, ...]:
-    """The callbacks in the configuration file ``path`` that run in the training process.
-
-    Reads nothing else of the file, and needs no variable that the stack's processes have.
-
-    Raises:
-        DocumentError: the file, or an entry, has faults.
-        UsageError: the file cannot be read.
-    """
-    document = yaml_document.load(
-        path, what="a configuration file", redact=_redact, keeps_variables=lambda _key: True
-    )
-    entries = callbacks.parse_section(document) if isinstance(document.value, dict) else ()
-    return tuple(entry for entry in entries if entry.where == TRAINING)
 
 
 def _without_empty_parts(value: Any, key: Key) -> Any:

@@ -53,6 +53,45 @@ def test_a_missing_command_is_one_sentence(home: Home) -> None:
     assert "Traceback" not in done.stderr
 
 
+SHOW_CALLBACKS = "import os; print(os.environ.get('LINESIDE_CALLBACKS'))"
+
+
+def test_callbacks_of_the_file_that_run_in_training_go_to_the_command(
+    home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "lineside.yaml"
+    file.write_text(
+        "custom_callbacks:\n"
+        "- wandb\n"
+        "- {name: my.Live, where: training, args: {key: '${UNSET}', every: 5}}\n"
+        "dashboard: {port: '${UNSET}'}\n"
+    )
+    command = (sys.executable, "-c", SHOW_CALLBACKS)
+    done = home.lineside("run", "--config", str(file), "--", *command)
+    [entry] = json.loads(done.stdout)
+    assert entry == {
+        "name": "my.Live",
+        "id": "Live",
+        "where": "training",
+        "args": {"key": "${UNSET}", "every": 5},
+        "folder": str(tmp_path),
+    }
+
+
+def test_a_faulty_file_keeps_training_from_starting_only_if_the_option_names_it(
+    home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "lineside.yaml"
+    file.write_text("custom_callbacks: [{name: my.Live, where: traning}]")
+    command = (sys.executable, "-c", SHOW_CALLBACKS)
+    done = home.lineside("run", "--config", str(file), "--", *command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "line 1: custom_callbacks[0].where: 'traning' is invalid" in done.stderr
+    done = home.lineside("run", "--", *command, env={"LINESIDE_CONFIG": str(file)})
+    assert (done.returncode, done.stdout) == (0, "None\n")
+    assert "the training runs without callbacks of LINESIDE_CONFIG" in done.stderr
+
+
 def test_run_without_a_command_is_a_usage_error(home: Home) -> None:
     done = home.lineside("run")
     assert done.returncode == 2

@@ -16,12 +16,9 @@ from hypothesis import strategies as st
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError
 from lineside.cli.configuration import json_schema
+from lineside.cli.configuration.callbacks import load_training_callbacks
 from lineside.cli.configuration.display import effective
-from lineside.cli.configuration.loading import (
-    StackConfiguration,
-    load,
-    load_training_callbacks,
-)
+from lineside.cli.configuration.loading import StackConfiguration, load
 from lineside.cli.configuration.schema import Configuration
 from lineside.emitter.redaction.text import REDACTED
 
