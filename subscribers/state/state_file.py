@@ -100,7 +100,8 @@ class StateFile:
 
     def close(self) -> None:
         """Close the file, without what was not committed; a second time is nothing."""
-        with contextlib.suppress(sqlite3.Error):
+        # A statement of another thread would crash the process.
+        with self._mutex, contextlib.suppress(sqlite3.Error):
             self._connection.close()
         self._release()
 

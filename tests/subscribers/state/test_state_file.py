@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,16 @@ def test_a_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, na
         (tmp_path / name).symlink_to(tmp_path / "nowhere" / "at-all")
     with pytest.raises(StateFileError, match=r"the state file .*counters\.db .*: free disk space"):
         Counters(tmp_path / "counters.db")
+
+
+def test_a_file_is_closed_only_between_two_transactions_of_another_thread(tmp_path: Path) -> None:
+    file = Counters(tmp_path / "counters.db")
+    with file.transaction() as db:
+        closer = threading.Thread(target=file.close)
+        closer.start()
+        closer.join(0.2)
+        db.execute("INSERT INTO counters VALUES ('a', 1)")  # SQLite would crash the process
+    closer.join()
+    again = Counters(tmp_path / "counters.db")
+    assert again.names == ["a"]
+    again.close()
