@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import sys
@@ -113,7 +114,7 @@ class ModuleStandIn(StandIn):
         self.set_config(model)
         peft = model.get("peft")
         if isinstance(peft, Mapping):
-            self.peft_config = {name: config_stand_in(one) for name, one in peft.items()}
+            self.peft_config = {name: _peft_config(one) for name, one in peft.items()}
 
     def set_config(self, model: Mapping[str, Any]) -> None:
         """Take the configuration in a description of the model, if it has one."""
@@ -256,6 +257,24 @@ def config_stand_in(
         return values
     restored = {key: _restored(key, value) for key, value in values.items()}
     return named_class(ConfigStandIn, name, module)(restored, text)
+
+
+class _PeftConfig:
+    """A ``PeftConfig``: a dataclass, which is how trackers read it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return copy.deepcopy(vars(self))
+
+
+def _peft_config(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    name = "LoraConfig" if values.get("peft_type") == "LORA" else "PeftConfig"
+    try:
+        cls = dataclasses.make_dataclass(name, list(values), bases=(_PeftConfig,))
+    except (TypeError, ValueError):  # a name that no field can have
+        return config_stand_in(values)
+    return cls(**values)
 
 
 def _restored(name: str, value: Any) -> Any:

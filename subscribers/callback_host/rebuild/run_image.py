@@ -101,9 +101,9 @@ class RunImage:
         }
         data = event.data or {}
         if event.kind == "log":
-            keywords["logs"] = dict(data.get("logs") or {})
+            keywords["logs"] = _as_dict(data.get("logs"))
         elif event.kind in _METRICS_KINDS:
-            keywords["metrics"] = dict(data.get("metrics") or {})
+            keywords["metrics"] = _as_dict(data.get("metrics"))
         return keywords
 
     def _set_rates(self, optimizer: OptimizerStandIn, data: Mapping[str, Any]) -> None:
@@ -120,3 +120,7 @@ class RunImage:
     def _loaders(self) -> Mapping[str, Any]:
         loaders = self.facts.get("loaders")
         return loaders if isinstance(loaders, Mapping) else {}
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
 from lineside.bus.errors import LinesideError
+from lineside.bus.protocol.events import Event, Stream
 from lineside.emitter.training.facts.data import loader_facts
 from lineside.emitter.training.facts.model import model_facts, model_structure
 from lineside.subscribers.callback_host.rebuild.live_objects import LiveObjectNeeded
 from lineside.subscribers.callback_host.rebuild.model import model_stand_in
+from lineside.subscribers.callback_host.rebuild.run_image import RunImage
 from lineside.subscribers.callback_host.rebuild.stand_ins import (
     OptimizerStandIn,
     SchedulerStandIn,
@@ -98,6 +101,34 @@ def test_labels_have_numbers_as_in_training() -> None:
 
     assert described(live).config.id2label == live.config.id2label
     assert described(live).config.to_dict() == live.config.to_dict()
+
+
+def test_adapters_of_peft_are_dataclasses_with_their_settings() -> None:
+    class PeftModel(torch.nn.Linear):
+        pass
+
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"], "lora_dropout": 0.0}
+    facts = {"model": {**model_facts(PeftModel(2, 2)), "peft": {"default": adapter}}}
+    facts["model"] |= {"peft_parameters": [3, 9]}
+
+    ours = model_stand_in(facts, {})
+
+    assert dataclasses.asdict(ours.peft_config["default"]) == adapter
+    assert ours.peft_config["default"].to_dict() == adapter
+    assert (ours.peft_config["default"].r, ours.get_nb_trainable_parameters()) == (2, (3, 9))
+
+
+def test_odd_data_is_taken_as_missing() -> None:
+    image = RunImage()
+    stream = Stream("run", "rank0", "20260101T000000.000-0000")
+    odd = {"logs": 3, "state": [], "metrics": "x", "learning_rates": {}, "log_history": 1}
+    kinds = ("run_start", "model", "init_end", "train_begin", "log", "evaluate")
+    for seq, kind in enumerate(kinds):
+        image.observe(stream, Event(seq, 0.0, 0, kind, data=odd | {"loaders": 1, "args": 2}))
+        assert image.keywords(Event(seq, 0.0, 0, kind, data=odd))["model"] is None
+
+    assert image.state.log_history == [{"step": 0}]
+    assert image.args.to_dict() == {}
 
 
 def test_a_callback_may_write_tags_and_another_configuration() -> None:
