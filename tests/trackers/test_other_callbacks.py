@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lineside.bus.callback_config import make_callback, parse_entries
+from lineside.bus.errors import CallbackConfigError
 from tests.trackers.harness import Twins
 from tests.trackers.train import OPEN_END
 
@@ -80,3 +82,17 @@ def test_a_callback_of_a_live_task_is_refused_with_the_reason(ended: Twins) -> N
 
 def test_a_callback_that_reads_parameters_is_refused_with_the_way_out(ended: Twins) -> None:
     assert "where: training" in ended.output("bema")
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("trl.LogCompletionsCallback", "trainer"),
+        ("trl.WeaveCallback", "trainer"),
+        ("trl.SyncRefModelCallback", "ref_model"),
+    ],
+)
+def test_a_callback_made_with_live_objects_is_refused_at_start(name: str, argument: str) -> None:
+    [entry] = parse_entries([name])
+    with pytest.raises(CallbackConfigError, match=argument):
+        make_callback(entry)
