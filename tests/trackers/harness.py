@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.settings import Settings
-from lineside.bus.testing import BrokerProcess
+from lineside.bus.testing import BrokerProcess, read_all
 from lineside.subscribers.callback_host.manager import MAX_PROCESSES
 from lineside.subscribers.callback_host.worker_spec import callback_folder
 from tests.subscribers.callback_host.host_process import HostProcess
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train.py")
 RUN = "twin"
-TRAINING_SECONDS = 240.0
-HOSTED_SECONDS = 300.0
+TRAINING_SECONDS = 400.0
+HOSTED_SECONDS = 400.0
 OFFLINE = {
     "WANDB_MODE": "offline",
     "HF_HUB_OFFLINE": "1",
@@ -118,6 +119,7 @@ class Twins:
         """Wait until the callbacks have processed ``attempts``, and stop the host."""
         for entry in entries:
             self._wait_over(entry, attempts)
+        wait_until(lambda: not self.workers(), "the trackers' runs are closed", HOSTED_SECONDS)
         if self.host is not None:
             self.host.stop()
 
@@ -130,15 +132,28 @@ class Twins:
         except TimeoutError as error:
             raise TimeoutError(f"{error}; its output:\n{self.output(entry)[-6000:]}") from None
 
-    def kill_workers(self) -> int:
-        """``kill -9`` the processes of all callbacks; how many there were."""
+    def errors(self) -> list[str]:
+        """The messages of ``subscriber_error`` on the run."""
+        events = read_all(self.broker.address, (RUN,))
+        return [
+            str((event.data or {}).get("error", {}).get("message"))
+            for event in events
+            if event.kind == SUBSCRIBER_ERROR
+        ]
+
+    def workers(self) -> list[int]:
+        """Ids of the processes of callbacks."""
         if self.host is None:
-            return 0
-        pids = [
+            return []
+        return [
             int(pid)
             for task in Path(f"/proc/{self.host.pid}/task").iterdir()
             for pid in (task / "children").read_text().split()
         ]
+
+    def kill_workers(self) -> int:
+        """``kill -9`` the processes of all callbacks; how many there were."""
+        pids = self.workers()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

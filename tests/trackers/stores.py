@@ -36,14 +36,14 @@ def tensorboard(folder: Path) -> Record:
 
 def wandb(folder: Path) -> Record:
     """The offline runs below ``folder``, together as `wandb sync` sends them."""
-    from lineside.subscribers.callback_host.trackers.wandb_log import records
+    from lineside.subscribers.callback_host.trackers.wandb_log import WandbLog
 
     record = Record()
     ids = set()
     for file in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.parent.name):
         if file.parent.is_symlink():
             continue
-        for entry in records(file):
+        for entry in WandbLog(file).records():
             kind = entry.WhichOneof("record_type")
             if kind == "run":
                 ids.add(entry.run.run_id)

@@ -11,8 +11,10 @@ import pytest
 
 from tests.trackers.cases import CASES, Case
 from tests.trackers.comparison import Record, differences, result
-from tests.trackers.harness import Twins
+from tests.trackers.harness import TRAINING_SECONDS, Twins
 from tests.trackers.table import ONCE, RESULT, Table
+
+pytestmark = pytest.mark.timeout(900)
 
 SEED = 13
 NAMES = [case.name for case in CASES]
@@ -63,7 +65,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         while training.is_alive():
             sleep(rng.uniform(2.0, 6.0))
             kills += pair.kill_workers()
-        assert training.wait() == 0, training.log_text()[-6000:]
+        assert training.wait(TRAINING_SECONDS) == 0, training.log_text()[-6000:]
         assert kills > len(CASES)
         pair.wait_hosted(*NAMES)
         yield pair

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,11 @@ class Pause(TrainerCallback):
 
 
 class Failure(TrainerCallback):
-    """Raises at step 3."""
+    """Removes each checkpoint, and raises at step 3."""
+
+    def on_save(self, args: Any, *_: Any, **__: Any) -> None:
+        for folder in Path(args.output_dir).glob("checkpoint-*"):
+            shutil.rmtree(folder)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 3:
@@ -69,7 +74,7 @@ def trainer(output: Path, *callbacks: TrainerCallback, **changes: Any) -> Traine
         "save_total_limit": 2,
         "load_best_model_at_end": True,
         "report_to": [],
-        "run_name": "twin run",  # without it Trackio begins another run after train()
+        "run_name": "twin-run",  # without it Trackio begins another run after train()
     }
     return tiny_trainer.trainer(output, *callbacks, kind=OddValues, **(usual | changes))
 
@@ -127,8 +132,9 @@ def resumed(output: Path, *callbacks: TrainerCallback) -> None:
 
 
 def failing(output: Path, *callbacks: TrainerCallback) -> None:
-    """Raise in step 3."""
-    trainer(output, *callbacks, Failure()).train()
+    """Save at step 2 a checkpoint that is soon gone, and raise at step 3."""
+    run = trainer(output, *callbacks, Failure(), save_steps=2, load_best_model_at_end=False)
+    run.train()
 
 
 def made(name: str) -> TrainerCallback:

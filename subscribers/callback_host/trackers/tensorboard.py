@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -65,12 +66,13 @@ class TensorBoard(Tracker):
 
     def is_new_text(self, tag: str, text: str) -> bool:
         """Whether a text of the callback's begin differs from the one written last."""
+        if tag not in _TEXTS:
+            return True
         texts = self.run.identity.setdefault("texts", {})
-        if tag in _TEXTS and texts.get(tag) == text:
-            return False
-        if tag in _TEXTS:
-            texts[tag] = text
-        return True
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        is_new: bool = texts.get(tag) != digest
+        texts[tag] = digest
+        return is_new
 
     def _open_writer(self, log_dir: str) -> EventWriter:
         writer = EventWriter(Path(log_dir), self)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lineside.subscribers.callback_host.rebuild.live_objects import LiveObjectNeeded
 from lineside.subscribers.callback_host.trackers.module_proxy import ModuleProxy
 from lineside.subscribers.callback_host.trackers.tracker import HookCall, HostedRun, RunEnd, Tracker
-from lineside.subscribers.callback_host.trackers.wandb_log import history_rows
+from lineside.subscribers.callback_host.trackers.wandb_log import WandbLog
 
 _SUMMARY_KEYS = (
     "train_runtime",
@@ -40,7 +40,7 @@ class Wandb(Tracker):
         self.now = run.started_at
         self.step = 0  # of the next row
         self.rows: list[str] = []  # of this event
-        self.file_size = 0
+        self.log: WandbLog | None = None
         self.known: set[int] = set()  # steps in the files of earlier processes
         self.was_resent = False
         variables = run.facts.get("environment", {})
@@ -114,7 +114,8 @@ class Wandb(Tracker):
         self.was_resent = True
         identity, run = self.run.identity, self.wandb.run
         files = [Path(file) for file in identity.get("files", ()) if Path(file).is_file()]
-        rows = {row[_STEP]: row for file in files for row in history_rows(file) if _STEP in row}
+        logs = map(WandbLog, files)
+        rows = {row[_STEP]: row for log in logs for row in log.rows() if _STEP in row}
         pending = {row[_STEP]: row for row in map(json.loads, identity.get("pending", ()))}
         if run.settings._offline:
             # Each process has a file of its own, and `wandb sync` takes them together.
@@ -127,20 +128,18 @@ class Wandb(Tracker):
             self.wandb.log(row, step=step, commit=True)
         for name, value in identity.get("summary", {}).items():
             run.summary[name] = value
-        if run.settings.sync_file:
-            identity["files"] = [*map(str, files), str(run.settings.sync_file)]
+        self.log = WandbLog(Path(run.settings.sync_file))
+        identity["files"] = [*map(str, files), str(self.log.file)]
 
     def _drop_written(self) -> None:
         """Forget the rows that are in this process's file."""
-        identity = self.run.identity
-        file = Path(identity["files"][-1]) if identity.get("files") else None
-        if file is None or not file.is_file() or file.stat().st_size == self.file_size:
-            return
-        self.file_size = file.stat().st_size
-        written = {row.get(_STEP) for row in history_rows(file)} | self.known
-        identity["pending"] = [
-            text for text in identity["pending"] if json.loads(text)[_STEP] not in written
-        ]
+        written = {row.get(_STEP) for row in self.log.rows()} if self.log else set()
+        written |= self.known
+        pending = self.run.identity["pending"]
+        if written:
+            self.run.identity["pending"] = [
+                text for text in pending if json.loads(text)[_STEP] not in written
+            ]
 
     def _report_watch(self) -> None:
         if self.watch in _WATCHED and not self.run.identity.get("watch_reported"):
