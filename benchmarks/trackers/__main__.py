@@ -1,6 +1,6 @@
 """Measures what trackers cost and prints the tables.
 
-    python -m benchmarks.trackers [--write] [NAME...]
+    python -m benchmarks.trackers [--write] [--rounds N] [NAME...]
 
 ``--write`` puts each into docs/reference/benchmarks.md, with the machine it was measured on.
 """
@@ -30,6 +30,7 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLES)}")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in the docs")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way; default 3")
     options = parser.parse_args()
     if unknown := set(options.names) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
@@ -39,7 +40,7 @@ def main() -> None:
         started = time.monotonic()
         print(f"{name} ...", end="", file=sys.stderr, flush=True)
         load = os.getloadavg()[0]
-        table = measure()
+        table = measure(options.rounds)
         print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
         print(f"\n{table}")
         if options.write:
@@ -48,7 +49,7 @@ def main() -> None:
             )
             when = (
                 f"On {machine(PACKAGES)}, {today()}, by `make bench-trackers`; "
-                f"load average at the start {load:.1f}. Trackers: {trackers}."
+                f"{options.rounds} rounds, load average {load:.1f} at the start; {trackers}."
             )
             write_section(heading, f"{note}\n\n{table}\n\n{when}")
 

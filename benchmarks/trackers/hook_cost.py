@@ -15,7 +15,6 @@ from benchmarks.trackers.hosting import Hosting
 from benchmarks.trackers.runs import Times, percentile, train
 from benchmarks.trackers.stock import environment, installed
 
-ROUNDS = 3
 NOTE = """\
 The training of a small model with a log at every step, in turns: without a callback, with the
 tracker in its process, and with the tracker hosted by Lineside. `on_log` is the time that the
@@ -54,12 +53,12 @@ class Cost:
         )
 
 
-def measure(names: list[str] | None = None) -> str:
-    """The table, of all installed trackers or of ``names``."""
+def measure(rounds: int) -> str:
+    """The table, of all installed trackers."""
     nones: list[Times] = []
-    costs = [_lineside(nones)]
-    for name in names or installed():
-        costs += _tracker(name, nones)
+    costs = [_lineside(rounds, nones)]
+    for name in installed():
+        costs += _tracker(name, rounds, nones)
     steps, set_ups, closes = (
         statistics.median(getattr(one, what) for one in nones)
         for what in ("step", "set_up", "close")
@@ -73,24 +72,24 @@ def measure(names: list[str] | None = None) -> str:
     return "\n".join(lines)
 
 
-def _lineside(nones: list[Times]) -> Cost:
+def _lineside(rounds: int, nones: list[Times]) -> Cost:
     cost = Cost("Lineside", "no host")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         folder = Path(made)
         with Hosting(folder / "home", {}) as hosting:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 nones.append(train(folder / "work", {}))
                 cost.add(train(folder / "work", hosting.environment, lineside=True), nones[-1])
     return cost
 
 
-def _tracker(name: str, nones: list[Times]) -> list[Cost]:
+def _tracker(name: str, rounds: int, nones: list[Times]) -> list[Cost]:
     inside, hosted = Cost(name, "in-process"), Cost(name, "hosted")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         folder = Path(made)
         variables = environment(folder)
         with Hosting(folder / "home", variables, [name]) as hosting:
-            for number in range(ROUNDS):
+            for number in range(rounds):
                 nones.append(train(folder / "work", variables))
                 inside.add(train(folder / "work", variables, tracker=name), nones[-1])
                 run = f"{name}-{number}"

@@ -20,7 +20,6 @@ from benchmarks.trackers.hosting import Hosting
 from benchmarks.trackers.runs import Times, median, ratios, train
 from benchmarks.trackers.stock import environment
 
-ROUNDS = 3
 STATES = ("well", "down", "hangs", "answers 500")
 START_SECONDS = 120.0
 NOTE = """\
@@ -29,7 +28,7 @@ endpoint. The server takes turns in being well, down (its port is closed), hangi
 never answers) and answering 500; ratios are to the turn with a server that is well."""
 
 
-def measure() -> str:
+def measure(rounds: int) -> str:
     """The table; each round trains once in each state of each server."""
     lines = [
         "| values go to | which | set-up, s | step, ms | to well | end, s |",
@@ -40,7 +39,7 @@ def measure() -> str:
         ("an HTTP endpoint", _train_with_upload),
     ):
         times: dict[str, list[Times]] = {state: [] for state in STATES}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for state in STATES:
                 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                     times[state].append(train_in(state, Path(folder)))
@@ -56,10 +55,7 @@ def _train_with_mlflow(state: str, folder: Path) -> Times:
     with _mlflow(folder) if state == "well" else _endpoint(state) as address:
         variables = {**environment(folder), "MLFLOW_TRACKING_URI": address}
         with Hosting(folder / "home", variables, ["mlflow"]) as hosting:
-            times = train(folder / "work", _run(hosting), lineside=True)
-            if state == "well":
-                hosting.wait_until_delivered("run", "mlflow")
-    return times
+            return train(folder / "work", _run(hosting), lineside=True)
 
 
 def _train_with_upload(state: str, folder: Path) -> Times:

@@ -15,7 +15,7 @@ from pathlib import Path
 from lineside.bus.callback_config import STOCK_CALLBACKS
 
 ROOT = Path(__file__).parents[2]
-STEPS = 300
+STEPS = 200
 WARM_UP = 20  # steps that do not count
 
 

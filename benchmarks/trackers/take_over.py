@@ -14,7 +14,6 @@ from benchmarks.trackers.hosting import Hosting
 from benchmarks.trackers.runs import Times, measure_command, median, ratios, training
 from benchmarks.trackers.stock import MODULES, environment
 
-ROUNDS = 3
 INSTALLED = ("tensorboard", "mlflow", "trackio")
 HIDDEN = {*MODULES.values(), "neptune", "azureml", "dagshub", "flytekit"}
 NOTE = f"""\
@@ -28,7 +27,7 @@ WAYS = {
 }
 
 
-def measure() -> str:
+def measure(rounds: int) -> str:
     """The table; each round trains once in each way."""
     times: dict[str, list[Times]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
@@ -36,7 +35,7 @@ def measure() -> str:
         python = _python_with(INSTALLED, folder / "venv")
         variables = environment(folder)
         with Hosting(folder / "home", variables) as hosting:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for way, (run, report_to) in WAYS.items():
                     found = times[way]
                     env = {**hosting.environment, "LINESIDE_RUN_ID": f"{len(found)}-{run[-4:]}"}
