@@ -108,9 +108,7 @@ def parse_entry(value: object, index: int = 0) -> CallbackEntry:
     if not isinstance(value, Mapping):
         kind = type(value).__name__
         expected = "a text, or a mapping with name and args"
-        raise CallbackConfigError(
-            index, "", (), f"a value of type {kind} is no entry; expected {expected}"
-        )
+        raise CallbackConfigError(index, "", (), f"is of type {kind}; expected {expected}")
     name = value.get("name")
     entry = CallbackEntry(name if isinstance(name, str) else "", index=index)
     known = {one.name for one in dataclasses.fields(CallbackEntry)} - {"index"}

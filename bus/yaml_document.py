@@ -65,7 +65,7 @@ class Source:
     is_plain: bool = False
 
 
-def _as_written(_name: str, text: str) -> str:
+def _as_written(_key: Key, text: str) -> str:
     return text
 
 
@@ -77,13 +77,13 @@ def _never(_key: Key) -> bool:
 class YamlDocument:
     """A file's ``value``: mappings, lists, texts and None, each with its source in ``sources``.
 
-    ``redact`` takes the name and the text of a value that an error is about to show.
+    ``redact`` takes the key and the text of a value that an error is about to show.
     """
 
     file: str
     value: Any
     sources: Mapping[Key, Source]
-    redact: Callable[[str, str], str] = _as_written
+    redact: Callable[[Key, str], str] = _as_written
 
     def get(self, key: Key) -> Any:
         """The value at ``key``; None if there is none."""
@@ -138,7 +138,7 @@ class YamlDocument:
         if isinstance(value, list):
             return "a list" if value else "an empty list"
         text = self.sources[key].text if key in self.sources else str(value)
-        shown = self.redact(str(key[-1]) if key else "", text or "")
+        shown = self.redact(key, text or "")
         return f"'{shown:.200}'"
 
 
@@ -153,7 +153,7 @@ def load(
     *,
     what: str,
     env: Mapping[str, str] | None = None,
-    redact: Callable[[str, str], str] = _as_written,
+    redact: Callable[[Key, str], str] = _as_written,
     keeps_variables: Callable[[Key], bool] = _never,
 ) -> YamlDocument:
     """The document in ``path``; ``what`` names it in errors, as ``a file of rules``.

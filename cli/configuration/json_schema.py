@@ -77,6 +77,9 @@ def _describe(node: dict[str, Any]) -> str:
         return f"one of {', '.join(node['enum'])}"
     noun = _NOUNS.get(str(node.get("type")), "a value")
     lowest, highest = node.get("minimum"), node.get("maximum")
+    above = node.get("exclusiveMinimum")
+    if above is not None:
+        return f"{noun} above {above:g}" + ("" if highest is None else f", at most {highest:g}")
     if lowest is not None and highest is not None:
         return f"{noun} from {lowest:g} to {highest:g}"
     if lowest is not None:

@@ -13,7 +13,7 @@ from lineside.bus import yaml_document
 from lineside.bus.callback_config import HOST, CallbackEntry
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
-from lineside.cli.configuration import callbacks
+from lineside.cli.configuration import callbacks, upload
 from lineside.cli.configuration.json_schema import expectation, has_parts, names_at
 from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
@@ -187,7 +187,9 @@ def _absolute(file: Path | None, path: Path) -> Path:
     return folder / path.expanduser()
 
 
-def _redact(name: str, text: str) -> str:
+def _redact(key: Key, text: str) -> str:
+    name = str(key[-1]) if key else ""
     if name == "url":
         return without_secrets(text)
-    return REDACTED if is_secret_name(name) else redact_text(text)
+    is_secret = is_secret_name(name) or upload.is_secret(key)
+    return REDACTED if is_secret else redact_text(text)

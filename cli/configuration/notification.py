@@ -19,8 +19,9 @@ def web_address(value: str) -> str:
         is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         is_address = False
-    if value and (not is_address or not value.isascii() or not value.isprintable()):
-        raise ValueError("an address that begins with https:// or http://")
+    is_plain = value.isascii() and value.isprintable() and " " not in value
+    if value and not (is_address and is_plain):
+        raise ValueError("an address that begins with https:// or http://, without spaces")
     return value
 
 

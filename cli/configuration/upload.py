@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from lineside.bus.errors import MissingExtra, UsageError
-from lineside.bus.yaml_document import DocumentError
+from lineside.bus.yaml_document import DocumentError, Key
 from lineside.cli.configuration.notification import web_address
 from lineside.cli.configuration.section import Section
 from lineside.emitter.redaction.text import REDACTED
@@ -78,7 +78,7 @@ class Upload(Section):
     )
     gzip: bool = Field(default=True, description="Compress requests.")
     connect_timeout: float = Field(
-        default=10.0, gt=0, description="Seconds until the receiver has to be connected."
+        default=10.0, gt=0, le=600, description="Seconds until the receiver has to be connected."
     )
     timeout: float = Field(
         default=60.0, gt=0, le=600, description="Seconds until a request has to be answered."
@@ -147,6 +147,11 @@ def find(configuration: StackConfiguration, name: str) -> tuple[Upload, Sink]:
         return uploads[name], make_sink(uploads[name].receiver_options)
     except MissingExtra as error:
         raise DocumentError([document.problem(("uploads", name, "sink"), str(error))]) from None
+
+
+def is_secret(key: Key) -> bool:
+    """Whether ``key`` of a configuration file is the key or a header of an upload."""
+    return key[:1] == ("uploads",) and key[2:3] in (("key",), ("headers",))
 
 
 def redacted(uploads: dict[str, Any]) -> dict[str, Any]:

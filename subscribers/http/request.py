@@ -138,6 +138,8 @@ def request(
         # The schema of a configuration allows http and https.
         prepared = urllib.request.Request(url, body, headers)  # noqa: S310
         with opener.open(prepared, timeout=deadline.timeouts.connect) as answer:
+            if deadline.has_passed:
+                raise TimeoutError  # its headers were cut off
             return _read(answer, max_answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -195,6 +197,6 @@ def _retry_after(value: str | None, now: float | None = None) -> float | None:
         return float(value)
     try:
         at = email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, at - (time.time() if now is None else now))

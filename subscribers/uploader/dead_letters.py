@@ -31,7 +31,7 @@ class DeadLetters:
             OSError: it cannot be written.
         """
         body = json.dumps({"time": time.time(), "reason": reason, "batch": batch.to_json()})
-        path = self.folder / f"{batch.points[0].time:.0f}-{batch.key}.json"
+        path = self.folder / f"{batch.points[0].time:012.0f}-{batch.key}.json"
         make_private_folder(self.folder.parent)
         make_private_folder(self.folder)
         used = sum(one.stat().st_size for one in self.files() if one != path)
@@ -47,9 +47,7 @@ class DeadLetters:
 
     def files(self) -> list[Path]:
         """The files, the oldest points first."""
-        return sorted(
-            self.folder.glob("*.json"), key=lambda one: (int(one.stem.split("-")[0]), one)
-        )
+        return sorted(self.folder.glob("*.json"))
 
     def resend(self, sink: Sink) -> Iterator[tuple[Path, str]]:
         """Send each batch; its file and why it was refused, or empty if it was taken and removed.
@@ -58,7 +56,11 @@ class DeadLetters:
             Unavailable: the receiver does not take batches now.
         """
         for path in self.files():
-            batch = Batch.from_json(json.loads(path.read_text())["batch"])
+            try:
+                batch = Batch.from_json(json.loads(path.read_text())["batch"])
+            except (KeyError, TypeError, ValueError, AttributeError):
+                yield path, "the file has no batch"
+                continue
             try:
                 sink.send(batch)
             except Refused as error:

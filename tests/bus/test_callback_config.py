@@ -202,7 +202,7 @@ def test_ids_are_short_names_or_classes_and_differ() -> None:
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        (3, "a value of type int is no entry; expected a text, or a mapping with name and args"),
+        (3, "is of type int; expected a text, or a mapping with name and args"),
         ({}, "name: is missing"),
         ({"name": "wandb", "arg": {}}, "arg: unknown key; did you mean args?"),
         ({"name": "wandb", "args": ["secret-2"]}, "args: expected names and values"),

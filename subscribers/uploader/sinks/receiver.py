@@ -18,6 +18,7 @@ _REDACTED = "<redacted>"
 _MAX_RETRY_AFTER = 86_400.0
 _SECRET_NAME = re.compile(r"key|token|secret|pass|auth|sig|^p$|^u$", re.IGNORECASE)
 _MIN_SECRET = 4  # characters: a shorter one would be found in any text
+_TOKEN_CHARACTERS = 16  # of a part of a path, from which on it may be one
 _COMPRESS_BYTES = 200  # from which on compression is worth its header
 # About the upload as a whole, which a person can mend: the batch is not the fault.
 _OF_THE_UPLOAD = {
@@ -27,6 +28,7 @@ _OF_THE_UPLOAD = {
     HTTPStatus.NOT_FOUND: "check the url",
     HTTPStatus.METHOD_NOT_ALLOWED: "check the url",
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "check the proxy",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "check sink and gzip",
 }
 _TEMPORARY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -41,7 +43,8 @@ class Receiver:
         self._headers.update(options.headers)
         self._gzip = options.gzip
         self._timeouts = Timeouts(options.connect_timeout, options.timeout, options.timeout)
-        found = {one for one in _secrets(options) if len(one) >= _MIN_SECRET}
+        secrets = _secrets(options, self._headers)
+        found = {one for one in secrets if len(one) >= _MIN_SECRET}
         ordered = sorted(found, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
@@ -100,8 +103,14 @@ def _without_user(url: str) -> tuple[str, dict[str, str]]:
     return urlunsplit(parts._replace(netloc=host)), {"Authorization": f"Basic {encoded}"}
 
 
-def _secrets(options: ReceiverOptions) -> set[str]:
+def _secrets(options: ReceiverOptions, headers: Mapping[str, str]) -> set[str]:
+    """What may be a secret in the address and the headers, as written and as a URL has it.
+
+    Of a header it is the value, and that without its scheme, as in ``Bearer KEY``.
+    """
     parts = urlsplit(options.url)
-    found = {options.key, *options.headers.values(), parts.username or "", parts.password or ""}
+    found = {options.key, parts.username or "", parts.password or ""}
+    found |= {one for value in headers.values() for one in (value, value.rpartition(" ")[2])}
     found |= {value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)}
+    found |= {part for part in parts.path.split("/") if len(part) >= _TOKEN_CHARACTERS}
     return found | {quote(one, safe="") for one in found} | {unquote(one) for one in found}

@@ -164,6 +164,9 @@ def test_a_secret_that_is_no_valid_value_is_not_shown(write: Write) -> None:
         f"dashboard: {{port: {key}}}",
         "dashboard: {port: '${TEST_VALUE}'}",
         f"subscribers: {{s: {{class: m:C, environment: {{API_TOKEN: [{SECRET}]}}, x: {SECRET}}}}}",
+        f'uploads: {{lake: {{url: "http://h", key: "{SECRET}\\n"}}}}',
+        f'uploads: {{lake: {{url: "http://h", headers: {{X-Team: "{SECRET}\\n"}}}}}}',
+        f'uploads: {{lake: {{url: "http://h", headers: "X-Team: {SECRET}"}}}}',
     ):
         with pytest.raises(UsageError) as error:
             write(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -41,22 +43,60 @@ def test_a_failure_has_the_text_of_the_answer() -> None:
     assert (caught.value.status, caught.value.answer) == (400, "no such field: loss")
 
 
-def test_a_text_of_a_failure_that_does_not_end_is_not_waited_for() -> None:
+@contextmanager
+def raw_receiver(answer: bytes) -> Iterator[str]:
+    """The address of a receiver that begins to answer, and goes on when the other side does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
+        def serve() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: 1000\r\n\r\nbad")
+                connection.sendall(answer)
                 connection.recv(1)  # until the other side gives up
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(RequestFailed) as caught:
-            request(f"http://127.0.0.1:{server.getsockname()[1]}", b"x", timeouts=SHORT)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
         thread.join()
+
+
+def test_a_text_of_a_failure_that_does_not_end_is_not_waited_for() -> None:
+    with (
+        raw_receiver(b"HTTP/1.1 400 No\r\nContent-Length: 1000\r\n\r\nbad") as url,
+        pytest.raises(RequestFailed) as caught,
+    ):
+        request(url, b"x", timeouts=SHORT)
     assert (caught.value.status, caught.value.answer) == (400, "bad")
+
+
+def test_a_success_whose_headers_do_not_end_confirms_nothing() -> None:
+    with (
+        raw_receiver(b"HTTP/1.1 200 OK\r\nX-Other: ") as url,
+        pytest.raises(RequestFailed, match="no answer in time"),
+    ):
+        request(url, b"x", timeouts=SHORT)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("soon", None),
+        ("-5", None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999", None),
+    ],
+)
+def test_a_failure_has_the_seconds_that_the_receiver_asks_for(
+    header: str, seconds: float | None
+) -> None:
+    with (
+        http_receiver((503, {"Retry-After": header})) as receiver,
+        pytest.raises(RequestFailed) as caught,
+    ):
+        request(receiver.url, b"x")
+    assert caught.value.retry_after == seconds
 
 
 def test_the_answer_of_a_success_is_returned_as_far_as_wanted() -> None:

@@ -36,6 +36,14 @@ def test_a_point_is_a_line_with_escaped_names_and_finite_floats() -> None:
     )
 
 
+def test_a_name_that_influxdb_or_a_tag_has_is_that_of_no_field() -> None:
+    values = {"time": 1, "name": 2, "step": 3, "C:\\a b\\": 4, "\n": 5, "x\\,y": 6}
+    [line] = lines(batch(values, name="D:\\")).splitlines()
+    assert ",name=D:," in line
+    fields = line.rpartition(" ")[0].rpartition("-0000 ")[2]
+    assert fields == r"time_=1.0,name_=2.0,step=3.0,C:\a\ b=4.0,x\,y=6.0"
+
+
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 200_000])
 def test_a_snappy_block_of_literals_has_the_bytes_in_it(size: int) -> None:
     content = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -95,23 +103,27 @@ def test_points_that_otlp_rejects_beside_a_success_are_refused() -> None:
 
 def test_no_reason_names_a_secret() -> None:
     key, token, password, header = "key-5b1d2c77", "token-9f2e", "pass word", "header-77aa"
-    body = f"{key} {token} {password} {header} end".encode()
+    hook, scheme = "0123456789abcdef", "scheme-4e1b"
+    body = f"{key} {token} {password} {header} {hook} {scheme} /hooks end".encode()
     with http_receiver((400, {}, body), (500, {}, body)) as server:
         address = server.url.removeprefix("http://")
         options = ReceiverOptions(
             "http",
-            f"http://user-7:pass%20word@{address}/w?db=x&token={token}",
+            f"http://user-7:pass%20word@{address}/hooks/{hook}?db=x&token={token}",
             key=key,
-            headers={"X-Other": header},
+            headers={"X-Other": header, "X-Scheme": f"Bearer {scheme}"},
         )
         for kind in (Refused, Unavailable):
             with pytest.raises(kind) as caught:
                 Receiver(options).post(b"x", "text/plain")
-            assert str(caught.value).endswith(f": {' '.join(['<redacted>'] * 4)} end")
-        assert server.requests[0].path == f"/w?db=x&token={token}"
+            assert str(caught.value).endswith(f": {' '.join(['<redacted>'] * 6)} /hooks end")
+        assert server.requests[0].path == f"/hooks/{hook}?db=x&token={token}"
         assert server.requests[0].headers["authorization"] == f"Bearer {key}"
     assert key not in repr(options)
-    with http_receiver() as server:
+    with http_receiver(204, (400, {}, b"Basic dXNlcjpwdw==, dXNlcjpwdw==")) as server:
         address = server.url.removeprefix("http://")
-        Receiver(ReceiverOptions("influxdb", f"http://user:pw@{address}/")).post(b"x", "text/plain")
+        receiver = Receiver(ReceiverOptions("influxdb", f"http://user:pw@{address}/"))
+        receiver.post(b"x", "text/plain")
         assert server.taken[0].headers["authorization"] == "Basic dXNlcjpwdw=="
+        with pytest.raises(Refused, match=r"Bad Request: <redacted>, <redacted>$"):
+            receiver.post(b"x", "text/plain")
