@@ -37,7 +37,14 @@ def test_a_point_is_a_line_with_escaped_names_and_finite_floats() -> None:
 
 
 def test_a_name_that_influxdb_or_a_tag_has_is_that_of_no_field() -> None:
-    values = {"time": 1, "name": 2, "step": 3, "C:\\a b\\": 4, "\n": 5, "x\\,y": 6}
+    values: dict[str, float] = {
+        "time": 1,
+        "name": 2,
+        "step": 3,
+        "C:\\a b\\": 4,
+        "\n": 5,
+        "x\\,y": 6,
+    }
     [line] = lines(batch(values, name="D:\\")).splitlines()
     assert ",name=D:," in line
     fields = line.rpartition(" ")[0].rpartition("-0000 ")[2]
