@@ -95,6 +95,11 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         self._sessions = TrainerSessions(self._options, trial_prefix)
         self._session = TrainerSession(self._options, trial_prefix)  # of no Trainer yet
 
+    @property
+    def is_off(self) -> bool:
+        """Whether no run could be opened for the newest training."""
+        return self._session.attempts.is_disabled
+
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Kept until a run opens, and published then."""
         self._guarded(self._keep_init_end, state, control)
@@ -238,10 +243,10 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
                 data = {
                     "logs": named_values(logs),
                     "state": {
-                        "total_flos": state.total_flos,
-                        "num_input_tokens_seen": state.num_input_tokens_seen,
-                        "best_metric": state.best_metric,
-                        "best_global_step": state.best_global_step,
+                        "total_flos": getattr(state, "total_flos", None),
+                        "num_input_tokens_seen": getattr(state, "num_input_tokens_seen", None),
+                        "best_metric": getattr(state, "best_metric", None),
+                        "best_global_step": getattr(state, "best_global_step", None),
                     },
                 }
                 if session.events.groups_differ:

@@ -14,6 +14,7 @@ from lineside.emitter.spool.status_page import PHASES, TRAIN_ENDED
 from lineside.emitter.spool.status_page import TRAINING as TRAINING_FLAG
 from lineside.emitter.training.attempts import AttemptManager, InitEnd
 from lineside.emitter.training.checkpoints.folder import CheckpointFolder, checkpoint_path
+from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.data import loader_facts
 from lineside.emitter.training.facts.optimizer import have_own_rates, learning_rates
 from lineside.emitter.training.facts.trainer import history_facts, state_facts
@@ -61,7 +62,8 @@ class HookEvents:
         self.is_training = True
         self._open(args, state, kwargs, now_ns)
         self._output = Path(args.output_dir).absolute()
-        extra = self._checkpoint_facts(resumed_step=state.global_step) | history_facts(state)
+        extra = self._checkpoint_facts(resumed_step=state.global_step)
+        extra |= collect({"history": lambda: history_facts(state)}).get("history", {})
         self.publish_state("train_begin", WAITING, state, control, kwargs, extra, now_ns)
         self._set_training_flag()
 

@@ -18,7 +18,8 @@ class ModelEvents:
         self._publisher = publisher
         structure = model_structure(model)
         self._config_json = structure.get("config_json")
-        publisher.emit("model", step, None, 0, structure, now_ns)
+        if structure:
+            publisher.emit("model", step, None, 0, structure, now_ns)
 
     def publish_changed(self, model: Any, step: int, epoch: float | None, now_ns: int) -> None:
         """Publish the configuration of ``model`` if it is another one than before.
@@ -26,6 +27,6 @@ class ModelEvents:
         The first ``save_pretrained`` changes it, for example.
         """
         facts = config_facts(model)
-        if facts.get("config_json") != self._config_json:
-            self._config_json = facts.get("config_json")
+        if facts.get("config_json", self._config_json) != self._config_json:
+            self._config_json = facts["config_json"]
             self._publisher.emit("model", step, epoch, 0, facts, now_ns)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from lineside.bus.protocol.events import Event
 from lineside.emitter import LinesideCallback
@@ -60,6 +60,37 @@ def test_a_run_begins_with_what_a_callback_beside_it_needs(
     assert facts["model"]["module"] == type(made.model).__module__
     assert data_of(model)["text"] == repr(made.model)
     assert len(data_of(model)["table"]) == len(list(made.model.parameters()))
+
+
+def test_a_training_begins_whatever_its_history_holds(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    class History(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            state.log_history = [None, 3, {"loss": 1.0}]
+
+    trainer(tmp_path, History(), LinesideCallback(), max_steps=1).train()
+    close_all()
+    [begin] = of_kind(only(spool_events()), "train_begin")
+    assert "state" in begin
+    assert "log_history" not in begin
+
+
+def test_a_log_is_published_with_a_state_that_lacks_attributes(
+    home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Older(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            monkeypatch.delattr(TrainerState, "best_global_step")
+            del state.best_global_step
+
+    made = trainer(tmp_path, Older(), LinesideCallback(), max_steps=1)
+    made.train()
+    close_all()
+    logs = of_kind(only(spool_events()), "log")
+    assert [one["state"]["best_global_step"] for one in logs] == [None] * len(
+        made.state.log_history
+    )
 
 
 def test_a_log_carries_the_state_as_it_is_then(

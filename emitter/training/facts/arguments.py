@@ -35,18 +35,19 @@ def argument_facts(args: Any) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(args):
         return dict(vars(args))
-    return {
-        field.name: _as_dict(getattr(args, field.name))
-        for field in dataclasses.fields(args)
-        if field.init
-    }
+    names = [field.name for field in dataclasses.fields(args) if field.init]
+    values = collect({name: partial(_read_field, args, name) for name in names})
+    return {name: value[0] for name, value in values.items()}
 
 
-def _as_dict(value: Any) -> Any:
-    """``value``, or its names and values if it is an object like a GenerationConfig."""
-    if isinstance(value, type) or not hasattr(value, "to_dict"):
-        return value
-    return collect({"dict": value.to_dict}).get("dict", value)
+def _read_field(args: Any, name: str) -> tuple[Any]:
+    """The value of a field, or its names and values if it is an object like a GenerationConfig.
+
+    In a tuple, because None is a value.
+    """
+    value = getattr(args, name)
+    read = None if isinstance(value, type) else getattr(value, "to_dict", None)
+    return (value if read is None else collect({"dict": read}).get("dict", value),)
 
 
 def class_facts(cls: type) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote_plus
 
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import redact_text
@@ -41,7 +42,8 @@ NAMES = frozenset(
 """A tracker's variables with other names."""
 # An SDK sets these for its own child processes; in another process they point at a stranger.
 _OF_THE_PROCESS = frozenset({"CLEARML_PROC_MASTER_ID", "WANDB_SERVICE", "WANDB_X_SERVICE"})
-_USER_OF_ADDRESS = re.compile(r"(?<=://)[^\s/?#]*@")
+_USER_OF_ADDRESS = re.compile(r"(?<=//)[^\s/?#]*@")
+_PASSWORD_OF_USER = re.compile(r"[^\s/:@]+:[^\s/@]+@")  # of an address without a scheme
 _MOST_CHARACTERS = 4_096  # a longer value is left out: a part of it would be another value
 
 
@@ -64,9 +66,12 @@ def tracker_environment(environment: Mapping[str, str] | None = None) -> dict[st
 
 
 def _is_secret_name(name: str) -> bool:
-    # A variable is no vocabulary: DAGSHUB_USER_TOKEN is an account's.
-    return is_secret_name(name) or name.endswith(("TOKEN", "TOKENS"))
+    # A variable is no vocabulary: DAGSHUB_USER_TOKEN is an account's. Headers authenticate.
+    return is_secret_name(name) or name.endswith(("TOKEN", "TOKENS", "HEADERS"))
 
 
 def _is_harmless(setting: str) -> bool:
-    return redact_text(setting) == setting
+    # An address may hold another one, percent-encoded: ``?odbc_connect=UID%3D...``.
+    return not _PASSWORD_OF_USER.search(setting) and all(
+        redact_text(text) == text for text in (setting, unquote_plus(setting))
+    )

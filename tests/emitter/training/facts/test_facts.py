@@ -114,6 +114,25 @@ def test_arguments_are_redacted_and_not_changed() -> None:
     assert nested == {"token": "mine", "dtype": torch.bfloat16}
 
 
+def test_an_argument_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) -> None:
+    class Unreadable:
+        @property
+        def to_dict(self) -> Any:
+            raise RuntimeError
+
+    class Arguments(TrainingArguments):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "seed" and vars(self).get("is_made"):
+                raise RuntimeError
+            return super().__getattribute__(name)
+
+    args = Arguments(str(tmp_path), report_to="none", use_cpu=True)
+    names = set(argument_facts(args))
+    args.__dict__["is_made"], args.hub_token = True, Unreadable()
+    assert set(argument_facts(args)) == names - {"seed", "hub_token"}
+    assert argument_facts(args)["resume_from_checkpoint"] is None
+
+
 def test_real_training_arguments_are_read_in_full(tmp_path: Path) -> None:
     args = TrainingArguments(output_dir=str(tmp_path), hub_token="mine", use_cpu=True)  # noqa: S106
     facts = published(argument_facts(args))
@@ -297,6 +316,9 @@ def test_values_of_arguments_that_are_objects_are_published_as_values(tmp_path: 
         ),
         ({"MLFLOW_TAGS": '{"team": "a", "api_key": "hunter2hunter2"}'}, {}),
         ({"WANDB_NOTES": "hf_" + "aB3" * 12}, {}),
+        ({"WANDB_HTTP_PROXY": "me:hunter2@proxy:80", "WANDB_X_EXTRA_HTTP_HEADERS": "{}"}, {}),
+        ({"WANDB_HTTP_PROXY": "//me:hunter2@proxy:80"}, {"WANDB_HTTP_PROXY": "//proxy:80"}),
+        ({"MLFLOW_TRACKING_URI": "mssql:///?odbc_connect=UID%3Dme%3BPWD%3Dhunter2"}, {}),
         ({"WANDB_NOTES": "x" * 5_000, "WANDB_SERVICE": "2-1-unix-/tmp/s"}, {}),
         ({"DISABLE_MLFLOW_INTEGRATION": "TRUE"}, {"DISABLE_MLFLOW_INTEGRATION": "TRUE"}),
     ],
