@@ -73,8 +73,11 @@ def _patch_probes(module: ModuleType) -> None:
             setattr(module, name, functools.partial(_is_installed, package))
 
 
-def patch_handler(handler: Any, is_recorded: Callable[[], bool]) -> None:
-    """Let the CallbackHandler class leave trackers out, where a run ``is_recorded``."""
+def patch_handler(handler: Any, recorder: Callable[[], Any]) -> None:
+    """Let the CallbackHandler class leave trackers out, where a run is recorded.
+
+    ``recorder`` returns the class of the callback that records it; None if that is not known.
+    """
     original_init, original_add = handler.__init__, handler.add_callback
     original_pop, original_remove = handler.pop_callback, handler.remove_callback
     original_begin = handler.on_train_begin
@@ -82,7 +85,7 @@ def patch_handler(handler: Any, is_recorded: Callable[[], bool]) -> None:
     def __init__(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         taken: dict[type[Any], str] = {}
         with contextlib.suppress(Exception):
-            if is_recorded():
+            if recorder() is not None:
                 taken = _find_trackers(callbacks)
                 callbacks = [one for one in callbacks if one not in taken]
         _set(self, taken)
@@ -100,8 +103,22 @@ def patch_handler(handler: Any, is_recorded: Callable[[], bool]) -> None:
         for tracker, name in list(_get(self).items()):
             if reason := _reason_to_stay(name, os.environ):
                 _give_back(self, tracker, name, reason)
+        control = original_begin(self, *args, **kwargs)
+        if _get(self) and not any(
+            isinstance(one, recorder()) and not one.is_off for one in self.callbacks
+        ):
+            control = _begin_with_all(self, *args, **kwargs)
         _announce(_get(self).values())
-        return original_begin(self, *args, **kwargs)
+        return control
+
+    def _begin_with_all(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun, self.callbacks = self.callbacks, []
+        try:
+            for tracker, name in list(_get(self).items()):
+                _give_back(self, tracker, name, "this run is not recorded")
+            return self.call_event("on_train_begin", *args, **kwargs)
+        finally:
+            self.callbacks = begun + self.callbacks
 
     def _give_back(self: Any, tracker: type[Any], name: str, reason: str) -> None:
         _set(self, {one: other for one, other in _get(self).items() if one is not tracker})
@@ -129,7 +146,9 @@ def _find_trackers(callbacks: Iterable[Any]) -> dict[type[Any], str]:
     """The classes among ``callbacks`` that can run elsewhere, and their short names."""
     integrations = sys.modules.get(INTEGRATIONS)
     settings = Settings.from_env()
-    if integrations is None or explain_unusable(settings.broker, settings.spool) is not None:
+    if integrations is None or settings.disabled:
+        return {}
+    if explain_unusable(settings.broker, settings.spool) is not None:
         return {}
     short_names = {
         tracker: _SHORT_NAMES.get(name, name)

@@ -47,6 +47,12 @@ class Comet(TrainerCallback):
     pass
 
 
+class Recorder(TrainerCallback):
+    """In place of Lineside's callback."""
+
+    is_off = False
+
+
 @pytest.fixture
 def handler(home: Path, monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     """A CallbackHandler as in a training under ``--take-over``, with three trackers."""
@@ -60,16 +66,16 @@ def handler(home: Path, monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     monkeypatch.setattr(Mlflow, "made", 0)
     trackers = {"wandb": Wandb, "mlflow": Mlflow, "comet_ml": Comet}
     monkeypatch.setattr(integrations, "INTEGRATION_TO_CALLBACK", trackers)
-    take_over.patch_handler(Handler, lambda: True)
+    take_over.patch_handler(Handler, lambda: Recorder)
     return Handler
 
 
 def make(handler: type[Any], *callbacks: Any) -> Any:
-    return handler([DefaultFlowCallback, *callbacks], None, None, None, None)
+    return handler([DefaultFlowCallback, Recorder, *callbacks], None, None, None, None)
 
 
 def names(made: Any) -> list[str]:
-    return [type(one).__name__ for one in made.callbacks]
+    return [type(one).__name__ for one in made.callbacks if not isinstance(one, Recorder)]
 
 
 def begin(made: Any) -> None:
@@ -87,7 +93,7 @@ def test_callbacks_that_the_script_makes_stay(handler: type[Any]) -> None:
     own = Comet()
     made = make(handler, Wandb, own)
     made.add_callback(Mlflow)
-    assert made.callbacks[1] is own
+    assert made.callbacks[2] is own
     assert names(made) == ["DefaultFlowCallback", "Comet", "Wandb", "Mlflow"]
 
 
@@ -181,8 +187,35 @@ def test_nothing_is_left_out_where_no_run_is_recorded(handler: type[Any], home: 
     class Handler(CallbackHandler):
         pass
 
-    take_over.patch_handler(Handler, lambda: False)
+    take_over.patch_handler(Handler, lambda: None)
     assert names(make(Handler, Wandb, Mlflow)) == ["DefaultFlowCallback", "Wandb", "Mlflow"]
+
+
+def test_nothing_is_left_out_where_lineside_is_off(
+    handler: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINESIDE_DISABLED", "1")
+    assert names(make(handler, Wandb, Mlflow)) == ["DefaultFlowCallback", "Wandb", "Mlflow"]
+
+
+def test_trackers_begin_in_training_if_its_run_cannot_be_recorded(
+    handler: type[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[Any] = []
+
+    class Begins(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            begun.append(self)
+
+    made = make(handler, Wandb, Mlflow)
+    made.add_callback(Begins)
+    made.callbacks[1].is_off = True
+    monkeypatch.setattr(Wandb, "on_train_begin", Begins.on_train_begin)
+    begin(made)
+    assert names(made) == ["DefaultFlowCallback", "Begins", "Wandb", "Mlflow"]
+    assert begun == made.callbacks[2:]
+    assert made._lineside_taken_over == ()
+    assert "wandb stays in this process: this run is not recorded" in capsys.readouterr().err
 
 
 def test_probing_the_installed_trackers_imports_none(
