@@ -66,7 +66,11 @@ class CallbackGuard:
             changed[name] = getattr(found, name)
         metaclass: Any = type(found)
         guarded = metaclass(found.__name__, (found,), changed)
-        return construct(self._entry, guarded, arguments)
+        made = construct(self._entry, guarded, arguments)
+        own = vars(made)
+        # Hooks that the constructor has set hide those of the class.
+        own |= {name: self._guarded(name, own[name]) for name in _HOOKS if name in own}
+        return made
 
     def call(
         self, method: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from transformers.trainer_utils import get_last_checkpoint
 
 from lineside.emitter import LinesideCallback
+from lineside.emitter.spool.sidecar_process import INJECT_FOLDER
 from lineside.emitter.training_callbacks import add_callbacks
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all, data_of, only
@@ -43,6 +45,12 @@ class Bad(TrainerCallback, ExportableState):
         return "no control"
     def state(self):
         raise RuntimeError("no state")
+
+class Own(TrainerCallback):
+    def __init__(self):
+        self.on_epoch_begin = self.fail
+    def fail(self, *args, **kwargs):
+        raise ValueError("bad epoch")
 
 class Unmade(TrainerCallback):
     def __init__(self):
@@ -135,6 +143,31 @@ def test_no_error_of_a_callback_reaches_training_and_each_kind_is_published(
     assert "the variable LIVE_UNSET is not set" in found[2][2]
     assert found[4][2] == "SystemExit: 3"
     assert capsys.readouterr().err.count("callback bad: on_step_end failed, training goes on") == 1
+
+
+def test_hooks_that_a_constructor_sets_are_guarded_too(
+    home: Path, tmp_path: Path, module: str, spool_events: ReadSpool
+) -> None:
+    with_entries(tmp_path / "out", [f"{module}:Own"], max_steps=1).train()
+    assert errors_of(spool_events) == [("Own", "on_epoch_begin", "ValueError: bad epoch", 1)]
+
+
+def test_errors_are_published_by_the_callback_that_a_script_uses_instead(
+    home: Path,
+    tmp_path: Path,
+    module: str,
+    spool_events: ReadSpool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    injected = runpy.run_path(str(INJECT_FOLDER / "sitecustomize.py"))
+    monkeypatch.setenv("LINESIDE_CALLBACKS", json.dumps([f"{module}:Own"]))
+    made = trainer(tmp_path / "out", LinesideCallback(), max_steps=1)
+    injected["_add_configured"](made.callback_handler, LinesideCallback)
+    made.remove_callback(LinesideCallback)
+    made.add_callback(LinesideCallback())
+    made.train()
+    assert errors_of(spool_events) == [("Own", "on_epoch_begin", "ValueError: bad epoch", 1)]
 
 
 def test_an_interruption_of_the_script_passes(home: Path, tmp_path: Path, module: str) -> None:

@@ -102,7 +102,7 @@ def _patch_handler(module: ModuleType) -> None:
     if _takes_over():
         from lineside.emitter.launch import take_over
 
-        take_over.patch_handler(handler, is_recorded=lambda: _callback_class() is not None)
+        take_over.patch_handler(handler, _callback_class)
 
 
 def _add_configured(handler: Any, callback_class: Any) -> None:
@@ -110,8 +110,14 @@ def _add_configured(handler: Any, callback_class: Any) -> None:
     try:
         from lineside.emitter.training_callbacks import add_callbacks
 
-        [ours] = [one for one in handler.callbacks if isinstance(one, callback_class)][:1]
-        add_callbacks(handler, os.environ["LINESIDE_CALLBACKS"], ours.on_callback_error)
+        def report(*error: Any) -> None:
+            # The script may have replaced the callback, or removed it.
+            for one in handler.callbacks:
+                if isinstance(one, callback_class):
+                    one.on_callback_error(*error)
+                    return
+
+        add_callbacks(handler, os.environ["LINESIDE_CALLBACKS"], report)
     except Exception as error:  # noqa: BLE001 - training goes on after any error
         _log(f"a callback of the configuration is missing: {type(error).__name__}: {error}")
 
