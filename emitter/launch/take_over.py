@@ -24,6 +24,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.spool.confirmation import explain_unusable
 from lineside.emitter.training.console import print_once
 from lineside.emitter.training.facts.trainer import TAKEN_OVER
+from lineside.emitter.training.identity import RankInfo
 
 INTEGRATIONS = "transformers.integrations.integration_utils"
 """The module with the callbacks of all trackers."""
@@ -122,7 +123,7 @@ def patch_handler(handler: Any, recorder: Callable[[], Any]) -> None:
 
     def _give_back(self: Any, tracker: type[Any], name: str, reason: str) -> None:
         _set(self, {one: other for one, other in _get(self).items() if one is not tracker})
-        print_once(_stays(name, reason))
+        _print_on_rank_0(_stays(name, reason))
         original_add(self, tracker)
 
     def _dropping(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,7 +168,7 @@ def _find_trackers(callbacks: Iterable[Any]) -> dict[type[Any], str]:
         if reason is None:
             found[one] = name
         else:
-            print_once(_stays(name, reason))
+            _print_on_rank_0(_stays(name, reason))
     return found
 
 
@@ -221,12 +222,19 @@ def _announce(names: Iterable[str]) -> None:
     with contextlib.suppress(Exception):
         settings = Settings.from_env()
         if broker_listens(settings.broker) is False:
-            print_once(
+            _print_on_rank_0(
                 f"{trackers} run outside of this process: no broker answers at {settings.broker}; "
                 f"the values wait in {settings.spool}, and `lineside up` sends them"
             )
         else:
-            print_once(f"{trackers} run outside of this process: the callback host logs to them")
+            _print_on_rank_0(
+                f"{trackers} run outside of this process: the callback host logs to them"
+            )
+
+
+def _print_on_rank_0(text: str) -> None:
+    if RankInfo.from_env().rank == 0:
+        print_once(text)
 
 
 def _stays(name: str, reason: str) -> str:

@@ -183,6 +183,19 @@ def test_one_line_states_where_the_values_go(
     assert line.endswith(f"the values wait in {home}/spool, and `lineside up` sends them")
 
 
+def test_other_ranks_print_nothing(
+    handler: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WANDB_WATCH", "all")
+    made = make(handler, Wandb, Mlflow)
+    begin(made)
+    assert made._lineside_taken_over == ("mlflow",)
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_left_out_where_no_run_is_recorded(handler: type[Any], home: Path) -> None:
     class Handler(CallbackHandler):
         pass
