@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +24,8 @@ from lineside.cli.configuration.option import (
 from lineside.cli.output import table
 
 if TYPE_CHECKING:
+    from lineside.bus.callback_config import CallbackEntry
+    from lineside.bus.errors import CallbackConfigError
     from lineside.cli.configuration.loading import StackConfiguration
     from lineside.subscribers.uploader.dead_letters import DeadLetters
     from lineside.subscribers.uploader.sinks.sink import Sink
@@ -313,11 +317,25 @@ def check_callbacks(configuration: StackConfiguration) -> None:
     from lineside.cli.configuration.callbacks import entry_problem
 
     faults = check_entries(configuration.callbacks, CHECK_SECONDS)
+    faults += [one for entry in configuration.callbacks for one in _missing_packages(entry)]
     if not faults:
         return
     if configuration.document is None:
         raise faults[0]
     raise DocumentError(entry_problem(configuration.document, one) for one in faults)
+
+
+def _missing_packages(entry: CallbackEntry) -> Iterator[CallbackConfigError]:
+    """The fault of a tracker whose packages are not installed in this environment."""
+    from lineside.subscribers.callback_host.trackers.registry import missing_packages
+
+    if entry.python:
+        return  # another interpreter: its process reports that
+    if missing := missing_packages(entry.class_path):
+        yield entry.error(
+            f"{', '.join(missing)} is not installed for {sys.executable}; "
+            "install it there, or name another interpreter as `python:` of the entry"
+        )
 
 
 def _test_targets(options: NotificationOptions) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lineside.bus.callbacks.callback_check import needs_check
 from lineside.bus.module_process import module_command
 from lineside.bus.settings import Settings
 from lineside.cli.configuration.option import CONFIG_VARIABLE
@@ -91,7 +90,7 @@ def _callback_host(configuration: StackConfiguration, env: Mapping[str, str]) ->
     options = _options(configuration.values.callback_host, None)
     options += [f"--to={name}" for name in configuration.trackers]
     argv = module_command("lineside.cli", "callback-host", *options)
-    has_check = any(map(needs_check, configuration.callbacks))
+    has_check = bool(configuration.callbacks)
     return Program("callback-host", argv, env, is_required=False, has_check=has_check)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -27,7 +26,7 @@ from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
 from lineside.bus.protocol.events import RANK_0, Event, Stream
 from lineside.subscribers.backoff import Backoff, RetryLater
 from lineside.subscribers.callback_host.attempt_end import AttemptEnd
-from lineside.subscribers.callback_host.trackers.registry import tracker_of
+from lineside.subscribers.callback_host.trackers.registry import missing_packages, tracker_of
 from lineside.subscribers.callback_host.trackers.tracker import HostedRun, RunEnd, Tracker
 from lineside.subscribers.callback_host.worker_spec import BUS, WorkerSpec
 from lineside.subscribers.context import RunContext
@@ -193,8 +192,7 @@ class HostedCallback(Subscriber):
                 **self._entry_environment(),
             }
         )
-        missing = [name for name in tracker.packages if not _is_installed(name)]
-        if missing:
+        if missing := missing_packages(self._entry.class_path):
             raise UnusableCallback(
                 f"callback {self._entry.name} needs the package {', '.join(missing)}, which "
                 f"{sys.executable} does not have: install it there, or name another interpreter "
@@ -210,10 +208,9 @@ class HostedCallback(Subscriber):
                 sys.modules[name] = None  # type: ignore[assignment]
         process = facts.get("process")
         place = process.get("cwd") if isinstance(process, Mapping) else None
-        try:
-            os.chdir(place if isinstance(place, str) and place else hosted.folder)
-        except OSError:
-            os.chdir(hosted.folder)
+        # A container or a unit of systemd may have the folder, such as /, and not write there.
+        is_usable = isinstance(place, str) and Path(place).is_dir() and os.access(place, os.W_OK)
+        os.chdir(place if is_usable else hosted.folder)
 
     def _entry_environment(self) -> dict[str, str]:
         try:
@@ -363,13 +360,6 @@ def _run_environment(facts: Mapping[str, Any], own: Mapping[str, str]) -> dict[s
         and isinstance(value, str)
         and value != _USER_INFO.sub(r"\1", own.get(name, ""))
     }
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # nor the package that it is in
-        return False
 
 
 for _kind in LIFECYCLE_KINDS:  # so that errors are reported with the name of the hook

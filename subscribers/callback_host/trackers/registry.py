@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import cast
 
@@ -39,3 +40,17 @@ def tracker_of(class_path: str) -> type[Tracker]:
     module, _, name = place.partition(":")
     found = getattr(importlib.import_module(f"{__package__}.{module}"), name)
     return cast("type[Tracker]", found)
+
+
+def missing_packages(class_path: str) -> list[str]:
+    """The packages that a tracker needs and this interpreter does not have."""
+    tracker = tracker_of(class_path)
+    needed = () if tracker is Tracker else ("transformers", *tracker.packages)
+    return [name for name in needed if not _is_installed(name)]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor the package that it is in
+        return False

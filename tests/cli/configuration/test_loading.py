@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError
+from lineside.cli.commands.services import check_callbacks
 from lineside.cli.configuration import json_schema
 from lineside.cli.configuration.callbacks import load_training_callbacks
 from lineside.cli.configuration.display import effective
 from lineside.cli.configuration.loading import StackConfiguration, load
 from lineside.cli.configuration.schema import Configuration
 from lineside.emitter.redaction.text import REDACTED
+from lineside.subscribers.callback_host.trackers import registry
 
 ROOT = Path(__file__).parents[3]
 SECRET = "5b1d2c77e0a94f"  # noqa: S105 - no secret
@@ -280,6 +282,17 @@ def test_trackers_of_the_command_line_join_those_of_the_file(write: Write) -> No
     assert [entry.id for entry in configuration.callbacks] == ["wandb", "Monitoring", "mlflow"]
     with pytest.raises(UsageError, match=r"--to mlflo: is no tracker; did you mean mlflow\?"):
         configuration.with_trackers(["mlflo"])
+
+
+def test_a_tracker_without_its_package_is_a_fault_before_anything_starts(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_is_installed", lambda name: name != "mlflow")
+    configuration = write("custom_callbacks: [wandb]").with_trackers(["mlflow"])
+    with pytest.raises(DocumentError, match=r"mlflow: mlflow is not installed for .*; install it"):
+        check_callbacks(configuration)
+    monkeypatch.setattr(registry, "_is_installed", lambda _name: True)
+    check_callbacks(configuration)
 
 
 def test_secrets_of_callbacks_are_not_shown(write: Write) -> None:

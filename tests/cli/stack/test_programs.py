@@ -62,6 +62,7 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
     assert found[-2].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
+    assert "callback-host" in [one.name for one in found if one.has_check]
     assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 4]
 
 
