@@ -209,8 +209,9 @@ class HostedCallback(Subscriber):
         process = facts.get("process")
         place = process.get("cwd") if isinstance(process, Mapping) else None
         # A container or a unit of systemd may have the folder, such as /, and not write there.
-        is_usable = isinstance(place, str) and Path(place).is_dir() and os.access(place, os.W_OK)
-        os.chdir(place if is_usable else hosted.folder)
+        if not (isinstance(place, str) and Path(place).is_dir() and os.access(place, os.W_OK)):
+            place = hosted.folder
+        os.chdir(place)
 
     def _entry_environment(self) -> dict[str, str]:
         try:
