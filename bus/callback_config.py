@@ -20,6 +20,7 @@ from lineside.bus.callbacks.callback_class import (
     load_class,
     raised_at,
 )
+from lineside.bus.callbacks.hidden_values import hide_arguments
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.protocol.events import is_run_id, is_run_process
 from lineside.bus.variables import replace_variables
@@ -50,7 +51,6 @@ ON_ERROR = ("skip", "retry", "stop")
 _CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 _FILE_CLASS = re.compile(r".+\.py:[^\W\d]\w*", re.DOTALL)
 _HOST_KEYS = ("projects", "runs", "environment", "python", "on_error", "torch")
-_MIN_HIDDEN = 4  # shorter texts are no secrets, and hiding them would garble an error
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def construct(entry: CallbackEntry, found: type[Any], arguments: Mapping[str, An
     """
     try:
         return found(**arguments)
-    except Exception as error:  # noqa: BLE001 - a constructor of a user's own
-        message = f"{type(error).__name__}: {_hide(str(error), arguments)}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor of a user's own
+        message = f"{type(error).__name__}: {hide_arguments(str(error), arguments)}"
         sentence = f"{found.__name__}(...) raised {message}{raised_at(error)}"
         # With the error itself, a traceback would show the message as it was.
         raise entry.error(sentence, "args") from None
@@ -299,23 +299,3 @@ def _resolve(
     if isinstance(value, (list, tuple)):
         return [_resolve(entry, one, env, (*key, index)) for index, one in enumerate(value)]
     return value
-
-
-def _hide(message: str, arguments: Mapping[str, Any]) -> str:
-    """``message`` with the values of ``arguments`` replaced by their names."""
-    named = sorted(_leaves(arguments, "args"), key=lambda one: -len(one[0]))
-    for text, name in named:
-        for form in (text, repr(text)[1:-1]):
-            message = message.replace(form, f"<{name}>")
-    return message
-
-
-def _leaves(value: Any, name: str) -> Iterable[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _leaves(one, f"{name}.{key}")
-    elif isinstance(value, list):
-        for one in value:
-            yield from _leaves(one, name)
-    elif not isinstance(value, bool) and len(str(value)) >= _MIN_HIDDEN:
-        yield str(value), name

@@ -73,6 +73,7 @@ class RunContext:
         self._method = ""  # that is being called
         self._tries = 0  # of the event
         self._save_now: Callable[[], None] = lambda: None
+        self._redact: Callable[[str], str] = str
         self._publications: list[Publication] = []  # of the event being handled
         self._collected: list[Publication] = []  # of the events since the last commit
 
@@ -188,7 +189,7 @@ class RunContext:
             "tries": self._tries,
             "error": None
             if error is None
-            else {"type": kind_of_error, "message": str(error)[:_MESSAGE_LENGTH]},
+            else {"type": kind_of_error, "message": self._redact(str(error))[:_MESSAGE_LENGTH]},
         }
 
     @property
@@ -260,6 +261,10 @@ class TrackedRun(RunContext):
     def on_save(self, save: Callable[[], None]) -> None:
         """What ``save`` does."""
         self._save_now = save
+
+    def redact_errors(self, redact: Callable[[str], str]) -> None:
+        """Have ``redact`` take secrets out of the texts of errors that are published."""
+        self._redact = redact
 
     def error_data(
         self, action: str, method: str, tries: int, error: Exception | None

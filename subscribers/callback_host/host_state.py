@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lineside.subscribers.callback_host.worker_spec import READER
+from lineside.bus.protocol.events import RANK_0, Stream
+from lineside.subscribers.callback_host.worker_spec import READER, WorkerSpec, state_path
 from lineside.subscribers.state.subscriber_state import RETENTION_SECONDS, SubscriberState
 
 OPEN, SILENT, DONE = "open", "silent", "done"
@@ -26,6 +28,16 @@ class Attempt:
     name: str = ""
     project: str = ""
     taken_over: tuple[str, ...] = ()
+
+    @classmethod
+    def of_facts(
+        cls, stream: Stream, facts: Mapping[str, Any], journal: str | None, offset: int
+    ) -> Attempt:
+        """The attempt whose ``run_start`` has these ``facts``."""
+        name, project = str(facts.get("name") or ""), str(facts.get("project") or "")
+        taken_over = facts.get("taken_over")
+        handed_over = tuple(map(str, taken_over)) if isinstance(taken_over, (list, tuple)) else ()
+        return cls(stream.run, stream.attempt, journal, offset, name, project, handed_over)
 
 
 @dataclass(frozen=True)
@@ -135,3 +147,14 @@ CREATE TABLE IF NOT EXISTS entries (
                 " jobs.run=attempts.run AND jobs.attempt=attempts.attempt)",
                 (cutoff,),
             )
+
+
+def saved_place(spec: WorkerSpec) -> tuple[int, bool]:
+    """How many of the attempt's events an ended process has handled, and whether it closed it."""
+    state_file = SubscriberState(state_path(Path(spec.folder)))
+    try:
+        saved = state_file.load(spec.run)
+    finally:
+        state_file.close()
+    is_closed = saved.state.get("attempt") == spec.attempt and bool(saved.state.get("closed"))
+    return saved.next_seqs.get(Stream(spec.run, RANK_0, spec.attempt), 0), is_closed

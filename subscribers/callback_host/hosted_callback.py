@@ -20,6 +20,7 @@ from lineside.bus.callback_config import (
     entry_environment,
     make_callback,
 )
+from lineside.bus.callbacks.hidden_values import hide_secrets
 from lineside.bus.errors import CallbackConfigError
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.protocol.event_kinds import LIFECYCLE_KINDS
@@ -54,6 +55,10 @@ _NO_EVENT = Event(0, 0.0, 0, "")
 
 class UnusableCallback(SubscriberStopped):
     """The callback cannot be made as it is configured."""
+
+
+class CallbackExited(Exception):
+    """A callback asked its process to exit: an error of this hook, as any other."""
 
 
 class HostedCallback(Subscriber):
@@ -132,6 +137,11 @@ class HostedCallback(Subscriber):
                 state.pop(name, None)
         self._to_repeat = list(state["called"])
         return bool(state["closed"])
+
+    def redact(self, text: str) -> str:
+        """``text`` without the secrets that this process was given."""
+        entry = self._entry
+        return hide_secrets(text, entry.args, entry.environment, self._stack_environment)
 
     def _observe(self, run: RunContext, stream: Stream, event: Event) -> None:
         self.end.observe(stream, event)
@@ -280,6 +290,8 @@ class HostedCallback(Subscriber):
         self.hook_since, self.hook = time.monotonic(), hook
         try:
             yield
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise CallbackExited(f"{type(error).__name__}: {error}") from error
         except Exception as error:
             if self._tracker is not None and self._tracker.is_delivery_error(error):
                 text = f"{type(error).__name__}: {error}"

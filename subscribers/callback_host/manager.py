@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from lineside.bus.callback_config import CallbackEntry, parse_entry
+from lineside.bus.callbacks.hidden_values import hide_secrets
 from lineside.bus.client.reader import Batch
 from lineside.bus.errors import CallbackConfigError, LinesideError, UsageError
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_run_id
@@ -23,6 +24,7 @@ from lineside.subscribers.callback_host.host_state import (
     Attempt,
     EntryStart,
     HostState,
+    saved_place,
 )
 from lineside.subscribers.callback_host.job_queue import JobQueue
 from lineside.subscribers.callback_host.process_reports import ProcessReports
@@ -37,11 +39,10 @@ from lineside.subscribers.callback_host.worker_spec import (
     UNUSABLE,
     WorkerSpec,
     callback_folder,
-    state_path,
 )
 from lineside.subscribers.context import RunFilter
 from lineside.subscribers.publication_sender import PublicationSender
-from lineside.subscribers.state.subscriber_state import SubscriberState
+from lineside.subscribers.state.state_file import StateFileError
 
 log = logging.getLogger("lineside")
 
@@ -54,6 +55,7 @@ RECENT_SECONDS = 600.0
 UNUSABLE_SECONDS = 600.0
 """After how long a callback that cannot be made is tried again."""
 _SCHEDULE_SECONDS = 0.1
+_FULL_DISK_SECONDS = 1.0  # until a state that could not be kept is tried again
 _TRIM_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _END_SECONDS = 3.5  # that all processes have at the end; ``up`` gives this process five
@@ -68,7 +70,7 @@ class CallbackHost(BatchSubscriber):
     """
 
     name = READER
-    streams = ("*/rank0",)
+    streams = ("*/rank0", "*/shipper", "*/launcher")
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class CallbackHost(BatchSubscriber):
         self._starts: dict[str, EntryStart] = {}  # of each entry, in this journal
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._newest: dict[str, str] = {}  # the newest attempt of each run
+        self._reported_at: dict[tuple[str, str], int] = {}  # before the attempt's first event
         self._last_events: dict[tuple[str, str], Event] = {}
         self._queues: dict[tuple[str, str], JobQueue] = {}
         self._active: dict[tuple[str, str], JobQueue] = {}  # with an open job or a process
@@ -108,26 +111,46 @@ class CallbackHost(BatchSubscriber):
         super().startup()
 
     def handle(self, batches: Sequence[Batch]) -> bool:
+        while not self.should_exit:
+            try:
+                self._take(batches)
+            except StateFileError as error:
+                # All of it again, once the disk has room: the processes live on meanwhile.
+                log.warning("%s: %s", self.name, error)
+                time.sleep(_FULL_DISK_SECONDS)
+            else:
+                return True
+        return False
+
+    def _take(self, batches: Sequence[Batch]) -> None:
         self._find_starts()
         for batch in batches:
             stream = batch.stream
-            if stream is not None and batch.events and is_run_id(stream.run):
+            if stream is None or not batch.events or not is_run_id(stream.run):
+                continue
+            if stream.producer == RANK_0:
                 self._handle_events(stream, batch)
+            else:
+                self._note_reports(stream.run, batch)
         self._state_file.sync()
-        return True
 
     def on_journal_changed(self) -> None:
         self._starts.clear()
+        self._reported_at.clear()
 
     def tick(self, now: float) -> None:
         if self._fatal is not None:
             raise self._fatal
         if now >= self._schedule_at:
             self._schedule_at = now + _SCHEDULE_SECONDS
-            if self.reader.is_subscribed:
-                self._find_starts()
-            self._reap(now)
-            self._start_workers(now)
+            try:
+                if self.reader.is_subscribed:
+                    self._find_starts()
+                self._reap(now)
+                self._start_workers(now)
+            except StateFileError as error:  # what was not kept of a process is found again
+                log.warning("%s: %s", self.name, error)
+                self._schedule_at = now + _FULL_DISK_SECONDS
         if now >= self._trim_at:
             self._trim_at = now + _TRIM_SECONDS
             for queue in self._active.values():
@@ -135,7 +158,8 @@ class CallbackHost(BatchSubscriber):
                     queue.worker.log.trim()
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
-            self._state_file.prune()
+            with contextlib.suppress(StateFileError):
+                self._state_file.prune()
 
     def flush(self) -> None:
         """End all processes; their positions are kept."""
@@ -172,8 +196,10 @@ class CallbackHost(BatchSubscriber):
         first, last = batch.events[0], batch.events[-1]
         attempt = self._attempts.get(key)
         if first.kind == "run_start" and (attempt is None or attempt.journal != self.journal):
-            attempt = _attempt_of(stream, first.data or {}, self.journal, batch.offset - 1)
+            begin = self._reported_at.get(key, batch.offset - 1)
+            attempt = Attempt.of_facts(stream, first.data or {}, self.journal, begin)
             self._state_file.save_attempt(attempt)
+            self._reported_at.pop(key, None)
             self._add_attempt(attempt)
         if attempt is None:
             return  # its beginning has left the journal
@@ -188,6 +214,13 @@ class CallbackHost(BatchSubscriber):
                 queue = self._queue(entry.id, stream.run)
                 if queue.open(stream.attempt, last.seq):
                     self._active[entry.id, stream.run] = queue
+
+    def _note_reports(self, run: str, batch: Batch) -> None:
+        """Note where reports on an attempt begin, which may overtake its own first event."""
+        for event in batch.events:
+            attempt = (event.data or {}).get("attempt")
+            if isinstance(attempt, str) and (run, attempt) not in self._attempts:
+                self._reported_at.setdefault((run, attempt), batch.offset - 1)
 
     def _entries_for(self, attempt: Attempt) -> list[CallbackEntry]:
         """The entries that match, and those of trackers that the run hands over."""
@@ -243,10 +276,13 @@ class CallbackHost(BatchSubscriber):
         attempt = worker.spec.attempt
         if code in (EXIT_DONE, SUSPENDED):
             try:
-                next_seq = _next_seq(worker)
+                next_seq, is_closed = saved_place(worker.spec)
             except LinesideError as error:
                 log.warning("%s: %s", self.name, error)
                 queue.not_before = now + queue.backoff.fail()
+                return
+            if code == EXIT_DONE and not is_closed:
+                self._on_crash(queue, worker, code, now)  # the callback ended its process
                 return
             last, job = self._last_events.get((queue.run, attempt)), queue.find(attempt)
             # Events that expired before they were read never come.
@@ -324,6 +360,8 @@ class CallbackHost(BatchSubscriber):
     def _on_crash(self, queue: JobQueue, worker: WorkerProcess, code: int, now: float) -> None:
         """Report a process that ended by itself; it is started again."""
         delay, last = queue.backoff.fail(), worker.last_output()
+        entry = parse_entry(worker.spec.entry)
+        last = hide_secrets(last, entry.args, entry.environment, os.environ)
         text = f"its process ended ({describe_exit(code)}): {last}"
         if "No module named" in last and worker.python is not None:
             text = f"python {worker.python!r} cannot run callbacks: {last}; install lineside there"
@@ -341,28 +379,3 @@ class CallbackHost(BatchSubscriber):
 
     def _set_fatal(self, error: BaseException) -> None:
         self._fatal = error
-
-
-def _attempt_of(
-    stream: Stream, facts: Mapping[str, Any], journal: str | None, offset: int
-) -> Attempt:
-    taken_over = facts.get("taken_over")
-    return Attempt(
-        stream.run,
-        stream.attempt,
-        journal,
-        offset,
-        str(facts.get("name") or ""),
-        str(facts.get("project") or ""),
-        tuple(map(str, taken_over)) if isinstance(taken_over, (list, tuple)) else (),
-    )
-
-
-def _next_seq(worker: WorkerProcess) -> int:
-    """How many of the attempt's events the ended process has handled."""
-    spec = worker.spec
-    state_file = SubscriberState(state_path(Path(spec.folder)))
-    try:
-        return state_file.load(spec.run).next_seqs.get(Stream(spec.run, RANK_0, spec.attempt), 0)
-    finally:
-        state_file.close()

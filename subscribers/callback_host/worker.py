@@ -52,7 +52,10 @@ _GRACE_SECONDS = 2.5  # after SIGTERM, for the hook that is being called
 _SENDER_SECONDS = 2.0
 _FULL_DISK_SECONDS = 5.0
 _NICENESS = 10
-_DEFAULTS = {"COMET_DISABLE_AUTO_LOGGING": "1"}  # or it mirrors other trackers' runs
+_DEFAULTS = {
+    "COMET_DISABLE_AUTO_LOGGING": "1",  # or it mirrors other trackers' runs
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # torch is missing on purpose
+}
 
 
 class CallbackWorker(BatchSubscriber):
@@ -94,6 +97,7 @@ class CallbackWorker(BatchSubscriber):
             0.0,
         )
         self.runner = HandlerRunner(setup, self.spec.run, lambda: self.should_exit)
+        self.runner.run.redact_errors(self.hosted.redact)
         self._was_closed = self.hosted.begin(self.runner.run)
         self.runner.run.keep()
         self.reader = self.open_reader()
@@ -276,8 +280,11 @@ def run_worker() -> NoReturn:
         log.error("%s", error)  # noqa: TRY400 - its sentence is enough
     except Exception:
         log.exception("the callback's process ends")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # the callback closed it, or the disk is full
+            stream.flush()
     if code != DONE:
         os._exit(code)  # nothing may mark the tracker's run as finished
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ class TensorBoard(Tracker):
 
     def before(self, call: HookCall) -> bool:
         self.now = call.event.time
+        if hasattr(type(call.args), "logging_dir") and not call.args.logging_dir:
+            # transformers 4 takes the folder from here; the training's 5 has no such argument.
+            call.args.logging_dir = os.environ["TENSORBOARD_LOGGING_DIR"]
         if call.hook == "on_train_begin":
             began_before = self.run.identity.get("attempt", self.run.attempt)
             if began_before != self.run.attempt and call.state.global_step:
@@ -87,6 +91,7 @@ class TensorBoard(Tracker):
         process = facts.get("process", {})
         cwd = Path(process.get("cwd") or self.run.folder)
         given = facts.get("environment", {}).get("TENSORBOARD_LOGGING_DIR")
+        given = given or facts.get("args", {}).get("logging_dir")  # transformers 4
         if given:
             folder = cwd / Path(given).expanduser()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,32 @@ class Raiser(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         raise ValueError(f"no value at step {state.global_step}")
+
+
+class Leaker(TrainerCallback):
+    """Raises an error with the key of its server in it."""
+
+    def __init__(self, api_key: str) -> None:
+        self.api_key = api_key
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        raise ConnectionError(f"401 of https://ada:pw@host/?key={self.api_key}")
+
+
+class Exiter(Appender):
+    """Calls ``sys.exit`` at each log, or ends its process at the first one of step 2."""
+
+    def __init__(self, file: str, at_once: bool = False) -> None:
+        super().__init__(file)
+        self.at_once = at_once
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        is_first = f" log {state.global_step} " not in self.file.read_text()
+        super().on_log(args, state, control, logs)
+        if not self.at_once:
+            sys.exit(0)
+        if is_first and state.global_step == 2:
+            os._exit(0)
 
 
 class Switch(TrainerCallback):

@@ -21,6 +21,7 @@ from lineside.bus.testing import BrokerProcess, Producer, read_all
 from lineside.subscribers.callback_host import manager
 from lineside.subscribers.callback_host.manager import CallbackHost
 from lineside.subscribers.callback_host.worker_spec import callback_folder
+from lineside.subscribers.state.state_file import StateFileError
 from lineside.subscribers.testing import synthetic_run
 from tests.subscribers.callback_host.host_process import (
     ATTEMPT,
@@ -143,6 +144,34 @@ def test_a_second_attempt_gets_a_process_of_its_own(
     assert f"attempt {ATTEMPT} is over: lost" in log.read_text()
 
 
+def test_a_training_that_was_reported_lost_before_its_first_event_came_is_closed_as_lost(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    events = list(synthetic_run(5, run="run"))[:9]
+    with hosting(settings, appender(file)):
+        with Producer(settings.broker, f"run/shipper/{LATER_ATTEMPT}") as shipper:
+            report = {"producer": "rank0", "attempt": ATTEMPT, "emitted": len(events)}
+            shipper.emit("process_lost", data=report)
+            shipper.flush(30)
+        with Producer(settings.broker, f"run/rank0/{ATTEMPT}") as producer:
+            publish(producer, events)
+        lines = wait_for_hook(file, "log", 2)
+        log = callback_folder(settings.home, "Appender", "run") / "output.log"
+        wait_until(lambda: "is over: lost" in log.read_text(), "the attempt is over")
+    assert steps_of(lines) == [1, 2]
+
+
+def test_a_callback_that_ends_its_process_as_if_all_were_well_is_reported_and_goes_on(
+    broker: BrokerProcess, settings: Settings, file: Path
+) -> None:
+    with hosting(settings, sample("Exiter", args={"file": str(file), "at_once": True})):
+        train(settings, "run", 3)
+        lines = wait_for_hook(file, "end")
+        error = wait_for_error(settings, "run", "Exiter")
+    assert "its process ended (exit code 0)" in error["error"]["message"]
+    assert steps_of(lines) == [1, 2, 2, 3]
+
+
 def test_a_callback_that_raises_or_hangs_delays_no_other(
     broker: BrokerProcess, settings: Settings, file: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +252,37 @@ def test_running_runs_take_turns_at_a_place(
     finally:
         host.shutdown()
     assert len({line.pid for line in read_lines(file)}) == 2
+
+
+def test_a_full_disk_delays_the_host_and_ends_neither_it_nor_a_process(
+    broker: BrokerProcess, settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "_FULL_DISK_SECONDS", 0.1)
+    host = CallbackHost(settings, parse_entries([appender(file)]))
+    host.startup()
+    failed, transaction = [0], host._state_file.transaction
+
+    @contextmanager
+    def full_every_other_time() -> Iterator[Any]:
+        failed[0] += 1
+        if failed[0] % 2:
+            raise StateFileError("the disk is full")
+        with transaction() as db:
+            yield db
+
+    def is_done() -> bool:
+        host.run_once()
+        return "done" in [job.state for job in host._state_file.jobs()]
+
+    try:
+        monkeypatch.setattr(host._state_file, "transaction", full_every_other_time)
+        train(settings, "run", 3)
+        wait_until(is_done, "the run is hosted")
+    finally:
+        monkeypatch.undo()
+        host.shutdown()
+    assert steps_of(read_lines(file)) == [1, 2, 3]
+    assert len({line.pid for line in read_lines(file)}) == 1
 
 
 def test_only_runs_that_fit_are_hosted_and_those_that_hand_a_tracker_over(

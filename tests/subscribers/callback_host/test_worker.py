@@ -252,6 +252,25 @@ def test_a_callback_that_always_raises_is_reported_at_its_first_and_tenth_time(
         assert hosting.worker.exit_code == DONE
 
 
+def test_a_hook_that_exits_is_skipped_as_one_that_raises(tmp_path: Path, file: Path) -> None:
+    with Hosting(tmp_path, appender(file, "Exiter")) as hosting:
+        hosting.deliver(at_now(synthetic_run(2)))
+        [error] = hosting.errors
+        assert hosting.worker.exit_code == DONE
+    assert (error["action"], error["error"]["message"]) == ("skipped", "SystemExit: 0")
+    assert steps_of(read_lines(file)) == [1, 2]
+
+
+def test_an_error_is_published_without_the_secrets_in_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPANY", "s3cr3t-value")
+    with Hosting(tmp_path, in_process("Leaker", args={"api_key": "${COMPANY}"})) as hosting:
+        hosting.deliver(at_now(synthetic_run(1)))
+        [error] = hosting.errors
+    assert error["error"]["message"] == "401 of https://<user>@host/?key=<COMPANY>"
+
+
 def test_flags_that_a_hook_sets_become_commands(tmp_path: Path) -> None:
     flags = ["should_evaluate", "should_save", "should_log"]
     with Hosting(tmp_path, in_process("Switch", args={"flags": flags})) as hosting:
