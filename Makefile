@@ -113,8 +113,9 @@ $(COMPAT)/.ready: $(DEPENDS)
 	touch $@
 
 # The trackers pin other versions than constraints.txt.
-$(TRACKERS)/.ready: pyproject.toml tests/trackers/requirements.txt
+$(TRACKERS)/.ready: pyproject.toml tests/trackers/requirements.txt tests/trackers/constraints.txt
 	$(PYTHON) -m venv $(TRACKERS)
 	@echo "Installing all trackers into $(TRACKERS): some minutes, once."
-	$(TRACKERS)/bin/python $(PIP) -r tests/trackers/requirements.txt -e '.[demo]'
+	$(TRACKERS)/bin/python $(PIP) -c tests/trackers/constraints.txt -r tests/trackers/requirements.txt \
+	  -e '.[demo]'
 	touch $@
