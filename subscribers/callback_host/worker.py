@@ -83,6 +83,8 @@ class CallbackWorker(BatchSubscriber):
         self._sender = PublicationSender(self.settings.broker, state_file, self._set_fatal)
         self._sender.start()
         state_file.mark_used()
+        # A process that the callback forks may outlive this one, and would keep the lock.
+        os.register_at_fork(after_in_child=state_file.release_lock)
         setup = Setup(
             self.entry.id,
             self.entry.on_error or SKIP,

@@ -57,7 +57,7 @@ class StateFile:
                 self._connection.execute("PRAGMA synchronous=NORMAL")  # ``sync`` does the rest
                 self._connection.executescript(self.tables)
         except BaseException:
-            self._release()
+            self.release_lock()
             raise
 
     @contextmanager
@@ -103,7 +103,7 @@ class StateFile:
         # A statement of another thread would crash the process.
         with self._mutex, contextlib.suppress(sqlite3.Error):
             self._connection.close()
-        self._release()
+        self.release_lock()
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -127,7 +127,8 @@ class StateFile:
         except OSError as error:
             raise self._error(error) from error
 
-    def _release(self) -> None:
+    def release_lock(self) -> None:
+        """Let another process take the file; in a forked child, give up the child's part of it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None

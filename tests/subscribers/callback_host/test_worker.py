@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -258,6 +259,22 @@ def test_a_hook_that_exits_is_skipped_as_one_that_raises(tmp_path: Path, file: P
         [error] = hosting.errors
         assert hosting.worker.exit_code == DONE
     assert (error["action"], error["error"]["message"]) == ("skipped", "SystemExit: 0")
+    assert steps_of(read_lines(file)) == [1, 2]
+
+
+def test_a_process_that_a_callback_forked_does_not_hold_up_the_next_worker(
+    tmp_path: Path, file: Path
+) -> None:
+    events = at_now(synthetic_run(2))
+    with Hosting(tmp_path, appender(file, "Forker")) as hosting:
+        hosting.deliver(events[:6])
+    [child] = [line.step for line in read_lines(file) if line.hook == "fork"]
+    try:
+        with Hosting(tmp_path, appender(file, "Forker")) as hosting:
+            hosting.deliver(events)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert steps_of(read_lines(file)) == [1, 2]
 
 
