@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 import types
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lineside.bus.errors import UsageError
+from lineside.bus.module_file import import_file
 from lineside.subscribers.subscriber import Subscriber
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
@@ -147,16 +147,7 @@ def _import_file(name: str, path: Path) -> None:
     folder = str(path.parent if path.name != "__init__.py" else path.parent.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # for the module's neighbours: they hide no installed package
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    import_file(name, path)
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -15,6 +14,7 @@ from typing import Any
 
 from lineside.bus.callbacks.loop_adapter import adapt, is_loop_class
 from lineside.bus.errors import CallbackConfigError
+from lineside.bus.module_file import import_file
 from lineside.bus.wording import did_you_mean
 
 _BASE = ("transformers.trainer_callback", "TrainerCallback")
@@ -117,17 +117,7 @@ def _import_file(path: str, make_error: _MakeError) -> ModuleType:
         return sys.modules[name]
     if not Path(path).is_file():
         raise make_error(f"there is no file {path}; expected /path/file.py:Class", "name")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise make_error(f"{path} cannot be imported; expected a Python file", "name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_file(name, path)
 
 
 def _is_trainer_callback(found: object) -> bool:
