@@ -218,7 +218,7 @@ def test_a_job_elsewhere_survives_the_loss_of_its_network(stack: Stack) -> None:
                 return str(stack.get("/api/runs/elsewhere")["status"])
             return ""
 
-        wait_until(lambda: status() == "running", "the job elsewhere is recorded")
+        wait_until(lambda: status() == "running", "the job elsewhere is recorded", LONG)
         trains_on(stack, "elsewhere")
         exporter = stack.container("exporter")
         docker("network", "disconnect", stack.network, name)
