@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lineside.bus.auth.roles import is_reserved_producer
 from lineside.bus.callbacks.callback_class import (
     check_arguments,
     load_class,
@@ -22,7 +23,7 @@ from lineside.bus.callbacks.callback_class import (
 )
 from lineside.bus.callbacks.hidden_values import hide_arguments
 from lineside.bus.errors import CallbackConfigError
-from lineside.bus.protocol.events import is_run_id, is_run_process
+from lineside.bus.protocol.events import is_run_id
 from lineside.bus.variables import replace_variables
 from lineside.bus.wording import did_you_mean
 
@@ -246,11 +247,12 @@ def _check_name(entry: CallbackEntry, name: object) -> None:
 
 
 def _check_id(entry: CallbackEntry) -> None:
-    is_free = not is_run_process(entry.id) and entry.id != "recorder"
+    # It is a producer on the run, beside Lineside's own processes.
+    is_free = not is_reserved_producer(entry.id) and entry.id != "callback-host"
     if entry.id and not (is_run_id(entry.id) and is_free):
         raise entry.error(
             f"{entry.id!r} is no id; expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . "
-            "or -, and no name of a rank",
+            "or -, and no name of a rank or a process of Lineside",
             "id",
         )
 

@@ -208,6 +208,8 @@ def test_ids_are_short_names_or_classes_and_differ() -> None:
         ({"name": "wandb", "args": ["secret-2"]}, "args: expected names and values"),
         ({"name": "wandb", "id": "a/b"}, "id: 'a/b' is no id"),
         ({"name": "wandb", "id": "rank0"}, "id: 'rank0' is no id"),
+        ({"name": "wandb", "id": "watchdog"}, "id: 'watchdog' is no id"),
+        ({"name": "wandb", "id": "callback-host"}, "id: 'callback-host' is no id"),
         ({"name": "wandb", "where": "there"}, "where: 'there' is invalid"),
         ({"name": "wandb", "on_error": "die"}, "expected one of skip, retry, stop"),
         ({"name": "wandb", "torch": "no"}, "torch: expected true or false"),
