@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.yaml_document import DocumentError, Key
 from lineside.cli.configuration.notification import web_address
+from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
 from lineside.emitter.redaction.text import REDACTED
 from lineside.subscribers.http.secret_url import without_secrets
@@ -141,7 +142,11 @@ def find(configuration: StackConfiguration, name: str) -> tuple[Upload, Sink]:
         raise UsageError(
             f"{name!r} is no upload: expected the name of one in the section `uploads` of the "
             "configuration file"
-            + (f", which has {', '.join(uploads) or 'none'}" if document else "")
+            + (
+                f", which has {', '.join(uploads) or 'none'}"
+                if document
+                else f"; name the file by --config or {CONFIG_VARIABLE}"
+            )
         )
     try:
         return uploads[name], make_sink(uploads[name].receiver_options)
