@@ -175,7 +175,8 @@ def _clashes(document: YamlDocument, entries: Sequence[CallbackEntry]) -> Iterat
     names = {
         name: what
         for section, what in (("subscribers", "a subscriber"), ("uploads", "an upload"))
-        for name in document.get((section,)) or ()
+        if isinstance(found := document.get((section,)), Mapping)  # the schema reports others
+        for name in found
     }
     for entry in entries:
         key: Key = (SECTION, entry.index, "id")
