@@ -53,7 +53,8 @@ def raw_receiver(answer: bytes) -> Iterator[str]:
             with connection:
                 connection.recv(65536)
                 connection.sendall(answer)
-                connection.recv(1)  # until the other side gives up
+                while connection.recv(1):  # the body; then until the other side gives up
+                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()
