@@ -32,9 +32,9 @@ STDIN = 0
 JOB_BYTES = 1 << 20
 STATUS_BYTES = 4
 STATUS_FLAG = 1 << 31
-# No command imports these; the last two are of a callback's process and load torch.
-NOT_LOADED = {"migrations", "__main__", "sitecustomize", "rebuild", "hook_caller"}
 """Set in an exit status, so that it differs from a pid."""
+# No command imports these: two of a callback's process, which load torch, and one of an extra.
+NOT_LOADED = {"migrations", "__main__", "sitecustomize", "rebuild", "hook_caller", "otlp"}
 
 
 def load_trainer() -> None:
