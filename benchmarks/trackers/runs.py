@@ -22,11 +22,12 @@ WARM_UP = 20  # steps that do not count
 @dataclass(frozen=True)
 class Times:
     """Seconds from the process's start to the first step, and from the last step to its end; mean
-    milliseconds of a step; microseconds of each ``on_log``."""
+    milliseconds of a step, of all and of the second half; microseconds of each ``on_log``."""
 
     set_up: float
     close: float
     step: float
+    late_step: float
     on_log: list[float]
     imported: list[str]
     """The modules of trackers that the training process had imported at its end."""
@@ -46,14 +47,21 @@ def train(
 
 
 def training(
-    folder: Path, *, callback: str | None = None, lineside: bool = False, report_to: str = "none"
+    folder: Path,
+    *,
+    callback: str | None = None,
+    lineside: bool = False,
+    report_to: str = "none",
+    steps: int = STEPS,
+    logging_steps: int = 1,
 ) -> list[str]:
     """The arguments of Python for a measured training."""
     plan = {
         "callback": callback,
         "lineside": lineside,
         "report_to": report_to,
-        "steps": STEPS,
+        "steps": steps,
+        "logging_steps": logging_steps,
         "output": str(folder / "out"),
     }
     return ["-m", "benchmarks.trackers.training", json.dumps(plan)]
@@ -78,10 +86,15 @@ def measure_command(command: list[str], folder: Path, environment: Mapping[str, 
     return Times(
         set_up=(times[0] - begun) / 1e9,
         close=(ended - times[-1]) / 1e9,
-        step=(counted[-1] - counted[0]) / (len(counted) - 1) / 1e6,
+        step=_mean_ms(counted),
+        late_step=_mean_ms(counted[len(counted) // 2 :]),
         on_log=[one / 1e3 for one in found["on_log"][WARM_UP:]],
         imported=found["imported"],
     )
+
+
+def _mean_ms(times: list[int]) -> float:
+    return (times[-1] - times[0]) / (len(times) - 1) / 1e6
 
 
 def percentile(values: list[float], part: float) -> float:

@@ -1,9 +1,9 @@
 """A training whose times are measured: ``python -m benchmarks.trackers.training PLAN``.
 
 ``PLAN`` is JSON: ``callback``, the class path of one that runs in this process, or null;
-``lineside``; ``report_to``; ``steps``; ``output``. Prints one line of JSON when training is over.
-Its times are of the clock that all processes share, so that the parent knows what passed before
-the first step and after the last one.
+``lineside``; ``report_to``; ``steps``; ``logging_steps``; ``output``. Prints one line of JSON when
+training is over. Its times are of the clock that all processes share, so that the parent knows what
+passed before the first step and after the last one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
             output_dir=plan["output"],
             per_device_train_batch_size=BATCH,
             max_steps=plan["steps"],
-            logging_steps=1,
+            logging_steps=plan["logging_steps"],
             save_strategy="no",
             report_to=plan["report_to"],
             use_cpu=True,
