@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +22,8 @@ from lineside.bus.callback_config import (
     entry_environment,
     parse_entry,
 )
+from lineside.bus.callbacks.check_process import CheckProcess
 from lineside.bus.errors import CallbackConfigError
-from lineside.bus.module_process import WORKING_FOLDER, module_environment
 
 _FAULT = "lineside-fault "
 
@@ -44,10 +41,12 @@ def check_entries(entries: Sequence[CallbackEntry], seconds: float) -> list[Call
             if not needs_check(entry):
                 continue
             try:
-                checks.append(stack.enter_context(_Check(entry)))
+                checks.append((entry, stack.enter_context(_begin(entry))))
             except CallbackConfigError as error:
                 faults.append(error)
-        faults += [fault for check in checks if (fault := check.fault(until)) is not None]
+        faults += [
+            fault for entry, check in checks if (fault := _fault(entry, check, until)) is not None
+        ]
     return faults
 
 
@@ -59,59 +58,31 @@ def needs_check(entry: CallbackEntry) -> bool:
     )
 
 
-class _Check:
-    """The check of one entry in a process group of its own, which ends with the context."""
-
-    def __init__(self, entry: CallbackEntry) -> None:
-        self._entry = entry
-        own = entry_environment(entry)
-        # Files and no pipes: what the import has started may outlive it and hold a pipe.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
-        with tempfile.TemporaryFile() as given:
-            given.write(json.dumps(entry.as_mapping()).encode())
-            given.seek(0)
-            try:
-                self._process = subprocess.Popen(
-                    [entry.python or sys.executable, "-m", __name__],
-                    stdin=given,
-                    stdout=self._output,
-                    stderr=subprocess.STDOUT,
-                    env=module_environment({**os.environ, **own}),
-                    cwd=WORKING_FOLDER,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self._output.close()
-                sentence = f"{entry.python!r} cannot be run: {error.strerror}; expected a python"
-                raise entry.error(sentence, "python") from None
-
-    def __enter__(self) -> _Check:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._output.close()
-
-    def fault(self, until: float) -> CallbackConfigError | None:
+def _begin(entry: CallbackEntry) -> CheckProcess:
+    own = entry_environment(entry)
+    with tempfile.TemporaryFile() as given:
+        given.write(json.dumps(entry.as_mapping()).encode())
+        given.seek(0)
+        argv = [entry.python or sys.executable, "-m", __name__]
         try:
-            code = self._process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
-        self._output.seek(0)
-        output = self._output.read().decode(errors="replace")
-        _, is_fault, text = output.rpartition(_FAULT)
-        if is_fault:
-            found: dict[str, Any] = json.loads(text)
-            return self._entry.error(found["sentence"], *found["key"])
-        if code and self._entry.python:
-            last = output.strip().rpartition("\n")[2]
-            return self._entry.error(
-                f"{self._entry.python} cannot run callbacks: {last}; install lineside there",
-                "python",
-            )
-        return None
+            return CheckProcess(argv, own, given, keeps_stdout=True)
+        except OSError as error:
+            sentence = f"{entry.python!r} cannot be run: {error.strerror}; expected a python"
+            raise entry.error(sentence, "python") from None
+
+
+def _fault(entry: CallbackEntry, check: CheckProcess, until: float) -> CallbackConfigError | None:
+    code, output = check.result(until) or (0, "")
+    _, is_fault, text = output.rpartition(_FAULT)
+    if is_fault:
+        found: dict[str, Any] = json.loads(text)
+        return entry.error(found["sentence"], *found["key"])
+    if code and entry.python:
+        last = output.strip().rpartition("\n")[2]
+        return entry.error(
+            f"{entry.python} cannot run callbacks: {last}; install lineside there", "python"
+        )
+    return None
 
 
 def main() -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterable
 
+from lineside.bus.callbacks.check_process import CheckProcess
 from lineside.bus.errors import UsageError
-from lineside.bus.module_process import WORKING_FOLDER, module_environment
 from lineside.cli.stack.supervisor import Program
 
 CHECK_SECONDS = 30.0
@@ -27,44 +23,18 @@ def check_subscribers(programs: Iterable[Program], seconds: float = CHECK_SECOND
     """
     until = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
-        checks = [stack.enter_context(_Check(one)) for one in programs if one.has_check]
-        faults = [fault for check in checks if (fault := check.fault(until))]
+        checks = [
+            stack.enter_context(CheckProcess([*one.argv, "--check"], one.env))
+            for one in programs
+            if one.has_check
+        ]
+        faults = [fault for check in checks if (fault := _fault(check, until))]
     if faults:
         raise UsageError("\n".join(faults))
 
 
-class _Check:
-    """One check in a process group of its own, which ends with the context."""
-
-    def __init__(self, program: Program) -> None:
-        # A file and no pipe: what the import has started may outlive it and hold the pipe.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
-        self._process = subprocess.Popen(
-            [*program.argv, "--check"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._output,
-            env=module_environment({**os.environ, **program.env}),
-            cwd=WORKING_FOLDER,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> _Check:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._output.close()
-
-    def fault(self, until: float) -> str:
-        """The sentence with which the check ended; empty if it found no fault in time."""
-        try:
-            code = self._process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return ""
-        self._output.seek(0)
-        output = self._output.read().decode(errors="replace")
-        _, is_ours, sentence = output.rpartition(_PREFIX)
-        return sentence.strip() if is_ours and code == UsageError.exit_code else ""
+def _fault(check: CheckProcess, until: float) -> str:
+    """The sentence with which the check ended; empty if it found no fault in time."""
+    code, output = check.result(until) or (0, "")
+    _, is_ours, sentence = output.rpartition(_PREFIX)
+    return sentence.strip() if is_ours and code == UsageError.exit_code else ""
