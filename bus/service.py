@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from types import FrameType
 
 from lineside.bus.terminal_text import printable
@@ -13,6 +15,7 @@ log = logging.getLogger("lineside")
 
 SUPERVISOR_PID = "LINESIDE_SUPERVISOR_PID"
 """The variable that a supervisor sets for its children: they exit when the supervisor does."""
+_NICENESS = 10
 
 
 class Service:
@@ -60,6 +63,18 @@ class Service:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.should_exit = True
+
+
+def lower_priority() -> None:
+    """Give a training on the same machine the first claim to its cores.
+
+    The niceness of a process counts only among those of its session where Linux groups processes by
+    session (``sched_autogroup``), so the session's own is set as well.
+    """
+    os.nice(_NICENESS)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # there is no such grouping here
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def configure_logging(level: str = "INFO") -> None:

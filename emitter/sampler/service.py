@@ -20,7 +20,7 @@ from typing import Any
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.event_kinds import METRICS
 from lineside.bus.protocol.events import Stream, new_attempt
-from lineside.bus.service import Service
+from lineside.bus.service import Service, lower_priority
 from lineside.bus.settings import make_private_folder
 from lineside.emitter.sampler.cgroup_metrics import cgroup_metrics
 from lineside.emitter.sampler.failure_log import FailureLog
@@ -47,7 +47,6 @@ _CHECK_SECONDS = 0.5
 # A machine with many processes takes long to read: use at most this share of one core.
 _LARGEST_SHARE = 0.002
 _HANG_SECONDS = 60.0
-_NICENESS = 10
 
 
 class Sampler(Service):
@@ -100,7 +99,7 @@ class Sampler(Service):
 
     def _begin(self) -> None:
         rotate_log(self._spool / log_name())
-        os.nice(_NICENESS)
+        lower_priority()
         with _end_if_it_hangs(), self._failures.catch("no GPU metrics"):
             self._gpus = GpuMetrics(open_nvml(), self._failures)
 

@@ -18,7 +18,7 @@ from lineside.bus.callback_config import parse_entry, with_ids
 from lineside.bus.client.reader import Batch, Reader
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.events import RANK_0, Gap, Stream
-from lineside.bus.service import configure_logging
+from lineside.bus.service import configure_logging, lower_priority
 from lineside.bus.settings import Settings
 from lineside.subscribers.batch_subscriber import BatchSubscriber
 from lineside.subscribers.callback_host.hook_watch import HookWatch
@@ -51,7 +51,6 @@ _EXIT_SECONDS = 60.0  # for what trackers do when the interpreter ends
 _GRACE_SECONDS = 2.5  # after SIGTERM, for the hook that is being called
 _SENDER_SECONDS = 2.0
 _FULL_DISK_SECONDS = 5.0
-_NICENESS = 10
 _DEFAULTS = {
     "COMET_DISABLE_AUTO_LOGGING": "1",  # or it mirrors other trackers' runs
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # torch is missing on purpose
@@ -256,7 +255,7 @@ def run_worker() -> NoReturn:
     It ends with the manager.
     """
     configure_logging()
-    os.nice(_NICENESS)  # of one machine's cores, training has the first claim
+    lower_priority()
     source = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,15 @@ def test_log_lines_have_a_time_and_a_level(capsys: pytest.CaptureFixture[str]) -
         assert line.endswith(r"refused /x\n2026 INFO let in\x1b[31m\u202e")
     finally:
         root.handlers, root.level = before
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups by session here")
+def test_a_lower_priority_counts_beside_other_sessions() -> None:
+    code = (
+        "import os; from lineside.bus.service import lower_priority; lower_priority();"
+        "print(os.nice(0), open('/proc/self/autogroup').read())"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().split()[::3] == [b"10", b"10"]
