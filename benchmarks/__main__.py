@@ -1,6 +1,6 @@
 """Measures everything and prints one table.
 
-    python -m benchmarks [--write] [NAME...]
+    python -m benchmarks [--write | NAME...]
 
 ``--write`` puts the table into docs/reference/benchmarks.md, with the machine it was measured on.
 """
@@ -39,6 +39,8 @@ def main() -> None:
     unknown = set(options.names) - set(known)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if options.names and options.write:
+        parser.error("--write replaces the whole table: name no benchmark with it")
 
     rows: list[Row] = []
     for name in options.names or known:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 from benchmarks.table import PAGE, machine, today, write_section
 from benchmarks.trackers import hook_cost, outages, stock, take_over
+from lineside.bus.wording import plural
 
 PACKAGES = ("lineside", "transformers", "torch")
 TABLES = {
@@ -49,7 +50,7 @@ def main() -> None:
             )
             when = (
                 f"On {machine(PACKAGES)}, {today()}, by `make bench-trackers`; "
-                f"{options.rounds} rounds, load average {load:.1f} at the start; {trackers}."
+                f"{plural(options.rounds, 'round')}, load average {load:.1f} at the start; {trackers}."
             )
             write_section(heading, f"{note}\n\n{table}\n\n{when}")
 

@@ -226,8 +226,9 @@ def test_settings_and_metrics_can_be_searched(harness: Harness, site: str, page:
 
 
 def test_a_run_is_renamed_and_deleted_after_confirmation(
-    harness: Harness, site: str, page: Any
+    harness: Harness, site: str, browser: Any
 ) -> None:
+    page = browser.new_page()  # whose console may report that the run is gone
     harness.train()
     visit(page, f"{site}/runs/tiny-1")
     page.get_by_role("button", name="Edit").click()
@@ -250,6 +251,7 @@ def test_a_run_is_renamed_and_deleted_after_confirmation(
     page.get_by_role("button", name="Delete run").click()
     expect(page.locator("#list")).to_contain_text("No runs yet")
     assert harness.history.runs().items == ()
+    page.close()
 
 
 def test_a_change_before_the_live_stream_has_begun_is_shown(
