@@ -50,7 +50,8 @@ def main() -> None:
             )
             when = (
                 f"On {machine(PACKAGES)}, {today()}, by `make bench-trackers`; "
-                f"{plural(options.rounds, 'round')}, load average {load:.1f} at the start; {trackers}."
+                f"{plural(options.rounds, 'round')}, load average {load:.1f} at the start; "
+                f"{trackers}."
             )
             write_section(heading, f"{note}\n\n{table}\n\n{when}")
 
