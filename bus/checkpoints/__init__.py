@@ -1,0 +1,4 @@
+"""Holds: hard links that keep a checkpoint from rotation until the archiver has copied it.
+
+Training makes them, the archiver reads and removes them.
+"""
