@@ -1,0 +1,1 @@
+"""Where the objects of an archive are kept: a folder, or an object store."""
