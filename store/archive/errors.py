@@ -20,7 +20,7 @@ from lineside.bus.errors import LinesideError, UsageError
 
 @dataclass(frozen=True)
 class Fault:
-    """A damaged object of the archive: its key, what is wrong, and the ``files`` that it affects."""
+    """A damaged object: its key, what is wrong with it, and the ``files`` that it affects."""
 
     key: str
     problem: str

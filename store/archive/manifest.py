@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -67,7 +68,7 @@ class Manifest:
     archived_at: float
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(file.size for file in self.files)
 
     def parts(self) -> dict[Part, list[str]]:
@@ -90,11 +91,14 @@ class Manifest:
         body = {
             "format": FORMAT,
             **asdict(self.facts),
+            "metrics": {
+                name: value for name, value in self.facts.metrics.items() if math.isfinite(value)
+            },
             "archived_at": self.archived_at,
-            "bytes": self.bytes,
+            "bytes": self.size,
             "files": files,
         }
-        return json.dumps(body, indent=1, allow_nan=False, default=dict).encode() + b"\n"
+        return json.dumps(body, indent=1, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, body: bytes) -> Manifest:
@@ -116,9 +120,9 @@ class Manifest:
                 "upgrade Lineside if the archive is newer"
             )
         manifest = cls(_facts(values), _files(values), _number(values, "archived_at"))
-        if values.get("bytes") != manifest.bytes:
+        if values.get("bytes") != manifest.size:
             raise InvalidManifest(
-                f"bytes is {values.get('bytes')!r:.50}, and its files have {manifest.bytes}"
+                f"bytes is {values.get('bytes')!r:.50}, and its files have {manifest.size}"
             )
         return manifest
 

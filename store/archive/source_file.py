@@ -28,9 +28,7 @@ class SourceFile:
     scrubbed: bool = False
 
 
-def of_folder(
-    folder: Path, exclude: Callable[[str], bool] = lambda path: False
-) -> list[SourceFile]:
+def of_folder(folder: Path, exclude: Callable[[str], bool] | None = None) -> list[SourceFile]:
     """The files below ``folder``, sorted by path, without those that ``exclude`` is true for.
 
     A link to a file counts as the file; links that lead out of the folder, and links to folders,
@@ -47,7 +45,9 @@ def of_folder(
         for name in names:
             file = Path(place, name)
             path = file.relative_to(root).as_posix()
-            if exclude(path) or (file.is_symlink() and not file.resolve().is_relative_to(root)):
+            if exclude is not None and exclude(path):
+                continue
+            if file.is_symlink() and not file.resolve().is_relative_to(root):
                 continue
             try:
                 status = file.stat()
