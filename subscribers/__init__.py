@@ -8,6 +8,9 @@ from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import (
     AlertEvent,
     AlertResponseEvent,
+    CheckpointHeldEvent,
+    CheckpointRequestEvent,
+    CheckpointStateEvent,
     CommandEvent,
     EvaluateEvent,
     GapEvent,
@@ -28,6 +31,9 @@ from lineside.subscribers.subscriber import Subscriber
 __all__ = [
     "AlertEvent",
     "AlertResponseEvent",
+    "CheckpointHeldEvent",
+    "CheckpointRequestEvent",
+    "CheckpointStateEvent",
     "CommandEvent",
     "EvaluateEvent",
     "GapEvent",

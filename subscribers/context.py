@@ -11,8 +11,9 @@ from typing import Any
 
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
+from lineside.bus.protocol.checkpoints import STATE_KINDS
 from lineside.bus.protocol.commands import EXPIRES_SECONDS, Command
-from lineside.bus.protocol.event_kinds import METRICS, OWN_KINDS, SUBSCRIBER_ERROR
+from lineside.bus.protocol.event_kinds import ALERT, METRICS, OWN_KINDS, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import RANK_0, Event, Stream, is_rank
 from lineside.bus.protocol.limits import LimitExceeded, check_container_count, check_depth
 from lineside.bus.protocol.patterns import matches
@@ -23,7 +24,7 @@ MAX_STATE_BYTES = 1 << 20
 """Bytes of JSON that the state of a run may have (1 MiB)."""
 MAX_EVENT_BYTES = 512 << 10
 """Bytes of JSON that an event to publish may have (512 KiB)."""
-RESERVED_KINDS = frozenset(OWN_KINDS) - {METRICS, "alert"}
+RESERVED_KINDS = frozenset(OWN_KINDS) - {METRICS, ALERT, *STATE_KINDS}
 """Kinds that only Lineside publishes: they set the status of a run or answer commands."""
 _MAX_KIND_LENGTH = 128
 _MESSAGE_LENGTH = 1000

@@ -5,17 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lineside.bus.protocol.alerts import RESPONSE_KINDS
-from lineside.bus.protocol.commands import COMMAND
-from lineside.bus.protocol.event_kinds import (
-    ALERT,
-    ANSWER_PREFIX,
-    EVENT_KINDS,
-    METRICS,
-    SUBSCRIBER_ERROR,
-    TRAINER,
-    EventKind,
-)
 from lineside.bus.protocol.events import CONTROL_BITS, Event, Stream
 
 
@@ -137,6 +126,93 @@ class SaveEvent(TrainerEvent):
     def checkpoint(self) -> str:
         """The folder of the checkpoint on the training's machine, as an absolute path."""
         return self._text("checkpoint")
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Names and values that a loop gave with it; empty for a Trainer's."""
+        return self._mapping("metrics")
+
+
+class CheckpointEvent(RunEvent):
+    """A checkpoint was held, changed its state, is copied, or a person asks something of it."""
+
+    __slots__ = ()
+
+    @property
+    def checkpoint(self) -> str:
+        """The folder of the checkpoint on the training's machine, as an absolute path."""
+        return self._text("checkpoint")
+
+    @property
+    def saved_attempt(self) -> str:
+        """The attempt that saved it."""
+        return self._text("attempt") or self.attempt
+
+    @property
+    def saved_step(self) -> int:
+        """The step at which it was saved."""
+        value = self.data.get("step")
+        return value if isinstance(value, int) else self.step
+
+    @property
+    def why(self) -> str:
+        """The reason, as a sentence; may be empty."""
+        return self._text("why")
+
+
+class CheckpointHeldEvent(CheckpointEvent):
+    """Training linked a checkpoint for the archiver, or could not."""
+
+    __slots__ = ()
+
+    @property
+    def hold(self) -> str:
+        """The folder of the links; empty if there is none, for the reason ``why``."""
+        return self._text("hold")
+
+    @property
+    def evicted(self) -> tuple[Mapping[str, Any], ...]:
+        """The older holds that made room for it: ``checkpoint``, ``step`` and ``why`` of each."""
+        value = self.data.get("evicted")
+        listed = value if isinstance(value, (list, tuple)) else ()
+        return tuple(item for item in listed if isinstance(item, Mapping))
+
+
+class CheckpointStateEvent(CheckpointEvent):
+    """The archiver brought a checkpoint into a state, or (``checkpoint_progress``) copies it."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``copying``, ``archived``, ``verified``, ``failed``, ..."""
+        return self._text("state")
+
+    @property
+    def archive(self) -> str:
+        """The address of its manifest; empty if the archive does not have it."""
+        return self._text("archive")
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Names and values at its step."""
+        return self._mapping("metrics")
+
+
+class CheckpointRequestEvent(CheckpointEvent):
+    """A person asks the archiver to pin, unpin, delete or verify a checkpoint."""
+
+    __slots__ = ()
+
+    @property
+    def op(self) -> str:
+        """``pin``, ``unpin``, ``delete`` or ``verify``."""
+        return self._text("op")
+
+    @property
+    def issuer(self) -> str:
+        """Who asks."""
+        return self._text("issuer")
 
 
 class RunStartEvent(TrainerEvent):
@@ -315,38 +391,3 @@ class SubscriberErrorEvent(RunEvent):
     def error(self) -> Mapping[str, Any]:
         """``type`` and ``message`` of the exception."""
         return self._mapping("error")
-
-
-_TYPES: Mapping[str, type[RunEvent]] = {
-    "log": LogEvent,
-    "evaluate": EvaluateEvent,
-    "predict": EvaluateEvent,
-    "save": SaveEvent,
-    "run_start": RunStartEvent,
-    "run_end": RunEndEvent,
-    "train_error": TrainErrorEvent,
-    "gap": GapEvent,
-    "heartbeat": HeartbeatEvent,
-    "process_lost": ProcessEvent,
-    "process_exit": ProcessEvent,
-    ALERT: AlertEvent,
-    **dict.fromkeys(RESPONSE_KINDS, AlertResponseEvent),
-    METRICS: MetricsEvent,
-    SUBSCRIBER_ERROR: SubscriberErrorEvent,
-    COMMAND: CommandEvent,
-}
-
-
-def _type(kind: EventKind) -> type[RunEvent]:
-    if kind.name.startswith(ANSWER_PREFIX):
-        return CommandEvent
-    return _TYPES.get(kind.name, TrainerEvent if kind.source == TRAINER else RunEvent)
-
-
-EVENT_TYPES: Mapping[str, type[RunEvent]] = {kind.name: _type(kind) for kind in EVENT_KINDS}
-"""The class of each kind of event in the registry of kinds."""
-
-
-def typed_event(stream: Stream, event: Event) -> RunEvent:
-    """``event`` as the class of its kind; a kind that is not listed is a plain ``RunEvent``."""
-    return EVENT_TYPES.get(event.kind, RunEvent)(stream, event)

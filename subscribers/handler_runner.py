@@ -16,7 +16,7 @@ from lineside.bus.protocol.events import Event, Stream
 from lineside.bus.wording import agree, plural
 from lineside.subscribers.backoff import Backoff, RetryLater
 from lineside.subscribers.context import RunContext, TrackedRun
-from lineside.subscribers.events import typed_event
+from lineside.subscribers.event_types import typed_event
 from lineside.subscribers.handlers import Handlers
 from lineside.subscribers.state.subscriber_state import Publication, SubscriberState
 from lineside.subscribers.subscriber import SKIP, STOP, Subscriber

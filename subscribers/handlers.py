@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.event_kinds import STEP_KINDS
 from lineside.bus.wording import did_you_mean
-from lineside.subscribers.events import EVENT_TYPES
+from lineside.subscribers.event_types import EVENT_TYPES
 from lineside.subscribers.subscriber import ON_ERROR, Subscriber
 
 _PREFIX = "on_"

@@ -74,7 +74,8 @@ class SubscriberService(BatchSubscriber):
         self._run_filter = run_filter or RunFilter()
         self._on_error = on_error or subscriber.on_error
         self._begin = begin
-        if not is_run_id(self.name) or is_reserved_producer(self.name):
+        is_own = subscriber.__module__.startswith(f"{__package__}.")  # the archiver
+        if not is_run_id(self.name) or (is_reserved_producer(self.name) and not is_own):
             raise UsageError(
                 f"name {self.name!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - not beginning with . "
                 "or -, and no name of a rank or a process of Lineside"

@@ -9,6 +9,9 @@ from lineside.subscribers.context import RunContext
 from lineside.subscribers.events import (
     AlertEvent,
     AlertResponseEvent,
+    CheckpointHeldEvent,
+    CheckpointRequestEvent,
+    CheckpointStateEvent,
     CommandEvent,
     EvaluateEvent,
     GapEvent,
@@ -171,6 +174,20 @@ class Subscriber:
 
     def on_control_superseded(self, run: RunContext, event: CommandEvent) -> HandlerResult:
         """A later command took the place of an earlier one."""
+
+    def on_checkpoint_held(self, run: RunContext, event: CheckpointHeldEvent) -> HandlerResult:
+        """Training linked a checkpoint for the archiver, or could not."""
+
+    def on_checkpoint_state(self, run: RunContext, event: CheckpointStateEvent) -> HandlerResult:
+        """The archiver brought a checkpoint into another state."""
+
+    def on_checkpoint_progress(self, run: RunContext, event: CheckpointStateEvent) -> HandlerResult:
+        """The archiver copies a checkpoint."""
+
+    def on_checkpoint_request(
+        self, run: RunContext, event: CheckpointRequestEvent
+    ) -> HandlerResult:
+        """A person asks the archiver to pin, unpin, delete or verify a checkpoint."""
 
     def on_alert(self, run: RunContext, event: AlertEvent) -> HandlerResult:
         """The watchdog changed an alert, or a stopping rule held and only alerts."""

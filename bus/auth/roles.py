@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.alerts import RESPONSE_KINDS, WATCHDOG
+from lineside.bus.protocol.checkpoints import ARCHIVER
 from lineside.bus.protocol.event_kinds import (
     ANSWER_PREFIX,
+    CHECKPOINT_REQUEST,
     EVALUATION_REVIEWED,
     METRICS,
     REFUSED,
@@ -21,15 +23,19 @@ EMIT, READ, CONTROL, ADMIN, ANNOTATE = "emit", "read", "control", "admin", "anno
 ROLES = {
     EMIT: "publish the events of its own runs, as training does",
     READ: "read every event",
-    CONTROL: "send commands to trainings and read the answers, acknowledge and mute alerts",
+    CONTROL: "send commands to trainings and read the answers, acknowledge and mute alerts, "
+    "pin and delete checkpoints",
     ANNOTATE: "publish metrics to any run, as an evaluator does",
     ADMIN: "do all of this, and publish to the runs of other keys",
 }
 """Each role, and what a key with it may do."""
+_COMMAND_KINDS = (commands.COMMAND, EVALUATION_REVIEWED)
+_CLIENT_KINDS = (*_COMMAND_KINDS, CHECKPOINT_REQUEST, *RESPONSE_KINDS)
 _BROKER_RUN = "_bus"
 _RESERVED_PRODUCERS = frozenset(
     {
         commands.CONTROL_PRODUCER,
+        ARCHIVER,
         WATCHDOG,
         "shipper",
         "launcher",
@@ -133,9 +139,9 @@ class Principal:
         if self.is_admin:
             return ""
         for kind in kinds:
-            if kind in (commands.COMMAND, EVALUATION_REVIEWED, *RESPONSE_KINDS):
+            if kind in _CLIENT_KINDS:
                 if CONTROL not in self.roles:
-                    what = kind if kind in RESPONSE_KINDS else "a command"
+                    what = "a command" if kind in _COMMAND_KINDS else kind
                     return f"{what} to {stream.run} takes the role {CONTROL}: {self._has_roles()}"
             elif not kind.startswith(ANSWER_PREFIX):
                 return f"{stream} takes commands and answers, not {kind}"

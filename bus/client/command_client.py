@@ -1,4 +1,4 @@
-"""The client that steers runs: sends commands and follows them, and answers alerts."""
+"""The client that steers runs: commands, answers to alerts, requests about checkpoints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lineside.bus.client.producer_pool import ProducerPool
 from lineside.bus.client.reader import Reader
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.alerts import Response
+from lineside.bus.protocol.checkpoints import CheckpointRequest
 from lineside.bus.protocol.commands import Command
 from lineside.bus.protocol.event_kinds import ANSWER_PREFIX
 from lineside.bus.protocol.events import INTERNAL_RUN, Event
@@ -73,8 +74,12 @@ class CommandClient:
         """
         self._publish(run, commands.COMMAND, command.to_data(), timeout)
 
-    def respond(self, run: str | None, response: Response, timeout: float = 10.0) -> None:
-        """Return once an answer to alerts of ``run`` (None: of every run) is in the journal.
+    def respond(
+        self, run: str | None, response: Response | CheckpointRequest, timeout: float = 10.0
+    ) -> None:
+        """Return once an answer to alerts, or a request about a checkpoint, is in the journal.
+
+        ``run`` may be None for a mute, which is then of every run.
 
         Raises:
             StreamNameError: ``run`` cannot be a run's id.

@@ -29,6 +29,12 @@ ALERT_ACKNOWLEDGED, ALERT_MUTED, ALERT_UNMUTED = (
     "alert_muted",
     "alert_unmuted",
 )
+CHECKPOINT_HELD, CHECKPOINT_STATE, CHECKPOINT_PROGRESS, CHECKPOINT_REQUEST = (
+    "checkpoint_held",
+    "checkpoint_state",
+    "checkpoint_progress",
+    "checkpoint_request",
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,32 @@ EVENT_KINDS = (
         "The process dropped events, and no longer does; or its shipper set aside one that the "
         "broker cannot read.",
         TRAINING,
+    ),
+    EventKind(
+        CHECKPOINT_HELD,
+        "Checkpoint held",
+        "A checkpoint was linked for the archiver, so that its files outlive rotation; or could "
+        "not be.",
+        TRAINING,
+        timeline=HIDDEN,
+    ),
+    EventKind(
+        CHECKPOINT_STATE,
+        "Checkpoint state",
+        "The archiver brought a checkpoint into another state.",
+    ),
+    EventKind(
+        CHECKPOINT_PROGRESS,
+        "Checkpoint copying",
+        "The archiver copies a checkpoint: at its start, and every 5 s at most.",
+        BESIDE,
+        DROP_SECOND,
+        COUNTED,
+    ),
+    EventKind(
+        CHECKPOINT_REQUEST,
+        "Checkpoint request",
+        "A person asks the archiver to pin, unpin, delete or verify a checkpoint.",
     ),
     EventKind(
         ALERT,

@@ -135,7 +135,7 @@ def test_a_method_of_no_event_is_an_error_that_names_the_nearest(
 
 
 def test_a_method_like_that_of_no_event_is_an_error_that_lists_them(settings: Settings) -> None:
-    typo = type("Typo", (Subscriber,), {"on_checkpoint": lambda self, run, event: None})
+    typo = type("Typo", (Subscriber,), {"on_zzz": lambda self, run, event: None})
     with pytest.raises(UsageError, match=r"no event: expected .*on_save, .*; other methods must"):
         SubscriberService(settings, typo)
 

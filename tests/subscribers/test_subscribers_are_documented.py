@@ -10,7 +10,7 @@ from pathlib import Path
 import lineside.subscribers
 from lineside.bus.protocol.event_kinds import KINDS
 from lineside.subscribers import RunContext, RunEvent, Subscriber, testing
-from lineside.subscribers.events import EVENT_TYPES
+from lineside.subscribers.event_types import EVENT_TYPES
 from lineside.subscribers.state.subscriber_state import SavedRun
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "subscribers.md"

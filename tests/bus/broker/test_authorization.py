@@ -285,14 +285,18 @@ def test_control_acknowledges_and_mutes_alerts_also_those_of_no_run(
         assert is_accepted(pilot.request(Hi(stream)))
         for seq, kind in enumerate(RESPONSE_KINDS):
             assert is_accepted(pilot.request(Put(stream, seq, 1, answer_of(kind, seq))))
+        assert is_accepted(pilot.request(Put(stream, 3, 1, answer_of("checkpoint_request", 3))))
         assert "takes commands and answers, not alert" in denial_of(
-            pilot.request(Put(stream, 3, 1, answer_of("alert", 3)))
+            pilot.request(Put(stream, 4, 1, answer_of("alert", 4)))
         )
     begin(training)
     own = STREAM._replace(producer="control")
     assert is_accepted(training.request(Hi(own)))
     assert "alert_muted to run takes the role control" in denial_of(
         training.request(Put(own, 0, 1, answer_of("alert_muted")))
+    )
+    assert "checkpoint_request to run takes the role control" in denial_of(
+        training.request(Put(own, 0, 1, answer_of("checkpoint_request")))
     )
     for producer in ("rank0", "watchdog", "node7", "control"):
         stream = STREAM._replace(run=INTERNAL_RUN, producer=producer)
