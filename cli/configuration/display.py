@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lineside.bus.yaml_document import Key
-from lineside.cli.configuration import notification, upload
+from lineside.cli.configuration import archive, notification, upload
 from lineside.cli.configuration.loading import StackConfiguration
 from lineside.emitter.redaction.names import is_secret_name
 from lineside.emitter.redaction.text import REDACTED
@@ -32,6 +32,7 @@ def effective(configuration: StackConfiguration) -> dict[str, Any]:
     targets = {name: shown["alerts"][name] for name in ("notify", "heartbeat")}
     clean["alerts"] = notification.redacted({**clean["alerts"], **targets})
     clean["uploads"] = upload.redacted(shown["uploads"])
+    clean["archive"] = archive.redacted({**shown["archive"], "url": configuration.archive.url})
     return clean
 
 

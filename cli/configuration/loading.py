@@ -13,7 +13,7 @@ from lineside.bus import yaml_document
 from lineside.bus.callback_config import HOST, CallbackEntry
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
-from lineside.cli.configuration import callbacks, upload
+from lineside.cli.configuration import archive, callbacks, upload
 from lineside.cli.configuration.json_schema import expectation, has_parts, names_at
 from lineside.cli.configuration.schema import Configuration, Subscriber
 from lineside.emitter.redaction.names import is_secret_name
@@ -57,6 +57,33 @@ class StackConfiguration:
     def folder(self, name: str) -> Path:
         """The folder that the subscriber ``name`` works in, as an absolute path."""
         return _absolute(self.path, self.values.subscribers[name].folder)
+
+    @property
+    def archive(self) -> archive.Archive:
+        """The archive of checkpoints; a relative path of its starts from the file's folder."""
+        section = self.values.archive
+        folder = self.path.parent if self.path else Path.cwd()
+        return section.model_copy(update={"url": archive.absolute_url(section.url, folder)})
+
+    @property
+    def runs_archiver(self) -> bool:
+        """Whether there is an archive and the archiver is enabled."""
+        return self.values.archive.enabled and bool(self.values.archive.url)
+
+    def with_archive(self, url: str) -> StackConfiguration:
+        """This configuration with the archive at ``url``, unless it is empty.
+
+        Raises:
+            UsageError: no archive can be there.
+        """
+        if not url:
+            return self
+        try:
+            absolute = archive.absolute_url(archive.archive_url(url), Path.cwd())
+        except ValueError as expected:
+            raise UsageError(f"--archive {url!r}: expected {expected}") from None
+        section = self.values.archive.model_copy(update={"url": absolute, "enabled": True})
+        return replace(self, values=self.values.model_copy(update={"archive": section}))
 
     def with_trackers(self, names: Sequence[str]) -> StackConfiguration:
         """This configuration with the trackers ``names`` among the callbacks."""
@@ -189,7 +216,7 @@ def _absolute(file: Path | None, path: Path) -> Path:
 
 def _redact(key: Key, text: str) -> str:
     name = str(key[-1]) if key else ""
-    if name == "url":
+    if name == "url" and key[0] != archive.SECTION:
         return without_secrets(text)
-    is_secret = is_secret_name(name) or upload.is_secret(key)
+    is_secret = is_secret_name(name) or upload.is_secret(key) or archive.is_secret(key)
     return REDACTED if is_secret else redact_text(text)

@@ -16,6 +16,7 @@ from lineside.bus.service import SUPERVISOR_PID
 from lineside.bus.settings import DASHBOARD_PORT, EXPORTER_PORT
 from lineside.cli.configuration import callbacks
 from lineside.cli.configuration.alerts import Alerts
+from lineside.cli.configuration.archive import Archive
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
 from lineside.cli.configuration.upload import Upload
@@ -226,3 +227,4 @@ class Configuration(Section):
         default={},
         description="Uploads of metrics. The name is that of the process and of its cursor.",
     )
+    archive: Archive = Archive()
