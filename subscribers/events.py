@@ -205,6 +205,11 @@ class CheckpointRequestEvent(CheckpointEvent):
     __slots__ = ()
 
     @property
+    def request_id(self) -> str:
+        """The request's own id, which the answer has as ``request``."""
+        return self._text("id")
+
+    @property
     def op(self) -> str:
         """``pin``, ``unpin``, ``delete`` or ``verify``."""
         return self._text("op")

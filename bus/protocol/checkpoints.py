@@ -7,6 +7,7 @@ stream of the run. A checkpoint is identified by its attempt, step and path.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,12 +65,14 @@ OPS = {
 PATH_LENGTH = 4000
 """The most characters of a checkpoint's path."""
 NAME_LENGTH = 1000
-"""The most characters of an issuer and an attempt."""
+"""The most characters of an id, an issuer and an attempt."""
 
 
 @dataclass(frozen=True)
 class CheckpointRequest:
     """Ask the archiver to pin, unpin, delete or verify a checkpoint in the archive.
+
+    The state that answers it has its ``id`` as ``request``.
 
     Raises:
         UsageError: ``op`` is none of ``OPS``, or a field is no text or step, or too long.
@@ -80,6 +83,7 @@ class CheckpointRequest:
     attempt: str
     step: int
     issuer: str = field(default_factory=current_user)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
 
     kind = CHECKPOINT_REQUEST
 
@@ -90,6 +94,7 @@ class CheckpointRequest:
             ("checkpoint", PATH_LENGTH),
             ("attempt", NAME_LENGTH),
             ("issuer", NAME_LENGTH),
+            ("id", NAME_LENGTH),
         ):
             value = getattr(self, name)
             if not isinstance(value, str) or not 0 < len(value) <= longest:
@@ -103,6 +108,7 @@ class CheckpointRequest:
     def to_data(self) -> Mapping[str, Any]:
         """The data of its event."""
         return {
+            "id": self.id,
             "op": self.op,
             "checkpoint": self.checkpoint,
             "attempt": self.attempt,

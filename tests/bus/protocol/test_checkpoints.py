@@ -10,6 +10,7 @@ from lineside.bus.errors import UsageError
 from lineside.bus.protocol.checkpoints import OPS, CheckpointRequest
 
 FIELDS: dict[str, Any] = {
+    "id": "0a1b2c",
     "op": "pin",
     "checkpoint": "/out/checkpoint-5",
     "attempt": "20261129T1-a",
@@ -30,6 +31,7 @@ def test_a_request_is_written_with_all_of_its_fields(op: str) -> None:
         ("op", "burn", "op 'burn': expected one of pin, unpin, delete, verify"),
         ("checkpoint", "", "checkpoint '' cannot be used: expected a text of 1 to 4000"),
         ("attempt", None, "attempt None cannot be used"),
+        ("id", "", "id '' cannot be used"),
         ("issuer", "a" * 1001, "expected a text of 1 to 1000 characters"),
         ("step", -1, "step -1 cannot be used: expected 0 to"),
         ("step", 2**63, "cannot be used: expected 0 to"),
