@@ -182,8 +182,8 @@ def test_a_stack_of_a_broker_alone_is_ready(home: Home, tmp_path: Path) -> None:
             "broker:",
             "broker:\nbrokr:",
             "line 3: brokr: unknown key; did you mean broker? "
-            "The keys here are alerts, broker, callback_host, custom_callbacks, dashboard, "
-            "exporter, recorder, sampler, stopper, subscribers, uploads",
+            "The keys here are alerts, archive, broker, callback_host, custom_callbacks, "
+            "dashboard, exporter, recorder, sampler, stopper, subscribers, uploads",
         ),
     ],
 )
