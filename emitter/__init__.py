@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lineside.bus.callback_config import load_callbacks_from_config
     from lineside.emitter.callback import LinesideCallback
+    from lineside.emitter.checkpoint_callback import CheckpointCallback
     from lineside.emitter.loop_callback import LoopCallback
     from lineside.emitter.training.run import Run, start_run
 
-__all__ = ["LinesideCallback", "LoopCallback", "Run", "load_callbacks_from_config", "start_run"]
+__all__ = [
+    "CheckpointCallback",
+    "LinesideCallback",
+    "LoopCallback",
+    "Run",
+    "load_callbacks_from_config",
+    "start_run",
+]
 
 _MODULES = {
+    "CheckpointCallback": "lineside.emitter.checkpoint_callback",
     "LinesideCallback": "lineside.emitter.callback",
     "LoopCallback": "lineside.emitter.loop_callback",
     "Run": "lineside.emitter.training.run",

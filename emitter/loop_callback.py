@@ -44,7 +44,7 @@ class LoopCallback:
 
     def on_epoch_begin(self, epoch: float) -> None:
         """Publish that ``epoch`` begins."""
-        self._epoch = _number(epoch)
+        self._epoch = epoch_number(epoch)
         self.run.event("epoch_begin", epoch=self._epoch)
 
     def on_step_end(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
@@ -55,7 +55,7 @@ class LoopCallback:
 
     def on_epoch_end(self, epoch: float, metrics: Mapping[str, Any] | None = None) -> None:
         """Publish that ``epoch`` ends, and its ``metrics`` at the newest step."""
-        number = _number(epoch)
+        number = epoch_number(epoch)
         end = None if number is None else number + 1
         self.run.event("epoch_end", epoch=end)
         if metrics:
@@ -67,7 +67,8 @@ class LoopCallback:
         self.run.finish()
 
 
-def _number(epoch: Any) -> float | None:
+def epoch_number(epoch: Any) -> float | None:
+    """``epoch`` as a trainer gives it; None if it is no number."""
     try:
         return float(epoch)
     except (TypeError, ValueError, OverflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.sampler.starter import missing_package, sampler_starter, stopped_sampler
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
+from lineside.emitter.training.checkpoints.folder import CheckpointFolder, written_checkpoint
 from lineside.emitter.training.console import announce_run, print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.environment import tracker_environment
@@ -52,6 +54,7 @@ class Run:
 
     def __init__(self, publisher: Publisher | None = None) -> None:
         self.publisher = publisher
+        self._checkpoint_folder = CheckpointFolder()
 
     @classmethod
     def open(
@@ -130,6 +133,39 @@ class Run:
             step = publisher.step if step is None else int(step)
             payload = None if data is None else named_values(data)
             publisher.publish_hook(kind, step, epoch, 0, payload, _TRAINING_PHASE, now_ns)
+        except BaseException as error:
+            if is_script_error(error):
+                raise
+            publisher.count_hook_error(error)
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        epoch: float | None = None,
+    ) -> None:
+        """Publish that the checkpoint at ``path``, a folder or a file, is written completely.
+
+        ``metrics`` are those of its weights, by which an archiver keeps the best ones. Each rank
+        that wrote a part of it calls this; rank 0 publishes, and last.
+        """
+        publisher = self.publisher
+        if publisher is None or not publisher.is_open:
+            return
+        now_ns = time.monotonic_ns()
+        try:
+            written = written_checkpoint(path)
+            if publisher.identity.rank_info.rank:
+                return
+            step = publisher.step if step is None else int(step)
+            data: dict[str, Any] = {"checkpoint": str(written)}
+            if metrics:
+                data["metrics"] = dict(named_values(metrics))
+            if written.name == f"checkpoint-{step}":
+                data |= self._checkpoint_folder.facts(written.parent)
+            publisher.publish_hook("save", step, epoch, 0, data, _TRAINING_PHASE, now_ns)
         except BaseException as error:
             if is_script_error(error):
                 raise

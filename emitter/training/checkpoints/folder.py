@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ def checkpoint_path(args: Any, state: Any) -> str:
         if saved:
             return str(max(saved, key=lambda path: path.stat().st_mtime))
     return str(output / name)
+
+
+def written_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Absolute path of a checkpoint, a folder or a file, that a script has written.
+
+    Raises:
+        ValueError: nothing is there.
+    """
+    written = Path(path).absolute()
+    if not written.exists():
+        raise ValueError(f"no checkpoint at {written}: expected the path of what is written")
+    return written
 
 
 class CheckpointFolder:

@@ -64,6 +64,43 @@ def test_a_loop_publishes_what_it_logs(home: Path, spool_events: ReadSpool) -> N
     assert counters["hook_ns"] > 0
 
 
+def test_a_loop_publishes_its_checkpoints_with_their_metrics(
+    home: Path, tmp_path: Path, spool_events: ReadSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint-1", "checkpoint-2", "epoch-3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    with start_run() as run:
+        run.checkpoint("checkpoint-1", {"loss": np.float32(0.5)}, step=1)
+        (tmp_path / "checkpoint-1").rmdir()
+        run.checkpoint(tmp_path / "checkpoint-2", step=2, epoch=0.5)
+        run.checkpoint("epoch-3", step=3)
+        run.checkpoint("weights.pt", step=4)
+    first, second, folder, file = only(spool_events())[1:-1]
+    assert {event.kind for event in (first, second, folder, file)} == {"save"}
+    assert (first.step, first.data) == (
+        1,
+        {"checkpoint": str(tmp_path / "checkpoint-1"), "metrics": {"loss": 0.5}},
+    )
+    assert (second.step, second.epoch) == (2, 0.5)
+    assert second.data == {
+        "checkpoint": str(tmp_path / "checkpoint-2"),
+        "checkpoints": {"folder": str(tmp_path), "steps": [2]},
+    }
+    assert (folder.step, folder.data) == (3, {"checkpoint": str(tmp_path / "epoch-3")})
+    assert (file.step, file.data) == (4, {"checkpoint": str(tmp_path / "weights.pt")})
+
+
+def test_a_checkpoint_that_is_not_there_is_not_published(
+    home: Path, spool_events: ReadSpool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_run() as run:
+        run.checkpoint("no/such/folder", step=1)
+    assert "save" not in [event.kind for event in only(spool_events())]
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
 def test_a_run_has_its_ids_and_its_status_page(home: Path) -> None:
     run = start_run(run_id="mine")
     page = page_of(run)
