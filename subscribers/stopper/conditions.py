@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.wording import agree
+from lineside.subscribers.metric_direction import MAX
 from lineside.subscribers.stopper import rules
-from lineside.subscribers.stopper.metric_direction import MAX
 from lineside.subscribers.stopper.rules import Rule
 
 RuleState = dict[str, Any]

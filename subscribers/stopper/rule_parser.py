@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lineside.bus import yaml_document
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
-from lineside.subscribers.stopper.metric_direction import AUTO, MAX, MIN
+from lineside.subscribers.metric_direction import AUTO, MAX, MIN
 from lineside.subscribers.stopper.rules import ACTIONS, CONDITIONS, Rule, RuleError, StartAfter
 
 FILE_NAME = "rules.yaml"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.patterns import matches
-from lineside.subscribers.stopper.metric_direction import AUTO, MAX, direction
+from lineside.subscribers.metric_direction import AUTO, MAX, direction
 
 PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
 NOT_FINITE, MAX_SECONDS, MAX_STEPS = "not_finite", "max_seconds", "max_steps"
