@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from lineside.store.archive.errors import Fault
-from lineside.store.archive.keys import ManifestKey
-from lineside.store.archive.manifest import CheckpointFacts, Manifest
+from lineside.store.archive.errors import ArchiveLocationError, Fault
+from lineside.store.archive.keys import (
+    RUNS,
+    ManifestKey,
+    is_name,
+    part_key,
+    parts_prefix,
+    run_prefix,
+)
+from lineside.store.archive.manifest import (
+    CheckpointFacts,
+    InvalidManifest,
+    Manifest,
+    check_paths,
+)
+from lineside.store.archive.objects.objects import Objects, ObjectStore
+from lineside.store.archive.progress import (
+    Collected,
+    OnProgress,
+    Progress,
+    Written,
+    no_progress,
+)
+from lineside.store.archive.reading import CheckpointCheck, list_manifests, read_manifest
+from lineside.store.archive.restoring import CheckpointRestore
 from lineside.store.archive.source_file import SourceFile
+from lineside.store.archive.tasks import TaskPool, run_blocking
+from lineside.store.archive.writing import CheckpointWriter
+
+__all__ = ["Archive", "Collected", "Progress", "Written"]
+
+_DELETIONS_AT_A_TIME = 8
+
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a copy, a check or a restore is: ``done`` of ``total`` bytes.
+class _Job(Protocol[R_co]):
+    def progress(self) -> Progress: ...
 
-    ``sent`` counts the bytes that went into the archive; what was there already is only ``done``.
-    """
-
-    total: int
-    done: int
-    sent: int = 0
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a write did: ``sent`` bytes, for a checkpoint whose distinct parts are ``stored``.
-
-    ``bytes`` is the size of its files.
-    """
-
-    bytes: int
-    sent: int
-    stored: int
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What garbage collection removed."""
-
-    parts: int
-    bytes: int
-
-
-def _no_progress(progress: Progress) -> None:
-    pass
+    async def run(self) -> R_co: ...
 
 
 class Archive:
@@ -56,16 +57,25 @@ class Archive:
     each run, writing and removing are left to one process, and one thread in it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, store: ObjectStore, parallel: int) -> None:
         self.url = url
+        self._store = store
+        self._parallel = parallel
+
+    def __repr__(self) -> str:
+        return f"Archive({self.url!r})"
 
     def runs(self) -> list[str]:
         """The runs that have something in the archive, sorted."""
-        raise NotImplementedError
+
+        async def read(objects: Objects) -> list[str]:
+            return sorted(filter(is_name, await objects.folders(f"{RUNS}/")))
+
+        return self._run(read)
 
     def entries(self, run: str) -> list[ManifestKey]:
         """The checkpoints of a run, the newest first: by attempt, then by step."""
-        raise NotImplementedError
+        return self._run(lambda objects: list_manifests(objects, run))
 
     def read_manifest(self, key: ManifestKey) -> Manifest:
         """The manifest at ``key``.
@@ -73,30 +83,43 @@ class Archive:
         Raises:
             ArchiveCorrupt: it is missing, damaged, or that of another checkpoint.
         """
-        raise NotImplementedError
+        return self._run(lambda objects: read_manifest(objects, key))
 
     def write_checkpoint(
         self,
         facts: CheckpointFacts,
         files: Sequence[SourceFile],
-        on_progress: Callable[[Progress], None],
+        on_progress: OnProgress,
         stop: threading.Event,
     ) -> tuple[ManifestKey, Manifest, Written]:
         """Archive ``files``: the parts that are not there yet, then the manifest.
 
-        A checkpoint that is there already with the same files keeps its manifest.
-        ``on_progress`` is called in this thread, at least every second.
+        A checkpoint that is there already with the same facts and files keeps its manifest; else
+        the new one takes the place of those of the same attempt, step and path.
+        ``on_progress`` is called in this thread, twice a second and at the end.
 
         Raises:
             SourceChanged: a file changed or went; the manifest was not written.
             ArchiveStopped: ``stop`` was set.
             ArchiveCorrupt: the manifest was read back other than it was written.
+            ArchiveLocationError: the run, the attempt or a path cannot be in an archive.
         """
-        raise NotImplementedError
+        run_prefix(facts.run)
+        if not is_name(facts.attempt):
+            raise ArchiveLocationError(f"attempt {facts.attempt[:200]!r} cannot be in an archive")
+        try:
+            check_paths(file.path for file in files)
+        except InvalidManifest as error:
+            raise ArchiveLocationError(f"the checkpoint cannot be archived: {error}") from None
+        return self._follow(
+            lambda objects: CheckpointWriter(objects, facts, files, self._parallel),
+            on_progress,
+            stop,
+        )
 
     def delete_checkpoint(self, key: ManifestKey) -> None:
         """Remove a checkpoint, that is its manifest; ``collect_garbage`` frees its parts."""
-        raise NotImplementedError
+        self._run(lambda objects: objects.delete(str(key)))
 
     def collect_garbage(self, run: str) -> Collected:
         """Remove the parts that no manifest of the run names, and what killed writes left.
@@ -104,19 +127,42 @@ class Archive:
         Raises:
             ArchiveCorrupt: a manifest cannot be read; nothing was removed.
         """
-        raise NotImplementedError
 
-    def find_faults(
-        self, manifest: Manifest, on_progress: Callable[[Progress], None] = _no_progress
-    ) -> list[Fault]:
+        async def collect(objects: Objects) -> Collected:
+            # Parts are listed first: one of a manifest that is written meanwhile is not removed.
+            listed = await objects.sizes(parts_prefix(run))
+            for key in await list_manifests(objects, run):
+                manifest = await read_manifest(objects, key)
+                for part in manifest.parts():
+                    listed.pop(part_key(run, part.sha256), None)
+            async with TaskPool(_DELETIONS_AT_A_TIME) as pool:
+                for part_to_remove in listed:
+                    await pool.start(objects.delete(part_to_remove))
+            await objects.remove_leftovers(run_prefix(run))
+            return Collected(len(listed), sum(listed.values()))
+
+        return self._run(collect)
+
+    def find_faults(self, manifest: Manifest, on_progress: OnProgress = no_progress) -> list[Fault]:
         """Read every part back; those that are missing or have other bytes."""
-        raise NotImplementedError
+        return self._follow(
+            lambda objects: CheckpointCheck(objects, manifest, self._parallel), on_progress
+        )
+
+    def remove_faulty(self, faults: Sequence[Fault]) -> None:
+        """Remove damaged parts, so that the next write of the same bytes sends them again."""
+
+        async def remove(objects: Objects) -> None:
+            for fault in faults:
+                await objects.delete(fault.key)
+
+        self._run(remove)
 
     def restore(
         self,
         manifest: Manifest,
         target: Path,
-        on_progress: Callable[[Progress], None] = _no_progress,
+        on_progress: OnProgress = no_progress,
     ) -> None:
         """Write the checkpoint to ``target``, which must not exist; each part is verified.
 
@@ -124,4 +170,41 @@ class Archive:
             RestoreRefused: the target exists, or its disk has no room; nothing is left there.
             ArchiveCorrupt: a part is missing or has other bytes; nothing is left there.
         """
-        raise NotImplementedError
+        self._follow(
+            lambda objects: CheckpointRestore(objects, manifest, target, self._parallel),
+            on_progress,
+        )
+
+    def _follow(
+        self,
+        make: Callable[[Objects], _Job[T]],
+        on_progress: OnProgress,
+        stop: threading.Event | None = None,
+    ) -> T:
+        progress: Callable[[], Progress] | None = None
+
+        async def work(objects: Objects) -> T:
+            nonlocal progress
+            job = make(objects)
+            progress = job.progress
+            return await job.run()
+
+        def tick() -> None:
+            if progress is not None:
+                on_progress(progress())
+
+        result = self._run(work, tick, stop)
+        tick()
+        return result
+
+    def _run(
+        self,
+        use: Callable[[Objects], Coroutine[Any, Any, T]],
+        on_tick: Callable[[], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> T:
+        async def work() -> T:
+            async with self._store.connect() as objects:
+                return await use(objects)
+
+        return run_blocking(work(), on_tick, stop)

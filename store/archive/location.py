@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lineside.store.archive.archive import Archive
 from lineside.store.archive.errors import ArchiveLocationError
+from lineside.store.archive.objects.folder import Folder
+from lineside.store.archive.objects.pace import Pace
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _EXPECTED = (
@@ -75,4 +77,11 @@ def open_archive(
         MissingExtra: the store needs the extra ``archive``, which is not installed.
     """
     scheme, bucket, path = location.parse()
-    raise NotImplementedError((scheme, bucket, path, parallel, bytes_per_second))
+    pace = Pace(bytes_per_second)
+    if scheme != "file":
+        raise NotImplementedError((scheme, bucket, path))
+    if location.options:
+        raise ArchiveLocationError(
+            f"an archive in a folder has no options, found {', '.join(sorted(location.options))}"
+        )
+    return Archive(location.url, Folder(Path(path), pace), parallel)
