@@ -36,6 +36,8 @@ LINGER_SECONDS = 600.0
 """How long the series of a run stay after its end."""
 SILENT_SECONDS = 86_400.0
 """How long a run without an end keeps its series after the last sign of life."""
+ARCHIVE_SECONDS = 30 * 86_400.0
+"""How long a run keeps them while a checkpoint waits for the archive, of which nothing is heard."""
 _FORGET_SECONDS = 60 * 86_400.0
 _PRUNE_SECONDS = 3600.0
 
@@ -183,6 +185,9 @@ class Exporter(BatchSubscriber):
     def _is_shown(self, record: RunRecord) -> bool:
         if not record.state.attempts:
             return False
+        archive = record.archive
+        if archive.is_pending and self._level_at < archive.heard_at + ARCHIVE_SECONDS:
+            return True
         if record.ended_seen_at is not None:
             return self._clock() < record.ended_seen_at + LINGER_SECONDS
         return self._level_at < record.state.heard_at + SILENT_SECONDS

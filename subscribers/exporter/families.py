@@ -115,7 +115,13 @@ RUN_FAMILIES = (
     ),
     Family("lineside_hook_seconds", SUMMARY, "Time that Lineside's hooks took in the training."),
     Family(
-        "lineside_checkpoints", GAUGE, "Checkpoints that were saved and not removed by the Trainer."
+        "lineside_checkpoints",
+        GAUGE,
+        "Checkpoints: local ones, saved and not removed by the Trainer; others by archive state.",
+        ("state",),
+    ),
+    Family(
+        "lineside_checkpoint_bytes", GAUGE, "Size of these, by their archive state.", ("state",)
     ),
     Family("lineside_checkpoint_last_saved_step", GAUGE, "The step of the newest checkpoint."),
     Family("lineside_checkpoint_last_saved_timestamp_seconds", GAUGE, "When it was written."),
@@ -123,6 +129,22 @@ RUN_FAMILIES = (
         "lineside_checkpoint_interval_steps",
         GAUGE,
         "Steps from one checkpoint to the next: save_steps, or the most there were.",
+    ),
+    Family(
+        "lineside_checkpoint_last_archived_step",
+        GAUGE,
+        "The step of the newest checkpoint in the archive.",
+    ),
+    Family(
+        "lineside_checkpoint_last_archived_timestamp_seconds",
+        GAUGE,
+        "When a checkpoint was last archived.",
+    ),
+    Family("lineside_archive_sent_bytes_total", COUNTER, "Bytes that were sent to the archive."),
+    Family(
+        "lineside_archive_seconds",
+        HISTOGRAM,
+        "Time from the save of a checkpoint until it was in the archive.",
     ),
     Family(
         "lineside_alerts_total",

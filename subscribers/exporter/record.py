@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -18,9 +17,8 @@ from lineside.store.recording.run_state import (
     StreamState,
 )
 from lineside.store.status.verdict import RankState
-
-BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""The upper bounds of the histograms, in seconds."""
+from lineside.subscribers.exporter.archive import ArchiveRecord
+from lineside.subscribers.exporter.histogram import Histogram
 
 NAMED_METRICS = {
     (RANK_0, name): f"lineside_run_{name}"
@@ -29,18 +27,6 @@ NAMED_METRICS = {
 """Metrics with a family of their own, by producer and name; no limit applies to them."""
 TEXT_LENGTH = 200
 """Characters of a name that a label has."""
-
-
-@dataclass(slots=True)
-class Histogram:
-    """Counts of observations up to each of ``BUCKETS``, the last of those above all."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    sum: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
 
 
 @dataclass(slots=True)
@@ -85,6 +71,7 @@ class RunRecord:
     save_interval: int = 0
     saves: int = 0
     save_steps: float | None = None
+    archive: ArchiveRecord = field(default_factory=ArchiveRecord)
     alerts: dict[str, int] = field(default_factory=dict)
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
     pending: dict[str, float] = field(default_factory=dict)
@@ -107,8 +94,9 @@ class RunRecord:
             "streams": [_stream_to_dict(stream) for stream in run.streams.values()],
             **{name: _pairs(getattr(self, name)) for name in _BY_PAIR},
             **{name: getattr(self, name) for name in _PLAIN},
-            "step_seconds": asdict(self.step_seconds),
-            "data_wait": asdict(self.data_wait),
+            "step_seconds": self.step_seconds.to_dict(),
+            "data_wait": self.data_wait.to_dict(),
+            "archive": self.archive.to_dict(),
             "ranks": {name: asdict(rank) for name, rank in self.ranks.items()},
         }
 
@@ -129,8 +117,11 @@ class RunRecord:
             run,
             **by_pair,
             **_known(cls, {name: saved[name] for name in _PLAIN if name in saved}),
-            step_seconds=Histogram(**saved["step_seconds"]),
-            data_wait=Histogram(**saved["data_wait"]),
+            step_seconds=Histogram.from_dict(saved["step_seconds"]),
+            data_wait=Histogram.from_dict(saved["data_wait"]),
+            archive=(
+                ArchiveRecord.from_dict(saved["archive"]) if "archive" in saved else ArchiveRecord()
+            ),
             ranks={name: Rank(**values) for name, values in saved["ranks"].items()},
         )
 

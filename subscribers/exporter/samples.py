@@ -12,13 +12,8 @@ from lineside.store.status import verdict
 from lineside.store.status.attempt_order import order_attempts
 from lineside.store.status.liveness import DISCONNECTED, STALLED, status_now
 from lineside.subscribers.exporter.families import OWN_FAMILIES, RUN_FAMILIES
-from lineside.subscribers.exporter.record import (
-    BUCKETS,
-    NAMED_METRICS,
-    TEXT_LENGTH,
-    Histogram,
-    RunRecord,
-)
+from lineside.subscribers.exporter.histogram import Histogram
+from lineside.subscribers.exporter.record import NAMED_METRICS, TEXT_LENGTH, RunRecord
 from lineside.subscribers.exporter.system import (
     SECONDS,
     SYSTEM_FAMILIES,
@@ -41,8 +36,9 @@ PHASES = ("starting", "training", "waiting", "evaluating", "saving", "paused", "
 """Every phase that a rank can have."""
 RHYTHM_SAVES = 3
 """So many checkpoints show how many steps are usual, where the arguments have none."""
+LOCAL = "local"
+"""The state of a checkpoint in its folder, beside those that it has for the archive."""
 _UNFINISHED = (verdict.RUNNING, STALLED, DISCONNECTED)
-_BOUNDS = [repr(bound) for bound in BUCKETS] + ["+Inf"]
 
 _OF_RUNS = (*RUN_FAMILIES, *SYSTEM_FAMILIES)
 FAMILIES = {family.name: family for family in (*OWN_FAMILIES, *_OF_RUNS)}
@@ -113,10 +109,7 @@ def add_run(lines: Lines, record: RunRecord, status: str, now: float) -> None:
         _add_ranks(add, record, attempt)
         _add_system(add, record, now)
     _add_account(add, record)
-    add("lineside_checkpoints", len(record.checkpoints))
-    add("lineside_checkpoint_last_saved_step", record.saved_step)
-    add("lineside_checkpoint_last_saved_timestamp_seconds", record.saved_at)
-    add("lineside_checkpoint_interval_steps", _save_interval(record))
+    _add_checkpoints(add, record)
     for rule, count in record.alerts.items():
         add("lineside_alerts_total", count, f',rule="{escape(rule)}"')
     for (op, state), count in record.commands.items():
@@ -153,11 +146,27 @@ def _add_progress(
 
 def _add_histogram(add: _Add, family: str, histogram: Histogram) -> None:
     total = 0
-    for bound, count in zip(_BOUNDS, histogram.counts, strict=True):
+    for bound, count in zip([*histogram.bounds, inf], histogram.counts, strict=True):
         total += count
-        add(family, total, f',le="{bound}"', "_bucket")
+        add(family, total, f',le="{format_value(bound)}"', "_bucket")
     add(family, histogram.sum, suffix="_sum")
     add(family, total, suffix="_count")
+
+
+def _add_checkpoints(add: _Add, record: RunRecord) -> None:
+    add("lineside_checkpoints", len(record.checkpoints), f',state="{LOCAL}"')
+    add("lineside_checkpoint_last_saved_step", record.saved_step)
+    add("lineside_checkpoint_last_saved_timestamp_seconds", record.saved_at)
+    add("lineside_checkpoint_interval_steps", _save_interval(record))
+    archive = record.archive
+    for state, (count, size) in archive.states().items():
+        add("lineside_checkpoints", count, f',state="{state}"')
+        add("lineside_checkpoint_bytes", size, f',state="{state}"')
+    if archive.copies:
+        add("lineside_checkpoint_last_archived_step", archive.last_step)
+        add("lineside_checkpoint_last_archived_timestamp_seconds", archive.last_at)
+        add("lineside_archive_sent_bytes_total", archive.sent)
+        _add_histogram(add, "lineside_archive_seconds", archive.seconds)
 
 
 def _add_ranks(add: _Add, record: RunRecord, attempt: AttemptState) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy import Table
 from lineside.bus.client.reader import Batch
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol import commands
-from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
+from lineside.bus.protocol.checkpoints import STATE_KINDS
+from lineside.bus.protocol.event_kinds import CHECKPOINT_HELD, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import AUDIT, RANK_0, SAMPLER_PREFIX, Event, Stream, is_rank
 from lineside.bus.protocol.fields import is_int64
 from lineside.bus.protocol.metric_points import MetricPoints
@@ -70,6 +71,8 @@ class RunTracker(RunCache):
         handlers = {
             **dict.fromkeys(_INTERRUPTIONS, self._on_interruption),
             **dict.fromkeys(commands.STATE_OF_KIND, self._on_command),
+            **dict.fromkeys(STATE_KINDS, self._on_checkpoint_state),
+            CHECKPOINT_HELD: self._on_checkpoint_held,
             "run_start": self._on_run_start,
             "heartbeat": self._on_heartbeat,
             "save": self._on_save,
@@ -275,6 +278,12 @@ class RunTracker(RunCache):
             record.save_interval = max(record.save_interval, event.step - (record.saved_step or 0))
             record.saves += 1
             record.saved_step, record.saved_at = event.step, event.time
+
+    def _on_checkpoint_held(self, context: EventContext) -> None:
+        self._record.archive.read_held(context)
+
+    def _on_checkpoint_state(self, context: EventContext) -> None:
+        self._record.archive.read_state(context)
 
     def _on_alert(self, context: EventContext) -> None:
         has_opened = self.firing.read(context.run.id, context.data)

@@ -59,6 +59,12 @@ class ScriptedRun:
         self._producers[key].emit(kind, step=self.step, data=data)
         self._producers[key].drop_acked()
 
+    def copy(self, state: str) -> None:
+        """Report the state of the run's one checkpoint for the archive."""
+        path = f"/{self.name}/checkpoint-1"
+        data = {"checkpoint": path, "attempt": self.attempt, "step": 1, "state": state}
+        self.emit("archiver", "checkpoint_state", **data, bytes=8, stored=8)
+
     def lose_events(self, count: int) -> None:
         """Leave a hole in the events of rank 0."""
         self._producers[f"{self.name}/rank0/{self.attempt}"].skip(count)
@@ -248,6 +254,15 @@ def all_faults(connection: ProducerConnection) -> list[Fault]:
             unsaved,
             set_on(unsaved, save_steps=10_000),
             set_on(unsaved, save_steps=5),
+        )
+    )
+    archived = new("archived")
+    faults.append(
+        Fault(
+            "LinesideArchiveStopped",
+            archived,
+            lambda: archived.copy("failed"),
+            lambda: archived.copy("archived"),
         )
     )
     late = new("late")

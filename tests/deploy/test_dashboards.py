@@ -159,6 +159,7 @@ def faults(broker: BrokerProcess) -> Iterator[Callable[[], None]]:
         Producer(address, f"{RUN}/stopper/s1") as stopper,
         Producer(address, f"{RUN}/slack/s1") as slack,
         Producer(address, f"{RUN}/watchdog/w1") as watchdog,
+        Producer(address, f"{RUN}/archiver/r1") as archiver,
         Producer(address, "failed/rank0/a1") as failed,
     ):
         failed.emit("run_start", data={"name": "failed"})
@@ -168,12 +169,15 @@ def faults(broker: BrokerProcess) -> Iterator[Callable[[], None]]:
         stopper.emit("alert", data={"rule": "patience"})
         alert = {"id": "a1", "rule": "gpu_idle", "state": "open", "severity": "warning"}
         watchdog.emit("alert", data=alert)
+        for step, state in enumerate(("waiting", "archived", "evicted")):
+            one = {"checkpoint": f"/out/checkpoint-{step}", "attempt": "a1", "step": step}
+            archiver.emit("checkpoint_state", data={**one, "state": state, "bytes": 8})
         slack.emit("subscriber_error", data={"subscriber": "slack", "action": "skipped"})
 
         def publish() -> None:
             sampler.emit("metrics", data={"metrics": dict.fromkeys(names, 1.0)})
             probe.emit("metrics", data={"metrics": {"loss": math.nan}})
-            for producer in (sampler, probe, stopper, slack, watchdog, failed):
+            for producer in (sampler, probe, stopper, slack, watchdog, archiver, failed):
                 producer.flush()
 
         publish()

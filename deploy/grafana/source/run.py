@@ -83,6 +83,7 @@ def _rows() -> dict[str, list[panels.AnyPanel]]:
         "Training": _training(),
         "Speed": _speed(),
         "Checkpoints, commands and alerts": _actions(),
+        "Archive of checkpoints": _archive(),
         "Machine": machine(RUN),
         "GPUs": gpus(RUN),
         "Events": _events(),
@@ -242,7 +243,12 @@ def _speed() -> list[panels.AnyPanel]:
 
 def _actions() -> list[panels.AnyPanel]:
     return [
-        number("Checkpoints", units.NoUnit, Query(f"lineside_checkpoints{{{RUN}}}")),
+        number(
+            "Checkpoints",
+            units.NoUnit,
+            Query(f'lineside_checkpoints{{{RUN},state="local"}}'),
+            description="In their folder: written, and not removed by the Trainer.",
+        ),
         number(
             "Last one at step",
             units.LocaleFormat,
@@ -287,6 +293,65 @@ def _actions() -> list[panels.AnyPanel]:
             "Alerts of watchdog and stopper",
             units.Short,
             Query(f"lineside_alerts_total{{{RUN}}}", "{{rule}}"),
+        ),
+    ]
+
+
+def _archive() -> list[panels.AnyPanel]:
+    def count(states: str) -> Query:
+        return Query(f'sum(lineside_checkpoints{{{RUN},state=~"{states}"}})')
+
+    buckets = f"lineside_archive_seconds_bucket{{{RUN}}}"
+    return [
+        number("In the archive", units.NoUnit, count("archived|verified")),
+        number("On the way to it", units.NoUnit, count("held|waiting|copying|failed")),
+        number(
+            "Lost",
+            units.NoUnit,
+            count("evicted|incomplete|corrupt"),
+            thresholds=BAD,
+            description="Gone or given up before they were archived, or found to be damaged.",
+        ),
+        number(
+            "Newest at step",
+            units.LocaleFormat,
+            Query(f"lineside_checkpoint_last_archived_step{{{RUN}}}"),
+        ),
+        number(
+            "Last one archived",
+            units.DurationSeconds,
+            Query(f"time() - lineside_checkpoint_last_archived_timestamp_seconds{{{RUN}}}"),
+            description="Time since then.",
+        ),
+        number(
+            "Size in the archive",
+            units.BytesIEC,
+            Query(f'sum(lineside_checkpoint_bytes{{{RUN},state=~"archived|verified"}})'),
+            description="Of the checkpoints. Parts that several of them have are stored once.",
+        ),
+        curves(
+            "Checkpoints by state",
+            units.Short,
+            Query(f'lineside_checkpoints{{{RUN},state!="local"}} > 0', "{{state}}"),
+        ),
+        curves(
+            "Size by state",
+            units.BytesIEC,
+            Query(f"lineside_checkpoint_bytes{{{RUN}}} > 0", "{{state}}"),
+        ),
+        curves(
+            "Sent to the archive",
+            units.BytesPerSecondIEC,
+            Query(f"rate(lineside_archive_sent_bytes_total{{{RUN}}}[$__rate_interval])", "sent"),
+        ),
+        curves(
+            "Time from save to archive",
+            units.DurationSeconds,
+            *(
+                Query(f"histogram_quantile({q}, {buckets})", legend)
+                for q, legend in ((0.5, "median"), (0.9, "nine of ten"))
+            ),
+            description="Of all checkpoints of the run.",
         ),
     ]
 

@@ -247,7 +247,7 @@ def test_checkpoints_commands_alerts_and_failures_of_subscribers_are_counted(
     harness = start_exporter()
     harness.read_all()
     samples = harness.samples()
-    assert value(samples, "lineside_checkpoints") == 1
+    assert value(samples, "lineside_checkpoints", state="local") == 1
     assert value(samples, "lineside_checkpoint_last_saved_step") == 2
     assert value(samples, "lineside_run_best_metric") == 0.5
     assert value(samples, "lineside_run_progress_ratio") == 0.5

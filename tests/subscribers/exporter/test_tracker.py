@@ -37,7 +37,7 @@ class Feed:
         step: int = 0,
         **data: object,
     ) -> None:
-        self._read(stream, (Event(seq, NOW, 0, kind, step, data=data),), ())
+        self.read(stream, Event(seq, NOW, 0, kind, step, data=data))
 
     def gap(self, gap: Gap) -> None:
         self._read(gap.stream, (), (gap,))
@@ -58,6 +58,9 @@ class Feed:
     @property
     def record(self) -> RunRecord:
         return self.tracker.records["run"]
+
+    def read(self, stream: Stream, event: Event) -> None:
+        self._read(stream, (event,), ())
 
     def _read(
         self, stream: Stream | None, events: tuple[Event, ...], gaps: tuple[Gap, ...]
