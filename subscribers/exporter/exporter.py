@@ -37,7 +37,7 @@ LINGER_SECONDS = 600.0
 SILENT_SECONDS = 86_400.0
 """How long a run without an end keeps its series after the last sign of life."""
 ARCHIVE_SECONDS = 30 * 86_400.0
-"""How long a run keeps them while a checkpoint waits for the archive, of which nothing is heard."""
+"""How long a run keeps them without an event of a checkpoint that waits for the archive."""
 _FORGET_SECONDS = 60 * 86_400.0
 _PRUNE_SECONDS = 3600.0
 
