@@ -18,11 +18,11 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess, Producer
 from lineside.subscribers.exporter.exporter import Exporter
+from tests.deploy.healthy_run import HealthyRun
 from tests.deploy.monitoring import Monitoring, Notification
 from tests.deploy.scripted_runs import (
     TICK_SECONDS,
     Fault,
-    HealthyRun,
     ScriptedRun,
     all_faults,
     limit_fault,

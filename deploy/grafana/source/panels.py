@@ -20,6 +20,8 @@ AnyPanel = Builder[models.Panel]
 
 _CLASSIC = 5  # the kind of a variable's query that is a text
 
+BAD = ((None, "green"), (1, "red"))
+"""Colors of a count that should be 0."""
 RUN_UID, FLEET_UID, HEALTH_UID = "lineside-run", "lineside-fleet", "lineside-health"
 
 STATUS_COLORS = {

@@ -6,11 +6,11 @@ from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.models import units
 
 from deploy.grafana.source import panels
+from deploy.grafana.source.archive import archive
 from deploy.grafana.source.hardware import gpus, machine
 from deploy.grafana.source.panels import Query, curves, name_of, number, timeline
 
 RUN = 'run="$run"'
-BAD = ((None, "green"), (1, "red"))
 
 
 def run() -> dashboards.Dashboard:
@@ -83,7 +83,7 @@ def _rows() -> dict[str, list[panels.AnyPanel]]:
         "Training": _training(),
         "Speed": _speed(),
         "Checkpoints, commands and alerts": _actions(),
-        "Archive of checkpoints": _archive(),
+        "Archive of checkpoints": archive(RUN),
         "Machine": machine(RUN),
         "GPUs": gpus(RUN),
         "Events": _events(),
@@ -274,7 +274,7 @@ def _actions() -> list[panels.AnyPanel]:
                 f'count(ALERTS{{{RUN},alertstate="firing"}}) '
                 f"or 0 * count(lineside_run_info{{{RUN}}})"
             ),
-            thresholds=BAD,
+            thresholds=panels.BAD,
         ),
         curves(
             "Steps since the last checkpoint",
@@ -297,72 +297,13 @@ def _actions() -> list[panels.AnyPanel]:
     ]
 
 
-def _archive() -> list[panels.AnyPanel]:
-    def count(states: str) -> Query:
-        return Query(f'sum(lineside_checkpoints{{{RUN},state=~"{states}"}})')
-
-    buckets = f"lineside_archive_seconds_bucket{{{RUN}}}"
-    return [
-        number("In the archive", units.NoUnit, count("archived|verified")),
-        number("On the way to it", units.NoUnit, count("held|waiting|copying|failed")),
-        number(
-            "Lost",
-            units.NoUnit,
-            count("evicted|incomplete|corrupt"),
-            thresholds=BAD,
-            description="Gone or given up before they were archived, or found to be damaged.",
-        ),
-        number(
-            "Newest at step",
-            units.LocaleFormat,
-            Query(f"lineside_checkpoint_last_archived_step{{{RUN}}}"),
-        ),
-        number(
-            "Last one archived",
-            units.DurationSeconds,
-            Query(f"time() - lineside_checkpoint_last_archived_timestamp_seconds{{{RUN}}}"),
-            description="Time since then.",
-        ),
-        number(
-            "Size in the archive",
-            units.BytesIEC,
-            Query(f'sum(lineside_checkpoint_bytes{{{RUN},state=~"archived|verified"}})'),
-            description="Of the checkpoints. Parts that several of them have are stored once.",
-        ),
-        curves(
-            "Checkpoints by state",
-            units.Short,
-            Query(f'lineside_checkpoints{{{RUN},state!="local"}} > 0', "{{state}}"),
-        ),
-        curves(
-            "Size by state",
-            units.BytesIEC,
-            Query(f"lineside_checkpoint_bytes{{{RUN}}} > 0", "{{state}}"),
-        ),
-        curves(
-            "Sent to the archive",
-            units.BytesPerSecondIEC,
-            Query(f"rate(lineside_archive_sent_bytes_total{{{RUN}}}[$__rate_interval])", "sent"),
-        ),
-        curves(
-            "Time from save to archive",
-            units.DurationSeconds,
-            *(
-                Query(f"histogram_quantile({q}, {buckets})", legend)
-                for q, legend in ((0.5, "median"), (0.9, "nine of ten"))
-            ),
-            description="Of all checkpoints of the run.",
-        ),
-    ]
-
-
 def _events() -> list[panels.AnyPanel]:
     return [
         number(
             "Events lost",
             units.NoUnit,
             Query(f"sum(lineside_events_lost_total{{{RUN}}})"),
-            thresholds=BAD,
+            thresholds=panels.BAD,
             span=8,
         ),
         number(
