@@ -40,7 +40,7 @@ class CheckpointCopy:
     step: int
     held_at: float | None
     size: int = 0
-    stored: int = 0
+    sent: int = 0
 
 
 @dataclass(slots=True)
@@ -112,10 +112,10 @@ class ArchiveRecord:
         copy = self.copies.setdefault(key, CheckpointCopy(HELD, step, None))
         was_there, copy.state = copy.state in IN_ARCHIVE, state
         copy.size = _bytes(data, "bytes") or copy.size
-        stored = _bytes(data, "stored")
+        sent = _bytes(data, "sent")
         # A copy that begins again counts from 0.
-        self.sent += stored - copy.stored if stored >= copy.stored else stored
-        copy.stored = stored
+        self.sent += sent - copy.sent if sent >= copy.sent else sent
+        copy.sent = sent
         if state in _WHOLE and not was_there:
             self.last_at = event.time
             if copy.held_at is not None:

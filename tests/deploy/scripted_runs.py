@@ -63,7 +63,7 @@ class ScriptedRun:
         """Report the state of the run's one checkpoint for the archive."""
         path = f"/{self.name}/checkpoint-1"
         data = {"checkpoint": path, "attempt": self.attempt, "step": 1, "state": state}
-        self.emit("archiver", "checkpoint_state", **data, bytes=8, stored=8)
+        self.emit("archiver", "checkpoint_state", **data, bytes=8, sent=8)
 
     def lose_events(self, count: int) -> None:
         """Leave a hole in the events of rank 0."""

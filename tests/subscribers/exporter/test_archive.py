@@ -68,8 +68,8 @@ def test_a_run_without_an_archive_has_no_series_of_one(feed: ArchiveFeed) -> Non
 def test_each_checkpoint_has_one_state_of_the_archive_beside_its_place(feed: ArchiveFeed) -> None:
     for step in (1, 2, 3):
         feed.held(step)
-    feed.state(2, "copying", stored=40)
-    feed.state(3, "archived", stored=60)
+    feed.state(2, "copying", sent=40)
+    feed.state(3, "archived", sent=60)
     assert feed.states() == {"held": 1, "copying": 1, "archived": 1}
     samples = feed.samples()
     assert value(samples, "lineside_checkpoint_bytes", state="archived") == 100
@@ -87,13 +87,13 @@ def test_what_made_room_for_another_is_evicted_unless_the_archive_has_it(feed: A
 
 def test_bytes_are_counted_once_however_often_a_copy_begins_again(feed: ArchiveFeed) -> None:
     feed.held(1)
-    for stored in (0, 30, 70):
-        feed.state(1, "copying", stored=stored)
-    feed.state(1, "failed", why="no network", stored=70)
-    for stored in (0, 20, 30):
-        feed.state(1, "copying", stored=stored)
-    feed.state(1, "archived", stored=30)
-    feed.state(1, "verified", stored=30)
+    for sent in (0, 30, 70):
+        feed.state(1, "copying", sent=sent)
+    feed.state(1, "failed", why="no network", sent=70)
+    for sent in (0, 20, 30):
+        feed.state(1, "copying", sent=sent)
+    feed.state(1, "archived", sent=30)
+    feed.state(1, "verified", sent=30)
     assert value(feed.samples(), "lineside_archive_sent_bytes_total") == 100
 
 
@@ -114,18 +114,18 @@ def test_the_time_until_a_checkpoint_is_archived_begins_with_its_save(feed: Arch
 
 def test_a_second_save_of_a_step_is_a_checkpoint_that_waits_again(feed: ArchiveFeed) -> None:
     feed.held(1)
-    feed.state(1, "archived", stored=60)
+    feed.state(1, "archived", sent=60)
     feed.held(1)
     assert feed.states() == {"held": 1}
     assert not select(feed.samples(), "lineside_checkpoint_last_archived_step")
-    feed.state(1, "archived", stored=60)
+    feed.state(1, "archived", sent=60)
     assert value(feed.samples(), "lineside_archive_sent_bytes_total") == 120
 
 
 def test_data_that_no_archiver_writes_changes_nothing(feed: ArchiveFeed) -> None:
     feed.held(1)
     feed.state(1, "a state of a later version")
-    feed.state(1, "copying", stored="much")
+    feed.state(1, "copying", sent="much")
     feed.event(9, "checkpoint_held", evicted=[{"step": []}, 3], checkpoint=None)
     assert feed.states() == {"copying": 1}
     assert value(feed.samples(), "lineside_archive_sent_bytes_total") == 0
@@ -134,7 +134,7 @@ def test_data_that_no_archiver_writes_changes_nothing(feed: ArchiveFeed) -> None
 def test_the_state_of_the_archive_is_loaded_as_it_was_saved(feed: ArchiveFeed) -> None:
     feed.held(1)
     feed.held(2)
-    feed.state(1, "archived", stored=60, at=30)
+    feed.state(1, "archived", sent=60, at=30)
     saved = json.loads(json.dumps(feed.record.to_dict()))
     assert RunRecord.from_dict("run", saved).to_dict() == feed.record.to_dict()
     del saved["archive"]
