@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
+from lineside.cli.checkpoints import command as checkpoints
 from lineside.cli.commands import (
     alerts,
     audit,
@@ -94,6 +95,10 @@ for _command in (
     doctor.doctor,
     backup.backup,
     backup.restore,
+    checkpoints.verify,
+    checkpoints.pin,
+    checkpoints.unpin,
+    checkpoints.delete,
     keys.keys,
     services.broker,
     services.recorder,

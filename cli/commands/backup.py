@@ -10,6 +10,7 @@ import typer
 from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
+from lineside.cli.checkpoints.options import ArchiveOption, ConfigOption, StepOption
 from lineside.cli.configuration.option import config_option
 from lineside.cli.output import JsonOption, StatusLine, pairs, print_json
 
@@ -54,24 +55,61 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `lineside backup`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE", help="With --to a run; otherwise an archive of `lineside backup`."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Restore a checkpoint of RUN to this new folder."),
+    ] = None,
+    step: StepOption = None,
+    best: Annotated[bool, typer.Option("--best", help="The best checkpoint.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="The last checkpoint (default).")] = False,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only check the archive, and restore nothing.")
+        bool, typer.Option("--check", help="Only check FILE, and restore nothing.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what the home has, and keep it aside.")
+        bool, typer.Option("--force", help="Of FILE: replace what the home has, and keep it aside.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Make the home from a backup.
+    """Restore a checkpoint from the archive, or make the home from a backup.
 
-    Refuses while a process uses the home. The whole archive is checked before anything is replaced.
-    The spool stays as it is, so trainings go on.
+    `lineside restore RUN --to DIR` writes a checkpoint of the archive to DIR, and compares each
+    part with its checksum. It needs no store and no running service.
+
+    `lineside restore FILE` makes the home from a backup. It refuses while a process uses the home.
+    The whole file is checked before anything is replaced. The spool stays as it is, so trainings go
+    on.
     """
+    if to is not None:
+        if check or force:
+            raise UsageError("--check and --force are for a backup, without --to")
+        from lineside.cli.checkpoints.archive_source import NamedArchive
+        from lineside.cli.checkpoints.restore import Wanted, restore_checkpoint
+
+        named = NamedArchive(archive, config)
+        restore_checkpoint(source, Wanted(step, best, last), to, named, json)
+        return
+    if step is not None or best or last or archive is not None:
+        raise UsageError(
+            "--step, --best, --last and --archive restore a checkpoint: --to is missing"
+        )
+    _restore_home(Path(source), check, force, json)
+
+
+def _restore_home(file: Path, check: bool, force: bool, json: bool) -> None:
     from lineside.cli.backup import restore as restoring
 
     if not file.is_file():
-        raise UsageError(f"there is no file {file}: expected an archive of `lineside backup`")
+        raise UsageError(
+            f"there is no file {file}: expected an archive of `lineside backup`, or a run with --to"
+        )
     settings = Settings.from_env()
     progress = StatusLine()
     try:

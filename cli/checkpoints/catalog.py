@@ -1,0 +1,143 @@
+"""The checkpoints of a run as store and archive know them, the newest first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside.bus.errors import UsageError
+from lineside.cli.checkpoints.local_folder import held_folder, local_folder
+from lineside.store.archive.errors import ArchiveCorrupt
+
+if TYPE_CHECKING:
+    from lineside.store.archive.archive import Archive
+    from lineside.store.archive.keys import ManifestKey
+    from lineside.store.archive.manifest import Manifest
+    from lineside.store.history.history import History
+    from lineside.store.history.records import Attempt, Checkpoint
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A checkpoint: its ``record`` in the store, its manifest in the archive, or both.
+
+    ``key`` is that of the manifest; None if the archive has none, or was not asked. ``counts`` is
+    False if a later attempt resumed from an earlier step.
+    """
+
+    run: str
+    attempt: str
+    step: int
+    record: Checkpoint | None
+    key: ManifestKey | None
+    counts: bool
+    archive: Archive | None = field(repr=False)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Its manifest, read from the archive.
+
+        Raises:
+            UsageError: it is not in the archive.
+            ArchiveCorrupt: the manifest is damaged.
+        """
+        if self.key is None or self.archive is None:
+            raise UsageError(f"step {self.step:,} of {self.run} is not in the archive")
+        return self.archive.read_manifest(self.key)
+
+    @property
+    def path(self) -> str:
+        """Where training saved it, on its own machine; raises as ``manifest`` does."""
+        return self.manifest.facts.checkpoint if self.record is None else self.record.path
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Its folder on this machine; None if it is not here."""
+        if self.record is None or self.record.deleted:
+            return None
+        return local_folder(Path(self.record.path), self.run, self.attempt)
+
+    @cached_property
+    def hold(self) -> Path | None:
+        """The links to its files on this machine; None if there are none."""
+        if self.record is None:
+            return None
+        return held_folder(Path(self.record.path), self.run, self.attempt)
+
+
+def read_catalog(run: str, history: History | None, archive: Archive | None) -> list[CatalogEntry]:
+    """Every checkpoint of ``run``, the newest first: those that count, then those that do not."""
+    attempts: Sequence[Attempt] = () if history is None else history.run(run).attempts
+    records: defaultdict[tuple[str, int], list[Checkpoint]] = defaultdict(list)
+    for record in () if history is None else history.checkpoints(run):
+        records[record.attempt, record.step].append(record)
+    keys: defaultdict[tuple[str, int], list[ManifestKey]] = defaultdict(list)
+    for key in () if archive is None else archive.entries(run):
+        keys[key.attempt, key.step].append(key)
+    ends = {one.attempt: one.superseded_after for one in attempts}
+    places = _places(one.attempt for one in attempts)
+    found = []
+    for attempt, step in records.keys() | keys.keys():
+        end = ends.get(attempt)
+        counts = end is None or step <= end
+        found += [
+            CatalogEntry(run, attempt, step, record, key, counts, archive)
+            for record, key in _match(records[attempt, step], keys[attempt, step], archive)
+        ]
+    found.sort(key=lambda one: (places.get(one.attempt, one.attempt), one.step), reverse=True)
+    return sorted(found, key=lambda one: not one.counts)
+
+
+def at_step(entries: Sequence[CatalogEntry], run: str, step: int) -> CatalogEntry:
+    """The first of ``entries`` of ``step``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for entry in entries:
+        if entry.step == step:
+            return entry
+    steps = ", ".join(f"{one:,}" for one in sorted({entry.step for entry in entries})[-8:])
+    known = f"the newest are of the steps {steps}" if steps else "it has none at all"
+    raise UsageError(f"run {run} has no checkpoint of step {step:,}: {known}")
+
+
+def _match(
+    records: Sequence[Checkpoint], keys: Sequence[ManifestKey], archive: Archive | None
+) -> list[tuple[Checkpoint | None, ManifestKey | None]]:
+    """Pairs of what store and archive have of one step of an attempt, by path where in doubt.
+
+    Of several saves to one path the newest counts.
+    """
+    saved = {record.path: record for record in records}
+    if archive is None or (len(saved) <= 1 and len(keys) <= 1):
+        return list(zip_longest(saved.values(), keys))
+    archived: dict[str, tuple[float, ManifestKey]] = {}
+    damaged: list[tuple[None, ManifestKey]] = []
+    for key in keys:
+        try:
+            manifest = archive.read_manifest(key)
+        except ArchiveCorrupt:
+            damaged.append((None, key))
+            continue
+        path, at = manifest.facts.checkpoint, manifest.archived_at
+        if path not in archived or archived[path][0] < at:
+            archived[path] = at, key
+    paths = saved.keys() | archived.keys()
+    pairs = [(saved.get(path), archived.get(path, (0.0, None))[1]) for path in sorted(paths)]
+    return [*pairs, *damaged]
+
+
+def _places(attempts: Iterable[str]) -> dict[str, str]:
+    """For each attempt of these, in order, a text that sorts it among names of other attempts.
+
+    Names begin with the time of a machine's clock; one that resumed on a machine whose clock is
+    behind is as late as those before it.
+    """
+    names = list(attempts)
+    return dict(zip(names, accumulate(names, max), strict=True))

@@ -1,0 +1,94 @@
+"""``lineside verify``, ``pin``, ``unpin`` and ``delete``: checkpoints in the archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lineside.bus.protocol.checkpoints import DELETE, PIN, UNPIN
+from lineside.cli.checkpoints.options import ArchiveOption, ConfigOption, StepOption
+from lineside.cli.output import JsonOption
+from lineside.cli.run_lookup import RunArgument
+
+OneStepOption = Annotated[
+    int, typer.Option("--step", min=0, metavar="N", help="The step of the checkpoint.")
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait for the archiver's answer.")
+]
+
+
+def verify(
+    run: RunArgument,
+    step: StepOption = None,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read checkpoints back from the archive, and list what is damaged, swapped or missing.
+
+    All of the run, or that of --step. Exit code 1 if an object is faulty.
+    """
+    from lineside.cli.checkpoints.archive_source import NamedArchive
+    from lineside.cli.checkpoints.verify import verify_run
+
+    verify_run(run, step, NamedArchive(archive, config), json)
+
+
+def pin(
+    run: RunArgument,
+    step: OneStepOption,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
+    wait: WaitOption = True,
+    json: JsonOption = False,
+) -> None:
+    """Keep a checkpoint in the archive, whatever the policy is."""
+    _request(PIN, run, step, archive, config, wait, json)
+
+
+def unpin(
+    run: RunArgument,
+    step: OneStepOption,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
+    wait: WaitOption = True,
+    json: JsonOption = False,
+) -> None:
+    """Leave a pinned checkpoint to the policy again."""
+    _request(UNPIN, run, step, archive, config, wait, json)
+
+
+def delete(
+    run: RunArgument,
+    step: OneStepOption,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
+    wait: WaitOption = True,
+    json: JsonOption = False,
+) -> None:
+    """Delete a checkpoint from the archive, after a question.
+
+    The folder on the training's machine stays.
+    """
+    _request(DELETE, run, step, archive, config, wait, json, asks=not yes)
+
+
+def _request(
+    op: str,
+    run: str,
+    step: int,
+    archive: str | None,
+    config: Path | None,
+    wait: bool,
+    json: bool,
+    asks: bool = False,
+) -> None:
+    from lineside.cli.checkpoints.archive_source import NamedArchive
+    from lineside.cli.checkpoints.requests import request
+
+    named = NamedArchive(archive, config)
+    request(op, run, step, named, asks=asks, wait=wait, json=json)

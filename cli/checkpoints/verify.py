@@ -1,0 +1,86 @@
+"""``lineside verify``: reads archived checkpoints back and compares them with their manifests."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from lineside.bus.errors import UsageError
+from lineside.bus.terminal_text import printable
+from lineside.bus.wording import plural
+from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
+from lineside.cli.checkpoints.catalog import CatalogEntry, at_step, read_catalog
+from lineside.cli.checkpoints.progress import ByteProgress
+from lineside.cli.output import print_json
+from lineside.dashboard.formatting import size
+from lineside.store.archive.errors import ArchiveCorrupt, Fault
+
+if TYPE_CHECKING:
+    from lineside.store.archive.archive import Archive
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What reading one checkpoint back has found; ``bytes`` is 0 if its manifest is faulty."""
+
+    entry: CatalogEntry
+    bytes: int
+    faults: tuple[Fault, ...]
+
+
+def verify_run(run: str, step: int | None, named: NamedArchive, json: bool) -> None:
+    """Read the checkpoints of ``run`` back, or that of ``step``, and print what is found.
+
+    Raises:
+        typer.Exit: with code 1, if an object is faulty.
+    """
+    archive = named.require()
+    source = find_run(run, lambda: archive)
+    catalog = read_catalog(source.run, source.history, archive)
+    entries = [entry for entry in catalog if entry.key is not None]
+    if step is not None:
+        entries = [at_step(entries, source.run, step)]
+    if not entries:
+        raise UsageError(f"run {source.run} has no checkpoint in the archive {archive.url}")
+    found = []
+    for entry in entries:
+        found.append(_verify(archive, entry))
+        if not json:
+            typer.echo(_text(found[-1]))
+    is_sound = not any(one.faults for one in found)
+    if json:
+        items = [_as_json(one) for one in found]
+        print_json({"run": source.run, "archive": archive.url, "ok": is_sound, "items": items})
+    if not is_sound:
+        raise typer.Exit(1)
+
+
+def _verify(archive: Archive, entry: CatalogEntry) -> Verified:
+    try:
+        manifest = entry.manifest
+    except ArchiveCorrupt as error:
+        return Verified(entry, 0, error.faults)
+    with ByteProgress(f"step {entry.step:,}", manifest.size) as progress:
+        return Verified(entry, manifest.size, tuple(archive.find_faults(manifest, progress.show)))
+
+
+def _text(verified: Verified) -> str:
+    title = f"step {verified.entry.step:,}"
+    if not verified.faults:
+        return f"{title}: sound, {size(verified.bytes)}"
+    faults = [f"  {printable(str(fault))}" for fault in verified.faults]
+    return "\n".join((f"{title}: {plural(len(faults), 'faulty object')}", *faults))
+
+
+def _as_json(verified: Verified) -> dict[str, object]:
+    entry = verified.entry
+    return {
+        "attempt": entry.attempt,
+        "step": entry.step,
+        "manifest": None if entry.key is None else str(entry.key),
+        "bytes": verified.bytes,
+        "ok": not verified.faults,
+        "faults": [asdict(fault) for fault in verified.faults],
+    }
