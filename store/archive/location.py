@@ -11,6 +11,7 @@ from lineside.store.archive.archive import Archive
 from lineside.store.archive.errors import ArchiveLocationError
 from lineside.store.archive.objects.folder import Folder
 from lineside.store.archive.objects.pace import Pace
+from lineside.store.archive.objects.remote import Remote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _EXPECTED = (
@@ -78,10 +79,10 @@ def open_archive(
     """
     scheme, bucket, path = location.parse()
     pace = Pace(bytes_per_second)
-    if scheme != "file":
-        raise NotImplementedError((scheme, bucket, path))
-    if location.options:
-        raise ArchiveLocationError(
-            f"an archive in a folder has no options, found {', '.join(sorted(location.options))}"
-        )
-    return Archive(location.url, Folder(Path(path), pace), parallel)
+    if scheme == "file":
+        if location.options:
+            names = ", ".join(sorted(location.options))
+            raise ArchiveLocationError(f"an archive in a folder has no options, found {names}")
+        return Archive(location.url, Folder(Path(path), pace), parallel)
+    remote = Remote(location.url, bucket, path, location.options, pace)
+    return Archive(location.url, remote, parallel)

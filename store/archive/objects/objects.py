@@ -24,7 +24,8 @@ class Objects(Protocol):
     method raises ArchiveUnavailable or ArchiveDenied where the store cannot be used.
     """
 
-    bytes_sent: int
+    @property
+    def bytes_sent(self) -> int: ...
 
     async def put(self, key: str, data: bytes, *, replace: bool = False) -> None:
         """Write an object, whole or not at all.

@@ -1,0 +1,129 @@
+"""An HTTP proxy inside this process that keeps an object store's client below a pace.
+
+The client sends a part as one request and as fast as the network takes it. What goes through this
+proxy is held back byte by byte instead, also under TLS, which it does not look into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from lineside.store.archive.objects.pace import Pace
+
+_MOST_HEAD_BYTES = 64 << 10
+_PORTS = {"http": 80, "https": 443}
+
+
+class PacedProxy:
+    """Forwards to where the client wants, or to the next proxy. Each connection has one target,
+    so a client of plain HTTP must not keep connections.
+
+    ``next_proxy`` is the URL of the proxy to go through; empty asks the environment.
+    """
+
+    def __init__(self, pace: Pace, next_proxy: str = "") -> None:
+        self.bytes_sent = 0
+        self._pace = pace
+        self._next_proxy = next_proxy
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        """Serve during a context; its value is the URL of the proxy."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_MOST_HEAD_BYTES)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a connection is served outside of a task")
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # the client sees that the connection is closed
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio would log the task as failed
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target = head.split(b" ", 2)[:2]
+        is_tunnel = method == b"CONNECT"
+        url = urlsplit(f"https://{target.decode()}" if is_tunnel else target.decode())
+        proxy = self._proxy_for(url)
+        through = proxy or url
+        try:
+            far_reader, far_writer = await asyncio.open_connection(
+                through.hostname, through.port or _PORTS[through.scheme]
+            )
+        except OSError:
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            return
+        try:
+            if is_tunnel and proxy is None:
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            else:
+                far_writer.write(head[:-2] + _authorization(proxy) + b"\r\n")
+            await _first_to_end(
+                self._send(reader, far_writer),
+                self._receive(far_reader, writer),
+            )
+        finally:
+            far_writer.close()
+
+    def _proxy_for(self, url: SplitResult) -> SplitResult | None:
+        proxies = urllib.request.getproxies()
+        named = self._next_proxy or proxies.get(url.scheme) or proxies.get("all")
+        if not named or (not self._next_proxy and urllib.request.proxy_bypass(url.hostname or "")):
+            return None
+        return urlsplit(named if "://" in named else f"http://{named}")
+
+    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while size := await self._relay_piece(reader, writer):
+            self.bytes_sent += size
+
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await self._relay_piece(reader, writer):
+            pass
+
+    async def _relay_piece(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        data = await reader.read(self._pace.piece_bytes)
+        await self._pace.take(len(data))
+        writer.write(data)
+        await writer.drain()
+        return len(data)
+
+
+def _authorization(proxy: SplitResult | None) -> bytes:
+    if proxy is None or proxy.username is None:
+        return b""
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return b"Proxy-Authorization: Basic " + base64.b64encode(login.encode()) + b"\r\n"
+
+
+async def _first_to_end(*works: Awaitable[None]) -> None:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            with suppress(OSError):
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
