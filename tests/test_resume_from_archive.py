@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.store.archive.whole import missing_files
 from tests.support import resumed_training
 from tests.support.forked import TORCHRUN, ForkedScript
 from tests.support.resumed_training import FULL, LORA, SAVED, SHARDED, Leg, Trained, out_of_archive
@@ -52,6 +53,7 @@ def test_two_ranks_continue_the_same_bit_for_bit(tmp_path: Path) -> None:
     [whole] = _on_two_ranks(tmp_path, Leg(str(tmp_path / "whole")))
     original = tmp_path / "whole" / f"checkpoint-{SAVED}"
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in original.iterdir()}
+    assert missing_files(original, 2) == []
     restored = out_of_archive(original, tmp_path)
     ours, theirs = _on_two_ranks(
         tmp_path,
