@@ -29,8 +29,9 @@ class Settings:
     ``group`` LINESIDE_GROUP; ``notes`` LINESIDE_NOTES; ``disabled`` LINESIDE_DISABLED; ``key``
     LINESIDE_KEY, the file to show a broker of another machine, which ``broker`` then names too;
     ``quiet`` LINESIDE_QUIET; ``wait_for_stopper`` LINESIDE_WAIT_FOR_STOPPER, in seconds;
-    ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set; ``sampler``
-    LINESIDE_SAMPLER, None if it is not set; ``take_over`` LINESIDE_TAKE_OVER.
+    ``stop_on_sigterm`` LINESIDE_STOP_ON_SIGTERM, None if it is not set; ``hold_checkpoints``
+    LINESIDE_HOLD_CHECKPOINTS, None if it is not set; ``sampler`` LINESIDE_SAMPLER, None if it is
+    not set; ``take_over`` LINESIDE_TAKE_OVER.
     """
 
     home: Path
@@ -47,6 +48,7 @@ class Settings:
     key: Path | None = None
     wait_for_stopper: float | None = None
     stop_on_sigterm: bool | None = None
+    hold_checkpoints: bool | None = None
     quiet: bool = False
     sampler: bool | None = None
     take_over: bool = False
@@ -83,6 +85,7 @@ class Settings:
             key=key,
             wait_for_stopper=_seconds(env, "LINESIDE_WAIT_FOR_STOPPER"),
             stop_on_sigterm=_optional_flag(env, "LINESIDE_STOP_ON_SIGTERM"),
+            hold_checkpoints=_optional_flag(env, "LINESIDE_HOLD_CHECKPOINTS"),
             quiet=_flag(env, "LINESIDE_QUIET"),
             sampler=_optional_flag(env, "LINESIDE_SAMPLER"),
             take_over=_flag(env, "LINESIDE_TAKE_OVER"),

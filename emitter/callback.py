@@ -45,7 +45,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
     after the classes of Trainer and model. Each Trainer that it is in has a run of its own, and so
     has a copy, which carries these settings only. Rank 0 publishes everything, other ranks their
     start, end and failures. With ``stop_on_sigterm``, or LINESIDE_STOP_ON_SIGTERM, a SIGTERM makes
-    training save and stop.
+    training save and stop. With ``hold_checkpoints``, or LINESIDE_HOLD_CHECKPOINTS, hard links keep
+    each checkpoint from rotation until an archiver has copied it; by default they are made where
+    ``lineside archiver`` runs.
 
     No hook raises. These hooks wait:
 
@@ -66,6 +68,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         wait_for_stopper: float = 0.0,
         *,
         stop_on_sigterm: bool = False,
+        hold_checkpoints: bool | None = None,
         **labels: Unpack[LabelOptions],
     ) -> None:
         self._options = Options(
@@ -74,6 +77,7 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
             run_id,
             wait_for_stopper,
             stop_on_sigterm,
+            hold_checkpoints,
             Labels(**labels),
         )
         self._open_sessions("")
@@ -181,7 +185,9 @@ class LinesideCallback(TrainerCallback):  # type: ignore[misc]
         """Published with the checkpoint's path."""
         events = self._session_of(state, control).events
         self._guarded(events.publish_save, args, state, control, kwargs)
+        self._guarded(events.hold_checkpoint, state)
         self._wait_while_paused("save", args, state, control, kwargs)
+        self._guarded(events.finish_hold_soon)  # after the callbacks behind this one
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Published with the logs as they are now: later callbacks may change them."""

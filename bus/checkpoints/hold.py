@@ -82,16 +82,16 @@ def held_checkpoint(hold: Path) -> Path:
     return hold.parent.parent / hold.name
 
 
-def holds_of(output_dir: Path) -> list[Path]:
-    """The holds below a folder of checkpoints, oldest first; none if it cannot be read."""
-    try:
-        found = [
-            (entry.stat().st_mtime_ns, Path(entry.path))
-            for entry in os.scandir(output_dir / HOLD_FOLDER)
-            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-        ]
-    except OSError:
-        return []
+def holds_of(*output_dirs: Path) -> list[Path]:
+    """The holds below folders of checkpoints, oldest first; none where they cannot be read."""
+    found: list[tuple[int, Path]] = []
+    for output_dir in output_dirs:
+        with contextlib.suppress(OSError), os.scandir(output_dir / HOLD_FOLDER) as entries:
+            found += [
+                (entry.stat().st_mtime_ns, Path(entry.path))
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+            ]
     return [path for _, path in sorted(found)]
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +129,12 @@ class ShipperStarter(SidecarStarter):
             log_name=LOG_NAME,
             clock=clock,
         )
+
+
+@cache
+def shipper_starter(spool: Path, broker: str) -> ShipperStarter:
+    """One for each spool and broker, for all runs: it remembers the shipper that it started."""
+    return ShipperStarter(spool, broker)
 
 
 class ShipperStatus(NamedTuple):

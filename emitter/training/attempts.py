@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lineside.bus.checkpoints.hold import read_limits
 from lineside.bus.settings import Settings
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.checkpoints import run_file, state_files
+from lineside.emitter.training.checkpoints.hold import CheckpointHolder
 from lineside.emitter.training.console import print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.process import label_facts
@@ -44,15 +46,18 @@ class Options:
     run_id: str | None = None
     wait_for_stopper: float = 0.0
     stop_on_sigterm: bool = False
+    hold_checkpoints: bool | None = None
     labels: Labels = field(default_factory=Labels)
 
     def override(self, settings: Settings) -> Options:
-        """These options with the waits and signals that ``settings`` has instead."""
+        """These options with the waits, signals and holds that ``settings`` has instead."""
         wait, stop = settings.wait_for_stopper, settings.stop_on_sigterm
+        hold = settings.hold_checkpoints
         return replace(
             self,
             wait_for_stopper=self.wait_for_stopper if wait is None else wait,
             stop_on_sigterm=self.stop_on_sigterm if stop is None else stop,
+            hold_checkpoints=self.hold_checkpoints if hold is None else hold,
         )
 
 
@@ -78,14 +83,16 @@ class AttemptManager:
     """Opens and ends attempts for one Trainer that a callback is in.
 
     ``publisher`` belongs to the open attempt; None while none is open. ``options`` are those of
-    that attempt. ``is_disabled`` after an attempt could not be opened, ``is_joining`` while rank 0
-    has not yet published which run it is. ``trainer`` is that Trainer, once it is known, and
-    ``trial_prefix`` stands before the number of a hyperparameter trial.
+    that attempt, and ``holder`` holds its checkpoints. ``is_disabled`` after an attempt could not
+    be opened, ``is_joining`` while rank 0 has not yet published which run it is. ``trainer`` is
+    that Trainer, once it is known, and ``trial_prefix`` stands before the number of a
+    hyperparameter trial.
     """
 
     def __init__(self, options: Options, trial_prefix: str = "") -> None:
         self.publisher: Publisher | None = None
         self._own_options = self.options = options
+        self.holder: CheckpointHolder | None = None
         self.is_disabled = False
         self.trainer: weakref.ref[Any] | None = None
         self.model_events: ModelEvents | None = None
@@ -117,7 +124,7 @@ class AttemptManager:
         previous, self.publisher, self.model_events = self.publisher, None, None
         if self._on_collected is not None:
             self._on_collected.detach()
-        self._pending_join, self.is_disabled = None, True
+        self._pending_join, self.is_disabled, self.holder = None, True, None
         try:
             settings = Settings.from_env()
             if settings.disabled:
@@ -132,6 +139,11 @@ class AttemptManager:
                 if identity is not None:
                     self._start(settings, identity, args, state, kwargs, now_ns)
                     self._publish_init_end(init_end)
+                self.holder = CheckpointHolder(
+                    Path(args.output_dir).absolute(),
+                    read_limits(settings.home, self.options.hold_checkpoints),
+                    rank=_rank_info(args).rank,
+                )
                 self.is_disabled = False
         except Exception as error:
             if is_script_error(error):

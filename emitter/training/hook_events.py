@@ -40,7 +40,8 @@ class HookEvents:
         self._attempts = attempts
         self._init_end: InitEnd | None = None
         self._checkpoint_folder = CheckpointFolder()
-        self._output = Path()  # where the newest checkpoint is
+        self._saved = Path()  # the newest checkpoint
+        self._output = Path()  # where it is
         self.is_training = False
         self.groups_differ = False
         """Whether the optimizer's groups have different learning rates."""
@@ -59,6 +60,7 @@ class HookEvents:
     ) -> None:
         """Open a new attempt and publish ``train_begin``."""
         now_ns = monotonic_ns()
+        self._finish_hold()
         self.is_training = True
         self._open(args, state, kwargs, now_ns)
         self._output = Path(args.output_dir).absolute()
@@ -70,6 +72,7 @@ class HookEvents:
     def end_training(self, state: Any, control: Any, kwargs: Mapping[str, Any]) -> None:
         """Publish ``train_end``."""
         self.is_training = False
+        self._finish_hold()
         extra = self._checkpoint_facts()
         self.publish_state("train_end", FINISHED, state, control, kwargs, extra)
 
@@ -94,6 +97,7 @@ class HookEvents:
         self.is_training = False
         publisher = self._attempts.publisher
         if publisher is not None:
+            self._finish_hold()
             publisher.publish_train_error(error)
             publisher.release()
 
@@ -168,9 +172,24 @@ class HookEvents:
     def publish_save(self, args: Any, state: Any, control: Any, kwargs: Mapping[str, Any]) -> None:
         """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""
         path = checkpoint_path(args, state)
-        self._output = Path(path).parent
+        self._saved = Path(path)
+        self._output = self._saved.parent
         extra = {"checkpoint": path} | self._checkpoint_facts()
         self.publish_state("save", FROM_FLAGS, state, control, kwargs, extra)
+
+    def hold_checkpoint(self, state: Any) -> None:
+        """Hold the checkpoint of the newest ``save``."""
+        if self._attempts.holder is not None:
+            self._attempts.holder.hold(self._saved, state.global_step, state.epoch)
+
+    def finish_hold_soon(self) -> None:
+        """At the next hook, publish what is held then."""
+        if self._attempts.publisher is not None:
+            self._attempts.publisher.call_at_next_hook(self._finish_hold)
+
+    def _finish_hold(self) -> None:
+        if self._attempts.holder is not None and self._attempts.publisher is not None:
+            self._attempts.holder.finish(self._attempts.publisher)
 
     def _checkpoint_facts(self, resumed_step: int = 0) -> dict[str, Any]:
         publisher = self._attempts.publisher

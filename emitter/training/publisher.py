@@ -9,8 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from time import monotonic_ns, time
 from typing import Any
 
@@ -19,7 +18,7 @@ from lineside.bus.settings import Settings
 from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.sanitize import Sanitizer
 from lineside.emitter.spool.script_errors import is_script_error
-from lineside.emitter.spool.sidecar_process import ShipperStarter
+from lineside.emitter.spool.sidecar_process import shipper_starter
 from lineside.emitter.spool.status_page import (
     CLOSED,
     FLAGS,
@@ -59,7 +58,7 @@ class Publisher:
         self.identity = identity
         self.on_hook = self.publish_hook if identity.rank_info.rank == 0 else self.update_status
         self._spool = SpoolWriter(settings.spool, identity.stream, rank=identity.rank_info.rank)
-        self._shipper_starter = _shipper_starter(settings.spool, settings.broker)
+        self._shipper_starter = shipper_starter(settings.spool, settings.broker)
         self.is_open = True
         self.is_abandoned = False
         self.error_at_open = shutdown.last_error()
@@ -71,6 +70,7 @@ class Publisher:
         self._next_maintain_ns = 0
         self.maintenance_tasks: list[Callable[[], object]] = []
         """Called about once a second, from a hook."""
+        self._next_hook_tasks: list[Callable[[], object]] = []
         self.step = 0
         self._epoch: float | None = None
         self._hooks = 0
@@ -154,6 +154,11 @@ class Publisher:
         if self.is_open:
             write = partial(self._spool.write, kind, step, epoch, control, data, now_ns, wall)
             self._run_exclusively(write)
+
+    def call_at_next_hook(self, task: Callable[[], object]) -> None:
+        """Call ``task`` at the next hook; its events follow the hook's."""
+        self._next_hook_tasks.append(task)
+        self._next_maintain_ns = 0
 
     def flag(self, *, raised: int = 0, lowered: int = 0) -> None:
         """Set and clear bits of the page's FLAGS."""
@@ -323,8 +328,9 @@ class Publisher:
                 self._spool.maintain()
             report_unread(self._spool.unread)
             self._shipper_starter.ensure()
-            for maintain in self.maintenance_tasks:
-                maintain()
+            tasks, self._next_hook_tasks = self._next_hook_tasks, []
+            for task in (*tasks, *self.maintenance_tasks):
+                task()
         except Exception as error:
             if is_script_error(error):
                 raise
@@ -389,9 +395,3 @@ def named_values(values: Any) -> Any:
     if type(values) is not dict and not hasattr(values, "keys"):
         raise TypeError(f"expected names and values, got {type(values).__name__}")
     return values
-
-
-@cache
-def _shipper_starter(spool: Path, broker: str) -> ShipperStarter:
-    """One for each spool and broker, for all runs: it remembers the shipper that it started."""
-    return ShipperStarter(spool, broker)

@@ -1,0 +1,208 @@
+"""Holds saved checkpoints until the archiver has copied them: hard links, out of rotation's way.
+
+Rotation deletes a checkpoint while it is being copied, and callbacks that come after ours still
+write into it. So its files are linked in ``on_save``, and once more at the next hook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+from lineside.bus.checkpoints.hold import (
+    HOLD_FOLDER,
+    HoldLimits,
+    held_checkpoint,
+    hold_path,
+    holds_of,
+    remove_leftovers,
+    set_aside,
+)
+from lineside.bus.protocol.event_kinds import CHECKPOINT_HELD
+from lineside.emitter.training.checkpoints.links import measure, mirror, share_a_file
+from lineside.emitter.training.publisher import Publisher
+
+_STEP = re.compile(r".*?([0-9]{1,18})")
+_GIGABYTE = 1_000_000_000
+_TRIES = 3
+
+
+@dataclass
+class _Pending:
+    """A checkpoint whose files are linked, and linked once more at the next hook."""
+
+    checkpoint: Path
+    step: int
+    epoch: float | None
+    why: str | None = None
+    """Why there is no hold."""
+    evicted: list[dict[str, Any]] = field(default_factory=list)
+
+
+class CheckpointHolder:
+    """Holds the checkpoints of one attempt below ``output_dir``, on one of its ranks.
+
+    Rank 0 makes holds and keeps ``limits``; with None it makes none. The other ranks add their own
+    files to rank 0's holds.
+    """
+
+    def __init__(self, output_dir: Path, limits: HoldLimits | None, *, rank: int = 0) -> None:
+        self._output_dir = output_dir
+        self._limits = limits
+        self._rank = rank
+        self._bytes: dict[Path, int] = {}
+        self._pending: _Pending | None = None
+        if limits is not None and rank == 0:
+            leftovers = hold_path(output_dir / "any").parent
+            if any(leftovers.glob(".*")):
+                _remove_in_background(leftovers, drafts=True)
+
+    def hold(self, checkpoint: Path, step: int, epoch: float | None) -> None:
+        """Hold the files of ``checkpoint``, a folder or a file. Raises no OSError."""
+        hold = hold_path(checkpoint)
+        pending = _Pending(checkpoint, step, epoch)
+        if self._rank:
+            # Rank 0 may not have come here yet: then this is the hold of an earlier save.
+            if share_a_file(hold, checkpoint):
+                self._pending = pending
+                _add(checkpoint, hold)
+        elif self._limits is not None:
+            self._pending = pending
+            pending.evicted = _replaced(checkpoint, hold) + self._evict(checkpoint, self._limits)
+            pending.why = _make_hold(checkpoint, hold)
+            # After the links, which would wait for the disk.
+            for folder in {
+                hold_path(Path(entry["checkpoint"])).parent for entry in pending.evicted
+            }:
+                _remove_in_background(folder)
+
+    def finish(self, publisher: Publisher) -> None:
+        """Link what was written since ``hold``; rank 0 then publishes ``checkpoint_held``."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        checkpoint, hold = pending.checkpoint, hold_path(pending.checkpoint)
+        if self._rank:
+            _add(checkpoint, hold)
+            return
+        why = pending.why or _look_again(checkpoint, hold)
+        size, files = measure(checkpoint if why else hold)
+        self._bytes[hold] = size
+        data = {
+            "checkpoint": str(checkpoint),
+            "hold": None if why else str(hold),
+            "why": why,
+            "bytes": size,
+            "files": files,
+            "evicted": pending.evicted,
+        }
+        publisher.emit(CHECKPOINT_HELD, pending.step, pending.epoch, 0, data, monotonic_ns())
+
+    def _evict(self, saved: Path, limits: HoldLimits) -> list[dict[str, Any]]:
+        """Give up the oldest holds above ``limits``, but none that is read, and describe them."""
+        folders = [saved.parent]
+        if saved.parent != self._output_dir:  # of one hyperparameter trial
+            folders = [path.parent for path in self._output_dir.glob(f"*/{HOLD_FOLDER}")]
+        held = [hold for hold in holds_of(*folders) if not held_checkpoint(hold).exists()]
+        most_bytes = limits.max_held_gb * _GIGABYTE
+        sizes = {hold: self._size(hold) for hold in held} if most_bytes else {}
+        count, total = len(held), sum(sizes.values())
+        evicted = []
+        for hold in held:
+            if count > limits.max_held:
+                why = f"{limits.max_held} newer ones were waiting to be archived"
+            elif total > most_bytes:
+                why = f"more than {limits.max_held_gb:g} GB were waiting to be archived"
+            else:
+                break
+            if set_aside(hold):
+                count, total = count - 1, total - sizes.get(hold, 0)
+                evicted.append(_evicted(hold, why))
+        return evicted
+
+    def _size(self, hold: Path) -> int:
+        if hold not in self._bytes:
+            self._bytes[hold], _ = measure(hold)
+        return self._bytes[hold]
+
+
+def _make_hold(checkpoint: Path, hold: Path) -> str | None:
+    """Why there can be no hold; None once there is one."""
+    if not checkpoint.exists():
+        return f"there is no {checkpoint}"
+    try:
+        _make_folder(hold)
+        mirror(checkpoint, hold, prune=True)
+    except OSError as error:
+        return _give_up(hold, error)
+    return None
+
+
+def _look_again(checkpoint: Path, hold: Path) -> str | None:
+    try:
+        mirror(checkpoint, hold, prune=True)
+    except FileNotFoundError:
+        # Training may delete a checkpoint at any time.
+        return None if hold.is_dir() else f"{hold} was removed"
+    except OSError as error:
+        return _give_up(hold, error)
+    return None
+
+
+def _give_up(hold: Path, error: OSError) -> str:
+    set_aside(hold)
+    _remove_in_background(hold.parent)
+    return f"its files cannot be linked into {hold.parent}: {error.strerror}"
+
+
+def _add(checkpoint: Path, hold: Path) -> None:
+    with contextlib.suppress(OSError):
+        mirror(checkpoint, hold, prune=False)
+
+
+def _make_folder(hold: Path) -> None:
+    for attempt in range(_TRIES):
+        try:
+            hold.parent.mkdir(exist_ok=True)
+            hold.mkdir(exist_ok=True)
+            return
+        except FileNotFoundError:  # the archiver has removed the last hold, and their folder
+            if attempt == _TRIES - 1:
+                raise
+
+
+def _replaced(checkpoint: Path, hold: Path) -> list[dict[str, Any]]:
+    """Give up the hold of another checkpoint that had this path, such as a former run's."""
+    if not hold.is_dir() or share_a_file(hold, checkpoint) or not set_aside(hold):
+        return []
+    return [_evicted(hold, "a newer checkpoint has its path")]
+
+
+def _evicted(hold: Path, why: str) -> dict[str, Any]:
+    step = _STEP.fullmatch(hold.name)
+    return {
+        "checkpoint": str(held_checkpoint(hold)),
+        "step": int(step[1]) if step else None,
+        "why": why,
+    }
+
+
+def _remove_in_background(folder: Path, *, drafts: bool = False) -> None:
+    """Free the room of what was set aside, in a thread for which the process's end does not wait.
+
+    What is left then is removed by the next training, or by the archiver.
+    """
+    thread = threading.Thread(
+        target=remove_leftovers,
+        args=(folder,),
+        kwargs={"drafts": drafts},
+        name="lineside-holds",
+        daemon=True,
+    )
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        thread.start()
