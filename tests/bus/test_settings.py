@@ -24,6 +24,7 @@ def test_an_empty_environment_has_everything_under_the_users_state(
     assert (settings.run_id, settings.run_name, settings.project) == (None, None, None)
     assert not settings.disabled
     assert settings.stop_on_sigterm is None
+    assert settings.hold_checkpoints is None
     assert Settings.from_env({"XDG_STATE_HOME": "/s"}).home == Path("/s/lineside")
 
 
@@ -43,6 +44,7 @@ def test_each_setting_has_its_variable() -> None:
             "LINESIDE_DISABLED": "yes",
             "LINESIDE_WAIT_FOR_STOPPER": "2.5",
             "LINESIDE_STOP_ON_SIGTERM": "no",
+            "LINESIDE_HOLD_CHECKPOINTS": "1",
             "LINESIDE_QUIET": "1",
             "LINESIDE_SAMPLER": "0",
         }
@@ -61,6 +63,7 @@ def test_each_setting_has_its_variable() -> None:
         True,
         wait_for_stopper=2.5,
         stop_on_sigterm=False,
+        hold_checkpoints=True,
         quiet=True,
         sampler=False,
     )

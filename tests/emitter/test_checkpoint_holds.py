@@ -331,7 +331,7 @@ def test_where_no_folder_can_be_made_the_event_says_why_and_training_goes_on(
     data = held_events(only(spool_events()))[1]
     assert (data["hold"], data["why"]) == (
         None,
-        f"its files cannot be linked into {out}/_lineside: File exists",
+        f"its files cannot be linked into {out}/_lineside: Not a directory",
     )
 
 

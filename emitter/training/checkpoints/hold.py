@@ -6,10 +6,10 @@ write into it. So its files are linked in ``on_save``, and once more at the next
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import re
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -39,9 +39,10 @@ class _Pending:
     checkpoint: Path
     step: int
     epoch: float | None
-    why: str | None = None
+    why: str | None
     """Why there is no hold."""
-    evicted: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[dict[str, Any]]
+    """The hold that had its path before, if there was one."""
 
 
 class CheckpointHolder:
@@ -65,43 +66,43 @@ class CheckpointHolder:
     def hold(self, checkpoint: Path, step: int, epoch: float | None) -> None:
         """Hold the files of ``checkpoint``, a folder or a file. Raises no OSError."""
         hold = hold_path(checkpoint)
-        pending = _Pending(checkpoint, step, epoch)
         if self._rank:
             # Rank 0 may not have come here yet: then this is the hold of an earlier save.
             if share_a_file(hold, checkpoint):
-                self._pending = pending
+                self._pending = _Pending(checkpoint, step, epoch, None, [])
                 _add(checkpoint, hold)
         elif self._limits is not None:
-            self._pending = pending
-            pending.evicted = _replaced(checkpoint, hold) + self._evict(checkpoint, self._limits)
-            pending.why = _make_hold(checkpoint, hold)
-            # After the links, which would wait for the disk.
-            for folder in {
-                hold_path(Path(entry["checkpoint"])).parent for entry in pending.evicted
-            }:
-                _remove_in_background(folder)
+            replaced: list[dict[str, Any]] = []
+            why = _make_hold(checkpoint, hold, replaced)
+            self._pending = _Pending(checkpoint, step, epoch, why, replaced)
 
     def finish(self, publisher: Publisher) -> None:
-        """Link what was written since ``hold``; rank 0 then publishes ``checkpoint_held``."""
+        """Link what was written since ``hold``; rank 0 then publishes ``checkpoint_held``.
+
+        Rank 0 also gives up the oldest holds above the limits.
+        """
         pending, self._pending = self._pending, None
         if pending is None:
             return
         checkpoint, hold = pending.checkpoint, hold_path(pending.checkpoint)
-        if self._rank:
+        if self._rank or self._limits is None:
             _add(checkpoint, hold)
             return
         why = pending.why or _look_again(checkpoint, hold)
         size, files = measure(checkpoint if why else hold)
         self._bytes[hold] = size
+        evicted = pending.replaced + self._evict(checkpoint, self._limits)
         data = {
             "checkpoint": str(checkpoint),
             "hold": None if why else str(hold),
             "why": why,
             "bytes": size,
             "files": files,
-            "evicted": pending.evicted,
+            "evicted": evicted,
         }
         publisher.emit(CHECKPOINT_HELD, pending.step, pending.epoch, 0, data, monotonic_ns())
+        for folder in {hold_path(Path(entry["checkpoint"])).parent for entry in evicted}:
+            _remove_in_background(folder)
 
     def _evict(self, saved: Path, limits: HoldLimits) -> list[dict[str, Any]]:
         """Give up the oldest holds above ``limits``, but none that is read, and describe them."""
@@ -131,12 +132,15 @@ class CheckpointHolder:
         return self._bytes[hold]
 
 
-def _make_hold(checkpoint: Path, hold: Path) -> str | None:
-    """Why there can be no hold; None once there is one."""
+def _make_hold(checkpoint: Path, hold: Path, replaced: list[dict[str, Any]]) -> str | None:
+    """Why there can be no hold; None once there is one. Adds to ``replaced`` what it took away."""
     if not checkpoint.exists():
         return f"there is no {checkpoint}"
     try:
-        _make_folder(hold)
+        if not _make_folder(hold) and not share_a_file(hold, checkpoint) and set_aside(hold):
+            # It was of another checkpoint with this path, such as a former run's.
+            replaced.append(_evicted(hold, "a newer checkpoint has its path"))
+            _make_folder(hold)
         mirror(checkpoint, hold, prune=True)
     except OSError as error:
         return _give_up(hold, error)
@@ -165,22 +169,19 @@ def _add(checkpoint: Path, hold: Path) -> None:
         mirror(checkpoint, hold, prune=False)
 
 
-def _make_folder(hold: Path) -> None:
+def _make_folder(hold: Path) -> bool:
+    """Make it; False if it is there already."""
     for attempt in range(_TRIES):
         try:
-            hold.parent.mkdir(exist_ok=True)
-            hold.mkdir(exist_ok=True)
-            return
-        except FileNotFoundError:  # the archiver has removed the last hold, and their folder
+            hold.mkdir()
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # the archiver removes their folder with the last hold
             if attempt == _TRIES - 1:
                 raise
-
-
-def _replaced(checkpoint: Path, hold: Path) -> list[dict[str, Any]]:
-    """Give up the hold of another checkpoint that had this path, such as a former run's."""
-    if not hold.is_dir() or share_a_file(hold, checkpoint) or not set_aside(hold):
-        return []
-    return [_evicted(hold, "a newer checkpoint has its path")]
+            hold.parent.mkdir(exist_ok=True)
+    return False
 
 
 def _evicted(hold: Path, why: str) -> dict[str, Any]:
@@ -197,12 +198,6 @@ def _remove_in_background(folder: Path, *, drafts: bool = False) -> None:
 
     What is left then is removed by the next training, or by the archiver.
     """
-    thread = threading.Thread(
-        target=remove_leftovers,
-        args=(folder,),
-        kwargs={"drafts": drafts},
-        name="lineside-holds",
-        daemon=True,
-    )
+    # ``Thread.start`` returns when the thread runs, which takes milliseconds.
     with contextlib.suppress(RuntimeError):  # no thread can be started
-        thread.start()
+        _thread.start_new_thread(remove_leftovers, (folder,), {"drafts": drafts})

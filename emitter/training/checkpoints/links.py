@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 _DRAFT = ".new-"  # begins the name of a link that is about to replace another one
@@ -32,30 +31,31 @@ def mirror(source: Path, target: Path, *, prune: bool) -> None:
 
 def measure(path: Path) -> tuple[int, int]:
     """The bytes and the number of the files in a folder, or of a file; none if it is not there."""
+    if not path.is_dir():
+        return (path.stat().st_size, 1) if path.is_file() else (0, 0)
     total = files = 0
-    for file in _files(path):
-        with contextlib.suppress(OSError):
-            total += file.lstat().st_size
-            files += 1
+    folders = [str(path)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+                    files += 1
     return total, files
 
 
 def share_a_file(folder: Path, other: Path) -> bool:
     """Whether a file in ``folder`` is linked at the same place in ``other``, or ``other`` is it."""
-    for file in _files(folder):
-        with contextlib.suppress(OSError):
-            twin = other / file.relative_to(folder) if other.is_dir() else other
-            if os.path.samestat(file.lstat(), twin.lstat()):
-                return True
-    return False
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-    for folder, _, names in os.walk(path):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            yield Path(folder, name)
+            file = Path(parent, name)
+            with contextlib.suppress(OSError):
+                twin = other / file.relative_to(folder) if other.is_dir() else other
+                if os.path.samestat(file.lstat(), twin.lstat()):
+                    return True
+    return False
 
 
 def _mirror_folder(source: str, target: str, draft: Path, prune: bool) -> None:

@@ -172,6 +172,7 @@ def test_a_copy_keeps_the_settings() -> None:
         "run_id": None,
         "wait_for_stopper": 0.0,
         "stop_on_sigterm": True,
+        "hold_checkpoints": None,
         "tags": (),
         "group": None,
         "notes": None,
