@@ -300,7 +300,7 @@ def test_another_runs_hold_of_the_same_name_gives_way_and_is_reported(
     assert evicted["why"] == "a newer checkpoint has its path"
 
 
-def test_where_no_links_can_be_made_the_event_says_why_and_training_goes_on(
+def test_where_no_links_can_be_made_the_event_states_why_and_training_goes_on(
     out: Path, spool_events: ReadSpool
 ) -> None:
     elsewhere = Path("/dev/shm") / f"lineside-test-{os.getpid()}"  # noqa: S108
@@ -322,7 +322,7 @@ def test_where_no_links_can_be_made_the_event_says_why_and_training_goes_on(
     assert data["files"] == len(digests(out / "checkpoint-4"))
 
 
-def test_where_no_folder_can_be_made_the_event_says_why_and_training_goes_on(
+def test_where_no_folder_can_be_made_the_event_states_why_and_training_goes_on(
     out: Path, spool_events: ReadSpool
 ) -> None:
     out.mkdir()
