@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from lineside.store.archive.archive import Archive
     from lineside.store.archive.keys import ManifestKey
     from lineside.store.archive.manifest import Manifest
-    from lineside.store.history.checkpoints import Checkpoint
     from lineside.store.history.history import History
-    from lineside.store.history.records import Attempt
+    from lineside.store.history.records import Attempt, Checkpoint
 
 
 @dataclass(frozen=True)

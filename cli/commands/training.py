@@ -23,6 +23,14 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     project: Annotated[str | None, typer.Option(help="Project of the run.")] = None,
     config: Annotated[Path | None, config_option()] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue this run (id, its beginning, name, or latest) from its newest whole "
+            "checkpoint, which is put where the script looks for it.",
+        ),
+    ] = None,
     take_over: Annotated[
         bool,
         typer.Option(
@@ -39,13 +47,25 @@ def run(
     from lineside.emitter.launch.command import launch
 
     settings = Settings.from_env()
+    run_id = settings.run_id if resume is None else _prepare_resume(resume, config, settings)
     settings = dataclasses.replace(
         settings,
+        run_id=run_id,
         run_name=name or settings.run_name,
         project=project or settings.project,
         take_over=take_over or settings.take_over,
     )
     raise typer.Exit(launch(command, settings, _training_callbacks(config)))
+
+
+def _prepare_resume(run: str, config: Path | None, settings: Settings) -> str:
+    """Put the newest whole checkpoint of ``run`` in its place; the id of the run."""
+    from lineside.cli.checkpoints.archive_source import NamedArchive
+    from lineside.cli.checkpoints.resume import place_newest_whole
+
+    resumed = place_newest_whole(run, NamedArchive(None, config), settings.spool)
+    warn(f"lineside: {resumed}")
+    return resumed.run
 
 
 def _training_callbacks(config: Path | None) -> list[dict[str, Any]]:

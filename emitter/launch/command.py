@@ -144,6 +144,7 @@ def _environment(
         "LINESIDE_HOME": str(settings.home),
         "LINESIDE_BROKER": settings.broker,
         "LINESIDE_SPOOL": str(settings.spool),
+        "LINESIDE_RUN_ID": settings.run_id,
         "LINESIDE_RUN_NAME": settings.run_name,
         "LINESIDE_PROJECT": settings.project,
         launch_registry.FOLDER_VARIABLE: str(folder) if folder else None,

@@ -33,10 +33,12 @@ def archive_checkpoint(
     run: str = RUN,
     attempt: str = ATTEMPT,
     metrics: Mapping[str, float] | None = None,
+    saved_as: Path | None = None,
 ) -> Manifest:
-    """Archive the checkpoint at ``path`` in the folder ``url``."""
+    """Archive in ``url`` what is at ``path``: the checkpoint, or the hold of ``saved_as``."""
+    place = str(saved_as or path)
     facts = CheckpointFacts(
-        run, attempt, step, str(path), SAVED_AT + step, world_size=1, metrics=metrics or {}
+        run, attempt, step, place, SAVED_AT + step, world_size=1, metrics=metrics or {}
     )
     archive = open_archive(ArchiveLocation(str(url)))
     _, manifest, _ = archive.write_checkpoint(
