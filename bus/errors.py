@@ -8,6 +8,7 @@ LinesideError
 │   ├── StreamNameError
 │   ├── RunNotFound
 │   ├── AlertNotFound
+│   ├── CheckpointNotFound
 │   ├── CommandError
 │   ├── CallbackConfigError
 │   └── MissingExtra
@@ -99,6 +100,17 @@ class AlertNotFound(UsageError):
 
     def __init__(self, what: str, wanted: str) -> None:
         super().__init__(f"no {what} {wanted!r} in the store; `lineside alerts --all` lists them")
+        self.wanted = wanted
+
+
+class CheckpointNotFound(UsageError):
+    """The run has no checkpoint with this id."""
+
+    def __init__(self, run: str, wanted: str) -> None:
+        super().__init__(
+            f"no checkpoint {wanted!r} of run {run}; `lineside checkpoints {run}` lists them"
+        )
+        self.run = run
         self.wanted = wanted
 
 

@@ -7,6 +7,7 @@ stream of the run. A checkpoint is identified by its attempt, step and path.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ OPS = {
     VERIFY: "read it back from the archive and compare it",
 }
 """What a client can ask for a checkpoint."""
+HELD = "held"
+"""The state before the archiver has reported one: the files are linked, and outlive rotation."""
 PATH_LENGTH = 4000
 """The most characters of a checkpoint's path."""
 NAME_LENGTH = 1000
@@ -115,3 +118,9 @@ class CheckpointRequest:
             "step": self.step,
             "issuer": self.issuer,
         }
+
+
+def checkpoint_id(attempt: str, step: int, path: str) -> str:
+    """The id by which a client names a checkpoint of a run: 32 hexadecimal digits."""
+    identity = f"{attempt}\n{step}\n{path}".encode("utf-8", "replace")
+    return hashlib.sha256(identity).hexdigest()[:32]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from lineside.store.archive.archive import Archive
     from lineside.store.archive.keys import ManifestKey
     from lineside.store.archive.manifest import Manifest
+    from lineside.store.history.checkpoints import Checkpoint
     from lineside.store.history.history import History
-    from lineside.store.history.records import Attempt, Checkpoint
+    from lineside.store.history.records import Attempt
 
 
 @dataclass(frozen=True)

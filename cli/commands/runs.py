@@ -23,7 +23,8 @@ from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.transit import RecorderLag, add_spool
 
 if TYPE_CHECKING:
-    from lineside.store.history.records import Alert, Attempt, Checkpoint, Run, StreamAccount
+    from lineside.store.history.checkpoints import Checkpoint
+    from lineside.store.history.records import Alert, Attempt, Run, StreamAccount
 
 
 def runs(

@@ -10,7 +10,8 @@ from typing import Any
 from lineside.bus.protocol.commands import PAUSE_SECONDS
 from lineside.bus.wording import plural
 from lineside.dashboard.formatting import NO_VALUE, duration, is_number, number
-from lineside.store.history.records import Attempt, Checkpoint, Command, EventRow, Run
+from lineside.store.history.checkpoints import Checkpoint
+from lineside.store.history.records import Attempt, Command, EventRow, Run
 from lineside.store.status.liveness import PAUSED
 from lineside.store.status.verdict import RUNNING
 

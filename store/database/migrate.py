@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from lineside.bus.errors import StoreError, StoreTooNew
 
 VERSION_TABLE = "lineside_version"
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """The schema revisions that this Lineside knows, oldest first."""
 _UPGRADE_LOCK_ID = 0x4C494E45  # "LINE"
 

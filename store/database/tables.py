@@ -16,7 +16,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     SmallInteger,
     String,
     Table,
@@ -25,15 +24,9 @@ from sqlalchemy import (
 )
 
 from lineside.bus.protocol.fields import NAME_LENGTH
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from lineside.store.database.checkpoint_tables import checkpoint_states as checkpoint_states
+from lineside.store.database.checkpoint_tables import checkpoints as checkpoints
+from lineside.store.database.metadata import metadata as metadata
 
 METRIC, TIMING = "metric", "timing"
 """The kinds of curves."""
@@ -271,24 +264,6 @@ blocks = Table(
     sqlite_with_rowid=False,
 )
 """Each complete block of points, ``idx`` being its first (``store.downsampling.Summary``)."""
-
-checkpoints = Table(
-    "checkpoints",
-    metadata,
-    Column("run_key", ForeignKey("runs.key"), primary_key=True),
-    Column("n", BigInteger, primary_key=True, autoincrement=False),
-    Column("stream_id", ForeignKey("streams.id"), nullable=False),
-    Column("step", BigInteger, nullable=False),
-    Column("epoch", Double),
-    Column("time", Double, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("deleted_at", Double),
-    sqlite_with_rowid=False,
-)
-"""Checkpoints of ``save`` events; ``n`` is the number of the event.
-
-``deleted_at`` is the time of the event that first reported that it is gone or overwritten.
-"""
 
 gaps = Table(
     "gaps",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, literal, or_, select
 
-from lineside.bus.errors import RunNotFound, UsageError
+from lineside.bus.errors import CheckpointNotFound, RunNotFound, UsageError
 from lineside.bus.protocol.commands import CONTROL_ON
 from lineside.bus.protocol.events import INTERNAL_RUN, RANK_0
 from lineside.store.database.engine import read_transaction
@@ -18,6 +18,7 @@ from lineside.store.database.tables import METRIC, TIMING, head, runs, streams
 from lineside.store.history import export, run_list, timeline
 from lineside.store.history.alerts import AlertHistory
 from lineside.store.history.audit import read_audit
+from lineside.store.history.checkpoints import Checkpoint, read_checkpoints
 from lineside.store.history.commands import read_command, read_commands
 from lineside.store.history.cursor import cut_page
 from lineside.store.history.curves import charts
@@ -26,7 +27,6 @@ from lineside.store.history.curves.records import PointRow, Points, Series, Timi
 from lineside.store.history.records import (
     AuditEntry,
     Changes,
-    Checkpoint,
     Command,
     EventRow,
     GapRow,
@@ -37,6 +37,7 @@ from lineside.store.history.records import (
 )
 from lineside.store.history.run_assembly import (
     assemble_runs,
+    attempt_name,
     counted_steps,
     ordered_attempts,
     stream_account,
@@ -189,7 +190,7 @@ class History:
             rows = ordered_attempts(connection, [run.key])
             numbers = {row.attempt: number for number, row in enumerate(rows, 1)}
             if attempt is not None:
-                attempt = _attempt_name(run, attempt, numbers)
+                attempt = attempt_name(run, attempt, numbers)
             elif rows:
                 attempt = rows[-1].attempt
             return timeline.read_facts(connection, run.key, attempt)
@@ -287,7 +288,14 @@ class History:
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
         """The checkpoints of all attempts in the order they were saved."""
         with self._run(run_id) as (connection, run):
-            return timeline.read_checkpoints(connection, run.key, run.best_checkpoint)
+            return read_checkpoints(connection, run.key, run.best_checkpoint)
+
+    def checkpoint(self, run_id: str, checkpoint_id: str) -> Checkpoint:
+        """The newest save of one checkpoint; raises CheckpointNotFound if there is none."""
+        found = {one.id: one for one in self.checkpoints(run_id)}
+        if checkpoint_id not in found:
+            raise CheckpointNotFound(run_id, checkpoint_id)
+        return found[checkpoint_id]
 
     def commands_unavailable_reason(self, run: Run) -> str:
         """Why the run takes no commands, as a sentence; empty if a training may take them."""
@@ -376,24 +384,13 @@ class History:
         rows = ordered_attempts(connection, [run.key])
         numbers = {row.attempt: number for number, row in enumerate(rows, 1)}
         if attempt not in (STITCHED, ALL):
-            name = _attempt_name(run, attempt, numbers, (STITCHED, ALL))
+            name = attempt_name(run, attempt, numbers, (STITCHED, ALL))
             return AttemptSelection({name: inf}, numbers)
         last_steps = counted_steps(connection, rows)
         selected = {row.attempt: last_steps[row.id] for row in rows}
         if attempt == STITCHED:
             selected = {name: last for name, last in selected.items() if last > -inf}
         return AttemptSelection(selected, numbers, with_superseded=attempt == ALL)
-
-
-def _attempt_name(
-    run: Any, attempt: str, numbers: Mapping[str, int], others: Sequence[str] = ()
-) -> str:
-    """The attempt with this name or number."""
-    for name, number in numbers.items():
-        if attempt in (name, str(number)):
-            return name
-    expected = ", ".join((*others, *(f"{number} ({name})" for name, number in numbers.items())))
-    raise UsageError(f"run {run.id} has no attempt {attempt!r}: expected one of {expected}")
 
 
 def _clamp(limit: int) -> int:

@@ -238,29 +238,6 @@ class GapRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint.
-
-    ``path`` is on the training machine. ``best``: it is the best model so far. ``deleted_at`` is
-    when the training reported that it is gone, by rotation for example, or overwritten; what
-    happens to it after the training is not known.
-    """
-
-    attempt: str
-    step: int
-    epoch: float | None
-    time: datetime
-    path: str
-    best: bool
-    deleted_at: datetime | None = None
-
-    @property
-    def deleted(self) -> bool:
-        """Whether the training has reported that it is gone."""
-        return self.deleted_at is not None
-
-
-@dataclass(frozen=True, slots=True)
 class Command:
     """A command to a run, and its state.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from lineside.bus.errors import UsageError
 from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.tables import METRIC, attempts, event_counts, points, series, streams
 from lineside.store.database.values import (
@@ -53,6 +54,21 @@ def counted_steps(connection: Connection, attempt_rows: Sequence[Any]) -> dict[i
         last_steps = last_counted_steps(rows, first_steps[key])
         found.update(zip((row.id for row in rows), last_steps, strict=True))
     return found
+
+
+def attempt_name(
+    run: Any, attempt: str, numbers: Mapping[str, int], others: Sequence[str] = ()
+) -> str:
+    """The attempt with this name or number.
+
+    Raises:
+        UsageError: the run has none; ``others`` are also possible.
+    """
+    for name, number in numbers.items():
+        if attempt in (name, str(number)):
+            return name
+    expected = ", ".join((*others, *(f"{number} ({name})" for name, number in numbers.items())))
+    raise UsageError(f"run {run.id} has no attempt {attempt!r}: expected one of {expected}")
 
 
 def assemble_runs(connection: Connection, rows: Sequence[Any], now: float) -> list[Run]:

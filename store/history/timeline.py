@@ -1,4 +1,4 @@
-"""Reads the events, checkpoints and gaps of a run."""
+"""Reads the events and gaps of a run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, null, select
 
 from lineside.bus.protocol.events import RANK_0
-from lineside.store.database.tables import checkpoints, events, gaps, logged_values, streams
-from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
-from lineside.store.history.records import Checkpoint, EventRow, GapRow, LoggedValue
+from lineside.store.database.tables import events, gaps, logged_values, streams
+from lineside.store.database.values import from_json, to_datetime
+from lineside.store.history.records import EventRow, GapRow, LoggedValue
 
 PAGE_CHARACTERS = 2 << 20
 """A page of events ends after this many characters of data: decoded they take fifty times that."""
@@ -88,29 +88,6 @@ def _events_with_stream(key: int, *, with_data: bool = True) -> Select[Any]:
         .join(streams, streams.c.id == events.c.stream_id)
         .where(events.c.run_key == key)
     )
-
-
-def read_checkpoints(connection: Connection, key: int, best: str | None) -> list[Checkpoint]:
-    """All checkpoints in the order they were saved; ``best`` is the path of the best one."""
-    rows = connection.execute(
-        select(checkpoints, streams.c.attempt)
-        .join(streams, streams.c.id == checkpoints.c.stream_id)
-        .where(checkpoints.c.run_key == key)
-        .order_by(checkpoints.c.n)
-    ).all()
-    newest = {row.path: row.n for row in rows}
-    return [
-        Checkpoint(
-            attempt=row.attempt,
-            step=row.step,
-            epoch=row.epoch,
-            time=to_datetime(row.time),
-            path=row.path,
-            best=row.path == best and row.n == newest[row.path],
-            deleted_at=to_optional_datetime(row.deleted_at),
-        )
-        for row in rows
-    ]
 
 
 def read_gaps(connection: Connection, key: int) -> list[GapRow]:

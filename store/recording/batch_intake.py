@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.alerts import RESPONSE_KINDS
-from lineside.bus.protocol.event_kinds import ALERT, METRICS, STEP_KINDS
+from lineside.bus.protocol.checkpoints import STATE_KINDS
+from lineside.bus.protocol.event_kinds import ALERT, CHECKPOINT_REQUEST, METRICS, STEP_KINDS
 from lineside.bus.protocol.events import (
     AUDIT,
     CONTROL_BITS,
@@ -34,6 +35,7 @@ from lineside.store.database.tables import TIMING
 from lineside.store.database.values import sanitize_text, to_json
 from lineside.store.recording.alert_handlers import AlertHandlers
 from lineside.store.recording.audit import add_refusal
+from lineside.store.recording.checkpoint_handlers import CheckpointHandlers
 from lineside.store.recording.command_handlers import CommandHandlers
 from lineside.store.recording.event_context import EventContext, Handlers, InvalidEventData
 from lineside.store.recording.event_handlers import EventHandlers
@@ -44,7 +46,7 @@ from lineside.store.recording.run_state import RunState, StreamState
 INTERNAL_PREFIX = "_"
 """The prefix of names in the place of a run that are no run, such as the broker's."""
 _ALERT_KINDS = frozenset({ALERT, *RESPONSE_KINDS})
-_IGNORED_AFTER_DELETION = _ALERT_KINDS | {METRICS}
+_IGNORED_AFTER_DELETION = _ALERT_KINDS | {METRICS, CHECKPOINT_REQUEST, *STATE_KINDS}
 _TRAINING_STOP = 1 << CONTROL_BITS.index("should_training_stop")
 
 
@@ -58,12 +60,16 @@ def is_recorded(stream: Stream) -> bool:
 class BatchIntake:
     """Records batches into a run cache during one transaction.
 
-    ``extra_handlers`` replace those that write commands and alerts into the store.
+    ``extra_handlers`` replace those that write commands, alerts and states of checkpoints.
     """
 
     def __init__(self, cache: RunCache, extra_handlers: Handlers | None = None) -> None:
         if extra_handlers is None:
-            extra_handlers = {**CommandHandlers(cache).handlers, **AlertHandlers(cache).handlers}
+            extra_handlers = {
+                **CommandHandlers(cache).handlers,
+                **AlertHandlers(cache).handlers,
+                **CheckpointHandlers(cache).handlers,
+            }
         self._cache = cache
         self._extra_handlers = extra_handlers
         self._event_handlers = EventHandlers(cache, extra_handlers)

@@ -20,6 +20,7 @@ from lineside.store.database.tables import (
     alerts,
     attempts,
     blocks,
+    checkpoint_states,
     checkpoints,
     commands,
     event_counts,
@@ -161,6 +162,14 @@ def _delete_run_rows(connection: Connection, key: int) -> None:
     stream_ids = select(streams.c.id).where(streams.c.run_key == key)
     for table in (series, logged_values, event_counts, gaps):
         connection.execute(delete(table).where(table.c.stream_id.in_(stream_ids)))
-    for table in (checkpoints, commands, alerts, alert_mutes, streams, attempts):
+    for table in (
+        checkpoints,
+        checkpoint_states,
+        commands,
+        alerts,
+        alert_mutes,
+        streams,
+        attempts,
+    ):
         connection.execute(delete(table).where(table.c.run_key == key))
     connection.execute(delete(runs).where(runs.c.key == key))

@@ -15,6 +15,11 @@ from lineside.bus.protocol.fields import is_int64, is_name, is_timestamp
 from lineside.bus.protocol.metric_points import other_values
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import is_finite_number, sanitize_text, to_json
+from lineside.store.recording.checkpoint_metrics import (
+    add_metrics,
+    metrics_at_save,
+    metrics_json,
+)
 from lineside.store.recording.event_context import (
     EventContext,
     Handlers,
@@ -136,6 +141,8 @@ class EventHandlers:
             if is_name(name) and not self._cache.set_logged_value(stream, name, event, value):
                 stream.left_out += 1
         self._add_points(context, self._cache.metric_points(context.run, stream).of(event))
+        if event.kind == "evaluate" and stream.producer == RANK_0:
+            add_metrics(self._cache, context)
         if context.data.get("outside_training") is True and not stream.rank.began:
             # All that this process does is over: until another evaluation it sends nothing more.
             stream.rank.ended, stream.rank.ended_at = True, event.time
@@ -155,6 +162,7 @@ class EventHandlers:
                     event.time,
                     path,
                     None,
+                    metrics_json(metrics_at_save(context)),
                 )
             )
 

@@ -189,6 +189,11 @@ class RunCache:
             )
         return stream.metric_points
 
+    def insert_checkpoints(self) -> None:
+        """Write the new rows of checkpoints now, so that they can be changed."""
+        insert_rows(self.connection, tables.checkpoints, self.rows.checkpoints)
+        self.rows.checkpoints.clear()
+
     def mark_deleted_checkpoints(
         self,
         run: RunState,
@@ -200,8 +205,7 @@ class RunCache:
     ) -> None:
         """Mark the checkpoints at ``path``, or those in ``folder`` of other steps than ``kept``."""
         checkpoints = tables.checkpoints
-        insert_rows(self.connection, checkpoints, self.rows.checkpoints)
-        self.rows.checkpoints.clear()
+        self.insert_checkpoints()
         of_run = and_(checkpoints.c.run_key == run.key, checkpoints.c.deleted_at.is_(None))
         mark = update(checkpoints).values(deleted_at=time)
         if path is not None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lineside.store.history.records import Checkpoint, EventRow, Run
+from lineside.store.history.checkpoints import Checkpoint
+from lineside.store.history.records import EventRow, Run
 from lineside.subscribers.watchdog.loss_track import LossTrack
 from lineside.subscribers.watchdog.series import NonFinite, StepTimes, Window
 

@@ -12,8 +12,8 @@ from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Stream
 from lineside.emitter import LinesideCallback
 from lineside.store.database.engine import open_store
+from lineside.store.history.checkpoints import Checkpoint
 from lineside.store.history.history import History
-from lineside.store.history.records import Checkpoint
 from lineside.store.recording.writer import Writer
 from tests.emitter.conftest import ReadSpool
 from tests.emitter.streams import close_all

@@ -7,7 +7,7 @@ from statistics import median
 
 from pydantic import Field
 
-from lineside.store.history.records import Checkpoint
+from lineside.store.history.checkpoints import Checkpoint
 from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.rule import Finding, Findings, RunRule, hold
 

@@ -8,10 +8,10 @@ import pytest
 
 from lineside.dashboard import formatting
 from lineside.dashboard.pages import controls, run_overview, sections, timeline
+from lineside.store.history.checkpoints import Checkpoint
 from lineside.store.history.curves.records import Series
 from lineside.store.history.records import (
     Attempt,
-    Checkpoint,
     Command,
     EventRow,
     LossAccount,

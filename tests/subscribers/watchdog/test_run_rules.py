@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from lineside.store.history.checkpoints import Checkpoint
 from lineside.store.history.curves.new_points import NewPoint
-from lineside.store.history.records import Checkpoint, EventRow, Failure, LossAccount
+from lineside.store.history.records import EventRow, Failure, LossAccount
 from lineside.subscribers.watchdog.observation import RunObservation
 from lineside.subscribers.watchdog.rules.checkpoints import CheckpointOverdue
 from lineside.subscribers.watchdog.rules.gpu import GpuIdle
