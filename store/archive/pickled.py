@@ -106,8 +106,10 @@ class _Machine:
             return
         if name == "MARK":
             self.stack.append(_MARK)
-        elif name in _TEXTS or name in _BYTES or name in _NUMBERS:
+        elif name in _TEXTS or name in _NUMBERS:
             self._push(Value(index, argument))
+        elif name in _BYTES:
+            self._push(Value(index, bytes(argument)))
         elif name in _CONSTANTS:
             self._push(Value(index, _CONSTANTS[name]))
         elif name in _OPAQUE:
@@ -116,8 +118,10 @@ class _Machine:
             self._push(Value(index, is_container=True))
         elif name in _GETS:
             known = self.memo[int(argument)]
-            is_text = isinstance(known.plain, (str, bytes))
-            self._push(Value(index, known.plain) if is_text else known)
+            if isinstance(known.plain, (str, bytes)):
+                self._push(Value(index, known.plain))
+            else:
+                self.stack.append(known)
         elif name in _PUTS or name == "MEMOIZE":
             key = len(self.memo) if name == "MEMOIZE" else int(argument)
             self.memo[key] = self._top()
