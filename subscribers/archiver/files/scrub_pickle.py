@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 from lineside.store.archive.pickled import InvalidPickle, Pickle, Value, parse
-from lineside.subscribers.archiver.redaction import Redaction
+from lineside.subscribers.archiver.files.redaction import Redaction
 
 _MOST_VALUES = 500_000
 _POP, _POP_MARK = b"0", b"1"

@@ -21,9 +21,9 @@ from lineside.emitter.redaction.values import mask_names, mask_texts
 from lineside.store.archive.errors import SourceChanged
 from lineside.store.archive.pickled import InvalidPickle
 from lineside.store.archive.source_file import of_folder
-from lineside.subscribers.archiver.redaction import Redaction
-from lineside.subscribers.archiver.scrub import scrub, scrub_arguments, scrub_json
-from lineside.subscribers.archiver.scrub_pickle import scrub_pickle
+from lineside.subscribers.archiver.files.redaction import Redaction
+from lineside.subscribers.archiver.files.scrub import scrub, scrub_arguments, scrub_json
+from lineside.subscribers.archiver.files.scrub_pickle import scrub_pickle
 from tests.emitter.redaction.corpus import HARMLESS, planted
 
 REDACTION = Redaction(redact_text, mask_names, mask_texts)

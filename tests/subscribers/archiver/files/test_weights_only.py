@@ -9,7 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from lineside.store.archive.source_file import of_folder
 from lineside.store.archive.whole import missing_files
-from lineside.subscribers.archiver.weights_only import weights_only
+from lineside.subscribers.archiver.files.weights_only import weights_only
 from tests.support.tiny_trainer import trainer
 
 STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}

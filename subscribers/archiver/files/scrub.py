@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from lineside.store.archive.errors import SourceChanged
 from lineside.store.archive.pickled import InvalidPickle
 from lineside.store.archive.source_file import SourceFile
-from lineside.subscribers.archiver.redaction import Redaction
-from lineside.subscribers.archiver.scrub_pickle import scrub_pickle
+from lineside.subscribers.archiver.files.redaction import Redaction
+from lineside.subscribers.archiver.files.scrub_pickle import scrub_pickle
 
 ARGUMENTS = "training_args.bin"
 _MOST_BYTES = 64 << 20  # a larger text is data
