@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lineside.bus.checkpoints.hold import read_limits
 from lineside.bus.errors import SettingsError
 from lineside.bus.protocol.event_kinds import OWN_KINDS
 from lineside.bus.protocol.events import is_run_id
@@ -17,6 +18,7 @@ from lineside.emitter.sampler.starter import missing_package, sampler_starter, s
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import PHASES, TRAINING
 from lineside.emitter.training.checkpoints.folder import CheckpointFolder, written_checkpoint
+from lineside.emitter.training.checkpoints.hold import CheckpointHolder
 from lineside.emitter.training.console import announce_run, print_disabled, print_once
 from lineside.emitter.training.facts.collect import collect
 from lineside.emitter.training.facts.environment import tracker_environment
@@ -55,6 +57,7 @@ class Run:
     def __init__(self, publisher: Publisher | None = None) -> None:
         self.publisher = publisher
         self._checkpoint_folder = CheckpointFolder()
+        self._holder: CheckpointHolder | None = None
 
     @classmethod
     def open(
@@ -149,7 +152,8 @@ class Run:
         """Publish that the checkpoint at ``path``, a folder or a file, is written completely.
 
         ``metrics`` are those of its weights, by which an archiver keeps the best ones. Each rank
-        that wrote a part of it calls this; rank 0 publishes, and last.
+        that wrote a part of it calls this; rank 0 publishes, and last. Where an archiver runs,
+        hard links then keep the files until it has copied them: the script may delete them.
         """
         publisher = self.publisher
         if publisher is None or not publisher.is_open:
@@ -166,6 +170,12 @@ class Run:
             if written.name == f"checkpoint-{step}":
                 data |= self._checkpoint_folder.facts(written.parent)
             publisher.publish_hook("save", step, epoch, 0, data, _TRAINING_PHASE, now_ns)
+            if self._holder is None:
+                settings = Settings.from_env()
+                limits = read_limits(settings.home, settings.hold_checkpoints)
+                self._holder = CheckpointHolder(written.parent, limits)
+            self._holder.hold(written, step, epoch)
+            self._holder.finish(publisher)
         except BaseException as error:
             if is_script_error(error):
                 raise

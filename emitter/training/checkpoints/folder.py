@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lineside.bus.checkpoints.hold import HOLD_FOLDER
+
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,18})")
 
 
@@ -19,7 +21,8 @@ def checkpoint_path(args: Any, state: Any) -> str:
     output = Path(args.output_dir).absolute()
     name = f"checkpoint-{state.global_step}"
     if getattr(state, "is_hyper_param_search", False):
-        saved = [path for path in output.glob(f"*/{name}") if path.is_dir()]
+        found = [path for path in output.glob(f"*/{name}") if path.is_dir()]
+        saved = [path for path in found if not path.parent.name.startswith(HOLD_FOLDER)]
         if saved:
             return str(max(saved, key=lambda path: path.stat().st_mtime))
     return str(output / name)

@@ -57,6 +57,8 @@ class CheckpointHolder:
         self._limits = limits
         self._rank = rank
         self._bytes: dict[Path, int] = {}
+        self._steps: dict[Path, int] = {}
+        self._leftovers: set[Path] = set()  # folders in which something is set aside
         self._pending: _Pending | None = None
         if limits is not None and rank == 0:
             leftovers = hold_path(output_dir / "any").parent
@@ -72,8 +74,9 @@ class CheckpointHolder:
                 self._pending = _Pending(checkpoint, step, epoch, None, [])
                 _add(checkpoint, hold)
         elif self._limits is not None:
-            replaced: list[dict[str, Any]] = []
-            why = _make_hold(checkpoint, hold, replaced)
+            replaced = self._replace(checkpoint, hold, step)
+            why = _make_hold(checkpoint, hold)
+            self._steps[hold] = step
             self._pending = _Pending(checkpoint, step, epoch, why, replaced)
 
     def finish(self, publisher: Publisher) -> None:
@@ -101,13 +104,25 @@ class CheckpointHolder:
             "evicted": evicted,
         }
         publisher.emit(CHECKPOINT_HELD, pending.step, pending.epoch, 0, data, monotonic_ns())
-        for folder in {hold_path(Path(entry["checkpoint"])).parent for entry in evicted}:
-            _remove_in_background(folder)
+        while self._leftovers:
+            _remove_in_background(self._leftovers.pop())
+
+    def _replace(self, checkpoint: Path, hold: Path, step: int) -> list[dict[str, Any]]:
+        """Give up the hold of another checkpoint with this path; its description.
+
+        A script may save all of its checkpoints at one path. Of one step the newest save counts,
+        and there is nothing to describe.
+        """
+        if not hold.is_dir() or share_a_file(hold, checkpoint) or not set_aside(hold):
+            return []
+        self._leftovers.add(hold.parent)
+        evicted = self._evicted(hold, "a newer checkpoint has its path")
+        return [] if evicted["step"] in (None, step) else [evicted]
 
     def _evict(self, saved: Path, limits: HoldLimits) -> list[dict[str, Any]]:
         """Give up the oldest holds above ``limits``, but none that is read, and describe them."""
         folders = [saved.parent]
-        if saved.parent != self._output_dir:  # of one hyperparameter trial
+        if saved.parent.parent == self._output_dir:  # of one hyperparameter trial
             folders = [path.parent for path in self._output_dir.glob(f"*/{HOLD_FOLDER}")]
         held = [hold for hold in holds_of(*folders) if not held_checkpoint(hold).exists()]
         most_bytes = limits.max_held_gb * _GIGABYTE
@@ -123,8 +138,15 @@ class CheckpointHolder:
                 break
             if set_aside(hold):
                 count, total = count - 1, total - sizes.get(hold, 0)
-                evicted.append(_evicted(hold, why))
+                self._leftovers.add(hold.parent)
+                evicted.append(self._evicted(hold, why))
         return evicted
+
+    def _evicted(self, hold: Path, why: str) -> dict[str, Any]:
+        step = self._steps.get(hold)
+        if step is None and (named := _STEP.fullmatch(hold.name)) is not None:
+            step = int(named[1])
+        return {"checkpoint": str(held_checkpoint(hold)), "step": step, "why": why}
 
     def _size(self, hold: Path) -> int:
         if hold not in self._bytes:
@@ -132,15 +154,12 @@ class CheckpointHolder:
         return self._bytes[hold]
 
 
-def _make_hold(checkpoint: Path, hold: Path, replaced: list[dict[str, Any]]) -> str | None:
-    """Why there can be no hold; None once there is one. Adds to ``replaced`` what it took away."""
+def _make_hold(checkpoint: Path, hold: Path) -> str | None:
+    """Why there can be no hold; None once there is one."""
     if not checkpoint.exists():
         return f"there is no {checkpoint}"
     try:
-        if not _make_folder(hold) and not share_a_file(hold, checkpoint) and set_aside(hold):
-            # It was of another checkpoint with this path, such as a former run's.
-            replaced.append(_evicted(hold, "a newer checkpoint has its path"))
-            _make_folder(hold)
+        _make_folder(hold)
         mirror(checkpoint, hold, prune=True)
     except OSError as error:
         return _give_up(hold, error)
@@ -169,28 +188,15 @@ def _add(checkpoint: Path, hold: Path) -> None:
         mirror(checkpoint, hold, prune=False)
 
 
-def _make_folder(hold: Path) -> bool:
-    """Make it; False if it is there already."""
+def _make_folder(hold: Path) -> None:
     for attempt in range(_TRIES):
         try:
-            hold.mkdir()
-            return True
-        except FileExistsError:
-            return False
+            hold.mkdir(exist_ok=True)
+            return
         except FileNotFoundError:  # the archiver removes their folder with the last hold
             if attempt == _TRIES - 1:
                 raise
             hold.parent.mkdir(exist_ok=True)
-    return False
-
-
-def _evicted(hold: Path, why: str) -> dict[str, Any]:
-    step = _STEP.fullmatch(hold.name)
-    return {
-        "checkpoint": str(held_checkpoint(hold)),
-        "step": int(step[1]) if step else None,
-        "why": why,
-    }
 
 
 def _remove_in_background(folder: Path, *, drafts: bool = False) -> None:

@@ -63,6 +63,8 @@ class Job:
             "logs_on_main": False,
             "logging_steps": 7,
             "save_steps": None,
+            "save_total_limit": None,
+            "late_save": 0.0,
             "eval_steps": None,
             "waits": 0.0,
             "stop_on_sigterm": False,

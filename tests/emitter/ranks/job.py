@@ -68,6 +68,7 @@ def main() -> None:
         lr_scheduler_type="constant",
         save_strategy="steps" if PLAN["save_steps"] else "no",
         save_steps=PLAN["save_steps"] or 500,
+        save_total_limit=PLAN["save_total_limit"],
         eval_strategy="steps" if PLAN["eval_steps"] else "no",
         eval_steps=PLAN["eval_steps"],
     )
@@ -75,6 +76,14 @@ def main() -> None:
         made.eval_dataset = None
     if PLAN["logs_on_main"] and RANK:
         made.log = lambda *_, **__: None
+    if RANK == 1 and PLAN["late_save"]:
+        save = made._save_rng_state
+
+        def save_late(folder: str) -> None:
+            time.sleep(PLAN["late_save"])
+            save(folder)
+
+        made._save_rng_state = save_late
     (OUTPUT / f"pid{RANK}-{RESTART}").write_text(str(os.getpid()))
     made.train(resume_from_checkpoint=get_last_checkpoint(str(OUTPUT)))
     digest = hashlib.sha256()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lineside.bus.checkpoints.hold import HoldLimits, write_limits
 from lineside.emitter import LinesideCallback, start_run
 from lineside.emitter.spool.status_page import (
     CLOSED,
@@ -25,7 +27,7 @@ from lineside.emitter.spool.status_page import (
 )
 from lineside.emitter.training import launch_registry
 from tests.emitter.conftest import ReadSpool
-from tests.emitter.streams import only
+from tests.emitter.streams import data_of, only
 from tests.emitter.training.loops import page_of, publisher_of, script
 
 
@@ -90,6 +92,34 @@ def test_a_loop_publishes_its_checkpoints_with_their_metrics(
     }
     assert (folder.step, folder.data) == (3, {"checkpoint": str(tmp_path / "epoch-3")})
     assert (file.step, file.data) == (4, {"checkpoint": str(tmp_path / "weights.pt")})
+
+
+def test_a_loops_checkpoint_is_held_until_the_script_overwrites_it(
+    home: Path, tmp_path: Path, spool_events: ReadSpool
+) -> None:
+    write_limits(home, HoldLimits())
+    last, folder = tmp_path / "last.pt", tmp_path / "epoch-1"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"w1")
+    hold = tmp_path / "_lineside" / "last.pt" / "last.pt"
+    with start_run() as run:
+        run.checkpoint(folder, step=1)
+        shutil.rmtree(folder)
+        for step in (2, 3):
+            draft = tmp_path / "draft"
+            draft.write_bytes(b"x" * step)
+            draft.replace(last)
+            run.checkpoint(last, step=step)
+            assert hold.read_bytes() == b"x" * step
+    assert (tmp_path / "_lineside" / "epoch-1" / "weights").read_bytes() == b"w1"
+    held = [event for event in only(spool_events()) if event.kind == "checkpoint_held"]
+    data = [data_of(event) for event in held]
+    assert [(one["bytes"], one["files"]) for one in data] == [(2, 1), (2, 1), (3, 1)]
+    assert [one["evicted"] for one in data] == [
+        [],
+        [],
+        [{"checkpoint": str(last), "step": 2, "why": "a newer checkpoint has its path"}],
+    ]
 
 
 def test_a_checkpoint_that_is_not_there_is_not_published(
