@@ -95,6 +95,7 @@ for _command in (
     doctor.doctor,
     backup.backup,
     backup.restore,
+    checkpoints.checkpoints,
     checkpoints.verify,
     checkpoints.pin,
     checkpoints.unpin,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.errors import UsageError
-from lineside.cli.checkpoints.local_folder import held_folder, local_folder
+from lineside.bus.protocol.checkpoints import CORRUPT
+from lineside.cli.checkpoints.local_copy import local_copy, of_run
 from lineside.store.archive.errors import ArchiveCorrupt
 
 if TYPE_CHECKING:
@@ -23,12 +26,16 @@ if TYPE_CHECKING:
     from lineside.store.history.records import Attempt
 
 
+_Save = tuple[str, int]  # an attempt and a step
+
+
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A checkpoint: its ``record`` in the store, its manifest in the archive, or both.
+    """A checkpoint: its ``record`` in the store, its manifest in the archive, its folder here.
 
-    ``key`` is that of the manifest; None if the archive has none, or was not asked. ``counts`` is
-    False if a later attempt resumed from an earlier step.
+    At least one of them is there. ``key`` is that of the manifest; None if the archive has none, or
+    was not asked. ``found`` is a folder that names its run. ``counts`` is False if a later attempt
+    resumed from an earlier step.
     """
 
     run: str
@@ -36,6 +43,7 @@ class CatalogEntry:
     step: int
     record: Checkpoint | None
     key: ManifestKey | None
+    found: Path | None
     counts: bool
     archive: Archive | None = field(repr=False)
 
@@ -54,44 +62,73 @@ class CatalogEntry:
     @property
     def path(self) -> str:
         """Where training saved it, on its own machine; raises as ``manifest`` does."""
-        return self.manifest.facts.checkpoint if self.record is None else self.record.path
+        if self.record is not None:
+            return self.record.path
+        return self.manifest.facts.checkpoint if self.found is None else str(self.found)
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether the archive has it; if that was not asked, by what the archiver has reported."""
+        if self.archive is not None:
+            return self.key is not None
+        return self.record is not None and self.record.is_archived
+
+    @property
+    def is_restorable(self) -> bool:
+        """Whether the archive has it, and no fault of it was found so far."""
+        return self.is_archived and (self.record is None or self.record.state != CORRUPT)
 
     @cached_property
     def folder(self) -> Path | None:
-        """Its folder on this machine; None if it is not here."""
-        if self.record is None or self.record.deleted:
-            return None
-        return local_folder(Path(self.record.path), self.run, self.attempt)
+        """Its folder (or file) on this machine; None if it is not here."""
+        if self.found is not None or self.record is None or self.record.deleted:
+            return self.found
+        return local_copy(Path(self.record.path), self.run, self.attempt)
 
     @cached_property
     def hold(self) -> Path | None:
         """The links to its files on this machine; None if there are none."""
         if self.record is None:
             return None
-        return held_folder(Path(self.record.path), self.run, self.attempt)
+        return local_copy(hold_path(Path(self.record.path)), self.run, self.attempt)
+
+    @property
+    def copies(self) -> list[Path]:
+        """Where it may be whole on this machine."""
+        return [path for path in (self.folder, self.hold) if path is not None]
 
 
 def read_catalog(run: str, history: History | None, archive: Archive | None) -> list[CatalogEntry]:
-    """Every checkpoint of ``run``, the newest first: those that count, then those that do not."""
+    """Every checkpoint of ``run``, the newest first: those that count, then those that do not.
+
+    Folders of checkpoints on this machine are looked into for those that no record names: the
+    events of a training without a broker, or of a killed one, may be on their way.
+    """
     attempts: Sequence[Attempt] = () if history is None else history.run(run).attempts
-    records: defaultdict[tuple[str, int], list[Checkpoint]] = defaultdict(list)
+    places = _places(one.attempt for one in attempts)
+    records: defaultdict[_Save, list[Checkpoint]] = defaultdict(list)
     for record in () if history is None else history.checkpoints(run):
         records[record.attempt, record.step].append(record)
-    keys: defaultdict[tuple[str, int], list[ManifestKey]] = defaultdict(list)
+    keys: defaultdict[_Save, list[ManifestKey]] = defaultdict(list)
     for key in () if archive is None else archive.entries(run):
         keys[key.attempt, key.step].append(key)
+    newest = max((*places, *(attempt for attempt, _ in keys)), default="")
+    here: dict[_Save, Path] = {}
+    for folder in _folders(records, keys, archive):
+        for step, attempt, path in of_run(folder, run):
+            here[attempt or newest, step] = path
     ends = {one.attempt: one.superseded_after for one in attempts}
-    places = _places(one.attempt for one in attempts)
-    found = []
-    for attempt, step in records.keys() | keys.keys():
+    entries = []
+    for attempt, step in records.keys() | keys.keys() | here.keys():
         end = ends.get(attempt)
         counts = end is None or step <= end
-        found += [
-            CatalogEntry(run, attempt, step, record, key, counts, archive)
-            for record, key in _match(records[attempt, step], keys[attempt, step], archive)
+        save = attempt, step
+        entries += [
+            CatalogEntry(run, attempt, step, record, key, here.get(save), counts, archive)
+            for record, key in _match(records[save], keys[save], archive) or [(None, None)]
         ]
-    found.sort(key=lambda one: (places.get(one.attempt, one.attempt), one.step), reverse=True)
-    return sorted(found, key=lambda one: not one.counts)
+    entries.sort(key=lambda one: (places.get(one.attempt, one.attempt), one.step), reverse=True)
+    return sorted(entries, key=lambda one: not one.counts)
 
 
 def at_step(entries: Sequence[CatalogEntry], run: str, step: int) -> CatalogEntry:
@@ -106,6 +143,20 @@ def at_step(entries: Sequence[CatalogEntry], run: str, step: int) -> CatalogEntr
     steps = ", ".join(f"{one:,}" for one in sorted({entry.step for entry in entries})[-8:])
     known = f"the newest are of the steps {steps}" if steps else "it has none at all"
     raise UsageError(f"run {run} has no checkpoint of step {step:,}: {known}")
+
+
+def _folders(
+    records: Mapping[_Save, Sequence[Checkpoint]],
+    keys: Mapping[_Save, Sequence[ManifestKey]],
+    archive: Archive | None,
+) -> set[Path]:
+    """Where training saved: as recorded, or else as the newest manifest has it."""
+    folders = {Path(record.path).parent for found in records.values() for record in found}
+    if not folders and keys and archive is not None:
+        with contextlib.suppress(ArchiveCorrupt):
+            newest = archive.read_manifest(keys[max(keys)][0])
+            folders.add(Path(newest.facts.checkpoint).parent)
+    return folders
 
 
 def _match(

@@ -1,4 +1,4 @@
-"""``lineside verify``, ``pin``, ``unpin`` and ``delete``: checkpoints in the archive."""
+"""``lineside checkpoints``, ``verify``, ``pin``, ``unpin`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,31 @@ OneStepOption = Annotated[
 WaitOption = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Wait for the archiver's answer.")
 ]
+
+
+def checkpoints(
+    run: RunArgument,
+    newest_whole: Annotated[
+        bool,
+        typer.Option("--newest-whole", help="Only the newest that a training can resume from."),
+    ] = False,
+    path: Annotated[
+        bool, typer.Option("--path", help="Print only paths of whole ones on this machine.")
+    ] = False,
+    archive: ArchiveOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the checkpoints of a run, the newest first, and where each of them is.
+
+    Resume from the newest whole one: `train.py --resume_from_checkpoint "$(lineside checkpoints RUN
+    --newest-whole --path)"`.
+    """
+    from lineside.cli.checkpoints.archive_source import NamedArchive
+    from lineside.cli.checkpoints.listing import list_checkpoints
+
+    named = NamedArchive(archive, config)
+    list_checkpoints(run, named, only_newest_whole=newest_whole, only_paths=path, json=json)
 
 
 def verify(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lineside.bus.checkpoints.hold import reading
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.wording import plural
 from lineside.cli.checkpoints.archive_source import NamedArchive, RunSource, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, read_catalog
+from lineside.cli.checkpoints.local_copy import STATE_FILE
 from lineside.cli.checkpoints.progress import ByteProgress
-from lineside.cli.checkpoints.resume_place import ResumePlace, checkpoints_in, written_by
+from lineside.cli.checkpoints.resume_place import ResumePlace
+from lineside.cli.checkpoints.wholeness import Training
 from lineside.cli.output import warn
 from lineside.dashboard.formatting import size
 from lineside.emitter.spool import liveness_lock
@@ -26,8 +28,6 @@ from lineside.store.history.records import RUNNING_STATUSES
 
 if TYPE_CHECKING:
     from lineside.store.archive.archive import Archive
-
-_STATE_FILE = "trainer_state.json"
 
 
 class NothingWhole(LinesideError):
@@ -112,20 +112,16 @@ class _Placing:
         raise NothingWhole(self._explanation())
 
     def place_local(self, entries: Sequence[CatalogEntry]) -> Resumed | None:
-        """The first of ``entries`` that is whole here, or a newer one that no record names."""
+        """The first of ``entries`` that is whole here, in its place."""
         for entry in entries:
-            for path, step in self._unrecorded(entry):
-                place = self._place_of(path, step, entry.attempt)
-                if self._is_whole(place, path):
-                    return self._put(place, path)
-            place = self._place_of(Path(entry.path), entry.step, entry.attempt)
-            for path in _copies(entry):
+            for path in entry.copies:
+                place = self._place_of(entry)
                 if self._is_whole(place, path):
                     return self._put(place, path)
         return None
 
     def _is_whole(self, place: ResumePlace, path: Path) -> bool:
-        if missing := place.missing(path):
+        if missing := place.training.missing(path):
             self._faults[path] = missing
         return not missing
 
@@ -141,8 +137,8 @@ class _Placing:
 
     def _restore(self, entry: CatalogEntry, archive: Archive) -> Resumed | None:
         manifest = entry.manifest
-        place = self._place_of(Path(entry.path), entry.step, entry.attempt)
-        if not place.is_loop and _STATE_FILE not in {file.path for file in manifest.files}:
+        place = self._place_of(entry)
+        if not place.training.is_loop and STATE_FILE not in {file.path for file in manifest.files}:
             return None  # the weights alone
         place.check()
         with place.draft() as draft:
@@ -152,34 +148,14 @@ class _Placing:
         origin = f"{archive.url} ({size(manifest.size)})"
         return Resumed(self._source.run, entry.step, place.path, origin, place.aside)
 
-    def _place_of(self, path: Path, step: int, attempt: str) -> ResumePlace:
-        facts = self._facts(attempt)
-        world_size = facts.get("world_size")
+    def _place_of(self, entry: CatalogEntry) -> ResumePlace:
         return ResumePlace(
             self._source.run,
-            step,
-            path,
-            world_size=world_size if isinstance(world_size, int) else 0,
-            is_loop=facts.get("source") == "loop",
+            entry.step,
+            Path(entry.path),
+            Training.of(entry.run, entry.attempt, self._source.history),
             known={one.record.path for one in self.catalog if one.record is not None},
         )
-
-    def _facts(self, attempt: str) -> dict[str, Any]:
-        history = self._source.history
-        return {} if history is None else history.configuration(self._source.run, attempt)
-
-    def _unrecorded(self, entry: CatalogEntry) -> Iterator[tuple[Path, int]]:
-        """The run's own checkpoints beside ``entry`` that are newer and in no record.
-
-        The events of a training that had no broker, or was killed, may be on their way.
-        """
-        known = {(one.attempt, one.step) for one in self.catalog}
-        for step, path in reversed(checkpoints_in(Path(entry.path).parent)):
-            run, attempt = written_by(path)
-            attempt = attempt or entry.attempt
-            newer = (attempt, step) > (entry.attempt, entry.step)
-            if run == self._source.run and newer and (attempt, step) not in known:
-                yield path, step
 
     def _explanation(self) -> str:
         if not self.catalog:
@@ -196,18 +172,6 @@ class _Placing:
         else:
             where = f"the archive {self._archive.url} has none to resume from"
         return f"run {self._source.run} has no whole checkpoint: {here}; {where}"
-
-
-def _copies(entry: CatalogEntry) -> Iterator[Path]:
-    """Where the checkpoint may be on this machine: its own place, and its hold."""
-    if entry.folder is not None:
-        yield entry.folder
-    elif entry.record is not None and not entry.record.deleted:
-        file = Path(entry.record.path)
-        if file.is_file():
-            yield file
-    if entry.hold is not None:
-        yield entry.hold
 
 
 def _link(source: str, target: str) -> str:

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lineside.bus.errors import UsageError
-from lineside.emitter.training.checkpoints import loop_state, run_file
-from lineside.store.archive.file_ends import damage
-from lineside.store.archive.whole import missing_files
+from lineside.cli.checkpoints.local_copy import checkpoints_in, written_by
+from lineside.cli.checkpoints.wholeness import Training
 
 ASIDE_FOLDER = "_lineside_aside"
 """Beside the checkpoints: those that a training must not resume from. Nothing removes them."""
 _DRAFT = "_lineside_restored-"  # begins the name of what is being put in place
-_NAME = re.compile(r"checkpoint-([0-9]{1,18})")
-_STATE_FILE = "trainer_state.json"
 
 
 @dataclass
@@ -38,8 +34,7 @@ class ResumePlace:
     run: str
     step: int
     path: Path
-    world_size: int
-    is_loop: bool
+    training: Training
     known: Collection[str]
     aside: list[Path] = field(default_factory=list)
 
@@ -51,7 +46,9 @@ class ResumePlace:
         """
         for path in self._newer():
             owner, _ = written_by(path)
-            if owner == self.run or (not owner and (str(path) in self.known or self.missing(path))):
+            if owner == self.run or (
+                not owner and (str(path) in self.known or self.training.missing(path))
+            ):
                 continue
             whose = f"of run {owner}" if owner else f"not known to be of {self.run}"
             raise UsageError(
@@ -84,15 +81,6 @@ class ResumePlace:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def missing(self, path: Path) -> list[str]:
-        """What the checkpoint at ``path``, a folder or a file, lacks to be whole."""
-        if path.is_file():
-            what = damage(path)
-            return [] if what is None else [f"its end ({what})"]
-        if not self.is_loop and not (path / _STATE_FILE).is_file():
-            return [_STATE_FILE]
-        return missing_files(path, self.world_size)
-
     def _newer(self) -> list[Path]:
         """The checkpoints beside it that a training would take for newer, by their names."""
         if self.path.name != f"checkpoint-{self.step}":
@@ -108,22 +96,3 @@ class ResumePlace:
             target = folder / f"{path.name}.{number}"
         path.rename(target)
         self.aside.append(target)
-
-
-def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
-    """The steps and paths of the ``checkpoint-<step>`` folders in ``folder``, by step."""
-    try:
-        paths = list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    matches = [(_NAME.fullmatch(path.name), path) for path in paths if path.is_dir()]
-    return sorted((int(match[1]), path) for match, path in matches if match is not None)
-
-
-def written_by(checkpoint: Path) -> tuple[str, str]:
-    """The run and the attempt that wrote ``checkpoint``; empty if it does not name them."""
-    wrote = run_file.read(checkpoint / _STATE_FILE)
-    if wrote:
-        return wrote.get("run_id", ""), wrote.get("attempt", "")
-    state = loop_state.read_state(checkpoint)
-    return ("", "") if state is None else (state.run, "")

@@ -39,7 +39,7 @@ def verify_run(run: str, step: int | None, named: NamedArchive, json: bool) -> N
     archive = named.require()
     source = find_run(run, lambda: archive)
     catalog = read_catalog(source.run, source.history, archive)
-    entries = [entry for entry in catalog if entry.key is not None]
+    entries = [entry for entry in catalog if entry.is_archived or _is_missing(entry)]
     if step is not None:
         entries = [at_step(entries, source.run, step)]
     if not entries:
@@ -57,7 +57,15 @@ def verify_run(run: str, step: int | None, named: NamedArchive, json: bool) -> N
         raise typer.Exit(1)
 
 
+def _is_missing(entry: CatalogEntry) -> bool:
+    """Whether the archiver has reported it as archived, and the archive does not have it."""
+    return entry.key is None and entry.record is not None and entry.record.is_archived
+
+
 def _verify(archive: Archive, entry: CatalogEntry) -> Verified:
+    if _is_missing(entry):
+        fault = Fault("its manifest", "is missing; the store has the checkpoint as archived")
+        return Verified(entry, 0, (fault,))
     try:
         manifest = entry.manifest
     except ArchiveCorrupt as error:
