@@ -12,11 +12,12 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from lineside.bus.auth.keyring import Keyring
 from lineside.bus.settings import Settings
-from lineside.dashboard.api import alerts, commands, runs
+from lineside.dashboard.api import alerts, checkpoints, commands, runs
 from lineside.dashboard.auth import login
 from lineside.dashboard.auth.access import TokenAuthMiddleware
 from lineside.dashboard.auth.site_guard import LOOPBACK_NAMES, SecurityMiddleware
 from lineside.dashboard.backend import health
+from lineside.dashboard.backend.archive_access import ArchiveAccess, ArchiveOpener
 from lineside.dashboard.backend.command_sender import CommandSender
 from lineside.dashboard.backend.refusal_publisher import RefusalPublisher
 from lineside.dashboard.backend.store_access import StoreAccess
@@ -47,12 +48,13 @@ def create_app(
     *,
     keyring: Keyring | None = None,
     spool: SpoolReader | None = None,
+    archive: ArchiveOpener | None = None,
 ) -> FastAPI:
     """The dashboard of one store.
 
     Without ``history`` and ``writer`` it opens ``settings.store`` at the first request. With
-    ``keyring`` it requires tokens. ``spool`` reads this machine's spool. Close ``app.state.hub``,
-    the live streams, before a shutdown.
+    ``keyring`` it requires tokens. ``spool`` reads this machine's spool, ``archive`` opens the
+    archive of checkpoints. Close ``app.state.hub``, the live streams, before a shutdown.
 
     Raises:
         MissingExtra: plotly is not installed.
@@ -98,6 +100,9 @@ def create_app(
     sender = CommandSender(settings.broker)
     app.include_router(commands.router(store, sender), dependencies=[text, query])
     app.include_router(alerts.router(store, sender), dependencies=[text, query])
+    app.include_router(
+        checkpoints.router(store, sender, ArchiveAccess(archive)), dependencies=[text, query]
+    )
     app.include_router(health.router(store, transit))
     app.include_router(assets.router())
     app.include_router(pages.router(store, renderer, transit), dependencies=[text])

@@ -28,6 +28,7 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from lineside.dashboard.backend.archive_access import ArchiveOpener
     from lineside.dashboard.transit import SpoolReader
 
 log = logging.getLogger("lineside")
@@ -40,13 +41,14 @@ def serve(
     *,
     tokens: bool = False,
     spool: SpoolReader | None = None,
+    archive: ArchiveOpener | None = None,
 ) -> None:
     """Serve pages and API on ``host``:``port`` until SIGINT, SIGTERM or the supervisor's end.
 
     An address other than loopback requires tokens; with ``tokens`` loopback does too. Port 0 picks
     a free port; the log shows the address. The store need not exist yet: the recorder makes it, and
     until then ``/readyz`` and the pages report that it is missing. ``spool`` reads this machine's
-    spool.
+    spool, and ``archive`` opens the archive of checkpoints.
 
     Raises:
         UsageError: the process cannot listen on ``host``, or tokens are required and none exists.
@@ -60,7 +62,7 @@ def serve(
     with listener:
         is_open = is_loopback(listener) and not tokens
         keys = None if is_open else keyring
-        app = create_app(None, None, settings, keyring=keys, spool=spool)
+        app = create_app(None, None, settings, keyring=keys, spool=spool, archive=archive)
         raise_file_limit()
         server = Server(server_config(app), app.state.hub)
         for number in (signal.SIGINT, signal.SIGTERM):

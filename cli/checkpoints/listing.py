@@ -160,9 +160,9 @@ def _as_json(entry: CatalogEntry) -> dict[str, Any]:
         "in_archive": entry.is_archived,
     }
     if entry.record is not None:
-        from lineside.dashboard.api.models import Checkpoint
+        from lineside.dashboard.api.checkpoint_models import Checkpoint
 
-        return Checkpoint.model_validate(entry.record).model_dump(mode="json") | where
+        return Checkpoint.from_store(entry.record).model_dump(mode="json") | where
     document: dict[str, Any] = {"attempt": entry.attempt, "step": entry.step}
     if entry.key is None:
         return document | {"path": entry.path, "state": None} | where

@@ -105,7 +105,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
     checkpoints = history.checkpoints(found.id)
     alerts = history.alerts.open(run=found.id)
     if json:
-        from lineside.dashboard.api import alert_models, models
+        from lineside.dashboard.api import alert_models, checkpoint_models, models
 
         document = models.Run.model_validate(found).model_dump(mode="json")
         document["loss_account"] |= {name: sum_of(streams, name) for name in ("emitted", "lag")}
@@ -115,7 +115,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
             models.Stream.model_validate(s).model_dump(mode="json") for s in streams
         ]
         document["checkpoints"] = [
-            models.Checkpoint.model_validate(c).model_dump(mode="json") for c in checkpoints
+            checkpoint_models.Checkpoint.from_store(c).model_dump(mode="json") for c in checkpoints
         ]
         document["alerts"] = [
             alert_models.Alert.from_store(alert).model_dump(mode="json") for alert in alerts
@@ -188,8 +188,11 @@ def _recorder(lag: RecorderLag) -> str:
 
 
 def _checkpoint(checkpoint: Checkpoint) -> str:
-    best, deleted = checkpoint.best, checkpoint.deleted
-    remarks = [word for word, holds in (("best", best), ("deleted", deleted)) if holds]
+    best, pinned, deleted = checkpoint.best, checkpoint.pinned, checkpoint.deleted
+    words = (("best", best), ("pinned", pinned), ("deleted", deleted))
+    remarks = [word for word, holds in words if holds]
+    if checkpoint.state is not None:
+        remarks.append(checkpoint.state)
     return checkpoint.path + (f"  ({', '.join(remarks)})" if remarks else "")
 
 

@@ -86,12 +86,17 @@ def recorder() -> None:
 
 
 def dashboard(
-    _config: Annotated[Path | None, config_option("dashboard")] = None,
+    config: Annotated[Path | None, config_option("dashboard")] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = DASHBOARD_PORT,
     tokens: TokensOption = False,
+    archive: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Archive of checkpoints, for downloads."),
+    ] = None,
 ) -> None:
     """Serve the pages and the REST API."""
+    from lineside.cli.checkpoints.archive_source import NamedArchive
     from lineside.dashboard.server import serve
     from lineside.emitter.spool import backlog
 
@@ -103,6 +108,7 @@ def dashboard(
         port=port,
         tokens=tokens,
         spool=partial(backlog.unconfirmed, settings.spool),
+        archive=NamedArchive(archive, config).open,
     )
 
 

@@ -41,6 +41,11 @@ def programs(
     """
     values = configuration.values
     env = environment(settings)
+    configured = dict(env)
+    if configuration.path is not None:
+        configured[CONFIG_VARIABLE] = str(configuration.path)
+    url = configuration.archive.url
+    archive = ["--archive", url] if url else []
     sections: list[tuple[str, BaseModel, bool]] = [
         ("broker", values.broker, True),
         ("recorder", values.recorder, values.recorder.enabled),
@@ -51,15 +56,19 @@ def programs(
     found = [
         Program(
             name,
-            module_command("lineside.cli", name, *_options(section, ports.get(name))),
-            env,
+            module_command(
+                "lineside.cli",
+                name,
+                *_options(section, ports.get(name)),
+                *(archive if name == "dashboard" else ()),
+            ),
+            configured if name == "dashboard" and archive else env,  # it has options, too
             is_required=name != "sampler",  # a stack without system metrics works
         )
         for name, section, is_enabled in sections
         if is_enabled
     ]
-    if configuration.path is not None:
-        env = {**env, CONFIG_VARIABLE: str(configuration.path)}
+    env = configured
     if configuration.runs_stopper:
         found.append(Program("stopper", module_command("lineside.cli", "stopper"), env))
     if values.alerts.enabled and values.recorder.enabled:

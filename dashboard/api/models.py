@@ -150,19 +150,6 @@ class Event(Document):
         return from_record(cls, row, "data")
 
 
-class Checkpoint(Document):
-    """A checkpoint; what happens to it after the training is not known."""
-
-    attempt: str
-    step: int
-    epoch: float | None
-    time: datetime
-    path: str = Field(description="On the training machine.")
-    best: bool
-    deleted: bool = Field(description="The training reported that it is gone or overwritten.")
-    deleted_at: datetime | None = Field(description="When it reported that.")
-
-
 class Command(Document):
     """A command to a run and its state; unknown fields are null or empty."""
 

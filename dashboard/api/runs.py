@@ -10,7 +10,6 @@ from fastapi.responses import Response
 from lineside.dashboard.api.curve_models import Points, Series, Timing
 from lineside.dashboard.api.models import (
     Account,
-    Checkpoint,
     Configuration,
     Event,
     Listing,
@@ -201,12 +200,6 @@ def router(store: StoreAccess, transit: TransitReader) -> APIRouter:
         return json_response(
             Listing[Event](items=[Event.from_store(row) for row in page.items], next=page.next)
         )
-
-    @routes.get("/runs/{run_id}/checkpoints", response_model=Listing[Checkpoint], responses=unknown)
-    def checkpoints(run_id: RunId) -> Response:
-        """Checkpoints of all attempts in the order saved."""
-        items = [Checkpoint.model_validate(found) for found in store.history.checkpoints(run_id)]
-        return json_response(Listing[Checkpoint](items=items, next=None))
 
     @routes.get("/runs/{run_id}/config", response_model=Configuration, responses=unclear)
     def configuration(run_id: RunId, attempt: AttemptName = None) -> Response:

@@ -1,4 +1,4 @@
-"""Sends commands and answers to alerts that came over HTTP to the bus, one at a time."""
+"""Sends commands, answers to alerts and requests about checkpoints to the bus, one at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lineside.bus.client.command_client import CommandClient
 from lineside.bus.errors import BrokerUnreachable
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.alerts import Response
+from lineside.bus.protocol.checkpoints import CheckpointRequest
 from lineside.bus.protocol.commands import Command
 from lineside.store.database.values import sanitize_text, to_datetime
 from lineside.store.history import records
@@ -76,8 +77,10 @@ class CommandSender:
                 self._sent.popitem(last=False)
             return sent
 
-    def respond(self, run: str | None, response: Response) -> None:
-        """Publish an answer to alerts of ``run``; None is of no run, or of every run.
+    def respond(self, run: str | None, response: Response | CheckpointRequest) -> None:
+        """Publish an answer to alerts, or a request about a checkpoint, of ``run``.
+
+        None is of no run, or of every run.
 
         Raises:
             BrokerUnreachable: the journal may have the answer or not; it may be sent again.

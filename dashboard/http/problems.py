@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from lineside.bus.errors import (
     AlertNotFound,
+    CheckpointNotFound,
     LinesideError,
     RunNotFound,
     StoreError,
@@ -142,6 +143,9 @@ def from_error(error: Exception) -> Problem:
         return Problem(404, "unknown-run", "No such run", str(error), {"run": error.run})
     if isinstance(error, AlertNotFound):
         return Problem(404, "unknown-alert", "No such alert", str(error), {"id": error.wanted})
+    if isinstance(error, CheckpointNotFound):
+        extra = {"run": error.run, "id": error.wanted}
+        return Problem(404, "unknown-checkpoint", "No such checkpoint", str(error), extra)
     if isinstance(error, StoreError):
         return Problem(503, "store-unavailable", "The run history cannot be read", str(error))
     if isinstance(error, UsageError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lineside.store.archive.errors import ArchiveLocationError, Fault
+from lineside.store.archive.errors import ArchiveCorrupt, ArchiveLocationError, Fault
 from lineside.store.archive.keys import (
     RUNS,
     ManifestKey,
@@ -20,6 +20,7 @@ from lineside.store.archive.manifest import (
     CheckpointFacts,
     InvalidManifest,
     Manifest,
+    Part,
     check_paths,
 )
 from lineside.store.archive.objects.objects import Objects, ObjectStore
@@ -30,7 +31,12 @@ from lineside.store.archive.progress import (
     Written,
     no_progress,
 )
-from lineside.store.archive.reading import CheckpointCheck, list_manifests, read_manifest
+from lineside.store.archive.reading import (
+    CheckpointCheck,
+    find_problem,
+    list_manifests,
+    read_manifest,
+)
 from lineside.store.archive.restoring import CheckpointRestore
 from lineside.store.archive.source_file import SourceFile
 from lineside.store.archive.tasks import TaskPool, run_blocking
@@ -148,6 +154,22 @@ class Archive:
         return self._follow(
             lambda objects: CheckpointCheck(objects, manifest, self._parallel), on_progress
         )
+
+    def read_part(self, run: str, part: Part, path: str) -> bytes:
+        """The bytes of a part of the file ``path``, verified.
+
+        Raises:
+            ArchiveCorrupt: it is missing or has other bytes.
+        """
+        body = bytearray()
+
+        async def read(objects: Objects) -> bytes:
+            problem = await find_problem(objects, run, part, body.extend)
+            if problem is not None:
+                raise ArchiveCorrupt(path, [Fault(part_key(run, part.sha256), problem)])
+            return bytes(body)
+
+        return self._run(read)
 
     def remove_faulty(self, faults: Sequence[Fault]) -> None:
         """Remove damaged parts, so that the next write of the same bytes sends them again."""

@@ -83,3 +83,17 @@ def test_without_a_file_the_stack_has_a_sampler_where_its_package_is_installed(
     settings.home.mkdir()
     (settings.home / "rules.yaml").write_text("rules: [{max_steps: 1}]")
     assert programs(settings, load(None, settings.home))[-3].name == "stopper"
+
+
+def test_the_dashboard_reads_the_archive_with_the_options_of_the_file(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_TOKEN", SECRET)
+    file = tmp_path / "lineside.yaml"
+    file.write_text(
+        'archive: {url: "s3://bucket/prefix", options: {secret_access_key: "${TEST_TOKEN}"}}\n'
+    )
+    found = {one.name: one for one in programs(settings, load(file, settings.home))}
+    assert arguments(found["dashboard"]).endswith("--archive s3://bucket/prefix")
+    assert found["dashboard"].env["LINESIDE_CONFIG"] == str(file)
+    assert SECRET not in str(found)
