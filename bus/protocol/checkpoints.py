@@ -65,6 +65,8 @@ OPS = {
 """What a client can ask for a checkpoint."""
 HELD = "held"
 """The state before the archiver has reported one: the files are linked, and outlive rotation."""
+TO_ARCHIVE = (HELD, WAITING, COPYING, FAILED)
+"""The states of a checkpoint that is yet to be archived."""
 PATH_LENGTH = 4000
 """The most characters of a checkpoint's path."""
 NAME_LENGTH = 1000

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, or_, select
 
-from lineside.bus.protocol.checkpoints import COPYING, HELD, IN_ARCHIVE, checkpoint_id
-from lineside.store.database.tables import checkpoint_states, checkpoints, streams
+from lineside.bus.protocol.checkpoints import COPYING, HELD, IN_ARCHIVE, TO_ARCHIVE, checkpoint_id
+from lineside.store.database.engine import read_transaction
+from lineside.store.database.tables import checkpoint_states, checkpoints, runs, streams
 from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
 
 
@@ -70,6 +71,11 @@ class Checkpoint:
         return self.state in IN_ARCHIVE
 
     @property
+    def awaits_archive(self) -> bool:
+        """Whether it is yet to be archived. Where it could not be held it has no state at first."""
+        return self.state in TO_ARCHIVE if self.state else self.state_at is not None
+
+    @property
     def copied(self) -> float | None:
         """The part of it that is in the archive, 0 to 1; None if it is not being copied."""
         if self.state != COPYING or not self.bytes:
@@ -126,6 +132,23 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
             )
             found.insert(sum(1 for other in found if other.time <= time), checkpoint)
     return found
+
+
+def runs_awaiting_archive(engine: Engine) -> list[str]:
+    """The ids of the runs with a checkpoint that is yet to be archived, ended ones too.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    state, held_at = checkpoint_states.c.state, checkpoint_states.c.held_at
+    query = (
+        select(runs.c.id)
+        .distinct()
+        .join(checkpoint_states, checkpoint_states.c.run_key == runs.c.key)
+        .where(or_(state.in_(TO_ARCHIVE), state.is_(None) & held_at.is_not(None)))
+    )
+    with read_transaction(engine) as connection:
+        return list(connection.execute(query).scalars())
 
 
 def _archive_fields(row: Any, metrics: str | None, is_newest: bool) -> dict[str, Any]:

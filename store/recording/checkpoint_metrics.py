@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import select, update
-
 from lineside.bus.protocol.fields import is_int64, is_name
 from lineside.bus.protocol.metric_points import numbers
-from lineside.store.database.tables import METRIC, checkpoints
-from lineside.store.database.values import decode_float, from_json, to_json
+from lineside.store.database.tables import METRIC
+from lineside.store.database.values import decode_float, to_json
 from lineside.store.recording.event_context import EventContext
-from lineside.store.recording.run_cache import RunCache
 
 MAX_METRICS = 1_000
 """The most numbers kept with a checkpoint; the run's curves have all of them."""
@@ -47,21 +44,9 @@ def given_numbers(value: object) -> dict[str, float]:
     }
 
 
-def add_metrics(cache: RunCache, context: EventContext) -> None:
-    """Add the numbers of an evaluation to the checkpoints that were saved at its step."""
-    cache.insert_checkpoints()
-    of_step = (
-        (checkpoints.c.run_key == context.run.key)
-        & (checkpoints.c.stream_id == context.stream.id)
-        & (checkpoints.c.step == context.event.step)
-    )
-    new = given_numbers(numbers(context.event))
-    query = select(checkpoints.c.n, checkpoints.c.metrics).where(of_step)
-    for row in cache.connection.execute(query).all():
-        merged = metrics_json({**(from_json(row.metrics) or {}), **new})
-        cache.connection.execute(
-            update(checkpoints).where(of_step, checkpoints.c.n == row.n).values(metrics=merged)
-        )
+def metrics_of_evaluation(context: EventContext) -> dict[str, float]:
+    """The numbers of an ``evaluate`` event."""
+    return given_numbers(numbers(context.event))
 
 
 def metrics_json(metrics: Mapping[str, Any]) -> str | None:

@@ -16,9 +16,9 @@ from lineside.bus.protocol.metric_points import other_values
 from lineside.store.database.tables import METRIC
 from lineside.store.database.values import is_finite_number, sanitize_text, to_json
 from lineside.store.recording.checkpoint_metrics import (
-    add_metrics,
     metrics_at_save,
     metrics_json,
+    metrics_of_evaluation,
 )
 from lineside.store.recording.event_context import (
     EventContext,
@@ -142,7 +142,9 @@ class EventHandlers:
                 stream.left_out += 1
         self._add_points(context, self._cache.metric_points(context.run, stream).of(event))
         if event.kind == "evaluate" and stream.producer == RANK_0:
-            add_metrics(self._cache, context)
+            self._cache.add_checkpoint_metrics(
+                context.run, stream, event.step, metrics_of_evaluation(context)
+            )
         if context.data.get("outside_training") is True and not stream.rank.began:
             # All that this process does is over: until another evaluation it sends nothing more.
             stream.rank.ended, stream.rank.ended_at = True, event.time

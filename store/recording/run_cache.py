@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from lineside.bus.protocol.metric_points import MetricPoints
 from lineside.store.database import tables
 from lineside.store.database.tables import (
     attempts,
+    checkpoints,
     event_counts,
     events,
     points,
@@ -28,10 +29,11 @@ from lineside.store.database.tables import (
     sketches,
     streams,
 )
-from lineside.store.database.values import to_text
+from lineside.store.database.values import from_json, to_text
 from lineside.store.limits import MAX_SERIES, MAX_VALUE_NAMES
 from lineside.store.recording import run_cache_loading
 from lineside.store.recording.bulk import insert_rows, update_rows
+from lineside.store.recording.checkpoint_metrics import metrics_json
 from lineside.store.recording.run_state import (
     ATTEMPT_COLUMNS,
     RANK_COLUMNS,
@@ -189,10 +191,22 @@ class RunCache:
             )
         return stream.metric_points
 
-    def insert_checkpoints(self) -> None:
-        """Write the new rows of checkpoints now, so that they can be changed."""
-        insert_rows(self.connection, tables.checkpoints, self.rows.checkpoints)
-        self.rows.checkpoints.clear()
+    def add_checkpoint_metrics(
+        self, run: RunState, stream: StreamState, step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Add ``metrics`` to the checkpoints that the stream saved at ``step``."""
+        self._insert_checkpoints()
+        of_step = and_(
+            checkpoints.c.run_key == run.key,
+            checkpoints.c.stream_id == stream.id,
+            checkpoints.c.step == step,
+        )
+        query = select(checkpoints.c.n, checkpoints.c.metrics).where(of_step)
+        for row in self.connection.execute(query).all():
+            merged = metrics_json({**(from_json(row.metrics) or {}), **metrics})
+            self.connection.execute(
+                update(checkpoints).where(of_step, checkpoints.c.n == row.n).values(metrics=merged)
+            )
 
     def mark_deleted_checkpoints(
         self,
@@ -204,8 +218,7 @@ class RunCache:
         kept: Set[int] = frozenset(),
     ) -> None:
         """Mark the checkpoints at ``path``, or those in ``folder`` of other steps than ``kept``."""
-        checkpoints = tables.checkpoints
-        self.insert_checkpoints()
+        self._insert_checkpoints()
         of_run = and_(checkpoints.c.run_key == run.key, checkpoints.c.deleted_at.is_(None))
         mark = update(checkpoints).values(deleted_at=time)
         if path is not None:
@@ -222,6 +235,11 @@ class RunCache:
         if gone:
             self.connection.execute(mark.where(of_run, checkpoints.c.n.in_(gone)))
 
+    def _insert_checkpoints(self) -> None:
+        """Write the new rows of checkpoints now, so that they can be changed."""
+        insert_rows(self.connection, checkpoints, self.rows.checkpoints)
+        self.rows.checkpoints.clear()
+
     def flush(self) -> None:
         """Write everything back."""
         rows = self.rows
@@ -232,7 +250,7 @@ class RunCache:
             (points, rows.points),
             (sketches, rows.sketches),
             (tables.blocks, rows.blocks),
-            (tables.checkpoints, rows.checkpoints),
+            (checkpoints, rows.checkpoints),
             (tables.gaps, rows.gaps),
         ):
             insert_rows(self.connection, table, new)

@@ -9,24 +9,19 @@ from typing import Any
 
 from lineside.bus.protocol.checkpoints import (
     ARCHIVED,
-    COPYING,
     EVICTED,
-    FAILED,
+    HELD,
     IN_ARCHIVE,
     STATES,
+    TO_ARCHIVE,
     VERIFIED,
-    WAITING,
 )
 from lineside.bus.protocol.fields import is_int64
 from lineside.store.recording.event_context import EventContext, optional_text
 from lineside.subscribers.exporter.histogram import ARCHIVE_BUCKETS, Histogram
 
-HELD = "held"
-"""A checkpoint that was held, and of which the archiver has published no state yet."""
 ARCHIVE_STATES = (HELD, *STATES)
 """Every state that a checkpoint has for the archive."""
-PENDING = (HELD, WAITING, COPYING, FAILED)
-"""The states of a checkpoint that is yet to be archived."""
 _WHOLE = (ARCHIVED, VERIFIED)
 MAX_CHECKPOINTS = 10_000
 """Checkpoints of one run that are counted: those that are seen first."""
@@ -61,7 +56,7 @@ class ArchiveRecord:
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint is yet to be archived."""
-        return any(copy.state in PENDING for copy in self.copies.values())
+        return any(copy.state in TO_ARCHIVE for copy in self.copies.values())
 
     @property
     def last_step(self) -> int | None:
@@ -90,7 +85,7 @@ class ArchiveRecord:
             if isinstance(one, Mapping)
         ]
         for (_, step, other), known in self.copies.items():
-            if (step, other) in gone and known.state in PENDING:
+            if (step, other) in gone and known.state in TO_ARCHIVE:
                 known.state = EVICTED
         key = (attempt, event.step, path or "")
         if path is None or not self._has_place(key):

@@ -180,6 +180,11 @@ class RunTracker(RunCache):
             record.nonfinite[key] = record.nonfinite.get(key, 0) + 1
         return True
 
+    def add_checkpoint_metrics(
+        self, run: RunState, stream: StreamState, step: int, metrics: Mapping[str, float]
+    ) -> None:
+        pass
+
     def mark_deleted_checkpoints(
         self,
         run: RunState,

@@ -9,11 +9,16 @@ from typing import Any
 
 from lineside.store.history.checkpoints import Checkpoint
 from lineside.store.history.records import EventRow, Run
+from lineside.subscribers.watchdog.archive_track import ArchiveTrack
 from lineside.subscribers.watchdog.loss_track import LossTrack
 from lineside.subscribers.watchdog.series import NonFinite, StepTimes, Window
 
 TRAINING_PHASES = frozenset({"training", "waiting"})
 """The phases in which a training takes steps."""
+
+
+FORGOTTEN_SECONDS = 30 * 86_400.0
+"""For so long a run is followed while a checkpoint waits for the archive and none is reported."""
 
 
 @dataclass
@@ -35,6 +40,7 @@ class RunObservation:
     gpus: dict[str, dict[str, Window]] = field(default_factory=dict)
     disks: dict[str, dict[str, Window]] = field(default_factory=dict)
     checkpoints: Sequence[Checkpoint] = ()
+    archive: ArchiveTrack = field(default_factory=ArchiveTrack)
     errors: dict[str, EventRow] = field(default_factory=dict)
     exit: Mapping[str, Any] | None = None
     interruptions: int = 0
@@ -48,6 +54,16 @@ class RunObservation:
     def is_stepping(self) -> bool:
         """Whether it takes steps now: no evaluation, no save, no pause, not stalled."""
         return self.run.status == "running" and self.run.phase in TRAINING_PHASES
+
+    @property
+    def awaiting_archive(self) -> list[Checkpoint]:
+        """The checkpoints that are yet to be archived.
+
+        None after ``FORGOTTEN_SECONDS`` without a report of one: the run has no archive any more.
+        """
+        waiting = [one for one in self.checkpoints if one.awaits_archive]
+        reports = [one.state_at.timestamp() for one in self.checkpoints if one.state_at]
+        return waiting if self.now - max(reports, default=0.0) < FORGOTTEN_SECONDS else []
 
     @property
     def host(self) -> str:

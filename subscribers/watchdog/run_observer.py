@@ -10,9 +10,11 @@ from sqlalchemy import Engine
 
 from lineside.bus.errors import RunNotFound
 from lineside.bus.protocol.alerts import WATCHDOG
-from lineside.bus.protocol.event_kinds import ALERT, SUBSCRIBER_ERROR
+from lineside.bus.protocol.checkpoints import STATE_KINDS
+from lineside.bus.protocol.event_kinds import ALERT, CHECKPOINT_HELD, SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import RANK_0
 from lineside.store.database.tables import METRIC, TIMING
+from lineside.store.history.checkpoints import runs_awaiting_archive
 from lineside.store.history.curves.new_points import NewPoint, NewPoints, read_new_points
 from lineside.store.history.history import History
 from lineside.store.history.records import ACTIVE_STATUSES, AlertMute, EventRow, Run
@@ -37,7 +39,8 @@ SILENT_SECONDS = 86_400.0
 """A run without a sign of life for so long is no longer followed."""
 PROCESS_EXIT = "process_exit"
 _INTERRUPTIONS = ("evaluate", "save")
-_COUNTED = ("save", ALERT, SUBSCRIBER_ERROR, PROCESS_EXIT)
+_OF_CHECKPOINTS = {"save", CHECKPOINT_HELD, *STATE_KINDS}
+_COUNTED = (*_OF_CHECKPOINTS, ALERT, SUBSCRIBER_ERROR, PROCESS_EXIT)
 
 
 @dataclass
@@ -118,6 +121,8 @@ class RunObserver:
         first = not 0 <= self._revision <= changes.revision
         if first:  # also a new store, in place of a damaged one
             self._followed.clear()
+        if not self._followed:
+            wanted = {*wanted, *runs_awaiting_archive(self._engine)}
         live = {run.id: run for run in self._live_runs(now)}
         changed = () if first else changes.run_ids
         ended = [run_id for run_id in changed if run_id not in live]
@@ -136,14 +141,20 @@ class RunObserver:
                 self._followed.pop(run_id, None)
         self._alerts = []
         self._update(runs)
-        keep = {*live, *wanted}
         judged = [one.observation for one in self._followed.values()]
         for observation in judged:
             observation.now = now
+        keep = {*live, *wanted, *self._awaiting_archive()}
         for run_id in [one for one in self._followed if one not in keep]:
             del self._followed[run_id]
         self._revision = changes.revision
         return RunChanges(changes.revision, tuple(judged), frozenset(gone), tuple(self._alerts))
+
+    def _awaiting_archive(self) -> Iterator[str]:
+        """The runs that are followed, ended or not: a checkpoint waits."""
+        for run_id, followed in self._followed.items():
+            if followed.observation.awaiting_archive:
+                yield run_id
 
     def _live_runs(self, now: float) -> Iterator[Run]:
         cursor, oldest = None, max(self._since, now - SILENT_SECONDS)
@@ -198,8 +209,9 @@ class RunObserver:
             counts.get(kind, 0) - before.get(kind, 0) for kind in _INTERRUPTIONS if before
         )
         followed.counts = counts
-        if "save" in new:
+        if new & _OF_CHECKPOINTS:
             observation.checkpoints = self._history.checkpoints(run.id)
+            observation.archive.add(observation.checkpoints)
         for row in self._newest(run.id, new & {ALERT, SUBSCRIBER_ERROR, PROCESS_EXIT}):
             data = row.data or {}
             if row.kind == ALERT and row.producer != WATCHDOG:
@@ -225,6 +237,7 @@ class RunObserver:
             self._history.configuration(before.run.id, attempt),
             errors=before.errors,
             checkpoints=before.checkpoints,
+            archive=before.archive,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from lineside.subscribers.watchdog.rules.archive import ArchiveStopped
 from lineside.subscribers.watchdog.rules.checkpoints import CheckpointOverdue
 from lineside.subscribers.watchdog.rules.disks import DiskFilling
 from lineside.subscribers.watchdog.rules.gpu import GpuIdle
@@ -38,6 +39,7 @@ class RuleOptions(BaseModel):
     data_loader_bound: DataLoaderBound = DataLoaderBound()
     gpu_idle: GpuIdle = GpuIdle()
     checkpoint_overdue: CheckpointOverdue = CheckpointOverdue()
+    archive_stopped: ArchiveStopped = ArchiveStopped()
     disk_filling: DiskFilling = DiskFilling()
     broker_unreachable: BrokerUnreachable = BrokerUnreachable()
     store_unreadable: StoreUnreadable = StoreUnreadable()
