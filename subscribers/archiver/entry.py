@@ -1,0 +1,179 @@
+"""What the archiver knows of each checkpoint of a run, in the run's durable state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lineside.bus.protocol.checkpoints import (
+    COPYING,
+    CORRUPT,
+    DELETED,
+    EVICTED,
+    FAILED,
+    IN_ARCHIVE,
+    INCOMPLETE,
+    SKIPPED,
+    WAITING,
+)
+from lineside.subscribers.archiver.policy import KnownCheckpoint
+
+OPEN = frozenset({WAITING, COPYING, FAILED})
+"""The states of a checkpoint that is still to be copied."""
+GIVEN_UP = frozenset({INCOMPLETE, EVICTED, SKIPPED, DELETED})
+"""The states of a checkpoint that the archive does not have and will not get."""
+MAX_STATE_BYTES = 768 << 10
+"""Bytes of JSON of all checkpoints of a run; the kit keeps a mebibyte for each run."""
+MAX_METRICS = 32
+_FEW = 200  # so many checkpoints are never near the limit
+
+
+@dataclass
+class Entry:
+    """A checkpoint, identified by attempt, step and path; the newest save of it counts.
+
+    ``saves`` counts its saves and ``number`` is its place among the checkpoints of its attempt,
+    from 1. ``key`` is its manifest's key while the archive has it. ``hold`` is the folder of links
+    that is to be removed when it is archived or given up; ``is_held`` whether training has passed
+    it on; ``is_whole`` whether all its files were there when it was looked at.
+    """
+
+    attempt: str
+    step: int
+    path: str
+    time: float
+    epoch: float | None = None
+    saves: int = 1
+    number: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    hold: str | None = None
+    is_held: bool = False
+    is_whole: bool = False
+    state: str = WAITING
+    why: str | None = None
+    retry_at: float | None = None
+    ready_at: float = 0.0
+    incomplete_since: float | None = None
+    tries: int = 0
+    bytes: int = 0
+    files: int = 0
+    sent: int = 0
+    stored: int = 0
+    key: str | None = None
+    pinned: bool = False
+    best: bool = False
+    last: bool = False
+    keep: list[str] = field(default_factory=list)
+
+    @property
+    def id(self) -> tuple[str, int, str]:
+        return (self.attempt, self.step, self.path)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to be copied."""
+        return self.state in OPEN
+
+    def known(self, *, is_resumed_from: bool) -> KnownCheckpoint:
+        """It as the policy takes it."""
+        return KnownCheckpoint(
+            self.attempt,
+            self.step,
+            self.path,
+            self.time,
+            self.metrics,
+            is_archived=self.key is not None and not self.is_open,
+            is_whole=self.is_whole and self.state != CORRUPT,
+            is_pinned=self.pinned,
+            is_resumed_from=is_resumed_from,
+            number=self.number,
+        )
+
+    def give_up(self, state: str, why: str) -> None:
+        """It will not be copied, for the reason ``why``."""
+        self.state, self.why, self.retry_at = state, why, None
+
+    def note_key(self, key: str) -> None:
+        self.key, self.is_whole, self.retry_at, self.tries = key, True, None, 0
+
+    def event_data(self, address: str | None) -> dict[str, Any]:
+        """The data of ``checkpoint_state``; ``address`` is that of its manifest."""
+        return {
+            "checkpoint": self.path,
+            "attempt": self.attempt,
+            "step": self.step,
+            "state": self.state,
+            "why": self.why,
+            "retry_at": self.retry_at,
+            "bytes": self.bytes,
+            "sent": self.sent,
+            "stored": self.stored,
+            "files": self.files,
+            "archive": address,
+            "metrics": dict(self.metrics),
+            "pinned": self.pinned,
+            "best": self.best,
+            "last": self.last,
+            "keep": list(self.keep),
+        }
+
+
+_FIELDS = frozenset(one.name for one in fields(Entry))
+
+
+class Entries:
+    """The checkpoints in ``state``, the durable state of a run. ``store`` writes them there."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+        self.all = [
+            Entry(**{name: value for name, value in saved.items() if name in _FIELDS})
+            for saved in state.get("checkpoints", ())
+        ]
+        self._by_id = {entry.id: entry for entry in self.all}
+
+    def find(self, attempt: str, step: int, path: str) -> Entry | None:
+        return self._by_id.get((attempt, step, path))
+
+    def add(self, entry: Entry) -> Entry:
+        self.all.append(entry)
+        self._by_id[entry.id] = entry
+        return entry
+
+    def at_path(self, path: str) -> list[Entry]:
+        """The checkpoints that were saved at ``path``: of several attempts."""
+        return [entry for entry in self.all if entry.path == path]
+
+    def store(self) -> None:
+        """Write them into the state; the oldest that were given up go if there are too many."""
+        self._trim()
+        self._state["checkpoints"] = [dict(vars(entry)) for entry in self.all]
+
+    def _trim(self) -> None:
+        if len(self.all) <= _FEW:
+            return
+        sizes = {entry.id: len(json.dumps(vars(entry))) for entry in self.all}
+        excess = sum(sizes.values()) - MAX_STATE_BYTES
+        # Of those that are archived the archive itself has a list.
+        for states in (GIVEN_UP, IN_ARCHIVE, OPEN):
+            for entry in list(self.all):
+                if excess <= 0:
+                    return
+                if entry.state in states and not entry.pinned and not entry.hold:
+                    excess -= sizes[entry.id]
+                    self.all.remove(entry)
+                    del self._by_id[entry.id]
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers in ``values``, as metrics of a checkpoint: so many at most."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and abs(value) < float("inf") and len(name) <= 200:
+            found[name] = value
+        if len(found) == MAX_METRICS:
+            break
+    return found

@@ -1,0 +1,144 @@
+"""What is to be done in the archive for one run, and how it went."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from lineside.store.archive.archive import Archive, Progress, Written
+from lineside.store.archive.errors import ArchiveCorrupt, Fault
+from lineside.store.archive.keys import ManifestKey
+from lineside.store.archive.manifest import CheckpointFacts, Manifest
+from lineside.store.archive.source_file import SourceFile, of_folder
+from lineside.subscribers.archiver.source import Stamp, find_missing, folder_of, kept
+
+EntryId: TypeAlias = tuple[str, int, str]
+FileFilter: TypeAlias = Callable[[Sequence[SourceFile]], Sequence[SourceFile]]
+"""Takes the files of a checkpoint, and returns those to archive, without secrets."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy a checkpoint into the archive; ``saves`` identifies the save of ``entry``."""
+
+    entry: EntryId
+    saves: int
+    hold: str | None
+    facts: CheckpointFacts
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete the manifest at ``key``."""
+
+    entry: EntryId
+    key: ManifestKey
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read the checkpoint at ``key`` back."""
+
+    entry: EntryId
+    key: ManifestKey
+
+
+@dataclass(frozen=True)
+class ListArchive:
+    """List what the archive has of the run; manifests that are not ``known`` are read."""
+
+    run: str
+    known: frozenset[str]
+    most: int
+
+
+@dataclass(frozen=True)
+class CollectGarbage:
+    """Remove the parts of the run that no manifest names."""
+
+    run: str
+
+
+Task: TypeAlias = Copy | Delete | Verify | ListArchive | CollectGarbage
+
+
+@dataclass(frozen=True)
+class Result:
+    """How ``task`` went: ``error`` is why it was not done; ``missing`` files kept it from copying.
+
+    ``unknown`` holds the manifests that a listing found, beside its ``keys``.
+    """
+
+    task: Task
+    error: Exception | None = None
+    missing: Sequence[str] = ()
+    key: ManifestKey | None = None
+    written: Written | None = None
+    files: int = 0
+    stamp: Stamp | None = None
+    faults: Sequence[Fault] = ()
+    keys: Sequence[ManifestKey] = ()
+    unknown: Sequence[tuple[ManifestKey, Manifest]] = field(default=())
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+
+
+class ArchiveWork:
+    """Does tasks in ``archive``; ``prepare`` chooses and cleans the files to copy."""
+
+    def __init__(self, archive: Archive, prepare: FileFilter) -> None:
+        self.archive = archive
+        self._prepare = prepare
+
+    def perform(self, task: Task, on_progress: OnProgress, stop: threading.Event) -> Result:
+        """Do ``task``.
+
+        Raises:
+            ArchiveError: the archive cannot be used, or the checkpoint changed.
+            SourceGone: there is nothing left to copy.
+            OSError: the checkpoint cannot be read.
+        """
+        if isinstance(task, Copy):
+            return self._copy(task, on_progress, stop)
+        if isinstance(task, Delete):
+            self.archive.delete_checkpoint(task.key)
+            return Result(task)
+        if isinstance(task, Verify):
+            return Result(task, faults=self._faults(task.key))
+        if isinstance(task, ListArchive):
+            return self._list(task)
+        self.archive.collect_garbage(task.run)
+        return Result(task)
+
+    def _copy(self, task: Copy, on_progress: OnProgress, stop: threading.Event) -> Result:
+        facts = task.facts
+        folder = folder_of(facts.checkpoint, task.hold)
+        with kept(folder, task.hold) as stamp:
+            missing = find_missing(folder, facts.run, facts.world_size or 1)
+            if missing:
+                return Result(task, missing=missing)
+            files = self._prepare(of_folder(folder))
+            key, _, written = self.archive.write_checkpoint(facts, files, on_progress, stop)
+        faults = self._faults(key) if task.verify else ()
+        return Result(
+            task, key=key, written=written, files=len(files), stamp=stamp, faults=faults
+        )
+
+    def _faults(self, key: ManifestKey) -> Sequence[Fault]:
+        try:
+            return self.archive.find_faults(self.archive.read_manifest(key))
+        except ArchiveCorrupt as error:
+            return error.faults
+
+    def _list(self, task: ListArchive) -> Result:
+        keys, unknown = self.archive.entries(task.run), []
+        for key in [one for one in keys if str(one) not in task.known][: task.most]:
+            try:
+                unknown.append((key, self.archive.read_manifest(key)))
+            except ArchiveCorrupt:
+                continue  # nothing tells which checkpoint it was
+        return Result(task, keys=keys, unknown=unknown)
