@@ -76,7 +76,8 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from _spool(settings)
     if not _is_remote(settings):
         yield _dashboard(settings)
-        yield from _callback_host(settings)
+        yield from _process(settings, "callback-host")
+        yield from _process(settings, "archiver")
     yield from _uploads(settings.home)
 
 
@@ -354,12 +355,14 @@ def _uploads(home: Path) -> Iterator[Check]:
         )
 
 
-def _callback_host(settings: Settings) -> Iterator[Check]:
+def _process(settings: Settings, name: str) -> Iterator[Check]:
+    """How a process is that the stack may have."""
     status = read_status(settings.home) if is_held(settings.home) else None
-    if status and "callback-host" in status.get("restarts", {}):
-        health = subscriber(settings, "callback-host")
-        hint = "" if health.is_good else f"see {settings.home / 'logs' / 'callback-host.log'}"
-        yield Check("callback host", OK if health.is_good else WARN, health.sentence, hint)
+    if status and name in status.get("restarts", {}):
+        health = subscriber(settings, name)
+        hint = "" if health.is_good else f"see {settings.home / 'logs' / name}.log"
+        state = OK if health.is_good else WARN
+        yield Check(name.replace("-", " "), state, health.sentence, hint)
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -113,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "name",
-        help="broker, recorder, stopper, watchdog, callback-host, dashboard, exporter, shipper, "
-        "or the name of a subscriber or an upload",
+        help="broker, recorder, stopper, watchdog, callback-host, archiver, dashboard, exporter, "
+        "shipper, or the name of a subscriber or an upload",
     )
     parser.add_argument(
         "--port", type=int, help="port of the dashboard or the exporter, if not the default"

@@ -131,13 +131,18 @@ class BatchSubscriber(Service):
         self.tick(time.monotonic())
         self.report_progress()
 
+    @property
+    def problem(self) -> str:
+        """Why the work cannot be done though the broker answers; empty while it can."""
+        return ""
+
     def report_progress(self) -> None:
         """Note for ``lineside.cli.health`` how far this process is."""
         if self._progress is not None:
             # Of streams that it does not read, only the broker knows that they are passed.
             processed = max(self.offset, self.reader.processed)
             problem = (
-                ""
+                self.problem
                 if self.is_connected
                 else f"no broker answers at {self.reader.address.partition('?')[0]}"
             )

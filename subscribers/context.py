@@ -99,7 +99,8 @@ class RunContext:
     def publish(self, kind: str, data: Mapping[str, Any] | None = None) -> None:
         """Publish an event of the run, as the producer with the subscriber's name.
 
-        It carries the step, epoch and time of the event being handled. ``data`` holds JSON values.
+        It carries the step, epoch and time of the event being handled, or in ``tick`` and ``close``
+        the run's newest and the time of the call. ``data`` holds JSON values.
 
         Raises:
             ValueError: a subscriber cannot publish ``kind``, or ``data`` cannot be encoded.
@@ -113,7 +114,7 @@ class RunContext:
             raise ValueError(f"{kind!r} is not a kind of event that a subscriber can publish")
         if data is not None and not isinstance(data, Mapping):
             raise TypeError(f"data of {kind} is {type(data).__name__}: expected a dict or None")
-        event = self._event
+        event = self._handled
         self._append(
             Stream(self.id, self._name, self._event_attempt),
             kind,
@@ -194,6 +195,11 @@ class RunContext:
         }
 
     @property
+    def _handled(self) -> Event | None:
+        """The event being handled; None in a method that is called without one."""
+        return None if self._method in ("tick", "close") else self._event
+
+    @property
     def _event_id(self) -> tuple[str, str, int]:
         """Producer, kind and number of the event being handled, or of the last one."""
         event = self._event
@@ -221,7 +227,7 @@ class RunContext:
             check_depth(body, value)
         except LimitExceeded as error:
             raise TooLarge(f"{kind} has {error}: publish less, or a path of larger data") from error
-        event = self._event
+        event = self._handled
         step, epoch = (self.step, self.epoch) if event is None else (event.step, event.epoch)
         self._publications.append(Publication(stream, kind, step, epoch, at, data))
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.settings import DASHBOARD_PORT, Settings
+from lineside.cli.archive.command import ArchiveOption
 from lineside.cli.commands.services import (
     HostOption,
     ListenOption,
@@ -25,15 +26,16 @@ def up(
     tokens: TokensOption = False,
     listen: ListenOption = "",
     to: TrackersOption = None,
+    archive: ArchiveOption = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not print the processes' log lines.")
     ] = False,
 ) -> None:
     """Run broker, recorder, dashboard, watchdog, callback host and sampler in the foreground.
 
-    The sampler runs where the extra `system` is installed, a stopper if there are rules, and
-    subscribers if the configuration file has some. A process that ends is restarted.
-    Ctrl-C or SIGTERM ends them all.
+    The sampler runs where the extra `system` is installed, a stopper if there are rules, an
+    archiver if there is an archive, and subscribers if the configuration file has some. A process
+    that ends is restarted. Ctrl-C or SIGTERM ends them all.
     """
     from lineside.cli.output import warn
     from lineside.cli.stack.packages import check_packages
@@ -43,6 +45,7 @@ def up(
     check_packages()
     options = {"host": host, "port": port, "tokens": tokens, "listen": listen}
     configuration = load_configuration(config).with_options(options).with_trackers(to or ())
+    configuration = configuration.with_archive(archive)
     stack = Stack(Settings.from_env(), configuration, report=warn)
     UpService(stack, quiet=quiet).serve()
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from lineside.bus.checkpoints.hold import HoldLimits
 from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import Key
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
 from lineside.emitter.redaction.text import REDACTED
+from lineside.subscribers.archiver.options import ArchiverOptions
+from lineside.subscribers.archiver.policy import KeepOptions
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration
+    from lineside.store.archive.source_file import SourceFile
 
 SECTION = "archive"
 _EXPECTED = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or the path of a folder"
@@ -105,6 +110,22 @@ class Archive(Section):
     projects: list[str] = Field(
         default=[], description="Only runs of such a project; `*` fits any text."
     )
+
+    @property
+    def archiver_options(self) -> ArchiverOptions:
+        names = (
+            *("save_total_limit", "keep_best", "monitor", "mode", "save_best_only"),
+            *("every_steps", "every_hours", "frequency"),
+        )
+        keep = KeepOptions(**{name: getattr(self, name) for name in names})
+        return ArchiverOptions(keep, self.verify)
+
+    @property
+    def hold_limits(self) -> HoldLimits:
+        return HoldLimits(self.max_held, self.max_held_gb)
+
+    def prepare_files(self, files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+        return files
 
 
 def find(configuration: StackConfiguration) -> Archive:

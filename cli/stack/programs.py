@@ -36,8 +36,8 @@ def programs(
     """The processes that ``configuration`` enables, in the order in which they start.
 
     ``ports`` has the ports that were found free, by process. Options that hold no secret are on the
-    command line. Stopper, watchdog, callback host, subscribers and uploads read the others from the
-    configuration file.
+    command line. Stopper, watchdog, callback host, archiver, subscribers and uploads read the
+    others from the configuration file.
     """
     values = configuration.values
     env = environment(settings)
@@ -86,6 +86,11 @@ def programs(
             if not variable.startswith("LINESIDE_")
         }
         found.append(Program(name, argv, {**env, **own}, is_required=False, has_check=True))
+    if configuration.runs_archiver:
+        url = configuration.archive.url
+        argv = module_command("lineside.cli", "archiver", "--archive", url)
+        has_check = "://" in url  # a folder needs no packages and no options
+        found.append(Program("archiver", argv, env, is_required=False, has_check=has_check))
     for name, upload in values.uploads.items():
         if upload.enabled:
             argv = module_command("lineside.cli", "uploader", name)

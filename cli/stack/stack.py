@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lineside.bus.auth.keyring import Keyring, keys_folder, listen_key_pair
 from lineside.bus.broker.address_lock import AddressLock
+from lineside.bus.checkpoints.hold import write_limits
 from lineside.bus.client.reader import Reader
 from lineside.bus.errors import (
     AddressInUse,
@@ -101,6 +102,8 @@ class Stack:
         if missing := missing_sampler(self.configuration):
             self._report(missing)
         make_private_folder(self.logs)
+        if not self.configuration.runs_archiver:
+            write_limits(self.settings.home, None)  # trainings hold no checkpoints for an archive
         self.supervisor = Supervisor(children, self.logs, report=self._report)
         self.supervisor.start()
         self._update_status()

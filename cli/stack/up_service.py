@@ -67,12 +67,14 @@ class UpService(Service):
         addresses = self.stack.addresses
         page = f"  page    {addresses['dashboard']}\n" if "dashboard" in addresses else ""
         metrics = f"  metrics {addresses['exporter']}/metrics\n" if "exporter" in addresses else ""
+        archive = configuration.archive.url if configuration.runs_archiver else ""
+        archive = f"  archive {archive}\n" if archive else ""
         config = f"  config  {configuration.path}\n" if configuration.path else ""
         typer.echo(
             f"Lineside is up.\n{page}{metrics}"
             f"  broker  {settings.broker}{also}\n"
             f"  store   {without_password(settings.store)}\n"
-            f"  logs    {self.stack.logs}\n{config}"
+            f"  logs    {self.stack.logs}\n{archive}{config}"
             "Ctrl-C ends it. Training goes on without it, and its events are kept."
         )
 

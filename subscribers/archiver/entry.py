@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lineside.bus.protocol.checkpoints import (
+    ARCHIVED,
     COPYING,
     CORRUPT,
     DELETED,
@@ -34,10 +35,12 @@ _FEW = 200  # so many checkpoints are never near the limit
 class Entry:
     """A checkpoint, identified by attempt, step and path; the newest save of it counts.
 
-    ``saves`` counts its saves and ``number`` is its place among the checkpoints of its attempt,
-    from 1. ``key`` is its manifest's key while the archive has it. ``hold`` is the folder of links
-    that is to be removed when it is archived or given up; ``is_held`` whether training has passed
-    it on; ``is_whole`` whether all its files were there when it was looked at.
+    - ``saves`` counts its saves, ``number`` is its place in its attempt, from 1.
+    - ``hold`` is the folder of links, removed once it is archived or given up; ``is_held`` whether
+      training has passed it on.
+    - ``is_whole`` is whether all its files were there when it was looked at, from ``ready_at`` on.
+    - ``is_begun`` is whether parts of it may be in the archive before it is whole there.
+    - ``key`` is its manifest's key while the archive has it, of an earlier save too.
     """
 
     attempt: str
@@ -57,6 +60,7 @@ class Entry:
     ready_at: float = 0.0
     incomplete_since: float | None = None
     tries: int = 0
+    is_begun: bool = False
     bytes: int = 0
     files: int = 0
     sent: int = 0
@@ -76,6 +80,11 @@ class Entry:
         """Whether it is still to be copied."""
         return self.state in OPEN
 
+    @property
+    def is_to_be_deleted(self) -> bool:
+        """Whether the archive has it, and the policy does not keep it."""
+        return self.key is not None and not self.keep and not self.is_open
+
     def known(self, *, is_resumed_from: bool) -> KnownCheckpoint:
         """It as the policy takes it."""
         return KnownCheckpoint(
@@ -92,11 +101,10 @@ class Entry:
         )
 
     def give_up(self, state: str, why: str) -> None:
-        """It will not be copied, for the reason ``why``."""
+        """It will not be copied, for the reason ``why``; an earlier save may be in the archive."""
         self.state, self.why, self.retry_at = state, why, None
-
-    def note_key(self, key: str) -> None:
-        self.key, self.is_whole, self.retry_at, self.tries = key, True, None, 0
+        if self.key is not None and state in (EVICTED, INCOMPLETE):
+            self.state, self.why, self.is_whole = ARCHIVED, f"an earlier save of it: {why}", True
 
     def event_data(self, address: str | None) -> dict[str, Any]:
         """The data of ``checkpoint_state``; ``address`` is that of its manifest."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def kept(folder: Path, hold: str | None) -> Iterator[Stamp | None]:
 
 def stamp(folder: Path) -> Stamp | None:
     try:
-        status = os.stat(folder)
+        status = folder.stat()
     except OSError:
         return None
     return (status.st_dev, status.st_ino, status.st_mtime_ns)

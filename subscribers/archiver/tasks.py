@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -32,9 +32,9 @@ class Copy:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete the manifest at ``key``."""
+    """Delete the manifest at ``key``; without ``entry`` one that a later save has replaced."""
 
-    entry: EntryId
+    entry: EntryId | None
     key: ManifestKey
 
 
@@ -63,6 +63,15 @@ class CollectGarbage:
 
 
 Task: TypeAlias = Copy | Delete | Verify | ListArchive | CollectGarbage
+
+
+def identity(task: Task) -> Hashable:
+    """Equal for tasks of which one makes the other superfluous."""
+    if isinstance(task, Copy):
+        return (Copy, task.entry, task.saves)
+    if isinstance(task, (Delete, Verify)):
+        return task
+    return type(task).__name__
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,7 @@ class ArchiveWork:
             files = self._prepare(of_folder(folder))
             key, _, written = self.archive.write_checkpoint(facts, files, on_progress, stop)
         faults = self._faults(key) if task.verify else ()
-        return Result(
-            task, key=key, written=written, files=len(files), stamp=stamp, faults=faults
-        )
+        return Result(task, key=key, written=written, files=len(files), stamp=stamp, faults=faults)
 
     def _faults(self, key: ManifestKey) -> Sequence[Fault]:
         try:

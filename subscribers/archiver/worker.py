@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lineside.store.archive.archive import Progress
-from lineside.store.archive.errors import ArchiveDenied, ArchiveError, ArchiveUnavailable
+from lineside.store.archive.errors import ArchiveError
+from lineside.subscribers.archiver.outcomes import is_archive_fault
 from lineside.subscribers.archiver.slots import Slots
 from lineside.subscribers.archiver.source import SourceGone
-from lineside.subscribers.archiver.tasks import ArchiveWork, Copy, EntryId, Result, Task
+from lineside.subscribers.archiver.tasks import ArchiveWork, Copy, EntryId, Result, Task, identity
 
 log = logging.getLogger("lineside")
 
@@ -61,19 +62,18 @@ class Worker:
             task = self._task
             return Copying(task, self._progress) if isinstance(task, Copy) else None
 
-    @property
-    def task(self) -> Task | None:
-        """What is being done."""
-        with self._lock:
-            return self._task
-
     def plan(self, tasks: Sequence[Task]) -> None:
-        """Do ``tasks`` next instead of what was planned; what is being done goes on."""
+        """Do ``tasks`` next instead of what was planned; what is being done goes on.
+
+        What is done already, and not collected, is not done again.
+        """
         with self._lock:
-            self._plan = deque(tasks)
+            done = {identity(result.task) for result in self._results}
+            done |= {identity(self._task)} if self._task is not None else set()
+            self._plan = deque(task for task in tasks if identity(task) not in done)
             if self._is_running:
                 return
-            if not tasks:
+            if not self._plan:
                 self._slots.withdraw(self._run)
                 return
             if not self._slots.take(self._run, self.stop):
@@ -111,7 +111,7 @@ class Worker:
             with self._lock:
                 self._task = self._progress = None
                 self._results.append(result)
-                if isinstance(result.error, (ArchiveUnavailable, ArchiveDenied)):
+                if is_archive_fault(result):
                     self._plan.clear()  # the others would fail as well
 
     def _next(self, until: float) -> Task | None:

@@ -1,0 +1,56 @@
+"""The process ``lineside archiver``."""
+
+from __future__ import annotations
+
+import logging
+
+from lineside.bus.checkpoints.hold import HoldLimits, write_limits
+from lineside.bus.service import lower_priority
+from lineside.bus.settings import Settings
+from lineside.subscribers.archiver.archiver import Archiver
+from lineside.subscribers.archiver.options import ArchiverOptions
+from lineside.subscribers.archiver.outcomes import ArchiveStatus
+from lineside.subscribers.archiver.slots import Slots
+from lineside.subscribers.archiver.tasks import ArchiveWork
+from lineside.subscribers.context import RunFilter
+from lineside.subscribers.service import SubscriberService
+
+log = logging.getLogger("lineside")
+
+_STOP_SECONDS = 2.5  # of the five that a stack gives each process
+
+
+class ArchiverService(SubscriberService):
+    """Archives the checkpoints of all runs, and asks trainings to hold theirs by ``limits``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        work: ArchiveWork,
+        options: ArchiverOptions,
+        limits: HoldLimits,
+        run_filter: RunFilter | None = None,
+    ) -> None:
+        self._limits = limits
+        self._copies = slots = Slots()
+        self._status = status = ArchiveStatus()
+        super().__init__(
+            settings,
+            Archiver,
+            lambda: Archiver(work, options, slots, status),
+            run_filter=run_filter,
+        )
+
+    @property
+    def problem(self) -> str:
+        return self._status.problem
+
+    def startup(self) -> None:
+        lower_priority()
+        super().startup()
+        write_limits(self.settings.home, self._limits)
+
+    def flush(self) -> None:
+        if not self._copies.stop(_STOP_SECONDS):
+            log.warning("archiver: a copy does not stop, and ends with the process")
+        super().flush()
