@@ -66,6 +66,8 @@ class Archiver(Subscriber):
         self._clock = clock
         self._start = start
         self._worker: Worker | None = None
+        self._archive: RunArchive | None = None
+        self._decided = -1  # the changes that the policy has seen
         self._progress_at = 0.0
         self._logged: tuple[tuple[str, int], dict[str, float]] = (("", -1), {})
 
@@ -134,9 +136,12 @@ class Archiver(Subscriber):
         for result in worker.collect():
             self._outcomes.apply(archive, result, now)
         look_for_files(archive, now)
-        apply_policy(archive, self._options, worker)
         take_requests(archive, worker, is_listed=self._outcomes.is_listed)
         archive.store()
+        if self._decided != archive.changes:
+            apply_policy(archive, self._options, worker)
+            archive.store()
+            self._decided = archive.changes
         run.save()  # before anything is removed
         self._release(archive)
         worker.plan(tasks(archive, self._options, self._outcomes, now))
@@ -148,7 +153,9 @@ class Archiver(Subscriber):
             self._worker.stop()
 
     def _open(self, run: RunContext) -> RunArchive:
-        return RunArchive(run, self._work.archive.url)
+        if self._archive is None or not self._archive.is_current:
+            self._archive = RunArchive(run, self._work.archive.url)
+        return self._archive
 
     def _begin(self, archive: RunArchive) -> Worker:
         """The worker; what another process was copying, or had to wait for, is due at once."""

@@ -25,10 +25,10 @@ OPEN = frozenset({WAITING, COPYING, FAILED})
 """The states of a checkpoint that is still to be copied."""
 GIVEN_UP = frozenset({INCOMPLETE, EVICTED, SKIPPED, DELETED})
 """The states of a checkpoint that the archive does not have and will not get."""
-MAX_STATE_BYTES = 768 << 10
-"""Bytes of JSON of all checkpoints of a run; the kit keeps a mebibyte for each run."""
+MAX_STATE_BYTES = 256 << 10
+"""Bytes of JSON of all checkpoints of a run: some 600. It is written with every change of one."""
 MAX_METRICS = 32
-_FEW = 200  # so many checkpoints are never near the limit
+_FEW = 64  # after so many new checkpoints the size is looked at
 
 
 @dataclass
@@ -132,47 +132,48 @@ _FIELDS = frozenset(one.name for one in fields(Entry))
 
 
 class Entries:
-    """The checkpoints in ``state``, the durable state of a run. ``store`` writes them there."""
+    """The checkpoints in ``state``, the durable state of a run: a change of one is one there."""
 
     def __init__(self, state: dict[str, Any]) -> None:
-        self._state = state
+        self._saved: list[dict[str, Any]] = state.setdefault("checkpoints", [])
         self.all = [
             Entry(**{name: value for name, value in saved.items() if name in _FIELDS})
-            for saved in state.get("checkpoints", ())
+            for saved in self._saved
         ]
+        self._saved[:] = map(vars, self.all)
         self._by_id = {entry.id: entry for entry in self.all}
+
+    def is_of(self, state: dict[str, Any]) -> bool:
+        """Whether these are the checkpoints of ``state`` still: it may have been reset."""
+        return state.get("checkpoints") is self._saved
 
     def find(self, attempt: str, step: int, path: str) -> Entry | None:
         return self._by_id.get((attempt, step, path))
 
     def add(self, entry: Entry) -> Entry:
+        """Add ``entry``; of too many the oldest that were given up go."""
         self.all.append(entry)
+        self._saved.append(vars(entry))
         self._by_id[entry.id] = entry
+        if len(self.all) % _FEW == 0:
+            self._trim()
         return entry
 
     def at_path(self, path: str) -> list[Entry]:
         """The checkpoints that were saved at ``path``: of several attempts."""
         return [entry for entry in self.all if entry.path == path]
 
-    def store(self) -> None:
-        """Write them into the state; the oldest that were given up go if there are too many."""
-        self._trim()
-        self._state["checkpoints"] = [dict(vars(entry)) for entry in self.all]
-
     def _trim(self) -> None:
-        if len(self.all) <= _FEW:
-            return
         sizes = {entry.id: len(json.dumps(vars(entry))) for entry in self.all}
         excess = sum(sizes.values()) - MAX_STATE_BYTES
         # Of those that are archived the archive itself has a list.
         for states in (GIVEN_UP, IN_ARCHIVE, OPEN):
             for entry in list(self.all):
-                if excess <= 0:
-                    return
-                if entry.state in states and not entry.pinned and not entry.hold:
+                if excess > 0 and entry.state in states and not (entry.pinned or entry.hold):
                     excess -= sizes[entry.id]
                     self.all.remove(entry)
                     del self._by_id[entry.id]
+        self._saved[:] = map(vars, self.all)
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

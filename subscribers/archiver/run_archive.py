@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lineside.bus.protocol.checkpoints import COPYING
@@ -27,8 +28,15 @@ class RunArchive:
         self.run = run
         self.state = run.open_state()
         self.entries = Entries(self.state)
+        self.changes = 0
+        """Grows whenever a checkpoint has changed."""
         self._url = url
-        self._published = {entry.id: self._notable(entry) for entry in self.entries.all}
+        self._known = {entry.id: _copy(entry) for entry in self.entries.all}
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing has reset the state since."""
+        return self.entries.is_of(self.run.open_state())
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -130,27 +138,31 @@ class RunArchive:
         """Publish the answer to ``request``, and forget it."""
         answer = {"request": request.get("id"), "refused": refused}
         self.run.publish(CHECKPOINT_STATE, {**self.data(entry), **answer})
-        self._published[entry.id] = self._notable(entry)
+        self._known[entry.id] = _copy(entry)
         self.requests.remove(dict(request))
 
     def store(self) -> None:
         """Keep what was changed, and publish it; what is being copied has events of its own."""
         for entry in self.entries.all:
-            notable = self._notable(entry)
-            if entry.state != COPYING and notable != self._published.get(entry.id):
-                self.run.publish(CHECKPOINT_STATE, self.data(entry))
-                self._published[entry.id] = notable
-        self.entries.store()
+            before = self._known.get(entry.id)
+            if before != entry:
+                self.changes += 1
+                if entry.state != COPYING and (not before or _notable(before) != _notable(entry)):
+                    self.run.publish(CHECKPOINT_STATE, self.data(entry))
+                self._known[entry.id] = _copy(entry)
         self.run.stays = self.has_work
 
     def data(self, entry: Entry) -> dict[str, Any]:
         """The data of an event about ``entry``."""
         return entry.event_data(f"{self._url}/{entry.key}" if entry.key else None)
 
-    def _notable(self, entry: Entry) -> dict[str, Any]:
-        """What of ``entry`` is published when it changes; its size and marks come with the rest."""
-        data = self.data(entry)
-        if entry.is_open:
-            for name in ("bytes", "files", "sent", "stored", "best", "last", "keep"):
-                del data[name]
-        return data
+
+def _copy(entry: Entry) -> Entry:
+    return replace(entry, metrics=dict(entry.metrics), keep=list(entry.keep))
+
+
+def _notable(entry: Entry) -> tuple[object, ...]:
+    """What of ``entry`` is published when it changes; while it waits, size and marks come along."""
+    always = (entry.state, entry.why, entry.retry_at, entry.key, entry.pinned, entry.metrics)
+    marks = (entry.best, entry.last, entry.keep, entry.bytes, entry.stored, entry.files)
+    return always if entry.is_open else (*always, *marks)
