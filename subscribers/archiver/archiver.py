@@ -42,7 +42,7 @@ PROGRESS_SECONDS = 5.0
 
 
 class Archiver(Subscriber):
-    """Copies the checkpoints of one run to the archive of ``work``, and keeps what ``options`` say.
+    """Copies the checkpoints of one run to the archive of ``work``, and keeps what ``options`` ask for.
 
     All runs share ``slots`` and ``status``. ``start`` starts the thread in which the work is done.
     """

@@ -147,5 +147,5 @@ class ArchiveWork:
             try:
                 unknown.append((key, self.archive.read_manifest(key)))
             except ArchiveCorrupt:
-                continue  # nothing tells which checkpoint it was
+                continue  # which checkpoint it was is not known
         return Result(task, keys=keys, unknown=unknown)

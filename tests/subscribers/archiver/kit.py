@@ -151,7 +151,7 @@ class ScriptedRun:
             self.runner.tick(self.now)
         self._collect()
 
-    def settle(self, until: Callable[[], Any] | None = None, seconds: float = 1.0) -> None:
+    def complete(self, until: Callable[[], Any] | None = None, seconds: float = 1.0) -> None:
         """Tick until nothing is left to do, or ``until`` holds."""
         for _ in range(200):
             self.tick(seconds)

@@ -27,7 +27,7 @@ def test_a_checkpoint_that_rotation_deleted_is_archived_from_its_hold(
     hold = run.hold(10)
     shutil.copytree(folder, tmp_path / "expected")
     shutil.rmtree(folder)
-    run.settle()
+    run.complete()
     assert run.states == {10: "archived"}
     assert same_files(run.restored(10, tmp_path / "restored"), tmp_path / "expected")
     assert not hold.exists()
@@ -43,7 +43,7 @@ def test_only_what_the_policy_keeps_stays_and_the_newest_is_copied_first(tmp_pat
     run.start()
     for step in (1, 2, 3, 4):
         run.saved(step)
-    run.settle()
+    run.complete()
     assert run.archived == [3, 4]
     assert run.states == {1: "skipped", 2: "skipped", 3: "archived", 4: "archived"}
     times = {
@@ -51,7 +51,7 @@ def test_only_what_the_policy_keeps_stays_and_the_newest_is_copied_first(tmp_pat
     }
     assert times[4] < times[3]
     run.saved(5)
-    run.settle()
+    run.complete()
     assert run.archived == [4, 5]
     assert run.last_event(3)["why"] == "the policy keeps others"
     parts = {part for key in run.archive.entries("r") for part in _parts(run, key)}
@@ -65,7 +65,7 @@ def test_the_best_by_an_evaluation_is_kept_beside_the_last(tmp_path: Path) -> No
     for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7)):
         run.send("evaluate", step, metrics={"eval_accuracy": accuracy})
         run.saved(step)
-        run.settle()
+        run.complete()
     assert run.archived == [2, 3]
     assert run.last_event(2)["keep"] == ["best"]
     assert run.last_event(2)["metrics"] == {"eval_accuracy": 0.9}
@@ -79,7 +79,7 @@ def test_a_killed_archiver_copies_nothing_twice_and_releases_what_was_archived(
     run.tick(times=2)
     key = run.archive.entries("r")
     run.restart()  # killed between the end of the copy and the next tick
-    run.settle()
+    run.complete()
     assert run.states == {10: "archived"}
     assert run.archive.entries("r") == key
     assert run.last_event(10)["stored"] == 0, "nothing was sent again"
@@ -88,13 +88,13 @@ def test_a_killed_archiver_copies_nothing_twice_and_releases_what_was_archived(
 
 def test_a_lost_state_is_found_again_in_the_archive(tmp_path: Path, run: ScriptedRun) -> None:
     run.saved(10)
-    run.settle()
+    run.complete()
     run.end()
     (tmp_path / "archiver.db").unlink()
     again = ScriptedRun(tmp_path)
     again.start()
     again.send("save", 10, checkpoint=str(run.output / "checkpoint-10"))
-    again.settle()
+    again.complete()
     assert again.states == {10: "archived"}
     assert len(again.archive.entries("r")) == 1
 
@@ -102,7 +102,7 @@ def test_a_lost_state_is_found_again_in_the_archive(tmp_path: Path, run: Scripte
 def test_a_checkpoint_that_is_gone_is_evicted_and_the_others_go_on(run: ScriptedRun) -> None:
     shutil.rmtree(run.saved(1))
     run.saved(2)
-    run.settle()
+    run.complete()
     assert run.states == {1: "evicted", 2: "archived"}
     assert "deleted before it was archived" in run.last_event(1)["why"]
 
@@ -111,7 +111,7 @@ def test_a_hold_that_made_room_is_evicted_with_the_reason_of_training(run: Scrip
     shutil.rmtree(run.saved(1))
     run.save(2)
     run.hold(2, evicted=[{"checkpoint": str(run.output / "checkpoint-1"), "step": 1, "why": "5"}])
-    run.settle()
+    run.complete()
     assert run.states == {1: "evicted", 2: "archived"}
     assert run.last_event(1)["why"] == "5"
 
@@ -127,7 +127,7 @@ def test_a_rank_that_is_late_is_waited_for(run: ScriptedRun, tmp_path: Path) -> 
     for name in ("rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"):
         _write_zip(run.output / "_lineside" / "checkpoint-10" / name)
     _write_state(run.output / "_lineside" / "checkpoint-10")
-    run.settle()
+    run.complete()
     assert run.states == {10: "archived"}
 
 
@@ -137,7 +137,7 @@ def test_what_never_becomes_whole_is_given_up_and_its_hold_removed(run: Scripted
     hold = run.hold(10)
     run.tick(60, times=9)
     assert run.states == {10: "waiting"}
-    run.settle(seconds=60)
+    run.complete(seconds=60)
     assert run.states == {10: "incomplete"}
     assert "checkpoint-is-incomplete.txt" in run.last_event(10)["why"]
     assert not hold.exists()
@@ -155,12 +155,12 @@ def test_a_checkpoint_that_training_did_not_pass_on_is_copied_from_its_folder(
     run.save(10)
     run.tick(times=5)
     assert run.states == {10: "waiting"}
-    run.settle()
+    run.complete()
     assert run.states == {10: "archived"}
     run.save(20)
     run.send("process_lost", producer="shipper", attempt="x", producer_=0)
     run.runner.run.stays = True
-    run.settle()
+    run.complete()
     assert run.archived == [10, 20]
 
 
@@ -168,10 +168,10 @@ def test_a_second_save_of_a_step_takes_the_place_of_the_first(
     run: ScriptedRun, tmp_path: Path
 ) -> None:
     run.saved(10, text="first")
-    run.settle()
+    run.complete()
     [first] = run.archive.entries("r")
     run.saved(10, text="second")
-    run.settle()
+    run.complete()
     [second] = run.archive.entries("r")
     assert second != first
     assert (run.restored(10, tmp_path / "r") / "weights.npz").read_text() == "second"
@@ -181,11 +181,11 @@ def test_a_resumed_attempt_saves_the_same_step_as_another_checkpoint(
     run: ScriptedRun, tmp_path: Path
 ) -> None:
     run.saved(10, text="first")
-    run.settle()
+    run.complete()
     run.save(20)  # not passed on: the process was killed
     run.start(SECOND, resumed_from={"run": "r", "attempt": FIRST, "step": 10})
     run.saved(20, SECOND)
-    run.settle()
+    run.complete()
     found = [(key.step, key.attempt) for key in run.archive.entries("r")]
     assert sorted(found) == [(10, FIRST), (20, SECOND)]
     states = {(one["attempt"], one["step"]): one for one in run.events}
@@ -200,7 +200,7 @@ def test_the_checkpoint_of_another_run_at_the_same_place_is_not_archived(
     folder = run.save(10)
     (folder / "lineside_run.json").write_text('{"run_id": "other"}')
     run.hold(10)
-    run.settle()
+    run.complete()
     assert run.states == {10: "evicted"}
     assert run.last_event(10)["why"] == "run other has saved another checkpoint there"
 
@@ -213,7 +213,7 @@ def test_of_too_many_checkpoints_the_oldest_that_were_given_up_are_forgotten(
         run.send("save", step, checkpoint=f"{run.output}/checkpoint-{step}")
         run.tick(20)
     run.saved(150)
-    run.settle()
+    run.complete()
     assert set(run.states.values()) == {"evicted", "archived"}
     assert run.states[150] == "archived"
     assert 0 not in run.states
