@@ -60,8 +60,7 @@ def archiver(
     configure_logging()
     ArchiverService(
         Settings.from_env(),
-        ArchiveWork(opened, section.prepare_files),
-        section.archiver_options,
+        ArchiveWork(opened, section.archiver_options),
         section.hold_limits,
         RunFilter(section.runs, section.projects),
     ).serve()

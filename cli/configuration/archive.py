@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,13 +13,14 @@ from lineside.bus.errors import UsageError
 from lineside.bus.yaml_document import Key
 from lineside.cli.configuration.option import CONFIG_VARIABLE
 from lineside.cli.configuration.section import Section
-from lineside.emitter.redaction.text import REDACTED
+from lineside.emitter.redaction.text import REDACTED, redact_text
+from lineside.emitter.redaction.values import mask_names, mask_texts
+from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.policy import KeepOptions
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration
-    from lineside.store.archive.source_file import SourceFile
 
 SECTION = "archive"
 _EXPECTED = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or the path of a folder"
@@ -118,14 +118,12 @@ class Archive(Section):
             *("every_steps", "every_hours", "frequency"),
         )
         keep = KeepOptions(**{name: getattr(self, name) for name in names})
-        return ArchiverOptions(keep, self.verify)
+        redaction = Redaction(redact_text, mask_names, mask_texts)
+        return ArchiverOptions(redaction, keep, self.verify, self.weights_only)
 
     @property
     def hold_limits(self) -> HoldLimits:
         return HoldLimits(self.max_held, self.max_held_gb)
-
-    def prepare_files(self, files: Sequence[SourceFile]) -> Sequence[SourceFile]:
-        return files
 
 
 def find(configuration: StackConfiguration) -> Archive:

@@ -24,7 +24,6 @@ from lineside.subscribers import (
 )
 from lineside.subscribers.archiver.completeness import look_for_files
 from lineside.subscribers.archiver.entry import Entry, numbers
-from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.outcomes import ArchiveStatus, Outcomes
 from lineside.subscribers.archiver.planning import apply_policy, take_requests, tasks
 from lineside.subscribers.archiver.run_archive import RunArchive
@@ -42,7 +41,7 @@ PROGRESS_SECONDS = 5.0
 
 
 class Archiver(Subscriber):
-    """Copies the checkpoints of one run to the archive of ``work``, and keeps what ``options`` ask for.
+    """Copies the checkpoints of one run to the archive of ``work``, and keeps some of them.
 
     All runs share ``slots`` and ``status``. ``start`` starts the thread in which the work is done.
     """
@@ -52,7 +51,6 @@ class Archiver(Subscriber):
     def __init__(
         self,
         work: ArchiveWork,
-        options: ArchiverOptions,
         slots: Slots,
         status: ArchiveStatus,
         *,
@@ -60,7 +58,6 @@ class Archiver(Subscriber):
         start: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._work = work
-        self._options = options
         self._slots = slots
         self._outcomes = Outcomes(status)
         self._clock = clock
@@ -139,12 +136,12 @@ class Archiver(Subscriber):
         take_requests(archive, worker, is_listed=self._outcomes.is_listed)
         archive.store()
         if self._decided != archive.changes:
-            apply_policy(archive, self._options, worker)
+            apply_policy(archive, self._work.options.keep, worker)
             archive.store()
             self._decided = archive.changes
         run.save()  # before anything is removed
         self._release(archive)
-        worker.plan(tasks(archive, self._options, self._outcomes, now))
+        worker.plan(tasks(archive, self._outcomes, now))
         self._note_progress(archive, worker, now)
         archive.store()
 
@@ -232,7 +229,8 @@ class Archiver(Subscriber):
         self._progress_at = now + PROGRESS_SECONDS
         entry.state, entry.is_begun, entry.why, entry.retry_at = COPYING, True, None, None
         if copying.progress is not None:
-            entry.bytes, entry.sent = copying.progress.total, copying.progress.done
+            progress = copying.progress
+            entry.bytes, entry.done, entry.sent = progress.total, progress.done, progress.sent
         archive.run.publish(CHECKPOINT_PROGRESS, archive.data(entry))
 
 

@@ -63,6 +63,7 @@ class Entry:
     is_begun: bool = False
     bytes: int = 0
     files: int = 0
+    done: int = 0
     sent: int = 0
     stored: int = 0
     key: str | None = None
@@ -116,6 +117,7 @@ class Entry:
             "why": self.why,
             "retry_at": self.retry_at,
             "bytes": self.bytes,
+            "done": self.done,
             "sent": self.sent,
             "stored": self.stored,
             "files": self.files,

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.policy import KeepOptions
 
 
 @dataclass(frozen=True)
 class ArchiverOptions:
-    """What is kept, and whether each checkpoint is read back after it was copied."""
+    """What is kept, and of which files. ``verify`` reads each checkpoint back after it was copied.
 
+    ``redaction`` finds the secrets that are taken out of files.
+    """
+
+    redaction: Redaction
     keep: KeepOptions = field(default_factory=KeepOptions)
     verify: bool = False
+    weights_only: bool = False

@@ -139,10 +139,13 @@ class Outcomes:
         entry.state, entry.why = ARCHIVED, None
         entry.retry_at, entry.tries, entry.is_begun = None, 0, False
         if written is not None:
-            entry.bytes = entry.sent = written.bytes
-            entry.stored, entry.files = written.sent, result.files
-        if isinstance(result.task, Copy) and result.task.verify:
+            entry.bytes = entry.done = written.bytes
+            entry.sent, entry.stored, entry.files = written.sent, written.stored, result.files
+        if result.faults is not None:
             _note_faults(entry, result.faults)
+        if result.left_out and entry.state != CORRUPT:
+            left_out = (f"{path} is left out: {why}" for path, why in result.left_out.items())
+            entry.why = "; ".join(left_out)
         self.stamps[entry.id] = result.stamp
 
     def _note_not_copied(
@@ -199,7 +202,7 @@ class Outcomes:
         if result.error is not None or entry is None or entry.key != str(task.key):
             return
         if not entry.is_open:
-            _note_faults(entry, result.faults)
+            _note_faults(entry, result.faults or ())
         request = _request(archive, entry, VERIFY)
         if request is not None:
             archive.answer(request, entry)
@@ -257,7 +260,8 @@ class Outcomes:
             return
         entry.key, entry.is_whole = str(key), True
         entry.state, entry.why, entry.retry_at, entry.tries = ARCHIVED, None, None, 0
-        entry.bytes = entry.sent = manifest.size
+        entry.bytes = entry.done = manifest.size
+        entry.stored = sum(part.size for part in manifest.parts())
         entry.files, entry.is_begun = len(manifest.files), False
 
 

@@ -17,9 +17,8 @@ from lineside.bus.protocol.checkpoints import (
 )
 from lineside.store.archive.keys import ManifestKey
 from lineside.subscribers.archiver.entry import Entry
-from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.outcomes import MAX_LISTED, Outcomes
-from lineside.subscribers.archiver.policy import decide
+from lineside.subscribers.archiver.policy import KeepOptions, decide
 from lineside.subscribers.archiver.run_archive import RunArchive
 from lineside.subscribers.archiver.tasks import (
     CollectGarbage,
@@ -32,14 +31,14 @@ from lineside.subscribers.archiver.tasks import (
 from lineside.subscribers.archiver.worker import Worker
 
 
-def apply_policy(archive: RunArchive, options: ArchiverOptions, worker: Worker) -> None:
+def apply_policy(archive: RunArchive, options: KeepOptions, worker: Worker) -> None:
     """Mark what is kept, and why; what waits and is not kept is skipped."""
     entries = [e for e in archive.entries.all if e.is_open or e.key is not None]
     known = [entry.known(is_resumed_from=archive.is_resumed_from(entry)) for entry in entries]
     by_known = {id(one): entry for one, entry in zip(known, entries, strict=True)}
     for entry in archive.entries.all:
         entry.keep, entry.best, entry.last = [], False, False
-    for decision in decide(known, archive.keep_options(options.keep)):
+    for decision in decide(known, archive.keep_options(options)):
         entry = by_known[id(decision.checkpoint)]
         entry.keep, entry.best = list(decision.keep), decision.is_best
         entry.last = decision.is_last
@@ -79,18 +78,14 @@ def take_requests(archive: RunArchive, worker: Worker, *, is_listed: bool) -> No
             archive.answer(request, entry, f"it is not in the archive: {entry.why}")
 
 
-def tasks(
-    archive: RunArchive, options: ArchiverOptions, outcomes: Outcomes, now: float
-) -> list[Task]:
+def tasks(archive: RunArchive, outcomes: Outcomes, now: float) -> list[Task]:
     """What is to be done, in this order."""
     if now < outcomes.retry_at:
         return []
-    return list(_tasks(archive, options, outcomes, now))
+    return list(_tasks(archive, outcomes, now))
 
 
-def _tasks(
-    archive: RunArchive, options: ArchiverOptions, outcomes: Outcomes, now: float
-) -> Iterator[Task]:
+def _tasks(archive: RunArchive, outcomes: Outcomes, now: float) -> Iterator[Task]:
     if not archive.has_work:
         return
     if now >= outcomes.list_at:
@@ -117,8 +112,7 @@ def _tasks(
     for entry in sorted(archive.entries.all, key=lambda one: (one.time, one.step), reverse=True):
         is_due = entry.retry_at is None or entry.retry_at <= now
         if entry.is_open and entry.is_whole and is_due:
-            facts = archive.facts(entry)
-            yield Copy(entry.id, entry.saves, entry.hold, facts, options.verify)
+            yield Copy(entry.id, entry.saves, entry.hold, archive.facts(entry))
 
 
 def _removals(archive: RunArchive) -> Iterator[Task]:

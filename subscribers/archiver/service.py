@@ -8,7 +8,6 @@ from lineside.bus.checkpoints.hold import HoldLimits, write_limits
 from lineside.bus.service import lower_priority
 from lineside.bus.settings import Settings
 from lineside.subscribers.archiver.archiver import Archiver
-from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.outcomes import ArchiveStatus
 from lineside.subscribers.archiver.slots import Slots
 from lineside.subscribers.archiver.tasks import ArchiveWork
@@ -27,7 +26,6 @@ class ArchiverService(SubscriberService):
         self,
         settings: Settings,
         work: ArchiveWork,
-        options: ArchiverOptions,
         limits: HoldLimits,
         run_filter: RunFilter | None = None,
     ) -> None:
@@ -37,7 +35,7 @@ class ArchiverService(SubscriberService):
         super().__init__(
             settings,
             Archiver,
-            lambda: Archiver(work, options, slots, status),
+            lambda: Archiver(work, slots, status),
             run_filter=run_filter,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,12 +11,13 @@ from lineside.store.archive.archive import Archive, Progress, Written
 from lineside.store.archive.errors import ArchiveCorrupt, Fault
 from lineside.store.archive.keys import ManifestKey
 from lineside.store.archive.manifest import CheckpointFacts, Manifest
-from lineside.store.archive.source_file import SourceFile, of_folder
+from lineside.store.archive.source_file import of_folder
+from lineside.subscribers.archiver.files.scrub import scrub
+from lineside.subscribers.archiver.files.weights_only import weights_only
+from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.source import Stamp, find_missing, folder_of, kept
 
 EntryId: TypeAlias = tuple[str, int, str]
-FileFilter: TypeAlias = Callable[[Sequence[SourceFile]], Sequence[SourceFile]]
-"""Takes the files of a checkpoint, and returns those to archive, without secrets."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Copy:
     saves: int
     hold: str | None
     facts: CheckpointFacts
-    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def identity(task: Task) -> Hashable:
 class Result:
     """How ``task`` went: ``error`` is why it was not done; ``missing`` files kept it from copying.
 
+    ``left_out`` has files that were not copied, and why; ``faults`` is None if none were looked for.
     ``unknown`` holds the manifests that a listing found, beside its ``keys``.
     """
 
@@ -87,8 +88,9 @@ class Result:
     key: ManifestKey | None = None
     written: Written | None = None
     files: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
     stamp: Stamp | None = None
-    faults: Sequence[Fault] = ()
+    faults: Sequence[Fault] | None = None
     keys: Sequence[ManifestKey] = ()
     unknown: Sequence[tuple[ManifestKey, Manifest]] = field(default=())
 
@@ -97,11 +99,11 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 
 class ArchiveWork:
-    """Does tasks in ``archive``; ``prepare`` chooses and cleans the files to copy."""
+    """Does tasks in ``archive``."""
 
-    def __init__(self, archive: Archive, prepare: FileFilter) -> None:
+    def __init__(self, archive: Archive, options: ArchiverOptions) -> None:
         self.archive = archive
-        self._prepare = prepare
+        self.options = options
 
     def perform(self, task: Task, on_progress: OnProgress, stop: threading.Event) -> Result:
         """Do ``task``.
@@ -130,10 +132,20 @@ class ArchiveWork:
             missing = find_missing(folder, facts.run, facts.world_size or 1)
             if missing:
                 return Result(task, missing=missing)
-            files = self._prepare(of_folder(folder))
-            key, _, written = self.archive.write_checkpoint(facts, files, on_progress, stop)
-        faults = self._faults(key) if task.verify else ()
-        return Result(task, key=key, written=written, files=len(files), stamp=stamp, faults=faults)
+            files = of_folder(folder)
+            if self.options.weights_only:
+                files = weights_only(files)
+            clean = scrub(files, self.options.redaction)
+            key, _, written = self.archive.write_checkpoint(facts, clean.files, on_progress, stop)
+        return Result(
+            task,
+            key=key,
+            written=written,
+            files=len(clean.files),
+            left_out=clean.left_out,
+            stamp=stamp,
+            faults=self._faults(key) if self.options.verify else None,
+        )
 
     def _faults(self, key: ManifestKey) -> Sequence[Fault]:
         try:

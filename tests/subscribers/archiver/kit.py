@@ -12,10 +12,12 @@ from typing import Any
 from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.client.reader import Batch
 from lineside.bus.protocol.events import Event, Stream
+from lineside.emitter.redaction.text import redact_text
+from lineside.emitter.redaction.values import mask_names, mask_texts
 from lineside.store.archive.archive import Archive
 from lineside.store.archive.location import ArchiveLocation, open_archive
-from lineside.store.archive.source_file import SourceFile
 from lineside.subscribers.archiver.archiver import Archiver
+from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.outcomes import ArchiveStatus
 from lineside.subscribers.archiver.policy import KeepOptions
@@ -29,10 +31,6 @@ from lineside.subscribers.state.subscriber_state import SubscriberState
 
 FIRST, SECOND = "20261129T000000-aaaa", "20261129T010000-bbbb"
 START = 1_767_225_600.0
-
-
-def as_they_are(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
-    return files
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -66,12 +64,13 @@ class ScriptedRun:
         self.status, self.slots = ArchiveStatus(), Slots()
         self._state = SubscriberState(self._file)
         self._loop = EventLoop()
-        options = ArchiverOptions(KeepOptions(**self.keep), self.verify)
-        work = ArchiveWork(self.archive, as_they_are)
+        redaction = Redaction(redact_text, mask_names, mask_texts)
+        options = ArchiverOptions(redaction, KeepOptions(**self.keep), self.verify)
+        work = ArchiveWork(self.archive, options)
 
         def make() -> Archiver:
             return Archiver(
-                *(work, options, self.slots, self.status),
+                *(work, self.slots, self.status),
                 clock=lambda: self.now,
                 start=lambda target: target(),
             )

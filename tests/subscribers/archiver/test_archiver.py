@@ -82,7 +82,7 @@ def test_a_killed_archiver_copies_nothing_twice_and_releases_what_was_archived(
     run.complete()
     assert run.states == {10: "archived"}
     assert run.archive.entries("r") == key
-    assert run.last_event(10)["stored"] == 0, "nothing was sent again"
+    assert run.last_event(10)["sent"] == 0, "nothing was sent again"
     assert not hold.exists()
 
 
