@@ -78,7 +78,7 @@ def identity(task: Task) -> Hashable:
 class Result:
     """How ``task`` went: ``error`` is why it was not done; ``missing`` files kept it from copying.
 
-    ``left_out`` has files that were not copied, and why; ``faults`` is None if none were looked for.
+    ``left_out`` has files that were not copied, and why; ``faults`` is None if none were sought.
     ``unknown`` holds the manifests that a listing found, beside its ``keys``.
     """
 
