@@ -9,8 +9,8 @@ from typing import Any
 
 # What writes these writes no empty ones.
 _NEVER_EMPTY = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json"})
-# torch.save writes zips into these.
-_ZIPS = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+# torch.save writes a zip into these, torch.distributed.checkpoint one behind the other.
+_ZIPS = frozenset({".bin", ".pt", ".pth", ".ckpt", ".distcp"})
 # Written by transformers and peft; others may have another form than their name promises.
 _JSON_NAMES = frozenset(
     {"trainer_state.json", "config.json", "generation_config.json", "adapter_config.json"}

@@ -10,12 +10,12 @@ is unknown is whole.
 from __future__ import annotations
 
 import os
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from lineside.store.archive import pickled
 from lineside.store.archive.file_ends import damage, read_json
 
 SENTINEL = "checkpoint-is-incomplete.txt"
@@ -36,11 +36,15 @@ _NO_WEIGHTS = re.compile(
 _RANK_FILES = re.compile(r"(.*(?:pytorch_model_fsdp|optimizer)(?:_\d+)?_rank)(\d+)(\.bin)")
 _XLA_FILES = re.compile(r"(.*rank)(\d+)(-of-(\d+)-.+)")
 _DCP_FOLDER = re.compile(r"(pytorch_model_fsdp|optimizer)_\d+")
+_DCP_SHARD = re.compile(rb"__\d+_\d+\.distcp")
+_PICKLE_END = b"."
 _DCP_RANK_METADATA = re.compile(r"__\d+\.metadata")
 _DEEPSPEED_STATES = re.compile(
     r"(?P<prefix>(?:bf16_|fp16_)?zero_pp_rank_)(?P<rank>\d+)"
     r"(?P<rest>_mp_rank_(?P<slice>\d+)_(?:model|optim)_states\.pt)"
 )
+_INTEGERS = frozenset({"BININT", "BININT1", "BININT2"})
+_AROUND_INTEGERS = frozenset({"BINPUT", "LONG_BINPUT", "MEMOIZE", "EMPTY_LIST", "MARK"})
 _DEEPSPEED_MODEL = re.compile(r"(mp_rank_)(\d+)(_model_states\.pt)")
 
 
@@ -171,7 +175,7 @@ class _Checkpoint:
             yield from self._absent("", begin, range(count), end)
 
     def _distributed(self) -> Iterator[str]:
-        """The shards that the metadata of torch.distributed.checkpoint names, at their length."""
+        """The shards that the metadata of torch.distributed.checkpoint names."""
         folders = {path.rpartition("/")[0] for path in self.files if path.endswith(".distcp")}
         if self.is_trainers:
             folders |= set(filter(_DCP_FOLDER.fullmatch, self.folders))
@@ -185,27 +189,12 @@ class _Checkpoint:
             if not metadata:
                 yield f"{begin}.metadata"
             for name in metadata:
-                yield from self._stored_ranges(begin, name)
-
-    def _stored_ranges(self, begin: str, metadata: str) -> Iterator[str]:
-        data = (self.folder / begin / metadata).read_bytes()
-        try:
-            mappings = list(pickled.parse(data).mappings())
-        except pickled.InvalidPickle:
-            if not data.endswith(b"."):
-                yield f"{begin}{metadata} (cut short)"
-            return
-        needed: dict[str, int] = {}
-        for mapping in mappings:
-            values = [mapping.get(name) for name in ("relative_path", "offset", "length")]
-            path, offset, length = (value.plain if value else None for value in values)
-            if isinstance(path, str) and isinstance(offset, int) and isinstance(length, int):
-                needed[path] = max(needed.get(path, 0), offset + length)
-        for path, end in sorted(needed.items()):
-            if begin + path not in self.files:
-                yield begin + path
-            elif (size := (self.folder / begin / path).stat().st_size) < end:
-                yield f"{begin}{path} (cut short, {size:,} of {end:,} bytes)"
+                data = (self.folder / begin / name).read_bytes()
+                if not data.endswith(_PICKLE_END):
+                    yield f"{begin}{name} (cut short, {len(data):,} bytes)"
+                for shard in sorted({found.decode() for found in _DCP_SHARD.findall(data)}):
+                    if begin + shard not in self.files:
+                        yield begin + shard
 
     def _ranks(self, found: list[int]) -> int:
         return max(self.world_size, len(_up_to(found)))
@@ -240,12 +229,14 @@ def _partition_count(file: Path) -> int | None:
     try:
         with zipfile.ZipFile(file) as opened:
             name = next(name for name in opened.namelist() if name.endswith("/data.pkl"))
-            mappings = pickled.parse(opened.read(name)).mappings()
+            _, key, rest = opened.read(name).partition(b"partition_count")
+        counts: list[int] = []
+        # The value after the key: a number, or a list of numbers.
+        for opcode, argument, _ in pickletools.genops(rest) if key else ():
+            if opcode.name in _INTEGERS:
+                counts.append(argument or 0)
+            elif opcode.name not in _AROUND_INTEGERS:
+                break
     except (OSError, ValueError, zipfile.BadZipFile, StopIteration, RuntimeError):
         return None  # cut short, or of another form
-    for mapping in mappings:
-        if "partition_count" in mapping:
-            count = mapping["partition_count"]
-            plain = [item.plain for item in (count, *count.items)]
-            return max((one for one in plain if isinstance(one, int)), default=None)
-    return None
+    return max(counts, default=None)

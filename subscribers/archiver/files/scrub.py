@@ -20,8 +20,8 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from lineside.store.archive.errors import SourceChanged
-from lineside.store.archive.pickled import InvalidPickle
 from lineside.store.archive.source_file import SourceFile
+from lineside.subscribers.archiver.files.pickled import InvalidPickle
 from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.files.scrub_pickle import scrub_pickle
 

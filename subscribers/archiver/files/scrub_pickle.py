@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from lineside.store.archive.pickled import InvalidPickle, Pickle, Value, parse
+from lineside.subscribers.archiver.files.pickled import InvalidPickle, Pickle, Value, parse
 from lineside.subscribers.archiver.files.redaction import Redaction
 
 _MOST_VALUES = 500_000

@@ -7,6 +7,7 @@ import enum
 import io
 import json
 import pickle  # noqa: TID251 - the test writes what training writes, and reads it back
+import pickletools
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from transformers import SchedulerType, TrainingArguments
 from lineside.emitter.redaction.text import REDACTED, redact_text
 from lineside.emitter.redaction.values import mask_names, mask_texts
 from lineside.store.archive.errors import SourceChanged
-from lineside.store.archive.pickled import InvalidPickle
 from lineside.store.archive.source_file import of_folder
+from lineside.subscribers.archiver.files import pickled
+from lineside.subscribers.archiver.files.pickled import InvalidPickle
 from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.files.scrub import scrub, scrub_arguments, scrub_json
 from lineside.subscribers.archiver.files.scrub_pickle import scrub_pickle
@@ -300,3 +302,15 @@ def test_a_file_that_changes_while_it_is_scrubbed_is_named(tmp_path: Path) -> No
     state.unlink()
     with pytest.raises(SourceChanged, match=r"trainer_state\.json went"):
         scrub(files, REDACTION)
+
+
+def test_a_pickle_that_is_cut_short_has_no_structure() -> None:
+    data = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01K\x01X\x01\x00\x00\x00b](K\x02K\x03eu."
+    whole = pickled.parse(data)
+    assert [{name: item.plain for name, item in one.items()} for one in whole.mappings()] == [
+        {"a": 1, "b": None}
+    ]
+    boundaries = [at for _, _, at in pickletools.genops(data) if at]
+    for end in (*boundaries, *range(len(data) - 1)):
+        with pytest.raises(pickled.InvalidPickle):
+            pickled.parse(data[:end])
