@@ -12,7 +12,16 @@ import pytest
 from lineside.store.archive.whole import missing_files
 from tests.support import resumed_training
 from tests.support.forked import TORCHRUN, ForkedScript
-from tests.support.resumed_training import FULL, LORA, SAVED, SHARDED, Leg, Trained, out_of_archive
+from tests.support.resumed_training import (
+    FULL,
+    LORA,
+    SAVED,
+    SHARDED,
+    TOKEN,
+    Leg,
+    Trained,
+    out_of_archive,
+)
 from tests.support.waiting import DEADLINE
 
 # transformers warns if two checkpoints are saved within the resolution of the clock.
@@ -35,6 +44,8 @@ def test_losses_and_weights_are_the_same_bit_for_bit(tmp_path: Path, kind: str) 
     original = tmp_path / "whole" / f"checkpoint-{SAVED}"
     assert (original / FILES[kind]).is_file()
     restored = out_of_archive(original, tmp_path)
+    assert TOKEN.encode() in (original / "training_args.bin").read_bytes()
+    assert TOKEN.encode() not in (restored / "training_args.bin").read_bytes()
     ours = Leg(str(tmp_path / "ours"), str(original), kind).train()
     theirs = Leg(str(tmp_path / "theirs"), str(restored), kind).train()
     assert theirs == ours == Trained(whole.losses[SAVED:], whole.weights)

@@ -19,12 +19,17 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from lineside.emitter.redaction.text import redact_text
+from lineside.emitter.redaction.values import mask_names, mask_texts
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from lineside.store.archive.manifest import CheckpointFacts, Manifest
 from lineside.store.archive.source_file import of_folder
+from lineside.subscribers.archiver.files.redaction import Redaction
+from lineside.subscribers.archiver.files.scrub import scrub
 from tests.support.tiny_trainer import trainer
 
 STEPS, SAVED = 6, 3
+TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
 FULL, SHARDED, LORA = "full", "sharded", "lora"
 
 
@@ -60,6 +65,7 @@ class Leg:
             save_strategy="steps",
             save_steps=SAVED,
             learning_rate=1e-2,
+            hub_token=TOKEN,
         )
         if self.kind == LORA:
             import peft
@@ -78,12 +84,12 @@ class Leg:
 
 
 def out_of_archive(checkpoint: Path, folder: Path) -> Path:
-    """``checkpoint`` as it comes out of an archive that it was written to."""
+    """``checkpoint`` as it comes out of an archive, to which it went without its secrets."""
     archive = open_archive(ArchiveLocation(str(folder / "archive")))
     facts = CheckpointFacts("run", "20260101T000000.000-0000", SAVED, str(checkpoint), 0.0)
-    key, _, _ = archive.write_checkpoint(
-        facts, of_folder(checkpoint), lambda _: None, threading.Event()
-    )
+    scrubbed = scrub(of_folder(checkpoint), Redaction(redact_text, mask_names, mask_texts))
+    assert not scrubbed.left_out
+    key, _, _ = archive.write_checkpoint(facts, scrubbed.files, lambda _: None, threading.Event())
     manifest: Manifest = archive.read_manifest(key)
     target = folder / "restored" / checkpoint.name
     target.parent.mkdir()
