@@ -68,7 +68,7 @@ def read_limits(home: Path, wanted: bool | None = None) -> HoldLimits | None:
         )
     except OSError:
         return HoldLimits() if wanted else None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError):
         return HoldLimits()
 
 

@@ -140,7 +140,7 @@ class AttemptManager:
                     self._start(settings, identity, args, state, kwargs, now_ns)
                     self._publish_init_end(init_end)
                 self.holder = CheckpointHolder(
-                    Path(args.output_dir).absolute(),
+                    Path(getattr(args, "output_dir", None) or "").absolute(),
                     read_limits(settings.home, self.options.hold_checkpoints),
                     rank=_rank_info(args).rank,
                 )

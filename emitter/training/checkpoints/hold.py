@@ -9,7 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -39,9 +39,9 @@ class _Pending:
     checkpoint: Path
     step: int
     epoch: float | None
-    why: str | None
+    why: str | None = None
     """Why there is no hold."""
-    replaced: list[dict[str, Any]]
+    replaced: list[dict[str, Any]] = field(default_factory=list)
     """The hold that had its path before, if there was one."""
 
 
@@ -61,9 +61,10 @@ class CheckpointHolder:
         self._leftovers: set[Path] = set()  # folders in which something is set aside
         self._pending: _Pending | None = None
         if limits is not None and rank == 0:
-            leftovers = hold_path(output_dir / "any").parent
-            if any(leftovers.glob(".*")):
-                _remove_in_background(leftovers, drafts=True)
+            leftovers = output_dir / HOLD_FOLDER
+            with contextlib.suppress(OSError):
+                if any(leftovers.glob(".*")):
+                    _remove_in_background(leftovers, drafts=True)
 
     def hold(self, checkpoint: Path, step: int, epoch: float | None) -> None:
         """Hold the files of ``checkpoint``, a folder or a file. Raises no OSError."""
@@ -71,13 +72,16 @@ class CheckpointHolder:
         if self._rank:
             # Rank 0 may not have come here yet: then this is the hold of an earlier save.
             if share_a_file(hold, checkpoint):
-                self._pending = _Pending(checkpoint, step, epoch, None, [])
+                self._pending = _Pending(checkpoint, step, epoch)
                 _add(checkpoint, hold)
         elif self._limits is not None:
-            replaced = self._replace(checkpoint, hold, step)
-            why = _make_hold(checkpoint, hold)
+            self._pending = pending = _Pending(checkpoint, step, epoch)
+            try:
+                pending.replaced = self._replace(checkpoint, hold, step)
+                pending.why = _make_hold(checkpoint, hold)
+            except OSError as error:
+                pending.why = _give_up(hold, error)
             self._steps[hold] = step
-            self._pending = _Pending(checkpoint, step, epoch, why, replaced)
 
     def finish(self, publisher: Publisher) -> None:
         """Link what was written since ``hold``; rank 0 then publishes ``checkpoint_held``.
@@ -94,7 +98,9 @@ class CheckpointHolder:
         why = pending.why or _look_again(checkpoint, hold)
         size, files = measure(checkpoint if why else hold)
         self._bytes[hold] = size
-        evicted = pending.replaced + self._evict(checkpoint, self._limits)
+        evicted = pending.replaced
+        with contextlib.suppress(OSError):
+            evicted += self._evict(checkpoint, self._limits)
         data = {
             "checkpoint": str(checkpoint),
             "hold": None if why else str(hold),
@@ -158,20 +164,20 @@ def _make_hold(checkpoint: Path, hold: Path) -> str | None:
     """Why there can be no hold; None once there is one."""
     if not checkpoint.exists():
         return f"there is no {checkpoint}"
-    try:
-        _make_folder(hold)
-        mirror(checkpoint, hold, prune=True)
-    except OSError as error:
-        return _give_up(hold, error)
+    _make_folder(hold)
+    mirror(checkpoint, hold, prune=True)
     return None
 
 
 def _look_again(checkpoint: Path, hold: Path) -> str | None:
+    """Why there is no hold any more; None if there is one."""
     try:
         mirror(checkpoint, hold, prune=True)
-    except FileNotFoundError:
-        # Training may delete a checkpoint at any time.
-        return None if hold.is_dir() else f"{hold} was removed"
+    except FileNotFoundError as error:
+        if not hold.is_dir():
+            return f"{hold} was removed"
+        if checkpoint.exists():
+            return _give_up(hold, error)
     except OSError as error:
         return _give_up(hold, error)
     return None
@@ -180,7 +186,7 @@ def _look_again(checkpoint: Path, hold: Path) -> str | None:
 def _give_up(hold: Path, error: OSError) -> str:
     set_aside(hold)
     _remove_in_background(hold.parent)
-    return f"its files cannot be linked into {hold.parent}: {error.strerror}"
+    return f"its files cannot be linked into {hold.parent}: {error.strerror or error}"
 
 
 def _add(checkpoint: Path, hold: Path) -> None:

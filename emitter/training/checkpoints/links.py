@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 _DRAFT = ".new-"  # begins the name of a link that is about to replace another one
+_TRIES = 3
 
 
 def mirror(source: Path, target: Path, *, prune: bool) -> None:
@@ -92,18 +93,22 @@ def _link(source: str, place: str) -> None:
 
 def _link_anew(source: str, place: Path, draft: Path) -> None:
     """Link over what is at ``place``, so that a reader finds the one or the other there."""
-    try:
-        os.link(source, draft, follow_symlinks=False)
-        if place.is_dir() and not place.is_symlink():
-            _remove(place)
-        draft.replace(place)
-    except FileNotFoundError:
-        if os.path.lexists(source):
-            raise
-    finally:
-        # Of two links to one file, ``replace`` leaves both.
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    for attempt in range(_TRIES):
+        try:
+            os.link(source, draft, follow_symlinks=False)
+            if place.is_dir() and not place.is_symlink():
+                _remove(place)
+            draft.replace(place)
+            break
+        except FileNotFoundError:
+            if not os.path.lexists(source):
+                break
+            if attempt == _TRIES - 1:  # the draft is not taken for a leftover each time
+                raise
+        finally:
+            # Of two links to one file, ``replace`` leaves both.
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def _make_folder(place: Path) -> None:

@@ -42,7 +42,16 @@ def test_a_script_and_the_environment_decide_against_the_homes_file(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"max_held": -1, "max_held_gb": 0}', '{"max_held": "x"}', "null"]
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"max_held": -1, "max_held_gb": 0}',
+        '{"max_held": "x"}',
+        "null",
+        '{"max_held": 1e999, "max_held_gb": 0}',
+    ],
 )
 def test_a_file_that_cannot_be_understood_asks_for_the_default_limits(
     tmp_path: Path, content: str

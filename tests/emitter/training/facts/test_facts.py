@@ -213,7 +213,7 @@ def test_a_checkpoint_is_named_by_its_absolute_path(
     assert checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
     state.is_hyper_param_search = True
     assert checkpoint_path(args, state) == str(tmp_path / "out" / "checkpoint-4")
-    for number, trial in enumerate(["run-0", "run-1"]):
+    for number, trial in enumerate(["run-0", "run-1", "_lineside"]):  # a hold is none
         folder = tmp_path / "out" / trial / "checkpoint-4"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))
