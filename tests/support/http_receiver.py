@@ -52,7 +52,7 @@ class HttpReceiver:
             def handle_any(self) -> None:
                 receiver.handle(self)
 
-            do_GET = do_POST = handle_any  # noqa: N815 - names of http.server
+            do_GET = do_POST = do_PUT = handle_any  # noqa: N815 - names of http.server
 
             def log_message(self, *_: object) -> None:
                 pass

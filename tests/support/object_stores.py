@@ -20,8 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from obstore.store import S3Store
 
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 KEY_ID, SECRET = "AKIATESTKEYID0000000", "test-secret-that-must-not-be-shown"
 BUCKET = "checkpoints"
@@ -49,6 +55,15 @@ class ObjectServer:
             "access_key_id": KEY_ID,
             "secret_access_key": SECRET,
         }
+
+    def objects(self, prefix: str) -> S3Store:
+        """The objects below ``prefix``, past any archive. rclone would not see its files change."""
+        return S3Store(
+            BUCKET,
+            prefix=prefix,
+            config=cast("S3Config", self.options()),
+            client_options={"allow_http": True},
+        )
 
     def start(self) -> None:
         with self._log.open("ab") as output:

@@ -141,7 +141,7 @@ class _Patience:
             with self._lock:
                 self._seconds = min(max(self._seconds, given * 2), _MOST_PATIENCE)
             raise ArchiveUnavailable(
-                f"{place} did not answer within {given + paced:.0f} s"
+                f"{place} did not answer within {given + paced:g} s"
             ) from None
 
 

@@ -61,7 +61,7 @@ def translate(error: BaseException, place: Place) -> ArchiveError:
         )
     if code in _FULL or status == _FULL_STATUS:
         return ArchiveUnavailable(f"{place} is full ({named}): free some of it, or keep less")
-    if code in _OTHER_REGION or status in (301, 307):
+    if code in _OTHER_REGION or "redirect without LOCATION" in text:
         return ArchiveDenied(f"{place} is in another region ({named}): set the option region")
     if status in (401, 403):
         return ArchiveDenied(f"{place} denies access ({named}): {_CREDENTIALS}")
@@ -85,15 +85,14 @@ def status_and_code(text: str) -> tuple[int | None, str]:
 
 
 def _without_answer(text: str, place: Place) -> ArchiveError:
-    if "list response" in text or "invalid XML" in text:
+    if "invalid list response" in text or "Unable to extract metadata" in text:
         return ArchiveDenied(f"{place} answers, and not as an object store: see its endpoint")
     for mark, why in (
         ("dns error", "its host name has no address"),
         ("ConnectionRefused", "the connection was refused"),
         ("InvalidContentType", "it does not speak TLS: see whether its endpoint is http://"),
         ("InvalidCertificate", "its TLS certificate is not trusted"),
-        ("TimedOut", "it did not answer in time"),
-        ("imeout", "it did not answer in time"),
+        ("kind: Timeout", "it did not answer in time"),
         ("ConnectionReset", "the connection was lost"),
         ("IncompleteMessage", "the connection was lost"),
     ):
