@@ -140,9 +140,7 @@ class _Patience:
         except (asyncio.TimeoutError, TimeoutError):
             with self._lock:
                 self._seconds = min(max(self._seconds, given * 2), _MOST_PATIENCE)
-            raise ArchiveUnavailable(
-                f"{place} did not answer within {given + paced:g} s"
-            ) from None
+            raise ArchiveUnavailable(f"{place} did not answer within {given + paced:g} s") from None
 
 
 class RemoteObjects:

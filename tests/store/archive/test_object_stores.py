@@ -236,7 +236,7 @@ def test_progress_grows_while_a_part_is_under_way(
     seen: list[Progress] = []
     archive = open_archive(
         ArchiveLocation(f"s3://{BUCKET}/progress", rclone.options()),
-        bytes_per_second=PART,
+        bytes_per_second=2 * PART,
         parallel=1,
     )
     archive.write_checkpoint(
