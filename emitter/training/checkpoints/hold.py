@@ -29,7 +29,7 @@ from lineside.emitter.training.publisher import Publisher
 
 _STEP = re.compile(r".*?([0-9]{1,18})")
 _GIGABYTE = 1_000_000_000
-_TRIES = 3
+_TRIES = 20
 
 
 @dataclass
