@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -141,9 +142,26 @@ def lineside(
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
-    except LinesideError as error:  # also of an option that reads a file
-        _exit(str(error), error.exit_code)
+        try:
+            app()
+        except LinesideError as error:  # also of an option that reads a file
+            _exit(str(error), error.exit_code)
+    except SystemExit as end:
+        if "obstore" in sys.modules:
+            _end_at_once(end.code)
+        raise
+
+
+def _end_at_once(code: object) -> None:
+    """End without Python's own ending.
+
+    A thread of obstore that takes the interpreter's lock during that aborts the process, and the
+    exit code is lost. After a failed request one often does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _exit(sentence: str, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -38,6 +39,7 @@ _RETRY = {
         "base": 2,
     },
 }
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _FIRST_PATIENCE, _MOST_PATIENCE = 120.0, 7200.0
 _NOT_SUPPORTED = 501
 
@@ -72,6 +74,9 @@ class Remote:
         self._config = {n: v for n, v in options.items() if n not in _CLIENT_OPTIONS}
         self._client = {n: v for n, v in options.items() if n in _CLIENT_OPTIONS}
         endpoint = next((v for n, v in options.items() if n.endswith("endpoint")), "")
+        # obstore reads these itself.
+        if not endpoint and url.startswith("s3:"):
+            endpoint = next(filter(None, map(os.environ.get, _ENDPOINT_VARIABLES)), "")
         if endpoint.startswith("http://"):
             self._client.setdefault("allow_http", "true")
         self._place = Place(url, bucket, endpoint)

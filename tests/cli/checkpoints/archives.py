@@ -26,7 +26,7 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 
 def archive_checkpoint(
-    url: Path,
+    url: Path | ArchiveLocation,
     path: Path,
     step: int,
     *,
@@ -40,7 +40,8 @@ def archive_checkpoint(
     facts = CheckpointFacts(
         run, attempt, step, place, SAVED_AT + step, world_size=1, metrics=metrics or {}
     )
-    archive = open_archive(ArchiveLocation(str(url)))
+    location = url if isinstance(url, ArchiveLocation) else ArchiveLocation(str(url))
+    archive = open_archive(location)
     _, manifest, _ = archive.write_checkpoint(
         facts, of_folder(path), lambda _: None, threading.Event()
     )
