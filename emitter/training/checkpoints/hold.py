@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns
@@ -100,7 +101,7 @@ class CheckpointHolder:
         self._bytes[hold] = size
         evicted = pending.replaced
         with contextlib.suppress(OSError):
-            evicted += self._evict(checkpoint, self._limits)
+            evicted += self._evict(checkpoint, size, self._limits)
         data = {
             "checkpoint": str(checkpoint),
             "hold": None if why else str(hold),
@@ -125,25 +126,33 @@ class CheckpointHolder:
         evicted = self._evicted(hold, "a newer checkpoint has its path")
         return [] if evicted["step"] in (None, step) else [evicted]
 
-    def _evict(self, saved: Path, limits: HoldLimits) -> list[dict[str, Any]]:
-        """Give up the oldest holds above ``limits``, but none that is read, and describe them."""
+    def _evict(self, saved: Path, size: int, limits: HoldLimits) -> list[dict[str, Any]]:
+        """Give up the oldest holds, but none that is read, and describe them.
+
+        Those above ``limits``, and those without which the disk has no room for another ``size``
+        bytes: the next save must not fail for a hold.
+        """
         folders = [saved.parent]
         if saved.parent.parent == self._output_dir:  # of one hyperparameter trial
             folders = [path.parent for path in self._output_dir.glob(f"*/{HOLD_FOLDER}")]
         held = [hold for hold in holds_of(*folders) if not held_checkpoint(hold).exists()]
         most_bytes = limits.max_held_gb * _GIGABYTE
-        sizes = {hold: self._size(hold) for hold in held} if most_bytes else {}
+        lacking = size - shutil.disk_usage(saved.parent).free
+        sizes = {hold: self._size(hold) for hold in held} if most_bytes or lacking > 0 else {}
         count, total = len(held), sum(sizes.values())
         evicted = []
         for hold in held:
             if count > limits.max_held:
                 why = f"{limits.max_held} newer ones were waiting to be archived"
-            elif total > most_bytes:
+            elif most_bytes and total > most_bytes:
                 why = f"more than {limits.max_held_gb:g} GB were waiting to be archived"
+            elif lacking > 0:
+                why = "the disk had no room for the next one"
             else:
                 break
             if set_aside(hold):
-                count, total = count - 1, total - sizes.get(hold, 0)
+                freed = sizes.get(hold, 0)
+                count, total, lacking = count - 1, total - freed, lacking - freed
                 self._leftovers.add(hold.parent)
                 evicted.append(self._evicted(hold, why))
         return evicted

@@ -57,6 +57,24 @@ def test_trials_of_a_search_share_one_limit(tmp_path: Path) -> None:
     assert [(hold / "weights").read_text() for hold in left] == ["1", "2", "3"]
 
 
+def test_holds_are_given_up_if_the_disk_has_no_room_for_the_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = CheckpointHolder(tmp_path, HoldLimits())
+    for step in (1, 2, 3):
+        held(holder, save(tmp_path / f"checkpoint-{step}", weights="10 bytes--"), step)
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    assert len(holds_of(tmp_path)) == 3
+    disk = shutil.disk_usage(tmp_path)._replace(free=5)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    data = held(holder, save(tmp_path / "checkpoint-4", weights="25 bytes" + "-" * 17), 4)
+    assert [(entry["step"], entry["why"]) for entry in data["evicted"]] == [
+        (1, "the disk had no room for the next one"),
+        (2, "the disk had no room for the next one"),
+    ]
+    assert [hold.name for hold in holds_of(tmp_path)] == ["checkpoint-3", "checkpoint-4"]
+
+
 def test_another_rank_adds_nothing_to_the_hold_of_an_earlier_save(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", weights="old")
     held(CheckpointHolder(tmp_path, HoldLimits()), checkpoint)
