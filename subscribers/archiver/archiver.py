@@ -141,6 +141,7 @@ class Archiver(Subscriber):
             self._decided = archive.changes
         run.save()  # before anything is removed
         self._release(archive)
+        self._outcomes.note_problem(archive, now)
         worker.plan(tasks(archive, self._outcomes, now))
         self._note_progress(archive, worker, now)
         archive.store()

@@ -101,6 +101,16 @@ class Outcomes:
         elif isinstance(task, CollectGarbage):
             self._after_garbage(archive, result, now)
 
+    def note_problem(self, archive: RunArchive, now: float) -> None:
+        """Note with what waits for its turn why the archive cannot be used, until it can."""
+        for entry in archive.entries.all:
+            if entry.state != WAITING or not entry.is_whole:
+                continue
+            if now < self.retry_at != entry.retry_at:
+                entry.why, entry.retry_at = self.status.problem, self.retry_at
+            elif not self.status.problem and entry.retry_at is not None:
+                entry.why = entry.retry_at = None
+
     def _note_archive(self, result: Result, now: float) -> None:
         error = result.error
         if is_archive_fault(result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lineside.bus.protocol.checkpoints import COPYING, EVICTED, FAILED
+from lineside.bus.protocol.checkpoints import COPYING, EVICTED, FAILED, WAITING
 from lineside.bus.wording import agree, plural
 from lineside.store.history.checkpoints import Checkpoint
 from lineside.subscribers.watchdog.alert import Severity
@@ -74,7 +74,9 @@ def _reason(waiting: list[Checkpoint]) -> str:
             return "a copy does not go on"
         if one.why:
             return one.why
-    return "the archiver has taken none of them: it does not run, or is busy"
+    if any(one.state == WAITING for one in waiting):
+        return "the archiver copies those of other runs"
+    return "the archiver does not run, or has not come to them"
 
 
 def _at(checkpoint: Checkpoint) -> float:

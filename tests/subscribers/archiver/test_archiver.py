@@ -107,6 +107,23 @@ def test_a_checkpoint_that_is_gone_is_evicted_and_the_others_go_on(run: Scripted
     assert "deleted before it was archived" in run.last_event(1)["why"]
 
 
+def test_what_waits_for_an_archive_that_cannot_be_used_has_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_text("a file where the archive's folder was")
+    run = ScriptedRun(tmp_path)
+    run.start()
+    run.saved(1)
+    run.tick()
+    run.saved(2)
+    run.tick()
+    for step in (1, 2):
+        assert str(tmp_path / "archive") in run.last_event(step)["why"]
+        assert run.last_event(step)["retry_at"] > run.now
+    (tmp_path / "archive").unlink()
+    run.complete(seconds=60)
+    assert run.states == {1: "archived", 2: "archived"}
+    assert [run.last_event(step)["why"] for step in (1, 2)] == [None, None]
+
+
 def test_a_hold_that_made_room_is_evicted_with_the_reason_of_training(run: ScriptedRun) -> None:
     shutil.rmtree(run.saved(1))
     run.save(2)

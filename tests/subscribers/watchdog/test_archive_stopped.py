@@ -81,8 +81,10 @@ def test_the_reason_is_that_of_the_newest_failure() -> None:
     [found] = findings(ArchiveStopped(), run_with(checkpoint(1, -HOUR, "held", -HOUR)))
     assert found.summary == (
         "1 checkpoint waits for the archive, and none has reached it for 1 h: "
-        "the archiver has taken none of them: it does not run, or is busy"
+        "the archiver does not run, or has not come to them"
     )
+    [found] = findings(ArchiveStopped(), run_with(checkpoint(1, -HOUR, "waiting", -HOUR)))
+    assert found.summary.endswith(": the archiver copies those of other runs")
 
 
 def test_the_time_begins_again_with_each_one_that_is_archived() -> None:
