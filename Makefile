@@ -5,7 +5,7 @@
 # make cover   the tests under coverage, 95 % of the branches of bus, emitter and store
 # make faults  each fault test N times (N=20), with repeated kills
 # make fuzz    any bytes into the codec for SECONDS (900), guided by atheris where it installs
-# make compat  the emitter and the truth test on the oldest transformers supported
+# make compat  the emitter and the truth test on the oldest transformers supported; with peft
 # make test-trackers  hosted callbacks against those in the training process, of each tracker;
 #                ARGS=--write-table writes the result into docs/reference/trackers.md
 # make test-compose   the stack of compose.yaml in a container engine, some minutes
@@ -70,6 +70,8 @@ fuzz: $(VENV)/.dev
 compat: $(COMPAT)/.ready
 	$(COMPAT)/bin/python -m pytest tests/test_truth.py tests/emitter/test_callback_*.py \
 	  tests/emitter/training/test_train_errors.py \
+	  tests/emitter/test_checkpoint_callback.py \
+	  tests/test_resume_from_archive.py::test_losses_and_weights_are_the_same_bit_for_bit \
 	  $(foreach it,leader pauses learning_rate sigterm,tests/emitter/control/test_$(it).py) $(ARGS)
 
 test-trackers: $(TRACKERS)/.ready
@@ -109,7 +111,7 @@ $(COMPAT)/.ready: $(DEPENDS)
 	$(PYTHON) -m venv $(COMPAT)
 	grep -vE '^(transformers|huggingface|tokenizers|hf-)' constraints.txt > $(COMPAT)/constraints.txt
 	$(COMPAT)/bin/python $(PIP) -c $(COMPAT)/constraints.txt -e '.[demo]' 'transformers==4.56.*' \
-	  pytest pytest-timeout psutil
+	  peft pytest pytest-timeout psutil
 	touch $@
 
 # The trackers pin other versions than constraints.txt.

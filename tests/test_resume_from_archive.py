@@ -39,7 +39,7 @@ FILES = {
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_losses_and_weights_are_the_same_bit_for_bit(tmp_path: Path, kind: str) -> None:
     if kind == LORA:
-        pytest.importorskip("peft", reason="peft is in no extra: it would load with each Trainer")
+        pytest.importorskip("peft", reason="`make compat` has peft, which each Trainer would load")
     whole = Leg(str(tmp_path / "whole"), kind=kind).train()
     original = tmp_path / "whole" / f"checkpoint-{SAVED}"
     assert (original / FILES[kind]).is_file()
