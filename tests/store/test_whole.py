@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -43,10 +44,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             save = functools.partial(made.model.save_pretrained, max_shard_size="4KB")
             made.model.save_pretrained = save
         if kind == "adapter":
-            try:
-                import peft
-            except ImportError:
-                continue
             config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
             made.model = peft.get_peft_model(made.model, config)
         made.train()
@@ -66,8 +63,6 @@ def distributed(tmp_path: Path) -> Path:
 @pytest.fixture
 def copy(written: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
     def copied(kind: str) -> Path:
-        if kind not in written:
-            pytest.skip("peft is in no extra")
         return Path(shutil.copytree(written[kind], tmp_path / "checkpoint-1"))
 
     return copied
