@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_KEY_MARK = "PRIVATE KEY"
+_KEY_BEGIN = f"-----BEGIN {_KEY_MARK}-----"
 
 
 @dataclass(frozen=True)
@@ -18,3 +21,9 @@ class Redaction:
     text: Callable[[str], str]
     mask: Callable[[Any], Any]
     mask_texts: Callable[[Any], Any]
+
+    def without_key_lines(self, before: Sequence[Any], after: list[Any]) -> list[Any]:
+        """``after``, the list ``before`` redacted, without the lines of a private key in it."""
+        if not any(isinstance(item, str) and _KEY_MARK in item for item in before):
+            return after
+        return [self.text(_KEY_BEGIN) if isinstance(item, str) else item for item in after]

@@ -119,7 +119,8 @@ def _redacted(value: Any, redaction: Redaction) -> Any:
     if isinstance(value, dict):
         return {redaction.text(name): _redacted(item, redaction) for name, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(item, redaction) for item in value]
+        redacted = [_redacted(item, redaction) for item in value]
+        return redaction.without_key_lines(value, redacted)
     return redaction.text(value) if isinstance(value, str) else value
 
 

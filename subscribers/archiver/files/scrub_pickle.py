@@ -13,7 +13,7 @@ from typing import Any
 from lineside.subscribers.archiver.files.pickled import InvalidPickle, Pickle, Value, parse
 from lineside.subscribers.archiver.files.redaction import Redaction
 
-_MOST_VALUES = 500_000
+_MOST_VALUES = 100_000
 _POP, _POP_MARK = b"0", b"1"
 # What takes from the stack what an opcode takes, for the opcodes that make a container or add to
 # one. Those that take nothing are not here.
@@ -70,7 +70,9 @@ class _Secrets:
         if not value.is_container or id(value) in self._open:
             return None if value.is_container else value.plain
         self._open.add(id(value))
-        view: Any = [self._view(item) for item in value.items]
+        items = [self._view(item) for item in value.items]
+        plain = [item.plain for item in value.items]
+        view: Any = self.redaction.without_key_lines(plain, items)
         if value.pairs:
             names = self._names[id(value)] = self._key_names(value)
             values = [self._view(item) for _, item in value.pairs]
