@@ -76,6 +76,7 @@ def test_each_checkpoint_has_its_state_and_the_places_where_it_is(
     assert (shown[400]["folder"], shown[400]["in_archive"]) == (str(paths[400]), False)
     assert (shown[200]["folder"], shown[200]["hold"]) == (None, str(hold_path(paths[200])))
     assert (shown[100]["in_archive"], shown[100]["deleted"]) == (True, True)
+    assert shown[100]["metrics"] == metrics
 
 
 def test_the_newest_whole_one_is_the_newest_with_the_files_of_all_ranks(
