@@ -100,12 +100,11 @@ def create_app(
     sender = CommandSender(settings.broker)
     app.include_router(commands.router(store, sender), dependencies=[text, query])
     app.include_router(alerts.router(store, sender), dependencies=[text, query])
-    app.include_router(
-        checkpoints.router(store, sender, ArchiveAccess(archive)), dependencies=[text, query]
-    )
+    archived = ArchiveAccess(archive)
+    app.include_router(checkpoints.router(store, sender, archived), dependencies=[text, query])
     app.include_router(health.router(store, transit))
     app.include_router(assets.router())
-    app.include_router(pages.router(store, renderer, transit), dependencies=[text])
+    app.include_router(pages.router(store, renderer, transit, archived), dependencies=[text])
     app.include_router(alert_pages.router(store, renderer), dependencies=[text])
     app.include_router(live.router(hub, feed), dependencies=[text, query])
     return app

@@ -17,12 +17,11 @@ from lineside.cli.checkpoints.newest_whole import newest_whole_entry, whole_fold
 from lineside.cli.output import local_time, print_json, table, warn
 from lineside.dashboard import formatting
 from lineside.store.archive.errors import ArchiveCorrupt
+from lineside.store.history.checkpoints import main_metric
 
 if TYPE_CHECKING:
     from lineside.store.history.checkpoints import Checkpoint
     from lineside.store.history.history import History
-
-_LOSSES = ("eval_loss", "loss")
 
 
 class NoWholeCheckpoint(LinesideError):
@@ -118,11 +117,8 @@ def _state(entry: CatalogEntry) -> str:
 
 
 def _metric(metrics: Mapping[str, float]) -> str:
-    """The loss of the evaluation, the loss, or the first one by name."""
-    for name in (*_LOSSES, *sorted(metrics)):
-        if name in metrics:
-            return f"{name} {formatting.number(metrics[name])}"
-    return ""
+    shown = main_metric(metrics)
+    return f"{shown[0]} {formatting.number(shown[1])}" if shown else ""
 
 
 def _marks(record: Checkpoint | None) -> list[str]:

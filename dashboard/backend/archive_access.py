@@ -15,6 +15,10 @@ from lineside.store.archive.manifest import Manifest, ManifestFile
 
 ArchiveOpener = Callable[[], "Archive | None"]
 """Opens the archive; returns None if none is configured, and raises LinesideError."""
+_NO_ARCHIVE = (
+    "This dashboard knows no archive: start it with `--archive URL`, or with a configuration that "
+    "has `archive.url`."
+)
 _PARTS_OF_KEY = 4  # runs/RUN/checkpoints/NAME.json
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -24,8 +28,14 @@ class ArchiveAccess:
 
     def __init__(self, opener: ArchiveOpener | None) -> None:
         self._opener = opener
-        self._archive: Archive | None = None
+        self._opened: Archive | str | None = None
         self._lock = threading.Lock()
+
+    @property
+    def unavailable_reason(self) -> str:
+        """Why there is no archive to download from; empty if there is one."""
+        opened = self._open()
+        return opened if isinstance(opened, str) else ""
 
     def open_tar(self, address: str) -> CheckpointTar:
         """The checkpoint whose manifest is at ``address``, as a tar.
@@ -34,6 +44,8 @@ class ArchiveAccess:
             Problem: there is no archive here, it cannot be read, or it is damaged.
         """
         archive = self._open()
+        if isinstance(archive, str):
+            raise _unavailable(archive)
         key = ManifestKey.parse("/".join(address.split("/")[-_PARTS_OF_KEY:]))
         if key is None:
             detail = f"{address} is no address of a manifest."
@@ -46,19 +58,15 @@ class ArchiveAccess:
         except LinesideError as error:
             raise _unavailable(str(error)) from error
 
-    def _open(self) -> Archive:
+    def _open(self) -> Archive | str:
+        """The archive, or why there is none: what the opener reads does not change."""
         with self._lock:
-            if self._archive is None:
+            if self._opened is None:
                 try:
-                    self._archive = self._opener() if self._opener else None
+                    self._opened = (self._opener() if self._opener else None) or _NO_ARCHIVE
                 except LinesideError as error:
-                    raise _unavailable(str(error)) from error
-            if self._archive is None:
-                raise _unavailable(
-                    "This dashboard knows no archive: start it with `--archive URL`, or with a "
-                    "configuration that has `archive.url`"
-                )
-            return self._archive
+                    self._opened = str(error)
+            return self._opened
 
 
 class CheckpointTar:

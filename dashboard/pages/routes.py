@@ -15,9 +15,17 @@ from lineside.bus.protocol.event_kinds import ALERT
 from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.api.parameters import MAX_INT64, Sort, Statuses
 from lineside.dashboard.auth.caller import caller, denial_reason
+from lineside.dashboard.backend.archive_access import ArchiveAccess
 from lineside.dashboard.backend.store_access import StoreAccess
 from lineside.dashboard.backend.transit_reader import TransitReader
-from lineside.dashboard.pages import alerts, controls, run_overview, sections, timeline
+from lineside.dashboard.pages import (
+    alerts,
+    checkpoints,
+    controls,
+    run_overview,
+    sections,
+    timeline,
+)
 from lineside.dashboard.pages.renderer import Renderer
 from lineside.dashboard.transit import Transit, add_spool
 from lineside.store.history.curves.records import Series
@@ -40,7 +48,9 @@ SORTS = {
 }
 
 
-def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> APIRouter:
+def router(
+    store: StoreAccess, renderer: Renderer, transit: TransitReader, archive: ArchiveAccess
+) -> APIRouter:
     """The run list, the run page, and its parts."""
     routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -98,7 +108,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
             configuration=sections.configuration(history.configuration(run_id)),
             no_edit=denial_reason(principal, "Editing", CONTROL),
             no_delete=denial_reason(principal, "Deleting", ADMIN),
-            **_parts_context(history, run, principal, transit.transit(run_id)),
+            **_parts_context(history, run, principal, transit.transit(run_id), archive),
             **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
         )
 
@@ -107,7 +117,7 @@ def router(store: StoreAccess, renderer: Renderer, transit: TransitReader) -> AP
     def run_parts(request: Request, run_id: str) -> HTMLResponse:
         history = store.history
         run = history.run(run_id)
-        parts = _parts_context(history, run, caller(request), transit.transit(run_id))
+        parts = _parts_context(history, run, caller(request), transit.transit(run_id), archive)
         return renderer.page(request, "run_parts.html", **parts)
 
     @routes.get("/timeline/{run_id}")
@@ -178,11 +188,15 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 
 def _parts_context(
-    history: History, run: Run, principal: Principal | None, transit: Transit
+    history: History,
+    run: Run,
+    principal: Principal | None,
+    transit: Transit,
+    archive: ArchiveAccess,
 ) -> dict[str, Any]:
     """The parts of a run's page that change while it runs, for ``principal``."""
     now = datetime.now(timezone.utc)
-    checkpoints = history.checkpoints(run.id)
+    saved = history.checkpoints(run.id)
     evaluations = history.events(run.id, kinds=["evaluate"], limit=1000, with_data=False).items
     streams = add_spool(history.streams(run.id), transit)
     summary = loss_account.summarize(run, streams, transit)
@@ -197,29 +211,19 @@ def _parts_context(
         "now": now,
         **alerts.open_alerts(history.alerts, principal, alerts.SHOWN_ON_RUN, run.id),
         "facts": run_overview.facts(run, now, commands),
-        "line": run_overview.progress_line(run, checkpoints, evaluations),
+        "line": run_overview.progress_line(run, saved, evaluations),
         "groups": groups,
         "singles": singles,
         "logged_values": history.logged_values(run.id)[:_MAX_VALUES],
         "metrics_left_out": len(series) - len(charted),
-        "marks": len(checkpoints) + len(evaluations) + run.event_counts.get(APPLIED, 0),
+        "marks": len(saved) + len(evaluations) + run.event_counts.get(APPLIED, 0),
         "controls": controls.controls(history, run, denial_reason(principal, "Steering", CONTROL)),
         "commands": [
             controls.command_row(command, now) for command in commands[: controls.COMMANDS_SHOWN]
         ],
         "has_older_commands": len(commands) > controls.COMMANDS_SHOWN,
         "many_attempts": len(run.attempts) > 1,
-        "checkpoints": [
-            {
-                "step": saved.step,
-                "path": saved.path,
-                "best": saved.best,
-                "deleted_at": saved.deleted_at,
-                "time": saved.time,
-                "offset": formatting.offset((saved.time - run.started_at).total_seconds()),
-            }
-            for saved in reversed(checkpoints)
-        ],
+        **checkpoints.panel(run, saved, principal, archive.unavailable_reason),
         "account": summary,
         "streams": [
             {

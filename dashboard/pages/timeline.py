@@ -12,9 +12,13 @@ from typing import Any
 
 from lineside.bus.protocol import commands
 from lineside.bus.protocol.alerts import CLOSED, CRITICAL, OPEN, RESPONSE_KINDS, WARNING
+from lineside.bus.protocol.checkpoints import STATES
 from lineside.bus.protocol.event_kinds import (
     ALERT,
     ALERT_MUTED,
+    CHECKPOINT_HELD,
+    CHECKPOINT_REQUEST,
+    CHECKPOINT_STATE,
     COUNTED,
     EVENT_KINDS,
     HIDDEN,
@@ -25,6 +29,7 @@ from lineside.bus.protocol.event_kinds import (
 from lineside.bus.wording import plural
 from lineside.dashboard import formatting
 from lineside.dashboard.http.strict_json import strict
+from lineside.dashboard.pages.checkpoints import TONES
 from lineside.store.database.values import to_datetime
 from lineside.store.history.records import EventRow
 
@@ -97,6 +102,8 @@ def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
 def _label(kind: str, data: Mapping[str, Any]) -> str:
     if kind == ALERT and data.get("state") in (OPEN, CLOSED):
         return "Alert opened" if data["state"] == OPEN else "Alert closed"
+    if kind == CHECKPOINT_STATE and data.get("state") in STATES:
+        return f"Checkpoint {data['state']}"
     return event_kind(kind).label
 
 
@@ -116,6 +123,8 @@ def _tone(kind: str, data: Mapping[str, Any]) -> str:
         if data["state"] == CLOSED:
             return "clear"
         return _SEVERITY_TONES.get(str(data.get("severity")), "")
+    if kind == CHECKPOINT_STATE:
+        return TONES.get(str(data.get("state")), "")
     if kind in (
         ALERT,
         "gap",
@@ -216,6 +225,25 @@ def _response_text(kind: str, data: Mapping[str, Any]) -> str:
     return f"{what}by {data.get('by') or formatting.UNKNOWN_ISSUER}{note}"
 
 
+def _checkpoint_text(data: Mapping[str, Any]) -> str:
+    """The folder's name and size, and the reason of its state."""
+    size, why = data.get("bytes"), data.get("why")
+    parts = [_folder_name(data)]
+    if formatting.is_number(size) and size > 0:
+        parts.append(formatting.size(size))
+    text = ", ".join(parts)
+    return f"{text}: {why}" if why else text
+
+
+def _checkpoint_request_text(data: Mapping[str, Any]) -> str:
+    who = data.get("issuer") or formatting.UNKNOWN_ISSUER
+    return f"{data.get('op')} {_folder_name(data)}, by {who}"
+
+
+def _folder_name(data: Mapping[str, Any]) -> str:
+    return str(data.get("checkpoint") or "").rpartition("/")[2]
+
+
 def _command_text(kind: str, data: Mapping[str, Any]) -> str:
     op, args = data.get("op"), data.get("args")
     label = ""
@@ -235,7 +263,10 @@ def _indented_json(data: Mapping[str, Any]) -> str:
 
 
 _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "save": lambda data: str(data.get("checkpoint") or "").rpartition("/")[2],
+    "save": _folder_name,
+    CHECKPOINT_HELD: _checkpoint_text,
+    CHECKPOINT_STATE: _checkpoint_text,
+    CHECKPOINT_REQUEST: _checkpoint_request_text,
     "run_start": _process_text,
     "run_end": _end_text,
     "train_error": _end_text,

@@ -59,6 +59,10 @@ export class RunApi {
     return request(`${this.root}/checkpoints`);
   }
 
+  checkpointRequest(id, op) {
+    return request(`${this.root}/checkpoints/${encodeURIComponent(id)}/${op}`, json("POST", {}));
+  }
+
   evaluations() {
     return request(`${this.root}/events?kinds=evaluate&limit=1000`);
   }

@@ -42,15 +42,18 @@ export function syncChildren(now, next) {
 }
 
 // Replaces each `[data-live]` element whose content differs from the one in `next` with its id.
-// The keyboard's focus stays on the element with the same id, and open details with an id stay open.
+// The keyboard's focus stays on the element with the same id; details with an id stay open, and
+// lists with an id stay scrolled.
 export function syncParts(next) {
   for (const part of next.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
     if (!old || comparableHtml(old) === comparableHtml(part)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
     const opened = [...old.querySelectorAll("details[open][id]")].map((details) => details.id);
+    const scrolled = [...old.querySelectorAll("[id]")].map(({ id, scrollTop }) => [id, scrollTop]).filter(([, top]) => top);
     old.replaceWith(part);
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+    for (const [id, top] of scrolled) document.getElementById(id)?.scrollTo({ top, behavior: "instant" });
     if (focused) document.getElementById(focused)?.focus();
   }
 }

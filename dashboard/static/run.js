@@ -3,6 +3,7 @@ import { alertActions } from "./alerts.js";
 import { RunApi } from "./api.js";
 import { STITCHED } from "./chart.js";
 import { ChartBoard } from "./chart_board.js";
+import { checkpointActions } from "./checkpoints.js";
 import { Control } from "./control.js";
 import { syncFields, dialogs } from "./dialogs.js";
 import { tick } from "./format.js";
@@ -22,6 +23,7 @@ async function start() {
   dialogs(api, () => refresh());
   const control = new Control(api, () => refresh());
   alertActions(() => refresh());
+  checkpointActions(api, () => refresh());
   if (!window.Plotly) {
     for (const plot of document.querySelectorAll(".plot")) plot.textContent = "plotly.js could not be loaded.";
     return;

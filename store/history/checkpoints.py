@@ -14,6 +14,9 @@ from lineside.store.database.engine import read_transaction
 from lineside.store.database.tables import checkpoint_states, checkpoints, runs, streams
 from lineside.store.database.values import from_json, to_datetime, to_optional_datetime
 
+MAIN_METRICS = ("eval_loss", "eval/loss", "loss", "train/loss", "train_loss")
+"""The first of these that a checkpoint has is shown where there is room for one metric."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -81,6 +84,12 @@ class Checkpoint:
         if self.state != COPYING or not self.bytes:
             return None
         return min(1.0, (self.done or 0) / self.bytes)
+
+
+def main_metric(metrics: Mapping[str, float]) -> tuple[str, float] | None:
+    """The metric to show where there is room for one: a loss, of an evaluation if there is one."""
+    names = (*(name for name in MAIN_METRICS if name in metrics), *sorted(metrics))
+    return (names[0], metrics[names[0]]) if names else None
 
 
 def read_checkpoints(connection: Connection, key: int, best: str | None) -> list[Checkpoint]:

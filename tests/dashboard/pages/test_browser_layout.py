@@ -11,6 +11,7 @@ import pytest
 from lineside.bus.protocol.alerts import SEVERITIES
 from lineside.store.recording.writer import Writer
 from tests.dashboard.alerts import record_alert
+from tests.dashboard.checkpoints import record_every_state
 from tests.dashboard.conftest import Harness
 from tests.dashboard.pages.browsing import (
     LOSS,
@@ -34,7 +35,7 @@ new PerformanceObserver((list) => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_have_enough_contrast(harness: Harness, site: str, browser: Any, scheme: str) -> None:
-    harness.train()
+    record_every_state(harness, harness.train(save_every=2))
     live = harness.begin("live")
     record_command_states(harness, live)
     lost = harness.begin("lost")
@@ -56,6 +57,7 @@ def test_the_layout_fits_the_width_and_does_not_shift(
 ) -> None:
     training = harness.train(name="a name that goes on and on " * 6, project="p" * 60)
     record_command_states(harness, training)
+    record_every_state(harness, training, why="w" * 200)
     Writer(harness.engine).update_run(training.run, tags=["t" * 90], group="g" * 90)
     long = dict.fromkeys(("rule", "subject", "summary", "action"), "w" * 200)
     record_alert(harness, "long", details={"d" * 90: "w" * 300, "output": "o" * 300 + "\n"}, **long)
