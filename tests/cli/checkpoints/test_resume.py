@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.errors import RunNotFound, UsageError
 from lineside.cli.checkpoints.archive_source import NamedArchive
 from lineside.cli.checkpoints.resume import NothingWhole, Resumed, place_newest_whole
+from lineside.emitter import CheckpointCallback
 from lineside.emitter.training.checkpoints import run_file
 from lineside.store.database.engine import open_store
 from lineside.store.recording.writer import Writer
@@ -306,11 +309,34 @@ def test_a_loops_file_goes_back_to_its_path(lab: Lab) -> None:
     assert file.read_bytes() == saved
 
 
+def test_of_a_plain_loops_checkpoints_one_that_is_cut_short_is_moved_aside(lab: Lab) -> None:
+    lab.source = "loop"
+    callback = CheckpointCallback(lab.output, torch.nn.Linear(2, 1), save_steps=1)
+    for step in (1, 2):
+        callback.on_step_end(step, {"loss": 1.0})
+        path = lab.output / f"checkpoint-{step}"
+        lab.attempt(ATTEMPT).emit("save", {"checkpoint": str(path)}, step=step)
+    file = path / "model.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+    resumed = lab.resume()
+    assert (resumed.step, picked(lab)) == (1, lab.output / "checkpoint-1")
+
+
+def test_a_run_that_sends_signs_of_life_is_refused(lab: Lab) -> None:
+    lab.save(4)
+    living = FakeProducer(RUN, attempt=LATER_ATTEMPT, at=time.time())
+    living.begin()
+    lab.attempts[LATER_ATTEMPT] = living
+    lab.journal.deliver(*lab.attempts.values())
+    lab.attempts.clear()
+    with pytest.raises(UsageError, match=f"`lineside stop {RUN}`, or wait 15 s"):
+        lab.resume()
+
+
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from transformers.trainer_utils import get_last_checkpoint
-print(os.environ["LINESIDE_RUN_ID"], get_last_checkpoint(sys.argv[1]))
+print(os.environ["LINESIDE_RUN_ID"], *Path(sys.argv[1]).glob("checkpoint-*"))
 """
 
 
