@@ -66,7 +66,10 @@ def restore_checkpoint(run: str, wanted: Wanted, to: Path, named: NamedArchive, 
             archive.restore(manifest, target, progress.show)
     except ArchiveCorrupt as error:
         warn(f"{error}; looking for the newest sound checkpoint")
-        others = [one for one in archived if one.step != entry.step]
+        by_step: dict[int, CatalogEntry] = {}
+        for one in archived:
+            by_step.setdefault(one.step, one)  # that which --step restores
+        others = [one for one in by_step.values() if one.step != entry.step]
         command = ["lineside", "restore", source.run, "--to", str(to), *named.words]
         raise CheckpointDamaged(
             f"step {entry.step:,} of {source.run} is damaged in the archive and was not restored. "

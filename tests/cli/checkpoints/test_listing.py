@@ -216,6 +216,9 @@ def test_a_manifest_that_is_gone_is_found_by_verify(home: Home, tmp_path: Path) 
     run.state(path, 100, "verified")
     run.record(home)
     url.mkdir()
+    shown = home.lineside("checkpoints", RUN, "--archive", str(url)).stdout
+    assert shown.splitlines()[1].split()[-3:] == ["missing", "last", "local"]
+    assert f"{path}  (verified)\n" in home.lineside("show", RUN).stdout
     done = home.lineside("verify", RUN, "--archive", str(url))
     assert done.returncode == 1
     assert "its manifest is missing; the store has the checkpoint as archived" in done.stdout
