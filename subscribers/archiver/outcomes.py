@@ -102,13 +102,22 @@ class Outcomes:
             self._after_garbage(archive, result, now)
 
     def note_problem(self, archive: RunArchive, now: float) -> None:
-        """Note with what waits for its turn why the archive cannot be used, until it can."""
-        for entry in archive.entries.all:
-            if entry.state != WAITING or not entry.is_whole:
+        """Note with what waits for its turn why the archive cannot be used, until it can.
+
+        The newest is tried first; the others have no event for each try.
+        """
+        waiting = [one for one in archive.entries.all if one.is_open and one.is_whole]
+        newest = max(waiting, key=lambda one: (one.time, one.step), default=None)
+        for entry in waiting:
+            if entry.state != WAITING:
                 continue
-            if now < self.retry_at != entry.retry_at:
-                entry.why, entry.retry_at = self.status.problem, self.retry_at
-            elif not self.status.problem and entry.retry_at is not None:
+            if self.status.problem:
+                if entry is newest or entry.why is None:
+                    entry.retry_at = self.retry_at or None
+                elif entry.retry_at is not None and entry.retry_at <= now:
+                    entry.retry_at = None
+                entry.why = self.status.problem
+            elif entry.why is not None:
                 entry.why = entry.retry_at = None
 
     def _note_archive(self, result: Result, now: float) -> None:

@@ -139,6 +139,7 @@ class RunArchive:
         answer = {"request": request.get("id"), "refused": refused}
         self.run.publish(CHECKPOINT_STATE, {**self.data(entry), **answer})
         self._known[entry.id] = _copy(entry)
+        self.changes += 1
         self.requests.remove(dict(request))
 
     def store(self) -> None:

@@ -94,6 +94,8 @@ class ScriptedRun:
         self, kind: str, step: int = 0, attempt: str = FIRST, producer: str = "rank0", **data: Any
     ) -> None:
         """Have an event handled."""
+        if kind == "checkpoint_request":
+            data = {**data, "step": step, "attempt": attempt}
         stream = Stream("r", producer, attempt)
         seq = self._seqs[stream] = self._seqs.get(stream, -1) + 1
         self.runner.process(
