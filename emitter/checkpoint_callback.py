@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lineside.bus.checkpoints.metric_direction import AUTO, MAX, MIN, better
 from lineside.emitter.loop_callback import LoopCallback, epoch_number
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.training.checkpoints.loop_state import (
@@ -24,7 +25,7 @@ from lineside.emitter.training.identity import RankInfo
 if TYPE_CHECKING:
     from lineside.emitter.training.run import Run
 
-MODES = ("auto", "min", "max")
+_MODES = (AUTO, MIN, MAX)
 _UNFINISHED = "_checkpoint-"  # begins the name of a folder that is being written or removed
 _WRAPPERS = {
     "DistributedDataParallel": "module",
@@ -41,14 +42,16 @@ class CheckpointCallback:
     the adapter alone), else ``torch.save`` of its ``state_dict`` into ``model.pt``. Step and
     metrics are kept beside, in ``loop_state.json``.
 
-    ``monitor`` names the metric that ranks checkpoints; ``mode`` is min, max, or auto: min for a
-    name with "loss" in it, else max. An epoch's end with this metric also saves. With
-    ``save_best_only`` only what improves it is saved. ``save_total_limit`` keeps that many, the
-    best one always among them (1: the best and the newest); it removes only what this run wrote.
+    ``monitor`` names the metric that ranks checkpoints; ``mode`` is min, max, or auto: by the
+    words of the name, lower for a loss, an error or a perplexity. An epoch's end with this metric
+    also saves. With ``save_best_only`` only what improves it is saved. ``save_total_limit`` keeps
+    that many, the best one always among them (1: the best and the newest); it removes only what
+    this run wrote.
 
-    ``run``, a ``Run`` or a ``LoopCallback``, publishes each checkpoint, if one is given. Before the
-    ``LoopCallback`` in the trainer's list, so that the run is open at the last save. Only rank 0
-    saves. No method raises: a save that fails is printed, and training goes on.
+    ``run``, a ``Run`` or a ``LoopCallback``, publishes each checkpoint, if one is given. This
+    callback stands before the ``LoopCallback`` in the trainer's list, so that the run is open at
+    the last save. Only rank 0 saves. No method raises: a save that fails is printed, and training
+    goes on.
 
     Raises:
         TypeError: the model can be saved in neither way.
@@ -76,8 +79,8 @@ class CheckpointCallback:
         for name, value in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}: expected at least 1")
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}: expected one of {', '.join(MODES)}")
+        if mode not in _MODES:
+            raise ValueError(f"mode is {mode!r}: expected one of {', '.join(_MODES)}")
         if save_best_only and monitor is None:
             raise ValueError("save_best_only needs a metric: give one, as monitor='val_loss'")
         self.output_dir = Path(output_dir).absolute()
@@ -88,8 +91,7 @@ class CheckpointCallback:
             save_best_only,
         )
         self._monitor, self._run = monitor, run
-        lower_is_better = mode == "min" or (mode == "auto" and "loss" in (monitor or "").lower())
-        self._sign = -1.0 if lower_is_better else 1.0
+        self._sign = 1.0 if better(monitor or "", mode) == MAX else -1.0
         self._saved: SavedCheckpoints | None = None
         self._step = 0
         self._epoch: float | None = None

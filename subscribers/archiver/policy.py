@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lineside.subscribers.metric_direction import AUTO, MAX, MIN, direction
+from lineside.bus.checkpoints.metric_direction import AUTO, MAX, better
 
 LAST = "last"
 BEST = "best"
@@ -221,6 +221,4 @@ def _value(one: KnownCheckpoint, metric: str) -> float | None:
 
 def _sign(metric: str, mode: str) -> int:
     """What to multiply values of ``metric`` with so that a lower one is better."""
-    if mode == AUTO:
-        mode = direction(metric) or (MIN if "loss" in metric.lower() else MAX)
-    return -1 if mode == MAX else 1
+    return -1 if better(metric, mode) == MAX else 1

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lineside.bus.checkpoints.metric_direction import AUTO, MAX, MIN
 from lineside.bus.protocol.checkpoints import COPYING
 from lineside.bus.protocol.event_kinds import CHECKPOINT_STATE
 from lineside.store.archive.manifest import CheckpointFacts
 from lineside.subscribers import RunContext
 from lineside.subscribers.archiver.entry import Entries, Entry
 from lineside.subscribers.archiver.policy import KeepOptions
-from lineside.subscribers.metric_direction import AUTO, MAX, MIN
 
 _DEFAULT_METRIC = "eval_loss"
 _MAX_ATTEMPTS = 50

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lineside.bus.checkpoints.metric_direction import MAX
 from lineside.bus.protocol.commands import EXPIRES_SECONDS
 from lineside.bus.wording import agree
-from lineside.subscribers.metric_direction import MAX
 from lineside.subscribers.stopper import rules
 from lineside.subscribers.stopper.rules import Rule
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside.bus import yaml_document
+from lineside.bus.checkpoints.metric_direction import AUTO, MAX, MIN
 from lineside.bus.yaml_document import DocumentError, Key, Problem, YamlDocument
-from lineside.subscribers.metric_direction import AUTO, MAX, MIN
 from lineside.subscribers.stopper.rules import ACTIONS, CONDITIONS, Rule, RuleError, StartAfter
 
 FILE_NAME = "rules.yaml"

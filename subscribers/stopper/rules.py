@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lineside.bus.checkpoints.metric_direction import AUTO, MAX, direction
 from lineside.bus.errors import UsageError
 from lineside.bus.protocol.patterns import matches
-from lineside.subscribers.metric_direction import AUTO, MAX, direction
 
 PATIENCE, THRESHOLD, DIVERGENCE = "patience", "threshold", "divergence"
 NOT_FINITE, MAX_SECONDS, MAX_STEPS = "not_finite", "max_seconds", "max_steps"

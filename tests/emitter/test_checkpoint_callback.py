@@ -151,18 +151,21 @@ def test_with_best_only_what_improves_the_metric_is_saved(
     assert saved(tmp_path) == kept
 
 
-def test_a_metric_without_loss_in_its_name_is_better_if_it_is_higher(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("monitor", "best"), [("accuracy", 2), ("eval_perplexity", 1)])
+def test_the_name_of_a_metric_shows_which_values_are_better(
+    tmp_path: Path, monitor: str, best: int
+) -> None:
     callback = CheckpointCallback(
         tmp_path,
         torch.nn.Linear(2, 1),
         save_steps=1,
         save_total_limit=1,
         save_best_only=True,
-        monitor="accuracy",
+        monitor=monitor,
     )
     for step, value in enumerate((0.3, 0.8, float("nan"), 0.5), start=1):
-        callback.on_step_end(step, {"accuracy": value})
-    assert saved(tmp_path) == {2}
+        callback.on_step_end(step, {monitor: value})
+    assert saved(tmp_path) == {best}
 
 
 def test_its_saves_are_published_with_metrics_and_what_rotation_removed(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lineside.bus.checkpoints.metric_direction import direction
 from lineside.bus.errors import UsageError
-from lineside.subscribers.metric_direction import direction
 from lineside.subscribers.stopper.rule_parser import load, parse_rule
 from lineside.subscribers.stopper.rules import Rule, StartAfter
 

@@ -25,3 +25,13 @@ def direction(metric: str) -> str | None:
     if down == up:
         return None
     return MIN if down else MAX
+
+
+def better(metric: str, mode: str) -> str:
+    """``min`` or ``max``: ``mode``, or for ``auto`` what the name shows.
+
+    A name that does not show it is a loss if it has "loss" in it; else higher is better.
+    """
+    if mode != AUTO:
+        return mode
+    return direction(metric) or (MIN if "loss" in metric.lower() else MAX)
