@@ -16,6 +16,7 @@ _JSON_NAMES = frozenset(
     {"trainer_state.json", "config.json", "generation_config.json", "adapter_config.json"}
 )
 _ZIP_MAGIC = b"PK\x03\x04"
+_TOO_MUCH = (OverflowError, RecursionError)  # an infinite number, brackets without end
 _LONGEST_HEADER = 100_000_000  # safetensors refuses a longer one
 
 
@@ -60,7 +61,14 @@ def _safetensors_damage(file: Path, size: int) -> str | None:
                 for name, tensor in header.items()
                 if name != "__metadata__"
             ]
-        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
             return "no header"
     needed = begin + max(ends, default=0)
     return f"cut short, {size:,} of {needed:,} bytes" if size < needed else None

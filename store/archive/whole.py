@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -45,13 +47,15 @@ _DEEPSPEED_STATES = re.compile(
 )
 _INTEGERS = frozenset({"BININT", "BININT1", "BININT2"})
 _AROUND_INTEGERS = frozenset({"BINPUT", "LONG_BINPUT", "MEMOIZE", "EMPTY_LIST", "MARK"})
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error)
 _DEEPSPEED_MODEL = re.compile(r"(mp_rank_)(\d+)(_model_states\.pt)")
 
 
 def missing_files(folder: Path, world_size: int) -> list[str]:
     """What ``folder`` lacks to be a whole checkpoint: files, each with what is wrong in brackets.
 
-    Empty if it is whole. ``world_size`` is the number of processes that trained; 0 if unknown.
+    Empty if it is whole. ``folder`` may be a file of its own. ``world_size`` is the number of
+    processes that trained; 0 if unknown.
 
     Raises:
         OSError: the folder cannot be read.
@@ -62,12 +66,12 @@ def missing_files(folder: Path, world_size: int) -> list[str]:
 
 class _Checkpoint:
     def __init__(self, folder: Path, world_size: int) -> None:
-        self.folder = folder
+        self.folder = folder.parent if folder.is_file() else folder
         self.world_size = world_size
-        self.files: set[str] = set()
+        self.files = {folder.name} if folder.is_file() else set()
         self.folders: set[str] = set()
         root = folder.resolve(strict=True)
-        for place, folders, names in os.walk(root, onerror=_raise):
+        for place, folders, names in os.walk(root, onerror=_raise) if root.is_dir() else ():
             relative = Path(place).relative_to(root).as_posix()
             begin = "" if relative == "." else f"{relative}/"
             self.folders.update(begin + name for name in folders)
@@ -113,8 +117,8 @@ class _Checkpoint:
                 continue
             index = read_json(self.folder / path)
             names = index.get("weight_map") if isinstance(index, dict) else None
-            for name in sorted(set(names.values())) if isinstance(names, dict) else ():
-                shard = PurePosixPath(path).parent / str(name)
+            for name in sorted(set(map(str, names.values()))) if isinstance(names, dict) else ():
+                shard = PurePosixPath(path).parent / name
                 if shard.as_posix() not in self.files:
                     yield shard.as_posix()
 
@@ -237,6 +241,6 @@ def _partition_count(file: Path) -> int | None:
                 counts.append(argument or 0)
             elif opcode.name not in _AROUND_INTEGERS:
                 break
-    except (OSError, ValueError, zipfile.BadZipFile, StopIteration, RuntimeError):
+    except (OSError, EOFError, ValueError, RuntimeError, StopIteration, *_ZIP_ERRORS):
         return None  # cut short, or of another form
     return max(counts, default=None)

@@ -116,19 +116,6 @@ def decide(checkpoints: Sequence[KnownCheckpoint], options: KeepOptions) -> list
     return decisions
 
 
-def unknown_metrics(
-    checkpoints: Sequence[KnownCheckpoint], options: KeepOptions
-) -> tuple[str, ...]:
-    """The metrics of ``monitor`` that no checkpoint has a value of, if a rule needs them."""
-    if not (options.keep_best or options.save_best_only):
-        return ()
-    return tuple(
-        metric
-        for metric in options.monitor
-        if all(_value(one, metric) is None for one in checkpoints)
-    )
-
-
 def _own_reasons(one: KnownCheckpoint) -> set[str]:
     reasons = {
         PINNED: one.is_pinned,

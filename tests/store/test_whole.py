@@ -12,6 +12,8 @@ import peft
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lineside.store.archive.whole import SENTINEL, missing_files
@@ -315,3 +317,41 @@ def test_other_layouts_are_whole_if_what_they_have_is(
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         missing_files(tmp_path / "gone", 1)
+
+
+def test_a_single_file_is_whole_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    torch.save(model().state_dict(), file)
+    (tmp_path / "other.pt").touch()
+    assert missing_files(file, 1) == []
+    cut(file)
+    assert missing_files(file, 1) == [f"model.pt (cut short, {file.stat().st_size:,} bytes)"]
+
+
+GARBAGE = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [
+            b"PK\x03\x04" + bytes(30) + b"PK\x05\x06" + bytes(18),
+            b'\x13\0\0\0\0\0\0\0{"a":[1,Infinity,0]}',
+            b'\x26\0\0\0\0\0\0\0{"a":{"data_offsets":[0,Infinity],"b":0}}',
+            b'{"weight_map": {"a": 1, "b": "x", "c": ["../y"]}}',
+            b'{"weight_map": 5}',
+            b"[" * 2000,
+            b"__0_0.distcp.",
+        ]
+    ),
+)
+
+
+@given(content=GARBAGE)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_garbage_in_a_file_is_no_crash(content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir(exist_ok=True)
+    for name in (
+        *(STATE, "config.json", "model.safetensors.index.json", WEIGHTS, "optimizer.pt", "latest"),
+        *("zero_pp_rank_0_mp_rank_00_optim_states.pt", ".metadata", "__0_0.distcp"),
+    ):
+        (folder / name).write_bytes(content)
+    assert all(isinstance(name, str) for name in missing_files(folder, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import enum
 import io
 import json
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import SchedulerType, TrainingArguments
 
 from lineside.emitter.redaction.text import REDACTED, redact_text
@@ -313,3 +316,51 @@ def test_a_pickle_that_is_cut_short_has_no_structure() -> None:
     for end in (*boundaries, *range(len(data) - 1)):
         with pytest.raises(pickled.InvalidPickle):
             pickled.parse(data[:end])
+
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NAMES = st.sampled_from(
+    ["password", "hub_token", "tokens", "cookies", "lr", "name", "value", "columns", "data", "x"]
+)
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text('ab \N{SNOWMAN}\n:="', max_size=8),
+    st.sampled_from([SECRET, MEMOIZED, KEY, f"https://me:{SECRET}@host", f"api_key={SECRET}"]),
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def redacted(value: Any) -> Any:
+    """A copy of ``value`` with each text redacted."""
+    if isinstance(value, dict):
+        return {name: redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [redacted(item) for item in value]
+    return redact_text(value) if isinstance(value, str) else value
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=5), st.sampled_from([0, 2, 4]))
+@UNHURRIED
+def test_a_scrubbed_pickle_is_the_pickle_of_the_redacted_values(
+    value: dict[str, Any], protocol: int
+) -> None:
+    data = pickle.dumps(value, protocol)
+    found = pickle.loads(scrub_pickle(data, REDACTION) or data)  # noqa: S301 - the test made it
+    assert found == mask_names(redacted(value))
+
+
+@given(st.data())
+@UNHURRIED
+def test_a_damaged_pickle_is_refused_or_scrubbed(data: st.DataObject) -> None:
+    damaged = bytearray(pickle.dumps({"token": SECRET, "mode": [Mode.BASIC, 1, b"x", (2.5,)]}, 4))
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidPickle):
+        scrub_pickle(bytes(damaged), REDACTION)
