@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lineside.bus.errors import LinesideError, ReaderDenied, UsageError
+from lineside.bus.errors import BusError, LinesideError, ReaderDenied, UsageError
 from lineside.bus.protocol.checkpoints import (
     ARCHIVER,
     DELETE,
     PIN,
     STATE_KINDS,
     UNPIN,
+    VERIFY,
     CheckpointRequest,
 )
 from lineside.bus.protocol.messages import LIVE
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 30.0
 """How long a command waits for the archiver's answer; the request holds after that too."""
 _CONNECT_SECONDS = 10.0
+_CHECK_SECONDS = 2.0
 _DONE = {PIN: "pinned", UNPIN: "unpinned", DELETE: "deleted from the archive"}
 
 
@@ -60,6 +63,24 @@ def request(
     if asks and not _is_confirmed(entry):
         raise RequestRefused("nothing was deleted")
     _send(op, entry, wait, json)
+
+
+def request_check(entries: Sequence[CatalogEntry]) -> None:
+    """Have the archiver read ``entries`` back, which were found damaged, so that it reports them.
+
+    Does nothing without a store that has them, or where no broker takes the requests.
+    """
+    from lineside.bus.client.command_client import CommandClient
+
+    known = [entry for entry in entries if entry.record is not None]
+    if known:
+        with (
+            contextlib.suppress(BusError, UsageError),
+            CommandClient(Settings.from_env().broker) as client,
+        ):
+            for entry in known:
+                request = CheckpointRequest(VERIFY, entry.path, entry.attempt, entry.step)
+                client.respond(entry.run, request, timeout=_CHECK_SECONDS)
 
 
 def _is_confirmed(entry: CatalogEntry) -> bool:

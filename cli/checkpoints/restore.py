@@ -17,6 +17,7 @@ from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
 from lineside.cli.checkpoints.best import best_entry
 from lineside.cli.checkpoints.catalog import CatalogEntry, at_step, read_catalog
 from lineside.cli.checkpoints.progress import ByteProgress
+from lineside.cli.checkpoints.requests import request_check
 from lineside.cli.output import print_json, warn
 from lineside.dashboard.formatting import size
 from lineside.store.archive.errors import ArchiveCorrupt
@@ -66,6 +67,7 @@ def restore_checkpoint(run: str, wanted: Wanted, to: Path, named: NamedArchive, 
             archive.restore(manifest, target, progress.show)
     except ArchiveCorrupt as error:
         warn(f"{error}; looking for the newest sound checkpoint")
+        request_check([entry])
         by_step: dict[int, CatalogEntry] = {}
         for one in archived:
             by_step.setdefault(one.step, one)  # that which --step restores

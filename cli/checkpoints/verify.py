@@ -13,6 +13,7 @@ from lineside.bus.wording import plural
 from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, at_step, read_catalog
 from lineside.cli.checkpoints.progress import ByteProgress
+from lineside.cli.checkpoints.requests import request_check
 from lineside.cli.output import print_json
 from lineside.dashboard.formatting import size
 from lineside.store.archive.errors import ArchiveCorrupt, Fault
@@ -54,6 +55,7 @@ def verify_run(run: str, step: int | None, named: NamedArchive, json: bool) -> N
         items = [_as_json(one) for one in found]
         print_json({"run": source.run, "archive": archive.url, "ok": is_sound, "items": items})
     if not is_sound:
+        request_check([one.entry for one in found if one.faults])
         raise typer.Exit(1)
 
 

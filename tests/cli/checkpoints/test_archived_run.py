@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from lineside.bus.testing import BrokerProcess
-from tests.cli.checkpoints.archives import archive_checkpoint, checkpoint, files_of
+from lineside.store.archive.location import ArchiveLocation, open_archive
+from tests.cli.checkpoints.archives import archive_checkpoint, checkpoint, files_of, part_of
 from tests.cli.homes import Home
 from tests.support.forked import ForkedCommand, ForkedScript
 from tests.support.leftovers import kill_processes_of
@@ -163,6 +164,27 @@ def on_terminal(home: Home, *words: str, typed: str) -> tuple[int | None, str]:
         os.close(terminal)
     assert "Delete step 2 of" in error
     return command.returncode, out
+
+
+def test_a_checkpoint_that_verify_finds_damaged_is_corrupt_for_all_readers(
+    archived: ArchivedRun,
+) -> None:
+    here = archived.output / "checkpoint-4"
+    archive = open_archive(ArchiveLocation(str(archived.url)))
+    for key in archive.entries(RUN):
+        if key.step == 4:
+            part = part_of(archived.url, archive.read_manifest(key), "optimizer.pt", RUN)
+            part.write_bytes(part.read_bytes()[1:])
+    options = ("--step", "4", "--config", str(archived.config))
+    code, out, _ = archived.lineside("verify", RUN, *options)
+    assert (code, out.splitlines()[0]) == (1, "step 4: 1 faulty object")
+    wait_until(lambda: archived.items()[4]["state"] == "corrupt", "the archiver has found it too")
+    path = ("checkpoints", RUN, "--newest-whole", "--path")
+    assert archived.lineside(*path) == (0, f"{here}\n", "")
+    shutil.rmtree(here)
+    code, out, error = archived.lineside(*path)
+    assert (code, out) == (1, "")
+    assert "of step 3, is only in the archive" in error
 
 
 def test_without_a_store_a_request_names_what_the_archive_has(home: Home, tmp_path: Path) -> None:
