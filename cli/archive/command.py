@@ -38,8 +38,8 @@ def archiver(
     from lineside.store.archive.errors import ArchiveLocationError
     from lineside.store.archive.location import ArchiveLocation, open_archive
 
-    configuration = load_configuration(config).with_archive(archive)
-    section = find(configuration)
+    configuration = load_configuration(config)
+    section = find(configuration.with_archive(archive))
     try:
         opened = open_archive(
             ArchiveLocation(section.url, section.options),
@@ -47,7 +47,7 @@ def archiver(
             bytes_per_second=section.bandwidth * (1 << 20),
         )
     except (ArchiveLocationError, MissingExtra) as error:
-        if configuration.document is None or archive:
+        if configuration.document is None or configuration.archive.url != section.url:
             raise
         fault = configuration.document.problem(("archive", "url"), str(error))
         raise DocumentError([fault]) from None

@@ -26,6 +26,7 @@ subscribers:
 uploads:
   lake: {url: "https://lake.example.org/metrics", key: "${TEST_TOKEN}"}
   off: {enabled: false, url: "https://lake.example.org/metrics"}
+archive: {url: "s3://models/runs", options: {secret_access_key: "${TEST_TOKEN}"}}
 """
 
 
@@ -49,21 +50,26 @@ def test_options_are_arguments_and_secrets_stay_in_the_file(
     assert [arguments(one) for one in found] == [
         "broker --listen tcp://0.0.0.0:7430 --keep-days 7.0 --keep-gb 10.0",
         "recorder",
-        "dashboard --host 127.0.0.1 --port 8001 --tokens",
+        "dashboard --host 127.0.0.1 --port 8001 --tokens --archive s3://models/runs",
         "exporter --host 127.0.0.1 --port 9743 --max-metrics 5 --interval 5.0",
         "sampler --interval 10.0",
         "stopper",
         "watchdog",
         "callback-host --max-processes 64 --to=wandb",
         "subscriber notify",
+        "archiver --archive s3://models/runs",
         "uploader lake",
     ]
-    assert [one.env["LINESIDE_CONFIG"] for one in found] == [*[""] * 5, *[str(file)] * 5]
-    assert found[-2].env["LEVEL"] == "high"
+    assert [one.env["LINESIDE_CONFIG"] for one in found] == [
+        *("", "", str(file), "", ""),
+        *[str(file)] * 6,
+    ]
+    assert found[-3].env["LEVEL"] == "high"
     assert {one.env["LINESIDE_HOME"] for one in found} == {str(settings.home)}
     assert SECRET not in str(found)
     assert "callback-host" in [one.name for one in found if one.has_check]
-    assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 4]
+    assert "archiver" in [one.name for one in found if one.has_check], "it may need packages"
+    assert [one.is_required for one in found] == [*[True] * 4, False, True, *[False] * 5]
 
 
 @pytest.mark.parametrize("has_package", [True, False])

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lineside.bus.checkpoints.hold import HoldLimits, read_limits, write_limits
 from lineside.bus.client.reader import Reader
 from lineside.bus.local_stack import read_status
 from lineside.cli.stack.home_lock import is_held
@@ -42,13 +43,15 @@ def gone(pid: int) -> bool:
 
 
 def test_up_prints_addresses_that_answer(home: Home) -> None:
-    process, page = home.up()
+    process, page = home.up("--archive", str(home.path / "archive"))
     broker = process.until(r"broker +(ipc://\S+)\n")
+    process.until(rf"archive {home.path}/archive\n")
     assert http_problem(f"{page}/readyz") is None
     with Reader(broker) as reader:
         reader.wait_connected(5)
     assert get_json(page)[0] == 200
     assert sorted(children(process.pid)) == [
+        "archiver",
         "broker",
         "callback-host",
         "dashboard",
@@ -57,6 +60,7 @@ def test_up_prints_addresses_that_answer(home: Home) -> None:
         "watchdog",
     ]
     assert f": {page}/runs/{RUN_ID}\n" in home.train(), "training prints the page of its run"
+    assert read_limits(home.path) is not None, "trainings hold their checkpoints"
 
 
 def test_up_runs_no_python_file_of_the_folder_it_is_started_in(
@@ -75,7 +79,10 @@ def test_a_signal_ends_all_of_it_in_a_few_seconds(
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    home.path.mkdir(mode=0o700, exist_ok=True)
+    write_limits(home.path, HoldLimits())
     process, page = home.up()
+    assert read_limits(home.path) is None, "there is no archive any more"
     pids = list(children(process.pid).values())
     began = time.monotonic()
     process.send(number)
