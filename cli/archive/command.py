@@ -55,12 +55,10 @@ def archiver(
         return
     from lineside.subscribers.archiver.service import ArchiverService
     from lineside.subscribers.archiver.tasks import ArchiveWork
-    from lineside.subscribers.context import RunFilter
 
     configure_logging()
     ArchiverService(
         Settings.from_env(),
         ArchiveWork(opened, section.archiver_options),
         section.hold_limits,
-        RunFilter(section.runs, section.projects),
     ).serve()

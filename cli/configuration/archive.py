@@ -18,6 +18,7 @@ from lineside.emitter.redaction.values import mask_names, mask_texts
 from lineside.subscribers.archiver.files.redaction import Redaction
 from lineside.subscribers.archiver.options import ArchiverOptions
 from lineside.subscribers.archiver.policy import KeepOptions
+from lineside.subscribers.context import RunFilter
 
 if TYPE_CHECKING:
     from lineside.cli.configuration.loading import StackConfiguration
@@ -119,7 +120,8 @@ class Archive(Section):
         )
         keep = KeepOptions(**{name: getattr(self, name) for name in names})
         redaction = Redaction(redact_text, mask_names, mask_texts)
-        return ArchiverOptions(redaction, keep, self.verify, self.weights_only)
+        runs = RunFilter(self.runs, self.projects)
+        return ArchiverOptions(redaction, keep, self.verify, self.weights_only, runs)
 
     @property
     def hold_limits(self) -> HoldLimits:

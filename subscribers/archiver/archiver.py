@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
+from lineside.bus.checkpoints.hold import remove_hold
 from lineside.bus.protocol.checkpoints import ARCHIVER, COPYING, DELETED, EVICTED, WAITING
 from lineside.bus.protocol.event_kinds import CHECKPOINT_PROGRESS
 from lineside.bus.protocol.events import RANK_0
@@ -25,7 +27,12 @@ from lineside.subscribers import (
 from lineside.subscribers.archiver.completeness import look_for_files
 from lineside.subscribers.archiver.entry import Entry, numbers
 from lineside.subscribers.archiver.outcomes import ArchiveStatus, Outcomes
-from lineside.subscribers.archiver.planning import apply_policy, take_requests, tasks
+from lineside.subscribers.archiver.planning import (
+    apply_policy,
+    report_unknown_metrics,
+    take_requests,
+    tasks,
+)
 from lineside.subscribers.archiver.run_archive import RunArchive
 from lineside.subscribers.archiver.slots import Slots
 from lineside.subscribers.archiver.source import find_hold, release
@@ -99,12 +106,16 @@ class Archiver(Subscriber):
         archive.store()
 
     def on_save(self, run: RunContext, event: SaveEvent) -> None:
-        if event.checkpoint:
+        if event.checkpoint and self._work.options.runs.matches(run):
             archive = self._open(run)
             self._note_save(archive, event, event.checkpoint, numbers(event.metrics))
             archive.store()
 
     def on_checkpoint_held(self, run: RunContext, event: CheckpointHeldEvent) -> None:
+        if not self._work.options.runs.matches(run):
+            if event.hold:
+                remove_hold(Path(event.hold))
+            return
         archive = self._open(run)
         entry = archive.entries.find(event.attempt, event.step, event.checkpoint)
         if entry is None or not (entry.is_open or entry.state == DELETED):
@@ -139,6 +150,7 @@ class Archiver(Subscriber):
             apply_policy(archive, self._work.options.keep, worker)
             archive.store()
             self._decided = archive.changes
+            report_unknown_metrics(archive, self._work.options.keep)
         run.save()  # before anything is removed
         self._release(archive)
         self._outcomes.note_problem(archive, now)

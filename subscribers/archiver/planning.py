@@ -30,6 +30,8 @@ from lineside.subscribers.archiver.tasks import (
 )
 from lineside.subscribers.archiver.worker import Worker
 
+_FEW = 3  # archived checkpoints without a metric that may yet come
+
 
 def apply_policy(archive: RunArchive, options: KeepOptions, worker: Worker) -> None:
     """Mark what is kept, and why; what waits and is not kept is skipped."""
@@ -46,6 +48,22 @@ def apply_policy(archive: RunArchive, options: KeepOptions, worker: Worker) -> N
         if not entry.keep and is_waiting:
             entry.give_up(SKIPPED, "the policy keeps others")
             archive.has_garbage |= entry.is_begun
+
+
+def report_unknown_metrics(archive: RunArchive, options: KeepOptions) -> None:
+    """Report once that none can be the best, because no checkpoint has a metric of ``options``."""
+    known = [entry.metrics for entry in archive.entries.all if entry.key is not None]
+    needs_metrics = options.keep_best > 0 or options.save_best_only
+    if not needs_metrics or len(known) < _FEW or archive.state.get("has_reported"):
+        return
+    unknown = [name for name in options.monitor if not any(name in one for one in known)]
+    if unknown:
+        archive.state["has_reported"] = True
+        archive.run.report(
+            f"no checkpoint has the metric {', '.join(unknown)} of archive.monitor, so all are "
+            "kept until one has: expected the name of a metric that is evaluated or logged at the "
+            "step of a checkpoint"
+        )
 
 
 def take_requests(archive: RunArchive, worker: Worker, *, is_listed: bool) -> None:

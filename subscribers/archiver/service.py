@@ -11,7 +11,6 @@ from lineside.subscribers.archiver.archiver import Archiver
 from lineside.subscribers.archiver.outcomes import ArchiveStatus
 from lineside.subscribers.archiver.slots import Slots
 from lineside.subscribers.archiver.tasks import ArchiveWork
-from lineside.subscribers.context import RunFilter
 from lineside.subscribers.service import SubscriberService
 
 log = logging.getLogger("lineside")
@@ -27,17 +26,11 @@ class ArchiverService(SubscriberService):
         settings: Settings,
         work: ArchiveWork,
         limits: HoldLimits,
-        run_filter: RunFilter | None = None,
     ) -> None:
         self._limits = limits
         self._copies = slots = Slots()
         self._status = status = ArchiveStatus()
-        super().__init__(
-            settings,
-            Archiver,
-            lambda: Archiver(work, slots, status),
-            run_filter=run_filter,
-        )
+        super().__init__(settings, Archiver, lambda: Archiver(work, slots, status))
 
     @property
     def problem(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.client.reader import Batch
+from lineside.bus.protocol.event_kinds import SUBSCRIBER_ERROR
 from lineside.bus.protocol.events import Event, Stream
 from lineside.emitter.redaction.text import redact_text
 from lineside.emitter.redaction.values import mask_names, mask_texts
@@ -53,10 +54,12 @@ class ScriptedRun:
         self.now = START
         self.keep = keep
         self.verify = False
+        self.runs = RunFilter()
         self._file = folder / "archiver.db"
         self._seqs: dict[Stream, int] = {}
         self._published = 0
         self.events: list[dict[str, Any]] = []
+        self.reports: list[str] = []
         self.begin()
 
     def begin(self) -> None:
@@ -65,7 +68,9 @@ class ScriptedRun:
         self._state = SubscriberState(self._file)
         self._loop = EventLoop()
         redaction = Redaction(redact_text, mask_names, mask_texts)
-        options = ArchiverOptions(redaction, KeepOptions(**self.keep), self.verify)
+        options = ArchiverOptions(
+            redaction, KeepOptions(**self.keep), self.verify, False, self.runs
+        )
         work = ArchiveWork(self.archive, options)
 
         def make() -> Archiver:
@@ -193,4 +198,6 @@ class ScriptedRun:
                 publication = pending.publication
                 if publication.kind.startswith("checkpoint_") and publication.data:
                     self.events.append({**publication.data, "time": publication.time})
+                elif publication.kind == SUBSCRIBER_ERROR and publication.data:
+                    self.reports.append(publication.data["error"]["message"])
             self._state.discard(stream)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineside.subscribers.archiver import entry
+from lineside.subscribers.context import RunFilter
 from tests.subscribers.archiver.kit import FIRST, SECOND, ScriptedRun, same_files
 
 
@@ -220,6 +221,26 @@ def test_the_checkpoint_of_another_run_at_the_same_place_is_not_archived(
     run.complete()
     assert run.states == {10: "evicted"}
     assert run.last_event(10)["why"] == "run other has saved another checkpoint there"
+
+
+def test_of_a_run_that_is_not_archived_no_hold_is_left(run: ScriptedRun) -> None:
+    run.runs = RunFilter(["others-*"])
+    run.restart()
+    hold = run.saved(1)
+    assert not hold.exists()
+    run.tick(times=3)
+    assert run.states == {}
+
+
+def test_a_metric_that_never_comes_is_reported_once(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, keep_best=1, monitor=["eval_acc"])
+    run.start()
+    for step in range(1, 5):
+        run.saved(step)
+        run.complete()
+    assert run.archived == [1, 2, 3, 4]
+    [report] = run.reports
+    assert "no checkpoint has the metric eval_acc of archive.monitor" in report
 
 
 def test_of_too_many_checkpoints_the_oldest_that_were_given_up_are_forgotten(
