@@ -39,7 +39,8 @@ class TaskPool:
     async def _wait_for_room(self, most: int) -> None:
         while len(self._tasks) > most:
             done, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            failed = [task for task in done if task.exception() is not None]
+            for task in failed:
                 task.result()
 
     async def __aenter__(self) -> TaskPool:
