@@ -71,16 +71,22 @@ class Archive(Section):
         description="Whether lower or higher is better: `min`, `max`, or by the name (`auto`).",
     )
     save_best_only: bool = Field(
-        default=False, description="Keep only the best checkpoints, and the last."
+        default=False,
+        description="Keep those that were the best by a metric of `monitor` when "
+        "they were saved, and the last.",
     )
     every_steps: int = Field(
-        default=0, ge=0, description="Keep the checkpoints of every multiple of so many steps."
+        default=0,
+        ge=0,
+        description="Keep the first checkpoint at or after each multiple of so many steps.",
     )
     every_hours: float = Field(
-        default=0.0, ge=0, description="Keep one checkpoint in so many hours."
+        default=0.0,
+        ge=0,
+        description="Keep the first checkpoint of each period of so many hours of the clock (UTC).",
     )
     frequency: int = Field(
-        default=1, ge=1, description="Archive only every so-many-th checkpoint of an attempt."
+        default=1, ge=1, description="Keep every so-many-th checkpoint of an attempt, and the last."
     )
     weights_only: bool = Field(
         default=False,

@@ -54,8 +54,7 @@ _DEEPSPEED_MODEL = re.compile(r"(mp_rank_)(\d+)(_model_states\.pt)")
 def missing_files(folder: Path, world_size: int) -> list[str]:
     """What ``folder`` lacks to be a whole checkpoint: files, each with what is wrong in brackets.
 
-    Empty if it is whole. ``folder`` may be a file of its own. ``world_size`` is the number of
-    processes that trained; 0 if unknown.
+    Empty if it is whole. ``world_size`` is the number of processes that trained; 0 if unknown.
 
     Raises:
         OSError: the folder cannot be read.
@@ -66,12 +65,12 @@ def missing_files(folder: Path, world_size: int) -> list[str]:
 
 class _Checkpoint:
     def __init__(self, folder: Path, world_size: int) -> None:
-        self.folder = folder.parent if folder.is_file() else folder
+        self.folder = folder
         self.world_size = world_size
-        self.files = {folder.name} if folder.is_file() else set()
+        self.files: set[str] = set()
         self.folders: set[str] = set()
         root = folder.resolve(strict=True)
-        for place, folders, names in os.walk(root, onerror=_raise) if root.is_dir() else ():
+        for place, folders, names in os.walk(root, onerror=_raise):
             relative = Path(place).relative_to(root).as_posix()
             begin = "" if relative == "." else f"{relative}/"
             self.folders.update(begin + name for name in folders)

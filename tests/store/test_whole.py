@@ -319,15 +319,6 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         missing_files(tmp_path / "gone", 1)
 
 
-def test_a_single_file_is_whole_to_its_end(tmp_path: Path) -> None:
-    file = tmp_path / "model.pt"
-    torch.save(model().state_dict(), file)
-    (tmp_path / "other.pt").touch()
-    assert missing_files(file, 1) == []
-    cut(file)
-    assert missing_files(file, 1) == [f"model.pt (cut short, {file.stat().st_size:,} bytes)"]
-
-
 GARBAGE = st.one_of(
     st.binary(max_size=60),
     st.sampled_from(

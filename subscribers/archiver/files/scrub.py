@@ -28,7 +28,9 @@ from lineside.subscribers.archiver.files.scrub_pickle import scrub_pickle
 ARGUMENTS = "training_args.bin"
 _MOST_BYTES = 64 << 20  # a larger text is data
 # A vocabulary has every word as a name, and an index every parameter.
-_NO_SECRETS = re.compile(r".*(token|vocab).*\.json|.*\.index\.json|chat_template\.json")
+_NO_SECRETS = re.compile(
+    r"(.*tokenizer.*|.*vocab.*|special_tokens_map|added_tokens|chat_template|.*\.index)\.json"
+)
 _TEXTS = frozenset({".yaml", ".yml", ".toml", ".ini", ".cfg", ".env", ".md", ".log"})
 _INDENT = re.compile(rb"[{\[]\n( +)")
 

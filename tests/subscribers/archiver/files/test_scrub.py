@@ -264,12 +264,14 @@ def test_texts_are_scrubbed_and_tensors_and_vocabularies_stay(tmp_path: Path) ->
         "trainer_state.json": json.dumps({"log_history": [{"loss": 0.5, "x": KEY}]}),
         "adapter_config.json": json.dumps({"tokenizer_kwargs": {"token": SECRET}}),
         "sub/args.json": json.dumps({"hub_token": SECRET}),
+        "token.json": json.dumps({"access_token": SECRET}),
         "config.yaml": f"hub_token: {SECRET}\nlr: 1\n",
         "README.md": f"export HF_TOKEN={SECRET}\n",
     }
     others = {
         "optimizer.pt": saved({"state": torch.ones(3)}),
         "tokenizer.json": json.dumps({"vocab": {"password": 5, "token": "x"}}).encode(),
+        "added_tokens.json": b'{"<secret>": 50257, "password": 50258}',
         "model.safetensors.index.json": b'{"weight_map": {"auth.secret": "a.safetensors"}}',
         "model.safetensors": KEY.encode(),
     }
