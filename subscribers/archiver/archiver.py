@@ -228,7 +228,8 @@ class Archiver(Subscriber):
         for entry in archive.entries.all:
             if entry.hold and not entry.is_open:
                 read = self._outcomes.stamps.get(entry.id)
-                if entry.hold in needed or release(entry.hold, read):
+                is_over = archive.is_over(entry.attempt)
+                if entry.hold in needed or release(entry.hold, read, is_over=is_over):
                     entry.hold = None
                     self._outcomes.stamps.pop(entry.id, None)
 

@@ -75,12 +75,13 @@ def stamp(folder: Path) -> Stamp | None:
     return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-def release(hold: str, read: Stamp | None) -> bool:
-    """Remove ``hold``, unless training has saved again since it was ``read``; whether it is done.
+def release(hold: str, read: Stamp | None, *, is_over: bool) -> bool:
+    """Remove ``hold``; whether it is gone.
 
-    ``read`` None is a hold that was not read.
+    While its attempt is not ``is_over``, one that was changed since it was ``read`` stays: training
+    has saved again, and passes that on next. ``read`` None is a hold that was not read.
     """
     folder = Path(hold)
-    if read is not None and stamp(folder) not in (read, None):
-        return True  # the new one is passed on by an event of its own
+    if not is_over and read is not None and stamp(folder) not in (read, None):
+        return False
     return remove_hold(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import zipfile
@@ -193,6 +194,21 @@ def test_a_second_save_of_a_step_takes_the_place_of_the_first(
     [second] = run.archive.entries("r")
     assert second != first
     assert (run.restored(10, tmp_path / "r") / "weights.npz").read_text() == "second"
+
+
+def test_a_save_whose_event_is_on_its_way_keeps_its_hold(run: ScriptedRun, tmp_path: Path) -> None:
+    hold = run.saved(10, text="first")
+    run.tick(times=2)  # copied, and not yet noted
+    shutil.rmtree(hold)
+    shutil.copytree(run.write(10, text="second"), hold, copy_function=os.link)
+    run.tick(times=3)
+    assert run.states == {10: "archived"}
+    assert hold.exists()
+    run.send("save", 10, checkpoint=str(run.output / "checkpoint-10"))
+    run.hold(10)
+    run.complete()
+    assert (run.restored(10, tmp_path / "r") / "weights.npz").read_text() == "second"
+    assert not hold.exists()
 
 
 def test_a_resumed_attempt_saves_the_same_step_as_another_checkpoint(
