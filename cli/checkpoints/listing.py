@@ -13,7 +13,7 @@ from lineside.bus.protocol.checkpoints import ARCHIVED, CORRUPT
 from lineside.bus.terminal_text import printable
 from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, read_catalog
-from lineside.cli.checkpoints.newest_whole import newest_whole_entry, whole_folder
+from lineside.cli.checkpoints.newest_whole import newest_whole, whole_folder
 from lineside.cli.output import local_time, print_json, table, warn
 from lineside.dashboard import formatting
 from lineside.store.archive.errors import ArchiveCorrupt
@@ -57,7 +57,7 @@ def _newest_whole(
     entries: Sequence[CatalogEntry], run: str, history: History | None, here: bool
 ) -> CatalogEntry:
     """The newest whole one; ``here``: it has to be on this machine."""
-    found = newest_whole_entry(entries, history)
+    found = newest_whole(entries, history)
     if found is None:
         raise NoWholeCheckpoint(
             f"no checkpoint of {run} is whole, on this machine or in the archive; "

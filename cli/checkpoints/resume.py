@@ -15,7 +15,6 @@ from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.wording import plural
 from lineside.cli.checkpoints.archive_source import NamedArchive, RunSource, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, read_catalog
-from lineside.cli.checkpoints.local_copy import STATE_FILE
 from lineside.cli.checkpoints.progress import ByteProgress
 from lineside.cli.checkpoints.resume_place import ResumePlace
 from lineside.cli.checkpoints.wholeness import Training
@@ -138,7 +137,7 @@ class _Placing:
     def _restore(self, entry: CatalogEntry, archive: Archive) -> Resumed | None:
         manifest = entry.manifest
         place = self._place_of(entry)
-        if not place.training.is_loop and STATE_FILE not in {file.path for file in manifest.files}:
+        if not place.training.can_resume_from(manifest):
             return None  # the weights alone
         place.check()
         with place.draft() as draft:

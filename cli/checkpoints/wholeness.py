@@ -11,6 +11,7 @@ from lineside.store.archive.file_ends import damage
 from lineside.store.archive.whole import missing_files
 
 if TYPE_CHECKING:
+    from lineside.store.archive.manifest import Manifest
     from lineside.store.history.history import History
 
 
@@ -27,6 +28,10 @@ class Training:
         facts = {} if history is None else history.configuration(run, attempt)
         size = facts.get("world_size")
         return cls(size if isinstance(size, int) else 0, facts.get("source") == "loop")
+
+    def can_resume_from(self, manifest: Manifest) -> bool:
+        """Whether the archive has more of a checkpoint than the weights alone."""
+        return self.is_loop or STATE_FILE in {file.path for file in manifest.files}
 
     def missing(self, path: Path) -> list[str]:
         """What the checkpoint at ``path``, a folder or a file, lacks to be whole."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.checkpoints.hold import hold_path
-from lineside.cli.checkpoints.newest_whole import WholeCheckpoint, newest_whole
+from lineside.cli.checkpoints.catalog import read_catalog
+from lineside.cli.checkpoints.newest_whole import newest_whole
 from lineside.cli.checkpoints.progress import progress_text
+from lineside.store.archive.archive import Archive
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
@@ -177,20 +179,28 @@ def test_of_store_and_archive_the_newest_whole_one_is_taken(home: Home, tmp_path
         run.save(path, step)
     run.record(home)
     archive = open_archive(ArchiveLocation(str(url)))
-    newer, _ = archive.entries(RUN)
-    history = History(open_store(f"sqlite:///{home.path}/store.db"))
+    engine = open_store(f"sqlite:///{home.path}/store.db")
+    history = History(engine)
+
+    def newest_of(history: History | None, archive: Archive | None) -> tuple[int, Path | None]:
+        found = newest_whole(read_catalog(RUN, history, archive), history)
+        assert found is not None
+        return found[0].step, found[1]
+
     path = out / "checkpoint-200"
-    both = WholeCheckpoint(RUN, ATTEMPT, 200, path, newer)
-    assert newest_whole(RUN, history, archive) == both
-    assert newest_whole(RUN, history, None) == WholeCheckpoint(RUN, ATTEMPT, 200, path, None)
+    assert newest_of(history, archive) == newest_of(history, None) == (200, path)
     shutil.rmtree(path)
-    only_archived = WholeCheckpoint(RUN, ATTEMPT, 200, None, newer)
-    assert newest_whole(RUN, history, archive) == only_archived
-    assert newest_whole(RUN, None, archive) == only_archived
+    assert newest_of(history, archive) == newest_of(None, archive) == (200, None)
+    assert newest_of(history, None) == (100, out / "checkpoint-100")
     manifest_of(url, 200).unlink()
-    assert newest_whole(RUN, history, archive) == WholeCheckpoint(
-        RUN, ATTEMPT, 100, out / "checkpoint-100", archive.entries(RUN)[0]
-    )
+    weights = tmp_path / "weights" / "checkpoint-300"
+    shutil.copytree(out / "checkpoint-100", weights)
+    (weights / "trainer_state.json").unlink()
+    archive_checkpoint(url, weights, 300)  # as `weights_only` has it
+    archive_checkpoint(url, out / "checkpoint-100", 400)
+    manifest_of(url, 400).write_text("{}")
+    assert newest_of(history, archive) == (100, out / "checkpoint-100")
+    engine.dispose()
 
 
 def test_without_a_store_the_archive_is_listed(home: Home, tmp_path: Path) -> None:
