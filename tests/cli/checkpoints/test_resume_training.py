@@ -1,4 +1,4 @@
-"""A real Trainer is killed in a save and continued by ``lineside run --resume``."""
+"""A real Trainer is killed in a save, and ``lineside run --resume`` continues it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lineside.bus.checkpoints.hold import hold_path
 from tests.cli.homes import Home
 from tests.support.resumed_training import SAVED, STEPS, Leg
 from tests.support.waiting import wait_until
@@ -33,33 +34,38 @@ print(json.dumps(Leg(output, resume or "").train().losses))
 RUN = "killed-in-a-save"
 
 
-def test_a_killed_training_continues_as_if_it_had_not_been(
-    running_home: Home, tmp_path: Path
+def test_a_killed_training_continues_from_the_archive_as_if_nothing_had_happened(
+    home: Home, tmp_path: Path
 ) -> None:
     whole = Leg(str(tmp_path / "whole")).train()
-    output = tmp_path / "out"
+    output, config = tmp_path / "out", tmp_path / "lineside.yaml"
+    config.write_text(f"archive: {{url: {tmp_path / 'archive'}}}\n")
+    home.up("--quiet", "--config", str(config))
     command = ("--", sys.executable, "-c", SCRIPT, str(output))
-    killed = running_home.lineside("run", *command, "killed", env={"LINESIDE_RUN_ID": RUN})
+    killed = home.lineside("run", *command, "killed", env={"LINESIDE_RUN_ID": RUN})
     assert killed.returncode == 137, killed.stderr
-    assert {path.name for path in output.glob("checkpoint-*")} == {
-        f"checkpoint-{SAVED}",
-        f"checkpoint-{STEPS}",
-    }
-    wait_until(lambda: shown(running_home).get("status") == "killed")
-    resumed = running_home.lineside("run", "--resume", RUN, *command, "ended")
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"lineside: {RUN} resumes from step {SAVED}: {output}/checkpoint-{SAVED}" in (
-        resumed.stderr
+    saved, cut_short = output / f"checkpoint-{SAVED}", output / f"checkpoint-{STEPS}"
+    assert cut_short.is_dir()
+    wait_until(lambda: shown(home, "show").get("status") == "killed")
+    wait_until(
+        lambda: [one["state"] for one in shown(home, "checkpoints")["items"]] == ["archived"]
     )
+    wait_until(lambda: not hold_path(saved).exists())
+    optimizer = saved / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    resumed = home.lineside("run", "--resume", RUN, "--config", str(config), *command, "ended")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{RUN} resumes from step {SAVED}: {saved}, from {tmp_path}/archive" in resumed.stderr
     assert json.loads(resumed.stdout.splitlines()[-1]) == whole.losses[SAVED:]
-    assert (output / "_lineside_aside" / f"checkpoint-{STEPS}" / "model.safetensors").is_file()
-    wait_until(lambda: shown(running_home).get("status") == "finished")
-    attempts = shown(running_home)["attempts"]
+    aside = output / "_lineside_aside"
+    assert {path.name for path in aside.iterdir()} == {saved.name, cut_short.name}
+    wait_until(lambda: shown(home, "show").get("status") == "finished")
+    attempts = shown(home, "show")["attempts"]
     assert [attempt["resumed_step"] for attempt in attempts] == [None, SAVED]
 
 
-def shown(home: Home) -> dict[str, Any]:
-    """The run as ``show --json`` prints it; empty while the store lacks it."""
-    done = home.lineside("show", RUN, "--json")
+def shown(home: Home, command: str) -> dict[str, Any]:
+    """What a command prints of the run as JSON; empty while the store lacks it."""
+    done = home.lineside(command, RUN, "--json")
     found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     return found
