@@ -28,7 +28,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class HoldLimits:
-    """How much holds may keep that training has deleted: checkpoints, and gigabytes (0: no limit).
+    """How much holds may keep that training has deleted: checkpoints, and gibibytes (0: no limit).
 
     A hold whose checkpoint is still in place takes no room and does not count.
     """

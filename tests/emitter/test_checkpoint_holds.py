@@ -254,7 +254,7 @@ def test_holds_above_the_limit_in_bytes_are_given_up(
     train(out, max_steps=1)
     size = held_events(only(spool_events()))[1]["bytes"]
     shutil.rmtree(out)
-    write_limits(home, HoldLimits(max_held=9, max_held_gb=2.5 * size / 1e9))
+    write_limits(home, HoldLimits(max_held=9, max_held_gb=2.5 * size / (1 << 30)))
     train(out)
     train(out, max_steps=6, resume=True)  # holds of an earlier process count too
     assert [hold.name for hold in holds_of(out)] == [f"checkpoint-{step}" for step in (4, 5, 6)]

@@ -29,7 +29,7 @@ from lineside.emitter.training.checkpoints.links import measure, mirror, share_a
 from lineside.emitter.training.publisher import Publisher
 
 _STEP = re.compile(r".*?([0-9]{1,18})")
-_GIGABYTE = 1_000_000_000
+_GIBIBYTE = 1 << 30
 _TRIES = 20
 
 
@@ -136,7 +136,7 @@ class CheckpointHolder:
         if saved.parent.parent == self._output_dir:  # of one hyperparameter trial
             folders = [path.parent for path in self._output_dir.glob(f"*/{HOLD_FOLDER}")]
         held = [hold for hold in holds_of(*folders) if not held_checkpoint(hold).exists()]
-        most_bytes = limits.max_held_gb * _GIGABYTE
+        most_bytes = limits.max_held_gb * _GIBIBYTE
         lacking = size - shutil.disk_usage(saved.parent).free
         sizes = {hold: self._size(hold) for hold in held} if most_bytes or lacking > 0 else {}
         count, total = len(held), sum(sizes.values())
@@ -145,7 +145,7 @@ class CheckpointHolder:
             if count > limits.max_held:
                 why = f"{limits.max_held} newer ones were waiting to be archived"
             elif most_bytes and total > most_bytes:
-                why = f"more than {limits.max_held_gb:g} GB were waiting to be archived"
+                why = f"more than {limits.max_held_gb:g} GiB were waiting to be archived"
             elif lacking > 0:
                 why = "the disk had no room for the next one"
             else:
