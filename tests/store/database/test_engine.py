@@ -206,8 +206,8 @@ def test_a_missing_package_raises_missing_extra() -> None:
         return process.stderr
 
     hidden = "import sys; sys.modules[{!r}] = None\nimport lineside.store.database.engine as d\n"
-    for module in ("database", "reads", "schema", "writes"):
-        without = hidden.format("sqlalchemy").replace("database", module)
+    for module in ("database.engine", "history.history", "recording.writer"):
+        without = hidden.format("sqlalchemy").replace("database.engine", module)
         assert "pip install 'lineside[server]'" in ends_with(without)
     psycopg = hidden.format("psycopg") + "d.open_store('postgresql://x/y')"
     assert "pip install 'lineside[postgres]'" in ends_with(psycopg)
