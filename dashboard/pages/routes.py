@@ -11,7 +11,6 @@ from fastapi.responses import HTMLResponse
 
 from lineside.bus.auth.roles import ADMIN, CONTROL, Principal
 from lineside.bus.protocol.commands import APPLIED
-from lineside.bus.protocol.event_kinds import ALERT
 from lineside.dashboard import formatting, loss_account
 from lineside.dashboard.api.parameters import MAX_INT64, Sort, Statuses
 from lineside.dashboard.auth.caller import caller, denial_reason
@@ -256,9 +255,9 @@ def _timeline_context(
     before: int | None = None,
 ) -> dict[str, Any]:
     counts = dict(run.event_counts)
-    if ALERT in counts:  # most are updates of an alert, which are not listed
-        listed = history.events(run.id, kinds=[ALERT], limit=MAX_LIMIT, with_data=False)
-        counts[ALERT] = len(listed.items)
+    for kind in timeline.PARTLY_LISTED_KINDS & counts.keys():
+        listed = history.events(run.id, kinds=[kind], limit=MAX_LIMIT, with_data=False)
+        counts[kind] = len(listed.items)
     kinds = timeline.kinds(counts, hidden)
     shown = [kind.name for kind in kinds if kind.shown]
     if after is not None:

@@ -35,6 +35,9 @@ from lineside.store.history.records import EventRow
 
 UNLISTED_KINDS = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == COUNTED)
 HIDDEN_BY_DEFAULT = frozenset(kind.name for kind in EVENT_KINDS if kind.timeline == HIDDEN)
+PARTLY_LISTED_KINDS = frozenset({ALERT, CHECKPOINT_STATE})
+"""Kinds of which those events are not listed that only repeat a state."""
+_CHECKPOINT_KINDS = (CHECKPOINT_HELD, CHECKPOINT_STATE, CHECKPOINT_REQUEST)
 _ORDER = {kind.name: place for place, kind in enumerate(EVENT_KINDS)}
 _OMITTED_METRICS = re.compile(r"^epoch$|runtime|per_second|flos")
 _SEVERITY_TONES = {CRITICAL: "danger", WARNING: "caution"}
@@ -83,7 +86,10 @@ def _sort_key(name: str) -> tuple[int, str]:
 def entry(row: EventRow, started_at: datetime) -> TimelineEntry:
     """The entry of an event; its offset counts from ``started_at``."""
     data = row.data or {}
-    where = [f"step {row.step:,}"] if row.step else []
+    step = row.step
+    if row.kind in _CHECKPOINT_KINDS and isinstance(data.get("step"), int):
+        step = data["step"]  # the archiver publishes at later steps
+    where = [f"step {step:,}"] if step else []
     if row.producer not in ("rank0", commands.CONTROL_PRODUCER):
         where.append(row.producer)
     return TimelineEntry(

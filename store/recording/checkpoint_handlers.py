@@ -100,7 +100,7 @@ class CheckpointHandlers:
             )
 
     def _on_state(self, context: EventContext) -> bool:
-        """Returns whether it is only progress, which is no event of the timeline."""
+        """Returns whether it leaves the state as it was: then it is no event of the timeline."""
         if context.stream.producer != ARCHIVER:
             raise InvalidEventData(f"only {ARCHIVER} publishes states of checkpoints")
         data, state = context.data, context.data.get("state")
@@ -130,7 +130,8 @@ class CheckpointHandlers:
                 )
             values["refused"] = refused
         self._write(context, identity, row, values)
-        return context.event.kind == CHECKPOINT_PROGRESS
+        is_known = row is not None and row["state"] == state
+        return is_known or context.event.kind == CHECKPOINT_PROGRESS
 
     def _on_request(self, context: EventContext) -> None:
         if context.stream.producer != CONTROL_PRODUCER:

@@ -122,7 +122,7 @@ def test_a_viewer_asks_for_nothing_and_downloads_where_there_is_an_archive(
     [
         (
             CHECKPOINT_STATE,
-            {"state": "archived", "checkpoint": "/d/c-5", "bytes": 1_200_000},
+            {"state": "archived", "checkpoint": "/d/c-5", "step": 5, "bytes": 1_200_000},
             "Checkpoint archived",
             "c-5, 1.2 MB",
             "clear",
@@ -149,6 +149,7 @@ def test_an_event_about_a_checkpoint_is_a_line_of_the_timeline(
     kind: str, data: dict[str, Any], label: str, text: str, tone: str
 ) -> None:
     at = to_datetime(1.7e9)
-    row = EventRow(1, "archiver", "a", 0, kind, 5, None, at, 0, data, None)
+    row = EventRow(1, "archiver", "a", 0, kind, 18, None, at, 0, data, None)
     entry = timeline.entry(row, at)
     assert (entry.label, entry.text, entry.tone) == (label, text, tone)
+    assert entry.where == f"step {data.get('step', 18)} · archiver"

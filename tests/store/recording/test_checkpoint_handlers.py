@@ -60,7 +60,7 @@ def test_a_checkpoint_goes_from_held_over_copying_to_archived(
         history.checkpoint("run", "x")
 
 
-def test_progress_is_counted_and_is_no_event_of_the_timeline(
+def test_progress_and_a_state_again_are_counted_and_no_events_of_the_timeline(
     journal: FakeJournal, history: History
 ) -> None:
     begun(journal, 5)
@@ -68,9 +68,11 @@ def test_progress_is_counted_and_is_no_event_of_the_timeline(
     for done in range(5):
         archiver.report(5, "copying", done=done)
     archiver.report(5, "archived")
+    archiver.report(5, "archived", pinned=True)
     journal.deliver(archiver)
+    assert only(history).pinned
     counts = history.run("run").event_counts
-    assert (counts["checkpoint_progress"], counts["checkpoint_state"]) == (5, 1)
+    assert (counts["checkpoint_progress"], counts["checkpoint_state"]) == (5, 2)
     kinds = [row.kind for row in history.events("run").items]
     assert "checkpoint_progress" not in kinds
     assert kinds.count("checkpoint_state") == 1
