@@ -16,6 +16,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lineside.emitter import LinesideCallback
+from lineside.store.archive.whole import missing_files
 from tests.support.tiny_trainer import trainer
 
 
@@ -36,6 +37,13 @@ class NotesDigests(TrainerCallback):
         time.sleep(self.pause)
 
 
+def newest_whole(output: Path) -> str | None:
+    """The checkpoint to resume from: a training killed in a save has left a part of one."""
+    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [str(path) for path in found if not missing_files(path, 1)]
+    return whole[-1] if whole else None
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     output, steps, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -47,7 +55,7 @@ def main() -> None:
         save_strategy="steps",
         save_steps=1,
         save_total_limit=1,
-    ).train(resume_from_checkpoint=any(output.glob("checkpoint-*")))
+    ).train(resume_from_checkpoint=newest_whole(output))
 
 
 if __name__ == "__main__":
