@@ -40,6 +40,8 @@ class Entry:
       training has passed it on.
     - ``is_whole`` is whether all its files were there when it was looked at, from ``ready_at`` on.
     - ``is_begun`` is whether parts of it may be in the archive before it is whole there.
+    - ``is_found`` is whether the archive had it and the state did not: it was lost, or is forgotten
+      after 60 days, and with it whether a person pinned it.
     - ``key`` is its manifest's key while the archive has it, of an earlier save too.
     """
 
@@ -68,6 +70,7 @@ class Entry:
     stored: int = 0
     key: str | None = None
     pinned: bool = False
+    is_found: bool = False
     best: bool = False
     last: bool = False
     keep: list[str] = field(default_factory=list)

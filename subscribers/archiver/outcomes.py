@@ -266,6 +266,7 @@ class Outcomes:
                     *(facts.attempt, facts.step, facts.checkpoint, facts.saved_at),
                     epoch=facts.epoch,
                     metrics=metrics,
+                    is_found=True,
                 )
             )
         elif abs(entry.time - facts.saved_at) > _SAME_SECONDS:  # an earlier save of it

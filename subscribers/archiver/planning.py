@@ -30,6 +30,7 @@ from lineside.subscribers.archiver.tasks import (
 )
 from lineside.subscribers.archiver.worker import Worker
 
+FOUND = "found"  # in the archive, and not in the state: a person decides
 _FEW = 3  # archived checkpoints without a metric that may yet come
 
 
@@ -42,7 +43,8 @@ def apply_policy(archive: RunArchive, options: KeepOptions, worker: Worker) -> N
         entry.keep, entry.best, entry.last = [], False, False
     for decision in decide(known, archive.keep_options(options)):
         entry = by_known[id(decision.checkpoint)]
-        entry.keep, entry.best = list(decision.keep), decision.is_best
+        found = [FOUND] if entry.is_found else []
+        entry.keep, entry.best = [*decision.keep, *found], decision.is_best
         entry.last = decision.is_last
         is_waiting = entry.is_open and entry.is_whole and not _is_copied(worker, entry)
         if not entry.keep and is_waiting:
@@ -81,7 +83,7 @@ def take_requests(archive: RunArchive, worker: Worker, *, is_listed: bool) -> No
             if not is_archived and not entry.is_open:
                 archive.answer(request, entry, f"it is not in the archive: {entry.why}")
                 continue
-            entry.pinned = op == PIN
+            entry.pinned, entry.is_found = op == PIN, False
             archive.answer(request, entry)
         elif op == DELETE and entry.pinned:
             archive.answer(request, entry, "it is pinned; unpin it first")

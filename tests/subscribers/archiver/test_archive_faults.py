@@ -135,6 +135,29 @@ def test_a_pinned_checkpoint_is_kept_until_it_is_unpinned(tmp_path: Path) -> Non
     assert run.archived == [2]
 
 
+def test_what_the_state_has_lost_is_not_deleted_by_the_policy_until_it_is_unpinned(
+    tmp_path: Path,
+) -> None:
+    run = ScriptedRun(tmp_path)
+    run.start()
+    for step in (1, 2):
+        run.saved(step)
+        run.complete()
+    request(run, "pin", 1)
+    run.end()
+    (tmp_path / "archiver.db").unlink()
+    again = ScriptedRun(tmp_path, save_total_limit=1)
+    again.now = run.now
+    again.start()
+    again.saved(3)
+    again.complete()
+    assert again.archived == [1, 2, 3]
+    assert again.last_event(1)["keep"] == ["found"]
+    request(again, "unpin", 1)
+    again.complete()
+    assert again.archived == [2, 3]
+
+
 def test_a_checkpoint_is_deleted_on_request_and_its_parts_are_freed(
     run: ScriptedRun, tmp_path: Path
 ) -> None:
