@@ -1,4 +1,4 @@
-"""``lineside export``: writes a run's points, timing, events or commands to a file."""
+"""``lineside export``: writes a run's points, timing, events, checkpoints or commands to a file."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class ExportKind(str, Enum):
     points = "points"
     timing = "timing"
     events = "events"
+    checkpoints = "checkpoints"
     commands = "commands"
 
 
@@ -50,6 +51,7 @@ _NOUNS = {
     ExportKind.points: "point",
     ExportKind.timing: "timing",
     ExportKind.events: "event",
+    ExportKind.checkpoints: "checkpoint",
     ExportKind.commands: "command",
 }
 
@@ -81,6 +83,28 @@ _COLUMNS = {
         "time": TIME,
         "data": JSON,
     },
+    ExportKind.checkpoints: {
+        "id": TEXT,
+        "attempt": TEXT,
+        "step": INTEGER,
+        "epoch": FLOAT,
+        "time": TIME,
+        "path": TEXT,
+        "deleted_at": TIME,
+        "best": JSON,
+        "last": JSON,
+        "metrics": JSON,
+        "state": TEXT,
+        "state_at": TIME,
+        "why": TEXT,
+        "bytes": INTEGER,
+        "files": INTEGER,
+        "sent": INTEGER,
+        "stored": INTEGER,
+        "archive": TEXT,
+        "pinned": JSON,
+        "keep": JSON,
+    },
     ExportKind.commands: {
         "id": TEXT,
         "op": TEXT,
@@ -103,7 +127,9 @@ def export(
     run: RunArgument,
     what: Annotated[
         ExportKind,
-        typer.Option(help="Logged values, seconds a step, lifecycle events, or commands."),
+        typer.Option(
+            help="Logged values, seconds a step, lifecycle events, checkpoints, or commands."
+        ),
     ] = ExportKind.points,
     format: Annotated[
         Format | None,
@@ -163,6 +189,8 @@ def _rows(history: History, run_id: str, what: ExportKind, attempt: str) -> Rows
     records: Iterator[Any]
     if what is ExportKind.events:
         records = history.iter_events(run_id)
+    elif what is ExportKind.checkpoints:
+        records = iter(history.checkpoints(run_id))
     else:
         records = _iter_commands(history, run_id)
     return Rows(_NOUNS[what], columns, map(attrgetter(*columns), records))

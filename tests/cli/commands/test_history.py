@@ -295,6 +295,33 @@ def test_an_export_has_every_event_with_its_data(
     assert logged["logs"]["loss"] == 0.5
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_an_export_has_every_checkpoint_with_its_metrics(
+    running_home: Home, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / "checkpoints"
+    done = running_home.lineside(
+        "export", RUN_ID, "--what", "checkpoints", "--format", kind, "--output", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]]
+    if kind == "csv":
+        rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    elif kind == "jsonl":
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    else:
+        rows = pq.read_table(file).to_pylist()
+    last = rows[-1]
+    metrics, is_last = (
+        (last["metrics"], last["last"])
+        if kind == "jsonl"
+        else (json.loads(last["metrics"]), json.loads(last["last"]))
+    )
+    assert metrics["loss"] == 1 / STEPS
+    assert (is_last, last["state"] or None) == (True, None)
+    assert last["path"].endswith(f"-{last['step']}")
+
+
 def test_an_existing_file_is_replaced_only_with_force(running_home: Home, tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     file.write_text("precious")
