@@ -164,7 +164,7 @@ class Archive:
         body = bytearray()
 
         async def read(objects: Objects) -> bytes:
-            problem = await find_problem(objects, run, part, body.extend)
+            problem = await find_problem(objects, run, part, consume=body.extend)
             if problem is not None:
                 raise ArchiveCorrupt(path, [Fault(part_key(run, part.sha256), problem)])
             return bytes(body)

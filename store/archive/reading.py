@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import aclosing
 
 from lineside.store.archive.errors import ArchiveCorrupt, Fault
 from lineside.store.archive.keys import (
@@ -16,7 +16,7 @@ from lineside.store.archive.keys import (
 from lineside.store.archive.manifest import InvalidManifest, Manifest, Part
 from lineside.store.archive.objects.objects import ObjectMissing, Objects
 from lineside.store.archive.progress import Progress
-from lineside.store.archive.tasks import TaskPool
+from lineside.store.archive.tasks import TaskPool, in_thread
 
 _MOST_MANIFEST_BYTES = 256 << 20
 
@@ -56,30 +56,42 @@ async def read_manifest(objects: Objects, key: ManifestKey) -> Manifest:
 async def read_bytes(objects: Objects, key: str, most: int) -> bytes:
     """An object's bytes, up to a few more than ``most``."""
     body = bytearray()
-    async for chunk in objects.get(key):
-        body += chunk
-        if len(body) > most:
-            break
+    async with aclosing(objects.get(key)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > most:
+                break
     return bytes(body)
 
 
 async def find_problem(
-    objects: Objects, run: str, part: Part, consume: Callable[[bytes], None]
+    objects: Objects,
+    run: str,
+    part: Part,
+    on_read: Callable[[int], None] | None = None,
+    consume: Callable[[bytes], None] | None = None,
 ) -> str | None:
-    """Read a part, give its chunks to ``consume`` in a thread, and name what is wrong with it."""
+    """Read a part, and name what is wrong with it; None if nothing is.
+
+    Its chunks go to ``consume`` in a thread, and their sizes to ``on_read``.
+    """
     digest = hashlib.sha256()
     size = 0
 
     def take(chunk: bytes) -> None:
         digest.update(chunk)
-        consume(chunk)
+        if consume is not None:
+            consume(chunk)
 
     try:
-        async for chunk in objects.get(part_key(run, part.sha256)):
-            size += len(chunk)
-            if size > part.size:
-                return f"is longer than the {part.size} bytes of the manifest"
-            await asyncio.to_thread(take, chunk)
+        async with aclosing(objects.get(part_key(run, part.sha256))) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > part.size:
+                    return f"is longer than the {part.size} bytes of the manifest"
+                await in_thread(take, chunk)
+                if on_read is not None:
+                    on_read(len(chunk))
     except ObjectMissing:
         return "is missing"
     if size != part.size:
@@ -113,10 +125,9 @@ class CheckpointCheck:
 
     async def _check(self, part: Part, paths: list[str]) -> None:
         run = self._manifest.facts.run
-
-        def count(chunk: bytes) -> None:
-            self._done += len(chunk)
-
-        problem = await find_problem(self._objects, run, part, count)
+        problem = await find_problem(self._objects, run, part, self._count)
         if problem is not None:
             self._faults[part] = Fault(part_key(run, part.sha256), problem, tuple(paths))
+
+    def _count(self, size: int) -> None:
+        self._done += size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import shutil
@@ -18,7 +17,7 @@ from lineside.store.archive.objects.folder import sync_folder
 from lineside.store.archive.objects.objects import Objects
 from lineside.store.archive.progress import Progress
 from lineside.store.archive.reading import find_problem
-from lineside.store.archive.tasks import TaskPool
+from lineside.store.archive.tasks import TaskPool, in_thread
 
 
 class CheckpointRestore:
@@ -41,7 +40,7 @@ class CheckpointRestore:
             async with TaskPool(self._parallel) as pool:
                 for file in self._manifest.files:
                     await self._start_file(file, folder, pool)
-            await asyncio.to_thread(_sync_tree, folder)
+            await in_thread(_sync_tree, folder)
             _check_absent(self._target)
             folder.rename(self._target)
             sync_folder(self._target.parent)
@@ -72,14 +71,16 @@ class CheckpointRestore:
                 view = memoryview(chunk)
                 while view:
                     view = view[handle.write(view) :]
-                self._done += len(chunk)
 
-            problem = await find_problem(self._objects, run, part, write)
+            problem = await find_problem(self._objects, run, part, self._count, write)
             if problem is not None:
                 fault = Fault(part_key(run, part.sha256), problem, (name,))
                 facts = self._manifest.facts
                 raise ArchiveCorrupt(f"step {facts.step} of {facts.run}", [fault])
-            await asyncio.to_thread(os.fsync, handle.fileno())
+            await in_thread(os.fsync, handle.fileno())
+
+    def _count(self, size: int) -> None:
+        self._done += size
 
 
 @contextmanager

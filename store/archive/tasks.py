@@ -6,15 +6,34 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from lineside.store.archive.errors import ArchiveStopped
 
 _LOOK_SECONDS = 0.1
 _TICK_SECONDS = 0.5
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``function`` in a thread. A cancelled caller goes on once the thread is done with it.
+
+    What it works on, a descriptor say, can be closed then.
+    """
+    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        while not call.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({call})
+        if not call.cancelled():
+            call.exception()  # it was looked at
+        raise
 
 
 class TaskPool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
@@ -35,7 +34,7 @@ from lineside.store.archive.objects.objects import ObjectExists, Objects
 from lineside.store.archive.progress import Progress, Written
 from lineside.store.archive.reading import list_manifests, read_bytes, read_manifest
 from lineside.store.archive.source_file import SourceFile
-from lineside.store.archive.tasks import TaskPool
+from lineside.store.archive.tasks import TaskPool, in_thread
 
 PART_BYTES = 64 << 20
 
@@ -83,10 +82,10 @@ class CheckpointWriter:
 
     async def _send_file(self, file: SourceFile, pool: TaskPool) -> list[Part]:
         parts = []
-        source = await asyncio.to_thread(_Source, file)
+        source = await in_thread(_Source, file)
         try:
             while not source.is_at_end:
-                block = await asyncio.to_thread(source.read_block)
+                block = await in_thread(source.read_block)
                 parts.append(block.part)
                 key = part_key(self._facts.run, block.part.sha256)
                 present = self._present.get(key)
@@ -96,7 +95,7 @@ class CheckpointWriter:
                 self._present[key] = block.part.size
                 # What is there with another size was cut short.
                 await pool.start(self._send_part(key, block.data, present is not None))
-            await asyncio.to_thread(source.check)
+            await in_thread(source.check)
         finally:
             source.close()
         return parts

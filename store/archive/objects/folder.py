@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -15,6 +14,7 @@ from typing import ParamSpec, TypeVar
 from lineside.store.archive.errors import ArchiveDenied, ArchiveUnavailable
 from lineside.store.archive.objects.objects import CHUNK_BYTES, ObjectExists, ObjectMissing
 from lineside.store.archive.objects.pace import Pace
+from lineside.store.archive.tasks import in_thread
 
 _LEFTOVER_SUFFIX = ".tmp"
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP})
@@ -62,11 +62,8 @@ class FolderObjects:
             os.close(descriptor)
             leftover.unlink(missing_ok=True)
 
-    async def get(self, key: str) -> AsyncIterator[bytes]:
-        try:
-            descriptor = await self._call(os.open, self._root / key, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise ObjectMissing(key) from None
+    async def get(self, key: str) -> AsyncGenerator[bytes, None]:
+        descriptor = await self._call(_open, self._root / key)
         try:
             while chunk := await self._call(os.read, descriptor, CHUNK_BYTES):
                 await self._pace.take(len(chunk))
@@ -88,14 +85,12 @@ class FolderObjects:
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._translated():
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await in_thread(function, *args, **kwargs)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (FileExistsError, FileNotFoundError):
-            raise
         except OSError as error:
             where = f"the archive in {self._root}"
             if error.errno in _DENIED:
@@ -109,6 +104,13 @@ class FolderObjects:
                     "fewer checkpoints"
                 ) from error
             raise ArchiveUnavailable(f"{where} cannot be used now: {error.strerror}") from error
+
+
+def _open(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ObjectMissing(file.name) from None
 
 
 def _create(file: Path) -> int:
@@ -188,8 +190,8 @@ def _delete(root: Path, key: str) -> None:
     file.unlink(missing_ok=True)
     with suppress(OSError):  # it is not empty
         for folder in file.parents:
-            if folder == root:
-                break
+            if folder.parent == root:
+                break  # the folder of all runs, in which another may be made now
             folder.rmdir()
 
 

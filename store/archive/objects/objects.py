@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -34,7 +34,7 @@ class Objects(Protocol):
             ObjectExists: without ``replace``, it exists and the store can refuse that.
         """
 
-    def get(self, key: str) -> AsyncIterator[bytes]:
+    def get(self, key: str) -> AsyncGenerator[bytes, None]:
         """The bytes of an object, in chunks.
 
         Raises:
