@@ -22,7 +22,8 @@ T = TypeVar("T")
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``function`` in a thread. A cancelled caller goes on once the thread is done with it.
 
-    What it works on, a descriptor say, can be closed then.
+    A file that it works on can be closed then. It has to keep what it opens where the caller finds
+    it, because a cancelled caller gets no value.
     """
     call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:

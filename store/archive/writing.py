@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import BinaryIO
 
 from lineside.store.archive.errors import (
@@ -82,8 +83,9 @@ class CheckpointWriter:
 
     async def _send_file(self, file: SourceFile, pool: TaskPool) -> list[Part]:
         parts = []
-        source = await in_thread(_Source, file)
+        source = _Source(file)
         try:
+            await in_thread(source.open)
             while not source.is_at_end:
                 block = await in_thread(source.read_block)
                 parts.append(block.part)
@@ -160,15 +162,16 @@ class _Source:
     def __init__(self, file: SourceFile) -> None:
         self._file = file
         self._left = file.size
+        self._handle: BinaryIO = BytesIO()
+
+    def open(self) -> None:
         try:
-            self._handle: BinaryIO = file.open()
+            self._handle = self._file.open()
         except FileNotFoundError:
-            raise SourceChanged(file.path, "went") from None
-        try:
-            self._compare()
-        except BaseException:
-            self._handle.close()
-            raise
+            raise SourceChanged(self._file.path, "went") from None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._compare()
 
     @property
     def is_at_end(self) -> bool:
@@ -195,9 +198,12 @@ class _Source:
         try:
             return self._handle.read(size)
         except OSError as error:
-            raise ArchiveUnavailable(
-                f"{self._file.path} of the checkpoint cannot be read: {error.strerror}"
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> ArchiveUnavailable:
+        return ArchiveUnavailable(
+            f"{self._file.path} of the checkpoint cannot be read: {error.strerror}"
+        )
 
     def _compare(self) -> None:
         try:

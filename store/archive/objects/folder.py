@@ -47,29 +47,32 @@ class FolderObjects:
     async def put(self, key: str, data: bytes, *, replace: bool = False) -> None:
         file = self._root / key
         leftover = file.parent / f".{secrets.token_hex(8)}{_LEFTOVER_SUFFIX}"
-        descriptor = await self._call(_create, leftover)
+        handle = _Handle()
         try:
+            await self._call(_create, leftover, handle)
             view = memoryview(data)
             while view:
                 size = self._pace.piece_bytes if self._pace.bytes_per_second else CHUNK_BYTES
                 await self._pace.take(len(view[:size]))
-                written = await self._call(os.write, descriptor, view[:size])
+                written = await self._call(os.write, handle.descriptor, view[:size])
                 self.bytes_sent += written
                 view = view[written:]
-            await self._call(os.fsync, descriptor)
+            await self._call(os.fsync, handle.descriptor)
             await self._call(_publish, leftover, file, replace)
         finally:
-            os.close(descriptor)
-            leftover.unlink(missing_ok=True)
+            handle.close()
+            with suppress(OSError):  # it is published, or was never made
+                leftover.unlink()
 
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
-        descriptor = await self._call(_open, self._root / key)
+        handle = _Handle()
         try:
-            while chunk := await self._call(os.read, descriptor, CHUNK_BYTES):
+            await self._call(_open, self._root / key, handle)
+            while chunk := await self._call(os.read, handle.descriptor, CHUNK_BYTES):
                 await self._pace.take(len(chunk))
                 yield chunk
         finally:
-            os.close(descriptor)
+            handle.close()
 
     async def sizes(self, prefix: str) -> dict[str, int]:
         return await self._call(_sizes, self._root, prefix)
@@ -106,20 +109,31 @@ class FolderObjects:
             raise ArchiveUnavailable(f"{where} cannot be used now: {error.strerror}") from error
 
 
-def _open(file: Path) -> int:
+class _Handle:
+    """A descriptor that a thread opens."""
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+def _open(file: Path, handle: _Handle) -> None:
     try:
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        handle.descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ObjectMissing(file.name) from None
 
 
-def _create(file: Path) -> int:
+def _create(file: Path, handle: _Handle) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        return os.open(file, flags, 0o666)
+        handle.descriptor = os.open(file, flags, 0o666)
     except FileNotFoundError:
         _make_folders(file.parent)
-        return os.open(file, flags, 0o666)
+        handle.descriptor = os.open(file, flags, 0o666)
 
 
 def _make_folders(folder: Path) -> None:
