@@ -51,6 +51,8 @@ from lineside.subscribers.archiver.tasks import (
 log = logging.getLogger("lineside")
 
 GARBAGE_RETRY_SECONDS = 3600.0
+MAX_GARBAGE_SECONDS = 600.0
+"""From one collection of garbage to the next at most; it is a second for each checkpoint."""
 LIST_SECONDS = 3600.0
 """From one comparison with the archive to the next."""
 MAX_REPAIRS = 3
@@ -229,6 +231,8 @@ class Outcomes:
     def _after_garbage(self, archive: RunArchive, result: Result, now: float) -> None:
         if result.error is None:
             archive.has_garbage = False
+            manifests = sum(entry.key is not None for entry in archive.entries.all)
+            self.garbage_at = now + min(manifests, MAX_GARBAGE_SECONDS)  # it reads each of them
             return
         self.garbage_at = now + GARBAGE_RETRY_SECONDS
         if isinstance(result.error, ArchiveCorrupt):
