@@ -10,6 +10,7 @@ import contextlib
 import select
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -37,15 +38,16 @@ REGION = "us-east-1"
 class ObjectServer:
     """An S3 server in a process of its own. It can be killed, and started again on its port."""
 
-    def __init__(self, command: list[str], port: int, log: Path) -> None:
+    def __init__(self, command: list[str], port: int, log: Path, scheme: str = "http") -> None:
         self.port = port
+        self._scheme = scheme
         self._command = command
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def options(self, endpoint: str = "") -> dict[str, str]:
         """The options of an ArchiveLocation at this server."""
@@ -83,7 +85,8 @@ class ObjectServer:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"{self._command} ended: {self._log.read_text()[-2000:]}")
         try:
-            urllib.request.urlopen(self.endpoint, timeout=5).close()  # noqa: S310
+            trusting = ssl._create_unverified_context()  # noqa: S323
+            urllib.request.urlopen(self.endpoint, timeout=5, context=trusting).close()  # noqa: S310
         except urllib.error.HTTPError:
             return True
         except OSError:
@@ -107,8 +110,11 @@ class RcloneServer:
 
 
 @contextmanager
-def rclone_server(folder: Path) -> Iterator[RcloneServer]:
-    """``rclone serve s3`` with an empty bucket in ``folder``, and KEY_ID to sign with."""
+def rclone_server(folder: Path, *, tls: bool = False) -> Iterator[RcloneServer]:
+    """``rclone serve s3`` with an empty bucket in ``folder``, and KEY_ID to sign with.
+
+    With ``tls`` its certificate is signed by itself.
+    """
     root = folder / "rclone"
     bucket = root / BUCKET
     bucket.mkdir(parents=True)
@@ -117,7 +123,14 @@ def rclone_server(folder: Path) -> Iterator[RcloneServer]:
         rclone(), "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{KEY_ID},{SECRET}", "--vfs-cache-mode", "off", str(root),
     ]  # fmt: skip
-    with ObjectServer(command, port, folder / "rclone.log") as server:
+    if tls:
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        openssl = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"]
+        files = ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run([*openssl, *files], check=True, capture_output=True)
+        command += ["--cert", str(certificate), "--key", str(key)]
+    scheme = "https" if tls else "http"
+    with ObjectServer(command, port, folder / "rclone.log", scheme) as server:
         yield RcloneServer(server, bucket)
 
 

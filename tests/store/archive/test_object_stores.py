@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -24,6 +27,8 @@ from lineside.store.archive.errors import (
 )
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from lineside.store.archive.objects import remote
+from lineside.store.archive.objects.pace import Pace
+from lineside.store.archive.objects.paced_proxy import PacedProxy
 from lineside.store.archive.source_file import of_folder
 from tests.store.archive.conftest import (
     PART,
@@ -227,6 +232,45 @@ def test_a_limit_of_bytes_a_second_holds_finely_over_the_network(
     assert all(sent <= limit * (seconds + 0.6) for seconds, sent in pairs), pairs
     total, took = seen[-1][1] - seen[0][1], seen[-1][0] - seen[0][0]
     assert total <= limit * (took + 0.6)
+
+
+@contextmanager
+def _next_proxy() -> Iterator[tuple[PacedProxy, str]]:
+    """An HTTP proxy that others go through, and its URL."""
+    proxy = PacedProxy(Pace(0))
+    ready: Queue[tuple[str, Callable[[], object]]] = Queue()
+
+    async def serve() -> None:
+        end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        async with proxy.serve() as url:
+            ready.put((url, lambda: loop.call_soon_threadsafe(end.set)))
+            await end.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    url, end = ready.get(timeout=DEADLINE)
+    try:
+        yield proxy, url
+    finally:
+        end()
+        thread.join()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_limit_holds_under_tls_and_through_another_proxy(
+    tls: bool, small_parts: None, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint-5", size=4 * PART)
+    with rclone_server(tmp_path, tls=tls) as rclone, _next_proxy() as (proxy, url):
+        options = {**rclone.server.options(), "proxy_url": url}
+        options["allow_invalid_certificates"] = "true"
+        archive = open_archive(ArchiveLocation(URL, options), bytes_per_second=8 * PART)
+        started = time.monotonic()
+        _, manifest, written = write(archive, checkpoint)
+        assert time.monotonic() - started > 0.9 * written.sent / (8 * PART) - 0.2
+        assert proxy.bytes_sent > written.sent
+        assert archive.find_faults(manifest) == []
 
 
 def test_progress_grows_while_a_part_is_under_way(
