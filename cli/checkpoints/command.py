@@ -8,10 +8,22 @@ from typing import Annotated
 import typer
 
 from lineside.bus.protocol.checkpoints import DELETE, PIN, UNPIN
-from lineside.cli.checkpoints.options import ArchiveOption, ConfigOption, StepOption
+from lineside.cli.configuration.option import config_option
 from lineside.cli.output import JsonOption
 from lineside.cli.run_lookup import RunArgument
 
+ArchiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        metavar="URL",
+        help="The archive, as s3://BUCKET/PREFIX or a folder, instead of the configuration's.",
+    ),
+]
+ConfigOption = Annotated[Path | None, config_option()]
+StepOption = Annotated[
+    int | None, typer.Option("--step", min=0, metavar="N", help="The step of the checkpoint.")
+]
 OneStepOption = Annotated[
     int, typer.Option("--step", min=0, metavar="N", help="The step of the checkpoint.")
 ]

@@ -13,14 +13,13 @@ from lineside.bus.protocol.checkpoints import ARCHIVED, CORRUPT
 from lineside.bus.terminal_text import printable
 from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, read_catalog
-from lineside.cli.checkpoints.newest_whole import newest_whole, whole_folder
+from lineside.cli.checkpoints.wholeness import newest_whole, whole_folder
 from lineside.cli.output import local_time, print_json, table, warn
 from lineside.dashboard import formatting
 from lineside.store.archive.errors import ArchiveCorrupt
 from lineside.store.history.checkpoints import main_metric
 
 if TYPE_CHECKING:
-    from lineside.store.history.checkpoints import Checkpoint
     from lineside.store.history.history import History
 
 
@@ -100,7 +99,7 @@ def _row(entry: CatalogEntry, now: datetime) -> tuple[str, ...]:
         _state(entry),
         "" if bytes_ is None else formatting.size(bytes_),
         _metric(metrics),
-        ", ".join(_marks(record)),
+        ", ".join(_marks(entry)),
         ", ".join(_places(entry)),
     )
 
@@ -121,9 +120,11 @@ def _metric(metrics: Mapping[str, float]) -> str:
     return f"{shown[0]} {formatting.number(shown[1])}" if shown else ""
 
 
-def _marks(record: Checkpoint | None) -> list[str]:
+def _marks(entry: CatalogEntry) -> list[str]:
+    record = entry.record
     names = ("best", "last", "pinned")
-    return [name for name in names if record is not None and getattr(record, name)]
+    marks = [name for name in names if record is not None and getattr(record, name)]
+    return marks if entry.counts else [*marks, "superseded"]
 
 
 def _places(entry: CatalogEntry) -> list[str]:
@@ -149,24 +150,38 @@ def _notes(entry: CatalogEntry) -> list[str]:
 
 
 def _as_json(entry: CatalogEntry) -> dict[str, Any]:
-    """As in the API, with where it is; without a record, what is known from its manifest."""
-    where = {
+    """As in the API, and where it is; what neither record nor manifest has is null."""
+    from lineside.dashboard.api.checkpoint_models import Checkpoint
+
+    document: dict[str, Any] = dict.fromkeys(Checkpoint.model_fields)
+    if entry.record is not None:
+        document |= Checkpoint.from_store(entry.record).model_dump(mode="json")
+    else:
+        document |= {"attempt": entry.attempt, "step": entry.step, **_unrecorded(entry)}
+    return document | {
+        "counts": entry.counts,
         "folder": entry.folder and str(entry.folder),
         "hold": entry.hold and str(entry.hold),
         "in_archive": entry.is_archived,
     }
-    if entry.record is not None:
-        from lineside.dashboard.api.checkpoint_models import Checkpoint
 
-        return Checkpoint.from_store(entry.record).model_dump(mode="json") | where
-    document: dict[str, Any] = {"attempt": entry.attempt, "step": entry.step}
+
+def _unrecorded(entry: CatalogEntry) -> dict[str, Any]:
+    """What the manifest has of a checkpoint without a record."""
     if entry.key is None:
-        return document | {"path": entry.path, "state": None} | where
+        return {"path": entry.path}
     try:
-        facts, counts = entry.manifest.facts, (entry.manifest.size, len(entry.manifest.files))
+        manifest = entry.manifest
     except ArchiveCorrupt as error:
-        return document | {"state": CORRUPT, "why": str(error)} | where
+        return {"state": CORRUPT, "why": str(error)}
+    facts = manifest.facts
     time = datetime.fromtimestamp(facts.saved_at, timezone.utc)
-    document |= {"epoch": facts.epoch, "time": time.isoformat(), "path": facts.checkpoint}
-    document |= {"metrics": dict(facts.metrics), "state": ARCHIVED}
-    return document | dict(zip(("bytes", "files"), counts, strict=True)) | where
+    return {
+        "epoch": facts.epoch,
+        "time": time.isoformat(),
+        "path": facts.checkpoint,
+        "metrics": dict(facts.metrics),
+        "state": ARCHIVED,
+        "bytes": manifest.size,
+        "files": len(manifest.files),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
@@ -14,17 +15,20 @@ import typer
 from lineside.bus.errors import LinesideError, UsageError
 from lineside.bus.wording import plural
 from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
-from lineside.cli.checkpoints.best import best_entry
 from lineside.cli.checkpoints.catalog import CatalogEntry, at_step, read_catalog
 from lineside.cli.checkpoints.progress import ByteProgress
 from lineside.cli.checkpoints.requests import request_check
 from lineside.cli.output import print_json, warn
 from lineside.dashboard.formatting import size
 from lineside.store.archive.errors import ArchiveCorrupt
+from lineside.subscribers.archiver.policy import KeepOptions, KnownCheckpoint, decide
 
 if TYPE_CHECKING:
     from lineside.store.archive.archive import Archive
     from lineside.store.archive.manifest import Manifest
+
+_MONITORS = ("eval_loss", "loss")
+"""The metrics that decide which checkpoint is best where none is configured."""
 
 
 class CheckpointDamaged(LinesideError):
@@ -78,6 +82,47 @@ def restore_checkpoint(run: str, wanted: Wanted, to: Path, named: NamedArchive, 
             + _offer(newest_sound(archive, others), command)
         ) from error
     _print(entry, manifest, target, json)
+
+
+def best_entry(
+    entries: Sequence[CatalogEntry], run: str, monitor: Sequence[str], mode: str
+) -> CatalogEntry:
+    """The best of ``entries``: as the store has it, or else by the metrics of their manifests.
+
+    ``monitor`` are the metrics that decide, by default the loss of the evaluation or the loss.
+
+    Raises:
+        UsageError: it is not in the archive, or none has such a metric.
+    """
+    marked = [entry for entry in entries if entry.record is not None and entry.record.best]
+    if marked:
+        if marked[0].key is None:
+            raise UsageError(
+                f"the best checkpoint of {run}, of step {marked[0].step:,}, is not in the archive; "
+                f"`lineside checkpoints {run}` lists them"
+            )
+        return marked[0]
+    known = []
+    for entry in entries:
+        if entry.key is not None:
+            with contextlib.suppress(ArchiveCorrupt):
+                known.append((_known(entry.manifest), entry))
+    for metrics in [monitor] if monitor else [[name] for name in _MONITORS]:
+        options = KeepOptions(monitor=metrics, mode=mode)
+        for decision in decide([one for one, _ in known], options):
+            if decision.is_best:
+                return next(entry for one, entry in known if one is decision.checkpoint)
+    raise UsageError(
+        f"no archived checkpoint of {run} has the metric {' or '.join(monitor or _MONITORS)}; "
+        f"`lineside checkpoints {run}` lists them, and --step N restores one"
+    )
+
+
+def _known(manifest: Manifest) -> KnownCheckpoint:
+    facts = manifest.facts
+    return KnownCheckpoint(
+        facts.attempt, facts.step, facts.checkpoint, facts.saved_at, facts.metrics, is_archived=True
+    )
 
 
 def newest_sound(archive: Archive, entries: Sequence[CatalogEntry]) -> CatalogEntry | None:

@@ -10,7 +10,7 @@ import typer
 from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
-from lineside.cli.checkpoints.options import ArchiveOption, ConfigOption, StepOption
+from lineside.cli.checkpoints.command import ArchiveOption, ConfigOption, StepOption
 from lineside.cli.configuration.option import config_option
 from lineside.cli.output import JsonOption, StatusLine, pairs, print_json
 

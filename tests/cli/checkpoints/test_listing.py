@@ -10,8 +10,9 @@ import pytest
 
 from lineside.bus.checkpoints.hold import hold_path
 from lineside.cli.checkpoints.catalog import read_catalog
-from lineside.cli.checkpoints.newest_whole import newest_whole
 from lineside.cli.checkpoints.progress import progress_text
+from lineside.cli.checkpoints.wholeness import newest_whole
+from lineside.dashboard.api.checkpoint_models import Checkpoint
 from lineside.store.archive.archive import Archive
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from lineside.store.database.engine import open_store
@@ -26,6 +27,8 @@ from tests.cli.checkpoints.archives import (
 from tests.cli.checkpoints.stores import RecordedRun, trainer_checkpoint
 from tests.cli.homes import Home
 
+FIELDS = Checkpoint.model_fields.keys() | {"counts", "folder", "hold", "in_archive"}
+"""The keys of each item, whatever is known of it."""
 LATER = "20261129T080000.000-0002"
 
 
@@ -75,6 +78,7 @@ def test_each_checkpoint_has_its_state_and_the_places_where_it_is(
     assert lines[5].startswith("step 300: it is tried again at 2096-")
 
     shown = {item["step"]: item for item in items(home)}
+    assert {frozenset(item) for item in shown.values()} == {frozenset(FIELDS)}
     assert (shown[400]["folder"], shown[400]["in_archive"]) == (str(paths[400]), False)
     assert (shown[200]["folder"], shown[200]["hold"]) == (None, str(hold_path(paths[200])))
     assert (shown[100]["in_archive"], shown[100]["deleted"]) == (True, True)
@@ -150,6 +154,15 @@ def test_what_a_later_attempt_went_back_behind_counts_only_without_another(
     run.save(trainer_checkpoint(tmp_path, 150, LATER), 150, LATER)
     run.record(home)
     assert newest(home) == (0, f"{tmp_path}/checkpoint-150\n", "")
+    assert [(item["step"], item["counts"]) for item in items(home)] == [
+        (150, True),
+        (100, True),
+        (200, False),
+    ]
+    assert home.lineside("checkpoints", RUN).stdout.splitlines()[3].split()[-2:] == [
+        "superseded",
+        "local",
+    ]
     for step in (100, 150):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert newest(home) == (0, f"{tmp_path}/checkpoint-200\n", "")
@@ -167,7 +180,9 @@ def test_a_newer_one_that_is_not_recorded_yet_is_listed_and_counts(
     assert home.lineside("checkpoints", RUN).stdout.splitlines()[1].split() == [
         *("200", "not", "recorded", "local")
     ]
-    assert (items(home)[0]["step"], items(home)[0]["folder"]) == (200, str(path))
+    (item, _) = items(home)
+    assert (item["step"], item["folder"], item["state"]) == (200, str(path), None)
+    assert item.keys() == FIELDS
 
 
 def test_of_store_and_archive_the_newest_whole_one_is_taken(home: Home, tmp_path: Path) -> None:
@@ -215,8 +230,10 @@ def test_without_a_store_the_archive_is_listed(home: Home, tmp_path: Path) -> No
     assert newer.split("  ")[0] == " 200"
     assert newer.endswith("archived  5.01 kB  eval_loss 0.2         archived")
     assert damaged.split() == ["100", "corrupt", "archived"]
-    (item, _) = items(home, "--archive", str(url))
+    (item, corrupt) = items(home, "--archive", str(url))
     assert (item["path"], item["files"]) == (str(tmp_path / "checkpoint-200"), 2)
+    assert (corrupt["state"], corrupt["path"]) == ("corrupt", None)
+    assert item.keys() == corrupt.keys() == FIELDS
 
 
 def test_a_manifest_that_is_gone_is_found_by_verify(home: Home, tmp_path: Path) -> None:
