@@ -43,5 +43,5 @@ class ArchiverService(SubscriberService):
 
     def flush(self) -> None:
         if not self._copies.stop(_STOP_SECONDS):
-            log.warning("archiver: a copy does not stop, and ends with the process")
+            log.warning("archiver: the archive does not answer, so the process ends in a request")
         super().flush()
