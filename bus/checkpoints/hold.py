@@ -37,8 +37,8 @@ class HoldLimits:
     max_held_gb: float = 0.0
 
 
-def write_limits(home: Path, limits: HoldLimits | None) -> None:
-    """Ask the trainings of ``home`` to hold checkpoints; with None, not to.
+def write_limits(home: Path, limits: HoldLimits | None, archive: str = "") -> None:
+    """Ask the trainings of ``home`` to hold checkpoints for the ``archive``; with None, not to.
 
     Raises:
         OSError: the file cannot be written or removed.
@@ -48,7 +48,7 @@ def write_limits(home: Path, limits: HoldLimits | None) -> None:
         file.unlink(missing_ok=True)
         return
     draft = file.with_name(f"{HOLD_FILE}.{os.getpid()}")
-    draft.write_text(json.dumps(asdict(limits)))
+    draft.write_text(json.dumps({**asdict(limits), "archive": archive}))
     draft.replace(file)
 
 
@@ -70,6 +70,14 @@ def read_limits(home: Path, wanted: bool | None = None) -> HoldLimits | None:
         return HoldLimits() if wanted else None
     except (ValueError, LookupError, TypeError, OverflowError):
         return HoldLimits()
+
+
+def archive_of(home: Path) -> str:
+    """The URL of the archive for which trainings of ``home`` hold checkpoints; empty without one."""
+    try:
+        return str(json.loads((home / HOLD_FILE).read_bytes())["archive"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def hold_path(checkpoint: Path) -> Path:

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineside.bus.checkpoints.hold import archive_of
 from lineside.bus.errors import MissingExtra, RunNotFound, StoreError, UsageError
+from lineside.bus.settings import Settings
 from lineside.cli.configuration.option import CONFIG_VARIABLE, load_configuration
 from lineside.cli.run_lookup import open_history
 from lineside.store.archive.location import ArchiveLocation, open_archive
@@ -21,33 +23,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedArchive:
-    """The archive that ``--archive`` names, or else the configuration file."""
+    """The archive that ``--archive`` names, or else the configuration file.
+
+    Without either it is the folder to which the archiver of this home writes.
+    """
 
     url: str | None
     config: Path | None
 
     def open(self) -> Archive | None:
-        """The archive; None if neither names one.
+        """The archive; None if there is none.
 
         Raises:
             UsageError: no archive can be there, or the configuration has faults.
             MissingExtra: the packages of the extra ``archive`` are not installed.
         """
         if self._section is None:
-            url = self.url or ""
-            return open_archive(ArchiveLocation(url if "://" in url else str(Path(url).absolute())))
+            return _open_url(self.url or "")
         if not self._section.url:
-            return None
+            url = self._url_of_home
+            return _open_url(url) if url and "://" not in url.removeprefix("file://") else None
         location = ArchiveLocation(self._section.url, self._section.options)
         return open_archive(location, parallel=self._section.parallel)
 
     def require(self) -> Archive:
-        """The archive; raises as ``open`` does, and a UsageError if neither names one."""
+        """The archive; raises as ``open`` does, and a UsageError if there is none."""
         archive = self.open()
         if archive is None:
+            url = self._url_of_home  # a bucket, whose options are in the configuration alone
+            what = f"the archive {url} needs its options" if url else "there is no archive"
             raise UsageError(
-                "there is no archive of checkpoints: give --archive URL, or set archive.url in a "
-                f"configuration file and name that by --config or {CONFIG_VARIABLE}"
+                f"{what}: give --archive URL, or set archive.url in a configuration file and name "
+                f"that by --config or {CONFIG_VARIABLE}"
             )
         return archive
 
@@ -68,11 +75,20 @@ class NamedArchive:
         return [*words, "--config", str(self.config)] if self.config else words
 
     @cached_property
+    def _url_of_home(self) -> str:
+        return archive_of(Settings.from_env().home)
+
+    @cached_property
     def _section(self) -> ArchiveSection | None:
         """The configuration of the archive; None with a URL alone, which needs no package."""
         if self.url is not None and self.config is None:
             return None
         return load_configuration(self.config).with_archive(self.url or "").archive
+
+
+def _open_url(url: str) -> Archive:
+    has_scheme = ":" in url.partition("/")[0]  # also `s3:/bucket`, which is no folder
+    return open_archive(ArchiveLocation(url if has_scheme else str(Path(url).absolute())))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ _REMOTE = re.compile(r"(?:s3|gs|az)://[^/?#@]+(?:/[^?#@]*)?")
 
 def archive_url(value: str) -> str:
     """``value``, checked: the address of a bucket, or the path of a folder."""
-    if "://" in value and not value.startswith("file:///") and not _REMOTE.fullmatch(value):
+    has_scheme = ":" in value.partition("/")[0]  # also `s3:/bucket`, which is no folder
+    if has_scheme and not value.startswith("file:///") and not _REMOTE.fullmatch(value):
         raise ValueError(_EXPECTED)
     return value
 

@@ -28,6 +28,7 @@ class ArchiverService(SubscriberService):
         limits: HoldLimits,
     ) -> None:
         self._limits = limits
+        self._url = work.archive.url
         self._copies = slots = Slots()
         self._status = status = ArchiveStatus()
         super().__init__(settings, Archiver, lambda: Archiver(work, slots, status))
@@ -39,7 +40,7 @@ class ArchiverService(SubscriberService):
     def startup(self) -> None:
         lower_priority()
         super().startup()
-        write_limits(self.settings.home, self._limits)
+        write_limits(self.settings.home, self._limits, self._url)
 
     def flush(self) -> None:
         if not self._copies.stop(_STOP_SECONDS):

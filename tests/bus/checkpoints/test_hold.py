@@ -61,9 +61,9 @@ def test_a_file_that_cannot_be_understood_asks_for_the_default_limits(
 
 
 def test_the_limits_are_stored_by_name(tmp_path: Path) -> None:
-    write_limits(tmp_path, HoldLimits())
+    write_limits(tmp_path, HoldLimits(), "/mnt/archive")
     stored = json.loads((tmp_path / HOLD_FILE).read_text())
-    assert stored == {"max_held": 5, "max_held_gb": 0.0}
+    assert stored == {"max_held": 5, "max_held_gb": 0.0, "archive": "/mnt/archive"}
 
 
 def test_a_hold_is_beside_its_checkpoint_under_the_same_name(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_an_option_of_the_store_that_does_not_exist_is_a_fault_of_the_file(
     assert "url: s3://models/runs" in shown.stdout
 
 
-def test_a_place_that_is_no_archive_is_refused(home: Home) -> None:
-    ended = home.lineside("up", "--archive", "ftp://host/models")
+@pytest.mark.parametrize("url", ["ftp://host/models", "s3:/models"])
+def test_a_place_that_is_no_archive_is_refused(home: Home, url: str) -> None:
+    ended = home.lineside("up", "--archive", url)
     assert ended.returncode == 2
-    assert "--archive 'ftp://host/models': expected s3://BUCKET/PREFIX" in ended.stderr
+    assert f"--archive '{url}': expected s3://BUCKET/PREFIX" in ended.stderr

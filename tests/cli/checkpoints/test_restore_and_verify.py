@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.checkpoints.hold import HoldLimits, write_limits
 from lineside.store.archive.manifest import Manifest
 from tests.cli.checkpoints.archives import (
     ATTEMPT,
@@ -62,6 +63,21 @@ def test_a_restored_checkpoint_is_equal_to_the_one_that_was_saved(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{target}: step {step} of {RUN}, 2 files, 5.01 kB\n"
     assert files_of(target) == files_of(archived.saved[step])
+
+
+def test_the_folder_of_the_archiver_of_this_home_needs_no_option(
+    home: Home, archived: Archived, tmp_path: Path
+) -> None:
+    home.path.mkdir(mode=0o700, exist_ok=True)
+    write_limits(home.path, HoldLimits(), str(archived.url))
+    done = home.lineside("restore", RUN, "--to", str(tmp_path / "back"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files_of(tmp_path / "back") == files_of(archived.saved[300])
+
+    write_limits(home.path, HoldLimits(), "s3://bucket/prefix")
+    refused = home.lineside("verify", RUN)
+    assert refused.returncode == 2
+    assert "archive s3://bucket/prefix needs its options: give --archive URL" in refused.stderr
 
 
 def test_a_restore_as_json_names_what_was_restored(
