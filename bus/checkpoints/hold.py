@@ -73,7 +73,7 @@ def read_limits(home: Path, wanted: bool | None = None) -> HoldLimits | None:
 
 
 def archive_of(home: Path) -> str:
-    """The URL of the archive for which trainings of ``home`` hold checkpoints; empty without one."""
+    """The URL of the archive for which trainings of ``home`` hold checkpoints, or nothing."""
     try:
         return str(json.loads((home / HOLD_FILE).read_bytes())["archive"])
     except (OSError, ValueError, LookupError, TypeError):
