@@ -1,11 +1,11 @@
-"""How fast a checkpoint gets into an archive, and what ten of them take there."""
+"""What the archive costs a training, how fast it is, and what ten checkpoints take there."""
 
-from benchmarks.archive import speed, stored
+from benchmarks.archive import speed, stored, training
 from benchmarks.table import Row
 
 
 def measure() -> list[Row]:
-    return [*speed.measure(), *stored.measure()]
+    return [*training.measure(), *speed.measure(), *stored.measure()]
 
 
 __all__ = ["measure"]

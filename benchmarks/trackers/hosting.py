@@ -1,4 +1,4 @@
-"""A broker, a callback host and an uploader for measured trainings."""
+"""A broker and the subscribers of measured trainings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Hosting:
     """The processes of one home, from the context's start to its end.
 
     The callback host runs ``entries`` and, always, the trackers that runs hand over; ``upload`` is
-    an entry of ``uploads``. ``variables`` are those of the trackers, also for the trainings.
+    an entry of ``uploads``, ``archive`` the section of that name. ``variables`` are those of the
+    trackers, also for the trainings.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Hosting:
         variables: Mapping[str, str],
         entries: Sequence[str] = (),
         upload: Mapping[str, Any] | None = None,
+        archive: Mapping[str, Any] | None = None,
     ) -> None:
         self.home = home
         self.environment = {**variables, "LINESIDE_HOME": str(home), "LINESIDE_SAMPLER": "0"}
@@ -41,6 +43,9 @@ class Hosting:
         if upload is not None:
             self._configuration["uploads"] = {"upload": dict(upload)}
             self._commands.append(["uploader", "upload"])
+        if archive is not None:
+            self._configuration["archive"] = dict(archive)
+            self._commands.append(["archiver"])
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Hosting:

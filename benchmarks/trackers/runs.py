@@ -54,6 +54,7 @@ def training(
     report_to: str = "none",
     steps: int = STEPS,
     logging_steps: int = 1,
+    save_steps: int = 0,
 ) -> list[str]:
     """The arguments of Python for a measured training."""
     plan = {
@@ -62,6 +63,7 @@ def training(
         "report_to": report_to,
         "steps": steps,
         "logging_steps": logging_steps,
+        "save_steps": save_steps,
         "output": str(folder / "out"),
     }
     return ["-m", "benchmarks.trackers.training", json.dumps(plan)]

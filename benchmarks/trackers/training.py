@@ -1,7 +1,8 @@
 """A training whose times are measured: ``python -m benchmarks.trackers.training PLAN``.
 
 ``PLAN`` is JSON: ``callback``, the class path of one that runs in this process, or null;
-``lineside``; ``report_to``; ``steps``; ``logging_steps``; ``output``. Prints one line of JSON when
+``lineside``; ``report_to``; ``steps``; ``logging_steps``; ``save_steps``, 0 for no checkpoint;
+``output``. Prints one line of JSON when
 training is over. Its times are of the clock that all processes share, so that the parent knows what
 passed before the first step and after the last one.
 """
@@ -65,7 +66,9 @@ def main() -> None:
             per_device_train_batch_size=BATCH,
             max_steps=plan["steps"],
             logging_steps=plan["logging_steps"],
-            save_strategy="no",
+            save_strategy="steps" if plan["save_steps"] else "no",
+            save_steps=plan["save_steps"] or 1,
+            save_total_limit=1,
             report_to=plan["report_to"],
             use_cpu=True,
             disable_tqdm=True,
