@@ -74,7 +74,7 @@ def router(store: StoreAccess, sender: CommandSender, archive: ArchiveAccess) ->
         found = store.history.checkpoint(run_id, checkpoint_id)
         if not found.is_archived or found.archive is None:
             raise _not_archived(run_id, found)
-        tar = archive.open_tar(found.archive)
+        tar = archive.open_tar(run_id, found.archive)
         return StreamingResponse(
             tar,
             media_type="application/x-tar",

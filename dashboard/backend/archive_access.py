@@ -37,8 +37,8 @@ class ArchiveAccess:
         opened = self._open()
         return opened if isinstance(opened, str) else ""
 
-    def open_tar(self, address: str) -> CheckpointTar:
-        """The checkpoint whose manifest is at ``address``, as a tar.
+    def open_tar(self, run: str, address: str) -> CheckpointTar:
+        """The checkpoint of ``run`` whose manifest is at ``address``, as a tar.
 
         Raises:
             Problem: there is no archive here, it cannot be read, or it is damaged.
@@ -47,8 +47,8 @@ class ArchiveAccess:
         if isinstance(archive, str):
             raise _unavailable(archive)
         key = ManifestKey.parse("/".join(address.split("/")[-_PARTS_OF_KEY:]))
-        if key is None:
-            detail = f"{address} is no address of a manifest."
+        if key is None or key.run != run:
+            detail = f"{address} is no address of a manifest of run {run}."
             raise Problem(502, "archive-damaged", "Damaged in the archive", detail)
         try:
             return CheckpointTar(archive, archive.read_manifest(key))

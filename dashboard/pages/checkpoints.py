@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +24,28 @@ TONES = {
     bus.CORRUPT: "danger",
 }
 """The tone of each state that has one."""
-_MEANINGS = {**bus.STATES, bus.HELD: "training holds its files until the archiver has them"}
+_MEANINGS = {
+    **bus.STATES,
+    bus.HELD: "training holds its files until the archiver has them",
+}
 _PINNABLE = frozenset({bus.HELD, bus.WAITING, bus.COPYING, bus.FAILED}) | bus.IN_ARCHIVE
+_REPLACED = "replaced"
+_MEANINGS[_REPLACED] = "saved again later at the same path and step"
 _MAX_METRICS = 20  # in the title
+_MAX_LISTED = 100
+"""The newest checkpoints that are listed, beside the best and the pinned ones."""
 
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """A checkpoint as shown. ``ops`` are what a person can ask of the archiver now."""
+    """A checkpoint as shown. ``ops`` are what a person can ask of the archiver now.
+
+    ``attempt`` is the number of its attempt if the run has several.
+    """
 
     record: Checkpoint
+    attempt: int | None
+    is_superseded: bool
     offset: str
     metric: str
     metrics: str
@@ -46,25 +59,53 @@ class CheckpointRow:
 
 
 def panel(
-    run: Run, found: Sequence[Checkpoint], principal: Principal | None, no_download: str
+    run: Run,
+    found: Sequence[Checkpoint],
+    principal: Principal | None,
+    no_download: str,
+    show_all: bool,
 ) -> dict[str, Any]:
-    """What ``run_checkpoints.html`` shows; ``no_download`` is why nothing can be downloaded."""
-    return {
-        "checkpoints": [checkpoint_row(run, saved) for saved in reversed(found)],
+    """What ``run_checkpoints.html`` shows; ``no_download`` is why nothing can be downloaded.
+
+    ``checkpoints_digest`` is the same for the same content, which a live page need not get again.
+    """
+    newest = {saved.id: saved for saved in found}
+    first = 0 if show_all else max(0, len(found) - _MAX_LISTED)
+    listed = [
+        (number, checkpoint_row(run, saved, is_replaced=newest[saved.id] is not saved))
+        for number, saved in enumerate(found, 1)
+        if number > first or saved.best or saved.pinned
+    ]
+    shown = {
+        "checkpoints": listed[::-1],
+        "checkpoints_left_out": len(found) - len(listed),
+        "saved": len(found),
+        "kept": sum(not saved.deleted for saved in found),
         "has_archive": any(saved.state is not None or saved.why for saved in found),
-        "archived": sum(saved.is_archived for saved in found),
+        "archived": sum(saved.is_archived and saved.state != bus.CORRUPT for saved in found),
+        "corrupt": sum(saved.state == bus.CORRUPT for saved in found),
         "no_request": denial_reason(principal, "Asking the archiver", CONTROL),
         "no_download": no_download,
     }
+    return {**shown, "checkpoints_digest": _digest(shown)}
 
 
-def checkpoint_row(run: Run, saved: Checkpoint) -> CheckpointRow:
-    """The row of a checkpoint of ``run``."""
+def _digest(shown: Mapping[str, Any]) -> str:
+    return hashlib.sha256(repr(shown).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def checkpoint_row(run: Run, saved: Checkpoint, *, is_replaced: bool = False) -> CheckpointRow:
+    """The row of a checkpoint of ``run``; ``is_replaced``: it was saved again later."""
+    attempts = {one.attempt: one for one in run.attempts}
+    attempt = attempts.get(saved.attempt)
+    end = attempt and attempt.superseded_after
     shown = main_metric(saved.metrics)
     percent = None if saved.copied is None else int(100 * saved.copied)
-    state = saved.state or "not archived"
+    state = _REPLACED if is_replaced else saved.state or "not archived"
     return CheckpointRow(
         record=saved,
+        attempt=attempt.number if attempt and len(attempts) > 1 else None,
+        is_superseded=end is not None and saved.step > end,
         offset=formatting.offset((saved.time - run.started_at).total_seconds()),
         metric=f"{shown[0]} {formatting.number(shown[1])}" if shown else "",
         metrics=", ".join(

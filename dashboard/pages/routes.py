@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
@@ -36,6 +36,8 @@ TIMELINE_LENGTH = 100
 """Events of a timeline fetched at once."""
 _MAX_VALUES = 200  # that are no numbers; the events have the others
 _MAX_ATTEMPTS_CHARTED = 8
+ListedOption = Annotated[Literal["all"] | None, Query()]
+"""Whether all checkpoints of a run are listed; else the newest."""
 SORTS = {
     "-started_at": "newest first",
     "started_at": "oldest first",
@@ -87,7 +89,7 @@ def router(
         )
 
     @routes.get("/runs/{run_id}")
-    def run_page(request: Request, run_id: str) -> HTMLResponse:
+    def run_page(request: Request, run_id: str, checkpoints: ListedOption = None) -> HTMLResponse:
         history, principal = store.history, caller(request)
         revision = history.revision()  # before the content: the live stream misses nothing
         run = history.run(run_id)
@@ -107,17 +109,26 @@ def router(
             configuration=sections.configuration(history.configuration(run_id)),
             no_edit=denial_reason(principal, "Editing", CONTROL),
             no_delete=denial_reason(principal, "Deleting", ADMIN),
-            **_parts_context(history, run, principal, transit.transit(run_id), archive),
+            **_parts_context(
+                history, run, principal, transit.transit(run_id), archive, checkpoints
+            ),
             **_timeline_context(history, run, timeline.HIDDEN_BY_DEFAULT),
         )
 
     # Relative links in parts need the depth of the page that shows them.
     @routes.get("/parts/{run_id}")
-    def run_parts(request: Request, run_id: str) -> HTMLResponse:
+    def run_parts(
+        request: Request,
+        run_id: str,
+        checkpoints: ListedOption = None,
+        seen: Annotated[str | None, Query(max_length=100)] = None,
+    ) -> HTMLResponse:
         history = store.history
         run = history.run(run_id)
-        parts = _parts_context(history, run, caller(request), transit.transit(run_id), archive)
-        return renderer.page(request, "run_parts.html", **parts)
+        parts = _parts_context(
+            history, run, caller(request), transit.transit(run_id), archive, checkpoints
+        )
+        return renderer.page(request, "run_parts.html", seen=seen, **parts)
 
     @routes.get("/timeline/{run_id}")
     def run_timeline(
@@ -192,6 +203,7 @@ def _parts_context(
     principal: Principal | None,
     transit: Transit,
     archive: ArchiveAccess,
+    listed: str | None,
 ) -> dict[str, Any]:
     """The parts of a run's page that change while it runs, for ``principal``."""
     now = datetime.now(timezone.utc)
@@ -222,7 +234,9 @@ def _parts_context(
         ],
         "has_older_commands": len(commands) > controls.COMMANDS_SHOWN,
         "many_attempts": len(run.attempts) > 1,
-        **checkpoints.panel(run, saved, principal, archive.unavailable_reason),
+        **checkpoints.panel(
+            run, saved, principal, archive.unavailable_reason, show_all=listed is not None
+        ),
         "account": summary,
         "streams": [
             {

@@ -57,7 +57,9 @@ async function loadMarks(board, timing) {
 
 // Updates changed parts of the page, charts whose metric has new points, and the timeline.
 async function update(board, timing, timeline) {
-  const [next, metrics] = await Promise.all([fetchDocument(`${siteRoot}parts/${encodeURIComponent(run)}`), api.metrics()]);
+  const query = new URLSearchParams({ seen: document.getElementById("checkpoints").dataset.digest });
+  if (new URLSearchParams(location.search).get("checkpoints") === "all") query.set("checkpoints", "all");
+  const [next, metrics] = await Promise.all([fetchDocument(`${siteRoot}parts/${encodeURIComponent(run)}?${query}`), api.metrics()]);
   if (next.body.dataset.attempts !== content.dataset.attempts) return location.reload();
   syncParts(next);
   syncFields(next);

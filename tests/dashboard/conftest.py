@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from lineside.bus.auth.listener import address, listen
 from lineside.bus.settings import Settings
 from lineside.dashboard.app import create_app
+from lineside.dashboard.backend import command_sender
 from lineside.dashboard.server import Server, server_config
 from lineside.store.database.engine import open_store
 from lineside.store.history.history import History
@@ -90,6 +91,12 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
     found = Harness(tmp_path)
     yield found
     found.engine.dispose()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dashboard waits 0.2 s for a broker, where there is none."""
+    monkeypatch.setattr(command_sender, "_TIMEOUT_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_requests_are_recorded_and_the_audit_has_who_asked(
     ]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_request_that_no_archiver_can_answer_is_refused(
     harness: Harness, client: httpx.Client
 ) -> None:
@@ -200,6 +201,17 @@ def test_a_download_of_a_missing_manifest_names_both_places(made: Site) -> None:
     assert made.archive.url in str(found["detail"])
 
 
+def test_an_address_of_another_runs_manifest_is_not_downloaded(made: Site) -> None:
+    training = made.harness.train("tiny-2", save_every=40)
+    address = address_of(made.archive, "tiny-1")
+    record_state(made.harness, training, 40, "archived", archive=address)
+    identity = made.harness.history.checkpoints("tiny-2")[0].id
+    made.path = f"/api/runs/tiny-2/checkpoints/{identity}/download"
+    found = problem(made.get(lambda: made.archive), 502, "archive-damaged")
+    assert "no address of a manifest of run tiny-2" in str(found["detail"])
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_download_takes_the_role_read_and_a_request_the_role_control(made: Site) -> None:
     harness = made.harness
     keyring = Keyring(keys_folder(harness.settings.home))

@@ -58,6 +58,7 @@ def test_a_copy_is_followed_and_requests_are_sent_without_a_reload(
         assert page.evaluate("window.notReloaded")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_request_that_no_broker_takes_shows_the_reason(
     harness: Harness, site: str, browser: Any
 ) -> None:

@@ -117,6 +117,60 @@ def test_a_viewer_asks_for_nothing_and_downloads_where_there_is_an_archive(
     assert f'href="../api/runs/tiny-1/checkpoints/{identity}/download"' in html
 
 
+def test_a_save_at_the_same_path_replaces_the_one_before(
+    harness: Harness, client: httpx.Client
+) -> None:
+    training = harness.train()
+    record_state(harness, training, 40, "archived")
+    again = {"checkpoint": "/data/tiny-1/checkpoint-40", "state": {}}
+    harness.feeder.record(training.stream, "save", time.time(), 40, again)
+    record_state(harness, training, 20, "corrupt")
+    text = section(client.get("/runs/tiny-1").text)
+    assert "1 of 3 archived, 1 corrupt" in text
+    assert re.findall(r"Step \d+ |replaced|archived /|corrupt /", text) == [
+        *("Step 40 ", "archived /", "Step 40 ", "replaced", "Step 20 ", "corrupt /")
+    ]
+
+
+def test_a_step_that_two_attempts_saved_names_the_attempt_and_what_is_superseded(
+    harness: Harness, client: httpx.Client
+) -> None:
+    first = harness.train(attempt="20261121T082653.000-4f2a")
+    resumed = (first.attempt, 20)
+    second = harness.train(attempt="20261122T082653.000-4f2a", resumed=resumed)
+    record_state(harness, second, 40, "archived")
+    text = section(client.get("/runs/tiny-1").text)
+    assert re.findall(r"Step (\d+) \((attempt \d)\)( \(superseded\))?", text) == [
+        ("40", "attempt 2", ""),
+        ("40", "attempt 1", " (superseded)"),
+        ("20", "attempt 1", ""),
+    ]
+
+
+def test_of_many_checkpoints_the_newest_are_listed_and_sent_again_only_if_they_changed(
+    harness: Harness, client: httpx.Client
+) -> None:
+    training = harness.train(steps=150, save_every=1)
+    record_state(harness, training, 1, "corrupt")
+    record_state(harness, training, 2, "archived", pinned=True)
+    page = client.get("/runs/tiny-1").text
+    assert [int(step) for step in rows(page)] == [*range(150, 50, -1), 2]
+    assert "[Show 49 older]" in section(page)
+    assert "1 of 150 archived, 1 corrupt" in section(page)
+    everything = client.get("/runs/tiny-1?checkpoints=all").text
+    assert [int(step) for step in rows(everything)] == list(range(150, 0, -1))
+    assert "older]" not in section(everything)
+    for options, step in (({}, 150), ({"checkpoints": "all"}, 3)):
+        digest = re.search(r'data-digest="(\w+)"', client.get("/runs/tiny-1", params=options).text)
+        assert digest
+        known = {"seen": digest[1], **options}
+        parts = client.get("/parts/tiny-1", params=known).text
+        assert 'id="controls"' in parts
+        assert 'id="checkpoints"' not in parts
+        record_state(harness, training, step, "archived")
+        assert "archived" in rows(client.get("/parts/tiny-1", params=known).text)[str(step)]
+
+
 @pytest.mark.parametrize(
     ("kind", "data", "label", "text", "tone"),
     [
