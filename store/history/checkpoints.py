@@ -116,8 +116,9 @@ def read_checkpoints(connection: Connection, key: int, best: str | None) -> list
             epoch=row.epoch,
             time=to_datetime(row.time),
             path=row.path,
-            best=row.n == newest_of_path[row.path]
-            and (identity == best_id if best_id else row.path == best),
+            best=identity == best_id and row.n == newest_of_id[identity]
+            if best_id
+            else row.path == best and row.n == newest_of_path[best],
             deleted_at=to_optional_datetime(row.deleted_at),
             id=identity,
             last=row is saves[-1],

@@ -223,6 +223,11 @@ def test_the_archivers_best_is_the_newest_that_it_called_so(
     archiver.report(2, "archived", best=True)
     journal.deliver(archiver)
     assert [one.best for one in history.checkpoints("run")] == [False, True, False]
+    later = FakeProducer(attempt=LATER_ATTEMPT)
+    later.begin()
+    save(later, 2)
+    journal.deliver(later)
+    assert [one.best for one in history.checkpoints("run")] == [False, True, False, False]
 
 
 @pytest.mark.parametrize(
