@@ -98,7 +98,7 @@ def checkpoint_row(run: Run, saved: Checkpoint, *, is_replaced: bool = False) ->
     """The row of a checkpoint of ``run``; ``is_replaced``: it was saved again later."""
     attempts = {one.attempt: one for one in run.attempts}
     attempt = attempts.get(saved.attempt)
-    end = attempt and attempt.superseded_after
+    end = None if attempt is None else attempt.superseded_after
     shown = main_metric(saved.metrics)
     percent = None if saved.copied is None else int(100 * saved.copied)
     state = _REPLACED if is_replaced else saved.state or "not archived"
