@@ -18,6 +18,7 @@ from tests.faults.session import (
     pytest_runtest_logreport,
     pytest_runtest_setup,
     pytest_terminal_summary,
+    rng,
 )
 from tests.support.forked import COMMANDS, TRAINER, ForkedCommand, start_server
 from tests.support.leftovers import kill_processes_of
@@ -27,6 +28,7 @@ __all__ = [
     "pytest_runtest_logreport",
     "pytest_runtest_setup",
     "pytest_terminal_summary",
+    "rng",
 ]
 
 # Without these files each worker rewrites the assertions of all test modules anew.

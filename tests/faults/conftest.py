@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,17 +16,6 @@ import pytest
 from tests.faults.accounts import AccountCheck, NotedEvent, compare
 from tests.faults.session import count
 from tests.faults.stack import Stack
-
-SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> Random:
-    """The source of random moments; its seed is shown when the test fails."""
-    called = getattr(request.node, "callspec", None)
-    seed = SEED + (called.params.get("repetition", 0) if called else 0)
-    print(f"to repeat this one: LINESIDE_FAULT_SEED={seed}")
-    return Random(seed)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Adds repetitions of fault tests and a table of their results to a pytest session.
+"""Adds repetitions of fault tests and a table of their results to a pytest session, and ``rng``.
 
 ``LINESIDE_FAULT_REPEATS`` is the number of repetitions (``make faults N=20``).
 """
@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import defaultdict
+from random import Random
 
 import pytest
 
+SEED = int(os.environ.get("LINESIDE_FAULT_SEED", "0")) or secrets.randbelow(1 << 30)
 REPEATS = int(os.environ.get("LINESIDE_FAULT_REPEATS", "1"))
 _COLUMNS = ("runs", "failures", "events", "lost", "twice")
 _PREFIX = "fault "
@@ -26,6 +29,15 @@ def count(node: pytest.Item, **columns: int) -> None:
     """Add to the test's row in the table."""
     # A report carries its properties from the process that ran the test.
     node.user_properties += [(_PREFIX + name, n) for name, n in columns.items()]
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> Random:
+    """The source of random moments; its seed is shown when the test fails."""
+    called = getattr(request.node, "callspec", None)
+    seed = SEED + (called.params.get("repetition", 0) if called else 0)
+    print(f"to repeat this one: LINESIDE_FAULT_SEED={seed}")
+    return Random(seed)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

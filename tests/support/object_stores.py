@@ -120,7 +120,7 @@ def rclone_server(folder: Path, *, tls: bool = False) -> Iterator[RcloneServer]:
     bucket.mkdir(parents=True)
     port = free_port()
     command = [
-        rclone(), "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}",
+        rclone(), "serve", "s3", "-vv", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{KEY_ID},{SECRET}", "--vfs-cache-mode", "off", str(root),
     ]  # fmt: skip
     if tls:
