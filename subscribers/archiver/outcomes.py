@@ -151,7 +151,6 @@ class Outcomes:
     def _note_copied(self, archive: RunArchive, entry: Entry, result: Result, now: float) -> None:
         self._replace_key(archive, entry, result.key)
         if result.faults and entry.tries < MAX_REPAIRS:
-            # What is at the key of a part is not written again, so it has to go first.
             archive.stale_keys.append(str(entry.key))
             archive.has_garbage, entry.key = True, None
             self._retry(entry, f"read back after copying: {_faults_text(result.faults)}", now)

@@ -137,6 +137,9 @@ class ArchiveWork:
                 files = weights_only(files)
             clean = scrub(files, self.options.redaction)
             key, _, written = self.archive.write_checkpoint(facts, clean.files, on_progress, stop)
+        faults = self._faults(key) if self.options.verify else None
+        if faults:
+            self.archive.remove_faulty(faults)  # else the next copy finds them there
         return Result(
             task,
             key=key,
@@ -144,7 +147,7 @@ class ArchiveWork:
             files=len(clean.files),
             left_out=clean.left_out,
             stamp=stamp,
-            faults=self._faults(key) if self.options.verify else None,
+            faults=faults,
         )
 
     def _faults(self, key: ManifestKey) -> Sequence[Fault]:

@@ -191,8 +191,13 @@ def test_a_part_that_is_damaged_on_its_way_is_sent_again(
     run.verify = True
     run.restart()
     write = switch._archive.write_checkpoint
+    tries = 0
 
     def damage(*arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ArchiveUnavailable("connection refused")
         written = write(*arguments)
         for part in (tmp_path / "archive").rglob("parts/*/*"):
             part.chmod(0o600)
