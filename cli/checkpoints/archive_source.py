@@ -74,7 +74,7 @@ class NamedArchive:
         words = ["--archive", self.url] if self.url else []
         return [*words, "--config", str(self.config)] if self.config else words
 
-    @cached_property
+    @property
     def _url_of_home(self) -> str:
         return archive_of(Settings.from_env().home)
 

@@ -59,14 +59,14 @@ class ArchiveAccess:
             raise _unavailable(str(error)) from error
 
     def _open(self) -> Archive | str:
-        """The archive, or why there is none: what the opener reads does not change."""
+        """The archive, or why there is none; an archiver that starts later makes one."""
         with self._lock:
             if self._opened is None:
                 try:
-                    self._opened = (self._opener() if self._opener else None) or _NO_ARCHIVE
+                    self._opened = self._opener() if self._opener else None
                 except LinesideError as error:
                     self._opened = str(error)
-            return self._opened
+            return _NO_ARCHIVE if self._opened is None else self._opened
 
 
 class CheckpointTar:

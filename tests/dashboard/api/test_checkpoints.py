@@ -16,6 +16,7 @@ from lineside.bus.auth.keyring import Keyring, keys_folder
 from lineside.bus.errors import MissingExtra
 from lineside.bus.testing import BrokerProcess
 from lineside.dashboard.app import create_app
+from lineside.dashboard.backend.archive_access import ArchiveAccess
 from lineside.store.archive.archive import Archive
 from lineside.store.archive.errors import ArchiveDenied
 from tests.dashboard.api.test_api import problem
@@ -191,6 +192,14 @@ def test_without_an_archive_or_its_credentials_a_download_names_what_is_missing(
 ) -> None:
     found = problem(made.get(opener), 503, "archive-unavailable")
     assert text in str(found["detail"])
+
+
+def test_an_archive_that_is_there_later_needs_no_other_dashboard(made: Site) -> None:
+    found: list[Archive | None] = [None, made.archive]
+    access = ArchiveAccess(lambda: found.pop(0))
+    assert "--archive URL" in access.unavailable_reason
+    assert not access.unavailable_reason
+    assert not access.unavailable_reason  # opened once
 
 
 def test_a_download_of_a_missing_manifest_names_both_places(made: Site) -> None:
