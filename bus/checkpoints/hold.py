@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -21,7 +22,7 @@ from typing import TypeVar
 HOLD_FOLDER = "_lineside"
 HOLD_FILE = "hold.json"
 """The file in the home that asks trainings to hold their checkpoints."""
-_GONE = ".gone-"
+_GONE, _DRAFT = ".gone-", ".new-"
 _TRIES = 3
 _Number = TypeVar("_Number", int, float)
 
@@ -85,6 +86,11 @@ def hold_path(checkpoint: Path) -> Path:
     return checkpoint.parent / HOLD_FOLDER / checkpoint.name
 
 
+def draft_path(hold: Path) -> Path:
+    """A new name in ``_lineside`` for what becomes ``hold``, or a part of it, by a rename."""
+    return hold.with_name(f"{_DRAFT}{hold.name}.{secrets.token_hex(4)}")
+
+
 def held_checkpoint(hold: Path) -> Path:
     """The checkpoint that ``hold`` was made of; training may have deleted it."""
     return hold.parent.parent / hold.name
@@ -133,10 +139,13 @@ def is_read(hold: Path) -> bool:
 def remove_hold(hold: Path) -> bool:
     """Remove ``hold`` for good, and the folder of holds with the last one; whether it is gone.
 
-    It stays while it is read (also by the caller) and where it cannot be renamed.
+    What a killed training has left of it goes too. It stays while it is read (also by the caller)
+    and where it cannot be renamed. A path that is none of a hold is left alone, and counts as gone.
     """
+    if hold.parent.name != HOLD_FOLDER:
+        return True
     is_gone = set_aside(hold)
-    remove_leftovers(hold.parent)
+    remove_leftovers(hold.parent, drafts=f"{glob.escape(hold.name)}.*" if is_gone else "")
     return is_gone
 
 
@@ -158,13 +167,14 @@ def set_aside(hold: Path) -> bool:
     return True
 
 
-def remove_leftovers(folder: Path, *, drafts: bool = False) -> None:
+def remove_leftovers(folder: Path, *, drafts: str = "") -> None:
     """Remove what was set aside in a folder of holds, and the folder if nothing is left in it.
 
-    With ``drafts``, everything that is no hold: only while no training saves there.
+    ``drafts`` is a pattern for those to remove too: only while no training saves what they are of.
     """
+    patterns = (f"{_GONE}*", f"{_DRAFT}{drafts}")[: 2 if drafts else 1]
     try:
-        paths = list(folder.glob(".*" if drafts else f"{_GONE}*"))
+        paths = [path for pattern in patterns for path in folder.glob(pattern)]
     except OSError:
         return
     for path in paths:

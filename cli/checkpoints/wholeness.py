@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lineside.cli.checkpoints.local_copy import STATE_FILE
 from lineside.store.archive.errors import ArchiveCorrupt
-from lineside.store.archive.file_ends import damage
 from lineside.store.archive.whole import missing_files
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ class Training:
     def missing(self, path: Path) -> list[str]:
         """What the checkpoint at ``path``, a folder or a file, lacks to be whole."""
         try:
-            if path.is_file():
-                what = damage(path)
-                return [] if what is None else [f"its end ({what})"]
-            if not self.is_loop and not (path / STATE_FILE).is_file():
+            if path.is_dir() and not self.is_loop and not (path / STATE_FILE).is_file():
                 return [STATE_FILE]
             return missing_files(path, self.world_size)
         except OSError as error:  # rotation removes it meanwhile

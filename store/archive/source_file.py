@@ -31,6 +31,8 @@ class SourceFile:
 def of_folder(folder: Path, exclude: Callable[[str], bool] | None = None) -> list[SourceFile]:
     """The files below ``folder``, sorted by path, without those that ``exclude`` is true for.
 
+    Of a checkpoint that is a file it is the only one.
+
     A link to a file counts as the file; links that lead out of the folder, and links to folders,
     are left out, as are sockets, pipes and devices.
 
@@ -38,6 +40,9 @@ def of_folder(folder: Path, exclude: Callable[[str], bool] | None = None) -> lis
         SourceChanged: a file went while the folder was listed.
         OSError: the folder cannot be read.
     """
+    if folder.is_file():
+        status = folder.stat()
+        return [SourceFile(folder.name, status.st_size, status.st_mtime_ns, _Opener(folder))]
     root = folder.resolve(strict=True)
     found: list[SourceFile] = []
     for place, folders, names in os.walk(root, onerror=_raise):

@@ -54,11 +54,15 @@ _DEEPSPEED_MODEL = re.compile(r"(mp_rank_)(\d+)(_model_states\.pt)")
 def missing_files(folder: Path, world_size: int) -> list[str]:
     """What ``folder`` lacks to be a whole checkpoint: files, each with what is wrong in brackets.
 
-    Empty if it is whole. ``world_size`` is the number of processes that trained; 0 if unknown.
+    Empty if it is whole. ``world_size`` is the number of processes that trained; 0 if unknown. Of a
+    checkpoint that is a file, its end counts.
 
     Raises:
         OSError: the folder cannot be read.
     """
+    if folder.is_file():
+        what = damage(folder)
+        return [] if what is None else [f"{folder.name} ({what})"]
     checkpoint = _Checkpoint(folder, world_size)
     return list(dict.fromkeys(checkpoint.faults()))
 

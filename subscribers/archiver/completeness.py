@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.protocol.checkpoints import EVICTED, FAILED, INCOMPLETE, WAITING
 from lineside.subscribers.archiver.entry import Entry
 from lineside.subscribers.archiver.retries import SOURCE_RETRY, retry_delay
 from lineside.subscribers.archiver.run_archive import RunArchive
-from lineside.subscribers.archiver.source import SourceGone, find_hold, find_missing, folder_of
+from lineside.subscribers.archiver.source import SourceGone, find_missing, source_of
 
 WHOLE_SECONDS, ENDED_WHOLE_SECONDS = 600.0, 30.0
 """How long files may be missing while the attempt runs, and after its end."""
@@ -40,11 +43,11 @@ def wait_for_files(archive: RunArchive, entry: Entry, missing: list[str], now: f
 
 def _look(archive: RunArchive, entry: Entry, now: float) -> None:
     if not entry.is_held and entry.hold is None:
-        entry.hold = find_hold(entry.path)
+        entry.hold = str(hold_path(Path(entry.path)))  # also if a killed training made it in part
     world = archive.attempt(entry.attempt)["world"]
     try:
-        folder = folder_of(entry.path, entry.hold)
-        missing = find_missing(folder, archive.run.id, world)
+        source = source_of(entry.path, entry.hold)
+        missing = find_missing(source, archive.run.id, world)
     except SourceGone as error:
         entry.give_up(EVICTED, str(error))
     except OSError as error:

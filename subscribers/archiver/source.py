@@ -1,4 +1,4 @@
-"""The folder that a checkpoint is read from: its hold, or the checkpoint itself."""
+"""Where a checkpoint is read from: its hold, or the checkpoint itself, a folder or a file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class SourceGone(Exception):
     """There is nothing left to read; the message is the reason."""
 
 
-def folder_of(checkpoint: str, hold: str | None) -> Path:
-    """The folder to read: ``hold`` while it is there, else the checkpoint.
+def source_of(checkpoint: str, hold: str | None) -> Path:
+    """What to read: ``hold`` while it is there, else the checkpoint.
 
     Raises:
         SourceGone: neither is there.
     """
     for path in (hold, checkpoint):
-        if path and Path(path).is_dir():
+        if path and Path(path).exists():
             return Path(path)
     if not Path(checkpoint).parent.is_dir():
         raise SourceGone(
@@ -42,8 +42,8 @@ def find_hold(checkpoint: str) -> str | None:
     return str(hold) if hold.is_dir() else None
 
 
-def find_missing(folder: Path, run: str, world_size: int) -> list[str]:
-    """The files that are missing in ``folder``, or cut short.
+def find_missing(source: Path, run: str, world_size: int) -> list[str]:
+    """The files that are missing in ``source``, or cut short.
 
     Raises:
         SourceGone: it is the checkpoint of another run by now.
@@ -51,20 +51,20 @@ def find_missing(folder: Path, run: str, world_size: int) -> list[str]:
     """
     owner = None
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        owner = json.loads((folder / _RUN_FILE).read_bytes()).get("run_id")
+        owner = json.loads((source / _RUN_FILE).read_bytes()).get("run_id")
     if isinstance(owner, str) and owner != run:
         raise SourceGone(f"run {owner} has saved another checkpoint there")
-    return missing_files(folder, world_size)
+    return missing_files(source, world_size)
 
 
 @contextlib.contextmanager
-def kept(folder: Path, hold: str | None) -> Iterator[Stamp | None]:
-    """Keep the hold that ``folder`` is from removal in the block; its stamp, None if it is none."""
-    if hold is None or folder != Path(hold):
+def kept(source: Path, hold: str | None) -> Iterator[Stamp | None]:
+    """Keep the hold that ``source`` is from removal in the block; its stamp, None if it is none."""
+    if hold is None or source != Path(hold):
         yield None
         return
-    with reading(folder):
-        yield stamp(folder)
+    with reading(source):
+        yield stamp(source)
 
 
 def stamp(folder: Path) -> Stamp | None:

@@ -15,7 +15,7 @@ from lineside.store.archive.source_file import of_folder
 from lineside.subscribers.archiver.files.scrub import scrub
 from lineside.subscribers.archiver.files.weights_only import weights_only
 from lineside.subscribers.archiver.options import ArchiverOptions
-from lineside.subscribers.archiver.source import Stamp, find_missing, folder_of, kept
+from lineside.subscribers.archiver.source import Stamp, find_missing, kept, source_of
 
 EntryId: TypeAlias = tuple[str, int, str]
 
@@ -127,12 +127,12 @@ class ArchiveWork:
 
     def _copy(self, task: Copy, on_progress: OnProgress, stop: threading.Event) -> Result:
         facts = task.facts
-        folder = folder_of(facts.checkpoint, task.hold)
-        with kept(folder, task.hold) as stamp:
-            missing = find_missing(folder, facts.run, facts.world_size or 1)
+        source = source_of(facts.checkpoint, task.hold)
+        with kept(source, task.hold) as stamp:
+            missing = find_missing(source, facts.run, facts.world_size or 1)
             if missing:
                 return Result(task, missing=missing)
-            files = of_folder(folder)
+            files = of_folder(source)
             if self.options.weights_only:
                 files = weights_only(files)
             clean = scrub(files, self.options.redaction)

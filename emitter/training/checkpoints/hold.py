@@ -18,6 +18,7 @@ from typing import Any
 from lineside.bus.checkpoints.hold import (
     HOLD_FOLDER,
     HoldLimits,
+    draft_path,
     held_checkpoint,
     hold_path,
     holds_of,
@@ -30,7 +31,6 @@ from lineside.emitter.training.publisher import Publisher
 
 _STEP = re.compile(r".*?([0-9]{1,18})")
 _GIBIBYTE = 1 << 30
-_TRIES = 20
 
 
 @dataclass
@@ -65,16 +65,14 @@ class CheckpointHolder:
             leftovers = output_dir / HOLD_FOLDER
             with contextlib.suppress(OSError):
                 if any(leftovers.glob(".*")):
-                    _remove_in_background(leftovers, drafts=True)
+                    _remove_in_background(leftovers, drafts="*")
 
     def hold(self, checkpoint: Path, step: int, epoch: float | None) -> None:
         """Hold the files of ``checkpoint``, a folder or a file. Raises no OSError."""
         hold = hold_path(checkpoint)
         if self._rank:
-            # Rank 0 may not have come here yet: then this is the hold of an earlier save.
-            if share_a_file(hold, checkpoint):
-                self._pending = _Pending(checkpoint, step, epoch)
-                _add(checkpoint, hold)
+            self._pending = _Pending(checkpoint, step, epoch)
+            _add(checkpoint, hold)
         elif self._limits is not None:
             self._pending = pending = _Pending(checkpoint, step, epoch)
             try:
@@ -170,11 +168,23 @@ class CheckpointHolder:
 
 
 def _make_hold(checkpoint: Path, hold: Path) -> str | None:
-    """Why there can be no hold; None once there is one."""
+    """Why there can be no hold; None once there is one.
+
+    It gets its name with all of its files: what a kill leaves before is none.
+    """
     if not checkpoint.exists():
         return f"there is no {checkpoint}"
-    _make_folder(hold)
-    mirror(checkpoint, hold, prune=True)
+    if hold.is_dir():  # of an earlier save of the step, or still read
+        mirror(checkpoint, hold, prune=True)
+        return None
+    draft = draft_path(hold)
+    try:
+        _make_folder(draft)
+        mirror(checkpoint, draft, prune=False)
+        draft.rename(hold)
+    except OSError:
+        set_aside(draft)
+        raise
     return None
 
 
@@ -199,22 +209,29 @@ def _give_up(hold: Path, error: OSError) -> str:
 
 
 def _add(checkpoint: Path, hold: Path) -> None:
-    with contextlib.suppress(OSError):
-        mirror(checkpoint, hold, prune=False)
+    # Rank 0 may not have made it yet: then there is none, or that of an earlier save.
+    if share_a_file(hold, checkpoint):
+        with contextlib.suppress(OSError):
+            mirror(checkpoint, hold, prune=False)
 
 
-def _make_folder(hold: Path) -> None:
-    for attempt in range(_TRIES):
+def _make_folder(draft: Path) -> None:
+    try:
+        draft.mkdir()
+    except FileNotFoundError:
+        # The archiver removes an empty folder of holds, so it gets its name with the draft in it.
+        folder = draft.parent
+        made = folder.with_name(f"{folder.name}{draft.name}")
+        made.mkdir()
         try:
-            hold.mkdir(exist_ok=True)
-            return
-        except FileNotFoundError:  # the archiver removes their folder with the last hold
-            if attempt == _TRIES - 1:
-                raise
-            hold.parent.mkdir(exist_ok=True)
+            (made / draft.name).mkdir()
+            made.rename(folder)
+        except OSError:  # another process has made one
+            shutil.rmtree(made, ignore_errors=True)
+            draft.mkdir()
 
 
-def _remove_in_background(folder: Path, *, drafts: bool = False) -> None:
+def _remove_in_background(folder: Path, *, drafts: str = "") -> None:
     """Free the room of what was set aside, in a thread for which the process's end does not wait.
 
     What is left then is removed by the next training, or by the archiver.

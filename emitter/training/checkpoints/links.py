@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from pathlib import Path
 
-_DRAFT = ".new-"  # begins the name of a link that is about to replace another one
+from lineside.bus.checkpoints.hold import draft_path
+
 _TRIES = 3
 
 
@@ -23,7 +23,7 @@ def mirror(source: Path, target: Path, *, prune: bool) -> None:
         FileNotFoundError: ``source`` or ``target`` is not there, also if it goes meanwhile.
         OSError: a link cannot be made; ``target`` then has a part of them.
     """
-    draft = target.with_name(f"{_DRAFT}{secrets.token_hex(4)}")
+    draft = draft_path(target)
     if source.is_dir():
         _mirror_folder(str(source), str(target), draft, prune)
     else:

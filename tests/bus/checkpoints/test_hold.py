@@ -11,6 +11,7 @@ import pytest
 from lineside.bus.checkpoints.hold import (
     HOLD_FILE,
     HoldLimits,
+    draft_path,
     held_checkpoint,
     hold_path,
     holds_of,
@@ -124,8 +125,26 @@ def test_leftovers_are_removed_and_drafts_only_on_request(tmp_path: Path) -> Non
     set_aside(hold)
     remove_leftovers(hold.parent)
     assert sorted(hold.parent.iterdir()) == [draft, other]
-    remove_leftovers(hold.parent, drafts=True)
+    remove_leftovers(hold.parent, drafts="*")
     assert sorted(hold.parent.iterdir()) == [other]
+
+
+def test_what_a_killed_training_left_of_a_hold_goes_with_it_and_no_other_draft(
+    tmp_path: Path,
+) -> None:
+    hold = hold_path(tmp_path / "checkpoint-8")
+    own, other = draft_path(hold), draft_path(hold_path(tmp_path / "checkpoint-80"))
+    own.mkdir(parents=True)
+    other.mkdir()
+    assert remove_hold(hold)
+    assert list(hold.parent.iterdir()) == [other]
+
+
+def test_a_folder_that_is_no_hold_is_never_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    assert remove_hold(folder)
+    assert folder.is_dir()
 
 
 def _make_hold(output_dir: Path, step: int = 8) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lineside.bus.checkpoints.hold import draft_path, hold_path
 from lineside.subscribers.archiver import entry
 from lineside.subscribers.context import RunFilter
 from tests.subscribers.archiver.kit import FIRST, SECOND, ScriptedRun, same_files
@@ -181,6 +182,26 @@ def test_a_checkpoint_that_training_did_not_pass_on_is_copied_from_its_folder(
     run.runner.run.stays = True
     run.complete()
     assert run.archived == [10, 20]
+
+
+def test_a_checkpoint_that_is_a_file_is_copied_without_a_hold_too(
+    run: ScriptedRun, tmp_path: Path
+) -> None:
+    file = run.output / "model.npz"
+    file.write_text("weights")
+    run.send("save", 10, checkpoint=str(file))
+    run.complete()
+    assert run.states == {10: "archived"}
+    assert (run.restored(10, tmp_path / "restored") / "model.npz").read_text() == "weights"
+
+
+def test_a_draft_that_a_killed_training_left_of_a_hold_is_removed(run: ScriptedRun) -> None:
+    draft = draft_path(hold_path(run.save(10)))
+    draft.mkdir(parents=True)
+    (draft / "config.json").write_text("{}")
+    run.complete()
+    assert run.states == {10: "archived"}
+    assert [path.name for path in run.output.iterdir()] == ["checkpoint-10"]
 
 
 def test_a_second_save_of_a_step_takes_the_place_of_the_first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,41 @@ def test_another_rank_adds_nothing_to_the_hold_of_an_earlier_save(tmp_path: Path
     other.hold(checkpoint, 1, None)
     other.finish(cast(Publisher, Events()))
     assert [file.name for file in hold_path(checkpoint).iterdir()] == ["weights"]
+
+
+def test_what_another_rank_writes_after_it_came_before_rank_0_is_held(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "checkpoint-1", rng_state_1="rank 1")
+    other = CheckpointHolder(tmp_path, None, rank=1)
+    other.hold(checkpoint, 1, None)
+    held(CheckpointHolder(tmp_path, HoldLimits()), checkpoint)
+    save(checkpoint, later_callback="rank 1")
+    other.finish(cast(Publisher, Events()))
+    assert {file.name for file in hold_path(checkpoint).iterdir()} == {
+        "rng_state_1",
+        "later_callback",
+    }
+
+
+def test_a_training_that_is_killed_while_it_makes_a_hold_leaves_none(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "checkpoint-1", config="c", weights="w", optimizer="o")
+    script = """
+import os, signal, sys
+from pathlib import Path
+from lineside.bus.checkpoints.hold import HoldLimits
+from lineside.emitter.training.checkpoints.hold import CheckpointHolder
+link, links = os.link, []
+def killing_link(*args, **options):
+    if len(links) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    links.append(link(*args, **options))
+os.link = killing_link
+CheckpointHolder(Path(sys.argv[1]).parent, HoldLimits()).hold(Path(sys.argv[1]), 1, None)
+"""
+    ended = subprocess.run([sys.executable, "-c", script, checkpoint], timeout=300)
+    assert ended.returncode == -signal.SIGKILL
+    assert holds_of(tmp_path) == []
+    assert holds.remove_hold(hold_path(checkpoint))  # as the archiver does at the end
+    assert list(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_a_folder_becomes_a_file_and_a_file_a_folder(tmp_path: Path) -> None:
