@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.errors import LinesideError
-from lineside.cli.archive import command as archive
+from lineside.cli.checkpoints import archiver_command
 from lineside.cli.checkpoints import command as checkpoints
 from lineside.cli.commands import (
     alerts,
@@ -111,7 +111,7 @@ for _command in (
     services.sampler,
     services.watchdog,
     services.uploader,
-    archive.archiver,
+    archiver_command.archiver,
     services.callback_host,
     stopper.stopper,
     subscriber.subscriber,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lineside.bus.settings import DASHBOARD_PORT, Settings
-from lineside.cli.archive.command import ArchiveOption
+from lineside.cli.checkpoints.archiver_command import ArchiveOption
 from lineside.cli.commands.services import (
     HostOption,
     ListenOption,

@@ -97,7 +97,10 @@ class Archive(Section):
         default=0.0, ge=0, description="Send at most this many mebibytes a second; 0 is no limit."
     )
     parallel: int = Field(
-        default=4, ge=1, le=64, description="Parts of files that are sent at the same time."
+        default=4,
+        ge=1,
+        le=64,
+        description="Parts of files that are sent at the same time; each takes 64 MiB of memory.",
     )
     verify: bool = Field(
         default=False, description="Read each checkpoint back after it was archived, and compare."
