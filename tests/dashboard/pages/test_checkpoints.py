@@ -69,7 +69,7 @@ def test_each_state_has_its_notes_and_what_can_be_asked(
     assert "waiting" in found["20"]
     assert "waits for the files of rank 3" in found["20"]
     assert "copying 40 %" in found["30"]
-    assert "480 MB of 1.2 GB" in found["30"]
+    assert re.search(r"480 MB of 1.2 GB · reported (just now|\d+ s ago)", found["30"])
     assert "503 SlowDown · tried again at 2023-11-14 22:13:20 UTC" in found["40"]
     assert found["50"].startswith("(best)")
     assert "[Pin] [Verify] [Delete…] [-Download]" in found["50"]
