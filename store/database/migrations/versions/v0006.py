@@ -56,16 +56,22 @@ def upgrade() -> None:
 
 def fill_metrics(connection: sa.Connection) -> None:
     """Give each checkpoint the numbers of the evaluation at its step."""
-    found = connection.exec_driver_sql(
-        "SELECT c.run_key, c.n, e.data FROM checkpoints c JOIN events e"
-        " ON e.run_key = c.run_key AND e.kind = 'evaluate' AND e.step = c.step"
-        " AND e.stream_id = c.stream_id WHERE c.metrics IS NULL ORDER BY c.run_key, c.n, e.n"
+    saved: dict[tuple[int, int, int], list[int]] = {}
+    for run_key, stream_id, step, n in connection.exec_driver_sql(
+        "SELECT run_key, stream_id, step, n FROM checkpoints WHERE metrics IS NULL"
+    ):
+        saved.setdefault((run_key, stream_id, step), []).append(n)
+    # A join would read all events of a run for each of its checkpoints.
+    evaluations = connection.exec_driver_sql(
+        "SELECT run_key, stream_id, step, data FROM events WHERE kind = 'evaluate'"
+        " ORDER BY run_key, n"
     )
     metrics: dict[tuple[int, int], str] = {}
-    for run_key, n, data in found:
-        numbers = dict(_numbers((json.loads(data) if data else {}).get("metrics"), ""))
+    for run_key, stream_id, step, data in evaluations:
+        found = saved.get((run_key, stream_id, step), ())
+        numbers = dict(_numbers((json.loads(data) if found and data else {}).get("metrics"), ""))
         if numbers:
-            metrics[run_key, n] = json.dumps(numbers)
+            metrics |= dict.fromkeys(((run_key, n) for n in found), json.dumps(numbers))
     table = sa.table("checkpoints", sa.column("run_key"), sa.column("n"), sa.column("metrics"))
     for (run_key, n), text in metrics.items():
         of_row = (table.c.run_key == run_key) & (table.c.n == n)
