@@ -43,6 +43,8 @@ UNHELD_SECONDS, HELD_SECONDS = 10.0, 60.0
 """How long training has to pass on a checkpoint of which it makes no hold, or has made one."""
 ENDED_SECONDS = 2.0
 """The same after the end of its processes."""
+CLOCK_SECONDS = 5.0
+"""A clock that was set back by more has all be tried again that waits for a time."""
 PROGRESS_SECONDS = 5.0
 """From one event about a copy in progress to the next."""
 
@@ -72,7 +74,7 @@ class Archiver(Subscriber):
         self._worker: Worker | None = None
         self._archive: RunArchive | None = None
         self._decided = -1  # the changes that the policy has seen
-        self._progress_at = 0.0
+        self._progress_at = self._ticked_at = 0.0
         self._logged: tuple[tuple[str, int], dict[str, float]] = (("", -1), {})
 
     def on_run_start(self, run: RunContext, event: RunStartEvent) -> None:
@@ -141,6 +143,10 @@ class Archiver(Subscriber):
             return
         archive = self._open(run)
         worker = self._worker or self._begin(archive)
+        if now < self._ticked_at - CLOCK_SECONDS:
+            self._outcomes.make_due()
+            self._make_due(archive)
+        self._ticked_at = now
         for result in worker.collect():
             self._outcomes.apply(archive, result, now)
         look_for_files(archive, now)
@@ -172,9 +178,20 @@ class Archiver(Subscriber):
         for entry in archive.entries.all:
             if entry.is_open:
                 entry.is_begun |= entry.state == COPYING
-                entry.state, entry.retry_at = WAITING, None
+        self._make_due(archive)
         self._worker = Worker(archive.run.id, self._work, self._slots, self._start)
         return self._worker
+
+    def _make_due(self, archive: RunArchive) -> None:
+        """Have nothing wait for a time that may never come: the clock may have been set back."""
+        now = self._clock()
+        for entry in archive.entries.all:
+            if entry.is_open:
+                entry.state, entry.retry_at = WAITING, None
+                entry.ready_at = min(entry.ready_at, now + HELD_SECONDS)
+                if entry.incomplete_since is not None:
+                    entry.incomplete_since = min(entry.incomplete_since, now)
+        self._progress_at = 0.0
 
     def _note_save(
         self, archive: RunArchive, event: RunEvent, path: str, metrics: dict[str, float]
@@ -187,9 +204,9 @@ class Archiver(Subscriber):
                 if other.is_open:
                     why = f"attempt {event.attempt} saved there before it was archived"
                     other.give_up(EVICTED, why)
-        entry = archive.entries.find(*place, path)
+        entry, attempt = archive.entries.find(*place, path), archive.attempt(event.attempt)
+        attempt["turns"] = attempt.get("turns", 0) + 1
         if entry is None:
-            attempt = archive.attempt(event.attempt)
             attempt["saves"] += 1
             entry = archive.entries.add(Entry(*place, path, event.time, number=attempt["saves"]))
         else:
@@ -197,7 +214,7 @@ class Archiver(Subscriber):
             entry.state, entry.retry_at, entry.tries = WAITING, None, 0
             entry.is_whole = entry.is_held = False
             entry.incomplete_since = None
-        entry.time, entry.epoch = event.time, event.epoch
+        entry.time, entry.epoch, entry.turn = event.time, event.epoch, attempt["turns"]
         attempt_of, step_of, evaluated = archive.state.get("evaluated", ("", -1, {}))
         known = evaluated if (attempt_of, step_of) == place else {}
         logged = self._logged[1] if self._logged[0] == place else {}

@@ -35,7 +35,8 @@ _FEW = 64  # after so many new checkpoints the size is looked at
 class Entry:
     """A checkpoint, identified by attempt, step and path; the newest save of it counts.
 
-    - ``saves`` counts its saves, ``number`` is its place in its attempt, from 1.
+    - ``saves`` counts its saves, ``number`` is its place in its attempt, from 1; ``turn``
+      is that of its latest save among all saves of the attempt.
     - ``hold`` is the folder of links, removed once it is archived or given up; ``is_held`` whether
       training has passed it on.
     - ``is_whole`` is whether all its files were there when it was looked at, from ``ready_at`` on.
@@ -52,6 +53,7 @@ class Entry:
     epoch: float | None = None
     saves: int = 1
     number: int = 0
+    turn: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     hold: str | None = None
     is_held: bool = False
@@ -80,6 +82,11 @@ class Entry:
         return (self.attempt, self.step, self.path)
 
     @property
+    def order(self) -> tuple[str, int, float, int]:
+        """Sorts by the order of saving; see ``KnownCheckpoint``."""
+        return (self.attempt, self.turn, self.time, self.step)
+
+    @property
     def is_open(self) -> bool:
         """Whether it is still to be copied."""
         return self.state in OPEN
@@ -102,6 +109,7 @@ class Entry:
             is_pinned=self.pinned,
             is_resumed_from=is_resumed_from,
             number=self.number,
+            turn=self.turn,
         )
 
     def give_up(self, state: str, why: str) -> None:

@@ -88,6 +88,11 @@ class Outcomes:
         """Whether the archive was compared with the state since the process began."""
         return self.list_at > 0
 
+    def make_due(self) -> None:
+        """Have nothing wait for its time."""
+        self.retry_at = self.garbage_at = 0.0
+        self.list_at = min(self.list_at, 1.0)  # what was listed stays so
+
     def apply(self, archive: RunArchive, result: Result, now: float) -> None:
         """Note how a task went."""
         self._note_archive(result, now)
@@ -109,7 +114,7 @@ class Outcomes:
         The newest is tried first; the others have no event for each try.
         """
         waiting = [one for one in archive.entries.all if one.is_open and one.is_whole]
-        newest = max(waiting, key=lambda one: (one.time, one.step), default=None)
+        newest = max(waiting, key=lambda one: one.order, default=None)
         for entry in waiting:
             if entry.state != WAITING:
                 continue

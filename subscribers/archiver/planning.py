@@ -129,7 +129,7 @@ def _tasks(archive: RunArchive, outcomes: Outcomes, now: float) -> Iterator[Task
     is_safe = not is_begun or bool(outcomes.status.problem)  # which a full disk may be
     if archive.has_garbage and is_safe and now >= outcomes.garbage_at:
         yield CollectGarbage(archive.run.id)
-    for entry in sorted(archive.entries.all, key=lambda one: (one.time, one.step), reverse=True):
+    for entry in sorted(archive.entries.all, key=lambda one: one.order, reverse=True):
         is_due = entry.retry_at is None or entry.retry_at <= now
         if entry.is_open and entry.is_whole and is_due:
             yield Copy(entry.id, entry.saves, entry.hold, archive.facts(entry))

@@ -59,6 +59,7 @@ class KnownCheckpoint:
 
     ``is_whole`` is False for one that cannot be restored. ``number`` counts the saves of its
     attempt from 1; 0 if unknown. ``time`` is when it was saved, in seconds since the epoch.
+    ``turn`` counts the saves of its attempt too, and that of a later save of the step is another.
     """
 
     attempt: str
@@ -72,11 +73,15 @@ class KnownCheckpoint:
     is_resumed_from: bool = False
     is_read: bool = False
     number: int = 0
+    turn: int = 0
 
     @property
-    def order(self) -> tuple[float, int, str, str]:
-        """Sorts by the time of saving."""
-        return (self.time, self.step, self.attempt, self.path)
+    def order(self) -> tuple[str, int, float, int, str]:
+        """Sorts by the order of saving: within an attempt not by the clock, which may be set back.
+
+        The name of an attempt begins with its time.
+        """
+        return (self.attempt, self.turn, self.time, self.step, self.path)
 
 
 class Decision(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,10 +70,13 @@ class RunArchive:
         )
 
     def attempt(self, name: str) -> dict[str, Any]:
-        """What is known of an attempt: ``world`` size, ``saves``, producers that are ``open``."""
+        """What is known of an attempt: ``world`` size, ``saves``, producers that are ``open``.
+
+        ``saves`` counts its checkpoints, ``turns`` all saves of them.
+        """
         known: dict[str, dict[str, Any]] = self.state.setdefault("attempts", {})
         if name not in known:
-            known[name] = {"world": 1, "saves": 0, "open": []}
+            known[name] = {"world": 1, "saves": 0, "turns": 0, "open": []}
             for old in sorted(known)[:-_MAX_ATTEMPTS]:
                 del known[old]
         return known[name]
@@ -90,15 +93,15 @@ class RunArchive:
             place = [resumed.get("attempt"), resumed.get("step")]
             known = self.state.setdefault("resumed", [])
             if place not in known:
+                archived = [one for one in self.entries.all if one.key is not None]
+                unused = [one for one in known if not any(_is_at(one, e) for e in archived)]
+                for old in unused[:-_MAX_ATTEMPTS]:
+                    known.remove(old)
                 known.append(place)
-                del known[:-_MAX_ATTEMPTS]
 
     def is_resumed_from(self, entry: Entry) -> bool:
         """Whether an attempt began with it; without a known attempt each one of the step counts."""
-        return any(
-            step == entry.step and attempt in (None, entry.attempt)
-            for attempt, step in self.state.get("resumed", ())
-        )
+        return any(_is_at(place, entry) for place in self.state.get("resumed", ()))
 
     def keep_options(self, options: KeepOptions) -> KeepOptions:
         """``options`` with the metric of the training's own best model, if they name none."""
@@ -156,6 +159,11 @@ class RunArchive:
     def data(self, entry: Entry) -> dict[str, Any]:
         """The data of an event about ``entry``."""
         return entry.event_data(f"{self._url}/{entry.key}" if entry.key else None)
+
+
+def _is_at(place: Sequence[Any], entry: Entry) -> bool:
+    attempt, step = place
+    return bool(step == entry.step and attempt in (None, entry.attempt))
 
 
 def _copy(entry: Entry) -> Entry:

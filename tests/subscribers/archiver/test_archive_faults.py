@@ -92,6 +92,26 @@ def test_a_new_process_tries_at_once(run: ScriptedRun, switch: Switch) -> None:
     assert run.states == {1: "archived"}
 
 
+def test_a_clock_that_is_set_back_delays_nothing_and_makes_no_older_checkpoint_the_last(
+    tmp_path: Path, switch: Switch
+) -> None:
+    archive: Archive = switch  # type: ignore[assignment]
+    run = ScriptedRun(tmp_path, archive, save_total_limit=1)
+    run.start()
+    run.saved(1)
+    run.complete()
+    switch.error = ArchiveUnavailable("connection refused")
+    run.saved(2)
+    run.tick(600, times=30)
+    run.now -= 10 * DAY
+    run.saved(3)
+    switch.error = None
+    run.tick(times=10)
+    assert run.archived == [3]
+    assert run.last_event(3)["last"]
+    assert not run.runner.run.stays
+
+
 def test_a_disk_that_is_full_keeps_the_last_archived_checkpoint(
     tmp_path: Path, switch: Switch
 ) -> None:
