@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,9 @@ from lineside.dashboard.transit import RecorderLag, add_spool
 if TYPE_CHECKING:
     from lineside.store.history.checkpoints import Checkpoint
     from lineside.store.history.records import Alert, Attempt, Run, StreamAccount
+
+CHECKPOINTS_SHOWN = 20
+"""The newest checkpoints that ``show`` lists; ``lineside checkpoints`` has all of them."""
 
 
 def runs(
@@ -150,7 +154,7 @@ def show(run: RunArgument, json: JsonOption = False) -> None:
                 ("hooks", hook_cost(streams)),
             ]
         ),
-        "Checkpoints\n" + pairs([(f"step {c.step}", _checkpoint(c)) for c in checkpoints]),
+        "Checkpoints\n" + pairs(_checkpoints(checkpoints, found.id)),
     ]
     typer.echo("\n\n".join(section for section in sections if not section.endswith("\n")))
 
@@ -187,9 +191,17 @@ def _recorder(lag: RecorderLag) -> str:
     return f"{lag.amount} behind the broker" if lag.is_behind else "keeps up with the broker"
 
 
+def _checkpoints(found: Sequence[Checkpoint], run: str) -> list[tuple[str, str]]:
+    """The newest ones, in the order saved."""
+    lines = [(f"step {one.step}", _checkpoint(one)) for one in found[-CHECKPOINTS_SHOWN:]]
+    if more := len(found) - len(lines):
+        return [("older", f"{more:,}: `lineside checkpoints {run}` lists them"), *lines]
+    return lines
+
+
 def _checkpoint(checkpoint: Checkpoint) -> str:
     best, pinned, deleted = checkpoint.best, checkpoint.pinned, checkpoint.deleted
-    words = (("best", best), ("pinned", pinned), ("deleted", deleted))
+    words = (("best", best), ("pinned", pinned), ("gone locally", deleted))
     remarks = [word for word, holds in words if holds]
     if checkpoint.state is not None:
         remarks.append(checkpoint.state)

@@ -236,6 +236,22 @@ def test_without_a_store_the_archive_is_listed(home: Home, tmp_path: Path) -> No
     assert item.keys() == corrupt.keys() == FIELDS
 
 
+def test_show_has_the_newest_and_names_the_command_that_lists_them_all(
+    home: Home, tmp_path: Path
+) -> None:
+    run = RecordedRun()
+    run.start()
+    for step in range(1, 26):
+        run.save(tmp_path / f"checkpoint-{step}", step)
+    run.save(tmp_path / "checkpoint-26", 26, left=[26])
+    run.record(home)
+    shown = home.lineside("show", RUN).stdout.partition("Checkpoints\n")[2].splitlines()
+    assert shown[0].split(None, 1) == ["older", f"6: `lineside checkpoints {RUN}` lists them"]
+    assert [line.split()[1] for line in shown[1:]] == [str(step) for step in range(7, 27)]
+    assert shown[-2].endswith("checkpoint-25  (gone locally)")
+    assert shown[-1].endswith("checkpoint-26")
+
+
 def test_a_manifest_that_is_gone_is_found_by_verify(home: Home, tmp_path: Path) -> None:
     run, url, path = RecordedRun(), tmp_path / "archive", trainer_checkpoint(tmp_path, 100)
     run.start()
