@@ -132,6 +132,15 @@ def test_rotation_keeps_the_best_and_the_newest(tmp_path: Path, limit: int, kept
     assert callback.best == tmp_path / "checkpoint-4"
 
 
+def test_rotation_to_one_keeps_no_other_where_the_newest_is_the_best(tmp_path: Path) -> None:
+    callback = CheckpointCallback(
+        tmp_path, torch.nn.Linear(2, 1), save_steps=1, save_total_limit=1, monitor="val_loss"
+    )
+    for step, value in enumerate((0.5, 0.4, 0.3), start=1):
+        callback.on_step_end(step, {"val_loss": value})
+        assert saved(tmp_path) == {step}
+
+
 @pytest.mark.parametrize(
     ("monitor", "mode", "kept"),
     [("val_loss", "auto", {2, 4}), ("val_loss", "max", {2}), ("loss", "min", {3, 6})],

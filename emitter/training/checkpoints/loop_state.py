@@ -56,9 +56,11 @@ class SavedCheckpoints:
     def surplus(self, limit: int, *, newest: int) -> list[int]:
         """The steps of those over ``limit``, oldest first.
 
-        Never the best one, and never the ``newest`` ones beside it.
+        Never the best one, and never one of the ``newest``.
         """
         best = self.best
+        if newest and best is not None and best.step == [*self.states][-1]:
+            newest -= 1
         others = [step for step in self.states if best is None or step != best.step]
         kept = limit if best is None else max(limit - 1, newest)
         return others[: max(len(others) - kept, 0)]
