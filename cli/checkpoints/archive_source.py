@@ -47,7 +47,10 @@ class NamedArchive:
         return open_archive(location, parallel=self._section.parallel)
 
     def require(self) -> Archive:
-        """The archive; raises as ``open`` does, and a UsageError if there is none."""
+        """The archive; raises as ``open`` does, and a UsageError if there is none.
+
+        A folder has to be there: one on a disk that is not mounted has lost nothing.
+        """
         archive = self.open()
         if archive is None:
             url = self._url_of_home  # a bucket, whose options are in the configuration alone
@@ -55,6 +58,11 @@ class NamedArchive:
             raise UsageError(
                 f"{what}: give --archive URL, or set archive.url in a configuration file and name "
                 f"that by --config or {CONFIG_VARIABLE}"
+            )
+        folder = archive.url.removeprefix("file://")
+        if "://" not in folder and not Path(folder).expanduser().is_dir():
+            raise UsageError(
+                f"the folder {folder} of the archive is not there: correct the path, or mount it"
             )
         return archive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import typer
 from lineside.bus.errors import LinesideError
 from lineside.bus.protocol.checkpoints import ARCHIVED, CORRUPT
 from lineside.bus.terminal_text import printable
-from lineside.cli.checkpoints.archive_source import NamedArchive, find_run
+from lineside.cli.checkpoints.archive_source import NamedArchive, RunSource, find_run
 from lineside.cli.checkpoints.catalog import CatalogEntry, read_catalog
 from lineside.cli.checkpoints.wholeness import newest_whole, whole_folder
 from lineside.cli.output import local_time, print_json, table, warn
@@ -20,7 +21,7 @@ from lineside.store.archive.errors import ArchiveCorrupt
 from lineside.store.history.checkpoints import main_metric
 
 if TYPE_CHECKING:
-    from lineside.store.history.history import History
+    pass
 
 
 class NoWholeCheckpoint(LinesideError):
@@ -39,7 +40,7 @@ def list_checkpoints(
     archive = source.archive or (named.require() if named.url else None)
     entries = read_catalog(source.run, source.history, archive)
     if only_newest_whole:
-        entries = [_newest_whole(entries, source.run, source.history, only_paths)]
+        entries = [_newest_whole(entries, source, named, only_paths)]
     if json:
         print_json({"run": source.run, "items": [_as_json(entry) for entry in entries]})
     elif only_paths:
@@ -53,10 +54,10 @@ def list_checkpoints(
 
 
 def _newest_whole(
-    entries: Sequence[CatalogEntry], run: str, history: History | None, here: bool
+    entries: Sequence[CatalogEntry], source: RunSource, named: NamedArchive, here: bool
 ) -> CatalogEntry:
     """The newest whole one; ``here``: it has to be on this machine."""
-    found = newest_whole(entries, history)
+    run, found = source.run, newest_whole(entries, source.history)
     if found is None:
         raise NoWholeCheckpoint(
             f"no checkpoint of {run} is whole, on this machine or in the archive; "
@@ -64,9 +65,11 @@ def _newest_whole(
         )
     entry, folder = found
     if here and folder is None:
+        options = ["--step", str(entry.step), "--to", "DIR", *named.words]
+        command = shlex.join(["lineside", "restore", run, *options])
         raise NoWholeCheckpoint(
             f"the newest whole checkpoint of {run}, of step {entry.step:,}, is only in the "
-            f"archive: `lineside restore {run} --step {entry.step} --to DIR` restores it"
+            f"archive: `{command}` restores it"
         )
     return entry
 

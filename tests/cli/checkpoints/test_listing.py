@@ -236,6 +236,18 @@ def test_without_a_store_the_archive_is_listed(home: Home, tmp_path: Path) -> No
     assert item.keys() == corrupt.keys() == FIELDS
 
 
+def test_the_command_that_restores_one_that_only_the_archive_has_is_whole(
+    home: Home, tmp_path: Path
+) -> None:
+    url, path = tmp_path / "archive", trainer_checkpoint(tmp_path / "out", 100)
+    archive_checkpoint(url, path, 100)
+    shutil.rmtree(path)
+    _, _, error = newest(home, "--archive", str(url))
+    command = error.partition("`lineside ")[2].partition("`")[0].replace("DIR", str(path))
+    assert home.lineside(*command.split()).returncode == 0, command
+    assert newest(home, "--archive", str(url)) == (0, f"{path}\n", "")
+
+
 def test_show_has_the_newest_and_names_the_command_that_lists_them_all(
     home: Home, tmp_path: Path
 ) -> None:

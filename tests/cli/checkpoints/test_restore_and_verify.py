@@ -228,6 +228,13 @@ def test_without_an_archive_the_error_names_the_option_and_the_key(home: Home) -
     assert "give --archive URL, or set archive.url in a configuration file" in done.stderr
 
 
+def test_a_folder_that_is_not_there_has_lost_nothing(home: Home, archived: Archived) -> None:
+    archived.url.rename(archived.url.with_name("moved"))
+    done = home.lineside("verify", RUN, "--archive", str(archived.url))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"the folder {archived.url} of the archive is not there" in done.stderr
+
+
 def test_the_configuration_names_the_archive_and_the_metric_that_decides(
     home: Home, archived: Archived, tmp_path: Path
 ) -> None:
