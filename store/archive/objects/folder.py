@@ -1,4 +1,8 @@
-"""Objects as files of a folder: on this machine, on another disk, or on a network file system."""
+"""Objects as files of a folder: on this machine, on another disk, or on a network file system.
+
+Not by obstore, whose folders are not synced, so that a power failure could empty a file whose hold
+is gone, and which cannot refuse what exists where the file system has no links.
+"""
 
 from __future__ import annotations
 

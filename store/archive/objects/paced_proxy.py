@@ -1,13 +1,16 @@
 """An HTTP proxy inside this process that keeps an object store's client below a pace.
 
 The client sends a part as one request and as fast as the network takes it. What goes through this
-proxy is held back byte by byte instead, also under TLS, which it does not look into.
+proxy is held back byte by byte instead, also under TLS, which it does not look into. It serves only
+clients that have the password of its URL: other users of the machine reach its port too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import re
+import secrets
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +19,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from lineside.store.archive.objects.pace import Pace
 
 _MOST_HEAD_BYTES = 64 << 10
+_USER = "lineside"
+_AUTHORIZATION = re.compile(rb"\r\nproxy-authorization:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -30,6 +35,7 @@ class PacedProxy:
         self.bytes_sent = 0
         self._pace = pace
         self._next_proxy = next_proxy
+        self._password = secrets.token_urlsafe(24)
         self._connections: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -37,7 +43,8 @@ class PacedProxy:
         """Serve during a context; its value is the URL of the proxy."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_MOST_HEAD_BYTES)
         try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            port = server.sockets[0].getsockname()[1]
+            yield f"http://{_USER}:{self._password}@127.0.0.1:{port}"
         finally:
             server.close()
             for task in self._connections:
@@ -61,6 +68,11 @@ class PacedProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
+        given = _AUTHORIZATION.search(head)
+        if not given or not secrets.compare_digest(given[1], _basic(_USER, self._password)):
+            await _refuse(writer, b"407 Proxy Authentication Required")
+            return
+        head = _AUTHORIZATION.sub(b"", head)
         method, target = head.split(b" ", 2)[:2]
         is_tunnel = method == b"CONNECT"
         url = urlsplit(f"https://{target.decode()}" if is_tunnel else target.decode())
@@ -71,8 +83,7 @@ class PacedProxy:
                 through.hostname, through.port or _PORTS[through.scheme]
             )
         except OSError:
-            writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
-            await writer.drain()
+            await _refuse(writer, b"502 Bad Gateway")
             return
         try:
             if is_tunnel and proxy is None:
@@ -112,8 +123,17 @@ class PacedProxy:
 def _authorization(proxy: SplitResult | None) -> bytes:
     if proxy is None or proxy.username is None:
         return b""
-    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return b"Proxy-Authorization: Basic " + base64.b64encode(login.encode()) + b"\r\n"
+    login = _basic(unquote(proxy.username), unquote(proxy.password or ""))
+    return b"Proxy-Authorization: " + login + b"\r\n"
+
+
+def _basic(user: str, password: str) -> bytes:
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+
+async def _refuse(writer: asyncio.StreamWriter, status: bytes) -> None:
+    writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
 
 
 async def _first_to_end(*works: Awaitable[None]) -> None:

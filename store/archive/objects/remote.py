@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -79,7 +80,7 @@ class Remote:
             endpoint = next(filter(None, map(os.environ.get, _ENDPOINT_VARIABLES)), "")
         if endpoint.startswith("http://"):
             self._client.setdefault("allow_http", "true")
-        self._place = Place(url, bucket, endpoint)
+        self._place = Place(url, bucket, _without_credentials(endpoint))
         self._patience = _Patience(pace)
         self._store = self._make_store({})
 
@@ -123,6 +124,13 @@ class Remote:
                 f"the archive {self._place.url} cannot be used as its options are "
                 f"({type(error).__name__}); found {', '.join(sorted(options | self._config))}"
             ) from None
+
+
+def _without_credentials(endpoint: str) -> str:
+    """Scheme, host and port of ``endpoint``: the rest may hold a password or a signature."""
+    scheme, found, rest = endpoint.partition("://")
+    host = re.split("[/?#]", rest if found else scheme, maxsplit=1)[0].rpartition("@")[2]
+    return f"{scheme}{found}{host}" if found else host
 
 
 class _Patience:

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 import traceback
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -102,7 +104,8 @@ def test_an_answer_of_the_server_becomes_an_error_that_names_the_remedy_and_no_k
 def test_a_server_that_cannot_be_reached_is_named(
     endpoint: str, message: str, options: dict[str, str]
 ) -> None:
-    archive = open_archive(ArchiveLocation(URL, {**options, "endpoint": endpoint}))
+    given = endpoint.replace("://", "://user:secret@")
+    archive = open_archive(ArchiveLocation(URL, {**options, "endpoint": given}))
     with pytest.raises(ArchiveUnavailable, match=f"{URL} at {endpoint} .*{message}"):
         archive.runs()
 
@@ -271,6 +274,17 @@ def test_a_limit_holds_under_tls_and_through_another_proxy(
         assert time.monotonic() - started > 0.9 * written.sent / (8 * PART) - 0.2
         assert proxy.bytes_sent > written.sent
         assert archive.find_faults(manifest) == []
+
+
+def test_the_proxy_of_the_limit_serves_no_other_process(rclone: ObjectServer) -> None:
+    with _next_proxy() as (proxy, url):
+        for wrong in (url.partition("@")[2], url.partition("//")[2][1:]):
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler({"http": f"http://{wrong}"})
+            )
+            with pytest.raises(urllib.error.HTTPError, match="407"):
+                opener.open(rclone.endpoint, timeout=DEADLINE)
+        assert proxy.bytes_sent == 0
 
 
 def test_progress_grows_while_a_part_is_under_way(
