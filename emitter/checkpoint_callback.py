@@ -32,6 +32,9 @@ _WRAPPERS = {
     "DataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
+# Begin the names of classes whose weights are spread over ranks: rank 0 alone would wait for the
+# others for ever, or save its own part.
+_SHARDED = ("FSDP", "FullyShardedDataParallel", "DeepSpeedEngine")
 
 
 class CheckpointCallback:
@@ -50,8 +53,8 @@ class CheckpointCallback:
 
     ``run``, a ``Run`` or a ``LoopCallback``, publishes each checkpoint, if one is given. This
     callback stands before the ``LoopCallback`` in the trainer's list, so that the run is open at
-    the last save. Only rank 0 saves. No method raises: a save that fails is printed, and training
-    goes on.
+    the last save. Only rank 0 saves, and no model whose weights are spread over ranks (FSDP,
+    DeepSpeed). No method raises: a save that fails is printed, and training goes on.
 
     Raises:
         TypeError: the model can be saved in neither way.
@@ -198,6 +201,7 @@ class CheckpointCallback:
 
     def _write(self, state: LoopState) -> None:
         """Write the checkpoint beside its place and rename it: a reader sees all of it or none."""
+        _refuse_sharded(self._model)
         written = self.output_dir / f"{_UNFINISHED}{state.step}.new"
         _remove(written)
         try:
@@ -257,6 +261,16 @@ def _unwrapped(model: Any) -> Any:
     while (attribute := _WRAPPERS.get(type(model).__name__)) is not None:
         model = getattr(model, attribute)
     return model
+
+
+def _refuse_sharded(model: Any) -> None:
+    if RankInfo.from_env().world_size > 1 and hasattr(model, "modules"):
+        for part in (model, *model.modules()):
+            if type(part).__name__.startswith(_SHARDED):
+                raise TypeError(
+                    f"{type(part).__name__} is spread over ranks: save it on all of them, and call "
+                    "checkpoint() of the run"
+                )
 
 
 def _torch_save(part: Any, file: Path) -> None:

@@ -69,7 +69,7 @@ def read_limits(home: Path, wanted: bool | None = None) -> HoldLimits | None:
         )
     except OSError:
         return HoldLimits() if wanted else None
-    except (ValueError, LookupError, TypeError, OverflowError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return HoldLimits()
 
 

@@ -277,6 +277,20 @@ def test_only_rank_0_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert saved(tmp_path) == set()
 
 
+def test_a_model_that_is_spread_over_ranks_is_not_saved_by_rank_0_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FullyShardedDataParallel(torch.nn.Linear):
+        def state_dict(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("waits for the other ranks")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = torch.nn.Sequential(FullyShardedDataParallel(2, 1))
+    train([CheckpointCallback(tmp_path, model, save_steps=8)])
+    assert saved(tmp_path) == set()
+    assert "FullyShardedDataParallel is spread over ranks: save it" in capsys.readouterr().err
+
+
 def test_what_a_trainer_passes_wrongly_raises_nothing(tmp_path: Path) -> None:
     callback = CheckpointCallback(tmp_path, torch.nn.Linear(2, 1), save_steps=1)
     callback.on_epoch_begin(None)  # type: ignore[arg-type]

@@ -52,6 +52,7 @@ def test_a_script_and_the_environment_decide_against_the_homes_file(tmp_path: Pa
         '{"max_held": "x"}',
         "null",
         '{"max_held": 1e999, "max_held_gb": 0}',
+        "[" * 100_000,
     ],
 )
 def test_a_file_that_cannot_be_understood_asks_for_the_default_limits(
