@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lineside.bus.checkpoints.hold import HoldLimits, read_limits, write_limits
 from lineside.bus.settings import Settings
 from lineside.bus.testing import BrokerProcess
 from lineside.store.archive.archive import Archive
@@ -108,7 +109,9 @@ def test_every_checkpoint_of_a_rotating_training_is_archived_as_it_was_saved(
         archiver.wait_started()
         with training(settings, output, 6) as train:
             assert train.wait() == 0
+        write_limits(settings.home, None)  # as `lineside up` does that has no archive
         wait_until(lambda: is_over(settings, range(1, 7)), "all are archived")
+        wait_until(lambda: read_limits(settings.home) == HoldLimits(max_held=50), "it asks again")
         assert archiver.stop() == 0
     assert states(settings) == dict.fromkeys(range(1, 7), "verified")
     assert archived(archive) == saved(output)
