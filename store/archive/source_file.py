@@ -28,8 +28,8 @@ class SourceFile:
     scrubbed: bool = False
 
 
-def of_folder(folder: Path, exclude: Callable[[str], bool] | None = None) -> list[SourceFile]:
-    """The files below ``folder``, sorted by path, without those that ``exclude`` is true for.
+def of_folder(folder: Path) -> list[SourceFile]:
+    """The files below ``folder``, sorted by path.
 
     Of a checkpoint that is a file it is the only one.
 
@@ -50,8 +50,6 @@ def of_folder(folder: Path, exclude: Callable[[str], bool] | None = None) -> lis
         for name in names:
             file = Path(place, name)
             path = file.relative_to(root).as_posix()
-            if exclude is not None and exclude(path):
-                continue
             if file.is_symlink() and not file.resolve().is_relative_to(root):
                 continue
             try:

@@ -21,7 +21,6 @@ from lineside.bus.protocol.checkpoints import (
 from lineside.store.archive.errors import (
     ArchiveCorrupt,
     ArchiveDenied,
-    ArchiveError,
     ArchiveStopped,
     ArchiveUnavailable,
     Fault,
@@ -188,8 +187,6 @@ class Outcomes:
         elif isinstance(error, (ArchiveUnavailable, ArchiveDenied)):
             entry.state, entry.why, entry.retry_at = FAILED, str(error), self.retry_at
         elif error is not None:
-            if not isinstance(error, ArchiveError):
-                error = OSError(f"{type(error).__name__}: {error}")
             self._retry(entry, str(error), now)
             entry.is_whole = False  # a file may be gone, or all of them
             entry.ready_at = entry.retry_at or now
@@ -242,6 +239,11 @@ class Outcomes:
         if isinstance(result.error, ArchiveCorrupt):
             log.warning("archiver: run %s: nothing is freed: %s", archive.run.id, result.error)
             damaged = {fault.key: fault for fault in result.error.faults}
+            if not damaged.keys() & {entry.key for entry in archive.entries.all}:
+                archive.report_once(
+                    f"{result.error}; until this object is removed from the archive, or a newer "
+                    "Lineside reads it, nothing that is deleted there frees any room"
+                )
             for entry in archive.entries.all:
                 if entry.key in damaged and not entry.is_open:
                     _note_faults(entry, [damaged[entry.key]])

@@ -56,12 +56,11 @@ def report_unknown_metrics(archive: RunArchive, options: KeepOptions) -> None:
     """Report once that none can be the best, because no checkpoint has a metric of ``options``."""
     known = [entry.metrics for entry in archive.entries.all if entry.key is not None]
     needs_metrics = options.keep_best > 0 or options.save_best_only
-    if not needs_metrics or len(known) < _FEW or archive.state.get("has_reported"):
+    if not needs_metrics or len(known) < _FEW:
         return
     unknown = [name for name in options.monitor if not any(name in one for one in known)]
     if unknown:
-        archive.state["has_reported"] = True
-        archive.run.report(
+        archive.report_once(
             f"no checkpoint has the metric {', '.join(unknown)} of archive.monitor, so all are "
             "kept until one has: expected the name of a metric that is evaluated or logged at the "
             "step of a checkpoint"

@@ -17,7 +17,6 @@ LAST = "last"
 BEST = "best"
 PINNED = "pinned"
 RESUMED_FROM = "resumed_from"
-READ = "read"  # by a reader of the archive, now
 NEWEST = "newest"  # among the newest save_total_limit
 EVERY_STEPS = "every_steps"
 EVERY_HOURS = "every_hours"
@@ -26,7 +25,7 @@ DAMAGED = "damaged"  # in the archive, and not whole: a person decides
 ALL = "all"  # no option limits what is kept
 
 REASONS = (
-    *(LAST, BEST, PINNED, RESUMED_FROM, READ, NEWEST, EVERY_STEPS, EVERY_HOURS),
+    *(LAST, BEST, PINNED, RESUMED_FROM, NEWEST, EVERY_STEPS, EVERY_HOURS),
     *(UNRANKED, DAMAGED, ALL),
 )
 """Every reason to keep a checkpoint, in the order of a decision's reasons."""
@@ -71,7 +70,6 @@ class KnownCheckpoint:
     is_whole: bool = True
     is_pinned: bool = False
     is_resumed_from: bool = False
-    is_read: bool = False
     number: int = 0
     turn: int = 0
 
@@ -125,7 +123,6 @@ def _own_reasons(one: KnownCheckpoint) -> set[str]:
     reasons = {
         PINNED: one.is_pinned,
         RESUMED_FROM: one.is_resumed_from,
-        READ: one.is_read,
         DAMAGED: one.is_archived and not one.is_whole,
     }
     return {reason for reason, holds in reasons.items() if holds}

@@ -16,6 +16,7 @@ from lineside.subscribers.archiver.policy import KeepOptions
 
 _DEFAULT_METRIC = "eval_loss"
 _MAX_ATTEMPTS = 50
+_MAX_REPORTS = 8
 
 
 class RunArchive:
@@ -136,6 +137,14 @@ class RunArchive:
             metrics=dict(entry.metrics),
             versions={name: value for name, value in versions.items() if isinstance(value, str)},
         )
+
+    def report_once(self, message: str) -> None:
+        """Report ``message`` on the run, unless it is among the last that were."""
+        reported: list[str] = self.state.setdefault("reported", [])
+        if message not in reported:
+            reported.append(message)
+            del reported[:-_MAX_REPORTS]
+            self.run.report(message)
 
     def answer(self, request: Mapping[str, Any], entry: Entry, refused: str | None = None) -> None:
         """Publish the answer to ``request``, and forget it."""

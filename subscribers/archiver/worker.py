@@ -130,9 +130,9 @@ class Worker:
             return self._work.perform(task, self._note_progress, self._stop)
         except (ArchiveError, SourceGone, OSError) as error:
             return Result(task, error)
-        except Exception as error:
+        except BaseException as error:  # a panic of obstore is no Exception
             log.exception("archiver: %s of run %s", type(task).__name__, self._run)
-            return Result(task, error)
+            return Result(task, RuntimeError(f"{type(error).__name__}: {error}"))
 
     def _note_progress(self, progress: Progress) -> None:
         with self._lock:

@@ -109,8 +109,6 @@ def test_links_inside_are_files_and_links_that_lead_out_are_left_out(tmp_path: P
         "inside.pt", "merged/config.json", "merged/empty.txt", "model.safetensors",
         "optimizer.pt", "trainer_state.json",
     ]  # fmt: skip
-    kept = of_folder(checkpoint, exclude=lambda path: path.endswith(".pt"))
-    assert [file.path for file in kept if file.path.endswith(".pt")] == []
 
 
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../b", "a//b", "./a", "", "a\0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from lineside.store.archive.archive import Archive
 from lineside.store.archive.errors import ArchiveDenied, ArchiveUnavailable
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from lineside.subscribers.archiver.slots import Slots
-from tests.subscribers.archiver.kit import ScriptedRun
+from tests.subscribers.archiver.kit import FIRST, ScriptedRun
 
-DAY = 86_400.0
+HOUR, DAY = 3_600.0, 86_400.0
 
 
 class Switch:
@@ -243,6 +244,46 @@ def test_a_checkpoint_that_is_removed_from_the_archive_by_hand_is_shown_as_delet
     run.complete()
     assert run.states == {1: "deleted", 2: "archived"}
     assert run.last_event(1)["why"] == "it is not in the archive any more"
+
+
+def test_a_panic_of_the_object_store_is_a_failed_copy(run: ScriptedRun, switch: Switch) -> None:
+    class Panic(BaseException):
+        pass
+
+    write = switch._archive.write_checkpoint
+
+    def panic(*_: Any) -> Any:
+        switch._archive.write_checkpoint = write  # type: ignore[method-assign]
+        raise Panic("called unwrap on None")
+
+    switch._archive.write_checkpoint = panic  # type: ignore[method-assign, assignment]
+    run.saved(1)
+    run.complete()
+    assert "failed" in run.published(1)
+    assert run.states == {1: "archived"}
+
+
+def test_a_manifest_of_a_newer_format_keeps_its_parts_and_is_reported_once(
+    tmp_path: Path,
+) -> None:
+    run = ScriptedRun(tmp_path, save_total_limit=1)
+    run.start()
+    run.saved(1)
+    run.complete()
+    folder = tmp_path / "archive" / "runs" / "r" / "checkpoints"
+    body = b'{"format": 2}'
+    newer = f"{7:012}-{FIRST}-{hashlib.sha256(body).hexdigest()[:12]}.json"
+    (folder / newer).write_bytes(body)
+    parts = set((tmp_path / "archive").rglob("parts/*/*"))
+    for step in (2, 3):
+        run.saved(step)
+        run.complete()
+        run.now += 2 * HOUR
+    assert run.archived == [3, 7]
+    assert parts < set((tmp_path / "archive").rglob("parts/*/*"))
+    [report] = run.reports
+    assert newer in report
+    assert "format 2" in report
 
 
 def test_runs_take_turns() -> None:

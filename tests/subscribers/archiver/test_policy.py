@@ -126,7 +126,7 @@ def test_frequency_keeps_every_nth_checkpoint_and_the_last() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "reason"),
-    [("is_pinned", "pinned"), ("is_resumed_from", "resumed_from"), ("is_read", "read")],
+    [("is_pinned", "pinned"), ("is_resumed_from", "resumed_from")],
 )
 def test_a_checkpoint_that_is_needed_is_kept_whatever_the_limits(flag: str, reason: str) -> None:
     known = [saved(1, **{flag: True}), saved(2), saved(3)]
@@ -168,7 +168,6 @@ checkpoints = st.lists(
         is_whole=st.booleans(),
         is_pinned=st.booleans(),
         is_resumed_from=st.booleans(),
-        is_read=st.booleans(),
         number=st.integers(0, 6),
     ),
     max_size=8,
@@ -199,7 +198,7 @@ def test_the_last_whole_one_and_pinned_ones_are_always_kept(
     decisions = decide(known, options)
     for one in decisions:
         own = one.checkpoint
-        if own.is_pinned or own.is_resumed_from or own.is_read:
+        if own.is_pinned or own.is_resumed_from:
             assert one.keep
     newest_first = [one for one in decisions if one.checkpoint.is_whole]
     archived = [one for one in newest_first if one.checkpoint.is_archived]
