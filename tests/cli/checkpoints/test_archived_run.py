@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from lineside.bus.checkpoints.hold import hold_path
 from lineside.bus.testing import BrokerProcess
 from lineside.store.archive.location import ArchiveLocation, open_archive
 from tests.cli.checkpoints.archives import archive_checkpoint, checkpoint, files_of, part_of
 from tests.cli.homes import Home
 from tests.support.forked import ForkedCommand, ForkedScript
 from tests.support.leftovers import kill_processes_of
+from tests.support.resumed_training import SAVED, Leg
+from tests.support.resumed_training import STEPS as LAST
 from tests.support.waiting import DEADLINE, wait_until
 
 RUN = "tiny"
@@ -37,6 +40,26 @@ trainer(
     save_strategy="steps", save_steps=1, save_total_limit=1, eval_strategy="steps", eval_steps=1,
 ).train()
 """
+RESUMED = "killed-in-a-save"
+RESUMING = """
+import json, os, signal, sys
+from pathlib import Path
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
+from tests.support.resumed_training import STEPS, Leg
+
+output, ending = sys.argv[1:]
+save = Trainer._save_optimizer_and_scheduler
+
+def save_or_die(self, folder):
+    if ending == "killed" and self.state.global_step == STEPS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+
+Trainer._save_optimizer_and_scheduler = save_or_die
+resume = get_last_checkpoint(output) if Path(output).is_dir() else None
+print(json.dumps(Leg(output, resume or "").train().losses))
+"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +75,15 @@ class ArchivedRun:
         done = self.home.lineside(*words)
         return done.returncode, done.stdout, done.stderr
 
-    def items(self) -> dict[int, dict[str, Any]]:
-        done = self.home.lineside("checkpoints", RUN, "--json")
-        return {item["step"]: item for item in json.loads(done.stdout)["items"]}
+    def items(self, run: str = RUN) -> dict[int, dict[str, Any]]:
+        found = self.shown("checkpoints", run).get("items", [])
+        return {item["step"]: item for item in found}
+
+    def shown(self, command: str, run: str) -> dict[str, Any]:
+        """What a command prints of ``run`` as JSON; empty while the store lacks it."""
+        code, out, _ = self.lineside(command, run, "--json")
+        found: dict[str, Any] = {} if code else json.loads(out)
+        return found
 
     def manifests(self) -> list[int]:
         """The steps that the archive has."""
@@ -185,6 +214,39 @@ def test_a_checkpoint_that_verify_finds_damaged_is_corrupt_for_all_readers(
     code, out, error = archived.lineside(*path)
     assert (code, out) == (1, "")
     assert "of step 3, is only in the archive" in error
+
+
+def test_a_killed_training_continues_from_the_archive_as_if_nothing_had_happened(
+    archived: ArchivedRun, tmp_path: Path
+) -> None:
+    home, output = archived.home, tmp_path / "out"
+    whole = Leg(str(tmp_path / "whole")).train()
+    command = ("--", sys.executable, "-c", RESUMING, str(output))
+    killed = home.lineside("run", *command, "killed", env={"LINESIDE_RUN_ID": RESUMED})
+    assert killed.returncode == 137, killed.stderr
+    saved, cut_short = output / f"checkpoint-{SAVED}", output / f"checkpoint-{LAST}"
+    assert cut_short.is_dir()
+    wait_until(lambda: archived.shown("show", RESUMED).get("status") == "killed")
+    wait_until(
+        lambda: (
+            {step: one["state"] for step, one in archived.items(RESUMED).items()}
+            == {SAVED: "archived"}
+        )
+    )
+    wait_until(lambda: not hold_path(saved).exists())
+    optimizer = saved / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    options = ("--resume", RESUMED, "--config", str(archived.config))
+    resumed = home.lineside("run", *options, *command, "ended")
+    assert resumed.returncode == 0, resumed.stderr
+    origin = f"{saved}, from {archived.url}"
+    assert f"{RESUMED} resumes from step {SAVED}: {origin}" in resumed.stderr
+    assert json.loads(resumed.stdout.splitlines()[-1]) == whole.losses[SAVED:]
+    aside = output / "_lineside_aside"
+    assert {path.name for path in aside.iterdir()} == {saved.name, cut_short.name}
+    wait_until(lambda: archived.shown("show", RESUMED).get("status") == "finished")
+    attempts = archived.shown("show", RESUMED)["attempts"]
+    assert [attempt["resumed_step"] for attempt in attempts] == [None, SAVED]
 
 
 def test_without_a_store_a_request_names_what_the_archive_has(home: Home, tmp_path: Path) -> None:
