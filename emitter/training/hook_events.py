@@ -40,8 +40,8 @@ class HookEvents:
         self._attempts = attempts
         self._init_end: InitEnd | None = None
         self._checkpoint_folder = CheckpointFolder()
-        self._saved = Path()  # the newest checkpoint
-        self._output = Path()  # where it is
+        self._saved: Path | None = None  # the checkpoint of this on_save
+        self._output = Path()  # where the newest one is
         self.is_training = False
         self.groups_differ = False
         """Whether the optimizer's groups have different learning rates."""
@@ -171,6 +171,7 @@ class HookEvents:
 
     def publish_save(self, args: Any, state: Any, control: Any, kwargs: Mapping[str, Any]) -> None:
         """Publish ``save`` with the checkpoint's path, and which earlier ones are gone."""
+        self._saved = None
         path = checkpoint_path(args, state)
         self._saved = Path(path)
         self._output = self._saved.parent
@@ -178,8 +179,8 @@ class HookEvents:
         self.publish_state("save", FROM_FLAGS, state, control, kwargs, extra)
 
     def hold_checkpoint(self, state: Any) -> None:
-        """Hold the checkpoint of the newest ``save``."""
-        if self._attempts.holder is not None:
+        """Hold the checkpoint of ``publish_save``, unless it failed to find it."""
+        if self._attempts.holder is not None and self._saved is not None:
             self._attempts.holder.hold(self._saved, state.global_step, state.epoch)
 
     def finish_hold_soon(self) -> None:

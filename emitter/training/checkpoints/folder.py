@@ -34,8 +34,9 @@ def written_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: nothing is there.
     """
-    written = Path(path).absolute()
-    if not written.exists():
+    # Its name is that of its hold: never "..".
+    written = Path(os.path.abspath(path))  # noqa: PTH100 - follows no links
+    if not written.exists() or not written.name:
         raise ValueError(f"no checkpoint at {written}: expected the path of what is written")
     return written
 

@@ -122,6 +122,23 @@ def test_a_loops_checkpoint_is_held_until_the_script_overwrites_it(
     ]
 
 
+def test_a_checkpoint_is_held_under_its_name_however_its_path_is_written(
+    home: Path, tmp_path: Path
+) -> None:
+    write_limits(home, HoldLimits())
+    folder = tmp_path / "epoch-1"
+    (folder / "optimizer").mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w1")
+    with start_run() as run:
+        for _ in range(2):
+            run.checkpoint(folder / "optimizer" / "..", step=1)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("weights")} == {
+        "epoch-1/weights",
+        "_lineside/epoch-1/weights",
+    }
+    assert [path.name for path in (folder / "optimizer").iterdir()] == []
+
+
 def test_a_checkpoint_that_is_not_there_is_not_published(
     home: Path, spool_events: ReadSpool, capsys: pytest.CaptureFixture[str]
 ) -> None:
