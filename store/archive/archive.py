@@ -149,10 +149,19 @@ class Archive:
 
         return self._run(collect)
 
-    def find_faults(self, manifest: Manifest, on_progress: OnProgress = no_progress) -> list[Fault]:
-        """Read every part back; those that are missing or have other bytes."""
+    def find_faults(
+        self,
+        manifest: Manifest,
+        on_progress: OnProgress = no_progress,
+        stop: threading.Event | None = None,
+    ) -> list[Fault]:
+        """Read every part back; those that are missing or have other bytes.
+
+        Raises:
+            ArchiveStopped: ``stop`` was set.
+        """
         return self._follow(
-            lambda objects: CheckpointCheck(objects, manifest, self._parallel), on_progress
+            lambda objects: CheckpointCheck(objects, manifest, self._parallel), on_progress, stop
         )
 
     def read_part(self, run: str, part: Part, path: str) -> bytes:

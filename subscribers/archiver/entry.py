@@ -28,6 +28,7 @@ GIVEN_UP = frozenset({INCOMPLETE, EVICTED, SKIPPED, DELETED})
 MAX_STATE_BYTES = 256 << 10
 """Bytes of JSON of all checkpoints of a run: some 600. It is written with every change of one."""
 MAX_METRICS = 32
+_USUAL_BYTES = 512
 _FEW = 64  # after so many new checkpoints the size is looked at
 
 
@@ -172,12 +173,17 @@ class Entries:
             self._trim()
         return entry
 
+    @property
+    def room(self) -> int:
+        """How many checkpoints of a usual size may be added before old ones have to go."""
+        return max(0, MAX_STATE_BYTES - sum(self._sizes().values())) // _USUAL_BYTES
+
     def at_path(self, path: str) -> list[Entry]:
         """The checkpoints that were saved at ``path``: of several attempts."""
         return [entry for entry in self.all if entry.path == path]
 
     def _trim(self) -> None:
-        sizes = {entry.id: len(json.dumps(vars(entry))) for entry in self.all}
+        sizes = self._sizes()
         excess = sum(sizes.values()) - MAX_STATE_BYTES
         # Of those that are archived the archive itself has a list.
         for states in (GIVEN_UP, IN_ARCHIVE, OPEN):
@@ -187,6 +193,9 @@ class Entries:
                     self.all.remove(entry)
                     del self._by_id[entry.id]
         self._saved[:] = map(vars, self.all)
+
+    def _sizes(self) -> dict[tuple[str, int, str], int]:
+        return {entry.id: len(json.dumps(vars(entry))) for entry in self.all}
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -56,7 +56,6 @@ LIST_SECONDS = 3600.0
 """From one comparison with the archive to the next."""
 MAX_REPAIRS = 3
 """Times that a copy with faults is made anew."""
-MAX_LISTED = 1000
 _SAME_SECONDS = 0.001
 
 
@@ -262,8 +261,7 @@ class Outcomes:
                 if not entry.is_open:
                     entry.give_up(DELETED, "it is not in the archive any more")
         for key, manifest in result.unknown:
-            if len(archive.entries.all) < MAX_LISTED:
-                self._adopt(archive, key, manifest)
+            self._adopt(archive, key, manifest)
 
     def _adopt(self, archive: RunArchive, key: ManifestKey, manifest: Manifest) -> None:
         """Take over a manifest that the state does not know: it was lost, or not kept in time."""

@@ -17,7 +17,7 @@ from lineside.bus.protocol.checkpoints import (
 )
 from lineside.store.archive.keys import ManifestKey
 from lineside.subscribers.archiver.entry import Entry
-from lineside.subscribers.archiver.outcomes import MAX_LISTED, Outcomes
+from lineside.subscribers.archiver.outcomes import Outcomes
 from lineside.subscribers.archiver.policy import KeepOptions, decide
 from lineside.subscribers.archiver.run_archive import RunArchive
 from lineside.subscribers.archiver.tasks import (
@@ -109,7 +109,8 @@ def _tasks(archive: RunArchive, outcomes: Outcomes, now: float) -> Iterator[Task
         return
     if now >= outcomes.list_at:
         known = {entry.key for entry in archive.entries.all if entry.key}
-        yield ListArchive(archive.run.id, frozenset(known | set(archive.stale_keys)), MAX_LISTED)
+        known |= set(archive.stale_keys)
+        yield ListArchive(archive.run.id, frozenset(known), archive.entries.room)
         if not outcomes.is_listed:
             return  # what it finds need not be copied
     for text in archive.stale_keys:

@@ -119,7 +119,7 @@ class ArchiveWork:
             self.archive.delete_checkpoint(task.key)
             return Result(task)
         if isinstance(task, Verify):
-            return Result(task, faults=self._faults(task.key))
+            return Result(task, faults=self._faults(task.key, stop))
         if isinstance(task, ListArchive):
             return self._list(task)
         self.archive.collect_garbage(task.run)
@@ -137,7 +137,7 @@ class ArchiveWork:
                 files = weights_only(files)
             clean = scrub(files, self.options.redaction)
             key, _, written = self.archive.write_checkpoint(facts, clean.files, on_progress, stop)
-        faults = self._faults(key) if self.options.verify else None
+        faults = self._faults(key, stop) if self.options.verify else None
         if faults:
             self.archive.remove_faulty(faults)  # else the next copy finds them there
         return Result(
@@ -150,9 +150,9 @@ class ArchiveWork:
             faults=faults,
         )
 
-    def _faults(self, key: ManifestKey) -> Sequence[Fault]:
+    def _faults(self, key: ManifestKey, stop: threading.Event) -> Sequence[Fault]:
         try:
-            return self.archive.find_faults(self.archive.read_manifest(key))
+            return self.archive.find_faults(self.archive.read_manifest(key), stop=stop)
         except ArchiveCorrupt as error:
             return error.faults
 

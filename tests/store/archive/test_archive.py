@@ -85,6 +85,9 @@ def test_a_write_that_is_stopped_leaves_no_checkpoint(place: Place, tmp_path: Pa
             facts_of(checkpoint), of_folder(checkpoint), ignore, stop
         )
     assert place.archive.entries(RUN) == []
+    _, manifest, _ = write(place.archive, checkpoint)
+    with pytest.raises(ArchiveStopped):
+        place.open(bytes_per_second=PART).find_faults(manifest, stop=stop)
 
 
 def test_parts_that_two_checkpoints_share_are_stored_once(place: Place, tmp_path: Path) -> None:

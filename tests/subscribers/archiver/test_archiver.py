@@ -295,6 +295,23 @@ def test_of_too_many_checkpoints_the_oldest_that_were_given_up_are_forgotten(
     assert len(run.states) < 150
 
 
+def test_archived_ones_that_were_forgotten_are_not_taken_over_again_without_room(
+    run: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry, "MAX_STATE_BYTES", 24 << 10)
+    for step in range(70):
+        run.saved(step)
+        run.complete()
+    assert 0 not in run.states
+    assert len(run.archived) == 70
+    before = len(run.events)
+    run.now += 7200
+    run.saved(70)
+    run.complete()
+    assert len(run.events) - before < 10
+    assert 0 not in run.states
+
+
 def _parts(run: ScriptedRun, key: object) -> list[str]:
     return [part.sha256 for part in run.archive.read_manifest(key).parts()]  # type: ignore[arg-type]
 
