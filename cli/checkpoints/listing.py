@@ -80,7 +80,8 @@ def _print_table(entries: Sequence[CatalogEntry]) -> None:
     typer.echo(table(header, [_row(entry, now) for entry in entries], right=(0, 3)))
     for entry in entries:
         for note in _notes(entry):
-            typer.echo(f"step {entry.step:,}: {printable(note)}")
+            superseded = "" if entry.counts else " (superseded)"
+            typer.echo(f"step {entry.step:,}{superseded}: {printable(note)}")
 
 
 def _row(entry: CatalogEntry, now: datetime) -> tuple[str, ...]:

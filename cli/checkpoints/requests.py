@@ -59,7 +59,8 @@ def request(
         raise UsageError(f"{op} asks first, and stdin is no terminal: --yes does not ask")
     source = find_run(run, named.open)
     catalog = read_catalog(source.run, source.history, source.archive)
-    entry = at_step(catalog, source.run, step)
+    known = [entry for entry in catalog if entry.step == step and _is_known(entry)]
+    entry = at_step(known or catalog, source.run, step)
     if asks and not _is_confirmed(entry):
         raise RequestRefused("nothing was deleted")
     _send(op, entry, wait, json)
@@ -81,6 +82,11 @@ def request_check(entries: Sequence[CatalogEntry]) -> None:
             for entry in known:
                 request = CheckpointRequest(VERIFY, entry.path, entry.attempt, entry.step)
                 client.respond(entry.run, request, timeout=_CHECK_SECONDS)
+
+
+def _is_known(entry: CatalogEntry) -> bool:
+    """Whether the archiver has it, or is to archive it: of two attempts maybe only one's is."""
+    return entry.is_archived or (entry.record is not None and entry.record.awaits_archive)
 
 
 def _is_confirmed(entry: CatalogEntry) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lineside.bus.checkpoints.hold import hold_path
+from lineside.bus.testing import BrokerProcess
 from lineside.cli.checkpoints.catalog import read_catalog
 from lineside.cli.checkpoints.progress import progress_text
 from lineside.cli.checkpoints.wholeness import newest_whole
@@ -166,6 +167,26 @@ def test_what_a_later_attempt_went_back_behind_counts_only_without_another(
     for step in (100, 150):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert newest(home) == (0, f"{tmp_path}/checkpoint-200\n", "")
+
+
+def test_a_request_is_about_the_attempt_whose_checkpoint_the_archive_has(
+    home: Home, tmp_path: Path
+) -> None:
+    run, path = RecordedRun(), tmp_path / "checkpoint-200"
+    run.start()
+    run.save(path, 200)
+    run.state(path, 200, "archived", why="a note")
+    resumed = {"attempt": ATTEMPT, "step": 100, "path": str(tmp_path / "checkpoint-100")}
+    run.start(LATER, resumed_from=resumed)
+    run.save(path, 200, LATER)
+    run.record(home)
+    with BrokerProcess(home.path) as broker:
+        broker_of = {"LINESIDE_BROKER": broker.address}
+        command = ("pin", RUN, "--step", "200", "--no-wait", "--json")
+        asked = json.loads(home.lineside(*command, env=broker_of).stdout)
+    assert (asked["attempt"], asked["state"]) == (ATTEMPT, "requested")
+    shown = home.lineside("checkpoints", RUN).stdout.splitlines()
+    assert shown[-1] == "step 200 (superseded): a note"
 
 
 def test_a_newer_one_that_is_not_recorded_yet_is_listed_and_counts(
