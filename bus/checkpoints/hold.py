@@ -125,17 +125,6 @@ def reading(hold: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def is_read(hold: Path) -> bool:
-    """Whether a process reads ``hold`` at this moment."""
-    try:
-        descriptor = _lock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    if descriptor is not None:
-        os.close(descriptor)
-    return False
-
-
 def remove_hold(hold: Path) -> bool:
     """Remove ``hold`` for good, and the folder of holds with the last one; whether it is gone.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from lineside.emitter.training.checkpoints import loop_state, run_file
+from lineside.emitter.training.checkpoints.folder import checkpoint_step
 
 STATE_FILE = "trainer_state.json"
-_NAME = re.compile(r"checkpoint-([0-9]{1,18})")
 
 
 def local_copy(path: Path, run: str, attempt: str) -> Path | None:
@@ -32,8 +31,8 @@ def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
         paths = list(folder.iterdir())
     except OSError:  # it is not here
         return []
-    matches = [(_NAME.fullmatch(path.name), path) for path in paths if path.is_dir()]
-    return sorted((int(match[1]), path) for match, path in matches if match is not None)
+    steps = [(checkpoint_step(path.name), path) for path in paths if path.is_dir()]
+    return sorted((step, path) for step, path in steps if step is not None)
 
 
 def of_run(folder: Path, run: str) -> Iterator[tuple[int, str, Path]]:

@@ -1,4 +1,4 @@
-"""Remembers which run wrote each checkpoint, so that a resumed training continues its run.
+"""What training does with its checkpoints: names their run, finds them, and holds them.
 
 Runs in the training process; ``callback.py`` and ``emitter.training`` import it.
 """

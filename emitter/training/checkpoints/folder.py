@@ -28,6 +28,12 @@ def checkpoint_path(args: Any, state: Any) -> str:
     return str(output / name)
 
 
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint by its ``name``; None for any name but ``checkpoint-<step>``."""
+    match = _CHECKPOINT.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 def written_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Absolute path of a checkpoint, a folder or a file, that a script has written.
 
@@ -60,8 +66,7 @@ class CheckpointFolder:
             names = []
         except OSError:
             return {}
-        matches = map(_CHECKPOINT.fullmatch, names)
-        steps = frozenset(int(match[1]) for match in matches if match is not None)
+        steps = frozenset(step for step in map(checkpoint_step, names) if step is not None)
         before = self._steps if folder == self._folder else frozenset()
         self._folder, self._steps = folder, steps
         if before <= steps and resumed_step not in steps:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,10 @@ from lineside.bus.checkpoints.hold import (
     set_aside,
 )
 from lineside.bus.protocol.event_kinds import CHECKPOINT_HELD
+from lineside.emitter.training.checkpoints.folder import checkpoint_step
 from lineside.emitter.training.checkpoints.links import measure, mirror, share_a_file
 from lineside.emitter.training.publisher import Publisher
 
-_STEP = re.compile(r".*?([0-9]{1,18})")
 _GIBIBYTE = 1 << 30
 
 
@@ -156,9 +155,7 @@ class CheckpointHolder:
         return evicted
 
     def _evicted(self, hold: Path, why: str) -> dict[str, Any]:
-        step = self._steps.get(hold)
-        if step is None and (named := _STEP.fullmatch(hold.name)) is not None:
-            step = int(named[1])
+        step = self._steps.get(hold, checkpoint_step(hold.name))
         return {"checkpoint": str(held_checkpoint(hold)), "step": step, "why": why}
 
     def _size(self, hold: Path) -> int:

@@ -15,7 +15,6 @@ from lineside.bus.checkpoints.hold import (
     held_checkpoint,
     hold_path,
     holds_of,
-    is_read,
     read_limits,
     reading,
     remove_hold,
@@ -89,10 +88,8 @@ def test_a_hold_that_is_read_is_not_removed(tmp_path: Path) -> None:
     with reading(hold) as is_there, reading(hold) as is_there_too:
         assert is_there
         assert is_there_too
-        assert is_read(hold)
         assert not remove_hold(hold)
         assert (hold / "weights").read_text() == "w8"
-    assert not is_read(hold)
     assert remove_hold(hold)
 
 
@@ -108,7 +105,6 @@ def test_the_folder_of_holds_goes_with_the_last_one(tmp_path: Path) -> None:
 def test_a_hold_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
     with reading(hold_path(tmp_path / "checkpoint-8")) as is_there:
         assert not is_there
-    assert not is_read(hold_path(tmp_path / "checkpoint-8"))
 
 
 def test_a_reader_keeps_no_hold_that_was_made_anew(tmp_path: Path) -> None:
@@ -116,7 +112,7 @@ def test_a_reader_keeps_no_hold_that_was_made_anew(tmp_path: Path) -> None:
     with reading(hold):
         hold.rename(hold.with_name("checkpoint-9"))
         _make_hold(tmp_path)
-        assert not is_read(hold)
+        assert set_aside(hold)
 
 
 def test_leftovers_are_removed_and_drafts_only_on_request(tmp_path: Path) -> None:

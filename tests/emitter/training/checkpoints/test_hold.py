@@ -76,6 +76,21 @@ def test_holds_are_given_up_if_the_disk_has_no_room_for_the_next_checkpoint(
     assert [hold.name for hold in holds_of(tmp_path)] == ["checkpoint-3", "checkpoint-4"]
 
 
+def test_the_step_of_an_evicted_one_of_an_earlier_process_is_read_from_no_other_name(
+    tmp_path: Path,
+) -> None:
+    for name, step in (("epoch-3", 3000), ("checkpoint-4000", 4000)):
+        held(CheckpointHolder(tmp_path, HoldLimits()), save(tmp_path / name, weights="w"), step)
+        shutil.rmtree(tmp_path / name)
+    data = held(
+        CheckpointHolder(tmp_path, HoldLimits(max_held=0)), save(tmp_path / "last", weights="w")
+    )
+    assert {Path(one["checkpoint"]).name: one["step"] for one in data["evicted"]} == {
+        "epoch-3": None,
+        "checkpoint-4000": 4000,
+    }
+
+
 def test_another_rank_adds_nothing_to_the_hold_of_an_earlier_save(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", weights="old")
     held(CheckpointHolder(tmp_path, HoldLimits()), checkpoint)
