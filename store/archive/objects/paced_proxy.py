@@ -11,6 +11,7 @@ import asyncio
 import base64
 import re
 import secrets
+import socket
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,8 @@ _MOST_HEAD_BYTES = 64 << 10
 _USER = "lineside"
 _AUTHORIZATION = re.compile(rb"\r\nproxy-authorization:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
+UNREACHED = "LinesideUnreached"
+"""The code of the answer for a server that cannot be reached; the reason follows in its body."""
 
 
 class PacedProxy:
@@ -82,8 +85,10 @@ class PacedProxy:
             far_reader, far_writer = await asyncio.open_connection(
                 through.hostname, through.port or _PORTS[through.scheme]
             )
-        except OSError:
-            await _refuse(writer, b"502 Bad Gateway")
+        except OSError as error:
+            why = "dns error" if isinstance(error, socket.gaierror) else type(error).__name__
+            body = f"<Code>{UNREACHED}</Code>{why}".encode()
+            await _refuse(writer, b"502 Bad Gateway", body)
             return
         try:
             if is_tunnel and proxy is None:
@@ -131,8 +136,8 @@ def _basic(user: str, password: str) -> bytes:
     return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
 
-async def _refuse(writer: asyncio.StreamWriter, status: bytes) -> None:
-    writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+async def _refuse(writer: asyncio.StreamWriter, status: bytes, body: bytes = b"") -> None:
+    writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
     await writer.drain()
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from lineside.store.archive.errors import ArchiveDenied, ArchiveError, ArchiveUnavailable
+from lineside.store.archive.objects.paced_proxy import UNREACHED
 
 # The statuses that a client of object_store meets; a text of it has one of the first two forms.
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})\b")
@@ -70,7 +71,7 @@ def translate(error: BaseException, place: Place) -> ArchiveError:
             f"{place} refuses the request ({named}): see that its endpoint is that of an object "
             "store, and that the URL names a bucket of it"
         )
-    if status is not None:
+    if status is not None and code != UNREACHED:
         return ArchiveUnavailable(f"{place} has trouble ({named}); it is tried again")
     return _without_answer(text, place)
 

@@ -101,11 +101,13 @@ def test_an_answer_of_the_server_becomes_an_error_that_names_the_remedy_and_no_k
         ("http://no-such-host.invalid", "its host name has no address"),
     ],
 )
+@pytest.mark.parametrize("limit", [0, PART])
 def test_a_server_that_cannot_be_reached_is_named(
-    endpoint: str, message: str, options: dict[str, str]
+    endpoint: str, message: str, options: dict[str, str], limit: int
 ) -> None:
     given = endpoint.replace("://", "://user:secret@")
-    archive = open_archive(ArchiveLocation(URL, {**options, "endpoint": given}))
+    location = ArchiveLocation(URL, {**options, "endpoint": given})
+    archive = open_archive(location, bytes_per_second=limit)
     with pytest.raises(ArchiveUnavailable, match=f"{URL} at {endpoint} .*{message}"):
         archive.runs()
 
