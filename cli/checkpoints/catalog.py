@@ -98,11 +98,18 @@ class CatalogEntry:
         return [path for path in (self.folder, self.hold) if path is not None]
 
 
-def read_catalog(run: str, history: History | None, archive: Archive | None) -> list[CatalogEntry]:
+def read_catalog(
+    run: str, history: History | None, archive: Archive | None, attempt: str | None = None
+) -> list[CatalogEntry]:
     """Every checkpoint of ``run``, the newest first: those that count, then those that do not.
+
+    ``attempt``: only those of this attempt.
 
     Folders of checkpoints on this machine are looked into for those that no record names: the
     events of a training without a broker, or of a killed one, may be on their way.
+
+    Raises:
+        UsageError: there is none of ``attempt``.
     """
     attempts: Sequence[Attempt] = () if history is None else history.run(run).attempts
     places = _places(one.attempt for one in attempts)
@@ -112,23 +119,32 @@ def read_catalog(run: str, history: History | None, archive: Archive | None) -> 
     keys: defaultdict[_Save, list[ManifestKey]] = defaultdict(list)
     for key in () if archive is None else archive.entries(run):
         keys[key.attempt, key.step].append(key)
-    newest = max((*places, *(attempt for attempt, _ in keys)), default="")
+    newest = max((*places, *(name for name, _ in keys)), default="")
     here: dict[_Save, Path] = {}
     for folder in _folders(records, keys, archive):
-        for step, attempt, path in of_run(folder, run):
-            here[attempt or newest, step] = path
+        for step, wrote, path in of_run(folder, run):
+            here[wrote or newest, step] = path
     ends = {one.attempt: one.superseded_after for one in attempts}
     entries = []
-    for attempt, step in records.keys() | keys.keys() | here.keys():
-        end = ends.get(attempt)
+    for save in records.keys() | keys.keys() | here.keys():
+        name, step = save
+        end = ends.get(name)
         counts = end is None or step <= end
-        save = attempt, step
         entries += [
-            CatalogEntry(run, attempt, step, record, key, here.get(save), counts, archive)
+            CatalogEntry(run, name, step, record, key, here.get(save), counts, archive)
             for record, key in _match(records[save], keys[save], archive) or [(None, None)]
         ]
     entries.sort(key=lambda one: (places.get(one.attempt, one.attempt), one.step), reverse=True)
-    return sorted(entries, key=lambda one: not one.counts)
+    entries.sort(key=lambda one: not one.counts)
+    if attempt is None:
+        return entries
+    of_attempt = [entry for entry in entries if entry.attempt == attempt]
+    if not of_attempt:
+        raise UsageError(
+            f"run {run} has no checkpoint of an attempt {attempt!r}; `lineside show {run}` lists "
+            "its attempts"
+        )
+    return of_attempt
 
 
 def at_step(entries: Sequence[CatalogEntry], run: str, step: int) -> CatalogEntry:

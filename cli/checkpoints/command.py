@@ -24,6 +24,14 @@ ConfigOption = Annotated[Path | None, config_option()]
 StepOption = Annotated[
     int | None, typer.Option("--step", min=0, metavar="N", help="The step of the checkpoint.")
 ]
+AttemptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--attempt",
+        metavar="ID",
+        help="Of this attempt, as `lineside show` lists it; by default of the newest.",
+    ),
+]
 OneStepOption = Annotated[
     int, typer.Option("--step", min=0, metavar="N", help="The step of the checkpoint.")
 ]
@@ -60,6 +68,7 @@ def checkpoints(
 def verify(
     run: RunArgument,
     step: StepOption = None,
+    attempt: AttemptOption = None,
     archive: ArchiveOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -71,36 +80,39 @@ def verify(
     from lineside.cli.checkpoints.archive_source import NamedArchive
     from lineside.cli.checkpoints.verify import verify_run
 
-    verify_run(run, step, NamedArchive(archive, config), json)
+    verify_run(run, step, attempt, NamedArchive(archive, config), json)
 
 
 def pin(
     run: RunArgument,
     step: OneStepOption,
+    attempt: AttemptOption = None,
     archive: ArchiveOption = None,
     config: ConfigOption = None,
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
     """Keep a checkpoint in the archive, whatever the policy is."""
-    _request(PIN, run, step, archive, config, wait, json)
+    _request(PIN, run, step, attempt, archive, config, wait, json)
 
 
 def unpin(
     run: RunArgument,
     step: OneStepOption,
+    attempt: AttemptOption = None,
     archive: ArchiveOption = None,
     config: ConfigOption = None,
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
     """Leave a pinned checkpoint to the policy again."""
-    _request(UNPIN, run, step, archive, config, wait, json)
+    _request(UNPIN, run, step, attempt, archive, config, wait, json)
 
 
 def delete(
     run: RunArgument,
     step: OneStepOption,
+    attempt: AttemptOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     archive: ArchiveOption = None,
     config: ConfigOption = None,
@@ -111,13 +123,14 @@ def delete(
 
     The folder on the training's machine stays.
     """
-    _request(DELETE, run, step, archive, config, wait, json, asks=not yes)
+    _request(DELETE, run, step, attempt, archive, config, wait, json, asks=not yes)
 
 
 def _request(
     op: str,
     run: str,
     step: int,
+    attempt: str | None,
     archive: str | None,
     config: Path | None,
     wait: bool,
@@ -128,4 +141,4 @@ def _request(
     from lineside.cli.checkpoints.requests import request
 
     named = NamedArchive(archive, config)
-    request(op, run, step, named, asks=asks, wait=wait, json=json)
+    request(op, run, step, attempt, named, asks=asks, wait=wait, json=json)

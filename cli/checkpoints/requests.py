@@ -46,7 +46,15 @@ class NotAnswered(LinesideError):
 
 
 def request(
-    op: str, run: str, step: int, named: NamedArchive, *, asks: bool, wait: bool, json: bool
+    op: str,
+    run: str,
+    step: int,
+    attempt: str | None,
+    named: NamedArchive,
+    *,
+    asks: bool,
+    wait: bool,
+    json: bool,
 ) -> None:
     """Send a request about the checkpoint of ``run`` at ``step``, and print its answer.
 
@@ -58,7 +66,7 @@ def request(
     if asks and not sys.stdin.isatty():
         raise UsageError(f"{op} asks first, and stdin is no terminal: --yes does not ask")
     source = find_run(run, named.open)
-    catalog = read_catalog(source.run, source.history, source.archive)
+    catalog = read_catalog(source.run, source.history, source.archive, attempt)
     known = [entry for entry in catalog if entry.step == step and _is_known(entry)]
     entry = at_step(known or catalog, source.run, step)
     if asks and not _is_confirmed(entry):

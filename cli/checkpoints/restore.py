@@ -37,11 +37,15 @@ class CheckpointDamaged(LinesideError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which checkpoint to restore: that of ``step``, the best, or else the last."""
+    """Which checkpoint to restore: that of ``step``, the best, or else the last.
+
+    Of all attempts, or of ``attempt``.
+    """
 
     step: int | None
     best: bool
     last: bool
+    attempt: str | None = None
 
     def __post_init__(self) -> None:
         if sum((self.step is not None, self.best, self.last)) > 1:
@@ -55,7 +59,7 @@ def restore_checkpoint(run: str, wanted: Wanted, to: Path, named: NamedArchive, 
         raise UsageError(f"--to {to}: it exists; expected the path of a folder that does not yet")
     archive = named.require()
     source = find_run(run, lambda: archive)
-    catalog = read_catalog(source.run, source.history, archive)
+    catalog = read_catalog(source.run, source.history, archive, wanted.attempt)
     archived = [entry for entry in catalog if entry.key is not None]
     if not archived:
         raise UsageError(f"run {source.run} has no checkpoint in the archive {archive.url}")
@@ -76,7 +80,8 @@ def restore_checkpoint(run: str, wanted: Wanted, to: Path, named: NamedArchive, 
         for one in archived:
             by_step.setdefault(one.step, one)  # that which --step restores
         others = [one for one in by_step.values() if one.step != entry.step]
-        command = ["lineside", "restore", source.run, "--to", str(to), *named.words]
+        of_attempt = ["--attempt", wanted.attempt] if wanted.attempt else []
+        command = ["lineside", "restore", source.run, "--to", str(to), *of_attempt, *named.words]
         raise CheckpointDamaged(
             f"step {entry.step:,} of {source.run} is damaged in the archive and was not restored. "
             + _offer(newest_sound(archive, others), command)

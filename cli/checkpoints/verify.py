@@ -31,15 +31,19 @@ class Verified:
     faults: tuple[Fault, ...]
 
 
-def verify_run(run: str, step: int | None, named: NamedArchive, json: bool) -> None:
-    """Read the checkpoints of ``run`` back, or that of ``step``, and print what is found.
+def verify_run(
+    run: str, step: int | None, attempt: str | None, named: NamedArchive, json: bool
+) -> None:
+    """Read the checkpoints of ``run`` back and print what is found.
+
+    Only that of ``step`` and those of ``attempt``, if these are given.
 
     Raises:
         typer.Exit: with code 1, if an object is faulty.
     """
     archive = named.require()
     source = find_run(run, lambda: archive)
-    catalog = read_catalog(source.run, source.history, archive)
+    catalog = read_catalog(source.run, source.history, archive, attempt)
     entries = [entry for entry in catalog if entry.is_archived or _is_missing(entry)]
     if step is not None:
         entries = [at_step(entries, source.run, step)]

@@ -10,7 +10,12 @@ import typer
 from lineside.bus.errors import MissingExtra, UsageError
 from lineside.bus.settings import Settings
 from lineside.bus.wording import plural
-from lineside.cli.checkpoints.command import ArchiveOption, ConfigOption, StepOption
+from lineside.cli.checkpoints.command import (
+    ArchiveOption,
+    AttemptOption,
+    ConfigOption,
+    StepOption,
+)
 from lineside.cli.configuration.option import config_option
 from lineside.cli.output import JsonOption, StatusLine, pairs, print_json
 
@@ -66,6 +71,7 @@ def restore(
         typer.Option("--to", metavar="DIR", help="Restore a checkpoint of RUN to this new folder."),
     ] = None,
     step: StepOption = None,
+    attempt: AttemptOption = None,
     best: Annotated[bool, typer.Option("--best", help="The best checkpoint.")] = False,
     last: Annotated[bool, typer.Option("--last", help="The last checkpoint (default).")] = False,
     archive: ArchiveOption = None,
@@ -94,11 +100,11 @@ def restore(
         from lineside.cli.checkpoints.restore import Wanted, restore_checkpoint
 
         named = NamedArchive(archive, config)
-        restore_checkpoint(source, Wanted(step, best, last), to, named, json)
+        restore_checkpoint(source, Wanted(step, best, last, attempt), to, named, json)
         return
-    if step is not None or best or last or archive is not None:
+    if best or last or any(one is not None for one in (step, attempt, archive)):
         raise UsageError(
-            "--step, --best, --last and --archive restore a checkpoint: --to is missing"
+            "--step, --attempt, --best, --last and --archive restore a checkpoint: --to is missing"
         )
     _restore_home(Path(source), check, force, json)
 

@@ -184,7 +184,12 @@ def test_a_request_is_about_the_attempt_whose_checkpoint_the_archive_has(
         broker_of = {"LINESIDE_BROKER": broker.address}
         command = ("pin", RUN, "--step", "200", "--no-wait", "--json")
         asked = json.loads(home.lineside(*command, env=broker_of).stdout)
+        of_later = json.loads(home.lineside(*command, "--attempt", LATER, env=broker_of).stdout)
     assert (asked["attempt"], asked["state"]) == (ATTEMPT, "requested")
+    assert of_later["attempt"] == LATER
+    unknown = home.lineside("pin", RUN, "--step", "200", "--attempt", "x")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert f"no checkpoint of an attempt 'x'; `lineside show {RUN}` lists" in unknown.stderr
     shown = home.lineside("checkpoints", RUN).stdout.splitlines()
     assert shown[-1] == "step 200 (superseded): a note"
 

@@ -51,7 +51,12 @@ def archived(tmp_path: Path) -> Archived:
 
 @pytest.mark.parametrize(
     ("options", "step"),
-    [([], 300), (["--last"], 300), (["--step", "100"], 100), (["--best"], 200)],
+    [
+        ([], 300),
+        (["--last"], 300),
+        (["--step", "100", "--attempt", ATTEMPT], 100),
+        (["--best"], 200),
+    ],
 )
 def test_a_restored_checkpoint_is_equal_to_the_one_that_was_saved(
     home: Home, archived: Archived, tmp_path: Path, options: list[str], step: int
@@ -211,6 +216,8 @@ def test_an_object_that_several_checkpoints_share_makes_all_of_them_faulty(
         (["restore", RUN, "--to", "/"], 2, "--to /: it exists"),
         (["restore", RUN, "--step", "7"], 2, "--to is missing"),
         (["verify", RUN, "--step", "7"], 2, "no checkpoint of step 7"),
+        (["verify", RUN, "--attempt", "x"], 2, "no checkpoint of an attempt 'x'"),
+        (["restore", RUN, "--to", "new", "--attempt", "x"], 2, "no checkpoint of an attempt 'x'"),
     ],
 )
 def test_a_wrong_use_is_one_sentence(
