@@ -71,6 +71,10 @@ class Archive:
     def __repr__(self) -> str:
         return f"Archive({self.url!r})"
 
+    def expect(self) -> None:
+        """Have a missing folder be an outage: it has been used, and its disk may be away."""
+        self._store.expect()
+
     def runs(self) -> list[str]:
         """The runs that have something in the archive, sorted."""
 

@@ -157,6 +157,8 @@ class ArchiveWork:
             return error.faults
 
     def _list(self, task: ListArchive) -> Result:
+        if task.known:
+            self.archive.expect()
         keys, unknown = self.archive.entries(task.run), []
         for key in [one for one in keys if str(one) not in task.known][: task.most]:
             try:

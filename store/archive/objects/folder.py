@@ -29,15 +29,25 @@ T = TypeVar("T")
 
 
 class Folder:
-    """An object store in the folder ``root``, which is created by the first write."""
+    """An object store in the folder ``root``, which is created by the first write, and once."""
 
     def __init__(self, root: Path, pace: Pace) -> None:
         self._root = root
         self._pace = pace
+        self._was_there = False
+
+    def expect(self) -> None:
+        self._was_there = True
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[FolderObjects]:
+        if self._was_there and not await in_thread(os.path.lexists, self._root):
+            raise ArchiveUnavailable(
+                f"the archive in {self._root} is not there any more: mount its disk, correct its "
+                "URL, or make the folder to begin anew"
+            )
         yield FolderObjects(self._root, self._pace)
+        self._was_there = await in_thread(os.path.lexists, self._root)
 
 
 class FolderObjects:

@@ -57,4 +57,7 @@ class Objects(Protocol):
 class ObjectStore(Protocol):
     """Makes the connection to where the objects are."""
 
+    def expect(self) -> None:
+        """Have it not made anew: it has been used before."""
+
     def connect(self) -> AbstractAsyncContextManager[Objects]: ...

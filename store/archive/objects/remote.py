@@ -84,6 +84,9 @@ class Remote:
         self._patience = _Patience(pace)
         self._store = self._make_store({})
 
+    def expect(self) -> None:
+        """Do nothing: a bucket is never made."""
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[RemoteObjects]:
         if not self._pace.bytes_per_second:

@@ -286,6 +286,26 @@ def test_a_manifest_of_a_newer_format_keeps_its_parts_and_is_reported_once(
     assert "format 2" in report
 
 
+def test_a_folder_that_is_away_is_waited_for_and_not_made_anew(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    run.start()
+    run.saved(1)
+    run.complete()
+    folder, away = tmp_path / "archive", tmp_path / "away"
+    folder.rename(away)
+    run.saved(2)
+    run.tick(60, times=5)
+    assert "mount its disk" in run.status.problem
+    run.restart()
+    run.tick(60, times=5)
+    assert "mount its disk" in run.status.problem
+    assert not folder.exists()
+    assert run.states == {1: "archived", 2: "waiting"}
+    away.rename(folder)
+    run.complete(seconds=60)
+    assert run.archived == [1, 2]
+
+
 def test_runs_take_turns() -> None:
     slots, stopped = Slots(most=1), threading.Event()
     asks: list[Callable[[], bool]] = [
