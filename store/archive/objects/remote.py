@@ -19,6 +19,11 @@ from lineside.store.archive.objects.pace import Pace
 from lineside.store.archive.objects.paced_proxy import PacedProxy
 from lineside.store.archive.objects.remote_errors import Place, status_and_code, translate
 
+_USUAL_OPTIONS = {
+    "s3": "region, endpoint, access_key_id, secret_access_key or session_token",
+    "gs": "service_account",
+    "az": "account_name or account_key",
+}
 _CLIENT_OPTIONS = frozenset(
     {
         "allow_http",
@@ -64,11 +69,12 @@ class Remote:
         except ImportError:
             raise MissingExtra(f"the archive {url}", "obstore", "archive") from None
         self._obstore: ModuleType = obstore
+        self._scheme = url.partition(":")[0].lower()
         self._kind = {
             "s3": obstore.store.S3Store,
             "gs": obstore.store.GCSStore,
             "az": obstore.store.AzureStore,
-        }[url.partition(":")[0].lower()]
+        }[self._scheme]
         self._bucket = bucket
         self._prefix = prefix
         self._pace = pace
@@ -116,11 +122,12 @@ class Remote:
                 client_options=options,
                 retry_config=_RETRY,
             )
-        except self._obstore.exceptions.UnknownConfigurationKeyError:
-            names = ", ".join(sorted(self._config))
+        except self._obstore.exceptions.UnknownConfigurationKeyError as error:
+            found = [name for name in self._config if f"'{name}'" in str(error)]
+            names = ", ".join(found or sorted(self._config))
             raise ArchiveLocationError(
-                f"the archive {self._place.url} has an option that its store does not know; "
-                f"found {names}"
+                f"the archive {self._place.url} has an option that its store does not know: "
+                f"{names}; expected one such as {_USUAL_OPTIONS[self._scheme]}"
             ) from None
         except (self._obstore.exceptions.BaseError, TypeError, ValueError) as error:
             raise ArchiveLocationError(

@@ -40,7 +40,7 @@ def test_an_option_of_the_store_that_does_not_exist_is_a_fault_of_the_file(
         ended = home.lineside(*command, str(file), env=env)
         assert ended.returncode == 2
         assert f"{file}, line 3: archive.url" in ended.stderr
-        assert "regoin" in ended.stderr
+        assert "does not know: regoin; expected one such as region, endpoint" in ended.stderr
     shown = home.lineside("config", "show", str(file), env=env)
     assert "5b1d2c77e0a94f" not in shown.stdout + ended.stderr
     assert "secret_access_key: <redacted>" in shown.stdout
