@@ -29,7 +29,7 @@ AttemptOption = Annotated[
     typer.Option(
         "--attempt",
         metavar="ID",
-        help="Of this attempt, as `lineside show` lists it; by default of the newest.",
+        help="Of this attempt, as `lineside show` lists it; default: of the newest.",
     ),
 ]
 OneStepOption = Annotated[
