@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from lineside.store.archive.archive import Archive, Progress, Written
 from lineside.store.archive.errors import ArchiveCorrupt, Fault
-from lineside.store.archive.keys import ManifestKey
+from lineside.store.archive.keys import ManifestKey, part_key
 from lineside.store.archive.manifest import CheckpointFacts, Manifest
 from lineside.store.archive.source_file import of_folder
 from lineside.subscribers.archiver.files.scrub import scrub
@@ -104,6 +104,7 @@ class ArchiveWork:
     def __init__(self, archive: Archive, options: ArchiverOptions) -> None:
         self.archive = archive
         self.options = options
+        self._damaged: set[str] = set()  # the keys of objects, until they are removed
 
     def perform(self, task: Task, on_progress: OnProgress, stop: threading.Event) -> Result:
         """Do ``task``.
@@ -119,7 +120,9 @@ class ArchiveWork:
             self.archive.delete_checkpoint(task.key)
             return Result(task)
         if isinstance(task, Verify):
-            return Result(task, faults=self._faults(task.key, stop))
+            faults = self._faults(task.key, stop)
+            self._damaged.update(fault.key for fault in faults)
+            return Result(task, faults=faults)
         if isinstance(task, ListArchive):
             return self._list(task)
         self.archive.collect_garbage(task.run)
@@ -136,10 +139,16 @@ class ArchiveWork:
             if self.options.weights_only:
                 files = weights_only(files)
             clean = scrub(files, self.options.redaction)
-            key, _, written = self.archive.write_checkpoint(facts, clean.files, on_progress, stop)
-        faults = self._faults(key, stop) if self.options.verify else None
+            key, manifest, written = self.archive.write_checkpoint(
+                facts, clean.files, on_progress, stop
+            )
+        keys = {part_key(facts.run, part.sha256) for part in manifest.parts()}
+        is_read_back = self.options.verify or not self._damaged.isdisjoint(keys)
+        faults = self._faults(key, stop) if is_read_back else None
         if faults:
             self.archive.remove_faulty(faults)  # else the next copy finds them there
+        if faults is not None:
+            self._damaged -= keys
         return Result(
             task,
             key=key,

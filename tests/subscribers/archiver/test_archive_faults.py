@@ -204,6 +204,11 @@ def test_a_damaged_part_is_found_on_request(run: ScriptedRun, tmp_path: Path) ->
     answer = request(run, "verify", 1, "b")
     assert answer["state"] == "corrupt"
     assert "weights.npz" in answer["why"]
+    run.saved(2, text="weights of step 1")  # it has the same part
+    run.complete()
+    assert run.states == {1: "corrupt", 2: "archived"}
+    assert request(run, "verify", 2, "d")["state"] == "verified"
+    assert request(run, "verify", 1, "c")["state"] == "verified"
 
 
 def test_a_part_that_is_damaged_on_its_way_is_sent_again(
