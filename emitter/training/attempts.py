@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +142,7 @@ class AttemptManager:
                     self._publish_init_end(init_end)
                 self.holder = CheckpointHolder(
                     Path(getattr(args, "output_dir", None) or "").absolute(),
-                    read_limits(settings.home, self.options.hold_checkpoints),
+                    partial(read_limits, settings.home, self.options.hold_checkpoints),
                     rank=_rank_info(args).rank,
                 )
                 self.is_disabled = False

@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ class Run:
             publisher.publish_hook("save", step, epoch, 0, data, _TRAINING_PHASE, now_ns)
             if self._holder is None:
                 settings = Settings.from_env()
-                limits = read_limits(settings.home, settings.hold_checkpoints)
+                limits = partial(read_limits, settings.home, settings.hold_checkpoints)
                 self._holder = CheckpointHolder(written.parent, limits)
             self._holder.hold(written, step, epoch)
             self._holder.finish(publisher)

@@ -195,6 +195,18 @@ def test_without_an_archiver_there_is_no_folder_of_holds_and_no_event(
     assert held_events(only(spool_events())) == {}
 
 
+def test_a_training_that_runs_holds_from_the_archivers_start_to_its_end(
+    home: Path, tmp_path: Path
+) -> None:
+    def switch(checkpoint: Path) -> None:
+        step = int(checkpoint.name.removeprefix("checkpoint-"))
+        if step in (2, 4):
+            write_limits(home, HoldLimits() if step == 2 else None)
+
+    train(tmp_path / "out", OnSave(switch), max_steps=6)
+    assert [hold.name for hold in holds_of(tmp_path / "out")] == ["checkpoint-3", "checkpoint-4"]
+
+
 @pytest.mark.parametrize(
     ("variable", "argument", "archiver", "is_held"),
     [

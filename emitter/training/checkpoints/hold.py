@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns
@@ -39,6 +40,8 @@ class _Pending:
     checkpoint: Path
     step: int
     epoch: float | None
+    limits: HoldLimits | None
+    """None on ranks that only add their files."""
     why: str | None = None
     """Why there is no hold."""
     replaced: list[dict[str, Any]] = field(default_factory=list)
@@ -48,19 +51,22 @@ class _Pending:
 class CheckpointHolder:
     """Holds the checkpoints of one attempt below ``output_dir``, on one of its ranks.
 
-    Rank 0 makes holds and keeps ``limits``; with None it makes none. The other ranks add their own
-    files to rank 0's holds.
+    Rank 0 makes holds within the limits that ``read_limits`` returns at each save: an archiver may
+    come and go while training runs. With None it makes none. The other ranks add their own files to
+    rank 0's holds.
     """
 
-    def __init__(self, output_dir: Path, limits: HoldLimits | None, *, rank: int = 0) -> None:
+    def __init__(
+        self, output_dir: Path, read_limits: Callable[[], HoldLimits | None], *, rank: int = 0
+    ) -> None:
         self._output_dir = output_dir
-        self._limits = limits
+        self._read_limits = read_limits
         self._rank = rank
         self._bytes: dict[Path, int] = {}
         self._steps: dict[Path, int] = {}
         self._leftovers: set[Path] = set()  # folders in which something is set aside
         self._pending: _Pending | None = None
-        if limits is not None and rank == 0:
+        if rank == 0:
             leftovers = output_dir / HOLD_FOLDER
             with contextlib.suppress(OSError):
                 if any(leftovers.glob(".*")):
@@ -70,10 +76,10 @@ class CheckpointHolder:
         """Hold the files of ``checkpoint``, a folder or a file. Raises no OSError."""
         hold = hold_path(checkpoint)
         if self._rank:
-            self._pending = _Pending(checkpoint, step, epoch)
+            self._pending = _Pending(checkpoint, step, epoch, None)
             _add(checkpoint, hold)
-        elif self._limits is not None:
-            self._pending = pending = _Pending(checkpoint, step, epoch)
+        elif (limits := self._read_limits()) is not None:
+            self._pending = pending = _Pending(checkpoint, step, epoch, limits)
             try:
                 pending.replaced = self._replace(checkpoint, hold, step)
                 pending.why = _make_hold(checkpoint, hold)
@@ -90,7 +96,7 @@ class CheckpointHolder:
         if pending is None:
             return
         checkpoint, hold = pending.checkpoint, hold_path(pending.checkpoint)
-        if self._rank or self._limits is None:
+        if pending.limits is None:
             _add(checkpoint, hold)
             return
         why = pending.why or _look_again(checkpoint, hold)
@@ -98,7 +104,7 @@ class CheckpointHolder:
         self._bytes[hold] = size
         evicted = pending.replaced
         with contextlib.suppress(OSError):
-            evicted += self._evict(checkpoint, size, self._limits)
+            evicted += self._evict(checkpoint, size, pending.limits)
         data = {
             "checkpoint": str(checkpoint),
             "hold": None if why else str(hold),

@@ -47,7 +47,7 @@ def held(holder: CheckpointHolder, checkpoint: Path, step: int = 1) -> dict[str,
 
 def test_trials_of_a_search_share_one_limit(tmp_path: Path) -> None:
     for trial in range(4):  # each trial is a training of its own
-        holder = CheckpointHolder(tmp_path, HoldLimits(max_held=2))
+        holder = CheckpointHolder(tmp_path, lambda: HoldLimits(max_held=2))
         checkpoint = save(tmp_path / f"run-{trial}" / "checkpoint-1", weights=str(trial))
         data = held(holder, checkpoint)
         shutil.rmtree(checkpoint)
@@ -61,7 +61,7 @@ def test_trials_of_a_search_share_one_limit(tmp_path: Path) -> None:
 def test_holds_are_given_up_if_the_disk_has_no_room_for_the_next_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    holder = CheckpointHolder(tmp_path, HoldLimits())
+    holder = CheckpointHolder(tmp_path, HoldLimits)
     for step in (1, 2, 3):
         held(holder, save(tmp_path / f"checkpoint-{step}", weights="10 bytes--"), step)
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
@@ -80,10 +80,11 @@ def test_the_step_of_an_evicted_one_of_an_earlier_process_is_read_from_no_other_
     tmp_path: Path,
 ) -> None:
     for name, step in (("epoch-3", 3000), ("checkpoint-4000", 4000)):
-        held(CheckpointHolder(tmp_path, HoldLimits()), save(tmp_path / name, weights="w"), step)
+        held(CheckpointHolder(tmp_path, HoldLimits), save(tmp_path / name, weights="w"), step)
         shutil.rmtree(tmp_path / name)
     data = held(
-        CheckpointHolder(tmp_path, HoldLimits(max_held=0)), save(tmp_path / "last", weights="w")
+        CheckpointHolder(tmp_path, lambda: HoldLimits(max_held=0)),
+        save(tmp_path / "last", weights="w"),
     )
     assert {Path(one["checkpoint"]).name: one["step"] for one in data["evicted"]} == {
         "epoch-3": None,
@@ -93,10 +94,10 @@ def test_the_step_of_an_evicted_one_of_an_earlier_process_is_read_from_no_other_
 
 def test_another_rank_adds_nothing_to_the_hold_of_an_earlier_save(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", weights="old")
-    held(CheckpointHolder(tmp_path, HoldLimits()), checkpoint)
+    held(CheckpointHolder(tmp_path, HoldLimits), checkpoint)
     shutil.rmtree(checkpoint)
     save(checkpoint, weights="new", rng_state_1="rank 1")
-    other = CheckpointHolder(tmp_path, None, rank=1)
+    other = CheckpointHolder(tmp_path, lambda: None, rank=1)
     other.hold(checkpoint, 1, None)
     other.finish(cast(Publisher, Events()))
     assert [file.name for file in hold_path(checkpoint).iterdir()] == ["weights"]
@@ -104,9 +105,9 @@ def test_another_rank_adds_nothing_to_the_hold_of_an_earlier_save(tmp_path: Path
 
 def test_what_another_rank_writes_after_it_came_before_rank_0_is_held(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", rng_state_1="rank 1")
-    other = CheckpointHolder(tmp_path, None, rank=1)
+    other = CheckpointHolder(tmp_path, lambda: None, rank=1)
     other.hold(checkpoint, 1, None)
-    held(CheckpointHolder(tmp_path, HoldLimits()), checkpoint)
+    held(CheckpointHolder(tmp_path, HoldLimits), checkpoint)
     save(checkpoint, later_callback="rank 1")
     other.finish(cast(Publisher, Events()))
     assert {file.name for file in hold_path(checkpoint).iterdir()} == {
@@ -128,7 +129,7 @@ def killing_link(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     links.append(link(*args, **options))
 os.link = killing_link
-CheckpointHolder(Path(sys.argv[1]).parent, HoldLimits()).hold(Path(sys.argv[1]), 1, None)
+CheckpointHolder(Path(sys.argv[1]).parent, HoldLimits).hold(Path(sys.argv[1]), 1, None)
 """
     ended = subprocess.run([sys.executable, "-c", script, checkpoint], timeout=300)
     assert ended.returncode == -signal.SIGKILL
@@ -140,7 +141,7 @@ CheckpointHolder(Path(sys.argv[1]).parent, HoldLimits()).hold(Path(sys.argv[1]),
 def test_a_folder_becomes_a_file_and_a_file_a_folder(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", model="one file")
     save(checkpoint / "optimizer", shard="s")
-    holder, events = CheckpointHolder(tmp_path, HoldLimits()), Events()
+    holder, events = CheckpointHolder(tmp_path, HoldLimits), Events()
     holder.hold(checkpoint, 1, None)
     (checkpoint / "model").unlink()
     save(checkpoint / "model", shard="many")
@@ -161,7 +162,7 @@ def test_a_second_look_that_fails_gives_up_the_hold_and_states_why(
         raise OSError(28, "No space left on device")
 
     checkpoint = save(tmp_path / "checkpoint-1", weights="w")
-    holder, events = CheckpointHolder(tmp_path, HoldLimits()), Events()
+    holder, events = CheckpointHolder(tmp_path, HoldLimits), Events()
     holder.hold(checkpoint, 1, None)
     save(checkpoint, merged="m")
     monkeypatch.setattr("os.link", full)
@@ -177,7 +178,7 @@ def test_a_second_look_that_fails_gives_up_the_hold_and_states_why(
 
 def test_a_hold_that_is_removed_by_hand_is_reported(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "checkpoint-1", weights="w")
-    holder, events = CheckpointHolder(tmp_path, HoldLimits()), Events()
+    holder, events = CheckpointHolder(tmp_path, HoldLimits), Events()
     holder.hold(checkpoint, 1, None)
     shutil.rmtree(tmp_path / "_lineside")
     holder.finish(cast(Publisher, events))
@@ -185,7 +186,7 @@ def test_a_hold_that_is_removed_by_hand_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_is_not_there_is_reported(tmp_path: Path) -> None:
-    data = held(CheckpointHolder(tmp_path, HoldLimits()), tmp_path / "checkpoint-1")
+    data = held(CheckpointHolder(tmp_path, HoldLimits), tmp_path / "checkpoint-1")
     assert (data["hold"], data["why"]) == (None, f"there is no {tmp_path}/checkpoint-1")
     assert list(tmp_path.iterdir()) == []
 
@@ -203,7 +204,7 @@ def test_a_hold_is_made_while_the_archiver_removes_the_folder_of_holds(tmp_path:
         ]
     )
     try:
-        holder = CheckpointHolder(tmp_path, HoldLimits())
+        holder = CheckpointHolder(tmp_path, HoldLimits)
         for step in range(50):
             checkpoint = save(tmp_path / f"checkpoint-{step}", weights="w")
             assert held(holder, checkpoint, step)["why"] is None
@@ -221,7 +222,7 @@ from lineside.bus.checkpoints.hold import HoldLimits
 from lineside.emitter.training.checkpoints import hold
 hold.remove_leftovers = lambda *_, **__: time.sleep(600)
 (Path(sys.argv[1]) / "_lineside" / ".gone-1").mkdir(parents=True)
-hold.CheckpointHolder(Path(sys.argv[1]), HoldLimits())
+hold.CheckpointHolder(Path(sys.argv[1]), HoldLimits)
 print("ends")
 """
     ended = subprocess.run(
