@@ -85,6 +85,8 @@ class _Checkpoint:
     def faults(self) -> Iterator[str]:
         if SENTINEL in self.files:
             yield f"{SENTINEL} (the save did not end)"
+        if not self.files:
+            yield "every file (the folder is empty)"
         if self.is_trainers:
             yield from self._trainer()
         yield from self._shards()

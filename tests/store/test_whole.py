@@ -314,6 +314,11 @@ def test_other_layouts_are_whole_if_what_they_have_is(
     assert missing_files(tmp_path, 1) == []
 
 
+def test_an_empty_folder_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1" / "global_step1").mkdir(parents=True)
+    assert missing_files(tmp_path / "checkpoint-1", 1) == ["every file (the folder is empty)"]
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         missing_files(tmp_path / "gone", 1)

@@ -19,6 +19,8 @@ from lineside.emitter import LinesideCallback
 from lineside.store.archive.whole import missing_files
 from tests.support.tiny_trainer import trainer
 
+STATE_FILE = "trainer_state.json"  # the Trainer writes it last
+
 
 class NotesDigests(TrainerCallback):
     def __init__(self, file: Path, pause: float) -> None:
@@ -40,7 +42,7 @@ class NotesDigests(TrainerCallback):
 def newest_whole(output: Path) -> str | None:
     """The checkpoint to resume from: a training killed in a save has left a part of one."""
     found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [str(path) for path in found if not missing_files(path, 1)]
+    whole = [str(p) for p in found if (p / STATE_FILE).exists() and not missing_files(p, 1)]
     return whole[-1] if whole else None
 
 
