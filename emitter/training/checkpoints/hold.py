@@ -31,6 +31,7 @@ from lineside.emitter.training.checkpoints.links import measure, mirror, share_a
 from lineside.emitter.training.publisher import Publisher
 
 _GIBIBYTE = 1 << 30
+_BLOCK = 4096  # a file takes up to one more than its size
 
 
 @dataclass
@@ -104,7 +105,7 @@ class CheckpointHolder:
         self._bytes[hold] = size
         evicted = pending.replaced
         with contextlib.suppress(OSError):
-            evicted += self._evict(checkpoint, size, pending.limits)
+            evicted += self._evict(checkpoint, size + files * _BLOCK, pending.limits)
         data = {
             "checkpoint": str(checkpoint),
             "hold": None if why else str(hold),
@@ -129,18 +130,18 @@ class CheckpointHolder:
         evicted = self._evicted(hold, "a newer checkpoint has its path")
         return [] if evicted["step"] in (None, step) else [evicted]
 
-    def _evict(self, saved: Path, size: int, limits: HoldLimits) -> list[dict[str, Any]]:
+    def _evict(self, saved: Path, room: int, limits: HoldLimits) -> list[dict[str, Any]]:
         """Give up the oldest holds, but none that is read, and describe them.
 
-        Those above ``limits``, and those without which the disk has no room for another ``size``
-        bytes: the next save must not fail for a hold.
+        Those above ``limits``, and those without which the disk has no ``room`` for the next
+        checkpoint, in bytes: the next save must not fail for a hold.
         """
         folders = [saved.parent]
         if saved.parent.parent == self._output_dir:  # of one hyperparameter trial
             folders = [path.parent for path in self._output_dir.glob(f"*/{HOLD_FOLDER}")]
         held = [hold for hold in holds_of(*folders) if not held_checkpoint(hold).exists()]
         most_bytes = limits.max_held_gb * _GIBIBYTE
-        lacking = size - shutil.disk_usage(saved.parent).free
+        lacking = room - shutil.disk_usage(saved.parent).free
         sizes = {hold: self._size(hold) for hold in held} if most_bytes or lacking > 0 else {}
         count, total = len(held), sum(sizes.values())
         evicted = []

@@ -66,9 +66,10 @@ def test_holds_are_given_up_if_the_disk_has_no_room_for_the_next_checkpoint(
         held(holder, save(tmp_path / f"checkpoint-{step}", weights="10 bytes--"), step)
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     assert len(holds_of(tmp_path)) == 3
-    disk = shutil.disk_usage(tmp_path)._replace(free=5)
+    disk = shutil.disk_usage(tmp_path)._replace(free=4106)
     monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
     data = held(holder, save(tmp_path / "checkpoint-4", weights="25 bytes" + "-" * 17), 4)
+    # A block of 4096 bytes, and 15 bytes are lacking.
     assert [(entry["step"], entry["why"]) for entry in data["evicted"]] == [
         (1, "the disk had no room for the next one"),
         (2, "the disk had no room for the next one"),
