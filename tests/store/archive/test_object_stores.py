@@ -100,6 +100,7 @@ def test_an_answer_of_the_server_becomes_an_error_that_names_the_remedy_and_no_k
         (f"http://127.0.0.1:{free_port()}", "the connection was refused"),
         ("http://no-such-host.invalid", "its host name has no address"),
     ],
+    ids=("no server", "no host"),  # the port differs
 )
 @pytest.mark.parametrize("limit", [0, PART])
 def test_a_server_that_cannot_be_reached_is_named(
