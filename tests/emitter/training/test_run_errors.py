@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lineside.emitter import Run, start_run
+from lineside.emitter.spool.confirmation import Unconfirmed
 from lineside.emitter.spool.script_errors import is_script_error
 from lineside.emitter.spool.status_page import HOOK_ERRORS
 from lineside.emitter.training import console, shutdown
@@ -123,10 +124,16 @@ def alarm(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_an_exception_of_a_signal_handler_passes_during_a_wait(
     home: Path, alarm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wait = shutdown.wait
+
+    def wait_with_alarm(*answers: Unconfirmed) -> bool:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        return wait(*answers)
+
     monkeypatch.setattr(shutdown._state, "budget", 5.0)
+    monkeypatch.setattr(shutdown, "wait", wait_with_alarm)
     run = start_run()
     run.log({"a": 1.0})
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
     with pytest.raises(Preempted):
         run.finish()
 
