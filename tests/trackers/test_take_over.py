@@ -47,9 +47,12 @@ def train(twins: Twins, folder: Path, launcher: Sequence[str] = ()) -> dict[str,
 
 
 def values(record: Record) -> dict[str, list[tuple[int, Any]]]:
-    """The points without those that measure time."""
+    """The points without those that measure time, and each once.
+
+    MLflow keeps one of equal points that it gets in the same millisecond.
+    """
     return {
-        name: points
+        name: [point for at, point in enumerate(points) if point not in points[:at]]
         for name, points in record.points.items()
         if not name.endswith(("runtime", "per_second"))
     }
