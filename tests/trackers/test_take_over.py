@@ -47,14 +47,20 @@ def train(twins: Twins, folder: Path, launcher: Sequence[str] = ()) -> dict[str,
 
 
 def values(record: Record) -> dict[str, list[tuple[int, Any]]]:
-    """The points without those that measure time, and each once.
-
-    MLflow keeps one of equal points that it gets in the same millisecond.
-    """
+    """The points without those that measure time."""
     return {
-        name: [point for at, point in enumerate(points) if point not in points[:at]]
+        name: points
         for name, points in record.points.items()
         if not name.endswith(("runtime", "per_second"))
+    }
+
+
+def without_repeats(
+    points_of: dict[str, list[tuple[int, Any]]],
+) -> dict[str, list[tuple[int, Any]]]:
+    return {
+        name: [point for at, point in enumerate(points) if point not in points[:at]]
+        for name, points in points_of.items()
     }
 
 
@@ -78,6 +84,8 @@ def test_an_unchanged_script_imports_no_tracker_and_each_has_the_same_values(
         "wandb": stores.wandb,
     }.items():
         left, right = values(read(before)), values(read(after))
+        if name == "mlflow":  # it keeps one of equal points of the same millisecond
+            left, right = without_repeats(left), without_repeats(right)
         assert left == right, name
         assert any("loss" in key for key in left), name
 
