@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 from benchmarks.trackers.hosting import Hosting
 from benchmarks.trackers.runs import Times, median, ratios, train
 from benchmarks.trackers.stock import environment
+from tests.support.ports import free_port
 
 STATES = ("well", "down", "hangs", "answers 500")
 START_SECONDS = 120.0
@@ -72,7 +72,7 @@ def _run(hosting: Hosting) -> dict[str, str]:
 @contextmanager
 def _mlflow(folder: Path) -> Iterator[str]:
     """A real server on a new SQLite store."""
-    port = _free_port()
+    port = free_port()
     options = ["--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
     with (folder / "server.log").open("ab") as log:
@@ -99,7 +99,7 @@ def _mlflow(folder: Path) -> Iterator[str]:
 def _endpoint(state: str) -> Iterator[str]:
     """The address of a server in ``state``."""
     if state == "down":
-        yield f"http://127.0.0.1:{_free_port()}"
+        yield f"http://127.0.0.1:{free_port()}"
         return
     over = Event()
 
@@ -126,12 +126,6 @@ def _endpoint(state: str) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _is_up(address: str) -> bool:

@@ -9,7 +9,6 @@ changes from round to round.
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from benchmarks.table import Row
 from benchmarks.uploads.receiver import ANSWER, HANG
 from lineside.bus.testing import BrokerProcess
 from lineside.emitter import LinesideCallback
+from tests.support.ports import free_port
 
 ROUNDS, STEPS = 5, 200
 STEP_SECONDS = 0.005
@@ -43,7 +43,7 @@ def measure() -> list[Row]:
         home = Path(name)
         stack.enter_context(BrokerProcess(home))
         os.environ["LINESIDE_HOME"] = name
-        port = _free_port()
+        port = str(free_port())
         config = home / "lineside.yaml"
         config.write_text(f"uploads: {{bench: {{url: 'http://127.0.0.1:{port}', interval: 0.2}}}}")
         callback = LinesideCallback(run_id="bench")
@@ -106,11 +106,6 @@ def _work() -> Callable[[], object]:
     each = statistics.median(multiply(20) for _ in range(20)) / 20
     count = max(1, round(STEP_SECONDS / each))
     return lambda: multiply(count)
-
-
-def _free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 @contextmanager

